@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The root of the error family; its own module so that no import loop arises."""
+
+from __future__ import annotations
+
+import attrs
+
+from allocator.types import Interval
+
+
+class ExecmemError(Exception):
+    """Anything that execmem refuses: one line a person can act on, with fields."""
+
+
+@attrs.define(auto_exc=True, str=False)
+class AllocationError(ExecmemError):
+    """No room: names the request, the ranges that were tried and what was free there."""
+
+    what: str
+    size: int
+    ranges: tuple[Interval, ...]
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        tried = ", ".join(str(interval) for interval in self.ranges) or "no range"
+        hint = f"; hint: {self.hint}" if self.hint else ""
+        return f"cannot allocate {self.size:#x} bytes of {self.what} in {tried}: {self.reason}{hint}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class MappingError(ExecmemError):
+    """A page-table operation that the table refuses; nothing was changed."""
+
+    operation: str
+    address: int
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} [{self.address:#x}, {self.address + self.size:#x}): {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class AccessError(ExecmemError):
+    """A read or write through a mapping that does not allow it."""
+
+    access: str
+    address: int
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.access} of {self.size:#x} bytes at {self.address:#x}: {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class LifecycleError(ExecmemError):
+    """An allocation used out of order: written after finish, freed twice, poked while pending."""
+
+    operation: str
+    address: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} at {self.address:#x}: {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class PokeError(ExecmemError):
+    """A poke that was refused before any byte changed."""
+
+    address: int
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"poke of {self.size:#x} bytes at {self.address:#x}: {self.reason}"

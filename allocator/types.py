@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Words that every package shares: addresses, memory types, ranges, protections.
+
+Plain frozen values without behaviour of their own; `archs` imports this module and
+nothing else of `allocator`, so that an architecture stays a record of facts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import attrs
+
+Address: TypeAlias = int
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+PAGE_SIZE = 4 * KIB
+LARGE_PAGE_SIZE = 2 * MIB
+HUGE_PAGE_SIZE = GIB
+
+ADDRESS_MASK = (1 << 64) - 1
+
+
+def align_up(value: int, alignment: int) -> int:
+    """Return the least multiple of `alignment` (a power of two) that is not below `value`."""
+    return (value + alignment - 1) & -alignment
+
+
+def align_down(value: int, alignment: int) -> int:
+    """Return the greatest multiple of `alignment` (a power of two) that is not above `value`."""
+    return value & -alignment
+
+
+def size_text(size: int) -> str:
+    """Return a size in binary units, exact where a unit divides it.
+
+    >>> size_text(0x200000), size_text(12), size_text(0x1800), size_text(1500)
+    ('2 MiB', '12 B', '6 KiB', '1.46 KiB')
+    """
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            whole, rest = divmod(size, unit)
+            return f"{whole} {name}" if rest == 0 else f"{size / unit:.2f} {name}"
+    return f"{size} B"
+
+
+class Prot(enum.Flag):
+    """What a mapping allows. `W` and `X` never meet: the page table enforces it."""
+
+    NONE = 0
+    R = 1
+    W = 2
+    X = 4
+    RW = R | W
+    RX = R | X
+
+    def __str__(self) -> str:
+        return "".join(c if self & Prot[c] else "-" for c in "RWX")
+
+
+class MemType(enum.Enum):
+    """The seven memory types of a module, in the kernel's order (enum mod_mem_type)."""
+
+    TEXT = 0
+    DATA = 1
+    RODATA = 2
+    RO_AFTER_INIT = 3
+    INIT_TEXT = 4
+    INIT_DATA = 5
+    INIT_RODATA = 6
+
+    @property
+    def is_text(self) -> bool:
+        """Whether memory of this type is executed."""
+        return self in (MemType.TEXT, MemType.INIT_TEXT)
+
+    @property
+    def is_init(self) -> bool:
+        """Whether memory of this type is freed once init has returned."""
+        return self in (MemType.INIT_TEXT, MemType.INIT_DATA, MemType.INIT_RODATA)
+
+    @property
+    def final_prot(self) -> Prot:
+        """Protection once finished (and, for RO_AFTER_INIT, sealed)."""
+        if self.is_text:
+            return Prot.RX
+        if self in (MemType.DATA, MemType.INIT_DATA):
+            return Prot.RW
+        return Prot.R
+
+
+class Consumer(enum.Enum):
+    """Who asks for executable memory; ranges and granularity differ per consumer."""
+
+    MODULE = "module"
+    KPROBES = "kprobes"
+    FTRACE = "ftrace"
+    BPF = "bpf"
+    THUNK = "thunk"
+
+
+class ExecmemType(enum.Enum):
+    """The kernel's range classes (enum execmem_type); MODULE_TEXT is also the default."""
+
+    MODULE_TEXT = "module_text"
+    KPROBES = "kprobes"
+    FTRACE = "ftrace"
+    BPF = "bpf"
+    MODULE_DATA = "module_data"
+
+    @classmethod
+    def of(cls, mem_type: MemType, consumer: Consumer) -> ExecmemType:
+        """Return the range class that serves `mem_type` for `consumer`."""
+        if not mem_type.is_text:
+            return cls.MODULE_DATA
+        if consumer in (Consumer.MODULE, Consumer.THUNK):
+            return cls.MODULE_TEXT
+        return cls(consumer.value)
+
+
+@attrs.frozen(order=True)
+class Interval:
+    """A half-open address interval [start, end)."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the interval."""
+        return self.end - self.start
+
+    def __contains__(self, address: int) -> bool:
+        return self.start <= address < self.end
+
+    def holds(self, other: Interval) -> bool:
+        """Return whether `other` lies wholly inside."""
+        return self.start <= other.start and other.end <= self.end
+
+    def overlaps(self, other: Interval) -> bool:
+        """Return whether the two share an address."""
+        return self.start < other.end and other.start < self.end
+
+    def __str__(self) -> str:
+        return f"[{self.start:#x}, {self.end:#x})"
+
+
+@attrs.frozen(kw_only=True)
+class ExecmemRange:
+    """Where one class of executable memory may live (struct execmem_range)."""
+
+    range: Interval
+    fallback: Interval | None = None
+    alignment: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class AddressMap:
+    """The kernel half of one boot: where image, direct map, vmalloc and execmem lie.
+
+    Parameters
+    ----------
+    image
+        The kernel image [_text, _end).
+    direct_map
+        First address of the direct map; physical address 0 lies there.
+    vmalloc
+        The vmalloc range (stacks, buffers; the thread's `#else` range for text).
+    ranges
+        An ExecmemRange for every ExecmemType that the architecture defines; those it
+        leaves out inherit MODULE_TEXT (execmem_init_missing).
+    kaslr
+        The seed that chose random offsets, or None without KASLR.
+    """
+
+    image: Interval
+    direct_map: int
+    vmalloc: Interval
+    ranges: Mapping[ExecmemType, ExecmemRange]
+    kaslr: int | None = None
+
+    def range_of(self, kind: ExecmemType) -> ExecmemRange:
+        """Return the range of `kind`, MODULE_TEXT's where the architecture names none."""
+        found = self.ranges.get(kind)
+        return found if found is not None else self.ranges[ExecmemType.MODULE_TEXT]
+
+
+@attrs.frozen(kw_only=True)
+class TextPoke:
+    """How an architecture writes finished text: through a short-lived writable alias.
+
+    Parameters
+    ----------
+    name
+        The kernel function that does it.
+    window
+        Address of the alias mapping: a private address space on x86-64, fixmap elsewhere.
+    pages
+        Pages mapped per step.
+    granule
+        Bytes; address and length must be multiples of it.
+    """
+
+    name: str
+    window: Address
+    pages: int
+    granule: int
+
+
+class Memory(Protocol):
+    """Kernel virtual memory as the loader sees it: no CPU needed."""
+
+    def read(self, address: Address, size: int) -> bytes:
+        """Return `size` bytes at `address`; AccessError where a page is not readable."""
+        ...
+
+    def write(self, address: Address, data: bytes) -> None:
+        """Store `data` at `address`; AccessError where a page is not writable."""
+        ...
