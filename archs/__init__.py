@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The architectures, as records. Adding one: a file beside this one and a line below."""
+
+from __future__ import annotations
+
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Plt
+from archs.arm64 import ARM64
+from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
+from archs.riscv64 import RISCV64
+from archs.x86_64 import X86_64
+
+ALL: tuple[Arch, ...] = (X86_64, ARM64, RISCV64)
+
+__all__ = [
+    "ALL",
+    "Anchor",
+    "Arch",
+    "Branch",
+    "CallingConvention",
+    "Checks",
+    "Emulation",
+    "Op",
+    "Part",
+    "Plt",
+    "Reach",
+    "Reloc",
+    "Slice",
+    "arch",
+    "archs",
+    "by_machine",
+]
+
+
+def archs() -> tuple[Arch, ...]:
+    """Return every architecture, in the order of the registry."""
+    return ALL
+
+
+def arch(name: str) -> Arch:
+    """Return the architecture called `name` (or one of its aliases, any case).
+
+    Raises
+    ------
+    ValueError
+        Naming the ones there are.
+
+    >>> arch("aarch64").name
+    'arm64'
+    """
+    for candidate in ALL:
+        if name.lower() in (candidate.name, *candidate.aliases):
+            return candidate
+    raise ValueError(f"unknown architecture {name!r}: known are {', '.join(a.name for a in ALL)}")
+
+
+def by_machine(machine: int) -> Arch | None:
+    """Return the architecture whose modules carry `machine` in e_machine."""
+    return next((candidate for candidate in ALL if candidate.machine == machine), None)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""riscv64: every address is a pair, and the pair is off by 2 KiB.
+
+AUIPC adds a 20-bit page number to the pc, JALR, ADDI or a load/store adds a *signed*
+12-bit low part. Because the low part can subtract, the high part is rounded: X + 0x800
+before the shift. The reach of a pair is therefore [-2^31 - 2^11, 2^31 - 2^11).
+
+A LO12 relocation does not name the target but the label of its AUIPC: its X is the X of
+the HI20 relocation found there. Conditional branches reach 4 KiB, JAL 1 MiB; compressed
+ones 256 bytes and 2 KiB. Label differences are not constants for the assembler (the
+linker may relax code), so they come as pairs of ADD and SUB that accumulate at a place.
+
+The module window is the 2 GiB that end where the kernel image ends. Debian's kernel has
+no PLT for modules (CONFIG_MODULE_SECTIONS is off): out of reach is an error.
+
+With the C extension instructions are 2-byte aligned, AUIPC included: text is poked in
+parcels of 2 bytes, through two pages of fixmap, since a word may straddle a border.
+
+Sources: RISC-V ELF psABI, chapter 8; arch/riscv/kernel/module.c and patch.c;
+arch/riscv/mm/init.c; Documentation/arch/riscv/vm-layout.rst.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from allocator.types import (
+    GIB,
+    MIB,
+    PAGE_SIZE,
+    AddressMap,
+    ExecmemRange,
+    ExecmemType,
+    Interval,
+    TextPoke,
+    align_up,
+)
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, rows
+from archs.reloc import Op, Part, Reach, Reloc, Slice, data, signed, unsigned
+
+KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
+IMAGE_SIZE = 0x1E6_B000  # [_start, _end) of Debian's 6.12.107 kernel, 30.4 MiB
+KERNEL_ALIGN = 2 * MIB
+BPF_WINDOW = 128 * MIB
+
+
+def address_map(kaslr: int | None = None, image_size: int | None = None) -> AddressMap:
+    """Return the address map of one boot under Sv39 (arch/riscv/mm/init.c, asm/pgtable.h).
+
+    With KASLR the image moves in steps of 2 MiB inside the last 2 GiB.
+    """
+    size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
+    start = KERNEL_LINK_ADDR
+    if kaslr is not None:
+        chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
+        start += (
+            chance.randrange((GIB - align_up(size, KERNEL_ALIGN)) // KERNEL_ALIGN) * KERNEL_ALIGN
+        )
+    end = start + size
+    return AddressMap(
+        image=Interval(start, end),
+        direct_map=0xFFFF_FFD6_0000_0000,
+        vmalloc=Interval(0xFFFF_FFC6_0000_0000, 0xFFFF_FFD6_0000_0000),
+        ranges={
+            ExecmemType.MODULE_TEXT: ExecmemRange(range=Interval(end - 2 * GIB, start)),
+            ExecmemType.KPROBES: ExecmemRange(
+                range=Interval(0xFFFF_FFC6_0000_0000, 0xFFFF_FFD6_0000_0000)
+            ),
+            ExecmemType.BPF: ExecmemRange(
+                range=Interval(start - BPF_WINDOW, start), alignment=PAGE_SIZE
+            ),
+        },
+        kaslr=kaslr,
+    )
+
+
+def _va_list(address: int, load: Callable[[int], int]) -> Iterator[int]:
+    """Yield the slots of a va_list: a pointer to consecutive doublewords (psABI, chapter 2)."""
+    slot = load(address)
+    while True:
+        yield load(slot)
+        slot += 8
+
+
+def _fields(size: int, *slices: tuple[int, int, int], offset: int = 0, bias: int = 0) -> Part:
+    """Return one instruction word's share of X."""
+    return Part(size, tuple(Slice(*s) for s in slices), offset, bias)
+
+
+_U = _fields(4, (12, 20, 12), bias=0x800)
+_I = _fields(4, (0, 12, 20))
+_S = _fields(4, (0, 5, 7), (5, 7, 25))
+_B = _fields(4, (11, 1, 7), (1, 4, 8), (5, 6, 25), (12, 1, 31))
+_J = _fields(4, (12, 8, 12), (11, 1, 20), (1, 10, 21), (20, 1, 31))
+_CB = _fields(2, (5, 1, 2), (1, 2, 3), (6, 2, 5), (3, 2, 10), (8, 1, 12))
+_CJ = _fields(
+    2, (5, 1, 2), (1, 3, 3), (7, 1, 6), (6, 1, 7), (10, 1, 8), (8, 2, 9), (4, 1, 11), (11, 1, 12)
+)
+_CALL = (_U, _fields(4, (0, 12, 20), offset=4))
+PAIR = Reach(-(1 << 31) - 0x800, (1 << 31) - 0x800)
+_BRANCH, _JAL, _RVC_BRANCH, _RVC_JUMP = signed(13, 2), signed(21, 2), signed(9, 2), signed(12, 2)
+
+_GOT = "this kernel configuration has no module GOT (CONFIG_MODULE_SECTIONS)"
+_DYNAMIC = "written by dynamic linkers, never in a relocatable object"
+_TLS = "the kernel has no thread-local storage"
+_ALIGN = "the loader does not relax code; build with -mno-relax, as the kernel does"
+
+RELOCATIONS = rows(
+    Reloc(0, "R_RISCV_NONE", Op.NONE),
+    Reloc(1, "R_RISCV_32", Op.ABS, data(4), Reach(-(1 << 31), 1 << 32), kernel_reach=unsigned(32)),
+    Reloc(2, "R_RISCV_64", Op.ABS, data(8)),
+    Reloc(3, "R_RISCV_RELATIVE", Op.NONE, unsupported=_DYNAMIC),
+    Reloc(4, "R_RISCV_COPY", Op.NONE, unsupported=_DYNAMIC),
+    Reloc(5, "R_RISCV_JUMP_SLOT", Op.NONE, unsupported=_DYNAMIC),
+    Reloc(6, "R_RISCV_TLS_DTPMOD32", Op.NONE, unsupported=_TLS),
+    Reloc(7, "R_RISCV_TLS_DTPMOD64", Op.NONE, unsupported=_TLS),
+    Reloc(8, "R_RISCV_TLS_DTPREL32", Op.NONE, unsupported=_TLS),
+    Reloc(9, "R_RISCV_TLS_DTPREL64", Op.NONE, unsupported=_TLS),
+    Reloc(10, "R_RISCV_TLS_TPREL32", Op.NONE, unsupported=_TLS),
+    Reloc(11, "R_RISCV_TLS_TPREL64", Op.NONE, unsupported=_TLS),
+    Reloc(16, "R_RISCV_BRANCH", Op.PC, (_B,), _BRANCH, kernel_reach=None),
+    Reloc(17, "R_RISCV_JAL", Op.PC, (_J,), _JAL, kernel_reach=None),
+    Reloc(18, "R_RISCV_CALL", Op.PC, _CALL, PAIR),
+    Reloc(19, "R_RISCV_CALL_PLT", Op.PC, _CALL, PAIR),
+    Reloc(20, "R_RISCV_GOT_HI20", Op.NONE, unsupported=_GOT),
+    Reloc(21, "R_RISCV_TLS_GOT_HI20", Op.NONE, unsupported=_TLS),
+    Reloc(22, "R_RISCV_TLS_GD_HI20", Op.NONE, unsupported=_TLS),
+    Reloc(23, "R_RISCV_PCREL_HI20", Op.PC, (_U,), PAIR, high=True),
+    Reloc(24, "R_RISCV_PCREL_LO12_I", Op.PAIR, (_I,)),
+    Reloc(25, "R_RISCV_PCREL_LO12_S", Op.PAIR, (_S,)),
+    Reloc(26, "R_RISCV_HI20", Op.ABS, (_U,), PAIR),
+    Reloc(27, "R_RISCV_LO12_I", Op.ABS, (_I,)),
+    Reloc(28, "R_RISCV_LO12_S", Op.ABS, (_S,)),
+    Reloc(29, "R_RISCV_TPREL_HI20", Op.NONE, unsupported=_TLS),
+    Reloc(30, "R_RISCV_TPREL_LO12_I", Op.NONE, unsupported=_TLS),
+    Reloc(31, "R_RISCV_TPREL_LO12_S", Op.NONE, unsupported=_TLS),
+    Reloc(32, "R_RISCV_TPREL_ADD", Op.NONE, unsupported=_TLS),
+    Reloc(33, "R_RISCV_ADD8", Op.ADD, data(1)),
+    Reloc(34, "R_RISCV_ADD16", Op.ADD, data(2)),
+    Reloc(35, "R_RISCV_ADD32", Op.ADD, data(4)),
+    Reloc(36, "R_RISCV_ADD64", Op.ADD, data(8)),
+    Reloc(37, "R_RISCV_SUB8", Op.SUB, data(1)),
+    Reloc(38, "R_RISCV_SUB16", Op.SUB, data(2)),
+    Reloc(39, "R_RISCV_SUB32", Op.SUB, data(4)),
+    Reloc(40, "R_RISCV_SUB64", Op.SUB, data(8)),
+    Reloc(43, "R_RISCV_ALIGN", Op.NONE, unsupported=_ALIGN),
+    Reloc(44, "R_RISCV_RVC_BRANCH", Op.PC, (_CB,), _RVC_BRANCH, kernel_reach=None),
+    Reloc(45, "R_RISCV_RVC_JUMP", Op.PC, (_CJ,), _RVC_JUMP, kernel_reach=None),
+    Reloc(51, "R_RISCV_RELAX", Op.NONE),
+    Reloc(57, "R_RISCV_32_PCREL", Op.PC, data(4), signed(32), kernel_reach=None),
+)
+
+RISCV64 = Arch(
+    name="riscv64",
+    aliases=("riscv", "rv64"),
+    title="riscv64",
+    machine=243,
+    relocations=RELOCATIONS,
+    clean_target=False,
+    address_map=address_map,
+    image_size=IMAGE_SIZE,
+    trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
+    function_alignment=2,
+    branches=(
+        Branch(mnemonic="auipc + jalr", reach=PAIR, what="call"),
+        Branch(mnemonic="jal", reach=_JAL, what="jump"),
+        Branch(mnemonic="beq, bne, blt, ...", reach=_BRANCH, what="branch"),
+        Branch(mnemonic="c.j", reach=_RVC_JUMP, what="jump"),
+        Branch(mnemonic="c.beqz, c.bnez", reach=_RVC_BRANCH, what="branch"),
+        Branch(mnemonic="auipc + addi", reach=PAIR, what="data"),
+    ),
+    code_model="medany: everything within 2 GiB of the pc",
+    plt=None,
+    text_poke=TextPoke(name="patch_text_nosync", window=0xFFFF_FFC4_FEBF_C000, pages=2, granule=2),
+    calling=CallingConvention(
+        arguments=tuple(f"a{n}" for n in range(8)),
+        result="a0",
+        stack_pointer="sp",
+        program_counter="pc",
+        link="ra",
+        sign_extend_32=True,
+        va_list=_va_list,
+    ),
+    emulation=Emulation(
+        prefix="RISCV",
+        mode="UC_MODE_RISCV64",
+        model="UC_CPU_RISCV64_ANY",
+        registers="UC_RISCV_REG_",
+        capstone_prefix="CS_ARCH_RISCV",
+        capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
+        anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE},
+        constants={},
+        canary=(Anchor.CURRENT, 1400),
+        percpu_from_zero=False,
+        code={},
+        ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
+    ),
+)
