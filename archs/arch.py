@@ -170,6 +170,9 @@ class Arch:
         Every relocation the psABI defines for ET_REL, keyed by number.
     clean_target
         Whether the loader refuses a place that is not zero before relocation.
+    prel32
+        Whether tables such as `__ksymtab` hold 32-bit self-relative words
+        (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
     address_map
         Returns the address map of one boot, given the seed of KASLR (None: off) and the
         size of the kernel image in bytes (None: Debian 6.12's).
@@ -187,6 +190,7 @@ class Arch:
     machine: int
     relocations: Mapping[int, Reloc]
     clean_target: bool
+    prel32: bool
     address_map: Callable[..., AddressMap]
     image_size: int
     trap: bytes

@@ -173,6 +173,7 @@ ARM64 = Arch(
     machine=183,
     relocations=RELOCATIONS,
     clean_target=False,
+    prel32=True,
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0

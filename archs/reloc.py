@@ -217,6 +217,7 @@ class Problem(enum.Enum):
     ALIGN = "misaligned"
     UNPAIRED = "no HI20 relocation at the symbol"
     OUTSIDE = "place lies outside its section"
+    HOMELESS = "the symbol lies in a section that is not loaded"
     OCCUPIED = "place is not zero before relocation"
 
 
@@ -341,6 +342,7 @@ def apply(
     records: Records,
     *,
     checks: Checks = Checks.HARDWARE,
+    clean_target: bool = False,
 ) -> Sequence[Failure]:
     """Apply every record to `image` in place; return every failure, first types first.
 
@@ -356,6 +358,8 @@ def apply(
         The relocations; offsets must leave room for their words (see Problem.OUTSIDE).
     checks
         HARDWARE refuses what a field cannot hold; KERNEL checks what the kernel checks.
+    clean_target
+        Refuse a place that is not zero before it is relocated.
     """
     failures: list[Failure] = []
     accumulating: list[Index] = []
@@ -387,6 +391,11 @@ def apply(
             wrong = (x & np.uint64(reach.align - 1)) != 0
             if wrong.any():
                 failures.append(Failure(Problem.ALIGN, row, index[wrong], x[wrong]))
+                continue
+        if clean_target:
+            wrong = word_view(image, row.size)[records.offset[index]] != 0
+            if wrong.any():
+                failures.append(Failure(Problem.OCCUPIED, row, index[wrong], x[wrong]))
                 continue
         encode(row, image, records.offset[index], x)
     if accumulating:

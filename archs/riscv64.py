@@ -158,6 +158,7 @@ RISCV64 = Arch(
     machine=243,
     relocations=RELOCATIONS,
     clean_target=False,
+    prel32=False,
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK

@@ -130,6 +130,7 @@ X86_64 = Arch(
     machine=62,
     relocations=RELOCATIONS,
     clean_target=True,
+    prel32=True,
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=b"\xcc",

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ELF bytes -> ElfView: what the kernel checks before it believes a module.
+
+pyelftools reads and judges the file header; the section headers, the symbol table and
+the relocation tables are numpy views of the file, because a driver may have half a
+million relocations and the views cost nothing. Every index and offset that later phases
+follow is checked here, once, vectorised; later phases trust it.
+
+`sh_addr` is ignored: relocatable objects carry leftovers there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import cached_property
+
+import attrs
+import numpy as np
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from numpy.typing import NDArray
+
+from archs import ALL, Arch, by_machine
+from loader.errors import BadModule
+
+SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
+SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 1, 2, 3, 4
+
+MAX_SECTIONS = SHN_LORESERVE
+MAX_ALIGN = 1 << 21
+
+SECTION = np.dtype(
+    [
+        ("name", "<u4"),
+        ("type", "<u4"),
+        ("flags", "<u8"),
+        ("addr", "<u8"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("link", "<u4"),
+        ("info", "<u4"),
+        ("align", "<u8"),
+        ("entsize", "<u8"),
+    ]
+)
+SYMBOL = np.dtype(
+    [
+        ("name", "<u4"),
+        ("info", "u1"),
+        ("other", "u1"),
+        ("shndx", "<u2"),
+        ("value", "<u8"),
+        ("size", "<u8"),
+    ]
+)
+RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<u8")])
+
+
+@attrs.frozen
+class Section:
+    """One section header; `size` and `align` in bytes."""
+
+    index: int
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    align: int
+    link: int
+    info: int
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the section is part of the loaded module."""
+        return bool(self.flags & SHF_ALLOC)
+
+    @property
+    def executable(self) -> bool:
+        """Whether the section holds instructions."""
+        return bool(self.flags & SHF_EXECINSTR)
+
+
+@attrs.frozen(eq=False)
+class RelocationTable:
+    """One RELA section: where it applies, and its records as an array of RELA."""
+
+    section: Section
+    target: Section
+    records: NDArray[np.void]
+
+
+@attrs.frozen(eq=False)
+class ElfView:
+    """A checked relocatable object; arrays are views of `data`.
+
+    Parameters
+    ----------
+    name
+        For messages: the file's name.
+    arch
+        From e_machine.
+    data
+        The whole file.
+    sections
+        In header order, the null section first.
+    symbols
+        The symbol table as an array of SYMBOL.
+    tables
+        RELA sections in header order.
+    """
+
+    name: str
+    arch: Arch
+    data: bytes
+    sections: tuple[Section, ...]
+    symbols: NDArray[np.void]
+    symbol_names: Section
+    tables: tuple[RelocationTable, ...]
+
+    def contents(self, section: Section) -> memoryview:
+        """Return the file bytes of `section`; empty for NOBITS."""
+        size = 0 if section.type == SHT_NOBITS else section.size
+        return memoryview(self.data)[section.offset : section.offset + size]
+
+    def section(self, name: str) -> Section | None:
+        """Return the first section called `name`."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Section]:
+        return {section.name: section for section in reversed(self.sections)}
+
+    def symbol_name(self, index: int) -> str:
+        """Return the name of a symbol; section symbols are called after their section."""
+        symbol = self.symbols[index]
+        if symbol["info"] & 0xF == STT_SECTION and symbol["shndx"] < len(self.sections):
+            return self.sections[int(symbol["shndx"])].name
+        return self._string(int(symbol["name"]))
+
+    def _string(self, offset: int) -> str:
+        start = self.symbol_names.offset + offset
+        return str(self.data[start : self.data.index(0, start)], "utf-8", "backslashreplace")
+
+    @cached_property
+    def undefined(self) -> Mapping[str, int]:
+        """Names of undefined symbols -> symbol index (several entries of a name are legal)."""
+        indices = np.flatnonzero(self.symbols["shndx"] == SHN_UNDEF)
+        names = ((self.symbol_name(int(i)), int(i)) for i in indices if i)
+        return {name: index for name, index in names if name}
+
+    @cached_property
+    def weak_undefined(self) -> frozenset[str]:
+        """Names of undefined weak symbols, whose value may stay 0."""
+        return frozenset(
+            name for name, i in self.undefined.items() if self.symbols["info"][i] >> 4 == STB_WEAK
+        )
+
+    @cached_property
+    def global_symbols(self) -> Mapping[str, int]:
+        """Names of defined global and weak symbols -> symbol index."""
+        bind = self.symbols["info"] >> 4
+        indices = np.flatnonzero((bind != STB_LOCAL) & (self.symbols["shndx"] != SHN_UNDEF))
+        return {self.symbol_name(int(i)): int(i) for i in indices}
+
+    @cached_property
+    def modinfo(self) -> Mapping[str, str]:
+        """The `tag=value` strings of `.modinfo`; of a repeated tag the first counts."""
+        section = self.section(".modinfo")
+        if section is None:
+            return {}
+        entries = bytes(self.contents(section)).split(b"\0")
+        pairs = (e.decode("utf-8", "backslashreplace").partition("=") for e in entries if e)
+        found: dict[str, str] = {}
+        for tag, _, value in pairs:
+            found.setdefault(tag, value)
+        return found
+
+    @cached_property
+    def versions(self) -> frozenset[str]:
+        """Names that the kernel build vouched for in `__versions` (CONFIG_MODVERSIONS)."""
+        section = self.section("__versions")
+        if section is None:
+            return frozenset()
+        raw = bytes(self.contents(section))
+        names = (raw[at + 8 : at + 64].split(b"\0")[0] for at in range(0, len(raw) - 63, 64))
+        return frozenset(name.decode("utf-8", "backslashreplace") for name in names)
+
+
+def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> ElfView:
+    """Return the checked view of a relocatable object (kernel: elf_validity_check).
+
+    Parameters
+    ----------
+    data
+        The file's bytes.
+    name
+        For messages.
+    arch
+        Refuse other machines; by default the architecture comes from the header.
+
+    Raises
+    ------
+    BadModule
+        Naming the place and what is wrong with it.
+    """
+    found, count, table = _header(data, name, arch)
+    if count == 0:
+        raise BadModule(name, "section headers", "there are none")
+    headers = np.frombuffer(data, SECTION, count, table)
+    string_index = int.from_bytes(data[62:64], "little")
+    sections = _sections(data, name, headers, string_index)
+    symbols, strings = _symbols(data, name, sections)
+    tables = tuple(
+        _table(data, name, sections, section, symbols.size)
+        for section in sections
+        if section.type in (SHT_RELA, SHT_REL)
+    )
+    return ElfView(name, found, data, sections, symbols, strings, tables)
+
+
+def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
+    """Return architecture, number of section headers and their file offset."""
+    if data[:4] != b"\x7fELF":
+        raise BadModule(name, "ELF header", "not an ELF file (no \\x7fELF at the start)")
+    if len(data) < 64:
+        raise BadModule(name, "ELF header", f"truncated: the file has {len(data)} of 64 bytes")
+    try:
+        header = ELFFile(io.BytesIO(data)).header
+    except (ELFError, UnicodeDecodeError, ValueError, OverflowError, AttributeError) as error:
+        raise BadModule(name, "ELF header", f"not readable: {error}") from None
+    ident = header.e_ident
+    if ident.EI_CLASS != "ELFCLASS64":
+        raise BadModule(name, "ELF header", "a 32-bit file; modules here are 64-bit (ELFCLASS64)")
+    if ident.EI_DATA != "ELFDATA2LSB":
+        raise BadModule(name, "ELF header", "big endian; modules here are little endian")
+    if header.e_type != "ET_REL":
+        reason = f"{header.e_type} is not a relocatable object (ET_REL); is it a linked program?"
+        raise BadModule(name, "ELF header", reason)
+    machine = int.from_bytes(data[18:20], "little")
+    found = by_machine(machine)
+    if found is None:
+        known = ", ".join(f"{a.name} ({a.machine})" for a in ALL)
+        raise BadModule(name, "ELF header", f"machine {machine} is none of {known}")
+    if wanted is not None and found is not wanted:
+        raise BadModule(name, "ELF header", f"built for {found.name}, not for {wanted.name}")
+    if header.e_shentsize != SECTION.itemsize:
+        reason = f"entry size {header.e_shentsize}, expected {SECTION.itemsize}"
+        raise BadModule(name, "section headers", reason)
+    if header.e_shoff + header.e_shnum * SECTION.itemsize > len(data):
+        end = header.e_shoff + header.e_shnum * SECTION.itemsize
+        reason = f"truncated: they end at {end:#x}, the file at {len(data):#x}"
+        raise BadModule(name, "section headers", reason)
+    return found, int(header.e_shnum), int(header.e_shoff)
+
+
+def _sections(
+    data: bytes, name: str, headers: NDArray[np.void], string_index: int
+) -> tuple[Section, ...]:
+    count = len(headers)
+    if not 0 < string_index < count:
+        raise BadModule(name, "ELF header", f"e_shstrndx {string_index} is no section")
+    strings = _strings(data, name, headers, string_index)
+    sections = []
+    for index, header in enumerate(headers.tolist()):
+        at, kind, flags, _, offset, size, link, info, align, entsize = header
+        where = f"section {index}"
+        if at >= len(strings):
+            raise BadModule(name, where, f"name offset {at:#x} is outside the string table")
+        title = strings[at : strings.index(0, at)].decode("utf-8", "backslashreplace")
+        if index and kind != SHT_NOBITS and offset + size > len(data):
+            reason = f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
+            raise BadModule(name, f"{where} ({title})", reason)
+        if align & (align - 1) if align else 0:
+            raise BadModule(name, f"{where} ({title})", f"alignment {align:#x} is no power of two")
+        if flags & SHF_ALLOC and align > MAX_ALIGN:
+            reason = f"alignment {align:#x} is above {MAX_ALIGN:#x}"
+            raise BadModule(name, f"{where} ({title})", reason)
+        if flags & SHF_ALLOC and size >= 1 << 31:
+            raise BadModule(name, f"{where} ({title})", f"size {size:#x} is 2 GiB or more")
+        if kind == SHT_RELA and entsize != RELA.itemsize:
+            raise BadModule(name, f"{where} ({title})", f"entry size {entsize}, expected 24")
+        sections.append(Section(index, title, kind, flags, offset, size, align or 1, link, info))
+    return tuple(sections)
+
+
+def _strings(data: bytes, name: str, headers: NDArray[np.void], index: int) -> bytes:
+    offset, size = int(headers["offset"][index]), int(headers["size"][index])
+    strings = data[offset : offset + size]
+    if len(strings) != size or not strings or strings[-1] != 0:
+        raise BadModule(name, f"section {index}", "string table is truncated or not NUL-terminated")
+    return strings
+
+
+def _symbols(
+    data: bytes, name: str, sections: tuple[Section, ...]
+) -> tuple[NDArray[np.void], Section]:
+    found = [section for section in sections if section.type == SHT_SYMTAB]
+    if len(found) != 1:
+        what = "no symbol table; was it stripped?" if not found else "more than one symbol table"
+        raise BadModule(name, "symbol table", what)
+    (table,) = found
+    if not 0 < table.link < len(sections):
+        raise BadModule(name, "symbol table", f"string table {table.link} is no section")
+    names = sections[table.link]
+    text = data[names.offset : names.offset + names.size]
+    if not text or text[-1] != 0:
+        raise BadModule(name, "symbol table", "its string table is not NUL-terminated")
+    if table.size % SYMBOL.itemsize or not table.size:
+        raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of 24")
+    symbols = np.frombuffer(data, SYMBOL, table.size // SYMBOL.itemsize, table.offset)
+    _first(name, "symbol", symbols["name"] >= names.size, "name is outside the string table")
+    index = symbols["shndx"]
+    _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common")
+    bad = (index >= len(sections)) & (index != SHN_ABS)
+    _first(name, "symbol", bad, "lies in a section that does not exist")
+    return symbols, names
+
+
+def _table(
+    data: bytes, name: str, sections: tuple[Section, ...], section: Section, symbols: int
+) -> RelocationTable:
+    where = f"section {section.index} ({section.name})"
+    if not 0 < section.info < len(sections):
+        raise BadModule(name, where, f"applies to section {section.info}, which does not exist")
+    target = sections[section.info]
+    if section.type == SHT_REL:
+        if target.allocated:
+            raise BadModule(name, where, "REL relocations; these architectures use RELA")
+        return RelocationTable(section, target, np.empty(0, RELA))
+    if section.size % RELA.itemsize:
+        raise BadModule(name, where, f"size {section.size:#x} is no multiple of 24")
+    records = np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
+    _first(name, f"{where} relocation", records["symbol"] >= symbols, "names no symbol")
+    return RelocationTable(section, target, records)
+
+
+def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str) -> None:
+    """Refuse the file when any entry is bad, naming the first and how many there are."""
+    if bad.any():
+        count = int(bad.sum())
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        raise BadModule(name, f"{what} {int(bad.argmax())}", reason + more)

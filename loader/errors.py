@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can go wrong while a module is loaded: one family, with fields, all causes at once."""
+
+from __future__ import annotations
+
+import attrs
+
+from allocator.errors import AllocationError, ExecmemError
+from archs.reloc import Reach
+
+SHOWN = 20  # failures printed in full; the fields hold every one
+
+
+class LoadError(ExecmemError):
+    """A module was refused; memory, allocator and symbol tables are as before."""
+
+    module: str
+
+
+@attrs.define(auto_exc=True, str=False)
+class BadModule(LoadError):
+    """The file is not a module that this kernel could load."""
+
+    module: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.module}: {self.where}: {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class MissingDependency(LoadError):
+    """Modules that this one needs are not there."""
+
+    module: str
+    missing: tuple[str, ...]
+    symbols: tuple[str, ...]
+    hint: str
+
+    def __str__(self) -> str:
+        text = f"{self.module}: missing dependency: {', '.join(self.missing)}"
+        if self.symbols:
+            text += f" (for {_names(self.symbols)})"
+        return f"{text}; hint: {self.hint}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class UnresolvedSymbols(LoadError):
+    """Undefined symbols that nothing provides, every one of them."""
+
+    module: str
+    names: tuple[str, ...]
+    hint: str
+
+    def __str__(self) -> str:
+        count = len(self.names)
+        noun = "symbol" if count == 1 else "symbols"
+        return f"{self.module}: {count} unresolved {noun}: {_names(self.names)}; hint: {self.hint}"
+
+
+def _names(names: tuple[str, ...], most: int = 50) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+@attrs.frozen(kw_only=True)
+class RelocationFailure:
+    """One relocation that cannot be applied, with everything needed to see why."""
+
+    section: str
+    offset: int
+    reloc: str
+    symbol: str
+    containing: str
+    reason: str
+    place: int
+    target: int
+    value: int | None = None
+    reach: Reach | None = None
+    hint: str = ""
+
+    def text(self, module: str) -> str:
+        """Return the two lines that a person reads."""
+        inside = f" (in {self.containing})" if self.containing else ""
+        line = f"{module}: {self.section}+{self.offset:#x}{inside}: {self.reloc} against '{self.symbol}' "
+        if self.value is not None and self.reach is not None:
+            line += f"{self.reason}: {self.value:+#x} is not in {self.reach}"
+        else:
+            line += self.reason
+        second = f"  place {self.place:#x}, target {self.target:#x}"
+        return f"{line}\n{second}; hint: {self.hint}" if self.hint else f"{line}\n{second}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class RelocationError(LoadError):
+    """Every relocation of a module that failed: the first thousand in full, and how many."""
+
+    module: str
+    failures: tuple[RelocationFailure, ...]
+    total: int
+
+    def __str__(self) -> str:
+        lines = [failure.text(self.module) for failure in self.failures[:SHOWN]]
+        if self.total > SHOWN:
+            lines.append(f"{self.module}: and {self.total - SHOWN} more relocations")
+        return "\n".join(lines)
+
+
+@attrs.define(auto_exc=True, str=False)
+class OutOfMemory(LoadError):
+    """A region of the module found no room."""
+
+    module: str
+    cause: AllocationError
+
+    def __str__(self) -> str:
+        return f"{self.module}: {self.cause}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class BadParameter(LoadError):
+    """A `name=value` that the module does not take."""
+
+    module: str
+    parameter: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.module}: parameter '{self.parameter}': {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class SymbolClash(LoadError):
+    """The module exports names that are exported already (verify_exported_symbols)."""
+
+    module: str
+    names: tuple[str, ...]
+    owners: tuple[str, ...]
+
+    def __str__(self) -> str:
+        pairs = ", ".join(f"{n} (by {o})" for n, o in zip(self.names, self.owners, strict=True))
+        return f"{self.module}: exports symbols that are exported already: {pairs}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class InitFailed(LoadError):
+    """The module's init returned an error; the module was taken out again."""
+
+    module: str
+    errno: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}: init returned -{self.errno} ({self.name}); the module was unloaded"
+
+
+@attrs.define(auto_exc=True, str=False)
+class ModuleInUse(LoadError):
+    """Unloading refused: other modules hold references."""
+
+    module: str
+    users: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.module}: in use by {', '.join(self.users)}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class ModuleStateError(LoadError):
+    """An operation that the module's state does not allow."""
+
+    module: str
+    operation: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.module}: cannot {self.operation}: the module is {self.state}"

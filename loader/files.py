@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Module files: plain, or compressed the ways a kernel installs them.
+
+The format is told by the first bytes, not by the name. Decompression stops at a limit,
+so that a small hostile file cannot fill the host's memory.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from pathlib import Path
+
+from loader.errors import BadModule
+
+MAX_SIZE = 1 << 30
+SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
+
+_XZ, _GZIP, _ZSTD = b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+def module_name(path: str | Path) -> str:
+    """Return the module's name as the kernel spells it, from its file's name.
+
+    >>> module_name("kernel/lib/crc-itu-t.ko.xz")
+    'crc_itu_t'
+    """
+    return Path(path).name.split(".ko")[0].replace("-", "_")
+
+
+def read_module(path: str | Path) -> bytes:
+    """Return the ELF image that the file at `path` holds.
+
+    Raises
+    ------
+    BadModule
+        When the file cannot be read or its compressed data is damaged or too large.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise BadModule(Path(path).name, "file", error.strerror or str(error)) from None
+    return decompress(raw, Path(path).name)
+
+
+def decompress(raw: bytes, name: str) -> bytes:
+    """Return `raw` as it is, or decompressed when it is an xz, gzip or zstd stream."""
+    try:
+        if raw.startswith(_XZ):
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), raw, name)
+        if raw.startswith(_GZIP):
+            return _bounded(zlib.decompressobj(wbits=31), raw, name)
+        if raw.startswith(_ZSTD):
+            return _zstd(raw, name)
+    except (lzma.LZMAError, zlib.error) as error:
+        raise BadModule(name, "compressed data", f"damaged: {error}") from None
+    return raw
+
+
+def _bounded(stream: lzma.LZMADecompressor | zlib._Decompress, raw: bytes, name: str) -> bytes:
+    image = stream.decompress(raw, MAX_SIZE)
+    if not stream.eof:
+        what = f"larger than {MAX_SIZE:#x} bytes" if len(image) >= MAX_SIZE else "truncated"
+        raise BadModule(name, "compressed data", what)
+    return image
+
+
+def _zstd(raw: bytes, name: str) -> bytes:
+    try:
+        import zstandard
+    except ImportError:
+        reason = "zstd needs the 'zstandard' package: pip install 'execmem[zstd]'"
+        raise BadModule(name, "compressed data", reason) from None
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+            image = stream.read(MAX_SIZE)
+            size = zstandard.frame_content_size(raw)
+    except zstandard.ZstdError as error:
+        raise BadModule(name, "compressed data", f"damaged: {error}") from None
+    if len(image) >= MAX_SIZE:
+        raise BadModule(name, "compressed data", f"larger than {MAX_SIZE:#x} bytes")
+    if size >= 0 and size != len(image):
+        raise BadModule(name, "compressed data", "truncated")
+    return image
