@@ -25,7 +25,9 @@ class AllocationError(ExecmemError):
     def __str__(self) -> str:
         tried = ", ".join(str(interval) for interval in self.ranges) or "no range"
         hint = f"; hint: {self.hint}" if self.hint else ""
-        return f"cannot allocate {self.size:#x} bytes of {self.what} in {tried}: {self.reason}{hint}"
+        return (
+            f"cannot allocate {self.size:#x} bytes of {self.what} in {tried}: {self.reason}{hint}"
+        )
 
 
 @attrs.define(auto_exc=True, str=False)

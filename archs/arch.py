@@ -118,6 +118,9 @@ class Emulation:
         Prefix of register constants.
     capstone_mode
         Names of the mode constants to disassemble with.
+    page_size_varies
+        Whether the emulator's TLB starts out with other pages than 4 KiB and must be told
+        (32-bit Arm once had pages of 1 KiB).
     anchors
         Registers that hold a kernel address while code runs.
     constants
@@ -138,6 +141,7 @@ class Emulation:
     registers: str
     capstone_prefix: str
     capstone_mode: tuple[str, ...]
+    page_size_varies: bool
     anchors: Mapping[str, Anchor]
     constants: Mapping[str, int]
     canary: tuple[Anchor, int]

@@ -40,7 +40,7 @@ from archs.reloc import Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsig
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
 KIMAGE_VADDR = 0xFFFF_8000_8000_0000
-VMALLOC_END = 0xFFFF_FBFF_FF80_0000
+VMALLOC_END = 0xFFFF_C1FF_BF80_0000  # VA_BITS=52, as Debian configures it
 IMAGE_SIZE = 0x24F_0000  # [_text, _end) of Debian's 6.12.107 kernel, 36.94 MiB
 KERNEL_ALIGN = 2 * MIB
 DIRECT_WINDOW = 128 * MIB
@@ -118,7 +118,9 @@ _BRANCH14 = _imm((2, 14, 5))
 
 def _scaled(log2: int) -> tuple[Part, ...]:
     """Return the parts of the low 12 bits, scaled by the size of the access."""
-    return _imm((log2, 12 - log2, 10))
+    # The field has 12 bits whatever the scale; the kernel and linkers replace all of it.
+    zeros = ((1 << log2) - 1) << (22 - log2)
+    return (Part(4, (Slice(log2, 12 - log2, 10),), zeros=zeros),)
 
 
 def _multiple(log2: int) -> Reach:
@@ -213,6 +215,7 @@ ARM64 = Arch(
         registers="UC_ARM64_REG_",
         capstone_prefix="CS_ARCH_ARM64",
         capstone_mode=("CS_MODE_ARM",),
+        page_size_varies=True,
         # Per-cpu symbols are addresses and tpidr_el1 the offset of this CPU's copy: 0.
         anchors={"sp_el0": Anchor.CURRENT},
         constants={"cpacr_el1": 0x30_0000, "tpidr_el1": 0},  # FPEN: no trap on SIMD

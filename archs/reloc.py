@@ -66,24 +66,27 @@ class Part:
         Bytes from P to the word.
     bias
         Added to X first: 0x800 makes a U-type immediate absorb the signed low part.
+    zeros
+        Bits of the word that are cleared: a scaled offset is narrower than its field.
     """
 
     size: int
     slices: tuple[Slice, ...]
     offset: int = 0
     bias: int = 0
+    zeros: int = 0
 
     @property
     def mask(self) -> int:
-        """Bits of the word that the slices cover."""
-        return sum(((1 << s.bits) - 1) << s.word for s in self.slices)
+        """Bits of the word that are replaced."""
+        return self.zeros | sum(((1 << s.bits) - 1) << s.word for s in self.slices)
 
     def insert(self, word: int, x: int) -> int:
         """Return `word` with the slices of `x` placed in it (the scalar model)."""
         value = x + self.bias
+        word &= ~self.mask
         for s in self.slices:
-            field = ((1 << s.bits) - 1) << s.word
-            word = (word & ~field) | (((value >> s.x) << s.word) & field)
+            word |= (value >> s.x & (1 << s.bits) - 1) << s.word
         return word
 
     def extract(self, word: int) -> int:
@@ -336,6 +339,13 @@ def _accumulate(
         encode(rows[int(number)], image, at[first[chosen]], total[chosen])
 
 
+def _numbers(rows: Mapping[int, Reloc], types: NDArray[np.uint32]) -> list[int]:
+    """Return the relocation numbers that occur; a damaged file may hold any 32-bit number."""
+    beyond = max(rows) + 1
+    known = np.flatnonzero(np.bincount(np.minimum(types, beyond), minlength=beyond)[:beyond])
+    return [*known.tolist(), *np.unique(types[types >= beyond]).tolist()]
+
+
 def apply(
     rows: Mapping[int, Reloc],
     image: NDArray[np.uint8],
@@ -363,9 +373,9 @@ def apply(
     """
     failures: list[Failure] = []
     accumulating: list[Index] = []
-    for number in np.flatnonzero(np.bincount(records.type)) if records.type.size else ():
+    for number in _numbers(rows, records.type):
         index = np.flatnonzero(records.type == number)
-        row = rows.get(int(number))
+        row = rows.get(number)
         if row is None or row.unsupported:
             problem = Problem.UNKNOWN if row is None else Problem.UNSUPPORTED
             failures.append(Failure(problem, row, index, np.zeros(index.size, np.uint64)))

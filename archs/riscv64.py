@@ -190,6 +190,7 @@ RISCV64 = Arch(
         registers="UC_RISCV_REG_",
         capstone_prefix="CS_ARCH_RISCV",
         capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
+        page_size_varies=False,
         anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE},
         constants={},
         canary=(Anchor.CURRENT, 1400),

@@ -231,10 +231,10 @@ def _misplaced(
     limits = np.array([layout.size_of(view.tables[number].target) for number in tables], np.uint64)
     room = limits[records.group]
     rows = view.arch.relocations
-    widths = np.zeros(max(*rows, int(records.type.max()), 0) + 1, np.uint64)
+    widths = np.zeros(max(rows) + 2, np.uint64)
     for number, row in rows.items():
         widths[number] = row.size
-    width = widths[records.type]
+    width = widths[np.minimum(records.type, max(rows) + 1)]
     outside = np.flatnonzero((origin["offset"] > room) | (width > room - origin["offset"]))
     nothing = np.zeros(outside.size, np.uint64)
     if outside.size:

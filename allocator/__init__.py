@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory modelled once: frames, page table, kernel memory, and Execmem with its designs."""
+
+from __future__ import annotations
+
+from allocator.designs import DESIGNS, Context, Design, Request
+from allocator.designs.base import Allocation
+from allocator.errors import (
+    AccessError,
+    AllocationError,
+    ExecmemError,
+    LifecycleError,
+    MappingError,
+    PokeError,
+)
+from allocator.events import Events
+from allocator.execmem import Execmem, Pending, Report
+from allocator.intervals import IntervalSet
+from allocator.memory import KernelMemory
+from allocator.pagetable import Leaf, PageTable, Span, Translation
+from allocator.physical import PhysicalMemory
+from allocator.types import (
+    AddressMap,
+    Consumer,
+    ExecmemRange,
+    ExecmemType,
+    Interval,
+    Memory,
+    MemType,
+    Prot,
+    TextPoke,
+)
+
+__all__ = [
+    "DESIGNS",
+    "AccessError",
+    "AddressMap",
+    "Allocation",
+    "AllocationError",
+    "Consumer",
+    "Context",
+    "Design",
+    "Events",
+    "Execmem",
+    "ExecmemError",
+    "ExecmemRange",
+    "ExecmemType",
+    "Interval",
+    "IntervalSet",
+    "KernelMemory",
+    "Leaf",
+    "LifecycleError",
+    "MappingError",
+    "MemType",
+    "Memory",
+    "PageTable",
+    "Pending",
+    "PhysicalMemory",
+    "PokeError",
+    "Prot",
+    "Report",
+    "Request",
+    "Span",
+    "TextPoke",
+    "Translation",
+]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happened, counted: one record that every part of the memory model adds to.
+
+Designs are compared by what they cause, so each counter is an event with a size, added
+at the line where the thing happens; nothing here is estimated afterwards. Two snapshots
+subtract, which gives the cost of whatever ran between them.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.define(kw_only=True)
+class Events:
+    """Count events since boot; subtract a `copy()` to get the events of one stretch.
+
+    Parameters
+    ----------
+    leaf_splits, collapses
+        Large leaves split, and split ones made large again, outside the direct map.
+    direct_map_splits_1g, direct_map_splits_2m
+        Direct-map leaves split from 1 GiB to 2 MiB, and from 2 MiB to 4 KiB.
+    tlb_flushes_local, tlb_flushes_all, tlb_flushed_pages
+        Flushes on one CPU, on all CPUs, and 4 KiB pages they covered.
+    icache_syncs, icache_synced_bytes
+        Instruction-cache maintenance, and bytes it covered.
+    pokes, poked_bytes
+        Writes through the text_poke alias.
+    copied_bytes
+        Bytes that callers wrote into pending allocations.
+    guard_pages, padding_bytes
+        Pages left unmapped behind areas; bytes reserved beyond what was asked for.
+    fallbacks
+        Allocations that had to take the fallback range.
+    refills, small_refills, chunks_returned
+        Chunks taken by a design (2 MiB each), those of them that got no 2 MiB leaf,
+        and chunks given back.
+    filled_bytes
+        Bytes filled with the trap pattern.
+    """
+
+    leaf_splits: int = 0
+    collapses: int = 0
+    direct_map_splits_1g: int = 0
+    direct_map_splits_2m: int = 0
+    tlb_flushes_local: int = 0
+    tlb_flushes_all: int = 0
+    tlb_flushed_pages: int = 0
+    icache_syncs: int = 0
+    icache_synced_bytes: int = 0
+    pokes: int = 0
+    poked_bytes: int = 0
+    copied_bytes: int = 0
+    guard_pages: int = 0
+    padding_bytes: int = 0
+    fallbacks: int = 0
+    refills: int = 0
+    small_refills: int = 0
+    chunks_returned: int = 0
+    filled_bytes: int = 0
+
+    @property
+    def direct_map_splits(self) -> int:
+        """Direct-map leaves split, of either size."""
+        return self.direct_map_splits_1g + self.direct_map_splits_2m
+
+    @property
+    def tlb_flushes(self) -> int:
+        """TLB flushes, local and on all CPUs."""
+        return self.tlb_flushes_local + self.tlb_flushes_all
+
+    def copy(self) -> Events:
+        """Return a snapshot that later events do not change."""
+        return attrs.evolve(self)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return every counter by name."""
+        return attrs.asdict(self)
+
+    def __sub__(self, before: Events) -> Events:
+        then = before.as_dict()
+        return Events(**{name: count - then[name] for name, count in self.as_dict().items()})

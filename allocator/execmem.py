@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Execmem: memory for code and what belongs to it, for every consumer, in one place.
+
+The interface is the one that the thread arrived at, alloc, write, finish: where text can be
+poked, `alloc` reserves text that is executable already and `write` pokes it; elsewhere
+`write` stores into writable memory and `finish` changes its protection. The caller does not
+see the difference. After `finish`, writing is refused and `poke` is the only way in.
+
+    alloc ──> Pending ──write*──> finish ──> Allocation ──seal?──> free
+                  └──────────────> abandon
+
+Execmem keeps this order and finds allocations by address; a design (`allocator.designs`)
+places and maps them. No module loader is needed: kprobes, ftrace, BPF and thunks come here
+directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import attrs
+from sortedcontainers import SortedDict
+
+from allocator.designs import DESIGNS
+from allocator.designs.base import Allocation, Context, Design, Request
+from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
+from allocator.events import Events
+from allocator.memory import KernelMemory
+from allocator.types import (
+    LARGE_PAGE_SIZE,
+    PAGE_SIZE,
+    Consumer,
+    ExecmemType,
+    MemType,
+    Prot,
+    TextPoke,
+)
+
+
+class Pending:
+    """Memory that has an address but is not final; it ends by `finish` or by `abandon`.
+
+    As a context manager it abandons what was not finished, by exception or not.
+    """
+
+    def __init__(self, execmem: Execmem, allocation: Allocation) -> None:
+        self._execmem = execmem
+        self._allocation = allocation
+        self._settled = ""
+
+    @property
+    def address(self) -> int:
+        """First address."""
+        return self._allocation.address
+
+    @property
+    def size(self) -> int:
+        """Bytes that were asked for."""
+        return self._allocation.size
+
+    @property
+    def type(self) -> MemType:
+        """Memory type."""
+        return self._allocation.type
+
+    @property
+    def consumer(self) -> Consumer:
+        """Who asked."""
+        return self._allocation.consumer
+
+    @property
+    def fallback(self) -> bool:
+        """Whether it lies in the fallback range."""
+        return self._allocation.fallback
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store `data` at `offset`.
+
+        AccessError outside the allocation; LifecycleError after `finish` or `abandon`.
+        """
+        self._require_pending("write")
+        if offset < 0 or offset + len(data) > self.size:
+            reason = f"outside the allocation of {self.size:#x} bytes at {self.address:#x}"
+            raise AccessError("write", self.address + offset, len(data), reason)
+        if data:
+            self._execmem.design.write(self._allocation, offset, data)
+            self._execmem.memory.events.copied_bytes += len(data)
+
+    def finish(self) -> Allocation:
+        """Make it final and return it; LifecycleError when it is settled already."""
+        self._require_pending("finish")
+        self._execmem.design.finish(self._allocation)
+        self._settled = "finished"
+        self._execmem._finished(self._allocation)  # noqa: SLF001 -- the other half of one class
+        return self._allocation
+
+    def abandon(self) -> None:
+        """Give the memory back unused; LifecycleError when it is settled already."""
+        self._require_pending("abandon")
+        self._execmem.design.abandon(self._allocation)
+        self._settled = "abandoned"
+        self._execmem._abandoned(self._allocation)  # noqa: SLF001 -- the other half of one class
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self._settled:
+            self.abandon()
+
+    def _require_pending(self, operation: str) -> None:
+        if self._settled:
+            raise LifecycleError(operation, self.address, f"the allocation is {self._settled}")
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """How executable memory stands at one moment.
+
+    Parameters
+    ----------
+    allocations, bytes
+        Live finished allocations and the bytes they asked for, by type.
+    leaves
+        Leaves that hold memory of a type, by leaf size.
+    large_share
+        Share of a type's bytes that lies under leaves of 2 MiB and more, 0..1.
+    padding_bytes
+        Bytes that live allocations hold beyond what they asked for.
+    free_mapped_bytes
+        Mapped memory that no allocation uses.
+    fallbacks
+        Live allocations that lie in a fallback range.
+    largest_free, free
+        Address space left in the range of module text: largest run, and all of it.
+    direct_map_leaves
+        Leaves of the direct map by size.
+    events
+        All counters.
+    """
+
+    allocations: Mapping[MemType, int]
+    bytes: Mapping[MemType, int]
+    leaves: Mapping[MemType, Mapping[int, int]]
+    large_share: Mapping[MemType, float]
+    padding_bytes: int
+    free_mapped_bytes: int
+    fallbacks: int
+    largest_free: int
+    free: int
+    direct_map_leaves: Mapping[int, int]
+    events: Events
+
+    @property
+    def largest_free_share(self) -> float:
+        """The largest free run as a share of all free address space of the range."""
+        return self.largest_free / self.free if self.free else 0.0
+
+
+class Execmem:
+    """Allocate, write, finish, poke, seal and free executable memory.
+
+    Parameters
+    ----------
+    memory
+        Kernel memory; its address map gives the range of each class.
+    trap
+        Bytes of an instruction that traps; 1, 2 or 4, repeated aligned.
+    text_poke
+        How finished text can be written, or None.
+    design
+        A name in `DESIGNS`.
+    """
+
+    def __init__(
+        self,
+        memory: KernelMemory,
+        *,
+        trap: bytes,
+        text_poke: TextPoke | None,
+        design: str = "per_type",
+    ) -> None:
+        if design not in DESIGNS:
+            raise ExecmemError(f"no design {design!r}; there are {', '.join(sorted(DESIGNS))}")
+        if len(trap) not in (1, 2, 4):
+            raise ExecmemError(f"a trap pattern has 1, 2 or 4 bytes, not {len(trap)}")
+        self.memory = memory
+        self.text_poke = text_poke
+        context = Context(memory=memory, trap=trap, text_poke=text_poke)
+        self.design: Design = DESIGNS[design](context)
+        self._live = SortedDict()  # address -> Allocation
+        self._pending: dict[int, Allocation] = {}
+        self._sealed: set[int] = set()
+
+    def alloc(
+        self,
+        mem_type: MemType,
+        size: int,
+        *,
+        consumer: Consumer = Consumer.MODULE,
+        align: int | None = None,
+    ) -> Pending:
+        """Reserve memory of a type in the range of its class.
+
+        Data types read as zero; text reads as the trap pattern, or as zero under a design
+        that writes text before it is executable.
+
+        Parameters
+        ----------
+        size
+            Bytes, positive.
+        align
+            A power of two; the design's granularity applies in any case.
+
+        Raises
+        ------
+        AllocationError
+            No room; names the ranges and the largest free run.
+        """
+        where = self.memory.address_map.range_of(ExecmemType.of(mem_type, consumer))
+        request = Request(
+            type=mem_type, consumer=consumer, size=size, align=align or 1, where=where
+        )
+        if size <= 0 or request.align < 0 or request.align & (request.align - 1):
+            what = f"{mem_type.name} for {consumer.value}"
+            reason = f"size {size} and alignment {align} are not a positive size and a power of two"
+            raise AllocationError(what, size, request.intervals, reason)
+        allocation = self.design.alloc(request)
+        self.memory.events.padding_bytes += allocation.reserved - size
+        self.memory.events.fallbacks += allocation.fallback
+        self._pending[allocation.address] = allocation
+        return Pending(self, allocation)
+
+    def seal(self, allocation: Allocation) -> None:
+        """Make a live RO_AFTER_INIT allocation read-only; LifecycleError otherwise or twice."""
+        address = allocation.address
+        if self._live.get(address) != allocation:
+            raise LifecycleError("seal", address, "not a live allocation")
+        if allocation.type is not MemType.RO_AFTER_INIT:
+            raise LifecycleError("seal", address, f"{allocation.type.name} is not sealed")
+        if address in self._sealed:
+            raise LifecycleError("seal", address, "sealed already")
+        self.design.seal(allocation)
+        self._sealed.add(address)
+
+    def free(self, address: int) -> None:
+        """Free the allocation that starts at `address`; LifecycleError when there is none."""
+        allocation = self._live.get(address)
+        if allocation is None:
+            if address in self._pending:
+                reason = "the allocation is pending: abandon it"
+            elif (inside := self.find(address)) is not None:
+                reason = f"inside the allocation at {inside.address:#x}"
+            else:
+                reason = "no allocation"
+            raise LifecycleError("free", address, reason)
+        self.design.free(allocation)
+        del self._live[address]
+        self._sealed.discard(address)
+
+    def find(self, address: int) -> Allocation | None:
+        """Return the finished allocation that contains `address`, or None."""
+        index = self._live.bisect_right(address) - 1
+        if index < 0:
+            return None
+        allocation: Allocation = self._live.peekitem(index)[1]
+        return allocation if address in allocation.interval else None
+
+    def poke(self, address: int, data: bytes, expected: bytes | None = None) -> None:
+        """Write into one finished allocation through the text_poke alias.
+
+        Parameters
+        ----------
+        expected
+            The bytes that must stand there before.
+
+        Raises
+        ------
+        PokeError
+            No text_poke, not inside one finished allocation, or refused by `KernelMemory.poke`.
+        """
+        if self.text_poke is None:
+            raise PokeError(address, len(data), "this architecture has no text_poke")
+        allocation = self.find(address)
+        if allocation is None:
+            raise PokeError(address, len(data), "not in a finished allocation")
+        if address + len(data) > allocation.interval.end:
+            reason = f"reaches beyond the allocation {allocation.interval}"
+            raise PokeError(address, len(data), reason)
+        self.memory.poke(address, data, self.text_poke, expected=expected)
+
+    def allocations(self) -> list[Allocation]:
+        """Return the finished allocations, lowest address first."""
+        return list(self._live.values())
+
+    def report(self) -> Report:
+        """Measure how memory stands now."""
+        counts: dict[MemType, int] = {}
+        sizes: dict[MemType, int] = {}
+        large: dict[MemType, int] = {}
+        leaves: dict[MemType, set[tuple[int, int]]] = {}
+        for allocation in self._live.values():
+            kind, interval = allocation.type, allocation.interval
+            counts[kind] = counts.get(kind, 0) + 1
+            sizes[kind] = sizes.get(kind, 0) + allocation.size
+            for leaf in self.memory.page_table.leaves(interval):
+                leaves.setdefault(kind, set()).add((leaf.va, leaf.size))
+                if leaf.size >= LARGE_PAGE_SIZE:
+                    end = min(leaf.va + leaf.size, interval.end)
+                    large[kind] = large.get(kind, 0) + end - max(leaf.va, interval.start)
+        text = self.memory.address_map.range_of(ExecmemType.MODULE_TEXT).range
+        space = self.memory.free_space
+        return Report(
+            allocations=counts,
+            bytes=sizes,
+            leaves={
+                kind: {
+                    size: sum(leaf == size for _, leaf in held)
+                    for size in (PAGE_SIZE, LARGE_PAGE_SIZE)
+                }
+                for kind, held in leaves.items()
+            },
+            large_share={kind: large.get(kind, 0) / size for kind, size in sizes.items()},
+            padding_bytes=sum(a.reserved - a.size for a in self._live.values()),
+            free_mapped_bytes=sum(area.size for area in self.design.free_intervals()),
+            fallbacks=sum(a.fallback for a in self._live.values()),
+            largest_free=space.largest(text),
+            free=sum(part.size for part in space.clipped(text)),
+            direct_map_leaves=self.memory.page_table.leaf_counts(self.memory.direct_map),
+            events=self.memory.events.copy(),
+        )
+
+    def check(self) -> None:
+        """Assert every invariant of allocations, design, address space and page table."""
+        self.memory.check()
+        everything = [*self._live.values(), *self._pending.values()]
+        end = 0
+        for allocation in sorted(everything, key=lambda item: item.address):
+            taken = allocation.taken
+            assert taken.start >= end, f"{taken} overlaps what ends at {end:#x}"
+            end = taken.end
+            kind = ExecmemType.of(allocation.type, allocation.consumer)
+            where = self.memory.address_map.range_of(kind)
+            within = where.fallback if allocation.fallback else where.range
+            assert within is not None
+            assert within.holds(taken), f"{taken} is not in {within}"
+            prot = self._final_prot(allocation)
+            for span in self.memory.page_table.spans(taken.start, taken.size):
+                assert span.pa is not None, f"{span.va:#x} is not mapped"
+                if allocation.address in self._live:
+                    assert span.prot is prot, f"{span.va:#x} is {span.prot}, not {prot}"
+        assert self._sealed <= set(self._live)
+        self.design.check(everything)
+        assert not self.memory.page_table.wx_aliases(), "a frame is writable and executable"
+
+    def _final_prot(self, allocation: Allocation) -> Prot:
+        unsealed = (
+            allocation.type is MemType.RO_AFTER_INIT and allocation.address not in self._sealed
+        )
+        return Prot.RW if unsealed else allocation.type.final_prot
+
+    def _finished(self, allocation: Allocation) -> None:
+        del self._pending[allocation.address]
+        self._live[allocation.address] = allocation
+
+    def _abandoned(self, allocation: Allocation) -> None:
+        del self._pending[allocation.address]

@@ -1,0 +1,547 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel virtual memory: the one door through which everything reads, writes and maps.
+
+Below it are frames and the page table; above it the loader, the designs and the machine.
+It does what the kernel's memory management does around a page table, in the kernel's order:
+it hands out address space, backs it with frames, changes protections together with their
+direct-map alias, flushes TLBs, and writes finished text through a short-lived alias.
+
+The page table itself never flushes. A protection that was changed without a flush stays in
+a CPU's TLB, and text that was poked without an instruction-cache sync keeps running stale;
+a CPU model subscribes to both events and is exactly as wrong as hardware would be.
+Subscribers are told after the change and must not raise.
+
+`read`, `write` and `fill` obey the mapping: nothing is readable or writable that the guest's
+own load or store could not reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import TypeVar
+
+import attrs
+import numpy as np
+
+from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
+from allocator.events import Events
+from allocator.intervals import IntervalSet
+from allocator.pagetable import Frames, PageTable, Span, Translation
+from allocator.physical import LARGE_ORDER, PhysicalMemory, repeat
+from allocator.types import (
+    LARGE_PAGE_SIZE,
+    PAGE_SIZE,
+    AddressMap,
+    Interval,
+    Prot,
+    TextPoke,
+    align_down,
+    align_up,
+)
+
+# Membership by identity: bit tests on enum flags would dominate small reads.
+_READABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.R.value)
+_WRITABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.W.value)
+
+# The upper half of a 64-bit address space belongs to the kernel on every architecture here.
+_KERNEL_HALF = Interval(1 << 63, 1 << 64)
+
+TlbCallback = Callable[[int, int, bool], None]
+IcacheCallback = Callable[[int, int], None]
+_Callback = TypeVar("_Callback")
+
+
+@attrs.frozen
+class _Area:
+    """One vmalloc area: the address space it holds (guard included) and its mapped bytes."""
+
+    reserved: Interval
+    size: int
+
+
+class KernelMemory:
+    """The kernel's address space over physical memory.
+
+    Parameters
+    ----------
+    physical
+        The frames. All of them are mapped read-write at `address_map.direct_map`.
+    address_map
+        Where the kernel image, the direct map and the vmalloc range lie.
+    events
+        Where everything is counted; a new record by default.
+    """
+
+    def __init__(
+        self,
+        physical: PhysicalMemory,
+        address_map: AddressMap,
+        *,
+        events: Events | None = None,
+    ) -> None:
+        self.physical = physical
+        self.address_map = address_map
+        self.events = Events() if events is None else events
+        start = address_map.direct_map
+        self.direct_map = Interval(start, start + physical.size)
+        self.page_table = PageTable(events=self.events, direct_map=self.direct_map)
+        self.page_table.map_contiguous(start, 0, Prot.RW, size=physical.size)
+        self.free_space = IntervalSet([_KERNEL_HALF])
+        image = address_map.image
+        image = Interval(align_down(image.start, PAGE_SIZE), align_up(image.end, PAGE_SIZE))
+        for taken in (self.direct_map, image):
+            self.free_space.remove(taken)
+        self._areas: dict[int, _Area] = {}
+        self._pages: dict[int, int] = {}
+        self._tlb_callbacks: list[TlbCallback] = []
+        self._icache_callbacks: list[IcacheCallback] = []
+
+    # Access ------------------------------------------------------------------------------
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at `address`.
+
+        AccessError at the first byte that is not mapped readable.
+        """
+        found = self.page_table.translate(address)
+        if (
+            found is not None
+            and found.prot in _READABLE
+            and address % found.leaf + size <= found.leaf
+        ):
+            return self.physical.read(found.address, size)
+        spans = self._require("read", address, size, _READABLE)
+        return b"".join(self.physical.read(span.pa or 0, span.size) for span in spans)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` at `address`.
+
+        AccessError at the first byte that is not mapped writable; then nothing was stored.
+        """
+        found = self.page_table.translate(address)
+        size = len(data)
+        if (
+            found is not None
+            and found.prot in _WRITABLE
+            and address % found.leaf + size <= found.leaf
+        ):
+            self.physical.write(found.address, data)
+            return
+        for span in self._require("write", address, size, _WRITABLE):
+            offset = span.va - address
+            self.physical.write(span.pa or 0, data[offset : offset + span.size])
+
+    def fill(self, address: int, size: int, pattern: bytes) -> None:
+        """Store `pattern` repeatedly, aligned to its own length; AccessError as `write`."""
+        self.write(address, repeat(pattern, size, address))
+
+    def translate(self, address: int) -> Translation | None:
+        """Return what `address` reaches, or None where nothing is mapped."""
+        return self.page_table.translate(address)
+
+    # What CPUs must hear -------------------------------------------------------------------
+
+    def on_tlb_flush(self, callback: TlbCallback) -> Callable[[], None]:
+        """Call `callback(start, end, all_cpus)` at each flush; return what unsubscribes it."""
+        self._tlb_callbacks.append(callback)
+        return lambda: _discard(self._tlb_callbacks, callback)
+
+    def on_icache_sync(self, callback: IcacheCallback) -> Callable[[], None]:
+        """Call `callback(start, end)` at each sync; return what unsubscribes it."""
+        self._icache_callbacks.append(callback)
+        return lambda: _discard(self._icache_callbacks, callback)
+
+    def flush_tlb(self, *intervals: Interval, all_cpus: bool = True) -> None:
+        """Drop the translations of `intervals` in one flush, on all CPUs or on this one."""
+        if all_cpus:
+            self.events.tlb_flushes_all += 1
+        else:
+            self.events.tlb_flushes_local += 1
+        for interval in intervals:
+            self.events.tlb_flushed_pages += interval.size // PAGE_SIZE
+            for callback in tuple(self._tlb_callbacks):
+                callback(interval.start, interval.end, all_cpus)
+
+    def sync_icache(self, start: int, end: int) -> None:
+        """Make instruction fetches from [start, end) see what was written there."""
+        self.events.icache_syncs += 1
+        self.events.icache_synced_bytes += end - start
+        for callback in tuple(self._icache_callbacks):
+            callback(start, end)
+
+    # Address space and what backs it ---------------------------------------------------------
+
+    def reserve(
+        self,
+        size: int,
+        within: Interval,
+        *,
+        alignment: int = PAGE_SIZE,
+        highest: bool = False,
+    ) -> Interval | None:
+        """Take address space, the lowest that fits by default; None when nothing does."""
+        start = self.free_space.find(size, alignment=alignment, within=within, highest=highest)
+        if start is None:
+            return None
+        reserved = Interval(start, start + size)
+        self.free_space.remove(reserved)
+        return reserved
+
+    def release(self, reserved: Interval) -> None:
+        """Give address space back."""
+        self.free_space.add(reserved)
+
+    def populate(
+        self, va: int, size: int, prot: Prot, *, large: bool = False, pattern: bytes = b"\0"
+    ) -> bool:
+        """Back [va, va + size) with new frames filled with `pattern`.
+
+        A mapping born without W takes W from its direct-map alias too, as set_memory_ro
+        would; the alias goes first, so that no frame is ever writable and executable.
+
+        Parameters
+        ----------
+        large
+            Use a 2 MiB leaf wherever the address allows and a 2 MiB run is free.
+
+        Returns
+        -------
+        Whether all of it got large leaves.
+
+        Raises
+        ------
+        AllocationError
+            Not enough frames; MappingError: a part is mapped already. Nothing changed.
+        """
+        pieces: list[tuple[int, int, Frames | int]] = []
+        mapped = 0
+        try:
+            at, end = va, va + size
+            while at < end:
+                stop = min(end, align_down(at, LARGE_PAGE_SIZE) + LARGE_PAGE_SIZE)
+                run = None
+                if large and stop - at == LARGE_PAGE_SIZE:
+                    run = self.physical.alloc_run(LARGE_ORDER)
+                if run is None:
+                    stop = stop if large else end
+                    frames = self.physical.alloc_frames((stop - at) // PAGE_SIZE)
+                    pieces.append((at, stop - at, frames))
+                else:
+                    pieces.append((at, LARGE_PAGE_SIZE, run))
+                at = stop
+            if prot not in _WRITABLE:
+                aliases = [run for _, _, held in pieces for run in self._alias_runs(held)]
+                for alias in aliases:
+                    self.page_table.change(alias.start, alias.size, off=Prot.W)
+                self.flush_tlb(*aliases)
+            for start, length, held in pieces:
+                self._fill_frames(held, pattern)
+                leaf = LARGE_PAGE_SIZE if isinstance(held, int) else PAGE_SIZE
+                self.page_table.map(start, held, prot, size=length, leaf=leaf)
+                mapped += 1
+        except ExecmemError:
+            for start, length, _ in pieces[:mapped]:
+                self.page_table.unmap(start, length)
+            for _, _, held in pieces:
+                for alias in self._alias_runs(held):
+                    self.page_table.protect(alias.start, alias.size, Prot.RW)
+                self._free_held(held)
+            if prot not in _WRITABLE:
+                self.flush_tlb(*(run for _, _, held in pieces for run in self._alias_runs(held)))
+            raise
+        if pattern != b"\0":
+            self.events.filled_bytes += size
+        return all(isinstance(held, int) for _, _, held in pieces)
+
+    def depopulate(self, va: int, size: int) -> None:
+        """Unmap [va, va + size) and free its frames.
+
+        Frames whose direct-map alias lost a right go the way of VM_FLUSH_RESET_PERMS
+        (vm_reset_perms in mm/vmalloc.c): alias invalid, one flush for mapping and alias,
+        alias back to read-write. MappingError where a page is not mapped; nothing changed.
+        """
+        frames = self.page_table.unmap(va, size)
+        aliases = self._alias_runs(frames)
+        gone = Interval(va, va + size)
+        if all(span.prot is Prot.RW for alias in aliases for span in self._spans_of(alias)):
+            self.flush_tlb(gone)
+        else:
+            for alias in aliases:
+                self.page_table.protect(alias.start, alias.size, Prot.NONE)
+            self.flush_tlb(gone, *aliases)
+            for alias in aliases:
+                self.page_table.protect(alias.start, alias.size, Prot.RW)
+        self.physical.free_frames(frames)
+
+    def vmalloc(
+        self,
+        size: int,
+        *,
+        prot: Prot = Prot.RW,
+        within: Interval | None = None,
+        guard: bool = True,
+        large: bool = False,
+    ) -> int:
+        """Allocate zeroed virtual memory, lowest fit, and return its address.
+
+        Parameters
+        ----------
+        size
+            Bytes; rounded up to a page.
+        within
+            Where to look; the vmalloc range by default. A range as long as the request
+            asks for a fixed address.
+        guard
+            Leave one unmapped page behind it.
+        large
+            Use 2 MiB leaves where possible.
+
+        Raises
+        ------
+        AllocationError
+            No address space or no frames.
+        """
+        within = within or self.address_map.vmalloc
+        mapped = align_up(size, PAGE_SIZE)
+        if size <= 0:
+            raise AllocationError("vmalloc memory", size, (within,), "the size must be positive")
+        alignment = LARGE_PAGE_SIZE if large and mapped >= LARGE_PAGE_SIZE else PAGE_SIZE
+        reserved = self.reserve(mapped + guard * PAGE_SIZE, within, alignment=alignment)
+        if reserved is None:
+            largest = self.free_space.largest(within)
+            reason = f"the largest free run has {largest:#x} bytes"
+            raise AllocationError("vmalloc memory", size, (within,), reason)
+        try:
+            self.populate(reserved.start, mapped, prot, large=large)
+        except ExecmemError:
+            self.release(reserved)
+            raise
+        self.events.guard_pages += guard
+        self._areas[reserved.start] = _Area(reserved, mapped)
+        return reserved.start
+
+    def vfree(self, va: int) -> None:
+        """Free what `vmalloc` returned; LifecycleError for any other address."""
+        area = self._areas.get(va)
+        if area is None:
+            raise LifecycleError("vfree", va, "not the address of a vmalloc area")
+        self.depopulate(va, area.size)
+        del self._areas[va]
+        self.release(area.reserved)
+
+    def alloc_pages(self, order: int = 0) -> int:
+        """Return the direct-map address of 2**order zeroed contiguous pages.
+
+        AllocationError when no such run is free.
+        """
+        pa = self.physical.alloc_run(order)
+        if pa is None:
+            free = self.physical.free_bytes
+            raise AllocationError(
+                "contiguous pages", PAGE_SIZE << order, (), f"{free:#x} bytes are free, in pieces"
+            )
+        self.physical.zero(pa, PAGE_SIZE << order)
+        va = self.direct_map.start + pa
+        self._pages[va] = order
+        return va
+
+    def free_pages(self, va: int) -> None:
+        """Free what `alloc_pages` returned; LifecycleError for any other address."""
+        order = self._pages.pop(va, None)
+        if order is None:
+            raise LifecycleError("free_pages", va, "not the address of allocated pages")
+        self.physical.free(va - self.direct_map.start, order)
+
+    # Protections -----------------------------------------------------------------------------
+
+    def set_memory_ro(self, va: int, size: int) -> None:
+        """Take W from [va, va + size) and from its direct-map alias, then flush."""
+        self._set_memory(va, size, off=Prot.W)
+
+    def set_memory_rw(self, va: int, size: int) -> None:
+        """Give W to [va, va + size) and to its direct-map alias, then flush."""
+        self._set_memory(va, size, on=Prot.RW)
+
+    def set_memory_x(self, va: int, size: int) -> None:
+        """Give X to [va, va + size), then flush. The alias never executes."""
+        self._set_memory(va, size, on=Prot.X)
+
+    def set_memory_nx(self, va: int, size: int) -> None:
+        """Take X from [va, va + size), then flush."""
+        self._set_memory(va, size, off=Prot.X)
+
+    def set_memory_rox(self, va: int, size: int) -> None:
+        """Take W, give X, flush, then make leaves large again where all pages agree."""
+        self._set_memory(va, size, on=Prot.X, off=Prot.W)
+        self.collapse(va, size)
+
+    def collapse(self, va: int, size: int) -> None:
+        """Try to collapse every 2 MiB region that the range touches; flush if one did."""
+        first = align_down(va, LARGE_PAGE_SIZE)
+        regions = range(first, va + size, LARGE_PAGE_SIZE)
+        collapsed = [
+            Interval(region, region + LARGE_PAGE_SIZE)
+            for region in regions
+            if self.page_table.collapse(region)
+        ]
+        if collapsed:
+            self.flush_tlb(*collapsed)
+
+    def set_direct_map_invalid(self, va: int, size: int) -> None:
+        """Take every right from the direct-map alias of [va, va + size); no flush."""
+        self._protect_alias(va, size, Prot.NONE)
+
+    def set_direct_map_default(self, va: int, size: int) -> None:
+        """Make the direct-map alias of [va, va + size) read-write again; no flush."""
+        self._protect_alias(va, size, Prot.RW)
+
+    # text_poke -------------------------------------------------------------------------------
+
+    def poke(
+        self, va: int, data: bytes, text_poke: TextPoke, *, expected: bytes | None = None
+    ) -> None:
+        """Write memory that is not writable, through a short-lived alias; split no leaf.
+
+        Parameters
+        ----------
+        text_poke
+            Where the alias lies, how many pages one step maps, and the granule.
+        expected
+            The bytes that must stand there before; compared first.
+
+        Raises
+        ------
+        PokeError
+            Not whole granules, not mapped, mapped writable, or not the expected bytes.
+            Nothing was written.
+        """
+        size = len(data)
+        if (va | size) % text_poke.granule:
+            reason = f"not in granules of {text_poke.granule} bytes ({text_poke.name})"
+            raise PokeError(va, size, reason)
+        if not data:
+            return
+        for span in self.page_table.spans(va, size):
+            if span.pa is None:
+                raise PokeError(va, size, f"{span.va:#x} is not mapped")
+            if span.prot in _WRITABLE:
+                raise PokeError(va, size, f"{span.va:#x} is writable: write it plainly")
+            if span.prot not in _READABLE:
+                raise PokeError(va, size, f"{span.va:#x} is mapped {span.prot}")
+        alias = Interval(text_poke.window, text_poke.window + text_poke.pages * PAGE_SIZE)
+        if any(self.page_table.leaves(alias)):
+            raise PokeError(va, size, f"the alias window {alias} is mapped already")
+        if expected is not None:
+            found = self.read(va, size)
+            if found != expected:
+                raise PokeError(va, size, f"found {found.hex()}, expected {expected.hex()}")
+        first = align_down(va, PAGE_SIZE)
+        frames = self.page_table.frames(first, align_up(va + size, PAGE_SIZE) - first).tolist()
+        done = index = 0
+        while done < size:
+            step = frames[index : index + text_poke.pages]
+            pages = range(alias.start, alias.start + len(step) * PAGE_SIZE, PAGE_SIZE)
+            for page, frame in zip(pages, step, strict=True):
+                self.page_table.set_pte(page, frame, Prot.RW)
+            for page in pages:
+                offset = (va + done) % PAGE_SIZE
+                count = min(size - done, PAGE_SIZE - offset)
+                self.write(page + offset, data[done : done + count])
+                done += count
+            for page in pages:
+                self.page_table.clear_pte(page)
+            self.flush_tlb(Interval(pages.start, pages.stop), all_cpus=False)
+            index += text_poke.pages
+        if self.read(va, size) != data:
+            raise PokeError(va, size, "the bytes read back differ")
+        self.events.pokes += 1
+        self.events.poked_bytes += size
+        self.sync_icache(va, va + size)
+
+    def check(self) -> None:
+        """Assert every invariant of frames, page table, address space and direct map together."""
+        self.physical.check()
+        self.page_table.check()
+        self.free_space.check()
+        used = self.physical.used()
+        mapped = self.page_table.frames_with(Prot.NONE, exclude=self.direct_map)
+        numbers = (mapped // np.uint64(PAGE_SIZE)).astype(np.int64)
+        assert used[numbers[numbers < len(used)]].all(), "a free frame is mapped"
+        for span in self._spans_of(self.direct_map):
+            assert span.pa == span.va - self.direct_map.start, f"direct map broken at {span.va:#x}"
+            if span.prot is not Prot.RW:
+                first = span.pa // PAGE_SIZE
+                frames = used[first : first + span.size // PAGE_SIZE]
+                assert frames.all(), f"a free frame near {span.va:#x} is {span.prot}"
+        for leaf in self.page_table.leaves():
+            if leaf.va not in self.direct_map and leaf.va in _KERNEL_HALF:
+                free = self.free_space.holding(leaf.va)
+                assert free is None, f"{leaf.va:#x} is mapped in free address space"
+        for va, area in self._areas.items():
+            assert all(span.pa is not None for span in self.page_table.spans(va, area.size))
+
+    # Internals -------------------------------------------------------------------------------
+
+    def _require(
+        self, access: str, address: int, size: int, allowed: tuple[Prot, ...]
+    ) -> list[Span]:
+        if size < 0 or address < 0 or address + size > 1 << 64:
+            raise AccessError(access, address, size, "not a range of 64-bit addresses")
+        spans = []
+        for span in self.page_table.spans(address, size):
+            if span.pa is None or span.prot not in allowed:
+                reason = "not mapped" if span.pa is None else f"mapped {span.prot}"
+                raise AccessError(access, span.va, address + size - span.va, reason)
+            spans.append(span)
+        return spans
+
+    def _spans_of(self, interval: Interval) -> Iterator[Span]:
+        return self.page_table.spans(interval.start, interval.size)
+
+    def _alias_runs(self, held: Frames | int) -> list[Interval]:
+        """Return where the direct map shows these frames (or this 2 MiB run)."""
+        base = self.direct_map.start
+        if isinstance(held, int):
+            return [Interval(base + held, base + held + LARGE_PAGE_SIZE)]
+        frames = np.sort(held)
+        cuts = [
+            0,
+            *(np.flatnonzero(frames[1:] - frames[:-1] != PAGE_SIZE) + 1).tolist(),
+            len(frames),
+        ]
+        return [
+            Interval(base + int(frames[first]), base + int(frames[last - 1]) + PAGE_SIZE)
+            for first, last in pairwise(cuts)
+        ]
+
+    def _fill_frames(self, held: Frames | int, pattern: bytes) -> None:
+        for alias in self._alias_runs(held):
+            self.physical.fill(alias.start - self.direct_map.start, alias.size, pattern)
+
+    def _free_held(self, held: Frames | int) -> None:
+        if isinstance(held, int):
+            self.physical.free(held, LARGE_ORDER)
+        else:
+            self.physical.free_frames(held)
+
+    def _set_memory(
+        self, va: int, size: int, *, on: Prot = Prot.NONE, off: Prot = Prot.NONE
+    ) -> None:
+        self.page_table.change(va, size, on=on, off=off)
+        aliases: Iterable[Interval] = ()
+        if Prot.W in on | off:
+            aliases = self._alias_runs(self.page_table.frames(va, size))
+            for alias in aliases:
+                self.page_table.change(alias.start, alias.size, on=on & Prot.RW, off=off & Prot.W)
+        self.flush_tlb(Interval(va, va + size), *aliases)
+
+    def _protect_alias(self, va: int, size: int, prot: Prot) -> None:
+        for alias in self._alias_runs(self.page_table.frames(va, size)):
+            self.page_table.protect(alias.start, alias.size, prot)
+
+
+def _discard(callbacks: list[_Callback], callback: _Callback) -> None:
+    with suppress(ValueError):
+        callbacks.remove(callback)

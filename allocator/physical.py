@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Physical memory: one host buffer, handed out in frames by a buddy allocator.
+
+A large leaf needs 2 MiB that are contiguous *and* aligned in physical memory, and a kernel
+that has run for a while may have none: vmalloc then silently maps 512 small pages instead
+(mm/vmalloc.c, VM_ALLOW_HUGE_VMAP is only a wish). A design's large leaves are therefore
+worth reporting only if contiguity is modelled, which is what the buddy system is for.
+
+The buffer is anonymous memory without reservation: a gigabyte that nobody touches costs
+nothing. An emulator maps it as a whole (`address`), so a guest store and a host write meet
+in the same bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allocator.errors import AllocationError, LifecycleError
+from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, size_text
+
+PAGE_SHIFT = 12
+# Order of a 2 MiB run; the buddy allocator itself goes as far as the memory does.
+LARGE_ORDER = (LARGE_PAGE_SIZE // PAGE_SIZE).bit_length() - 1
+
+
+def repeat(pattern: bytes, size: int, phase: int = 0) -> bytes:
+    """Return `size` bytes of `pattern` repeated, starting `phase` bytes into it."""
+    phase %= len(pattern)
+    return (pattern * ((phase + size) // len(pattern) + 1))[phase : phase + size]
+
+
+class PhysicalMemory:
+    """Frames of 4 KiB and naturally aligned runs of them, backed by one host buffer.
+
+    Parameters
+    ----------
+    size
+        Bytes; a multiple of 4 KiB. Frame 0 is never handed out, so that a physical
+        address of 0 is always a mistake.
+    """
+
+    def __init__(self, size: int = GIB) -> None:
+        if size < 2 * PAGE_SIZE or size % PAGE_SIZE:
+            raise AllocationError(
+                "physical memory", size, (), f"not a multiple of {size_text(PAGE_SIZE)}"
+            )
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        self._buffer = mmap.mmap(-1, size, flags=flags)
+        self.size = size
+        self.view = memoryview(self._buffer)
+        frames = size >> PAGE_SHIFT
+        self._used = bytearray(frames)
+        self._used[0] = 1
+        # Free blocks per order, by first frame number; a dict is an ordered set here.
+        self._free: list[dict[int, None]] = [{} for _ in range(frames.bit_length())]
+        self._free_frames = 0
+        self._insert_range(1, frames)
+
+    @property
+    def address(self) -> int:
+        """Host address of the buffer, for an emulator that maps it."""
+        return int(np.frombuffer(self._buffer, np.uint8).ctypes.data)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes in frames that nobody holds."""
+        return self._free_frames << PAGE_SHIFT
+
+    def alloc_run(self, order: int) -> int | None:
+        """Return the physical address of 2**order contiguous, aligned frames, or None."""
+        for found in range(order, len(self._free)):
+            if self._free[found]:
+                frame, _ = self._free[found].popitem()
+                break
+        else:
+            return None
+        while found > order:  # keep the lower half, free the upper one
+            found -= 1
+            self._free[found][frame + (1 << found)] = None
+        self._take(frame, frame + (1 << order))
+        return frame << PAGE_SHIFT
+
+    def alloc_frame(self) -> int:
+        """Return the physical address of one frame; AllocationError when none is left."""
+        address = self.alloc_run(0)
+        if address is None:
+            raise self._exhausted(1)
+        return address
+
+    def alloc_frames(self, count: int) -> NDArray[np.uint64]:
+        """Return `count` frame addresses, from the smallest free blocks first.
+
+        Like the kernel's bulk page allocator this gives no contiguity promise, and it
+        leaves large blocks whole as long as it can. AllocationError when `count` frames
+        are not left; then none is taken.
+        """
+        if count > self._free_frames:
+            raise self._exhausted(count)
+        runs = [np.empty(0, np.uint64)]
+        while count:
+            order = next(order for order, blocks in enumerate(self._free) if blocks)
+            frame, _ = self._free[order].popitem()
+            taken = min(count, 1 << order)
+            self._take(frame, frame + taken)
+            self._free_frames -= (1 << order) - taken  # _insert_range adds the rest again
+            self._insert_range(frame + taken, frame + (1 << order))
+            runs.append(np.arange(frame, frame + taken, dtype=np.uint64))
+            count -= taken
+        return np.concatenate(runs) << np.uint64(PAGE_SHIFT)
+
+    def free(self, address: int, order: int = 0) -> None:
+        """Give back a run; LifecycleError when any frame of it is free already."""
+        if address % (PAGE_SIZE << order):
+            raise LifecycleError("free frames", address, f"not aligned to order {order}")
+        frame = address >> PAGE_SHIFT
+        self._give(frame, frame + (1 << order))
+
+    def free_frames(self, frames: NDArray[np.uint64]) -> None:
+        """Give back frames in any order; LifecycleError, and none freed, on a double free."""
+        if not len(frames):
+            return
+        numbers = np.sort(frames) >> np.uint64(PAGE_SHIFT)
+        steps = numbers[1:] - numbers[:-1]
+        bounds = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(numbers)]
+        runs = [
+            (int(numbers[first]), int(numbers[last - 1]) + 1) for first, last in pairwise(bounds)
+        ]
+        if (steps == 0).any():
+            twice = int(numbers[int(np.argmin(steps))]) << PAGE_SHIFT
+            raise LifecycleError("free frames", twice, "named twice")
+        for start, stop in runs:
+            self._require_used(start, stop)
+        for start, stop in runs:
+            self._give(start, stop)
+
+    def fragment(self, *, leave: int = 0) -> NDArray[np.uint64]:
+        """Hold one frame of every free 2 MiB run but `leave` of them; return those frames.
+
+        Afterwards there is memory but no contiguity, as on a machine whose memory is full
+        of page cache. `free_frames` of the result undoes it.
+        """
+        runs = []
+        while (run := self.alloc_run(LARGE_ORDER)) is not None:
+            runs.append(run)
+        for run in runs[:leave]:
+            self.free(run, LARGE_ORDER)
+        for run in runs[leave:]:
+            first = run >> PAGE_SHIFT
+            self._give(first + 1, first + (1 << LARGE_ORDER))
+        return np.array(runs[leave:], np.uint64)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at a physical address."""
+        return bytes(self.view[address : address + size])
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` at a physical address."""
+        self.view[address : address + len(data)] = data
+
+    def fill(self, address: int, size: int, pattern: bytes) -> None:
+        """Repeat `pattern`, aligned to its own length, over `size` bytes."""
+        self.write(address, repeat(pattern, size, address))
+
+    def zero(self, address: int, size: int) -> None:
+        """Clear `size` bytes."""
+        self.write(address, bytes(size))
+
+    def used(self) -> NDArray[np.bool_]:
+        """Return, per frame, whether somebody holds it."""
+        return np.frombuffer(bytes(self._used), np.bool_)
+
+    def check(self) -> None:
+        """Assert that free blocks are aligned, disjoint, merged, and the rest is in use."""
+        used = np.ones(len(self._used), np.uint8)
+        for order, blocks in enumerate(self._free):
+            for frame in blocks:
+                assert frame % (1 << order) == 0, f"frame {frame:#x} in order {order}"
+                assert used[frame : frame + (1 << order)].all(), f"frame {frame:#x} free twice"
+                assert frame ^ (1 << order) not in blocks, f"frame {frame:#x} not merged"
+                used[frame : frame + (1 << order)] = 0
+        assert used.tobytes() == bytes(self._used), "a frame is neither free nor in use"
+        assert self._free_frames == self._used.count(0)
+        assert used[0], "frame 0 is free"
+
+    def _exhausted(self, count: int) -> AllocationError:
+        return AllocationError(
+            "physical memory",
+            count * PAGE_SIZE,
+            (),
+            f"{size_text(self.free_bytes)} of {size_text(self.size)} free",
+        )
+
+    def _require_used(self, start: int, stop: int) -> None:
+        if not 0 < start < stop <= len(self._used):
+            raise LifecycleError("free frames", start << PAGE_SHIFT, "no such frame to free")
+        free = self._used.find(0, start, stop)
+        if free >= 0:
+            raise LifecycleError("free frames", free << PAGE_SHIFT, "free already")
+
+    def _take(self, start: int, stop: int) -> None:
+        self._used[start:stop] = b"\1" * (stop - start)
+        self._free_frames -= stop - start
+
+    def _give(self, start: int, stop: int) -> None:
+        self._require_used(start, stop)
+        self._used[start:stop] = bytes(stop - start)
+        self._insert_range(start, stop)
+
+    def _insert_range(self, start: int, stop: int) -> None:
+        self._free_frames += stop - start
+        while start < stop:
+            order = min((start & -start).bit_length(), (stop - start).bit_length()) - 1
+            self._insert(start, order)
+            start += 1 << order
+
+    def _insert(self, frame: int, order: int) -> None:
+        while order + 1 < len(self._free):
+            buddy = frame ^ (1 << order)
+            if buddy not in self._free[order]:
+                break
+            del self._free[order][buddy]
+            frame &= buddy
+            order += 1
+        self._free[order][frame] = None

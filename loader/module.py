@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module's life: formed, coming, live, going, gone.
+
+The order is the kernel's load_module (kernel/module/main.c): check, lay out, resolve,
+allocate, relocate, write, protect; then init runs (elsewhere: the loader has no CPU),
+ro_after_init is sealed and init memory freed. Whatever fails leaves memory, allocator
+and symbol tables as they were: nothing is published before nothing more can fail.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+
+import attrs
+import numpy as np
+
+from allocator import Allocation, AllocationError, Execmem, Pending
+from allocator.types import MemType
+from archs import Arch, Checks
+from loader.elf import STT_FUNC, STT_OBJECT, ElfView, parse
+from loader.errors import BadModule, ModuleInUse, ModuleStateError, OutOfMemory
+from loader.files import module_name
+from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan
+from loader.link import Linked, link_view
+from loader.symbols import Export, SymbolTable, exports_of
+
+
+class State(enum.Enum):
+    """enum module_state, and what comes after it."""
+
+    UNFORMED = "unformed"
+    COMING = "coming"
+    LIVE = "live"
+    GOING = "going"
+    UNLOADED = "unloaded"
+
+
+@attrs.frozen
+class LoadedSection:
+    """One section in memory; `type` is None for the per-cpu section."""
+
+    name: str
+    type: MemType | None
+    address: int
+    size: int
+
+
+@attrs.define(eq=False)
+class LoadedModule:
+    """A module in memory, with everything that was decided about it.
+
+    Parameters
+    ----------
+    name
+        The module's name (`crc_itu_t`).
+    view, layout, linked
+        What the phases before gave.
+    regions
+        Memory type -> allocation; init types vanish when they are freed.
+    sections
+        Section index -> where it lies.
+    providers
+        Modules whose symbols this one uses; each holds a reference on its provider.
+    users
+        Modules that use this one.
+    unknown
+        Kernel symbols that nobody implements; calling one stops the guest.
+    exports
+        What this module offers to others.
+    percpu
+        Symbol base and size of the per-cpu section, or None.
+    """
+
+    name: str
+    view: ElfView
+    layout: Layout
+    linked: Linked
+    regions: dict[MemType, Allocation]
+    sections: Mapping[int, LoadedSection]
+    unknown: tuple[str, ...]
+    exports: tuple[Export, ...]
+    percpu: int | None
+    state: State = State.COMING
+    providers: frozenset[str] = frozenset()
+    users: set[str] = attrs.field(factory=set)
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture the module was built for."""
+        return self.view.arch
+
+    @cached_property
+    def symbols(self) -> Mapping[str, int]:
+        """Functions, objects and global symbols by name -> address; globals win over locals."""
+        info, shndx = self.view.symbols["info"], self.view.symbols["shndx"]
+        kind, bind = info & 0xF, info >> 4
+        wanted = ((kind == STT_FUNC) | (kind == STT_OBJECT) | (bind != 0)) & (shndx != 0)
+        placed = np.isin(shndx, np.array(list(self.sections), np.uint16))
+        found: dict[str, int] = {}
+        for index in np.flatnonzero(wanted & placed).tolist():
+            name = self.view.symbol_name(index)
+            if name not in found or bind[index]:
+                found[name] = int(self.linked.symbols[index])
+        return found
+
+    @cached_property
+    def _functions(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], tuple[int, ...]]:
+        symbols = self.view.symbols
+        placed = np.isin(symbols["shndx"], np.array(list(self.sections), np.uint16))
+        chosen = np.flatnonzero((symbols["info"] & 0xF == STT_FUNC) & placed)
+        chosen = chosen[np.argsort(self.linked.symbols[chosen], kind="stable")]
+        return self.linked.symbols[chosen], tuple(chosen.tolist())
+
+    def symbol_at(self, address: int) -> tuple[str, int, int] | None:
+        """Return name, offset and size of the function around `address`, or None."""
+        starts, indices = self._functions
+        at = int(np.searchsorted(starts, np.uint64(address), side="right")) - 1
+        if at < 0:
+            return None
+        size = int(self.view.symbols["size"][indices[at]])
+        offset = address - int(starts[at])
+        return (self.view.symbol_name(indices[at]), offset, size) if offset < max(size, 1) else None
+
+    def region_at(self, address: int) -> Allocation | None:
+        """Return the region that holds `address`, or None."""
+        for region in self.regions.values():
+            if region.address <= address < region.address + region.size:
+                return region
+        return None
+
+
+@attrs.define
+class Loader:
+    """Turns images into modules in executable memory.
+
+    Parameters
+    ----------
+    arch
+        Modules of other architectures are refused.
+    execmem
+        Where regions come from.
+    symbols
+        Exports of loaded modules and the kernel's symbols.
+    percpu_alloc, percpu_free
+        Reserve per-cpu memory: bytes and alignment -> symbol base; and give it back.
+    percpu_write
+        Stores a per-cpu section's initial contents in every CPU's copy.
+    checks
+        How strict relocation is.
+    """
+
+    arch: Arch
+    execmem: Execmem
+    symbols: SymbolTable
+    percpu_alloc: Callable[[int, int], int]
+    percpu_free: Callable[[int], None]
+    percpu_write: Callable[[int, bytes], None]
+    checks: Checks = Checks.HARDWARE
+    modules: dict[str, LoadedModule] = attrs.field(factory=dict)
+
+    def form(self, image: bytes, name: str) -> LoadedModule:
+        """Bring a module to the state COMING: in memory, protected, not yet initialised.
+
+        Parameters
+        ----------
+        image
+            The ELF file.
+        name
+            The file's name, for messages, and the module's where `.modinfo` has none.
+
+        Raises
+        ------
+        LoadError
+            Nothing was changed.
+        """
+        view = parse(image, name, arch=self.arch)
+        title = view.modinfo.get("name") or module_name(name)
+        if view.section(THIS_MODULE) is None:
+            reason = f"no {THIS_MODULE} section: a relocatable object, but no kernel module"
+            raise BadModule(name, "sections", reason)
+        if title in self.modules:
+            raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
+        layout = plan(view)
+        needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
+        missing = [n for n in needed if n not in self.modules]
+        addresses, providers, unknown = self.symbols.resolve(view, missing)
+        try:
+            module = self._place(view, layout, title, addresses, unknown)
+        except AllocationError as error:
+            raise OutOfMemory(name, error) from error
+        # What the module's depends= names is held, used or not, as modprobe would keep it.
+        module.providers = providers | frozenset(needed)
+        for provider in module.providers:
+            self.modules[provider].users.add(title)
+        self.modules[title] = module
+        return module
+
+    def _place(
+        self,
+        view: ElfView,
+        layout: Layout,
+        title: str,
+        addresses: Mapping[str, int],
+        unknown: tuple[str, ...],
+    ) -> LoadedModule:
+        """Allocate, relocate, publish, write and protect; an error undoes every step."""
+        with ExitStack() as undo:
+            pending = self._allocate(layout, undo)
+            percpu = self._percpu(layout, undo)
+            places = _places(layout, pending)
+            linked = link_view(view, layout, places, addresses, checks=self.checks, percpu=percpu)
+            exports = exports_of(view, places, linked.sections, title)
+            self.symbols.publish(title, exports)
+            undo.callback(self.symbols.withdraw, title)
+            for kind, region in pending.items():
+                region.write(0, _contents(layout, linked, kind))
+            if layout.percpu is not None and percpu is not None:
+                self.percpu_write(percpu, bytes(view.contents(layout.percpu)))
+            regions = {}
+            for kind, region in pending.items():
+                regions[kind] = region.finish()
+                undo.callback(self.execmem.free, regions[kind].address)
+            undo.pop_all()
+        return LoadedModule(
+            name=title,
+            view=view,
+            layout=layout,
+            linked=linked,
+            regions=regions,
+            sections=dict(_sections(layout, places, percpu)),
+            unknown=unknown,
+            exports=exports,
+            percpu=percpu,
+        )
+
+    def _allocate(self, layout: Layout, undo: ExitStack) -> dict[MemType, Pending]:
+        pending: dict[MemType, Pending] = {}
+        for kind in MemType:
+            size = layout.sizes.get(kind, 0)
+            if not size:
+                continue
+            region = self.execmem.alloc(kind, size, align=layout.aligns[kind])
+            pending[kind] = undo.enter_context(region)
+        return pending
+
+    def _percpu(self, layout: Layout, undo: ExitStack) -> int | None:
+        if layout.percpu is None:
+            return None
+        base = self.percpu_alloc(layout.percpu.size, layout.percpu.align)
+        undo.callback(self.percpu_free, base)
+        return base
+
+    def settle(self, module: LoadedModule) -> None:
+        """Make a module LIVE after its init succeeded: seal ro_after_init, free init memory."""
+        self._expect(module, "settle", State.COMING)
+        module.state = State.LIVE
+        sealed = module.regions.get(MemType.RO_AFTER_INIT)
+        if sealed is not None:
+            self.execmem.seal(sealed)
+        for kind in [kind for kind in module.regions if kind.is_init]:
+            self.execmem.free(module.regions.pop(kind).address)
+
+    def begin_unload(self, module: LoadedModule) -> None:
+        """Make a module GOING; refuse while others use it (kernel: try_stop_module)."""
+        self._expect(module, "unload", State.LIVE)
+        if module.users:
+            raise ModuleInUse(module.name, tuple(sorted(module.users)))
+        module.state = State.GOING
+
+    def discard(self, module: LoadedModule) -> None:
+        """Take a module out of memory: after its exit, or after its init failed."""
+        self._expect(module, "discard", State.COMING, State.GOING)
+        self.symbols.withdraw(module.name)
+        for provider in module.providers:
+            self.modules[provider].users.discard(module.name)
+        del self.modules[module.name]
+        # DATA goes last: it holds struct module.
+        for kind in sorted(module.regions, key=lambda kind: kind is MemType.DATA):
+            self.execmem.free(module.regions[kind].address)
+        module.regions.clear()
+        if module.percpu is not None:
+            self.percpu_free(module.percpu)
+        module.state = State.UNLOADED
+
+    def _expect(self, module: LoadedModule, operation: str, *states: State) -> None:
+        if module.state not in states:
+            raise ModuleStateError(module.name, operation, module.state.value)
+
+
+def _places(layout: Layout, pending: Mapping[MemType, Pending]) -> dict[int, int]:
+    """Return the address of every section.
+
+    A type whose sections are all empty gets no memory; symbols may still point at them,
+    so they share the address of the module's first region.
+    """
+    first = next((region.address for region in pending.values()), 0)
+    return {
+        index: pending[p.type].address + p.offset if p.type in pending else first
+        for index, p in layout.placements.items()
+    }
+
+
+def _contents(layout: Layout, linked: Linked, kind: MemType) -> bytes:
+    """Return a region's bytes: its sections with zeros between them."""
+    image = bytearray(layout.sizes[kind])
+    for index, placement in layout.placements.items():
+        if placement.type is kind:
+            image[placement.offset : placement.offset + placement.size] = linked.sections[index]
+    return bytes(image)
+
+
+def _sections(
+    layout: Layout, places: Mapping[int, int], percpu: int | None
+) -> Iterator[tuple[int, LoadedSection]]:
+    for index, p in layout.placements.items():
+        yield index, LoadedSection(p.section.name, p.type, places[index], p.size)
+    if layout.percpu is not None and percpu is not None:
+        section = layout.percpu
+        yield section.index, LoadedSection(PERCPU_SECTION, None, percpu, section.size)

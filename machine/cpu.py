@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One CPU: Unicorn bound to the page table.
+
+Unicorn runs in virtual TLB mode: the TLB-fill hook *is* the page-table walk. What it
+answers stays in the CPU's TLB, and translated code stays in its translation cache, until
+somebody flushes, as on hardware; the page table never flushes by itself. A CPU subscribes
+to the flushes and cache maintenance that the kernel's code paths perform.
+
+Physical memory is the host buffer, mapped once, so the guest and Python see one memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+
+import attrs
+import unicorn
+from unicorn import unicorn_const as uc_const
+
+from allocator import KernelMemory, Prot
+from allocator.types import PAGE_SIZE
+from archs import Arch
+from machine.faults import FaultKind
+
+PAGE_MASK = -PAGE_SIZE
+# Unicorn drops translated code by virtual address and ignores what is not mapped executable
+# at that moment. Caches of real CPUs are maintained by physical address, so while that is
+# done, physical memory answers at this window, where no architecture has anything.
+PHYSICAL_WINDOW = 0x0070_0000_0000_0000
+_PERMS = tuple(
+    sum(
+        bit
+        for prot, bit in (
+            (Prot.R, uc_const.UC_PROT_READ),
+            (Prot.W, uc_const.UC_PROT_WRITE),
+            (Prot.X, uc_const.UC_PROT_EXEC),
+        )
+        if Prot(value) & prot
+    )
+    for value in range(8)
+)
+_ACCESS = {
+    uc_const.UC_MEM_READ: (Prot.R, FaultKind.READ),
+    uc_const.UC_MEM_WRITE: (Prot.W, FaultKind.WRITE),
+    uc_const.UC_MEM_FETCH: (Prot.X, FaultKind.FETCH),
+}
+
+
+@attrs.define
+class Stop(Exception):
+    """Why emulation ended before it reached its end."""
+
+    kind: FaultKind
+    pc: int
+    address: int | None = None
+    number: int | None = None
+
+
+class Cpu:
+    """One emulated CPU over a kernel memory.
+
+    Parameters
+    ----------
+    arch
+        Names the Unicorn constants, registers and fixed register values.
+    memory
+        The page table that answers TLB misses, and the buffer behind it.
+    """
+
+    def __init__(self, arch: Arch, memory: KernelMemory) -> None:
+        emulation = arch.emulation
+        self.arch = arch
+        self._memory = memory
+        self._constants = _constants(emulation.prefix)
+        self._registers: dict[str, int] = {}
+        self._miss: tuple[int, int] | None = None
+        self._interrupt: int | None = None
+        self._maintaining = False
+        self.deadline: float | None = None
+        kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
+        self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
+        if emulation.page_size_varies:
+            self.uc.ctl_set_page_size(PAGE_SIZE)
+        self.uc.ctl_set_cpu_model(getattr(self._constants, emulation.model))
+        self.uc.ctl_set_tlb_mode(uc_const.UC_TLB_VIRTUAL)
+        physical = memory.physical
+        self.uc.mem_map_ptr(0, physical.size, uc_const.UC_PROT_ALL, physical.address)
+        self.uc.hook_add(uc_const.UC_HOOK_TLB_FILL, self._fill)
+        self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
+        for name, value in emulation.constants.items():
+            self.write(name, value)
+        self._unsubscribe = (
+            memory.on_tlb_flush(self._flush_tlb),
+            memory.on_icache_sync(self._sync_icache),
+        )
+        _WATCHDOG.watch(self)
+
+    def close(self) -> None:
+        """Stop listening to flushes; the CPU cannot be used afterwards."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+
+    def register(self, name: str) -> int:
+        """Return Unicorn's number of a register."""
+        number = self._registers.get(name)
+        if number is None:
+            number = getattr(self._constants, self.arch.emulation.registers + name.upper())
+            self._registers[name] = number
+        return number
+
+    def read(self, name: str) -> int:
+        """Return the value of a register."""
+        return int(self.uc.reg_read(self.register(name)))
+
+    def write(self, name: str, value: int) -> None:
+        """Set a register."""
+        self.uc.reg_write(self.register(name), value)
+
+    def run(self, start: int, end: int, *, instructions: int | None, seconds: float | None) -> None:
+        """Execute from `start` until `end` is reached.
+
+        Parameters
+        ----------
+        instructions
+            Most instructions to execute; None: no limit, and faster.
+        seconds
+            Most wall-clock time; None: no limit.
+
+        Raises
+        ------
+        Stop
+            When the guest faulted, trapped or ran into a limit.
+        """
+        program_counter = self.arch.calling.program_counter
+        outer, inner = self.deadline, None if seconds is None else time.monotonic() + seconds
+        # A nested run never outlives the run around it.
+        self.deadline = min((d for d in (outer, inner) if d is not None), default=None)
+        self._miss = self._interrupt = None
+        at = start
+        try:
+            while True:
+                self.uc.emu_start(at, end, count=instructions or 0)
+                at = self.read(program_counter)
+                if at == end:
+                    return
+                if self._interrupt is not None:
+                    raise Stop(FaultKind.TRAP, at, number=self._interrupt)
+                if self.deadline is not None and time.monotonic() >= self.deadline:
+                    raise Stop(FaultKind.TIME_LIMIT, at)
+                if instructions is not None:
+                    raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
+                # A stop meant for the run before this one: go on.
+        except unicorn.UcError as error:
+            raise self._stop(error) from None
+        finally:
+            self.deadline = outer
+
+    def _stop(self, error: unicorn.UcError) -> Stop:
+        at = self.read(self.arch.calling.program_counter)
+        if error.errno == uc_const.UC_ERR_INSN_INVALID:
+            return Stop(FaultKind.INSTRUCTION, at)
+        if self._miss is not None:
+            address, access = self._miss
+            return Stop(_ACCESS[access][1], at, address)
+        return Stop(FaultKind.TRAP, at, number=self._interrupt)
+
+    def context(self) -> unicorn.unicorn.UcContext:
+        """Return a copy of all registers, to be given to `restore`."""
+        return self.uc.context_save()
+
+    def restore(self, context: unicorn.unicorn.UcContext) -> None:
+        """Set all registers to what `context` saved."""
+        self.uc.context_restore(context)
+
+    def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(address)` before each instruction in [start, end) executes."""
+
+        def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+            callback(address)
+
+        self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
+
+    def _fill(
+        self,
+        _uc: unicorn.Uc,
+        address: int,
+        access: int,
+        entry: unicorn.unicorn.uc_tlb_entry,
+        _data: object,
+    ) -> bool:
+        """Answer a TLB miss from the page table; a refusal is remembered for the fault."""
+        if self._maintaining:
+            entry.paddr = (address & PAGE_MASK) - PHYSICAL_WINDOW
+            entry.perms = uc_const.UC_PROT_EXEC
+            return True
+        found = self._memory.translate(address & PAGE_MASK)
+        if found is None or not found.prot & _ACCESS[access][0]:
+            self._miss = (address, access)
+            return False
+        entry.paddr = found.address
+        entry.perms = _PERMS[found.prot.value]
+        return True
+
+    def _interrupted(self, uc: unicorn.Uc, number: int, _data: object) -> None:
+        self._interrupt = number
+        uc.emu_stop()
+
+    def _flush_tlb(self, _start: int, _end: int, _all_cpus: bool) -> None:
+        # Unicorn can only drop the whole TLB; that is never less than what was asked for.
+        self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+    def _sync_icache(self, start: int, end: int) -> None:
+        self._maintaining = True
+        try:
+            for span in self._memory.page_table.spans(start, end - start):
+                if span.pa is not None:
+                    at = PHYSICAL_WINDOW + span.pa
+                    self.uc.ctl_remove_cache(at, at + span.size)
+        finally:
+            self._maintaining = False
+
+
+def _constants(prefix: str) -> ModuleType:
+    return import_module(f"unicorn.{prefix.lower()}_const")
+
+
+class _Watchdog:
+    """Stops CPUs that run past their deadline: one thread for all of them.
+
+    Unicorn's own timeout starts a thread per run, which costs more than a short run.
+    """
+
+    INTERVAL = 0.05
+
+    def __init__(self) -> None:
+        self._cpus: weakref.WeakSet[Cpu] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, cpu: Cpu) -> None:
+        """Stop `cpu` whenever its deadline has passed, as long as it lives."""
+        with self._lock:
+            self._cpus.add(cpu)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
+                self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            time.sleep(self.INTERVAL)
+            now = time.monotonic()
+            with self._lock:
+                cpus = list(self._cpus)
+            for cpu in cpus:
+                deadline = cpu.deadline
+                if deadline is not None and now > deadline:
+                    cpu.uc.emu_stop()
+            if not cpus:
+                with self._lock:
+                    if not self._cpus:
+                        self._thread = None
+                        return
+            del cpus
+
+
+_WATCHDOG = _Watchdog()

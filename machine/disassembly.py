@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Instructions as text, by capstone."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import capstone
+
+from archs import Arch
+
+
+class Disassembler:
+    """Disassembles code of one architecture; capstone is set up at the first use."""
+
+    def __init__(self, arch: Arch) -> None:
+        self._emulation = arch.emulation
+
+    @cached_property
+    def _engine(self) -> capstone.Cs:
+        kind = getattr(capstone, self._emulation.capstone_prefix)
+        mode = 0
+        for name in self._emulation.capstone_mode:
+            mode |= getattr(capstone, name)
+        return capstone.Cs(kind, mode)
+
+    def one(self, code: bytes, address: int) -> str:
+        """Return the first instruction of `code`; its bytes where there is no valid one."""
+        for _, _, mnemonic, operands in self._engine.disasm_lite(code, address, 1):
+            return f"{mnemonic} {operands}".strip()
+        return f"(bytes {code[:4].hex(' ')})"
+
+    def all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
+        """Return (address, size, text) of every instruction up to the first invalid one."""
+        return [
+            (at, size, f"{mnemonic} {operands}".strip())
+            for at, size, mnemonic, operands in self._engine.disasm_lite(code, address)
+        ]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stops the guest, said so that a person can find the place."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from allocator.errors import ExecmemError
+
+
+class FaultKind(enum.Enum):
+    """Why the guest stopped."""
+
+    READ = "read"
+    WRITE = "write"
+    FETCH = "fetch"
+    INSTRUCTION = "invalid instruction"
+    TRAP = "trap"
+    UNKNOWN_SYMBOL = "call of an unknown kernel symbol"
+    INSTRUCTION_LIMIT = "instruction limit reached"
+    TIME_LIMIT = "time limit reached"
+    STACK_PROTECTOR = "stack protector"
+    PANIC = "panic"
+
+
+@attrs.define(auto_exc=True, str=False)
+class Fault(ExecmemError):
+    """The guest did what it may not do, or ran out of its limits.
+
+    Parameters
+    ----------
+    kind
+        What happened.
+    pc
+        Address of the instruction.
+    where
+        `symbol+0xoff [module]` around the pc, or the pc in hex.
+    instruction
+        Disassembly at the pc; empty where nothing is mapped.
+    address
+        For memory accesses: the address.
+    reason
+        What is wrong with it, and what it points at.
+    """
+
+    kind: FaultKind
+    pc: int
+    where: str
+    instruction: str = ""
+    address: int | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        text = self.kind.value
+        if self.address is not None:
+            text += f" of {self.address:#x}"
+        if self.reason:
+            text += f": {self.reason}"
+        at = f" at {self.where}"
+        if not self.where.startswith("0x"):
+            at += f" (pc {self.pc:#x})"
+        return f"{text}{at}{f': {self.instruction}' if self.instruction else ''}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class BadCall(ExecmemError):
+    """A call from outside that cannot be made: unknown function, wrong arguments."""
+
+    function: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f"; hint: {self.hint}" if self.hint else ""
+        return f"{self.function}: {self.reason}{hint}"

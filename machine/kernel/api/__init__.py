@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table's entries, one small file per subsystem; importing this package registers them."""
+
+from __future__ import annotations
+
+from machine.kernel.api import log

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What entries of every subsystem need: to stop the guest, and to remember between calls.
+
+State belongs to one kernel and dies with it. Whatever guest code could look at (lock words,
+reference counts, list links) stays in guest memory in the kernel's own layout instead, so
+that a module's inlined fast path and an entry always agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn, TypeVar
+from weakref import WeakKeyDictionary
+
+from allocator.types import PAGE_SIZE
+from machine.faults import Fault, FaultKind
+from machine.kernel.kernel import Kernel
+from machine.kernel.prototypes import parse
+
+INT_MAX = (1 << 31) - 1
+UNLIMITED = 1 << 64  # a length that no string reaches
+CHUNK = 1 << 20
+
+_INT = parse("int result(void)").result
+_STATES: WeakKeyDictionary[Kernel, dict[type, object]] = WeakKeyDictionary()
+_State = TypeVar("_State")
+
+
+def stop(k: Kernel, reason: str, kind: FaultKind = FaultKind.PANIC) -> NoReturn:
+    """Stop the guest in the kernel function that it called: say what is wrong, and who called."""
+    pc = k.cpu.read(k.arch.calling.program_counter)
+    raise Fault(kind, pc, k.caller(), reason=reason)
+
+
+def state(k: Kernel, kind: type[_State]) -> _State:
+    """Return this kernel's own `kind`, made at its first use."""
+    kinds = _STATES.setdefault(k, {})
+    found = kinds.get(kind)
+    if not isinstance(found, kind):
+        found = kinds[kind] = kind()
+    return found
+
+
+def signed_int(raw: int) -> int:
+    """Return the C int that a guest function's 64-bit result register holds."""
+    return _INT.from_register(raw)
+
+
+def pieces(k: Kernel, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (address, contents) of [address, address + size), touching no page early."""
+    while size > 0:
+        count = min(size, PAGE_SIZE - address % PAGE_SIZE)
+        yield address, k.memory.read(address, count)
+        address += count
+        size -= count
+
+
+def fill(k: Kernel, address: int, size: int, byte: int) -> None:
+    """Store `size` times `byte`; a size beyond what is mapped faults instead of being built."""
+    pattern = bytes([byte & 0xFF]) * min(size, CHUNK)
+    for done in range(0, size, CHUNK):
+        k.memory.write(address + done, pattern[: size - done])
+
+
+def text(k: Kernel, address: int, limit: int = UNLIMITED) -> bytes:
+    """Return the string at `address` without its NUL, at most `limit` bytes."""
+    return k.string(address, limit)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kmalloc: objects in the direct map, power-of-two sizes up to a page, page runs above.
+
+Objects come back zeroed only when asked for (__GFP_ZERO); fresh ones are filled with the
+kernel's poison so that a module that reads what it never wrote shows itself.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from allocator import AllocationError, KernelMemory
+from allocator.types import PAGE_SIZE, align_up
+
+POISON_INUSE = 0x5A  # include/linux/poison.h: never-initialised objects
+POISON_FREE = 0x6B  # and freed ones
+ZERO_SIZE_PTR = 16  # what kmalloc(0) returns: neither NULL nor usable
+SMALLEST = 8
+LARGEST_ORDER = 9  # 2 MiB: the largest run physical memory hands out
+
+
+@attrs.define
+class Heap:
+    """The allocator behind kmalloc.
+
+    Parameters
+    ----------
+    memory
+        Where pages come from.
+    """
+
+    memory: KernelMemory
+    _free: dict[int, list[int]] = attrs.field(factory=dict, init=False)
+    _live: dict[int, tuple[int, int]] = attrs.field(factory=dict, init=False)
+    _slabs: list[int] = attrs.field(factory=list, init=False)
+
+    def alloc(self, size: int, *, zero: bool = False) -> int:
+        """Return the address of `size` bytes, or 0 where there is no memory."""
+        if size == 0:
+            return ZERO_SIZE_PTR
+        room = max(SMALLEST, 1 << (size - 1).bit_length())
+        try:
+            address = self._pages(room) if room > PAGE_SIZE // 2 else self._object(room)
+        except AllocationError:
+            return 0
+        self._live[address] = (size, room)
+        self.memory.fill(address, room, b"\0" if zero else bytes([POISON_INUSE]))
+        return address
+
+    def free(self, address: int) -> bool:
+        """Give an object back; False when `address` is not one (freed twice, never allocated)."""
+        if address in (0, ZERO_SIZE_PTR):
+            return True
+        found = self._live.pop(address, None)
+        if found is None:
+            return False
+        room = found[1]
+        if room > PAGE_SIZE // 2:
+            self._release(address)
+        else:
+            self.memory.fill(address, room, bytes([POISON_FREE]))
+            self._free[room].append(address)
+        return True
+
+    def size(self, address: int) -> int:
+        """Return the bytes usable at an object (ksize); 0 for none."""
+        return self._live.get(address, (0, 0))[1]
+
+    def live(self) -> dict[int, int]:
+        """Return live objects: address -> bytes asked for."""
+        return {address: size for address, (size, _) in self._live.items()}
+
+    def mark(self) -> frozenset[int]:
+        """Return which objects live now, to be given to `roll_back`."""
+        return frozenset(self._live)
+
+    def roll_back(self, mark: frozenset[int]) -> None:
+        """Free every object that did not live at `mark`: what a failed load left behind."""
+        for address in [a for a in self._live if a not in mark]:
+            self.free(address)
+
+    def _object(self, room: int) -> int:
+        spare = self._free.setdefault(room, [])
+        if not spare:
+            slab = self.memory.alloc_pages(0)
+            self._slabs.append(slab)
+            spare.extend(range(slab + PAGE_SIZE - room, slab - 1, -room))
+        return spare.pop()
+
+    def _pages(self, room: int) -> int:
+        order = (align_up(room, PAGE_SIZE) // PAGE_SIZE - 1).bit_length()
+        if order > LARGEST_ORDER:
+            # Beyond a physical run: kvmalloc's way, contiguous only virtually.
+            return self.memory.vmalloc(room)
+        return self.memory.alloc_pages(order)
+
+    def _release(self, address: int) -> None:
+        if address in self.memory.direct_map:
+            self.memory.free_pages(address)
+        else:
+            self.memory.vfree(address)

@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulated kernel: an image with a stub per symbol, and the services behind the stubs.
+
+The image lies where the architecture's kernel lies, so that reach is what it would be.
+Every kernel function that modules call has a 16-byte slot in it. A slot holds a return
+instruction; before it executes, the CPU calls back, the entry of the table does its work
+and sets the result, and the guest returns by itself. Slots are execute-only: a module
+that mistakes an unknown variable for a function, or reads one, faults with its name.
+
+Functions that are nothing but instructions (retpoline thunks, __fentry__) are guest code
+and cost no callback.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from allocator import AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
+from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
+from archs import Anchor, Arch
+from machine.cpu import Cpu
+from machine.faults import Fault, FaultKind
+from machine.kernel.heap import Heap
+from machine.kernel.printf import format_message, split_level
+from machine.kernel.prototypes import CType, parse
+from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
+
+SLOT = 16
+CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
+RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the page before
+PERCPU_SIZE = 64 * PAGE_SIZE
+PERCPU_STATIC = 16 * PAGE_SIZE
+TASK_SIZE = 4 * PAGE_SIZE
+CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
+
+UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
+
+
+@attrs.frozen
+class LogLine:
+    """One record of the kernel log; `level` 0 (KERN_EMERG) to 7 (KERN_DEBUG)."""
+
+    level: int
+    text: str
+
+
+@attrs.define
+class _Slots:
+    """The variadic arguments of a call: registers left over, then the stack."""
+
+    registers: Iterator[int]
+    stack: Iterator[int]
+
+    def next(self) -> int:
+        """Return the next slot."""
+        value = next(self.registers, None)
+        return next(self.stack) if value is None else value
+
+
+@attrs.define
+class _VaList:
+    """The slots that a va_list object still holds."""
+
+    slots: Iterator[int]
+
+    def next(self) -> int:
+        """Return the next slot."""
+        return next(self.slots)
+
+
+@attrs.define
+class Slot:
+    """What stands behind one stub: an entry of the table, a caller's own, or nothing."""
+
+    name: str
+    function: Function | None = None
+    callback: Callable[..., int | None] | None = None
+
+
+class Kernel:
+    """The kernel of one machine.
+
+    Parameters
+    ----------
+    arch, memory, cpu
+        What it runs on.
+    call
+        Runs a guest function: address and arguments -> result.
+    symbolize
+        Address -> `name+0xoff/0xsize [module]`, or None.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        memory: KernelMemory,
+        cpu: Cpu,
+        *,
+        call: Callable[..., int],
+        symbolize: Callable[[int], str | None],
+    ) -> None:
+        self.arch = arch
+        self.memory = memory
+        self.cpu = cpu
+        self.call = call
+        self.symbolize = symbolize
+        self.heap = Heap(memory)
+        self.log: list[LogLine] = []
+        self.on_log: Callable[[LogLine], None] | None = None
+        self.calls: dict[str, int] = {}
+        self._addresses: dict[str, int] = {}
+        self._slots: list[Slot] = []
+        self._partial = ""
+        self._level = 4
+        image = memory.address_map.image
+        self.image = image
+        self._map(memory.address_map)
+        self._code_end = image.start + RETURN_SLOT + SLOT
+        self._variables_end = image.start + VARIABLES
+        self.return_address = self._code(b"")
+        self._stubs = Interval(image.start + STUBS, image.start + VARIABLES)
+        self._percpu_area()
+        for name, code in arch.emulation.code.items():
+            self._addresses[name] = self._code(code)
+        cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
+
+    # The image ---------------------------------------------------------------------------
+
+    def _map(self, address_map: AddressMap) -> None:
+        """Map the parts of the image that exist: code, stubs (execute-only) and variables."""
+        if address_map.image.size < NEEDED:
+            raise ValueError(f"a kernel image needs {NEEDED:#x} bytes for stubs and variables")
+        for offset, prot in ((CODE, Prot.RX), (STUBS, Prot.X), (VARIABLES, Prot.RW)):
+            frames = self.memory.physical.alloc_run(9)
+            if frames is None:
+                reason = "no contiguous physical memory"
+                raise AllocationError("the kernel image", LARGE_PAGE_SIZE, (), reason)
+            fill = self.arch.trap if prot & Prot.X else b"\0"
+            self.memory.physical.fill(frames, LARGE_PAGE_SIZE, fill)
+            at = address_map.image.start + offset
+            self.memory.page_table.map_contiguous(at, frames, prot, size=LARGE_PAGE_SIZE)
+            if prot & Prot.X:
+                # As mark_rodata_ro(): no writable alias of kernel text in the direct map.
+                alias = self.memory.direct_map.start + frames
+                self.memory.page_table.change(alias, LARGE_PAGE_SIZE, off=Prot.W)
+
+    def _store(self, address: int, code: bytes) -> None:
+        found = self.memory.translate(address)
+        assert found is not None
+        self.memory.physical.write(found.address, code)
+
+    def _code(self, code: bytes) -> int:
+        address = self._code_end
+        self._store(address, code)
+        self._code_end += align_up(max(len(code), 1), SLOT)
+        return address
+
+    def _percpu_area(self) -> None:
+        """Set up the per-cpu area, the current task, and the registers that lead to them."""
+        area = self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
+        task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+        anchors = {Anchor.PERCPU: area, Anchor.CURRENT: task, Anchor.IMAGE: self.image.start}
+        emulation = self.arch.emulation
+        for name, anchor in emulation.anchors.items():
+            self.cpu.write(name, anchors[anchor])
+        anchor, offset = emulation.canary
+        self.memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
+        self.current = task
+        # Symbol bases count from 0 where a segment register adds the area's address.
+        self._percpu_shift = area if emulation.percpu_from_zero else 0
+        base = area - self._percpu_shift
+        self._percpu_static = base + PAGE_SIZE
+        self._percpu_free = IntervalSet([Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)])
+        self._percpu_live: dict[int, Interval] = {}
+
+    # Per-cpu memory ------------------------------------------------------------------------
+
+    def percpu_alloc(self, size: int, align: int) -> int:
+        """Return the symbol base of `size` per-cpu bytes, zeroed; AllocationError without room."""
+        found = self._percpu_free.find(size, alignment=max(align, 8))
+        if found is None:
+            base = self._percpu_static - PAGE_SIZE
+            room = Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)
+            raise AllocationError("per-cpu memory", size, (room,), "no room left")
+        taken = Interval(found, found + align_up(size, 8))
+        self._percpu_free.remove(taken)
+        self._percpu_live[found] = taken
+        self.memory.fill(found + self._percpu_shift, taken.size, b"\0")
+        return found
+
+    def percpu_free(self, base: int) -> None:
+        """Give per-cpu memory back."""
+        self._percpu_free.add(self._percpu_live.pop(base))
+
+    def percpu_write(self, base: int, contents: bytes) -> None:
+        """Store the initial contents of a per-cpu section."""
+        self.memory.write(base + self._percpu_shift, contents)
+
+    def percpu_address(self, base: int) -> int:
+        """Return the address of this CPU's copy of a per-cpu symbol."""
+        return base + self._percpu_shift
+
+    # Symbols -------------------------------------------------------------------------------
+
+    def knows(self, name: str) -> bool:
+        """Return whether the kernel implements, declares or was given `name`."""
+        if name in self._addresses:
+            slot = self._slot_of(name)
+            return slot is None or slot.function is not None or slot.callback is not None
+        return name in FUNCTIONS or name in DATA
+
+    def address(self, name: str) -> int:
+        """Return the address of a kernel symbol; an unknown one gets a stub that stops."""
+        found = self._addresses.get(name)
+        if found is None:
+            variable = DATA.get(name)
+            found = self._variable(variable) if variable else self._stub(name)
+            self._addresses[name] = found
+        return found
+
+    def _stub(self, name: str) -> int:
+        address = self._stubs.start + len(self._slots) * SLOT
+        if address >= self._stubs.end:
+            what = "kernel symbols"
+            raise AllocationError(what, SLOT, (self._stubs,), "the image has no room for more")
+        self._slots.append(Slot(name, FUNCTIONS.get(name)))
+        self._store(address, self.arch.emulation.ret)
+        return address
+
+    def _variable(self, variable: Data) -> int:
+        size = align_up(variable.size, 16)
+        if variable.percpu:
+            base, self._percpu_static = self._percpu_static, self._percpu_static + size
+            address = self.percpu_address(base)
+        else:
+            base = address = self._variables_end
+            self._variables_end += size
+        if variable.fill is not None:
+            # The address must be known before: contents may point at the variable itself.
+            self._addresses[variable.name] = base
+            self.memory.write(address, variable.fill(self))
+        return base
+
+    def supply(
+        self, name: str, behaviour: int | Callable[..., int | None], prototype: str | None = None
+    ) -> None:
+        """Let a caller stand in for a symbol: a constant result, or a Python callback.
+
+        Parameters
+        ----------
+        behaviour
+            An int to return, or a callable that gets the arguments as ints: by the types of
+            `prototype` where one is given, else one unsigned register per parameter.
+        """
+        slot = self._slot_of(name) if name in self._addresses else None
+        if slot is None:
+            if name in self._addresses or name in DATA:
+                raise ValueError(f"kernel symbol {name!r} is a variable or guest code")
+            self._addresses[name] = self._stub(name)
+            slot = self._slots[-1]
+        if prototype is not None and callable(behaviour):
+            given = behaviour
+            slot.function = Function(parse(prototype), lambda _kernel, *args: given(*args))
+            slot.callback = None
+            return
+        slot.callback = behaviour if callable(behaviour) else _constant(behaviour)
+
+    def _slot_of(self, name: str) -> Slot | None:
+        address = self._addresses[name]
+        if address not in self._stubs:
+            return None
+        return self._slots[(address - self._stubs.start) // SLOT]
+
+    def name_at(self, address: int) -> str | None:
+        """Return the kernel symbol at or around `address`, for messages."""
+        if address in self._stubs:
+            index, offset = divmod(address - self._stubs.start, SLOT)
+            if index < len(self._slots):
+                return self._slots[index].name + (f"+{offset:#x}" if offset else "")
+        for name, start in self._addresses.items():
+            if start == address:
+                return name
+        return "the kernel image" if address in self.image else None
+
+    def mark(self) -> tuple[int, frozenset[int], dict[str, int]]:
+        """Return the kernel's state that loading a module changes, for `roll_back`."""
+        return len(self._slots), self.heap.mark(), dict(self._addresses)
+
+    def roll_back(self, mark: tuple[int, frozenset[int], dict[str, int]]) -> None:
+        """Forget symbols and objects that came after `mark`."""
+        count, objects, addresses = mark
+        del self._slots[count:]
+        self._addresses = addresses
+        self.heap.roll_back(objects)
+
+    # Calls from the guest --------------------------------------------------------------------
+
+    def _execute(self, address: int) -> None:
+        index = (address - self._stubs.start) // SLOT
+        if index >= len(self._slots):
+            raise Fault(FaultKind.FETCH, address, f"{address:#x}", address=address)
+        slot = self._slots[index]
+        self.calls[slot.name] = self.calls.get(slot.name, 0) + 1
+        calling = self.arch.calling
+        if slot.callback is not None:
+            count = _positional(slot.callback)
+            result = slot.callback(
+                *(value for value, _ in zip(self._raw(), range(count), strict=False))
+            )
+            kind = UNSIGNED_LONG
+        elif slot.function is not None:
+            prototype = slot.function.prototype
+            raw = self._raw()
+            args: list[object] = [p.type.from_register(next(raw)) for p in prototype.params]
+            if prototype.variadic:
+                args.append(_Slots(raw, iter(())))
+            result = slot.function.handler(self, *args)
+            kind = prototype.result
+        else:
+            raise Fault(
+                FaultKind.UNKNOWN_SYMBOL,
+                address,
+                self.caller(),
+                reason=f"'{slot.name}'; hint: supply it with --stub {slot.name}[=VALUE]",
+            )
+        if kind.size:
+            image = kind.to_register(result or 0, sign_extend_32=calling.sign_extend_32)
+            self.cpu.write(calling.result, image)
+
+    def _raw(self) -> Iterator[int]:
+        """Yield the argument slots of the call being executed: registers, then the stack."""
+        calling = self.arch.calling
+        for name in calling.arguments:
+            yield self.cpu.read(name) & ADDRESS_MASK
+        stack = self.cpu.read(calling.stack_pointer) + (8 if calling.link is None else 0)
+        while True:
+            yield self.word(stack)
+            stack += 8
+
+    def caller(self) -> str:
+        """Return where the call being executed returns to, for messages."""
+        calling = self.arch.calling
+        if calling.link is not None:
+            address = self.cpu.read(calling.link)
+        else:
+            address = self.word(self.cpu.read(calling.stack_pointer))
+        return self.symbolize(address) or f"{address:#x}"
+
+    # What entries use --------------------------------------------------------------------------
+
+    def word(self, address: int, size: int = 8) -> int:
+        """Return the little-endian word of `size` bytes at `address`."""
+        return int.from_bytes(self.memory.read(address, size), "little")
+
+    def store(self, address: int, value: int, size: int = 8) -> None:
+        """Store the low `size` bytes of `value` at `address`."""
+        self.memory.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+
+    def string(self, address: int, limit: int = 1 << 20) -> bytes:
+        """Return the NUL-terminated string at `address`, without the NUL, at most `limit` bytes.
+
+        Read page by page, so that a string may end just before an unmapped page.
+        """
+        parts: list[bytes] = []
+        left = limit
+        while left > 0:
+            piece = self.memory.read(address, min(left, PAGE_SIZE - address % PAGE_SIZE))
+            end = piece.find(0)
+            if end >= 0:
+                parts.append(piece[:end])
+                break
+            parts.append(piece)
+            address += len(piece)
+            left -= len(piece)
+        return b"".join(parts)
+
+    def format(self, fmt: int, args: Arguments) -> bytes:
+        """Return what the kernel's vsnprintf would form of the format at `fmt`."""
+        return format_message(
+            self.string(fmt), args, self.memory, symbolize=self.symbolize, va_list=self.va_list
+        )
+
+    def va_list(self, address: int) -> _VaList:
+        """Return the slots that the va_list object at `address` still holds."""
+        return _VaList(self.arch.calling.va_list(address, self.word))
+
+    def print(self, message: bytes, level: int | None = None) -> None:
+        """Append to the kernel log; a message without newline waits for its continuation."""
+        found, text = split_level(message)
+        continued = message.startswith(b"\x01c") or (found is None and bool(self._partial))
+        self._level = found if found is not None else (level if level is not None else 4)
+        whole = (self._partial if continued else "") + text.decode("utf-8", "replace")
+        if self._partial and not continued:
+            self._emit(self._partial)
+        self._partial = ""
+        *lines, rest = whole.split("\n")
+        for line in lines:
+            self._emit(line)
+        self._partial = rest
+
+    def _emit(self, text: str) -> None:
+        line = LogLine(self._level, text)
+        self.log.append(line)
+        if self.on_log is not None:
+            self.on_log(line)
+
+    def flush_log(self) -> None:
+        """Complete a line that no newline ended."""
+        if self._partial:
+            text, self._partial = self._partial, ""
+            self._emit(text)
+
+
+def _constant(value: int) -> Callable[[], int]:
+    return lambda: value
+
+
+def _positional(callback: Callable[..., object]) -> int:
+    """Return how many arguments a callback takes; with *args, six registers."""
+    parameters = inspect.signature(callback).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 6
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)

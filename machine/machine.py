@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulated computer: memory, one CPU, a kernel, and modules that come and go.
+
+This is where the parts meet: execmem gives memory, the loader forms modules in it, the
+CPU runs their code, the kernel answers their calls. Whatever a load changed is taken back
+when it fails, dependencies included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
+from allocator import Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
+from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
+from archs import Arch, Checks, by_machine
+from archs import arch as arch_by_name
+from loader.depends import ModuleTree, find, open_tree
+from loader.errors import BadModule, BadParameter, InitFailed, MissingDependency
+from loader.files import SUFFIXES, decompress, module_name, read_module
+from loader.module import LoadedModule, Loader, State
+from loader.symbols import SymbolTable
+from machine.cpu import Cpu, Stop
+from machine.disassembly import Disassembler
+from machine.faults import BadCall, Fault, FaultKind
+from machine.kernel.api.params import Parameter, parameters
+from machine.kernel.kernel import Kernel, LogLine
+from machine.kernel.printf import errno_name
+from machine.kernel.prototypes import CType, parse
+from machine.module import Module, ModuleReport
+
+DEFAULT_DESIGN = "per_type"
+INSTRUCTIONS = 1_000_000_000
+SECONDS = 60.0
+STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
+NESTING = 32  # calls into the guest from kernel functions that the guest called
+RED_ZONE = 256
+_MACHINE_LIMIT = -1
+
+
+class Out:
+    """A zeroed guest buffer for the time of one call, whose bytes can be read back.
+
+    >>> bytes(Out(4)).hex(), len(Out(4))
+    ('00000000', 4)
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 0:
+            raise ValueError(f"a buffer of {size} bytes")
+        self.data = bytes(size)
+
+    def __bytes__(self) -> bytes:
+        return self.data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+Argument: TypeAlias = "int | bytes | bytearray | str | Out"
+
+
+class Machine:
+    """An emulated kernel of one architecture.
+
+    Parameters
+    ----------
+    arch
+        A name (`x86_64`, `arm64`, `riscv64`, or an alias) or a record.
+    design
+        How executable memory is managed: a name of `allocator.DESIGNS`, or `default`.
+    text_poke
+        False: do without text_poke, as on an architecture that has none; None: as it has.
+    kaslr
+        Seed of the kernel's random offsets; None: no KASLR.
+    root
+        Folder that holds `lib/modules/VERSION`, for modules by name and dependencies.
+    unknown
+        Symbols that neither a module nor the kernel has: `fault` gives them a stub that
+        stops the guest when it is called, `refuse` refuses to load the module unless its
+        build vouched for them.
+    memory
+        Bytes of physical memory; untouched memory costs nothing.
+    """
+
+    def __init__(
+        self,
+        arch: str | Arch,
+        *,
+        design: str = "default",
+        text_poke: bool | None = None,
+        kaslr: int | None = None,
+        root: str | Path | None = None,
+        unknown: str = "fault",
+        memory: int = GIB,
+    ) -> None:
+        self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
+        if unknown not in ("fault", "refuse"):
+            raise ValueError(f"unknown={unknown!r}: expected 'fault' or 'refuse'")
+        if text_poke and self.arch.text_poke is None:
+            raise ValueError(f"{self.arch.name} has no text_poke")
+        self.design = DEFAULT_DESIGN if design == "default" else design
+        self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
+        poke = None if text_poke is False else self.arch.text_poke
+        self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=self.design)
+        self.cpu = Cpu(self.arch, self.memory)
+        self.kernel = Kernel(
+            self.arch, self.memory, self.cpu, call=self._nested, symbolize=self.symbolize
+        )
+        self.loader = Loader(
+            arch=self.arch,
+            execmem=self.execmem,
+            symbols=SymbolTable(self.kernel, refuse_unknown=unknown == "refuse"),
+            percpu_alloc=self.kernel.percpu_alloc,
+            percpu_free=self.kernel.percpu_free,
+            percpu_write=self.kernel.percpu_write,
+            checks=Checks.HARDWARE,
+        )
+        self.tree: ModuleTree | None = None if root is None else open_tree(root)
+        self.modules: dict[str, Module] = {}
+        self._disassembler = Disassembler(self.arch)
+        self._stack = self.memory.vmalloc(STACK_SIZE)
+        self._depth = 0
+        self._limits: tuple[int | None, float | None] = (INSTRUCTIONS, SECONDS)
+
+    # Modules -------------------------------------------------------------------------------
+
+    def load(self, module: str | Path | bytes, /, *, init: bool = True, **params: object) -> Module:
+        """Load a module with the modules it depends on, and run their init.
+
+        Parameters
+        ----------
+        module
+            A path, the file's bytes, or a name that is looked up under `root`.
+        init
+            False: stop before init; the module stays in the state COMING.
+        params
+            Module parameters, as `insmod` takes them.
+
+        Raises
+        ------
+        LoadError
+            The module or one that it needs was refused; everything is as before.
+        Fault
+            Its init stopped; everything is as before.
+        """
+        image, name, tree = self._source(module)
+        mark = self.kernel.mark()
+        with ExitStack() as undo:
+            undo.callback(self.kernel.roll_back, mark)
+            for needed in self._needed(image, name, tree):
+                path = find(tree, needed)
+                dependency = self._load_one(read_module(path), path.name, init=init, params={})
+                undo.callback(self._remove, dependency)
+            loaded = self._load_one(image, name, init=init, params=params)
+            undo.pop_all()
+        return loaded
+
+    def _source(self, module: str | Path | bytes) -> tuple[bytes, str, ModuleTree | None]:
+        """Return a module's bytes, its file's name, and the tree that its dependencies are in."""
+        if isinstance(module, bytes | bytearray | memoryview):
+            return decompress(bytes(module), "<bytes>"), "<bytes>", self.tree
+        text = str(module)
+        path = Path(module)
+        if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or path.is_file():
+            return read_module(path), path.name, self.tree or _tree_around(path)
+        path = find(self.tree, text)
+        return read_module(path), path.name, self.tree
+
+    def _needed(self, image: bytes, name: str, tree: ModuleTree | None) -> list[str]:
+        """Return the modules to load first, in order, without those that are loaded."""
+        if tree is None:
+            return []
+        title = module_name(name)
+        if title in tree.needs:
+            order = list(tree.to_load(title)[:-1])
+        else:
+            depends = _modinfo(image, name).get("depends", "").split(",")
+            order = [n for d in depends if d for n in tree.to_load(d)]
+        missing = [n for n in order if n not in tree.files and n not in self.loader.modules]
+        if missing:
+            hint = f"not in {tree.folder}"
+            raise MissingDependency(name, tuple(dict.fromkeys(missing)), (), hint)
+        return [n for n in dict.fromkeys(order) if n not in self.loader.modules]
+
+    def _load_one(
+        self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]
+    ) -> Module:
+        first_line = len(self.kernel.log)
+        loaded = self.loader.form(image, name)
+        regions = dict(loaded.regions)
+        result = None
+        try:
+            self._set_parameters(loaded, params)
+            if init:
+                result = self._run_init(loaded)
+        except BaseException:
+            if loaded.state is State.COMING:
+                self.loader.discard(loaded)
+            raise
+        self.kernel.flush_log()
+        report = ModuleReport(
+            name=loaded.name,
+            arch=self.arch.name,
+            design=self.design,
+            regions=regions,
+            sections=loaded.sections,
+            relocations=loaded.linked.counts,
+            plt_slots=sum(use.used for use in loaded.linked.plt.values()),
+            plt_reserved=sum(use.reserved for use in loaded.linked.plt.values()),
+            unknown=loaded.unknown,
+            init_result=result,
+            log=tuple(self.kernel.log[first_line:]),
+        )
+        module = Module(self, loaded, report)
+        self.modules[loaded.name] = module
+        return module
+
+    def _run_init(self, loaded: LoadedModule) -> int | None:
+        address = loaded.symbols.get("init_module")
+        result = None
+        if address is not None:
+            result = parse("int init(void)").result.from_register(self.call(address))
+            if result < 0:
+                raise InitFailed(loaded.name, -result, errno_name(-result))
+        self.loader.settle(loaded)
+        return result
+
+    def parameters_of(self, loaded: LoadedModule) -> tuple[Parameter, ...]:
+        """Return what a module's `__param` table declares."""
+        for section in loaded.sections.values():
+            if section.name == "__param" and section.size:
+                return parameters(self.memory, section.address, section.size)
+        return ()
+
+    def _set_parameters(self, loaded: LoadedModule, params: Mapping[str, object]) -> None:
+        """Give each parameter to its own `set` operation, as parse_args() does."""
+        if not params:
+            return
+        declared = {p.name: p for p in self.parameters_of(loaded)}
+        for name, value in params.items():
+            parameter = declared.get(name.replace("-", "_"))
+            if parameter is None:
+                takes = ", ".join(sorted(declared)) or "none"
+                raise BadParameter(loaded.name, name, f"unknown; the module takes {takes}")
+            text = _parameter_text(value)
+            buffer = self.alloc(text.encode() + b"\0")
+            try:
+                raw = self.call(self.kernel.word(parameter.ops + 8), buffer, parameter.address)
+            finally:
+                self.free(buffer)
+            result = parse("int set(void)").result.from_register(raw)
+            if result < 0:
+                kind = loaded.view.modinfo.get("parmtype", "")
+                reason = f"'{text}' was refused: -{-result} ({errno_name(-result)})"
+                hint = f", expected {kind.partition(':')[2]}" if kind.startswith(name + ":") else ""
+                raise BadParameter(loaded.name, name, reason + hint)
+
+    def unload(self, module: Module) -> None:
+        """Run a module's exit and take it out of memory; LoadError while others use it."""
+        loaded = module.loaded
+        self.loader.begin_unload(loaded)
+        address = loaded.symbols.get("cleanup_module")
+        try:
+            if address is not None:
+                self.call(address)
+        finally:
+            self.kernel.flush_log()
+            self.loader.discard(loaded)
+            del self.modules[loaded.name]
+
+    def _remove(self, module: Module) -> None:
+        """Unload a dependency again, whatever its exit does."""
+        if module.loaded.state is State.LIVE:
+            try:
+                self.unload(module)
+            except Fault:
+                return
+        else:
+            self.loader.discard(module.loaded)
+            del self.modules[module.name]
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def call(
+        self,
+        address: int,
+        *args: Argument,
+        instructions: int | None = _MACHINE_LIMIT,
+        seconds: float | None = _MACHINE_LIMIT,
+        returns: str = "u64",
+    ) -> int:
+        """Call the guest function at `address`; see `Module.call`."""
+        limits = (
+            INSTRUCTIONS if instructions == _MACHINE_LIMIT else instructions,
+            SECONDS if seconds == _MACHINE_LIMIT else seconds,
+        )
+        kind = _result_type(returns)
+        with ExitStack() as buffers:
+            slots = [self._slot(value, buffers) for value in args]
+            raw = self._run(address, slots, limits)
+            for value, slot in zip(args, slots, strict=True):
+                if isinstance(value, Out):
+                    value.data = self.memory.read(slot, len(value)) if len(value) else b""
+        return kind.from_register(raw)
+
+    def _slot(self, value: Argument, buffers: ExitStack) -> int:
+        """Return the 64-bit slot of an argument; memory for it lives as long as `buffers`."""
+        if isinstance(value, int):
+            if not -(1 << 63) <= value <= ADDRESS_MASK:
+                raise BadCall("call", f"argument {value:#x} does not fit 64 bits")
+            return value & ADDRESS_MASK
+        if isinstance(value, str):
+            data = value.encode() + b"\0"
+        elif isinstance(value, Out | bytes | bytearray):
+            data = bytes(value)
+        else:
+            raise BadCall("call", f"cannot pass {type(value).__name__}: int, bytes, str or Out")
+        address = self.alloc(data)
+        buffers.callback(self.free, address)
+        return address
+
+    def _nested(self, address: int, *args: int) -> int:
+        """Call back into the guest from a kernel function that the guest called."""
+        if self._depth >= NESTING:
+            pc = self.cpu.read(self.arch.calling.program_counter)
+            raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
+        context = self.cpu.context()
+        try:
+            return self._run(address, [a & ADDRESS_MASK for a in args], self._limits)
+        finally:
+            self.cpu.restore(context)
+
+    def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
+        calling = self.arch.calling
+        stack_pointer = (
+            self.cpu.read(calling.stack_pointer) - RED_ZONE
+            if self._depth
+            else self._stack + STACK_SIZE
+        )
+        registers = len(calling.arguments)
+        extra = b"".join(slot.to_bytes(8, "little") for slot in slots[registers:])
+        stack_pointer = align_down(stack_pointer - len(extra), 16)
+        if extra:
+            self.memory.write(stack_pointer, extra)
+        for name, slot in zip(calling.arguments, slots, strict=False):
+            self.cpu.write(name, slot)
+        end = self.kernel.return_address
+        if calling.link is None:
+            stack_pointer -= 8
+            self.memory.write(stack_pointer, end.to_bytes(8, "little"))
+        else:
+            self.cpu.write(calling.link, end)
+        self.cpu.write(calling.stack_pointer, stack_pointer)
+        self._depth += 1
+        outer, self._limits = self._limits, limits
+        try:
+            self.cpu.run(address, end, instructions=limits[0], seconds=limits[1])
+        except Stop as stop:
+            raise self._fault(stop, limits) from None
+        finally:
+            self._depth -= 1
+            self._limits = outer
+        return self.cpu.read(calling.result) & ADDRESS_MASK
+
+    # Memory ----------------------------------------------------------------------------------
+
+    def alloc(self, contents: bytes | int) -> int:
+        """Return the address of guest memory (kmalloc) that holds `contents`, or that many zeros."""
+        size = contents if isinstance(contents, int) else len(contents)
+        address = self.kernel.heap.alloc(max(size, 1), zero=True)
+        if not address:
+            raise BadCall("alloc", f"no {size:#x} bytes of guest memory")
+        if not isinstance(contents, int) and contents:
+            self.memory.write(address, bytes(contents))
+        return address
+
+    def free(self, address: int) -> None:
+        """Free what `alloc` returned."""
+        if not self.kernel.heap.free(address):
+            raise BadCall("free", f"{address:#x} is not an allocation")
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes of guest memory; AccessError where it is not readable."""
+        return self.memory.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` in guest memory; AccessError where it is not writable."""
+        self.memory.write(address, data)
+
+    def stub(
+        self,
+        name: str,
+        behaviour: int | Callable[..., int | None] = 0,
+        *,
+        prototype: str | None = None,
+    ) -> None:
+        """Supply a kernel symbol: a constant result, or a Python callback (see Kernel.supply)."""
+        self.kernel.supply(name, behaviour, prototype)
+
+    @property
+    def log(self) -> list[LogLine]:
+        """The kernel log."""
+        return self.kernel.log
+
+    # Explaining ------------------------------------------------------------------------------
+
+    def symbolize(self, address: int) -> str | None:
+        """Return `name+0xoff/0xsize [module]` of a function, a kernel symbol's name, or None."""
+        for loaded in self.loader.modules.values():
+            if loaded.region_at(address) is not None:
+                found = loaded.symbol_at(address)
+                if found is None:
+                    return None
+                return f"{found[0]}+{found[1]:#x}/{found[2]:#x} [{loaded.name}]"
+        return self.kernel.name_at(address)
+
+    def _where(self, pc: int) -> str:
+        for loaded in self.loader.modules.values():
+            found = loaded.symbol_at(pc) if loaded.region_at(pc) else None
+            if found is not None:
+                return f"{found[0]}+{found[1]:#x} [{loaded.name}]"
+        return self.kernel.name_at(pc) or f"{pc:#x}"
+
+    def disassemble(self, address: int) -> str:
+        """Return the instruction at `address` as text; empty where nothing is mapped."""
+        found = self.memory.translate(address)
+        if found is None:
+            return ""
+        code = self.memory.physical.read(found.address, min(16, PAGE_SIZE - address % PAGE_SIZE))
+        return self._disassembler.one(code, address)
+
+    def _fault(self, stop: Stop, limits: tuple[int | None, float | None]) -> Fault:
+        reason = ""
+        kind = stop.kind
+        if kind is FaultKind.INSTRUCTION_LIMIT:
+            reason = f"{limits[0]} instructions"
+        elif kind is FaultKind.TIME_LIMIT:
+            reason = f"{limits[1]} seconds"
+        elif kind is FaultKind.TRAP and stop.number is not None:
+            reason = f"exception {stop.number}"
+        elif stop.address is not None:
+            reason = self._access_reason(stop)
+        return Fault(
+            kind=kind,
+            pc=stop.pc,
+            where=self._where(stop.pc),
+            instruction=self.disassemble(stop.pc),
+            address=stop.address,
+            reason=reason,
+        )
+
+    def _access_reason(self, stop: Stop) -> str:
+        assert stop.address is not None
+        address = stop.address
+        if address < PAGE_SIZE:
+            return "NULL pointer"
+        found = self.memory.translate(align_down(address, PAGE_SIZE))
+        if found is None and self._stack - PAGE_SIZE <= address < self._stack:
+            return "stack overflow: below the kernel stack"
+        what = "not mapped" if found is None else f"mapped {found.prot}"
+        for loaded in self.loader.modules.values():
+            region = loaded.region_at(address)
+            if region is not None:
+                return f"{what}: {_region_text(loaded, region)}"
+        name = self.kernel.name_at(address)
+        return f"{what}: kernel symbol '{name}'" if name else what
+
+    def check(self) -> None:
+        """Assert every invariant of executable memory and of the page table."""
+        self.execmem.check()
+
+
+def _region_text(loaded: LoadedModule, region: Allocation) -> str:
+    kind = region.type.name.lower()
+    sealed = region.type is MemType.RO_AFTER_INIT and loaded.state is State.LIVE
+    return f"{kind} of {loaded.name}{' (sealed after init)' if sealed else ''}"
+
+
+def _modinfo(image: bytes, name: str) -> Mapping[str, str]:
+    from loader.elf import parse as parse_elf
+
+    return parse_elf(image, name).modinfo
+
+
+def _tree_around(path: Path) -> ModuleTree | None:
+    """Return the module tree that a file lies in, if it lies in one."""
+    for folder in path.resolve().parents:
+        if (folder / "modules.dep").is_file():
+            return open_tree(folder)
+    return None
+
+
+def _parameter_text(value: object) -> str:
+    """Return a parameter's value as `insmod` would spell it."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, list | tuple):
+        return ",".join(_parameter_text(item) for item in value)
+    return str(value)
+
+
+def _result_type(returns: str) -> CType:
+    try:
+        return parse(f"{returns} result(void)").result
+    except ValueError as error:
+        raise BadCall("call", f"returns={returns!r}: {error}") from None
+
+
+def arch_of(image: bytes, name: str = "<bytes>") -> Arch:
+    """Return the architecture that an ELF image's header names; BadModule otherwise."""
+    if image[:4] != b"\x7fELF" or len(image) < 20:
+        raise BadModule(name, "ELF header", "not an ELF file (no \\x7fELF at the start)")
+    found = by_machine(int.from_bytes(image[18:20], "little"))
+    if found is None:
+        from loader.elf import parse as parse_elf
+
+        parse_elf(image, name)
+        raise AssertionError
+    return found
+
+
+__all__ = ["Argument", "ExecmemError", "Machine", "Module", "Out", "arch_of"]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module as its user sees it: what lies where, and functions to call."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from allocator import Allocation
+from allocator.types import MemType
+from loader.module import LoadedModule, LoadedSection, State
+from machine.faults import BadCall
+
+if TYPE_CHECKING:
+    from machine.kernel.kernel import LogLine
+    from machine.machine import Argument, Machine
+
+
+@attrs.frozen
+class ModuleReport:
+    """Everything that was decided while a module was loaded.
+
+    Parameters
+    ----------
+    regions
+        Memory type -> allocation, init types included, as they were before init ran.
+    relocations
+        Type name -> count, most frequent first.
+    plt_slots, plt_reserved
+        PLT entries used and reserved, core and init together.
+    unknown
+        Kernel symbols that nobody implements.
+    init_result
+        What init returned; None where the module has none or it was not run.
+    log
+        What the kernel log got while the module was loaded.
+    """
+
+    name: str
+    arch: str
+    design: str
+    regions: Mapping[MemType, Allocation]
+    sections: Mapping[int, LoadedSection]
+    relocations: Mapping[str, int]
+    plt_slots: int
+    plt_reserved: int
+    unknown: tuple[str, ...]
+    init_result: int | None
+    log: tuple[LogLine, ...]
+
+
+class Module:
+    """A loaded module; made by `Machine.load`."""
+
+    def __init__(self, machine: Machine, loaded: LoadedModule, report: ModuleReport) -> None:
+        self._machine = machine
+        self.loaded = loaded
+        self.report = report
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+        return self.loaded.name
+
+    @property
+    def state(self) -> State:
+        """Where in its life the module is."""
+        return self.loaded.state
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Functions, objects and global symbols: name -> address."""
+        return self.loaded.symbols
+
+    @property
+    def sections(self) -> Mapping[int, LoadedSection]:
+        """Section index -> name, memory type, address, size."""
+        return self.loaded.sections
+
+    @property
+    def regions(self) -> Mapping[MemType, Allocation]:
+        """Memory type -> allocation, of those that are still there."""
+        return self.loaded.regions
+
+    def address_of(self, name: str) -> int:
+        """Return the address of a function or variable that is still in memory.
+
+        Raises
+        ------
+        BadCall
+            Naming what is like it.
+        """
+        if self.loaded.state not in (State.LIVE, State.COMING):
+            raise BadCall(name, f"module {self.name} is {self.loaded.state.value}")
+        address = self.symbols.get(name)
+        if address is None:
+            close = difflib.get_close_matches(name, self.symbols, 3)
+            hint = f"did you mean {', '.join(close)}?" if close else ""
+            raise BadCall(name, f"module {self.name} has no such symbol", hint)
+        if self.loaded.percpu is None and self.loaded.region_at(address) is None:
+            raise BadCall(name, "lies in init memory, which was freed after init")
+        return address
+
+    def call(
+        self,
+        name: str,
+        *args: Argument,
+        instructions: int | None = -1,
+        seconds: float | None = -1,
+        returns: str = "u64",
+    ) -> int:
+        """Call a function of the module and return its result.
+
+        Parameters
+        ----------
+        name
+            A function's symbol, local ones too.
+        args
+            Ints; bytes or str (copied into guest memory, str NUL-terminated, for the time
+            of the call); `Out(n)` for a zeroed buffer that can be read afterwards.
+        instructions, seconds
+            Limits of this call; None: no limit; by default the machine's.
+        returns
+            C type of the result: the register is converted to it ("int": signed 32 bits).
+
+        Raises
+        ------
+        BadCall
+            Unknown function, or arguments that cannot be passed.
+        Fault
+            The guest stopped.
+        """
+        address = self.address_of(name)
+        region = self.loaded.region_at(address)
+        if region is None or not region.type.is_text:
+            raise BadCall(name, "is not a function: it lies in data")
+        return self._machine.call(
+            address, *args, instructions=instructions, seconds=seconds, returns=returns
+        )
+
+    def unload(self) -> None:
+        """Run the module's exit and take it out of memory; LoadError while others use it."""
+        self._machine.unload(self)
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{kind.name} {r.interval}" for kind, r in self.regions.items())
+        return f"<Module {self.name} ({self.report.arch}, {self.state.value}): {where}>"

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The registry and its records: found by every name, complete, and true to other sources."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import capstone
+import pytest
+import unicorn
+from elftools.elf.enums import ENUM_RELOC_TYPE_AARCH64, ENUM_RELOC_TYPE_x64
+from hypothesis import given
+from hypothesis import strategies as st
+
+import archs
+from archs.reloc import Op, Part, Reach, Stub
+from tests.support.elfwriter import Rela, Sec, Sym, write
+from tests.support.tools import cross, run
+
+
+def disassembler(arch: archs.Arch) -> capstone.Cs:
+    """Return capstone for `arch`, set up as its record says."""
+    mode = sum(getattr(capstone, name) for name in arch.emulation.capstone_mode)
+    engine = capstone.Cs(getattr(capstone, arch.emulation.capstone_prefix), mode)
+    engine.detail = True
+    return engine
+
+
+def test_an_architecture_answers_to_each_of_its_names(arch: archs.Arch) -> None:
+    """Name and aliases find the architecture in any case, and its e_machine does."""
+    for name in (arch.name, *arch.aliases):
+        assert archs.arch(name) is arch
+        assert archs.arch(name.upper()) is arch
+    assert archs.by_machine(arch.machine) is arch
+
+
+def test_no_two_architectures_share_a_name() -> None:
+    """Names and aliases are unique over the registry, and so are machines."""
+    names = [n for a in archs.archs() for n in (a.name, *a.aliases)]
+    assert len(set(names)) == len(names)
+    assert len({a.machine for a in archs.archs()}) == len(archs.archs())
+
+
+@pytest.mark.parametrize("name", ["amd64", "x86-64", "aarch64", "riscv"])
+def test_the_spellings_of_distributions_are_accepted(name: str) -> None:
+    """What distributions and manufacturers call an architecture finds it."""
+    assert archs.arch(name).name in {"x86_64", "arm64", "riscv64"}
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    """The error names what was asked for and every architecture that there is."""
+    with pytest.raises(ValueError, match="unknown architecture 'vax'") as caught:
+        archs.arch("vax")
+    assert all(arch.name in str(caught.value) for arch in archs.ALL)
+    assert archs.by_machine(75) is None  # EM_VAX
+
+
+# Numbers that pyelftools does not have, and 0, which aaelf64 5.7.1 gives to NONE besides 256.
+BEYOND_PYELFTOOLS = {"x86_64": {41, 42}, "arm64": {0, 299}}
+
+
+@pytest.mark.parametrize(
+    ("name", "enum"), [("x86_64", ENUM_RELOC_TYPE_x64), ("arm64", ENUM_RELOC_TYPE_AARCH64)]
+)
+def test_relocation_numbers_are_those_of_pyelftools(name: str, enum: Mapping[str, int]) -> None:
+    """Number and name of every row agree with an independent table."""
+    numbers = {value: key for key, value in enum.items() if isinstance(value, int)}
+    ours = archs.arch(name).relocations
+    assert set(ours) - set(numbers) <= BEYOND_PYELFTOOLS[name]
+    for number in set(ours) & set(numbers):
+        assert ours[number].name == numbers[number]
+
+
+def test_relocation_numbers_are_those_of_readelf(arch: archs.Arch, tmp_path: Path) -> None:
+    """Number and name of every row agree with what binutils prints for that number."""
+    table = arch.relocations
+    relas = [Rela(0, number, "s") for number in sorted(table)]
+    path = tmp_path / "all.o"
+    path.write_bytes(write(arch.machine, [Sec(".text", bytes(16), relas=relas)], [Sym("s")]))
+    printed = run(cross(arch.machine, "readelf"), "-rW", path)
+    found = re.findall(r"^\w{16}\s+\w{8}(\w{8})\s+(R_\w+)", printed, re.MULTILINE)
+    names = {int(number, 16): name for number, name in found}
+    if names.get(256) == "R_AARCH64_NULL":  # what binutils calls aaelf64's second NONE
+        names[256] = "R_AARCH64_NONE"
+    assert names == {number: row.name for number, row in table.items()}
+
+
+def test_keys_of_the_table_are_its_numbers(arch: archs.Arch) -> None:
+    """A row stands under its own number, has words unless it does nothing, or a reason."""
+    for number, row in arch.relocations.items():
+        assert row.number == number
+        assert bool(row.parts) == (row.op is not Op.NONE)
+        if row.unsupported:
+            assert row.op is Op.NONE
+
+
+def test_only_rows_of_plt_branches_have_a_stub(arch: archs.Arch) -> None:
+    """The branches that the PLT serves are the rows that say so; no PLT, no such row."""
+    stubbed = {n for n, row in arch.relocations.items() if row.stub is Stub.PLT}
+    assert stubbed == (set() if arch.plt is None else set(arch.plt.branches))
+
+
+# mnemonic -> relocation number, and bytes from the instruction's start to where X counts from.
+BRANCH_ROWS = {
+    "x86_64": {
+        "call rel32": (4, 5),
+        "jmp rel32": (4, 5),
+        "jcc rel32": (4, 6),
+        "jcc rel8": (15, 2),
+        "lea disp32(%rip)": (2, 7),
+    },
+    "arm64": {
+        "bl": (283, 0),
+        "b": (282, 0),
+        "b.cond, cbz, cbnz": (280, 0),
+        "tbz, tbnz": (279, 0),
+        "adr": (274, 0),
+        "adrp + add": (275, 0),
+    },
+    "riscv64": {
+        "auipc + jalr": (19, 0),
+        "jal": (17, 0),
+        "beq, bne, blt, ...": (16, 0),
+        "c.j": (45, 0),
+        "c.beqz, c.bnez": (44, 0),
+        "auipc + addi": (23, 0),
+    },
+}
+
+
+def test_a_branch_reaches_as_far_as_its_relocation(arch: archs.Arch) -> None:
+    """The reach of an instruction is its relocation's, counted from the instruction's start."""
+    rows = BRANCH_ROWS[arch.name]
+    assert {branch.mnemonic for branch in arch.branches} == set(rows)
+    for branch in arch.branches:
+        number, end = rows[branch.mnemonic]
+        field = arch.relocations[number].reach
+        assert branch.reach == Reach(field.lo + end, field.hi + end, field.align)
+
+
+def test_a_record_is_whole(arch: archs.Arch) -> None:
+    """Sizes are what other packages rely on: trap patterns, granules, page-rounded images."""
+    assert len(arch.trap) in (1, 2, 4)
+    assert arch.function_alignment & (arch.function_alignment - 1) == 0
+    assert arch.function_alignment % len(arch.trap) == 0
+    assert arch.image_size == arch.address_map().image.size
+    assert arch.image_size % 4096 == 0
+    assert arch.title
+    assert arch.code_model
+    if arch.text_poke is not None:
+        assert len(arch.trap) % arch.text_poke.granule == 0
+        assert arch.text_poke.window % 4096 == 0
+    if arch.plt is not None:
+        assert arch.plt.align & (arch.plt.align - 1) == 0
+        assert len(arch.plt.encode(0, 0)) == arch.plt.size
+
+
+def test_the_trap_stops_and_the_return_returns(arch: archs.Arch) -> None:
+    """Filled memory decodes as breakpoints, and the return instruction as a return."""
+    decoded = list(disassembler(arch).disasm(arch.trap * 4, 0))
+    assert [i.mnemonic for i in decoded] == [
+        {1: "int3", 4: "brk", 2: "c.ebreak"}[len(arch.trap)]
+    ] * 4
+    (ret,) = disassembler(arch).disasm(arch.emulation.ret, 0)
+    assert (ret.mnemonic, ret.op_str) in {("ret", ""), ("c.jr", "ra")}
+
+
+def test_names_of_emulator_constants_exist(arch: archs.Arch) -> None:
+    """Every register, mode and model is a constant of the emulator by the name in the record."""
+    emulation, calling = arch.emulation, arch.calling
+    package = f"unicorn.{emulation.prefix.lower()}_const"
+    constants = vars(__import__(package, fromlist=["*"]))
+    assert hasattr(unicorn, f"UC_ARCH_{emulation.prefix}")
+    assert hasattr(unicorn, emulation.mode)
+    assert emulation.model in constants
+    registers = {
+        *calling.arguments,
+        calling.result,
+        calling.stack_pointer,
+        calling.program_counter,
+        *({calling.link} - {None}),
+        *emulation.anchors,
+        *emulation.constants,
+    }
+    for register in registers:
+        assert f"{emulation.registers}{register.upper()}" in constants, register
+
+
+def test_x86_thunks_jump_to_the_register_of_their_name() -> None:
+    """`__x86_indirect_thunk_REG` is `jmp REG`; the other helpers only return."""
+    arch = archs.arch("x86_64")
+    for name, code in arch.emulation.code.items():
+        (instruction,) = disassembler(arch).disasm(code, 0)
+        if name.startswith("__x86_indirect_thunk_"):
+            register = name.removeprefix("__x86_indirect_thunk_")
+            assert (instruction.mnemonic, instruction.op_str) == ("jmp", register)
+        else:
+            assert instruction.mnemonic == "ret"
+
+
+def test_va_list_walks_saved_registers_then_the_stack() -> None:
+    """Each psABI's va_list gives its unread argument registers first, then stack slots."""
+    saved, stack = 0x1000, 0x2000
+    # AMD64 3.5.7: gp_offset 32 leaves r8 and r9; overflow_arg_area, reg_save_area follow.
+    amd64 = {0: 32 | 48 << 32, 8: stack, 16: saved}
+    # AAPCS64: __gr_offs -16 leaves x6 and x7 below __gr_top.
+    arm64 = {0: stack, 8: saved, 24: (1 << 32) - 16}
+    memory = {saved + 32: "r8", saved + 40: "r9", saved - 16: "x6", saved - 8: "x7"}
+    memory |= {stack: "s0", stack + 8: "s1"}
+    for name, header, first in (
+        ("x86_64", amd64, ["r8", "r9"]),
+        ("arm64", arm64, ["x6", "x7"]),
+        ("riscv64", {0: stack}, []),
+    ):
+        slots = archs.arch(name).calling.va_list(0, (memory | header).__getitem__)
+        assert list(islice(slots, len(first) + 2)) == [*first, "s0", "s1"]
+    exhausted = archs.arch("arm64").calling.va_list(0, (memory | arm64 | {24: 0}).__getitem__)
+    assert next(exhausted) == "s0"
+
+
+@given(
+    address=st.integers(0, (1 << 46) - 1),
+    pages=st.integers(-(1 << 20), (1 << 20) - 1),
+    low=st.integers(0, 4095),
+)
+def test_a_plt_entry_goes_where_it_should(address: int, pages: int, low: int) -> None:
+    """ADRP, ADD and BR of an entry add up to its target anywhere within 4 GiB of pages."""
+    arch = archs.arch("arm64")
+    here = 0xFFFF_8000_0000_0000 + 4 * address
+    target = ((here >> 12) + pages << 12) + low
+    code = arch.plt.encode(here, target)
+    adrp, add, branch = disassembler(arch).disasm(code, here)
+    assert [adrp.mnemonic, add.mnemonic, branch.mnemonic] == ["adrp", "add", "br"]
+    scratch = {i.reg_name(i.operands[0].reg) for i in (adrp, add, branch)}
+    assert scratch == {"x16"}
+    assert add.reg_name(add.operands[1].reg) == "x16"
+    assert (adrp.operands[1].imm + add.operands[2].imm) % (1 << 64) == target % (1 << 64)
+
+
+def test_parts_are_words_of_the_machine(arch: archs.Arch) -> None:
+    """Every part is a word of 1, 2, 4 or 8 bytes."""
+    parts: list[Part] = [p for row in arch.relocations.values() for p in row.parts]
+    assert {part.size for part in parts} <= {1, 2, 4, 8}

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relocation engine against a scalar model written from the psABI documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import archs
+from archs.arch import rows
+from archs.reloc import Checks, Failure, Op, Part, Problem, Reach, Records, Reloc, Slice, apply
+from tests.support import scalar
+from tests.support.elfwriter import RISCV
+from tests.support.scalar import MASK64, Record, signed
+
+SUPPORTED = [
+    pytest.param(arch, row, id=f"{row.name}-{row.number}")
+    for arch in archs.ALL
+    for row in arch.relocations.values()
+    if not row.unsupported and row.op is not Op.NONE
+]
+STANDING_ALONE = [p for p in SUPPORTED if p.values[1].op not in (Op.PAIR, Op.ADD, Op.SUB)]
+LIMITED = [p for p in STANDING_ALONE if p.values[1].reach is not None]
+BOUNDED = [
+    p for p in LIMITED if scalar.RULES[p.values[0].machine][p.values[1].number].lowest is not None
+]
+BASE = 0xFFFF_FFFF_C000_0000
+
+
+def records(them: Sequence[Record]) -> Records:
+    """Return the engine's arrays of scalar records."""
+    return Records(
+        offset=np.array([r.offset for r in them], np.intp),
+        place=np.array([r.place for r in them], np.uint64),
+        value=np.array([r.value for r in them], np.uint64),
+        addend=np.array([r.addend & MASK64 for r in them], np.uint64),
+        type=np.array([r.type for r in them], np.uint32),
+        group=np.array([r.group for r in them], np.int32),
+    )
+
+
+def run(
+    arch: archs.Arch, image: bytes, them: Sequence[Record], **options: Any
+) -> tuple[bytes, Sequence[Failure]]:
+    """Apply records to a copy of `image`; return the bytes and the failures."""
+    buffer = np.frombuffer(image, np.uint8).copy()
+    failures = apply(arch.relocations, buffer, records(them), **options)
+    return buffer.tobytes(), failures
+
+
+def with_x(row: Reloc, x: int, *, offset: int = 0, addend: int = 0, place: int = BASE) -> Record:
+    """Return a record of `row` at `place` whose X is `x`."""
+    target = x
+    if row.op is Op.PC:
+        target = x + place
+    elif row.op is Op.PAGE:
+        target = x + (place & ~0xFFF)
+    return Record(offset, place, (target - addend) & MASK64, addend, row.number)
+
+
+def test_model_and_tables_have_the_same_rows(arch: archs.Arch) -> None:
+    """Every row that a table supports is in the model, and the other way round."""
+    supported = {n for n, row in arch.relocations.items() if not row.unsupported}
+    assert set(scalar.RULES[arch.machine]) | scalar.NOTHING[arch.machine] == supported
+
+
+@pytest.mark.parametrize(("arch", "row"), SUPPORTED)
+def test_a_row_touches_the_bytes_of_the_psabi(arch: archs.Arch, row: Reloc) -> None:
+    """The bytes that a row writes are as many as the psABI's field has."""
+    assert row.size == scalar.RULES[arch.machine][row.number].size
+
+
+@pytest.mark.parametrize(("arch", "row"), BOUNDED)
+def test_the_ends_of_a_reach_are_exact(arch: archs.Arch, row: Reloc) -> None:
+    """The first and last X of the psABI's interval are applied, one step beyond is refused."""
+    rule = scalar.RULES[arch.machine][row.number]
+    step = 4096 if row.op is Op.PAGE else rule.align
+    image = bytes(range(1, 17))
+    for x in (rule.lowest, rule.highest):
+        record = with_x(row, x)
+        expected = bytearray(image)
+        scalar.apply(arch.machine, expected, [record])
+        assert run(arch, image, [record]) == (bytes(expected), [])
+    for x in (rule.lowest - step, rule.highest + step):
+        _, (failure,) = run(arch, image, [with_x(row, x)])
+        assert failure.problem is Problem.RANGE
+        assert failure.row is row
+        assert failure.index.tolist() == [0]
+        assert [signed(v) for v in failure.x.tolist()] == [x]
+
+
+@pytest.mark.parametrize(("arch", "row"), [p for p in LIMITED if p.values[1].reach.align > 1])
+def test_bits_that_a_field_drops_must_be_zero(arch: archs.Arch, row: Reloc) -> None:
+    """An X that is no multiple of the field's unit is refused, by the hardware's checks only."""
+    align = scalar.RULES[arch.machine][row.number].align
+    image = bytes(16)
+    for x in (1, align - 1, align + 1, -1):
+        _, (failure,) = run(arch, image, [with_x(row, x)])
+        assert (failure.problem, failure.index.tolist()) == (Problem.ALIGN, [0])
+        assert run(arch, image, [with_x(row, x)], checks=Checks.KERNEL)[1] == []
+    assert run(arch, image, [with_x(row, align)])[1] == []
+
+
+@pytest.mark.parametrize(("arch", "row"), [p for p in STANDING_ALONE if p.values[1].reach is None])
+def test_a_row_without_a_reach_takes_every_value(arch: archs.Arch, row: Reloc) -> None:
+    """Where the psABI checks nothing, the extremes of 64 bits are applied."""
+    for x in (0, -1, -(1 << 63), (1 << 63) - 1, 0x8000_0000):
+        record = with_x(row, x & ~0xFFF if row.op is Op.PAGE else x)
+        expected = bytearray(16)
+        scalar.apply(arch.machine, expected, [record])
+        assert run(arch, bytes(16), [record]) == (bytes(expected), [])
+
+
+@pytest.mark.parametrize(
+    ("number", "inside", "outside"),
+    [
+        # arch/arm64/kernel/module.c, reloc_data: the kernel takes ABS words as unsigned.
+        (258, (0, 0xFFFF_FFFF), (-1, 1 << 32)),
+        (259, (0, 0xFFFF), (-1, 0x10000)),
+    ],
+)
+def test_arm64_kernel_checks_of_data_words(
+    number: int, inside: tuple[int, ...], outside: tuple[int, ...]
+) -> None:
+    """With the kernel's checks ABS32 and ABS16 are unsigned, unlike in the psABI."""
+    arch = archs.arch("arm64")
+    row = arch.relocations[number]
+    for x in inside:
+        assert run(arch, bytes(8), [with_x(row, x)], checks=Checks.KERNEL)[1] == []
+    for x in outside:
+        (failure,) = run(arch, bytes(8), [with_x(row, x)], checks=Checks.KERNEL)[1]
+        assert failure.problem is Problem.RANGE
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    # arch/x86/kernel/module.c writes PC32 and PLT32 unchecked; arch/riscv/kernel/module.c
+    # writes branches, jumps and 32_PCREL unchecked.
+    [("x86_64", (2, 4)), ("riscv64", (16, 17, 44, 45, 57))],
+)
+def test_kernel_writes_some_fields_unchecked(name: str, numbers: tuple[int, ...]) -> None:
+    """With the kernel's checks these truncate silently; the hardware's checks refuse them."""
+    arch = archs.arch(name)
+    for number in numbers:
+        record = with_x(arch.relocations[number], 1 << 40)
+        assert run(arch, bytes(8), [record], checks=Checks.KERNEL)[1] == []
+        assert [f.problem for f in run(arch, bytes(8), [record])[1]] == [Problem.RANGE]
+
+
+SPACING = 24
+Draw = Callable[..., Any]
+
+
+def _in_range(draw: Draw, arch: archs.Arch, row: Reloc) -> int:
+    rule = scalar.RULES[arch.machine][row.number]
+    unit = 4096 if row.op is Op.PAGE else rule.align
+    low = -(1 << 63) if rule.lowest is None else rule.lowest
+    high = (1 << 63) - 1 if rule.highest is None else rule.highest
+    ends = st.sampled_from((-(-low // unit), high // unit, 0, -1 if low < 0 else 0))
+    return unit * draw(st.one_of(st.integers(-(-low // unit), high // unit), ends))
+
+
+ADDENDS = st.one_of(
+    st.sampled_from((0, -4, -5, -8, 1, (1 << 63) - 1, -(1 << 63))), st.integers(-(1 << 40), 1 << 40)
+)
+
+
+def draw_records(draw: Draw, arch: archs.Arch) -> tuple[bytes, list[Record]]:
+    """Return an image and relocations of any types, in any order, whose X their fields hold."""
+    alone = [p.values[1] for p in STANDING_ALONE if p.values[0] is arch]
+    found: list[Record] = []
+    at = draw(st.integers(0, 7))
+
+    def next_place() -> int:
+        nonlocal at
+        here, at = at, at + SPACING + draw(st.integers(0, 3))
+        return here
+
+    page = draw(st.integers(0, (1 << 52) - 2)) << 12
+    for row in draw(st.lists(st.sampled_from(alone), min_size=1, max_size=8)):
+        offset, x = next_place(), _in_range(draw, arch, row)
+        found.append(
+            with_x(row, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
+        )
+    if arch.machine == RISCV:
+        for group in range(draw(st.integers(0, 2))):
+            found += _draw_pairs(draw, arch, group, page, next_place)
+            found += _draw_sums(draw, group, page, next_place)
+    found = draw(st.permutations(found))
+    return draw(st.binary(min_size=at + 8, max_size=at + 8)), list(found)
+
+
+def _draw_pairs(
+    draw: Draw,
+    arch: archs.Arch,
+    group: int,
+    page: int,
+    next_place: Callable[[], int],
+) -> list[Record]:
+    """Return a HI20 and the LO12 that share it."""
+    high, offset = arch.relocations[23], next_place()
+    x = _in_range(draw, arch, high)
+    first = with_x(high, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
+    found = [Record(first.offset, first.place, first.value, first.addend, 23, group)]
+    for number in draw(st.lists(st.sampled_from((24, 25)), max_size=3)):
+        offset = next_place()
+        found.append(Record(offset, page + offset & MASK64, first.place, 0, number, group))
+    return found
+
+
+def _draw_sums(draw: Draw, group: int, page: int, next_place: Callable[[], int]) -> list[Record]:
+    """Return ADD and SUB records of one width at one place."""
+    offset, width = next_place(), draw(st.integers(0, 3))
+    kinds = draw(st.lists(st.sampled_from((33, 37)), min_size=1, max_size=5))
+    address = st.integers(0, MASK64)
+    return [
+        Record(offset, page + offset & MASK64, draw(address), draw(ADDENDS), k + width, group)
+        for k in kinds
+    ]
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_engine_equals_the_scalar_model(arch: archs.Arch, data: st.DataObject) -> None:
+    """Any relocations whose values fit give the model's bytes, whatever stood there before."""
+    image, them = draw_records(data.draw, arch)
+    expected = bytearray(image)
+    scalar.apply(arch.machine, expected, them)
+    assert run(arch, image, them) == (bytes(expected), [])
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_every_record_that_fails_is_reported(arch: archs.Arch, data: st.DataObject) -> None:
+    """Of any mixture, exactly the records beyond their reach are named, each once, by index."""
+    limited = [p.values[1] for p in BOUNDED if p.values[0] is arch]
+    chosen = data.draw(st.lists(st.sampled_from(limited), min_size=1, max_size=12))
+    bad = data.draw(st.lists(st.booleans(), min_size=len(chosen), max_size=len(chosen)))
+    them, wrong = [], {}
+    for index, (row, beyond) in enumerate(zip(chosen, bad, strict=True)):
+        rule = scalar.RULES[arch.machine][row.number]
+        unit = 4096 if row.op is Op.PAGE else rule.align
+        x = rule.highest + unit if beyond else 0
+        them.append(with_x(row, x, offset=16 * index, place=BASE + 4096 * index))
+        if beyond:
+            wrong[index] = x
+    _, failures = run(arch, bytes(16 * len(them)), them)
+    reported = [
+        (index, signed(x))
+        for f in failures
+        for index, x in zip(f.index.tolist(), f.x.tolist(), strict=True)
+    ]
+    assert sorted(reported) == sorted(wrong.items())
+    assert {f.problem for f in failures} <= {Problem.RANGE}
+
+
+def test_unknown_and_unsupported_numbers_are_told_apart(arch: archs.Arch) -> None:
+    """A number outside the table is unknown; one that the table names with a reason is not."""
+    unsupported = next((row for row in arch.relocations.values() if row.unsupported), None)
+    them = [Record(0, BASE, 0, 0, 65000), Record(0, BASE, 0, 0, 65001)]
+    if unsupported is not None:
+        them.append(Record(0, BASE, 0, 0, unsupported.number))
+    _, failures = run(arch, bytes(16), them)
+    unknown = [f.index.tolist() for f in failures if f.problem is Problem.UNKNOWN]
+    assert unknown == [[0], [1]]
+    named = [(f.row, f.index.tolist()) for f in failures if f.problem is Problem.UNSUPPORTED]
+    assert named == ([(unsupported, [2])] if unsupported else [])
+
+
+def test_lo12_needs_its_hi20_in_its_own_section() -> None:
+    """A LO12 whose label carries no HI20 of the same relocation section is UNPAIRED."""
+    arch = archs.arch("riscv64")
+    high = Record(0, BASE, BASE + 0x1234, 0, 23, 0)
+    for low in (
+        Record(8, BASE + 8, BASE, 0, 24, 1),  # the right label, another section
+        Record(8, BASE + 8, BASE + 4, 0, 24, 0),  # no HI20 there
+    ):
+        _, (failure,) = run(arch, bytes(16), [high, low])
+        assert (failure.problem, failure.index.tolist()) == (Problem.UNPAIRED, [1])
+    _, (failure,) = run(arch, bytes(16), [Record(8, BASE, BASE, 0, 25)])
+    assert failure.problem is Problem.UNPAIRED
+
+
+@pytest.mark.parametrize("x", [0x7FF, 0x800, -0x800, -0x801, (1 << 31) - 0x801, -(1 << 31) - 0x800])
+def test_hi20_and_lo12_add_up(x: int) -> None:
+    """The rounded high part plus the signed low part is X, at every edge of the rounding."""
+    arch = archs.arch("riscv64")
+    auipc, addi = 0x0000_0517, 0x0005_0513
+    image = auipc.to_bytes(4, "little") + addi.to_bytes(4, "little")
+    them = [Record(0, BASE, BASE + x & MASK64, 0, 23), Record(4, BASE + 4, BASE, 0, 24)]
+    out, failures = run(arch, image, them)
+    assert failures == []
+    high = int.from_bytes(out[:4], "little") >> 12
+    low = int.from_bytes(out[4:], "little", signed=True) >> 20
+    assert signed((high << 12 ^ 1 << 31) - (1 << 31) + low) == x
+
+
+def test_a_place_that_is_not_zero_is_refused_where_asked() -> None:
+    """With clean_target a place that holds anything is OCCUPIED, and only that place."""
+    arch = archs.arch("x86_64")
+    them = [Record(0, BASE, BASE, 0, 2), Record(8, BASE + 8, BASE, 0, 2), Record(16, BASE, 1, 0, 1)]
+    image = bytes(11) + b"\1" + bytes(12)
+    _, (failure,) = run(arch, image, them, clean_target=True)
+    assert (failure.problem, failure.index.tolist()) == (Problem.OCCUPIED, [1])
+    assert run(arch, image, them)[1] == []
+
+
+def test_no_record_is_no_work(arch: archs.Arch) -> None:
+    """An empty module has nothing to apply and nothing that fails."""
+    assert run(arch, b"abc", []) == (b"abc", [])
+
+
+@given(x=st.integers(-(1 << 40), 1 << 40), word=st.integers(0, 0xFFFF_FFFF))
+@settings(max_examples=40, deadline=None)
+def test_extract_undoes_insert(arch: archs.Arch, x: int, word: int) -> None:
+    """Reading a part's slices gives back the bits of X (plus bias) that they hold, and no other."""
+    for row in arch.relocations.values():
+        for part in row.parts:
+            held = sum(((1 << s.bits) - 1) << s.x for s in part.slices)
+            placed = part.insert(word, x)
+            assert part.extract(placed) == (x + part.bias) & held
+            assert placed & ~part.mask == word & ~part.mask
+
+
+def test_slices_of_a_part_never_overlap(arch: archs.Arch) -> None:
+    """No bit of a word and no bit of X is claimed twice within a part, and all fit in it."""
+    for row in arch.relocations.values():
+        for part in row.parts:
+            claimed = part.mask & ~part.zeros
+            assert claimed.bit_count() == sum(s.bits for s in part.slices), row.name
+            bits = [s.x + k for s in part.slices for k in range(s.bits)]
+            assert len(set(bits)) == len(bits), row.name
+            assert part.mask < 1 << 8 * part.size, row.name
+
+
+def test_reach_reads_as_the_interval_it_is() -> None:
+    """A reach contains its lower end, not its upper, only multiples, and prints half-open."""
+    reach = Reach(-0x100, 0x100, 4)
+    assert -0x100 in reach
+    assert 0xFC in reach
+    assert 0x100 not in reach
+    assert 2 not in reach
+    assert str(reach) == "[-0x100, 0x100)"
+
+
+def test_a_number_may_stand_once() -> None:
+    """A table with a number twice is refused when it is built."""
+    row = Reloc(1, "R_ONE", Op.ABS, (Part(1, (Slice(0, 8, 0),)),))
+    assert rows(row) == {1: row}
+    with pytest.raises(ValueError, match="occurs twice"):
+        rows(row, Reloc(1, "R_OTHER", Op.NONE))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules about the sources themselves: licence lines, and where architectures may be named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("allocator", "archs", "loader", "machine", "samples", "execmem")
+SPDX = "SPDX-License-Identifier: GPL-2.0-or-later"
+
+
+def sources(*folders: str) -> list[Path]:
+    """Return the Python and assembly and C sources under `folders`."""
+    found = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file()]
+    return sorted(p for p in found if p.suffix in {".py", ".S", ".c", ".h"})
+
+
+def test_every_source_says_its_licence() -> None:
+    """The first three lines of each source hold the SPDX line."""
+    files = sources(*PACKAGES, "tests", "benchmarks", "docs")
+    assert len(files) > 20
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if SPDX not in "\n".join(path.read_text("utf-8").splitlines()[:3])
+    ]
+    assert silent == []
+
+
+def test_only_archs_asks_for_a_name() -> None:
+    """No package but archs compares an architecture's name: it asks for the capability."""
+    asks = re.compile(
+        r"arch\.name\s*(==|!=|in\b|not in\b)|==\s*\w*\.?arch\.name|match \w*arch\.name"
+    )
+    for package in PACKAGES:
+        for path in sources(package):
+            if package != "archs":
+                assert not asks.search(path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize(
+    "text", ['if arch.name == "x"', 'if "x" == self.arch.name', "arch.name in (1,)"]
+)
+def test_the_search_would_find_such_a_question(text: str) -> None:
+    """The pattern matches the ways to ask for a name that a person would write."""
+    asks = re.compile(
+        r"arch\.name\s*(==|!=|in\b|not in\b)|==\s*\w*\.?arch\.name|match \w*arch\.name"
+    )
+    assert asks.search(text)

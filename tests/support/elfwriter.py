@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writes small ELF64 relocatable objects, so that most tests need no binary file.
+
+Sections, symbols and relocations are plain records; `write` numbers them, adds the three
+tables that every object has (.symtab, .strtab, .shstrtab) and keeps the caller's order,
+because a module's layout depends on it. `patch` then damages a finished file field by
+field, to make the objects that no assembler would write.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+PROGBITS, SYMTAB, STRTAB, RELA, NOTE, NOBITS, REL = 1, 2, 3, 4, 7, 8, 9
+W, A, X = 1, 2, 4
+UNDEF, ABS, COMMON = 0, 0xFFF1, 0xFFF2
+LOCAL, GLOBAL, WEAK = 0, 1, 2
+NOTYPE, OBJECT, FUNC, SECTION = 0, 1, 2, 3
+
+X86_64, AARCH64, RISCV = 62, 183, 243
+
+HEADER = {  # field -> offset, size
+    "magic": (0, 4),
+    "class": (4, 1),
+    "data": (5, 1),
+    "type": (16, 2),
+    "machine": (18, 2),
+    "shoff": (40, 8),
+    "shentsize": (58, 2),
+    "shnum": (60, 2),
+    "shstrndx": (62, 2),
+}
+SECTION_HEADER = {
+    "name": (0, 4),
+    "type": (4, 4),
+    "flags": (8, 8),
+    "addr": (16, 8),
+    "offset": (24, 8),
+    "size": (32, 8),
+    "link": (40, 4),
+    "info": (44, 4),
+    "align": (48, 8),
+    "entsize": (56, 8),
+}
+SYMBOL = {"name": (0, 4), "info": (4, 1), "shndx": (6, 2), "value": (8, 8), "size": (16, 8)}
+RELOCATION = {"offset": (0, 8), "type": (8, 4), "symbol": (12, 4), "addend": (16, 8)}
+
+
+@attrs.frozen
+class Rela:
+    """One relocation record; `symbol` is a name, or an index into the finished table."""
+
+    offset: int
+    type: int
+    symbol: str | int
+    addend: int = 0
+
+
+@attrs.frozen
+class Sec:
+    """One section; `size` counts for NOBITS only, `relas` become a `.rela` section behind it."""
+
+    name: str
+    data: bytes = b""
+    flags: int = 0
+    type: int = PROGBITS
+    align: int = 1
+    size: int = 0
+    relas: Sequence[Rela] = ()
+    addr: int = 0
+
+
+@attrs.frozen
+class Sym:
+    """One symbol; `section` is a section's name, or a reserved index such as ABS."""
+
+    name: str
+    section: str | int = UNDEF
+    value: int = 0
+    size: int = 0
+    type: int = NOTYPE
+    bind: int = GLOBAL
+
+
+class _Strings:
+    """A string table under construction."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(b"\0")
+
+    def add(self, text: str) -> int:
+        if not text:
+            return 0
+        at = len(self.data)
+        self.data += text.encode() + b"\0"
+        return at
+
+
+def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) -> bytes:
+    """Return the object file; symbols are reordered so that locals stand first."""
+    titles, names = _Strings(), _Strings()
+    plain: list[Sec] = []
+    tables: list[tuple[int, int]] = []  # index of the .rela section, index of its target
+    numbers: dict[str, int] = {}
+    for section in sections:
+        plain.append(section)
+        numbers.setdefault(section.name, len(plain))
+        if section.relas:
+            plain.append(Sec(f".rela{section.name}", type=RELA, align=8))
+            tables.append((len(plain), len(plain) - 1))
+    ordered = sorted(symbols, key=lambda s: s.bind != LOCAL)
+    local = 1 + sum(s.bind == LOCAL for s in ordered)
+    rows: dict[str, int] = {}
+    table = bytearray(24)
+    for index, symbol in enumerate(ordered, 1):
+        rows.setdefault(symbol.name, index)
+        where = numbers[symbol.section] if isinstance(symbol.section, str) else symbol.section
+        title = 0 if symbol.type == SECTION else names.add(symbol.name)
+        info = symbol.bind << 4 | symbol.type
+        table += struct.pack("<IBBHQQ", title, info, 0, where, symbol.value, symbol.size)
+    symtab = len(plain) + 1
+    contents = {index: section.data for index, section in enumerate(plain, 1)}
+    for at, target in tables:
+        contents[at] = b"".join(
+            struct.pack(
+                "<QIIQ",
+                r.offset,
+                r.type,
+                rows[r.symbol] if isinstance(r.symbol, str) else r.symbol,
+                r.addend & (1 << 64) - 1,
+            )
+            for r in plain[target - 1].relas
+        )
+    plain += [
+        Sec(".symtab", bytes(table), type=SYMTAB, align=8),
+        Sec(".strtab", bytes(names.data), type=STRTAB),
+        Sec(".shstrtab", type=STRTAB),
+    ]
+    contents |= {symtab: plain[-3].data, symtab + 1: plain[-2].data}
+    starts = [titles.add(section.name) for section in plain]
+    contents[symtab + 2] = bytes(titles.data)
+    targets = dict(tables)
+    image, headers = bytearray(64), bytearray(64)
+    for index, section in enumerate(plain, 1):
+        data = contents[index]
+        image += bytes(-len(image) % max(section.align, 1))
+        size = section.size if section.type == NOBITS else len(data)
+        link, info, entry = 0, 0, 0
+        if index in targets:
+            link, info, entry = symtab, targets[index], 24
+        elif index == symtab:
+            link, info, entry = symtab + 1, local, 24
+        headers += struct.pack(
+            "<IIQQQQIIQQ",
+            starts[index - 1],
+            section.type,
+            section.flags,
+            section.addr,
+            len(image),
+            size,
+            link,
+            info,
+            section.align,
+            entry,
+        )
+        image += data
+    image += bytes(-len(image) % 8)
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    fields = (1, machine, 1, 0, 0, len(image), 0, 64, 0, 0, 64, len(plain) + 1, symtab + 2)
+    image[:64] = ident + struct.pack("<HHIQQQIHHHHHH", *fields)
+    return bytes(image + headers)
+
+
+def patch(
+    image: bytes, fields: Mapping[str, int], layout: Mapping[str, tuple[int, int]], at: int = 0
+) -> bytes:
+    """Return `image` with fields of the record at file offset `at` overwritten."""
+    damaged = bytearray(image)
+    for name, value in fields.items():
+        offset, size = layout[name]
+        mask = (1 << 8 * size) - 1
+        damaged[at + offset : at + offset + size] = (value & mask).to_bytes(size, "little")
+    return bytes(damaged)
+
+
+def header(image: bytes, /, **fields: int) -> bytes:
+    """Return `image` with fields of the file header overwritten."""
+    return patch(image, fields, HEADER)
+
+
+def index_of(image: bytes, name: str) -> int:
+    """Return the index of the section called `name`."""
+    strings = _field(image, int.from_bytes(image[62:64], "little"), "offset")
+    for index in range(int.from_bytes(image[60:62], "little")):
+        start = strings + _field(image, index, "name")
+        if image[start : image.index(0, start)] == name.encode():
+            return index
+    raise KeyError(name)
+
+
+def section(image: bytes, which: str | int, /, **fields: int) -> bytes:
+    """Return `image` with fields of a section header overwritten."""
+    return patch(image, fields, SECTION_HEADER, _header_at(image, which))
+
+
+def symbol(image: bytes, index: int, /, **fields: int) -> bytes:
+    """Return `image` with fields of a symbol overwritten."""
+    return patch(image, fields, SYMBOL, _field(image, ".symtab", "offset") + 24 * index)
+
+
+def relocation(image: bytes, table: str, index: int, /, **fields: int) -> bytes:
+    """Return `image` with fields of a relocation record overwritten."""
+    return patch(image, fields, RELOCATION, _field(image, table, "offset") + 24 * index)
+
+
+def _header_at(image: bytes, name: str | int) -> int:
+    number = index_of(image, name) if isinstance(name, str) else name
+    return int.from_bytes(image[40:48], "little") + 64 * number
+
+
+def _field(image: bytes, name: str | int, field: str) -> int:
+    offset, size = SECTION_HEADER[field]
+    at = _header_at(image, name) + offset
+    return int.from_bytes(image[at : at + size], "little")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""GNU binutils as oracles: found by the names that distributions give them, or skipped."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# e_machine -> (GNU triple, machine name of a host whose unprefixed tools serve it)
+TRIPLES = {
+    62: ("x86_64-linux-gnu", "x86_64"),
+    183: ("aarch64-linux-gnu", "aarch64"),
+    243: ("riscv64-linux-gnu", "riscv64"),
+}
+
+
+def tool(name: str) -> str:
+    """Return the path of a program, or skip the test naming what is missing."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def cross(machine: int, name: str) -> str:
+    """Return a binutils program for e_machine `machine`, or skip."""
+    triple, host = TRIPLES[machine]
+    if platform.machine() == host and shutil.which(name):
+        return tool(name)
+    return tool(f"{triple}-{name}")
+
+
+def run(*command: str | Path) -> str:
+    """Run a command that must succeed and return what it prints."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stderr}"
+    return done.stdout
+
+
+def assemble(machine: int, source: str, folder: Path) -> bytes:
+    """Return the object file that the GNU assembler makes of `source`."""
+    text, out = folder / "source.s", folder / "source.o"
+    text.write_text(source, "ascii")
+    run(cross(machine, "as"), text, "-o", out)
+    return out.read_bytes()
