@@ -431,9 +431,10 @@ class PageTable:
                     first = at >> 12 & 511
                     yield at, stop, PAGE_SIZE, entry[first : first + (stop - at + 4095 >> 12)]
                 else:
-                    while entry is None and index < 511 and stop < end and pmd[index + 1] is None:
-                        index += 1
-                        stop = min(end, stop + LARGE_PAGE_SIZE)
+                    if entry is None:  # one hole, however many entries it spans
+                        while index < 511 and pmd[index + 1] is None:
+                            index += 1
+                        stop = min(end, align_down(at, HUGE_PAGE_SIZE) + (index + 1 << 21))
                     yield at, stop, LARGE_PAGE_SIZE, entry
             at = stop
 

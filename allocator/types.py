@@ -37,15 +37,14 @@ def align_down(value: int, alignment: int) -> int:
 
 
 def size_text(size: int) -> str:
-    """Return a size in binary units, exact where a unit divides it.
+    """Return a size in binary units, to two decimals.
 
     >>> size_text(0x200000), size_text(12), size_text(0x1800), size_text(1500)
     ('2 MiB', '12 B', '6 KiB', '1.46 KiB')
     """
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if size >= unit:
-            whole, rest = divmod(size, unit)
-            return f"{whole} {name}" if rest == 0 else f"{size / unit:.2f} {name}"
+            return f"{size / unit:.2f}".rstrip("0").rstrip(".") + f" {name}"
     return f"{size} B"
 
 

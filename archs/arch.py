@@ -99,7 +99,7 @@ class CallingConvention:
 class Anchor(enum.Enum):
     """Addresses that a register may have to hold before code runs."""
 
-    PERCPU = "per-cpu area"
+    PERCPU = "offset of this CPU's per-cpu copy"
     CURRENT = "current task"
     IMAGE = "kernel image"
 

@@ -216,9 +216,8 @@ ARM64 = Arch(
         capstone_prefix="CS_ARCH_ARM64",
         capstone_mode=("CS_MODE_ARM",),
         page_size_varies=True,
-        # Per-cpu symbols are addresses and tpidr_el1 the offset of this CPU's copy: 0.
-        anchors={"sp_el0": Anchor.CURRENT},
-        constants={"cpacr_el1": 0x30_0000, "tpidr_el1": 0},  # FPEN: no trap on SIMD
+        anchors={"sp_el0": Anchor.CURRENT, "tpidr_el1": Anchor.PERCPU},
+        constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
         canary=(Anchor.CURRENT, 1384),
         percpu_from_zero=False,
         code={},

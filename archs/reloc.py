@@ -25,6 +25,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import size_text
+
 U64 = NDArray[np.uint64]
 Index = NDArray[np.intp]
 
@@ -115,6 +117,29 @@ class Reach:
             return f"-{-value:#x}" if value < 0 else f"{value:#x}"
 
         return f"[{signed(self.lo)}, {signed(self.hi)})"
+
+    def text(self) -> str:
+        """Return the interval in the units that people think in.
+
+        >>> Reach(-(1 << 27), 1 << 27).text(), Reach(-(1 << 31) - 2048, (1 << 31) - 2048).text()
+        ('+-128 MiB', '-2 GiB-2 KiB..+2 GiB-2 KiB')
+        """
+        if -self.lo == self.hi:
+            return f"+-{size_text(self.hi)}"
+        return f"{_edge(self.lo)}..{_edge(self.hi)}"
+
+
+def _edge(value: int) -> str:
+    """Return an edge as the nearest power of two and what is left."""
+    sign, size = ("-", -value) if value < 0 else ("+", value)
+    power = 1 << max(size.bit_length() - 1, 0)
+    if 2 * power - size < size - power:
+        power *= 2
+    text = f"{sign}{size_text(power)}"
+    rest = size - power
+    if rest:
+        text += f"{'+' if (rest > 0) == (value > 0) else '-'}{size_text(abs(rest))}"
+    return text
 
 
 def signed(bits: int, align: int = 1) -> Reach:

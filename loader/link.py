@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archs import Arch, Checks
-from archs.reloc import Failure, Problem, Records, apply
+from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
 from loader.elf import SHN_ABS, SHN_UNDEF, STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.layout import Layout, file_bytes, plan
@@ -36,6 +36,8 @@ class Linked:
         Value of every symbol, by symbol index.
     counts
         Relocations applied, by type name, most frequent first.
+    records
+        The relocations as they were applied, for whoever asks how far they reach.
     plt
         Use of the PLT of core (False) and init (True) text.
     """
@@ -43,6 +45,7 @@ class Linked:
     sections: Mapping[int, memoryview]
     symbols: NDArray[np.uint64]
     counts: Mapping[str, int]
+    records: Records
     plt: Mapping[bool, PltUse]
 
 
@@ -129,7 +132,48 @@ def link_view(
         index: memory[at : at + layout.size_of(view.sections[index])]
         for index, at in offsets.items()
     }
-    return Linked(sections, values, _counts(view, records), plt)
+    return Linked(sections, values, _counts(view, records), records, plt)
+
+
+@attrs.frozen
+class Extent:
+    """How far the relocations of one type reach in a linked module.
+
+    Parameters
+    ----------
+    row
+        The type.
+    count
+        Relocations of the type.
+    lo, hi
+        Least and greatest X, in bytes, as signed numbers.
+    """
+
+    row: Reloc
+    count: int
+    lo: int
+    hi: int
+
+    @property
+    def share(self) -> float:
+        """Part of the type's reach that is used, 0..1; 0 where every value fits."""
+        reach = self.row.reach
+        if reach is None or self.row.op not in (Op.PC, Op.PAGE):
+            return 0.0
+        return max(self.lo / reach.lo if self.lo < 0 else 0, self.hi / (reach.hi - 1))
+
+
+def extents(arch: Arch, records: Records) -> tuple[Extent, ...]:
+    """Return the extent of every type that computes X from S, A and P, most frequent first."""
+    found = []
+    for number in np.unique(records.type).tolist():
+        row = arch.relocations[number]
+        if row.op not in (Op.ABS, Op.PC, Op.PAGE):
+            continue
+        index = np.flatnonzero(records.type == number)
+        x = compute(row, records, index).view(np.int64)
+        found.append(Extent(row, index.size, int(x.min()), int(x.max())))
+    return tuple(sorted(found, key=lambda extent: -extent.count))
 
 
 def _buffer(

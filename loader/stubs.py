@@ -81,6 +81,8 @@ def redirect(
         fresh = np.append(int(targets[0]) != cursor.last, targets[1:] != targets[:-1])
         slots = cursor.use.used + np.cumsum(fresh) - 1
         room = slots < cursor.use.reserved
+        # A stale copy that the table before left is overwritten.
+        del cursor.use.image[cursor.use.used * template.size :]
         for target in targets[fresh & room].tolist():
             at = cursor.address + len(cursor.use.image)
             cursor.use.image += template.encode(at, target)
@@ -92,7 +94,6 @@ def redirect(
             np.uint64
         )
         records.addend[chosen] = 0
-        cursor.use.image = cursor.use.image[: cursor.use.used * template.size]
         if not fresh[-1]:
             at = cursor.address + len(cursor.use.image)
             cursor.use.image += template.encode(at, cursor.last)

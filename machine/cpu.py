@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 
@@ -32,6 +32,7 @@ PAGE_MASK = -PAGE_SIZE
 # at that moment. Caches of real CPUs are maintained by physical address, so while that is
 # done, physical memory answers at this window, where no architecture has anything.
 PHYSICAL_WINDOW = 0x0070_0000_0000_0000
+UNLIMITED = (1 << 62) - 1  # instructions
 _PERMS = tuple(
     sum(
         bit
@@ -48,6 +49,32 @@ _ACCESS = {
     uc_const.UC_MEM_READ: (Prot.R, FaultKind.READ),
     uc_const.UC_MEM_WRITE: (Prot.W, FaultKind.WRITE),
     uc_const.UC_MEM_FETCH: (Prot.X, FaultKind.FETCH),
+}
+
+
+@attrs.frozen(kw_only=True)
+class _Habits:
+    """How Unicorn reports exceptions of one architecture; its doing, not the architecture's.
+
+    Parameters
+    ----------
+    undefined
+        Number by which an undefined instruction comes as an interrupt.
+    invalid
+        What the error "invalid instruction" stands for.
+    beyond
+        Interrupt number -> bytes that the program counter has moved past the instruction.
+    """
+
+    undefined: int | None = None
+    invalid: FaultKind = FaultKind.INSTRUCTION
+    beyond: Mapping[int, int] = attrs.field(factory=dict)
+
+
+_HABITS = {
+    "X86": _Habits(beyond={3: 1}),
+    "ARM64": _Habits(undefined=1),
+    "RISCV": _Habits(undefined=2, invalid=FaultKind.TRAP, beyond=dict.fromkeys(range(12), 4)),
 }
 
 
@@ -80,7 +107,11 @@ class Cpu:
         self._registers: dict[str, int] = {}
         self._miss: tuple[int, int] | None = None
         self._interrupt: int | None = None
+        self._budget: int | None = None  # of the run under way
+        self._expired = False
         self._maintaining = False
+        self._locating: int | None = None
+        self._habits = _HABITS.get(emulation.prefix, _Habits())
         self.deadline: float | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
@@ -124,10 +155,13 @@ class Cpu:
     def run(self, start: int, end: int, *, instructions: int | None, seconds: float | None) -> None:
         """Execute from `start` until `end` is reached.
 
+        A run inside another one (from a callback) never outlives it. Unicorn has one counter:
+        the run around it counts anew afterwards, up to one less than before.
+
         Parameters
         ----------
         instructions
-            Most instructions to execute; None: no limit, and faster.
+            Most instructions to execute; None: no limit.
         seconds
             Most wall-clock time; None: no limit.
 
@@ -138,36 +172,87 @@ class Cpu:
         """
         program_counter = self.arch.calling.program_counter
         outer, inner = self.deadline, None if seconds is None else time.monotonic() + seconds
-        # A nested run never outlives the run around it.
         self.deadline = min((d for d in (outer, inner) if d is not None), default=None)
+        # Always counting: switching it on or off would drop all translated code.
+        around, own = self._budget, UNLIMITED if instructions is None else instructions
+        left = own if around is None else around - 1
+        self._budget = budget = min(own, left)
         self._miss = self._interrupt = None
         at = start
         try:
             while True:
-                self.uc.emu_start(at, end, count=instructions or 0)
+                self.uc.emu_start(at, end, count=budget)
                 at = self.read(program_counter)
                 if at == end:
                     return
                 if self._interrupt is not None:
-                    raise Stop(FaultKind.TRAP, at, number=self._interrupt)
+                    raise self._trap(self._interrupt, at)
+                if not self._expired:
+                    raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
+                self._expired = False
                 if self.deadline is not None and time.monotonic() >= self.deadline:
                     raise Stop(FaultKind.TIME_LIMIT, at)
-                if instructions is not None:
-                    raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
                 # A stop meant for the run before this one: go on.
         except unicorn.UcError as error:
             raise self._stop(error) from None
         finally:
-            self.deadline = outer
+            self.deadline, self._interrupt = outer, None
+            self._budget = None if around is None else left
+            if around is not None:
+                # Starting at the end executes nothing, and sets the counter.
+                self.uc.emu_start(end, end, count=left)
+
+    def expire(self) -> None:
+        """Stop the run whose deadline has passed, if there is one; any thread may call this."""
+        deadline = self.deadline
+        if deadline is not None and time.monotonic() > deadline:
+            self._expired = True
+            self.uc.emu_stop()
+
+    def _trap(self, number: int, at: int) -> Stop:
+        at -= self._habits.beyond.get(number, 0)
+        undefined = number == self._habits.undefined
+        return Stop(FaultKind.INSTRUCTION if undefined else FaultKind.TRAP, at, number=number)
 
     def _stop(self, error: unicorn.UcError) -> Stop:
         at = self.read(self.arch.calling.program_counter)
         if error.errno == uc_const.UC_ERR_INSN_INVALID:
+            return Stop(self._habits.invalid, at)
+        if self._miss is None:
+            return Stop(FaultKind.TRAP, at, number=self._interrupt)
+        page, access = self._miss
+        if access != uc_const.UC_MEM_FETCH:
+            return Stop(_ACCESS[access][1], at, self._locate(page, at))
+        if page == at - PAGE_SIZE:
+            # An undefined instruction makes an empty block, which "ends" before its start.
             return Stop(FaultKind.INSTRUCTION, at)
-        if self._miss is not None:
-            address, access = self._miss
-            return Stop(_ACCESS[access][1], at, address)
-        return Stop(FaultKind.TRAP, at, number=self._interrupt)
+        return Stop(FaultKind.FETCH, at, max(page, at))
+
+    def _locate(self, page: int, at: int) -> int:
+        """Return the address in `page` that the instruction at `at` could not access.
+
+        The TLB asks for pages. So the instruction is executed once more, while its page lies
+        where physical memory has nothing; that error has an address, and no effect.
+        """
+        found: list[int] = []
+
+        def hook(_uc: unicorn.Uc, _access: int, address: int, *_: object) -> bool:
+            found.append(address % PAGE_SIZE)
+            return False
+
+        kinds = uc_const.UC_HOOK_MEM_READ_UNMAPPED | uc_const.UC_HOOK_MEM_WRITE_UNMAPPED
+        context, handle = self.context(), self.uc.hook_add(kinds, hook)
+        self._locating = page
+        try:
+            self.uc.emu_start(at, 0, count=1)
+        except unicorn.UcError:
+            pass
+        finally:
+            self._locating = None
+            self.uc.hook_del(handle)
+            self.restore(context)
+            self._flush_tlb(page, page + PAGE_SIZE, False)
+        return page + found[0] if found else page
 
     def context(self) -> unicorn.unicorn.UcContext:
         """Return a copy of all registers, to be given to `restore`."""
@@ -181,7 +266,8 @@ class Cpu:
         """Call `callback(address)` before each instruction in [start, end) executes."""
 
         def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-            callback(address)
+            if self._locating is None:
+                callback(address)
 
         self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
 
@@ -200,8 +286,11 @@ class Cpu:
             return True
         found = self._memory.translate(address & PAGE_MASK)
         if found is None or not found.prot & _ACCESS[access][0]:
-            self._miss = (address, access)
-            return False
+            self._miss = (address & PAGE_MASK, access)
+            if address & PAGE_MASK != self._locating:
+                return False
+            entry.paddr, entry.perms = self._memory.physical.size, uc_const.UC_PROT_ALL
+            return True
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
         return True
@@ -253,13 +342,11 @@ class _Watchdog:
     def _loop(self) -> None:
         while True:
             time.sleep(self.INTERVAL)
-            now = time.monotonic()
             with self._lock:
                 cpus = list(self._cpus)
             for cpu in cpus:
-                deadline = cpu.deadline
-                if deadline is not None and now > deadline:
-                    cpu.uc.emu_stop()
+                cpu.expire()
+                del cpu
             if not cpus:
                 with self._lock:
                     if not self._cpus:

@@ -18,7 +18,7 @@ class FaultKind(enum.Enum):
     FETCH = "fetch"
     INSTRUCTION = "invalid instruction"
     TRAP = "trap"
-    UNKNOWN_SYMBOL = "call of an unknown kernel symbol"
+    UNKNOWN_SYMBOL = "unknown kernel symbol"
     INSTRUCTION_LIMIT = "instruction limit reached"
     TIME_LIMIT = "time limit reached"
     STACK_PROTECTOR = "stack protector"

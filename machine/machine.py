@@ -9,9 +9,9 @@ when it fails, dependencies included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
 from allocator import Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
@@ -39,6 +39,7 @@ STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
 _MACHINE_LIMIT = -1
+_Limit = TypeVar("_Limit", int | None, float | None)
 
 
 class Out:
@@ -145,7 +146,9 @@ class Machine:
         LoadError
             The module or one that it needs was refused; everything is as before.
         Fault
-            Its init stopped; everything is as before.
+            Its init stopped; everything is as before. Where it stopped only because the
+            kernel has no such symbol, the module stays, in the state COMING, and
+            `Module.report.init_fault` says where.
         """
         image, name, tree = self._source(module)
         mark = self.kernel.mark()
@@ -192,15 +195,19 @@ class Machine:
         first_line = len(self.kernel.log)
         loaded = self.loader.form(image, name)
         regions = dict(loaded.regions)
-        result = None
+        result = stopped = None
         try:
             self._set_parameters(loaded, params)
             if init:
                 result = self._run_init(loaded)
-        except BaseException:
-            if loaded.state is State.COMING:
+        except BaseException as error:
+            if isinstance(error, Fault) and error.kind is FaultKind.UNKNOWN_SYMBOL:
+                # Nothing is wrong with the module: this kernel ends here. It stays as a
+                # kernel would leave it after an oops in init, and its functions can be called.
+                stopped = error
+            else:
                 self.loader.discard(loaded)
-            raise
+                raise
         self.kernel.flush_log()
         report = ModuleReport(
             name=loaded.name,
@@ -213,6 +220,7 @@ class Machine:
             plt_reserved=sum(use.reserved for use in loaded.linked.plt.values()),
             unknown=loaded.unknown,
             init_result=result,
+            init_fault=stopped,
             log=tuple(self.kernel.log[first_line:]),
         )
         module = Module(self, loaded, report)
@@ -262,6 +270,10 @@ class Machine:
     def unload(self, module: Module) -> None:
         """Run a module's exit and take it out of memory; LoadError while others use it."""
         loaded = module.loaded
+        if loaded.state is State.COMING and not loaded.users:
+            self.loader.discard(loaded)
+            del self.modules[loaded.name]
+            return
         self.loader.begin_unload(loaded)
         address = loaded.symbols.get("cleanup_module")
         try:
@@ -274,14 +286,8 @@ class Machine:
 
     def _remove(self, module: Module) -> None:
         """Unload a dependency again, whatever its exit does."""
-        if module.loaded.state is State.LIVE:
-            try:
-                self.unload(module)
-            except Fault:
-                return
-        else:
-            self.loader.discard(module.loaded)
-            del self.modules[module.name]
+        with suppress(Fault):
+            self.unload(module)
 
     # Calls -----------------------------------------------------------------------------------
 
@@ -325,16 +331,25 @@ class Machine:
 
     def _nested(self, address: int, *args: int) -> int:
         """Call back into the guest from a kernel function that the guest called."""
+        return self._run(address, [a & ADDRESS_MASK for a in args], self._limits)
+
+    def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
+        """Run a guest function; inside another run, on the rest of its stack and limits."""
+        if not self._depth:
+            return self._enter(address, slots, limits)
         if self._depth >= NESTING:
             pc = self.cpu.read(self.arch.calling.program_counter)
             raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
+        limits = (_least(limits[0], self._limits[0]), _least(limits[1], self._limits[1]))
         context = self.cpu.context()
         try:
-            return self._run(address, [a & ADDRESS_MASK for a in args], self._limits)
+            return self._enter(address, slots, limits)
         finally:
             self.cpu.restore(context)
 
-    def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
+    def _enter(
+        self, address: int, slots: list[int], limits: tuple[int | None, float | None]
+    ) -> int:
         calling = self.arch.calling
         stack_pointer = (
             self.cpu.read(calling.stack_pointer) - RED_ZONE
@@ -442,6 +457,9 @@ class Machine:
             reason = f"{limits[1]} seconds"
         elif kind is FaultKind.TRAP and stop.number is not None:
             reason = f"exception {stop.number}"
+        elif stop.address is not None and (name := self.kernel.unknown_at(stop.address)):
+            kind = FaultKind.UNKNOWN_SYMBOL
+            reason = f"'{name}', {stop.kind.value} as a variable"
         elif stop.address is not None:
             reason = self._access_reason(stop)
         return Fault(
@@ -449,7 +467,7 @@ class Machine:
             pc=stop.pc,
             where=self._where(stop.pc),
             instruction=self.disassemble(stop.pc),
-            address=stop.address,
+            address=None if kind is FaultKind.UNKNOWN_SYMBOL else stop.address,
             reason=reason,
         )
 
@@ -501,6 +519,11 @@ def _parameter_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_parameter_text(item) for item in value)
     return str(value)
+
+
+def _least(one: _Limit, other: _Limit) -> _Limit:
+    """Return the tighter of two limits; None is no limit."""
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _result_type(returns: str) -> CType:

@@ -12,7 +12,7 @@ import attrs
 from allocator import Allocation
 from allocator.types import MemType
 from loader.module import LoadedModule, LoadedSection, State
-from machine.faults import BadCall
+from machine.faults import BadCall, Fault
 
 if TYPE_CHECKING:
     from machine.kernel.kernel import LogLine
@@ -34,7 +34,9 @@ class ModuleReport:
     unknown
         Kernel symbols that nobody implements.
     init_result
-        What init returned; None where the module has none or it was not run.
+        What init returned; None where the module has none or it was not run to its end.
+    init_fault
+        Where init stopped because this kernel does not have what it called.
     log
         What the kernel log got while the module was loaded.
     """
@@ -49,6 +51,7 @@ class ModuleReport:
     plt_reserved: int
     unknown: tuple[str, ...]
     init_result: int | None
+    init_fault: Fault | None
     log: tuple[LogLine, ...]
 
 

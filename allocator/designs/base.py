@@ -216,10 +216,11 @@ class Pool:
         size = align_up(size, self.granule)
         start = self.free.find(size, alignment=align, within=within)
         if start is None:
-            if not self._refill(size, align, within):
-                return None
-            start = self.free.find(size, alignment=align, within=within)
-            assert start is not None
+            # At the start of the new chunks, though free memory before them may touch: an
+            # area that began there could leave the last of the new chunks wholly unused.
+            start = self._refill(size, align, within)
+        if start is None:
+            return None
         area = Interval(start, start + size)
         self.free.remove(area)
         return area
@@ -242,12 +243,12 @@ class Pool:
     def check(self, areas: Iterable[Interval]) -> None:
         """Assert that free memory and `areas` together fill the chunks exactly."""
         self.free.check()
-        filled = IntervalSet(self.free)
-        for area in areas:
+        used = list(areas)
+        for area in used:
             assert area.start % self.granule == area.size % self.granule == 0, f"{area} granularity"
-            filled.add(area)
-        chunks = IntervalSet(Interval(start, end) for start, end in self.chunks.items())
-        assert list(filled) == list(chunks), "free areas and allocations do not fill the chunks"
+        filled = _merged([*used, *self.free])
+        chunks = _merged(Interval(start, end) for start, end in self.chunks.items())
+        assert filled == chunks, "free areas and allocations do not fill the chunks"
         for area in self.free:
             for start in self.chunks.irange(area.start, area.end):
                 whole = Interval(start, self.chunks[start])
@@ -255,8 +256,8 @@ class Pool:
             for span in self.memory.page_table.spans(area.start, area.size):
                 assert span.prot is self.prot, f"free {span.va:#x} is mapped {span.prot}"
 
-    def _refill(self, size: int, align: int, within: Interval) -> bool:
-        """Add chunks that hold `size` bytes; False when `within` has no address space."""
+    def _refill(self, size: int, align: int, within: Interval) -> int | None:
+        """Add chunks that hold `size` bytes, return their start; None without address space."""
         whole = align_up(size, LARGE_PAGE_SIZE)
         small = align_up(size, PAGE_SIZE)
         for length, alignment in (
@@ -284,5 +285,16 @@ class Pool:
                 leaves = self.memory.page_table.leaf_counts(Interval(start, start + step))
                 self.memory.events.small_refills += self.large and not leaves[LARGE_PAGE_SIZE]
             self.free.add(reserved)
-            return True
-        return False
+            return reserved.start
+        return None
+
+
+def _merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """Return disjoint intervals sorted, with neighbours that touch made one."""
+    merged: list[Interval] = []
+    for interval in sorted(intervals):
+        if merged and merged[-1].end >= interval.start:
+            assert merged[-1].end == interval.start, f"{interval} overlaps {merged[-1]}"
+            interval = Interval(merged.pop().start, interval.end)
+        merged.append(interval)
+    return merged

@@ -47,6 +47,15 @@ class Heap:
         self.memory.fill(address, room, b"\0" if zero else bytes([POISON_INUSE]))
         return address
 
+    def vmalloc(self, size: int) -> int:
+        """Return the address of `size` zeroed bytes, contiguous only virtually, or 0."""
+        try:
+            address = self.memory.vmalloc(size)
+        except AllocationError:
+            return 0
+        self._live[address] = (size, align_up(size, PAGE_SIZE))
+        return address
+
     def free(self, address: int) -> bool:
         """Give an object back; False when `address` is not one (freed twice, never allocated)."""
         if address in (0, ZERO_SIZE_PTR):

@@ -2,7 +2,7 @@
 """The emulated kernel: an image with a stub per symbol, and the services behind the stubs.
 
 The image lies where the architecture's kernel lies, so that reach is what it would be.
-Every kernel function that modules call has a 16-byte slot in it. A slot holds a return
+Every kernel function that modules call has a slot in it. A slot holds a return
 instruction; before it executes, the CPU calls back, the entry of the table does its work
 and sets the result, and the guest returns by itself. Slots are execute-only: a module
 that mistakes an unknown variable for a function, or reads one, faults with its name.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from allocator import AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
+from allocator import AccessError, AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
 from archs import Anchor, Arch
 from machine.cpu import Cpu
@@ -28,7 +28,7 @@ from machine.kernel.printf import format_message, split_level
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
 
-SLOT = 16
+SLOT = 64  # bytes: room to tell which unknown variable a field belongs to
 CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
 RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the page before
 PERCPU_SIZE = 64 * PAGE_SIZE
@@ -162,16 +162,23 @@ class Kernel:
         """Set up the per-cpu area, the current task, and the registers that lead to them."""
         area = self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
         task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
-        anchors = {Anchor.PERCPU: area, Anchor.CURRENT: task, Anchor.IMAGE: self.image.start}
+        # Per-cpu symbols are places in the image (or count from 0, where a segment register
+        # adds the rest); adding the CPU's offset gives its copy.
+        base = (
+            0 if self.arch.emulation.percpu_from_zero else self.image.start + NEEDED - PERCPU_SIZE
+        )
+        self.percpu_offset = (area - base) & ADDRESS_MASK
+        anchors = {
+            Anchor.PERCPU: self.percpu_offset,
+            Anchor.CURRENT: task,
+            Anchor.IMAGE: self.image.start,
+        }
         emulation = self.arch.emulation
         for name, anchor in emulation.anchors.items():
             self.cpu.write(name, anchors[anchor])
         anchor, offset = emulation.canary
         self.memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
         self.current = task
-        # Symbol bases count from 0 where a segment register adds the area's address.
-        self._percpu_shift = area if emulation.percpu_from_zero else 0
-        base = area - self._percpu_shift
         self._percpu_static = base + PAGE_SIZE
         self._percpu_free = IntervalSet([Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)])
         self._percpu_live: dict[int, Interval] = {}
@@ -188,7 +195,7 @@ class Kernel:
         taken = Interval(found, found + align_up(size, 8))
         self._percpu_free.remove(taken)
         self._percpu_live[found] = taken
-        self.memory.fill(found + self._percpu_shift, taken.size, b"\0")
+        self.memory.fill(self.percpu_address(found), taken.size, b"\0")
         return found
 
     def percpu_free(self, base: int) -> None:
@@ -197,11 +204,11 @@ class Kernel:
 
     def percpu_write(self, base: int, contents: bytes) -> None:
         """Store the initial contents of a per-cpu section."""
-        self.memory.write(base + self._percpu_shift, contents)
+        self.memory.write(self.percpu_address(base), contents)
 
     def percpu_address(self, base: int) -> int:
         """Return the address of this CPU's copy of a per-cpu symbol."""
-        return base + self._percpu_shift
+        return (base + self.percpu_offset) & ADDRESS_MASK
 
     # Symbols -------------------------------------------------------------------------------
 
@@ -285,6 +292,18 @@ class Kernel:
                 return name
         return "the kernel image" if address in self.image else None
 
+    def unknown_at(self, address: int) -> str | None:
+        """Return the name (and offset) where `address` belongs to a symbol that nobody implements."""
+        if address not in self._stubs:
+            return None
+        index, offset = divmod(address - self._stubs.start, SLOT)
+        if index >= len(self._slots):
+            return None
+        slot = self._slots[index]
+        if slot.function is not None or slot.callback is not None:
+            return None
+        return slot.name + (f"+{offset:#x}" if offset else "")
+
     def mark(self) -> tuple[int, frozenset[int], dict[str, int]]:
         """Return the kernel's state that loading a module changes, for `roll_back`."""
         return len(self._slots), self.heap.mark(), dict(self._addresses)
@@ -317,7 +336,16 @@ class Kernel:
             args: list[object] = [p.type.from_register(next(raw)) for p in prototype.params]
             if prototype.variadic:
                 args.append(_Slots(raw, iter(())))
-            result = slot.function.handler(self, *args)
+            try:
+                result = slot.function.handler(self, *args)
+            except AccessError as error:
+                raise Fault(
+                    FaultKind.WRITE if error.access == "write" else FaultKind.READ,
+                    address,
+                    self.caller(),
+                    address=error.address,
+                    reason=f"{error.reason}, in {slot.name}()",
+                ) from None
             kind = prototype.result
         else:
             raise Fault(

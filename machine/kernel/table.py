@@ -13,7 +13,7 @@ knows an architecture. Adding a symbol is adding one entry to a file beside this
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from machine.kernel.kernel import Kernel
 
 Handler: TypeAlias = Callable[..., int | None]
+_Handler = TypeVar("_Handler", bound=Handler)
 
 
 class Arguments(Protocol):
@@ -74,10 +75,10 @@ FUNCTIONS: dict[str, Function] = {}
 DATA: dict[str, Data] = {}
 
 
-def function(*prototypes: str) -> Callable[[Handler], Handler]:
+def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
     """Register the decorated handler for one or several prototypes of the same shape."""
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: _Handler) -> _Handler:
         for text in prototypes:
             prototype = parse(text)
             if prototype.name in FUNCTIONS:

@@ -125,7 +125,7 @@ def _windows(there: AddressMap) -> list[ExecmemRange]:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=200)
+@settings(max_examples=50)
 def test_kaslr_keeps_the_rules_of_every_architecture(arch: archs.Arch, seed: int) -> None:
     """A seed always gives one map; the image keeps its size; text is within reach of it."""
     there = arch.address_map(kaslr=seed)
@@ -143,7 +143,7 @@ def test_kaslr_keeps_the_rules_of_every_architecture(arch: archs.Arch, seed: int
 
 
 @given(seed=SEEDS)
-@settings(max_examples=200)
+@settings(max_examples=50)
 def test_kaslr_on_x86_64(seed: int) -> None:
     """The image stays in its 1 GiB, the window starts 1 to 1024 pages late, all in the top 2 GiB."""
     there = archs.arch("x86_64").address_map(kaslr=seed)
@@ -154,7 +154,7 @@ def test_kaslr_on_x86_64(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=200)
+@settings(max_examples=50)
 def test_kaslr_on_arm64(seed: int) -> None:
     """The image moves in the middle half of vmalloc, inside a 2 GiB window without fallback."""
     there = archs.arch("arm64").address_map(kaslr=seed)
@@ -168,7 +168,7 @@ def test_kaslr_on_arm64(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=200)
+@settings(max_examples=50)
 def test_kaslr_on_riscv64(seed: int) -> None:
     """The image moves within the last 2 GiB; modules have the 2 GiB that end with it."""
     there = archs.arch("riscv64").address_map(kaslr=seed)

@@ -169,7 +169,7 @@ def test_every_row_that_stands_in_an_instruction_is_decoded() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.arch}-{c.numbers[0]}-{c.code}")
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_the_operand_is_the_target(case: Case, data: st.DataObject) -> None:
     """The disassembler finds the intended target in the relocated instruction."""
     arch = archs.arch(case.arch)

@@ -225,7 +225,7 @@ def _draw_sums(draw: Draw, group: int, page: int, next_place: Callable[[], int])
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_engine_equals_the_scalar_model(arch: archs.Arch, data: st.DataObject) -> None:
     """Any relocations whose values fit give the model's bytes, whatever stood there before."""
     image, them = draw_records(data.draw, arch)
@@ -262,7 +262,7 @@ def test_every_record_that_fails_is_reported(arch: archs.Arch, data: st.DataObje
 def test_unknown_and_unsupported_numbers_are_told_apart(arch: archs.Arch) -> None:
     """A number outside the table is unknown; one that the table names with a reason is not."""
     unsupported = next((row for row in arch.relocations.values() if row.unsupported), None)
-    them = [Record(0, BASE, 0, 0, 65000), Record(0, BASE, 0, 0, 65001)]
+    them = [Record(0, BASE, 0, 0, 65000), Record(0, BASE, 0, 0, 0xFFFF_FFFF)]
     if unsupported is not None:
         them.append(Record(0, BASE, 0, 0, unsupported.number))
     _, failures = run(arch, bytes(16), them)

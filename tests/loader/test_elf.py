@@ -218,7 +218,7 @@ SEEDS = {machine: good(machine) for machine in (62, 183, 243)}
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_random_damage_never_escapes_the_error_family(
     arch: archs.Arch, data: st.DataObject
 ) -> None:
@@ -243,11 +243,11 @@ def sample(name: str) -> bytes:
 
 
 def test_random_damage_to_a_compiled_module(arch: archs.Arch) -> None:
-    """The same holds for a module that a compiler built: 150 damaged copies."""
+    """The same holds for a module that a compiler built: 80 damaged copies."""
     original, chance = sample(arch.name), random.Random(arch.machine)
     headers = int.from_bytes(original[40:48], "little")
     survive(original)
-    for _ in range(150):
+    for _ in range(80):
         image = bytearray(original)
         for _ in range(chance.randint(1, 8)):
             low = chance.choice((0, headers))

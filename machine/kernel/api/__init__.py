@@ -3,4 +3,16 @@
 
 from __future__ import annotations
 
-from machine.kernel.api import log
+from machine.kernel.api import (
+    bits,
+    cpu,
+    crypto,
+    lists,
+    locks,
+    log,
+    memory,
+    params,
+    registry,
+    strings,
+    time,
+)

@@ -159,7 +159,7 @@ def _kmemdup(k: Kernel, src: int, size: int, gfp: int) -> int:
     "void *kmemdup_array(const void *src, size_t count, size_t element_size, gfp_t gfp)",
 )
 def _kmemdup_array(k: Kernel, src: int, count: int, size: int, gfp: int) -> int:
-    return _kmemdup(k, src, count * size, gfp) or 0
+    return _kmemdup(k, src, count * size, gfp)
 
 
 @function("char *kmemdup_nul(const char *s, size_t len, gfp_t gfp)")
@@ -217,10 +217,8 @@ data("kmalloc_caches", 4 * 14 * 8, fill=_kmalloc_caches)
     " struct kmem_cache_args *args, slab_flags_t flags)"
 )
 def _kmem_cache_create_args(k: Kernel, name: int, size: int, args: int, _flags: int) -> int:
-    if not name or not 8 <= size <= KMALLOC_MAX_SIZE:
-        size = max(size, 8)
-        if size > KMALLOC_MAX_SIZE:
-            return 0
+    if not name or size > KMALLOC_MAX_SIZE:
+        return 0
     return _new_cache(k, text(k, name), size, k.word(args, 4), k.word(args + ARGS_CTOR))
 
 
@@ -255,12 +253,12 @@ def _kmem_cache_alloc(k: Kernel, cache: int, gfp: int) -> int:
     "void *kmem_cache_alloc_lru_noprof(struct kmem_cache *s, struct list_lru *lru, gfp_t flags)"
 )
 def _kmem_cache_alloc_lru(k: Kernel, cache: int, _lru: int, gfp: int) -> int:
-    return _kmem_cache_alloc(k, cache, gfp) or 0
+    return _kmem_cache_alloc(k, cache, gfp)
 
 
 @function("void *kmem_cache_alloc_node_noprof(struct kmem_cache *s, gfp_t flags, int node)")
 def _kmem_cache_alloc_node(k: Kernel, cache: int, gfp: int, _node: int) -> int:
-    return _kmem_cache_alloc(k, cache, gfp) or 0
+    return _kmem_cache_alloc(k, cache, gfp)
 
 
 @function("void kmem_cache_free(struct kmem_cache *s, void *x)")
@@ -278,7 +276,7 @@ def _kmem_cache_size(k: Kernel, cache: int) -> int:
 
 
 @function("int kmem_cache_shrink(struct kmem_cache *s)")
-def _kmem_cache_shrink(_k: Kernel, _cache_: int) -> int:
+def _kmem_cache_shrink(_k: Kernel, _s: int) -> int:
     return 0
 
 
@@ -352,7 +350,7 @@ def _kvrealloc(k: Kernel, old: int, size: int, gfp: int) -> int:
     room = k.heap.size(old)
     if old and room >= size:
         return old
-    new = _kvmalloc_node(k, size, 0, gfp, -1) or 0
+    new = _kvmalloc_node(k, size, 0, gfp, -1)
     if new and room:
         k.memory.write(new, k.memory.read(old, room))
         kvfree(k, old)

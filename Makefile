@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make demo and make test need Python 3.11+ and nothing else; both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check samples clean
+
+demo: $(VENV)/.installed
+	$(BIN)/execmem demo tour
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Needs gcc and binutils for the three architectures; see samples/modules/manifest.json.
+samples: $(VENV)/.installed
+	$(BIN)/python -m samples.modules.build
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "execmem needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zstd,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: thin wrappers that parse words, call the packages and show reports.
+
+Exit codes: 0 done, 1 refused with a one-line reason on stderr, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from machine.machine import Argument, Machine
+    from machine.module import Module
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _options(function: F) -> F:
+    """Add the options of every command that loads modules."""
+    for option in reversed(
+        (
+            click.option("--root", metavar="DIR", help="folder that holds lib/modules/VERSION"),
+            click.option("--arch", metavar="ARCH", help="architecture of a module given by name"),
+            click.option(
+                "--design", default="default", metavar="NAME", help="design of executable memory"
+            ),
+            click.option("--kaslr", type=int, metavar="SEED", help="randomise as this boot would"),
+            click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
+            click.option(
+                "--param", "params", multiple=True, metavar="NAME=VALUE", help="module parameter"
+            ),
+            click.option(
+                "--stub",
+                "stubs",
+                multiple=True,
+                metavar="NAME[=VALUE]",
+                help="let a kernel function return VALUE (0)",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _unknown(default: str) -> Callable[[F], F]:
+    return click.option(
+        "--unknown",
+        type=click.Choice(["fault", "refuse"]),
+        default=default,
+        show_default=True,
+        help="symbols nobody has: stop when called, or refuse to load",
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(package_name="execmem")
+def cli() -> None:
+    """Load real Linux kernel modules into an emulated x86-64, arm64 or riscv64 kernel."""
+
+
+@cli.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@_options
+@_unknown("refuse")
+@click.option("--init", is_flag=True, help="run the modules' init too")
+def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
+    r"""Load modules with their dependencies and show where everything lies.
+
+    MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root.
+
+    \b
+    Examples:
+      execmem load hello.ko --param who=you
+      execmem load ext4 --root /path/to/tree --json
+    """
+    from execmem import report
+
+    machine = _machine(modules[0], options)
+    loaded = [_load(machine, name, options, init=init) for name in modules]
+    machine.check()
+    if options["as_json"]:
+        everything = machine.modules.values()
+        report.print_json({"modules": [report.module_json(machine, m) for m in everything]})
+        return
+    out = report.console()
+    for number, module in enumerate(loaded):
+        if number:
+            out.print()
+        report.print_module(out, machine, module)
+        _print_log(out, module)
+
+
+@cli.command()
+@click.argument("module", metavar="MODULE")
+@click.argument("function", required=False, metavar="[FUNCTION")
+@click.argument("args", nargs=-1, metavar="[ARG...]]")
+@_options
+@_unknown("fault")
+@click.option("--no-init", is_flag=True, help="call without running init first")
+@click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
+@click.option("--instructions", type=int, metavar="N", help="limit of the call; 0: none")
+@click.option("--seconds", type=float, metavar="S", help="limit of the call; 0: none")
+def run(
+    module: str,
+    function: str | None,
+    args: tuple[str, ...],
+    no_init: bool,
+    returns: str,
+    instructions: int | None,
+    seconds: float | None,
+    **options: Any,
+) -> None:
+    r"""Run a module's init, or call one of its functions.
+
+    An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
+    buffer that is shown afterwards).
+
+    \b
+    Examples:
+      execmem run hello.ko --param who=you
+      execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64
+    """
+    from execmem import report
+    from machine.machine import Out
+
+    values = [_argument(text) for text in args]
+    machine = _machine(module, options)
+    loaded = _load(machine, module, options, init=not no_init)
+    fault = loaded.report.init_fault
+    if fault is not None and function is None:
+        raise fault
+    if fault is not None:
+        click.echo(f"{loaded.name}: init stopped: {fault}", err=True)
+    result = None
+    first = len(machine.log)
+    if function is not None:
+        limits: dict[str, Any] = {}
+        if instructions is not None:
+            limits["instructions"] = instructions or None
+        if seconds is not None:
+            limits["seconds"] = seconds or None
+        result = loaded.call(function, *values, returns=returns, **limits)
+        machine.kernel.flush_log()
+    outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]
+    if options["as_json"]:
+        document = report.module_json(machine, loaded) | {
+            "function": function,
+            "result": result,
+            "outputs": outputs,
+            "log": [line.text for line in machine.log],
+        }
+        report.print_json(document)
+        return
+    for line in machine.log[:first] if function is None else machine.log:
+        click.echo(line.text)
+    if function is None:
+        said = "has no init" if loaded.report.init_result is None else "init returned 0"
+        if loaded.report.init_result:
+            said = f"init returned {loaded.report.init_result}"
+        click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        return
+    assert result is not None
+    click.echo(f"{function} = {result:#x} ({result})")
+    for output in outputs:
+        click.echo(f"out: {output}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def archs(as_json: bool) -> None:
+    r"""Show what each architecture makes different.
+
+    \b
+    Examples:
+      execmem archs
+      execmem archs --json
+    """
+    from archs import archs as all_archs
+    from execmem import report
+
+    if as_json:
+        report.print_json({"archs": [report.arch_json(a) for a in all_archs()]})
+        return
+    report.print_archs(report.console(), all_archs())
+
+
+@cli.command()
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def demo(name: str | None, as_json: bool) -> None:
+    r"""Run a demo, or list them.
+
+    \b
+    Examples:
+      execmem demo
+      execmem demo tour
+    """
+    from execmem import report
+    from samples import DEMOS, story_of
+
+    if name is None:
+        if as_json:
+            listing = [{"name": n, "title": title} for n, title in DEMOS.items()]
+            report.print_json({"demos": listing})
+            return
+        report.console().print(report.table(("demo", "what it shows"), DEMOS.items()))
+        return
+    if name not in DEMOS:
+        raise click.UsageError(f"no demo {name!r}; there are {', '.join(DEMOS)}")
+    story = story_of(name)
+    if as_json:
+        report.print_json(story.as_json())
+        return
+    report.print_story(report.console(), story)
+
+
+def _machine(module: str, options: dict[str, Any]) -> Machine:
+    """Return the machine for a module: its ELF header names the architecture."""
+    from archs import arch as arch_by_name
+    from loader.depends import find, open_tree
+    from loader.files import SUFFIXES, read_module
+    from machine.machine import Machine, arch_of
+
+    root = options["root"]
+    if options["arch"] is not None:
+        try:
+            chosen = arch_by_name(options["arch"])
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    else:
+        given = Path(module)
+        is_file = "/" in module or module.endswith(SUFFIXES) or given.is_file()
+        path = given if is_file else find(open_tree(root) if root else None, module)
+        chosen = arch_of(read_module(path), path.name)
+    machine = Machine(
+        chosen,
+        design=options["design"],
+        text_poke=False if options["no_text_poke"] else None,
+        kaslr=options["kaslr"],
+        root=root,
+        unknown=options["unknown"],
+    )
+    for stub in options["stubs"]:
+        name, _, value = stub.partition("=")
+        machine.stub(name, _integer(value) if value else 0)
+    return machine
+
+
+def _load(machine: Machine, name: str, options: dict[str, Any], *, init: bool) -> Module:
+    """Load one module of the command line, unless a dependency brought it already."""
+    from loader.files import module_name
+
+    already = machine.modules.get(module_name(name))
+    if already is not None:
+        return already
+    return machine.load(name, init=init, **_parameters(options["params"]))
+
+
+def _parameters(words: Sequence[str]) -> dict[str, object]:
+    params: dict[str, object] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name:
+            raise click.UsageError(f"--param {word!r}: expected NAME=VALUE")
+        params[name] = value if equals else True
+    return params
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise click.UsageError(
+            f"{text!r} is no argument: expected an integer, str:, hex:, file: or out:"
+        ) from None
+
+
+def _argument(text: str) -> Argument:
+    """Return the value that a word of the command line stands for."""
+    from machine.machine import Out
+
+    kind, colon, rest = text.partition(":")
+    if not colon:
+        return _integer(text)
+    if kind == "str":
+        return rest
+    try:
+        if kind == "hex":
+            return bytes.fromhex(rest)
+        if kind == "file":
+            return Path(rest).read_bytes()
+        if kind == "out":
+            return Out(int(rest, 0))
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{text!r}: {error}") from None
+    return _integer(text)
+
+
+def _print_log(out: Any, module: Module) -> None:
+    from rich.markup import escape
+
+    for line in module.report.log:
+        out.print(escape(f"| {line.text}"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; whatever execmem refuses becomes one line and exit code 1."""
+    from allocator.errors import ExecmemError
+
+    try:
+        cli.main(args=None if argv is None else list(argv), prog_name="execmem")
+    except ExecmemError as error:
+        click.echo(f"execmem: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader went away (a pager that was quit): nothing is wrong with the result.
+        sys.stderr.close()
+        sys.exit(0)

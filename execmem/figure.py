@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The address spaces to scale: where modules may live, and how far a call reaches.
+
+`python -m execmem.figure FILE` writes the picture that the README shows; everything in it
+comes from the architectures' records.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from allocator.types import GIB, ExecmemType, size_text
+from archs import Arch, archs
+
+WIDTH, LEFT, ROW = 880, 96, 120
+SPAN = 7.4 * GIB  # what the width shows, centred on the start of the kernel image
+COLOURS = {"image": "#8a6d3b", "window": "#2b6cb0", "fallback": "#bcd4ec", "reach": "#b83280"}
+
+STYLE = (
+    "text{fill:#444;font-family:sans-serif}.name{font-size:15px;font-weight:bold}"
+    ".note{font-size:12px}@media(prefers-color-scheme:dark){text{fill:#ccc}}"
+)
+
+
+def _x(delta: float) -> float:
+    """Return the horizontal place of a distance from the start of the kernel image."""
+    return LEFT + (WIDTH - LEFT - 16) * min(max(delta / SPAN + 0.5, 0), 1)
+
+
+def _bar(colour: str, lo: float, hi: float, y: int, title: str) -> str:
+    x, width = _x(lo), max(_x(hi) - _x(lo), 1.5)
+    return (
+        f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{COLOURS[colour]}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def _row(arch: Arch, top: int) -> list[str]:
+    here = arch.address_map()
+    base = here.image.start
+    text = here.range_of(ExecmemType.MODULE_TEXT)
+    bars = [(text.fallback, "fallback"), (text.range, "window"), (here.image, "image")]
+    y = top + 62
+    parts = [f'<text x="8" y="{y + 16}" class="name">{escape(arch.title)}</text>']
+    for interval, kind in bars:
+        if interval is not None:
+            lo, hi = interval.start - base, interval.end - base
+            title = f"{kind}: {interval}, {size_text(interval.size)}"
+            parts.append(_bar(kind, lo, hi, y, title))
+    call = next(branch for branch in arch.branches if branch.what == "call")
+    # The arc stands over the middle of the window: a call from there gets to its feet.
+    middle = (text.range.start + text.range.end) // 2 - base
+    left, right = _x(middle + call.reach.lo), _x(middle + call.reach.hi)
+    radius = (right - left) / 2
+    parts.append(
+        f'<path d="M{left:.1f},{y} A{radius:.1f},{min(radius, 54):.1f} 0 0 1 {right:.1f},{y}" '
+        f'fill="none" stroke="{COLOURS["reach"]}" stroke-width="2"/>'
+    )
+    size = size_text(text.range.size)
+    note = f"window {size}; {call.mnemonic} reaches {call.reach}"
+    parts.append(f'<text x="{LEFT}" y="{y + 38}" class="note">{escape(note)}</text>')
+    return parts
+
+
+def address_spaces() -> str:
+    """Return an SVG of every architecture's module window, kernel image and call reach."""
+    known = archs()
+    height = ROW * len(known) + 44
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        "<title>Where modules may live, to scale around the kernel image</title>",
+        f"<style>{STYLE}</style>",
+    ]
+    for number, arch in enumerate(known):
+        parts += _row(arch, number * ROW)
+    y = ROW * len(known) + 28
+    for number, (kind, label) in enumerate(
+        (
+            ("image", "kernel image"),
+            ("window", "window for module text"),
+            ("fallback", "fallback window (PLT)"),
+            ("reach", "reach from mid-window"),
+        )
+    ):
+        x = LEFT + number * 196
+        colour = COLOURS[kind]
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 17}" y="{y}" class="note">{escape(label)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(address_spaces(), "utf-8")

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the commands show: the same facts as tables for people and as JSON for programs.
+
+Tables fit 80 columns and need no colour; addresses are hex, sizes in binary units.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from allocator.types import ExecmemType, size_text
+from archs import Arch
+from loader.link import Extent, extents
+from samples.story import Heading, Lines, Story, Text
+
+if TYPE_CHECKING:
+    from machine.machine import Machine
+    from machine.module import Module
+
+WIDTH = 80
+
+
+def console() -> Console:
+    """Return where results go: stdout, at most as wide as the terminal, at least readable."""
+    found = Console(highlight=False, soft_wrap=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:
+    """Return a plain table; `right` names the columns that are aligned to the right.
+
+    Columns before the last never wrap: a number that is cut is a wrong number.
+    """
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        found.add_column(
+            name,
+            justify="right" if name and name in right.split(",") else "left",
+            overflow="fold",
+            no_wrap=name != columns[-1],
+        )
+    for row in rows:
+        found.add_row(*(escape(str(cell)) for cell in row))
+    return found
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+# Modules ---------------------------------------------------------------------------------------
+
+
+def regions(machine: Machine, module: Module) -> list[dict[str, Any]]:
+    """Return one entry per region, init ones too, with the leaves that map it."""
+    found = []
+    for kind, region in module.report.regions.items():
+        live = module.regions.get(kind) == region
+        translation = machine.memory.translate(region.address) if live else None
+        found.append(
+            {
+                "type": kind.name,
+                "address": region.address,
+                "size": region.size,
+                "prot": str(translation.prot) if translation else "freed",
+                "leaf": size_text(translation.leaf) if translation else "",
+                "fallback": region.fallback,
+            }
+        )
+    return found
+
+
+def module_json(machine: Machine, module: Module) -> dict[str, Any]:
+    """Return the machine-readable form of a loaded module."""
+    report = module.report
+    return {
+        "name": report.name,
+        "arch": report.arch,
+        "design": report.design,
+        "state": module.state.value,
+        "regions": regions(machine, module),
+        "sections": [
+            {
+                "index": index,
+                "name": section.name,
+                "type": section.type.name if section.type else "PERCPU",
+                "address": section.address,
+                "size": section.size,
+            }
+            for index, section in sorted(report.sections.items())
+        ],
+        "relocations": dict(report.relocations),
+        "plt_slots": report.plt_slots,
+        "plt_reserved": report.plt_reserved,
+        "depends": sorted(module.loaded.providers),
+        "exports": [export.name for export in module.loaded.exports],
+        "unknown_symbols": list(report.unknown),
+        "init_result": report.init_result,
+        "init_fault": str(report.init_fault) if report.init_fault else None,
+        "log": [line.text for line in report.log],
+    }
+
+
+def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:
+    """Show a loaded module: regions, sections, relocations, PLT entries, what is missing."""
+    report, loaded = module.report, module.loaded
+    title = f"{report.name}: {machine.arch.title}, design {report.design}, {module.state.value}"
+    out.print(f"[bold]{escape(title)}[/bold]")
+    if loaded.providers:
+        out.print(f"uses {', '.join(sorted(loaded.providers))}")
+    out.print()
+    out.print(
+        table(
+            ("region", "address", "size", "prot", "leaf"),
+            [
+                (r["type"], f"{r['address']:#x}", size_text(r["size"]), r["prot"], r["leaf"])
+                for r in regions(machine, module)
+            ],
+            right="size",
+        )
+    )
+    if sections:
+        out.print()
+        out.print(
+            table(
+                ("section", "in", "address", "size"),
+                [
+                    (s.name, s.type.name if s.type else "PERCPU", f"{s.address:#x}", f"{s.size:#x}")
+                    for _, s in sorted(report.sections.items())
+                ],
+                right="size",
+            )
+        )
+    out.print()
+    print_relocations(out, module)
+    if report.plt_reserved:
+        out.print(f"PLT: {report.plt_slots} of {report.plt_reserved} entries used")
+    if loaded.exports:
+        out.print(f"exports {len(loaded.exports)} symbols")
+    if report.unknown:
+        out.print(
+            f"{len(report.unknown)} kernel symbols are not implemented; calling one stops: "
+            + escape(", ".join(report.unknown[:6]) + (", ..." if len(report.unknown) > 6 else ""))
+        )
+
+
+def module_extents(module: Module) -> tuple[Extent, ...]:
+    """Return how far the relocations of a module reach."""
+    return extents(module.loaded.arch, module.loaded.linked.records)
+
+
+def print_relocations(out: Console, module: Module) -> None:
+    """Show relocation types with their formula and how much of their reach is used."""
+    rows = module.loaded.arch.relocations
+    names = {row.name: row for row in rows.values()}
+    spans = {extent.row.name: extent for extent in module_extents(module)}
+    out.print(
+        table(
+            ("relocation", "count", "value", "farthest", "reach"),
+            [
+                (name, count, names[name].op.value, *_reach_cells(spans.get(name)))
+                for name, count in module.report.relocations.items()
+            ],
+            right="count,farthest",
+        )
+    )
+
+
+def _reach_cells(extent: Extent | None) -> tuple[str, str]:
+    if extent is None or extent.row.op.value in ("S+A", "-"):
+        return "", ""
+    far = extent.lo if -extent.lo > extent.hi else extent.hi
+    text = f"{far:+#x}"
+    if extent.row.reach is None:
+        return text, "any"
+    return text, f"{extent.row.reach.text()}, {extent.share:.1%} used"
+
+
+# Architectures -----------------------------------------------------------------------------------
+
+
+def arch_json(arch: Arch) -> dict[str, Any]:
+    """Return what makes an architecture different."""
+    here = arch.address_map()
+    return {
+        "name": arch.name,
+        "aliases": list(arch.aliases),
+        "machine": arch.machine,
+        "image": {"start": here.image.start, "end": here.image.end},
+        "direct_map": here.direct_map,
+        "vmalloc": {"start": here.vmalloc.start, "end": here.vmalloc.end},
+        "ranges": {
+            kind.value: {
+                "start": here.range_of(kind).range.start,
+                "end": here.range_of(kind).range.end,
+                "fallback": [f.start, f.end] if (f := here.range_of(kind).fallback) else None,
+            }
+            for kind in ExecmemType
+        },
+        "branches": [
+            {"mnemonic": b.mnemonic, "what": b.what, "lo": b.reach.lo, "hi": b.reach.hi}
+            for b in arch.branches
+        ],
+        "code_model": arch.code_model,
+        "plt_entry_bytes": arch.plt.size if arch.plt else None,
+        "text_poke": None
+        if arch.text_poke is None
+        else {
+            "name": arch.text_poke.name,
+            "pages": arch.text_poke.pages,
+            "granule": arch.text_poke.granule,
+        },
+        "trap": arch.trap.hex(),
+        "relocations": sum(not row.unsupported for row in arch.relocations.values()),
+        "relocations_refused": sum(bool(row.unsupported) for row in arch.relocations.values()),
+    }
+
+
+def print_archs(out: Console, archs: Sequence[Arch]) -> None:
+    """Show the architectures side by side."""
+    facts = [arch_json(a) for a in archs]
+    maps = [a.address_map() for a in archs]
+
+    def row(name: str, cells: Iterable[object]) -> tuple[object, ...]:
+        return (name, *cells)
+
+    text = [m.range_of(ExecmemType.MODULE_TEXT) for m in maps]
+    rows = [
+        row("kernel image", (f"{m.image.start:#x}" for m in maps)),
+        row("  size", (size_text(m.image.size) for m in maps)),
+        row("module text from", (f"{t.range.start:#x}" for t in text)),
+        row("  to", (f"{t.range.end:#x}" for t in text)),
+        row("  size", (size_text(t.range.size) for t in text)),
+        row("  fallback", (size_text(t.fallback.size) if t.fallback else "none" for t in text)),
+        row("vmalloc from", (f"{m.vmalloc.start:#x}" for m in maps)),
+        row("PLT entry", (f"{a.plt.size} B" if a.plt else "none" for a in archs)),
+        row("text_poke", (a.text_poke.name if a.text_poke else "none" for a in archs)),
+        row("  step", (f"{a.text_poke.pages} pages" if a.text_poke else "" for a in archs)),
+        row("  granule", (f"{a.text_poke.granule} B" if a.text_poke else "" for a in archs)),
+        row("trap", (a.trap.hex(" ") for a in archs)),
+        row("relocation types", (f["relocations"] for f in facts)),
+        row("  refused by name", (f["relocations_refused"] for f in facts)),
+    ]
+    out.print(table(("", *(a.title for a in archs)), rows))
+    out.print()
+    print_branches(out, archs)
+
+
+def print_branches(out: Console, archs: Sequence[Arch]) -> None:
+    """Show how far each branch and address-forming instruction gets, as the psABIs say."""
+    out.print(
+        table(
+            ("arch", "instruction", "for", "about", "reach from the instruction"),
+            [
+                (a.title, b.mnemonic, b.what, f"+-{size_text(b.reach.hi)}", str(b.reach))
+                for a in archs
+                for b in a.branches
+            ],
+        )
+    )
+
+
+# Stories ------------------------------------------------------------------------------------------
+
+
+def print_story(out: Console, story: Story) -> None:
+    """Show a demo."""
+    out.print(f"[bold]{escape(story.title)}[/bold]")
+    for part in story.parts:
+        out.print()
+        if isinstance(part, Heading):
+            out.print(f"[bold]{escape(part.text)}[/bold]")
+        elif isinstance(part, Text):
+            out.print(escape(part.text))
+        elif isinstance(part, Lines):
+            for line in part.lines:
+                out.print(escape(line))
+        else:
+            out.print(table(part.columns, part.rows, right=part.right))

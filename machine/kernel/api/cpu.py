@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the kernel knows of its one CPU and of where things lie; guards and bugs.
+
+Most of these are variables that inlined kernel code reads (arch/*/kernel/setup.c,
+kernel/cpu.c, kernel/panic.c). A CPU feature that a variable would announce is absent: the
+emulated CPU has it or not, and modules then take their generic path.
+"""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+
+from machine.faults import FaultKind
+from machine.kernel.api.common import state, stop
+from machine.kernel.kernel import Kernel
+from machine.kernel.table import data, function
+
+NR_CPUS = 8192  # the most that any of the modelled configurations has
+PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
+KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
+ADDRESSES = 1 << 64
+
+
+def _u64(value: int) -> bytes:
+    return (value % ADDRESSES).to_bytes(8, "little")
+
+
+def _physical(k: Kernel) -> int:
+    """Return the physical address of the kernel image."""
+    found = k.memory.translate(k.image.start)
+    assert found is not None
+    return found.address
+
+
+def _pcpu_hot(k: Kernel) -> bytes:
+    # arch/x86/include/asm/current.h: current_task, preempt_count, cpu_number.
+    return _u64(k.current) + PREEMPT_ENABLED.to_bytes(4, "little") + bytes(52)
+
+
+def _first_cpu(_k: Kernel) -> bytes:
+    return b"\1".ljust(NR_CPUS // 8, b"\0")
+
+
+data("pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
+data("const_pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
+data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
+data("cpu_number", 4, percpu=True)
+data("numa_node", 4, percpu=True)
+data("x86_cpu_to_apicid", 4, percpu=True)
+data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: _u64(k.percpu_offset))
+data("nr_cpu_ids", 4, fill=lambda _k: b"\1\0\0\0")
+data("__num_online_cpus", 4, fill=lambda _k: b"\1\0\0\0")
+for _mask in ("online", "possible", "present", "active"):
+    data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_first_cpu)
+data("boot_cpu_data", 512)
+data("static_key_initialized", 1, fill=lambda _k: b"\1")
+data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
+data("fips_enabled", 4)
+data("empty_zero_page", 4096)
+data("init_on_free", 16)
+data("init_on_alloc", 16)
+data("elfcorehdr_addr", 8)
+
+# Where memory lies, for inlined virt_to_page() and its like. There are no struct pages: a
+# vmemmap is named, as x86 has one, and nothing is mapped there.
+data("page_offset_base", 8, fill=lambda k: _u64(k.memory.direct_map.start))
+data("vmalloc_base", 8, fill=lambda k: _u64(k.memory.address_map.vmalloc.start))
+data("vmemmap_base", 8, fill=lambda _k: _u64(0xFFFF_EA00_0000_0000))
+data("vmemmap_start_pfn", 8)
+data("phys_base", 8, fill=lambda k: _u64(_physical(k) - k.image.start + KERNEL_MAP))
+data("memstart_addr", 8)
+data("kimage_voffset", 8, fill=lambda k: _u64(k.image.start - _physical(k)))
+data("pgtable_l4_enabled", 1, fill=lambda _k: b"\1")
+data("pgtable_l5_enabled", 1)
+
+
+def _kernel_map(k: Kernel) -> bytes:
+    # arch/riscv/include/asm/page.h, struct kernel_mapping: page_offset, virt_addr,
+    # virt_offset, phys_addr, size, then the two distances from virtual to physical.
+    start, physical = k.image.start, _physical(k)
+    direct = k.memory.direct_map.start
+    fields = (direct, start, 0, physical, k.image.size, direct, start - physical)
+    return b"".join(map(_u64, fields))
+
+
+data("kernel_map", 80, fill=_kernel_map)
+
+
+# Guards ------------------------------------------------------------------------------------
+
+
+@function("void __stack_chk_fail(void)")
+def _stack_chk_fail(k: Kernel) -> None:
+    stop(k, "the canary of a stack frame was overwritten", FaultKind.STACK_PROTECTOR)
+
+
+@function("void BUG_func(void)")
+def _bug_func(k: Kernel) -> None:
+    stop(k, "BUG: a call of a function that is not there")
+
+
+@function("void __ubsan_handle_out_of_bounds(void *data, void *index)")
+def _ubsan_out_of_bounds(k: Kernel, _data: int, index: int) -> None:
+    stop(k, f"UBSAN: array-index-out-of-bounds: index {index}")
+
+
+# Features ----------------------------------------------------------------------------------
+
+
+@function("int cpu_has_xfeatures(u64 xfeatures_mask, const char **feature_name)")
+def _cpu_has_xfeatures(_k: Kernel, _mask: int, _name: int) -> int:
+    return 0
+
+
+@function("bool cpu_have_feature(unsigned int num)")
+def _cpu_have_feature(_k: Kernel, _number: int) -> int:
+    return 0
+
+
+@function("bool irq_fpu_usable(void)", "bool may_use_simd(void)")
+def _fpu_usable(_k: Kernel) -> int:
+    return 1
+
+
+@function("void kernel_fpu_begin_mask(unsigned int kfpu_mask)")
+def _kernel_fpu_begin(_k: Kernel, _mask: int) -> None:
+    return
+
+
+@function(
+    "void kernel_fpu_end(void)",
+    "void kernel_neon_begin(void)",
+    "void kernel_neon_end(void)",
+    "void kernel_vector_begin(void)",
+    "void kernel_vector_end(void)",
+)
+def _kernel_simd(_k: Kernel) -> None:
+    return
+
+
+@function("void alt_cb_patch_nops(struct alt_instr *a, __le32 *orig, __le32 *new, int n)")
+def _alt_cb_patch_nops(k: Kernel, *_args: int) -> None:
+    stop(k, "alt_cb_patch_nops is for the kernel's own patching")
+
+
+# Random numbers (drivers/char/random.c): seeded, so that a run can be repeated ----------------
+
+
+@attrs.define
+class _Random:
+    source: random.Random = attrs.field(factory=lambda: random.Random(0))  # noqa: S311 - repeatable, no secret
+
+
+@function("void get_random_bytes(void *buf, size_t len)")
+def _get_random_bytes(k: Kernel, buffer: int, size: int) -> None:
+    if size:
+        k.memory.write(buffer, state(k, _Random).source.randbytes(size))
+
+
+@function(
+    "u8 get_random_u8(void)",
+    "u16 get_random_u16(void)",
+    "u32 get_random_u32(void)",
+    "u64 get_random_u64(void)",
+)
+def _get_random(k: Kernel) -> int:
+    return state(k, _Random).source.getrandbits(64)
+
+
+@function("u32 __get_random_u32_below(u32 ceil)")
+def _get_random_u32_below(k: Kernel, ceiling: int) -> int:
+    return state(k, _Random).source.randrange(ceiling) if ceiling else 0

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the documents say is run: code blocks as doctests, commands against their output."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import execmem
+from execmem.cli import cli, main
+from execmem.figure import address_spaces
+
+HERE = Path(__file__).parents[2]
+DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/*.md")])
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    text = document.read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_python_sessions(document):
+    """Python sessions give what they show; blocks of one document build on each other."""
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks(document, "python")):
+        if ">>>" not in block:
+            continue
+        test = doctest.DocTestParser().get_doctest(
+            block, names, f"{document.name}[{number}]", None, 0
+        )
+        runner = doctest.DocTestRunner(verbose=False)
+        runner.run(test, clear_globs=False)
+        names.update(test.globs)
+        assert runner.failures == 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_commands_show_their_output(document, capsys):
+    """A block that starts with `$ execmem` shows what the command prints, to the letter."""
+    for block in blocks(document, ""):
+        command, _, shown = block.partition("\n")
+        if not command.startswith("$ execmem "):
+            continue
+        with pytest.raises(SystemExit):
+            main(command.split()[2:])
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert shown.splitlines() == printed
+
+
+def test_every_command_is_in_the_readme():
+    """The README names every command."""
+    readme = (HERE / "README.md").read_text("utf-8")
+    for name in cli.commands:
+        assert f"execmem {name}" in readme
+
+
+def test_links_lead_somewhere():
+    """Relative links of the documents name files that exist."""
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_figure_is_what_the_records_say():
+    """The committed picture is the one that the architectures' records give today."""
+    assert (HERE / "docs" / "address-spaces.svg").read_text("utf-8") == address_spaces()
+
+
+def test_public_names():
+    """`__all__` is what can be imported, each name documented."""
+    assert sorted(execmem.__all__) == list(execmem.__all__)
+    for name in execmem.__all__:
+        assert getattr(execmem, name).__doc__
+    assert set(execmem.__all__) <= set(dir(execmem))
+    with pytest.raises(AttributeError):
+        _ = execmem.nonesuch
