@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check samples clean
+.PHONY: demo test check samples bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/execmem demo tour
@@ -28,6 +28,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zstd,test]'
 	touch $@
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/link.py
+	$(BIN)/python benchmarks/call.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -131,8 +131,10 @@ class Reach:
 
 def _edge(value: int) -> str:
     """Return an edge as the nearest power of two and what is left."""
+    if value == 0:
+        return "0"
     sign, size = ("-", -value) if value < 0 else ("+", value)
-    power = 1 << max(size.bit_length() - 1, 0)
+    power = 1 << (size.bit_length() - 1)
     if 2 * power - size < size - power:
         power *= 2
     text = f"{sign}{size_text(power)}"

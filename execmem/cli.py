@@ -83,7 +83,6 @@ def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
 
     machine = _machine(modules[0], options)
     loaded = [_load(machine, name, options, init=init) for name in modules]
-    machine.check()
     if options["as_json"]:
         everything = machine.modules.values()
         report.print_json({"modules": [report.module_json(machine, m) for m in everything]})

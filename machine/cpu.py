@@ -180,6 +180,8 @@ class Cpu:
         self._miss = self._interrupt = None
         at = start
         try:
+            if budget <= 0:  # which is "no limit" to Unicorn
+                raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
             while True:
                 self.uc.emu_start(at, end, count=budget)
                 at = self.read(program_counter)
@@ -200,7 +202,7 @@ class Cpu:
             self._budget = None if around is None else left
             if around is not None:
                 # Starting at the end executes nothing, and sets the counter.
-                self.uc.emu_start(end, end, count=left)
+                self.uc.emu_start(end, end, count=max(left, 1))
 
     def expire(self) -> None:
         """Stop the run whose deadline has passed, if there is one; any thread may call this."""

@@ -321,12 +321,15 @@ class Machine:
             return value & ADDRESS_MASK
         if isinstance(value, str):
             data = value.encode() + b"\0"
-        elif isinstance(value, Out | bytes | bytearray):
+        elif isinstance(value, Out):
+            data = bytes(len(value))
+        elif isinstance(value, bytes | bytearray):
             data = bytes(value)
         else:
             raise BadCall("call", f"cannot pass {type(value).__name__}: int, bytes, str or Out")
         address = self.alloc(data)
-        buffers.callback(self.free, address)
+        # Not `self.free`: the function may have taken the buffer and freed it (kfree does).
+        buffers.callback(self.kernel.heap.free, address)
         return address
 
     def _nested(self, address: int, *args: int) -> int:
@@ -442,11 +445,12 @@ class Machine:
 
     def disassemble(self, address: int) -> str:
         """Return the instruction at `address` as text; empty where nothing is mapped."""
-        found = self.memory.translate(address)
-        if found is None:
-            return ""
-        code = self.memory.physical.read(found.address, min(16, PAGE_SIZE - address % PAGE_SIZE))
-        return self._disassembler.one(code, address)
+        code = b""
+        for span in self.memory.page_table.spans(address, 16):
+            if span.pa is None:
+                break
+            code += self.memory.physical.read(span.pa, span.size)
+        return self._disassembler.one(code, address) if code else ""
 
     def _fault(self, stop: Stop, limits: tuple[int | None, float | None]) -> Fault:
         reason = ""

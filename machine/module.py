@@ -103,7 +103,10 @@ class Module:
             close = difflib.get_close_matches(name, self.symbols, 3)
             hint = f"did you mean {', '.join(close)}?" if close else ""
             raise BadCall(name, f"module {self.name} has no such symbol", hint)
-        if self.loaded.percpu is None and self.loaded.region_at(address) is None:
+        percpu = any(
+            s.type is None and 0 <= address - s.address <= s.size for s in self.sections.values()
+        )
+        if not percpu and self.loaded.region_at(address) is None:
             raise BadCall(name, "lies in init memory, which was freed after init")
         return address
 

@@ -293,8 +293,8 @@ def _merged(intervals: Iterable[Interval]) -> list[Interval]:
     """Return disjoint intervals sorted, with neighbours that touch made one."""
     merged: list[Interval] = []
     for interval in sorted(intervals):
-        if merged and merged[-1].end >= interval.start:
-            assert merged[-1].end == interval.start, f"{interval} overlaps {merged[-1]}"
-            interval = Interval(merged.pop().start, interval.end)
-        merged.append(interval)
+        assert not merged or merged[-1].end <= interval.start, f"{interval} overlaps {merged[-1]}"
+        touches = merged and merged[-1].end == interval.start
+        start = merged.pop().start if touches else interval.start
+        merged.append(Interval(start, interval.end))
     return merged

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import attrs
 
@@ -36,6 +37,8 @@ PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
+# Slots, heap objects, symbols, and the ends of the variables and of the static per-cpu area.
+Mark: TypeAlias = tuple[int, frozenset[int], dict[str, int], tuple[int, int]]
 UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
 
 
@@ -245,10 +248,10 @@ class Kernel:
         else:
             base = address = self._variables_end
             self._variables_end += size
-        if variable.fill is not None:
-            # The address must be known before: contents may point at the variable itself.
-            self._addresses[variable.name] = base
-            self.memory.write(address, variable.fill(self))
+        # The address must be known before: contents may point at the variable itself.
+        self._addresses[variable.name] = base
+        contents = b"" if variable.fill is None else variable.fill(self)
+        self.memory.write(address, contents.ljust(size, b"\0"))
         return base
 
     def supply(
@@ -304,21 +307,25 @@ class Kernel:
             return None
         return slot.name + (f"+{offset:#x}" if offset else "")
 
-    def mark(self) -> tuple[int, frozenset[int], dict[str, int]]:
+    def mark(self) -> Mark:
         """Return the kernel's state that loading a module changes, for `roll_back`."""
-        return len(self._slots), self.heap.mark(), dict(self._addresses)
+        ends = self._variables_end, self._percpu_static
+        return len(self._slots), self.heap.mark(), dict(self._addresses), ends
 
-    def roll_back(self, mark: tuple[int, frozenset[int], dict[str, int]]) -> None:
+    def roll_back(self, mark: Mark) -> None:
         """Forget symbols and objects that came after `mark`."""
-        count, objects, addresses = mark
+        count, objects, addresses, ends = mark
         del self._slots[count:]
-        self._addresses = addresses
+        self._addresses = dict(addresses)
+        self._variables_end, self._percpu_static = ends
         self.heap.roll_back(objects)
 
     # Calls from the guest --------------------------------------------------------------------
 
     def _execute(self, address: int) -> None:
-        index = (address - self._stubs.start) // SLOT
+        index, offset = divmod(address - self._stubs.start, SLOT)
+        if offset:
+            return  # behind the return instruction: a trap follows
         if index >= len(self._slots):
             raise Fault(FaultKind.FETCH, address, f"{address:#x}", address=address)
         slot = self._slots[index]

@@ -21,7 +21,7 @@ def members(intervals):
     return {address for interval in intervals for address in range(interval.start, interval.end)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), stretches), max_size=30),
     stretches,

@@ -104,7 +104,7 @@ class Buddies(RuleBasedStateMachine):
 
 
 TestBuddies = Buddies.TestCase
-TestBuddies.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestBuddies.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 
 
 def test_everything_freed_merges_to_the_initial_runs():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -346,6 +347,25 @@ def test_reach_reads_as_the_interval_it_is() -> None:
     assert 0x100 not in reach
     assert 2 not in reach
     assert str(reach) == "[-0x100, 0x100)"
+
+
+def edge(text: str) -> int:
+    """Return the number that an edge in units says."""
+    units = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    terms = re.findall(r"([+-])(\d+) (\w+)", text)
+    assert text == "0" or "".join(f"{s}{n} {u}" for s, n, u in terms) == text
+    return sum(int(s + n) * units[u] for s, n, u in terms)
+
+
+def test_a_reach_in_units_says_the_same_numbers(arch: archs.Arch) -> None:
+    """What people read (powers of two and what is left) adds up to the interval's ends."""
+    reaches = {row.reach for row in arch.relocations.values()} - {None}
+    for reach in reaches | {branch.reach for branch in arch.branches}:
+        text = reach.text()
+        symmetric = text.startswith("+-")
+        low, high = ("-" + text[2:], "+" + text[2:]) if symmetric else text.split("..")
+        if max(reach.hi, -reach.lo) < 1 << 40:  # size_text rounds what has no larger unit
+            assert (edge(low), edge(high)) == (reach.lo, reach.hi), text
 
 
 def test_a_number_may_stand_once() -> None:

@@ -12,6 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("allocator", "archs", "loader", "machine", "samples", "execmem")
 SPDX = "SPDX-License-Identifier: GPL-2.0-or-later"
 
+ASKS_FOR_A_NAME = re.compile(
+    r"arch\.name\s*(==|!=|in\b|not in\b)|==\s*\w*\.?arch\.name|match \w*arch\.name"
+)
+
 
 def sources(*folders: str) -> list[Path]:
     """Return the Python and assembly and C sources under `folders`."""
@@ -33,13 +37,10 @@ def test_every_source_says_its_licence() -> None:
 
 def test_only_archs_asks_for_a_name() -> None:
     """No package but archs compares an architecture's name: it asks for the capability."""
-    asks = re.compile(
-        r"arch\.name\s*(==|!=|in\b|not in\b)|==\s*\w*\.?arch\.name|match \w*arch\.name"
-    )
     for package in PACKAGES:
         for path in sources(package):
             if package != "archs":
-                assert not asks.search(path.read_text("utf-8")), path
+                assert not ASKS_FOR_A_NAME.search(path.read_text("utf-8")), path
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,4 @@ def test_only_archs_asks_for_a_name() -> None:
 )
 def test_the_search_would_find_such_a_question(text: str) -> None:
     """The pattern matches the ways to ask for a name that a person would write."""
-    asks = re.compile(
-        r"arch\.name\s*(==|!=|in\b|not in\b)|==\s*\w*\.?arch\.name|match \w*arch\.name"
-    )
-    assert asks.search(text)
+    assert ASKS_FOR_A_NAME.search(text)

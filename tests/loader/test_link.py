@@ -15,9 +15,9 @@ from loader import errors
 from loader.elf import parse
 from loader.errors import BadModule, RelocationError, UnresolvedSymbols
 from loader.layout import plan
-from loader.link import MATERIALISED, link, link_view
+from loader.link import MATERIALISED, extents, link, link_view
 from tests.support import elfwriter as elf
-from tests.support import ld
+from tests.support import ld, scalar
 from tests.support.addresses import place, resolve
 from tests.support.assembly import SOURCES
 from tests.support.elfwriter import FUNC, LOCAL, NOBITS, WEAK, A, Rela, Sec, Sym, W, X, write
@@ -364,6 +364,36 @@ def test_counts_name_each_type_most_frequent_first(arch: archs.Arch) -> None:
     # Symbol values: those of sections moved, the undefined ones as given.
     index = view.undefined["two"]
     assert int(linked.symbols[index]) == symbols["two"]
+
+
+def test_extents_are_the_least_and_greatest_x(arch: archs.Arch, tmp_path: Path) -> None:
+    """For each type that computes X, count and extremes are those of the records one by one."""
+    image = assemble(arch.machine, SOURCES[arch.machine], tmp_path)
+    near = BASE[arch.machine] + 0x40
+    symbols = {"far": KERNEL[arch.machine], "near": near, "small": 0x12345678, "tiny": 0x42}
+    view = parse(image)
+    layout = plan(view)
+    addresses = place(layout, BASE[arch.machine])
+    linked = link_view(view, layout, addresses, symbols)
+    seen: dict[int, list[int]] = {}
+    for table in view.tables:
+        for offset, number, symbol, addend in table.records.tolist():
+            if number in scalar.RULES[arch.machine] and not (
+                scalar.is_pair(arch.machine, number) or scalar.accumulates(arch.machine, number)
+            ):
+                place_ = addresses[table.target.index] + offset
+                record = scalar.Record(
+                    0, place_, int(linked.symbols[symbol]), scalar.signed(addend), number
+                )
+                seen.setdefault(number, []).append(scalar.value_of(arch.machine, record))
+    found = extents(arch, linked.records)
+    assert {e.row.number: (e.count, e.lo, e.hi) for e in found} == {
+        number: (len(xs), min(xs), max(xs)) for number, xs in seen.items()
+    }
+    counts = [extent.count for extent in found]
+    assert counts == sorted(counts, reverse=True)
+    assert all(0 <= extent.share <= 1 for extent in found)
+    assert any(extent.share > 0 for extent in found)
 
 
 def test_a_module_without_relocations_links(arch: archs.Arch) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -403,6 +404,30 @@ def test_a_refused_module_leaves_no_trace(
         world.loader.form(make(world), "mini.ko")
     assert str(caught.value).startswith("mini")
     assert world.state() == before
+
+
+def test_a_damaged_module_leaves_no_trace(world: World) -> None:
+    """Random damage is refused by the error family, or loads; either way nothing stays behind."""
+    original, before = full(world), world.state()
+    headers = int.from_bytes(original[40:48], "little")
+    chance = random.Random(world.arch.machine)
+    loads = 0
+    for _ in range(60):
+        damaged = bytearray(original)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(chance.choice((0, 0, headers)), len(damaged))
+            damaged[at] = chance.choice((0, 0xFF, chance.randrange(256)))
+        try:
+            loaded = world.loader.form(bytes(damaged), "fuzz.ko")
+        except ExecmemError:
+            pass
+        else:
+            loads += 1
+            world.loader.settle(loaded)
+            world.loader.begin_unload(loaded)
+            world.loader.discard(loaded)
+        assert world.state() == before
+    assert 0 < loads < 60
 
 
 def test_unknown_names_can_be_refused_by_policy(world: World) -> None:

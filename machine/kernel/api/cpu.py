@@ -46,7 +46,6 @@ def _first_cpu(_k: Kernel) -> bytes:
 data("pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("const_pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
-data("cpu_number", 4, percpu=True)
 data("numa_node", 4, percpu=True)
 data("x86_cpu_to_apicid", 4, percpu=True)
 data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: _u64(k.percpu_offset))
@@ -119,7 +118,7 @@ def _cpu_have_feature(_k: Kernel, _number: int) -> int:
     return 0
 
 
-@function("bool irq_fpu_usable(void)", "bool may_use_simd(void)")
+@function("bool irq_fpu_usable(void)")
 def _fpu_usable(_k: Kernel) -> int:
     return 1
 

@@ -188,7 +188,7 @@ def _fortify_text(reason: int, avail: int, size: int) -> str:
 # Strings ---------------------------------------------------------------------------------
 
 
-@function("size_t strlen(const char *s)", "size_t __fortify_strlen(const char *s)")
+@function("size_t strlen(const char *s)")
 def _strlen(k: Kernel, s: int) -> int:
     return len(text(k, s))
 
