@@ -380,17 +380,28 @@ class PageTable:
 
         Leaves in the interval `exclude` do not count.
         """
-        parts = [np.empty(0, _U)]
         wanted = rights.value | _PRESENT
+        # One flag per frame, grown as needed: sorting a million frames would cost far more.
+        marked = np.zeros(0, np.bool_)
         for start, _, size, entry in self._walk():
             if entry is None or (exclude is not None and start in exclude):
                 continue
             if isinstance(entry, np.ndarray):
-                parts.append(entry[(entry & _U(wanted)) == wanted] & _U(_FRAME))
+                frames = entry[(entry & _U(wanted)) == wanted] // _U(PAGE_SIZE)
+                chosen: slice | Frames = frames
+                top = int(frames.max(initial=0)) + 1
             elif entry & wanted == wanted:
-                first = entry & _FRAME
-                parts.append(np.arange(first, first + size, PAGE_SIZE, dtype=_U))
-        return np.unique(np.concatenate(parts))
+                first = (entry & _FRAME) // PAGE_SIZE
+                top = first + size // PAGE_SIZE
+                chosen = slice(first, top)
+            else:
+                continue
+            if top > marked.size:
+                marked = np.append(
+                    marked, np.zeros(max(top, 2 * marked.size) - marked.size, np.bool_)
+                )
+            marked[chosen] = True
+        return np.flatnonzero(marked).astype(_U) * _U(PAGE_SIZE)
 
     def check(self) -> None:
         """Assert that no leaf is W and X, large ones are aligned, counters match a recount."""

@@ -314,6 +314,8 @@ class Cpu:
                     self.uc.ctl_remove_cache(at, at + span.size)
         finally:
             self._maintaining = False
+            # What was looked up at the window must not stay executable there.
+            self._flush_tlb(start, end, False)
 
 
 def _constants(prefix: str) -> ModuleType:

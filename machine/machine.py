@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
-from allocator import Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
+from allocator import AccessError, Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks, by_machine
 from archs import arch as arch_by_name
@@ -257,7 +257,13 @@ class Machine:
             text = _parameter_text(value)
             buffer = self.alloc(text.encode() + b"\0")
             try:
-                raw = self.call(self.kernel.word(parameter.ops + 8), buffer, parameter.address)
+                setter = self.kernel.word(parameter.ops + 8)
+                raw = self.call(setter, buffer, parameter.address)
+            except AccessError:
+                reason = "this kernel does not have its operations, " + (
+                    self.kernel.name_at(parameter.ops) or f"{parameter.ops:#x}"
+                )
+                raise BadParameter(loaded.name, name, reason) from None
             finally:
                 self.free(buffer)
             result = parse("int set(void)").result.from_register(raw)
@@ -266,6 +272,14 @@ class Machine:
                 reason = f"'{text}' was refused: -{-result} ({errno_name(-result)})"
                 hint = f", expected {kind.partition(':')[2]}" if kind.startswith(name + ":") else ""
                 raise BadParameter(loaded.name, name, reason + hint)
+
+    def _destroy_parameters(self, loaded: LoadedModule) -> None:
+        """Let each parameter free what its `set` allocated (destroy_params)."""
+        for parameter in self.parameters_of(loaded):
+            if self.kernel.unknown_at(parameter.ops) is None:
+                release = self.kernel.word(parameter.ops + 24)
+                if release:
+                    self.call(release, parameter.arg)
 
     def unload(self, module: Module) -> None:
         """Run a module's exit and take it out of memory; LoadError while others use it."""
@@ -279,6 +293,7 @@ class Machine:
         try:
             if address is not None:
                 self.call(address)
+            self._destroy_parameters(loaded)
         finally:
             self.kernel.flush_log()
             self.loader.discard(loaded)
@@ -446,7 +461,7 @@ class Machine:
     def disassemble(self, address: int) -> str:
         """Return the instruction at `address` as text; empty where nothing is mapped."""
         code = b""
-        for span in self.memory.page_table.spans(address, 16):
+        for span in self.memory.page_table.spans(address, min(16, ADDRESS_MASK - address)):
             if span.pa is None:
                 break
             code += self.memory.physical.read(span.pa, span.size)

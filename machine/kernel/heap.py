@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 from allocator import AllocationError, KernelMemory
-from allocator.types import PAGE_SIZE, align_up
+from allocator.types import PAGE_SIZE, align_down, align_up
 
 POISON_INUSE = 0x5A  # include/linux/poison.h: never-initialised objects
 POISON_FREE = 0x6B  # and freed ones
@@ -80,13 +80,25 @@ class Heap:
         return {address: size for address, (size, _) in self._live.items()}
 
     def mark(self) -> frozenset[int]:
-        """Return which objects live now, to be given to `roll_back`."""
+        """Return which objects live now, to be given to `roll_back`; empty slabs go first."""
+        self._shrink()
         return frozenset(self._live)
 
     def roll_back(self, mark: frozenset[int]) -> None:
         """Free every object that did not live at `mark`: what a failed load left behind."""
         for address in [a for a in self._live if a not in mark]:
             self.free(address)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give slabs back that hold no object (kmem_cache_shrink)."""
+        held = {align_down(address, PAGE_SIZE) for address in self._live}
+        empty = {slab for slab in self._slabs if slab not in held}
+        for spare in self._free.values():
+            spare[:] = [a for a in spare if align_down(a, PAGE_SIZE) not in empty]
+        for slab in empty:
+            self._slabs.remove(slab)
+            self.memory.free_pages(slab)
 
     def _object(self, room: int) -> int:
         spare = self._free.setdefault(room, [])
