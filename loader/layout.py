@@ -33,6 +33,7 @@ SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
+MAX_TOTAL = 1 << 31  # bytes; a file of a few KiB may declare any amount of .bss
 THIS_MODULE = ".gnu.linkonce.this_module"
 
 
@@ -121,7 +122,8 @@ def plan(view: ElfView) -> Layout:
     Raises
     ------
     BadModule
-        When a section is writable and executable at once (CONFIG_STRICT_MODULE_RWX).
+        When a section is writable and executable at once (CONFIG_STRICT_MODULE_RWX), or
+        when all together are larger than any range for modules.
     """
     plt, resized, forced = _frob(view)
     sections: list[tuple[Section, int, int]] = []
@@ -138,6 +140,10 @@ def plan(view: ElfView) -> Layout:
                 raise BadModule(view.name, where, "is writable and executable")
             sections.append((section, flags, align))
     placements, sizes, aligns = _sweep(sections, resized)
+    total = sum(sizes.values())
+    if total >= MAX_TOTAL:
+        reason = f"need {total:#x} bytes; no range for modules has {MAX_TOTAL:#x}"
+        raise BadModule(view.name, "sections", reason)
     percpu = view.section(PERCPU_SECTION)
     return Layout(
         placements,

@@ -73,6 +73,16 @@ def test_writable_and_executable_is_refused() -> None:
     planned(Sec(".evil", b"x", W | X))  # not loaded, so nobody minds
 
 
+def test_a_module_larger_than_any_window_is_refused() -> None:
+    """A small file may declare much .bss; 2 GiB of it fit nowhere, in one section or in many."""
+    half = (1 << 30) - 8
+    most = [Sec(name, b"", A | W, NOBITS, size=half) for name in (".bss", ".bss.more")]
+    _, layout = planned(*most)
+    assert layout.sizes[MemType.DATA] == 2 * half
+    with pytest.raises(BadModule, match="sections: need 0x80000000 bytes"):
+        planned(*most, Sec(".data", bytes(16), A | W))
+
+
 def test_sections_of_a_type_follow_each_other_in_header_order() -> None:
     """Offsets grow with the index and are rounded up to each section's alignment."""
     _, layout = planned(
