@@ -12,14 +12,15 @@ unaligned words are gathered and scattered through overlapping stride-1 views of
 image. Addresses stay uint64 throughout (uint64 + int64 would become float64 and lose
 bits) and are viewed as int64 only to compare.
 
-The letters S, A, P, X and V are the psABIs': symbol value, addend, place, result, and
-the value that the group of relocations at one place has accumulated so far.
+The letters are the psABIs': symbol value S (its size Z), addend A, place P, result X, and
+V for what the relocations at one place have accumulated so far.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import attrs
 import numpy as np
@@ -29,6 +30,7 @@ from allocator.types import size_text
 
 U64 = NDArray[np.uint64]
 Index = NDArray[np.intp]
+Selection: TypeAlias = "slice | Index"
 
 PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
 
@@ -41,8 +43,10 @@ class Op(enum.Enum):
     PC = "S+A-P"
     PAGE = "Page(S+A)-Page(P)"
     PAIR = "X of the HI20 at S"
+    SIZE = "Z+A"
     ADD = "V+S+A"
     SUB = "V-S-A"
+    SET = "S+A, later V"
 
 
 @attrs.frozen
@@ -70,6 +74,9 @@ class Part:
         Added to X first: 0x800 makes a U-type immediate absorb the signed low part.
     zeros
         Bits of the word that are cleared: a scaled offset is narrower than its field.
+    movz
+        The opcode bit that tells MOVZ from MOVN: a negative X is stored inverted, and the
+        bit cleared; otherwise the bit is set.
     """
 
     size: int
@@ -77,16 +84,25 @@ class Part:
     offset: int = 0
     bias: int = 0
     zeros: int = 0
+    movz: int = 0
 
     @property
     def mask(self) -> int:
         """Bits of the word that are replaced."""
-        return self.zeros | sum(((1 << s.bits) - 1) << s.word for s in self.slices)
+        fields = sum(((1 << s.bits) - 1) << s.word for s in self.slices)
+        return self.zeros | self.movz | fields
+
+    @property
+    def whole(self) -> bool:
+        """Whether the word is X itself, every bit of it."""
+        return self.slices == (Slice(0, 8 * self.size, 0),) and not self.bias
 
     def insert(self, word: int, x: int) -> int:
         """Return `word` with the slices of `x` placed in it (the scalar model)."""
         value = x + self.bias
         word &= ~self.mask
+        if self.movz:
+            word, value = (word, ~value) if value < 0 else (word | self.movz, value)
         for s in self.slices:
             word |= (value >> s.x & (1 << s.bits) - 1) << s.word
         return word
@@ -160,6 +176,18 @@ class Stub(enum.Enum):
     PLT = "plt"
 
 
+class Got(enum.Enum):
+    """What stands for S where a row goes through the global offset table."""
+
+    SLOT = "address of the slot that holds S"
+    SLOT_SUM = "address of the slot that holds S+A"
+    OFFSET = "offset of the slot that holds S from the table's start"
+    OFFSET_SUM = "offset of the slot that holds S+A from the table's start"
+    PAGE_OFFSET_SUM = "offset of the slot that holds S+A from the page of the table's start"
+    BASE = "address of the table"
+    RELATIVE = "S, counted from the table's start"
+
+
 @attrs.frozen
 class Reloc:
     """One relocation type.
@@ -178,8 +206,12 @@ class Reloc:
         What the kernel's module loader checks, where it differs; None: it checks nothing.
     stub
         Set where a branch that does not reach may go through a stub instead.
+    got
+        What the row needs of a global offset table, if anything.
     high
         Whether this row is the HI20 half that a PAIR row refers to.
+    uleb
+        Whether the field is a ULEB128 number, whose length stays as it is.
     unsupported
         The reason why the loader refuses this type, by name.
     """
@@ -193,18 +225,20 @@ class Reloc:
         default=attrs.Factory(lambda self: self.reach, takes_self=True)
     )
     stub: Stub | None = None
+    got: Got | None = None
     high: bool = False
+    uleb: bool = False
     unsupported: str = ""
 
     @property
     def size(self) -> int:
         """Bytes from P to the end of the last word written."""
-        return max((part.offset + part.size for part in self.parts), default=0)
+        return max((part.offset + part.size for part in self.parts), default=int(self.uleb))
 
     @property
     def accumulates(self) -> bool:
         """Whether records of this type at one place add up before they are stored."""
-        return self.op in (Op.ADD, Op.SUB)
+        return self.op in (Op.ADD, Op.SUB, Op.SET)
 
 
 class Checks(enum.Enum):
@@ -249,6 +283,8 @@ class Problem(enum.Enum):
     OUTSIDE = "place lies outside its section"
     HOMELESS = "the symbol lies in a section that is not loaded"
     OCCUPIED = "place is not zero before relocation"
+    NO_GOT = "needs a slot of the global offset table, and the module has no .got section"
+    FULL = "no slot left in the global offset table"
 
 
 @attrs.frozen(eq=False)
@@ -267,7 +303,7 @@ def word_view(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger
     return np.ndarray((count,), f"<u{size}", buffer=image, strides=(1,))
 
 
-def compute(row: Reloc, records: Records, index: Index) -> U64:
+def compute(row: Reloc, records: Records, index: Selection) -> U64:
     """Return X for the records at `index`; PAIR and accumulating rows have their own ways."""
     x = records.value[index] + records.addend[index]
     if row.op is Op.PC:
@@ -286,89 +322,253 @@ def out_of_reach(x: U64, reach: Reach | None) -> NDArray[np.bool_]:
     return np.asarray((v < reach.lo) | (v >= reach.hi))
 
 
+def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray[np.bool_]] | None:
+    """Return why entries of X do not fit and which, or None; two reductions when all fit."""
+    reach = row.reach if checks is Checks.HARDWARE else row.kernel_reach
+    if reach is None or not x.size:
+        return None
+    v = x.view(np.int64)
+    if v.min() < reach.lo or v.max() >= reach.hi:
+        return Problem.RANGE, out_of_reach(x, reach)
+    if checks is Checks.HARDWARE and reach.align > 1:
+        low = np.uint64(reach.align - 1)
+        if int(np.bitwise_or.reduce(x)) & int(low):
+            return Problem.ALIGN, np.asarray((x & low) != 0)
+    return None
+
+
+# Words ---------------------------------------------------------------------------------------
+
+
+def _field(part: Part, x: U64) -> U64:
+    """Return the bits of a part's word that X decides."""
+    value = x + np.uint64(part.bias) if part.bias else x
+    word = None
+    if part.movz:
+        negative = value.view(np.int64) < 0
+        value = np.where(negative, ~value, value)
+        word = np.where(negative, np.uint64(0), np.uint64(part.movz))
+    for s in part.slices:
+        field = value >> np.uint64(s.x) if s.x else value
+        if s.x + s.bits < 64:
+            field = field & np.uint64((1 << s.bits) - 1)
+        if s.word:
+            field = field << np.uint64(s.word)
+        word = field if word is None else word | field
+    assert word is not None
+    return word
+
+
+def _store(
+    image: NDArray[np.uint8], size: int, at: Index, word: NDArray[np.unsignedinteger], mask: int
+) -> None:
+    """Replace the bits of `mask` in the words of `size` bytes at `at`.
+
+    numpy is four times faster where a view is aligned, so the widest unit that divides every
+    offset is used; a word that is wider than that is stored in halves that need it.
+    """
+    bits = 8 * size
+    low = int(np.bitwise_or.reduce(at)) | size
+    unit = min(low & -low, size)
+    if unit == 1 < size:
+        view = word_view(image, size)
+        whole = mask == (1 << bits) - 1
+        keep = view.dtype.type(~mask & ((1 << bits) - 1))
+        new = word.astype(view.dtype)
+        view[at] = new if whole else (view[at] & keep) | new
+        return
+    view = image[: image.size & -unit].view(f"<u{unit}")
+    first = at // unit if unit > 1 else at
+    all_bits = (1 << 8 * unit) - 1
+    for number in range(size // unit):
+        cut = mask >> (8 * unit * number) & all_bits
+        if not cut:
+            continue
+        index = first + number if number else first
+        part = word >> np.uint64(8 * unit * number) if number else word
+        new = part.astype(view.dtype)
+        if cut != all_bits:
+            new &= view.dtype.type(cut)
+            new |= view[index] & view.dtype.type(~cut & all_bits)
+        view[index] = new
+
+
 def encode(row: Reloc, image: NDArray[np.uint8], offset: Index, x: U64) -> None:
     """Write the words of `row` at every `offset`."""
     for part in row.parts:
-        view = word_view(image, part.size)
         at = offset + part.offset if part.offset else offset
-        bits = 8 * part.size
-        first = part.slices[0]
-        if len(part.slices) == 1 and first.bits == bits and not part.bias and not first.x:
-            view[at] = x.astype(view.dtype)
+        if part.whole and _store_run(image, part.size, at, x):
             continue
-        value = x + np.uint64(part.bias) if part.bias else x
-        word = np.zeros(x.size, np.uint64)
-        for s in part.slices:
-            field = (value >> np.uint64(s.x)) & np.uint64((1 << s.bits) - 1)
-            word |= field << np.uint64(s.word)
-        keep = view.dtype.type(~part.mask & ((1 << bits) - 1))
-        view[at] = (view[at] & keep) | word.astype(view.dtype)
+        _store(image, part.size, at, x if part.whole else _field(part, x), part.mask)
+
+
+def _store_run(image: NDArray[np.uint8], size: int, at: Index, x: U64) -> bool:
+    """Store words that lie behind one another, as in tables; False where they do not."""
+    run = _run(at, size)
+    if run is None:
+        return False
+    image[run].view(f"<u{size}")[:] = x
+    return True
+
+
+def _run(at: Index, size: int) -> slice | None:
+    """Return the bytes that the words at `at` cover if they follow one another, else None."""
+    start, count = int(at[0]), at.size
+    if start % size or int(at[-1]) - start != size * (count - 1) or count < 2:
+        return None
+    if (at[1:] - at[:-1] != size).any():
+        return None
+    return slice(start, start + size * count)
+
+
+def _occupied(image: NDArray[np.uint8], size: int, at: Index) -> NDArray[np.bool_] | None:
+    """Return which places are not zero; None where all are."""
+    run = _run(at, size)
+    if run is not None:
+        words = image[run].view(f"<u{size}")
+    elif int(np.bitwise_or.reduce(at)) % size == 0:
+        words = image[: image.size & -size].view(f"<u{size}")[at // size]
+    else:
+        words = word_view(image, size)[at]
+    return np.asarray(words != 0) if words.any() else None
+
+
+# Relocations that need others ------------------------------------------------------------------
 
 
 def _pair(rows: Mapping[int, Reloc], records: Records, index: Index) -> tuple[U64, Index]:
     """Return X of the HI20 record that each PAIR record names, and which have none.
 
     The psABI lets several LO12 share a HI20 at any distance in the same relocation
-    section; S of a LO12 is the address of the instruction that carries the HI20.
+    section; S of a LO12 is the address of the instruction that carries the HI20. Compilers
+    put the two records side by side, so that is looked at first.
     """
-    highs = np.flatnonzero(np.isin(records.type, [n for n, row in rows.items() if row.high]))
-    x_high = np.zeros(highs.size, np.uint64)
-    for number in np.unique(records.type[highs]):
-        of_type = records.type[highs] == number
-        x_high[of_type] = compute(rows[int(number)], records, highs[of_type])
-    # The section index is part of the key: a label is only unique within its section.
-    order = np.lexsort((records.place[highs], records.group[highs]))
-    key_dtype = np.dtype([("group", np.int64), ("place", np.uint64)])
-    keys = np.empty(highs.size, key_dtype)
-    keys["group"], keys["place"] = records.group[highs][order], records.place[highs][order]
-    wanted = np.empty(index.size, key_dtype)
-    wanted["group"], wanted["place"] = records.group[index], records.value[index]
-    if not highs.size:
-        return np.zeros(index.size, np.uint64), np.arange(index.size, dtype=np.intp)
-    found = _search(keys, wanted)
-    hit = np.minimum(found, highs.size - 1)
-    missing = keys[hit] != wanted
-    return x_high[order][hit], np.flatnonzero(missing)
+    high = np.zeros(max(rows) + 2, np.bool_)
+    high[[number for number, row in rows.items() if row.high]] = True
+    types = np.minimum(records.type, max(rows) + 1)
+    before = np.maximum(index - 1, 0)
+    beside = (
+        high[types[before]]
+        & (records.place[before] == records.value[index])
+        & (records.group[before] == records.group[index])
+    )
+    x = np.zeros(index.size, np.uint64)
+    near = before[beside]
+    for number, row in rows.items():
+        if row.high:
+            mine = records.type[near] == number
+            if mine.all():
+                x[beside] = compute(row, records, near)
+                break
+            x[np.flatnonzero(beside)[mine]] = compute(row, records, near[mine])
+    if beside.all():
+        return x, np.empty(0, np.intp)
+    rest = np.flatnonzero(~beside)
+    x[rest], missing = _search_pair(rows, records, np.flatnonzero(high[types]), index[rest])
+    return x, rest[missing]
 
 
-def _search(keys: NDArray[np.void], wanted: NDArray[np.void]) -> Index:
-    """Return searchsorted positions of (group, place) pairs, group by group.
-
-    numpy compares structured scalars slowly, so each group is searched as plain uint64.
-    """
-    found = np.zeros(wanted.size, np.intp)
-    for group in np.unique(wanted["group"]):
-        lo, hi = np.searchsorted(keys["group"], [group, group + 1])
-        mine = wanted["group"] == group
-        found[mine] = lo + np.searchsorted(keys["place"][lo:hi], wanted["place"][mine])
-    return found
+def _search_pair(
+    rows: Mapping[int, Reloc], records: Records, highs: Index, index: Index
+) -> tuple[U64, Index]:
+    """Return X of the HI20 anywhere in the same section, and which records have none."""
+    found = np.zeros(index.size, np.uint64)
+    known = np.zeros(index.size, np.bool_)
+    for group in np.unique(records.group[index]):
+        mine = np.flatnonzero(records.group[index] == group)
+        inside = highs[records.group[highs] == group]
+        if not inside.size:
+            continue
+        inside = inside[np.argsort(records.place[inside], kind="stable")]
+        places, wanted = records.place[inside], records.value[index[mine]]
+        hit = np.minimum(np.searchsorted(places, wanted), inside.size - 1)
+        known[mine] = places[hit] == wanted
+        chosen = inside[hit]
+        for number in np.unique(records.type[chosen]):
+            same = records.type[chosen] == number
+            found[mine[same]] = compute(rows[int(number)], records, chosen[same])
+    return found, np.flatnonzero(~known)
 
 
 def _accumulate(
-    rows: Mapping[int, Reloc], image: NDArray[np.uint8], records: Records, index: Index
-) -> None:
-    """Apply ADD and SUB records: grouped by place, from 0, stored once by the last record's row.
+    rows: Mapping[int, Reloc],
+    image: NDArray[np.uint8],
+    records: Records,
+    index: Index,
+    checks: Checks,
+) -> list[Failure]:
+    """Apply ADD, SUB and SET records: by place, from 0, stored once by the last record's row.
 
     The kernel (arch/riscv/kernel/module.c since 6.7) starts each group from zero,
     whatever stands at the place, and stores when the relocation section is done.
     """
-    order = index[np.lexsort((index, records.offset[index]))]
-    at = records.offset[order]
-    x = records.value[order] + records.addend[order]
-    numbers = records.type[order]
-    subtract = np.isin(numbers, [n for n, row in rows.items() if row.op is Op.SUB])
-    x[subtract] = np.uint64(0) - x[subtract]
-    first = np.flatnonzero(np.append(True, at[1:] != at[:-1]))
+    places = records.offset[index]
+    if (places[1:] < places[:-1]).any():
+        order = np.argsort(places, kind="stable")
+        index, places = index[order], places[order]
+    first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
+    last = np.append(first[1:], places.size) - 1
+    x = records.value[index] + records.addend[index]
+    op = np.zeros(max(rows) + 2, np.int8)
+    for number, row in rows.items():
+        op[number] = {Op.SUB: -1, Op.SET: 2}.get(row.op, 1)
+    ops = op[records.type[index]]
+    subtracted = ops == -1
+    x[subtracted] = np.uint64(0) - x[subtracted]
     total = np.add.reduceat(x, first)
-    last = np.append(first[1:], at.size) - 1
-    for number in np.unique(numbers[last]):
-        chosen = numbers[last] == number
-        encode(rows[int(number)], image, at[first[chosen]], total[chosen])
+    # What was there before a SET does not count.
+    for at in np.flatnonzero(ops == 2).tolist():
+        group = int(np.searchsorted(first, at, side="right")) - 1
+        end = int(last[group]) + 1
+        total[group] = np.add.reduce(x[at:end])
+    failures = []
+    numbers = records.type[index[last]]
+    for number in np.unique(numbers).tolist():
+        chosen = np.flatnonzero(numbers == number)
+        row = rows[number]
+        where, value = places[first[chosen]], total[chosen]
+        bad = _first_failure(row, value, checks)
+        if bad is None and row.uleb:
+            wrong = [
+                not _store_uleb(image, a, v)
+                for a, v in zip(where.tolist(), value.tolist(), strict=True)
+            ]
+            bad = (Problem.RANGE, np.array(wrong)) if any(wrong) else None
+        elif bad is None:
+            encode(row, image, where, value)
+        if bad is not None:
+            problem, wrong_ones = bad
+            failed = index[last[chosen]][wrong_ones]
+            failures.append(Failure(problem, row, failed, value[wrong_ones]))
+    return failures
+
+
+def _store_uleb(image: NDArray[np.uint8], at: int, value: int) -> bool:
+    """Rewrite the ULEB128 number at `at` without changing its length; False when it does not fit."""
+    length = 1
+    while at + length <= image.size and image[at + length - 1] & 0x80:
+        length += 1
+    if value >> (7 * length) or at + length > image.size:
+        return False
+    for number in range(length):
+        more = 0x80 if number < length - 1 else 0
+        image[at + number] = (value >> (7 * number) & 0x7F) | more
+    return True
+
+
+# The engine ------------------------------------------------------------------------------------
 
 
 def _numbers(rows: Mapping[int, Reloc], types: NDArray[np.uint32]) -> list[int]:
     """Return the relocation numbers that occur; a damaged file may hold any 32-bit number."""
+    if not types.size:
+        return []
+    least, most = int(types.min()), int(types.max())
+    if least == most:
+        return [least]
     beyond = max(rows) + 1
+    if most < beyond:
+        return np.flatnonzero(np.bincount(types)).tolist()
     known = np.flatnonzero(np.bincount(np.minimum(types, beyond), minlength=beyond)[:beyond])
     return [*known.tolist(), *np.unique(types[types >= beyond]).tolist()]
 
@@ -380,6 +580,7 @@ def apply(
     *,
     checks: Checks = Checks.HARDWARE,
     clean_target: bool = False,
+    uniform: Sequence[slice] = (),
 ) -> Sequence[Failure]:
     """Apply every record to `image` in place; return every failure, first types first.
 
@@ -397,44 +598,77 @@ def apply(
         HARDWARE refuses what a field cannot hold; KERNEL checks what the kernel checks.
     clean_target
         Refuse a place that is not zero before it is relocated.
+    uniform
+        Runs of records known to have one type each: they are worked on without an index.
     """
     failures: list[Failure] = []
+    batches: list[tuple[int, Selection]] = [(int(records.type[s.start]), s) for s in uniform]
+    for number, index in _by_type(rows, records.type, uniform):
+        batches.append((number, index))
     accumulating: list[Index] = []
-    for number in _numbers(rows, records.type):
-        index = np.flatnonzero(records.type == number)
+    for number, index in sorted(batches, key=lambda batch: batch[0]):
         row = rows.get(number)
         if row is None or row.unsupported:
             problem = Problem.UNKNOWN if row is None else Problem.UNSUPPORTED
-            failures.append(Failure(problem, row, index, np.zeros(index.size, np.uint64)))
-            continue
-        if row.op is Op.NONE:
-            continue
-        if row.accumulates:
-            accumulating.append(index)
-            continue
-        if row.op is Op.PAIR:
-            x, missing = _pair(rows, records, index)
-            if missing.size:
-                failures.append(Failure(Problem.UNPAIRED, row, index[missing], x[missing]))
-                continue
-        else:
-            x = compute(row, records, index)
-        reach = row.reach if checks is Checks.HARDWARE else row.kernel_reach
-        wrong = out_of_reach(x, reach)
-        if wrong.any():
-            failures.append(Failure(Problem.RANGE, row, index[wrong], x[wrong]))
-            continue
-        if checks is Checks.HARDWARE and reach is not None and reach.align > 1:
-            wrong = (x & np.uint64(reach.align - 1)) != 0
-            if wrong.any():
-                failures.append(Failure(Problem.ALIGN, row, index[wrong], x[wrong]))
-                continue
-        if clean_target:
-            wrong = word_view(image, row.size)[records.offset[index]] != 0
-            if wrong.any():
-                failures.append(Failure(Problem.OCCUPIED, row, index[wrong], x[wrong]))
-                continue
-        encode(row, image, records.offset[index], x)
+            where = _indices(index)
+            failures.append(Failure(problem, row, where, np.zeros(where.size, np.uint64)))
+        elif row.accumulates:
+            accumulating.append(_indices(index))
+        elif row.op is not Op.NONE:
+            failures += _apply_row(rows, row, image, records, index, checks, clean_target)
     if accumulating:
-        _accumulate(rows, image, records, np.concatenate(accumulating))
+        together = np.sort(np.concatenate(accumulating))
+        failures += _accumulate(rows, image, records, together, checks)
     return failures
+
+
+def _by_type(
+    rows: Mapping[int, Reloc], types: NDArray[np.uint32], uniform: Sequence[slice]
+) -> Iterator[tuple[int, Selection]]:
+    """Yield each type with the records of it that are in none of the uniform runs."""
+    rest: Index | None = None
+    if uniform:
+        outside = np.ones(types.size, np.bool_)
+        for run in uniform:
+            outside[run] = False
+        rest = np.flatnonzero(outside)
+        types = types[rest]
+    numbers = _numbers(rows, types)
+    for number in numbers:
+        if len(numbers) == 1 and rest is None:
+            yield number, slice(0, types.size)
+            continue
+        index = np.flatnonzero(types == number)
+        yield number, index if rest is None else rest[index]
+
+
+def _indices(index: Selection) -> Index:
+    return np.arange(index.start, index.stop) if isinstance(index, slice) else index
+
+
+def _apply_row(
+    rows: Mapping[int, Reloc],
+    row: Reloc,
+    image: NDArray[np.uint8],
+    records: Records,
+    index: Selection,
+    checks: Checks,
+    clean_target: bool,
+) -> list[Failure]:
+    """Apply the records of one type; return at most one failure, for the first reason found."""
+    if row.op is Op.PAIR:
+        x, missing = _pair(rows, records, _indices(index))
+        if missing.size:
+            return [Failure(Problem.UNPAIRED, row, _indices(index)[missing], x[missing])]
+    else:
+        x = compute(row, records, index)
+    bad = _first_failure(row, x, checks)
+    offset = records.offset[index]
+    if bad is None and clean_target and x.size:
+        occupied = _occupied(image, row.size, offset)
+        bad = None if occupied is None else (Problem.OCCUPIED, occupied)
+    if bad is not None:
+        return [Failure(bad[0], row, _indices(index)[bad[1]], x[bad[1]])]
+    if x.size:
+        encode(row, image, offset, x)
+    return []

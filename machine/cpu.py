@@ -110,7 +110,7 @@ class Cpu:
         self._budget: int | None = None  # of the run under way
         self._expired = False
         self._maintaining = False
-        self._locating: int | None = None
+        self._locating: tuple[int, int] | None = None
         self._habits = _HABITS.get(emulation.prefix, _Habits())
         self.deadline: float | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
@@ -224,27 +224,31 @@ class Cpu:
             return Stop(FaultKind.TRAP, at, number=self._interrupt)
         page, access = self._miss
         if access != uc_const.UC_MEM_FETCH:
-            return Stop(_ACCESS[access][1], at, self._locate(page, at))
+            return Stop(_ACCESS[access][1], at, self._locate(page, access, at))
         if page == at - PAGE_SIZE:
             # An undefined instruction makes an empty block, which "ends" before its start.
             return Stop(FaultKind.INSTRUCTION, at)
         return Stop(FaultKind.FETCH, at, max(page, at))
 
-    def _locate(self, page: int, at: int) -> int:
+    def _locate(self, page: int, access: int, at: int) -> int:
         """Return the address in `page` that the instruction at `at` could not access.
 
         The TLB asks for pages. So the instruction is executed once more, while its page lies
-        where physical memory has nothing; that error has an address, and no effect.
+        where physical memory has nothing; that error has an address. Every other page that
+        it stores to lies behind that one, so that what it could store has no effect.
         """
         found: list[int] = []
+        nothing = self._memory.physical.size
 
         def hook(_uc: unicorn.Uc, _access: int, address: int, *_: object) -> bool:
-            found.append(address % PAGE_SIZE)
+            if address < nothing + PAGE_SIZE:
+                found.append(address - nothing)
             return False
 
         kinds = uc_const.UC_HOOK_MEM_READ_UNMAPPED | uc_const.UC_HOOK_MEM_WRITE_UNMAPPED
         context, handle = self.context(), self.uc.hook_add(kinds, hook)
-        self._locating = page
+        self._locating = page, access
+        self._flush_tlb(page, page + PAGE_SIZE, False)
         try:
             self.uc.emu_start(at, 0, count=1)
         except unicorn.UcError:
@@ -286,13 +290,17 @@ class Cpu:
             entry.paddr = (address & PAGE_MASK) - PHYSICAL_WINDOW
             entry.perms = uc_const.UC_PROT_EXEC
             return True
-        found = self._memory.translate(address & PAGE_MASK)
+        page = address & PAGE_MASK
+        if self._locating is not None:
+            wanted = self._locating == (page, access)
+            if wanted or access == uc_const.UC_MEM_WRITE:
+                entry.paddr = self._memory.physical.size + PAGE_SIZE * (not wanted)
+                entry.perms = uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE
+                return True
+        found = self._memory.translate(page)
         if found is None or not found.prot & _ACCESS[access][0]:
-            self._miss = (address & PAGE_MASK, access)
-            if address & PAGE_MASK != self._locating:
-                return False
-            entry.paddr, entry.perms = self._memory.physical.size, uc_const.UC_PROT_ALL
-            return True
+            self._miss = (page, access)
+            return False
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
         return True

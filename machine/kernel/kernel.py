@@ -425,11 +425,11 @@ class Kernel:
     def print(self, message: bytes, level: int | None = None) -> None:
         """Append to the kernel log; a message without newline waits for its continuation."""
         found, text = split_level(message)
-        continued = message.startswith(b"\x01c") or (found is None and bool(self._partial))
-        self._level = found if found is not None else (level if level is not None else 4)
-        whole = (self._partial if continued else "") + text.decode("utf-8", "replace")
-        if self._partial and not continued:
-            self._emit(self._partial)
+        if not message.startswith(b"\x01c"):  # KERN_CONT
+            self.flush_log()
+        if not self._partial:
+            self._level = found if found is not None else (level if level is not None else 4)
+        whole = self._partial + text.decode("utf-8", "replace")
         self._partial = ""
         *lines, rest = whole.split("\n")
         for line in lines:

@@ -20,6 +20,8 @@ from machine.kernel.table import data, function
 NR_CPUS = 8192  # the most that any of the modelled configurations has
 PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
+PAGE_OFFSET_52 = -(1 << 52)  # arm64, ARM64_VA_BITS_52: memstart_addr makes up for 48 actual bits
+SV39, SV48 = 1 << 38, 1 << 47  # half of their address spaces
 ADDRESSES = 1 << 64
 
 
@@ -69,10 +71,11 @@ data("vmalloc_base", 8, fill=lambda k: _u64(k.memory.address_map.vmalloc.start))
 data("vmemmap_base", 8, fill=lambda _k: _u64(0xFFFF_EA00_0000_0000))
 data("vmemmap_start_pfn", 8)
 data("phys_base", 8, fill=lambda k: _u64(_physical(k) - k.image.start + KERNEL_MAP))
-data("memstart_addr", 8)
+data("memstart_addr", 8, fill=lambda k: _u64(PAGE_OFFSET_52 - k.memory.direct_map.start))
 data("kimage_voffset", 8, fill=lambda k: _u64(k.image.start - _physical(k)))
-data("pgtable_l4_enabled", 1, fill=lambda _k: b"\1")
-data("pgtable_l5_enabled", 1)
+# Sv39 has three levels of tables; what reaches below its upper half has more (riscv64).
+data("pgtable_l4_enabled", 1, fill=lambda k: bytes([k.memory.direct_map.start < -SV39 % ADDRESSES]))
+data("pgtable_l5_enabled", 1, fill=lambda k: bytes([k.memory.direct_map.start < -SV48 % ADDRESSES]))
 
 
 def _kernel_map(k: Kernel) -> bytes:

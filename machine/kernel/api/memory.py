@@ -5,7 +5,7 @@ All of it comes from the kernel's heap, so that what a failed load leaves behind
 taken back. Giving back what is not memory, or no longer is, stops the guest with the name
 of who did it: the kernel might go on for hours before it noticed.
 
-A slab cache is 48 bytes of guest memory that only the entries here look into.
+A slab cache is 40 bytes of guest memory that only the entries here look into.
 """
 
 from __future__ import annotations
@@ -184,11 +184,6 @@ def _kstrndup(k: Kernel, src: int, most: int, gfp: int) -> int:
 # Slab caches -------------------------------------------------------------------------------
 
 
-def _new_cache(k: Kernel, name: bytes, size: int, align: int, ctor: int) -> int:
-    title = duplicate(k, name + b"\0", 0)
-    return duplicate(k, _CACHE.pack(size, max(align, LEAST_ALIGN), ctor, title, 0), 0)
-
-
 def _cache(k: Kernel, cache: int) -> tuple[int, int, int, int, int]:
     size, align, ctor, name, live = _CACHE.unpack(k.memory.read(cache, _CACHE.size))
     return size, align, ctor, name, live
@@ -204,12 +199,31 @@ def _count(k: Kernel, cache: int, change: int) -> None:
 _BUCKETS = (96, 192, *(1 << shift for shift in range(3, 14)))
 
 
+_KINDS = 4
+_TABLE = _KINDS * (1 + len(_BUCKETS)) * 8
+_TITLE = 16  # bytes
+
+
 def _kmalloc_caches(k: Kernel) -> bytes:
-    caches = [0, *(_new_cache(k, b"kmalloc-%d" % size, size, 0, 0) for size in _BUCKETS)]
-    return struct.pack("<14Q", *caches) * 4
+    """Return the table, then the caches that it points at, then their names."""
+    caches = k.address("kmalloc_caches") + _TABLE
+    titles = caches + len(_BUCKETS) * _CACHE.size
+    kind = b"".join(
+        (caches + index * _CACHE.size).to_bytes(8, "little") for index in range(len(_BUCKETS))
+    )
+    return b"".join(
+        (
+            (bytes(8) + kind) * _KINDS,
+            *(
+                _CACHE.pack(size, LEAST_ALIGN, 0, titles + index * _TITLE, 0)
+                for index, size in enumerate(_BUCKETS)
+            ),
+            *((b"kmalloc-%d" % size).ljust(_TITLE, b"\0") for size in _BUCKETS),
+        )
+    )
 
 
-data("kmalloc_caches", 4 * 14 * 8, fill=_kmalloc_caches)
+data("kmalloc_caches", _TABLE + len(_BUCKETS) * (_CACHE.size + _TITLE), fill=_kmalloc_caches)
 
 
 @function(
@@ -219,7 +233,9 @@ data("kmalloc_caches", 4 * 14 * 8, fill=_kmalloc_caches)
 def _kmem_cache_create_args(k: Kernel, name: int, size: int, args: int, _flags: int) -> int:
     if not name or size > KMALLOC_MAX_SIZE:
         return 0
-    return _new_cache(k, text(k, name), size, k.word(args, 4), k.word(args + ARGS_CTOR))
+    align, ctor = max(k.word(args, 4), LEAST_ALIGN), k.word(args + ARGS_CTOR)
+    title = duplicate(k, text(k, name) + b"\0", 0)
+    return duplicate(k, _CACHE.pack(size, align, ctor, title, 0), 0)
 
 
 @function("void kmem_cache_destroy(struct kmem_cache *s)")
