@@ -12,6 +12,7 @@ follow is checked here, once, vectorised; later phases trust it.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -33,6 +34,7 @@ STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 1, 2, 3, 4
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
 
+HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
 SECTION = np.dtype(
     [
         ("name", "<u4"),
@@ -110,6 +112,8 @@ class ElfView:
         In header order, the null section first.
     symbols
         The symbol table as an array of SYMBOL.
+    first_global
+        Index of the first symbol that is not local; local ones are never undefined.
     tables
         RELA sections in header order.
     """
@@ -119,6 +123,7 @@ class ElfView:
     data: bytes
     sections: tuple[Section, ...]
     symbols: NDArray[np.void]
+    first_global: int
     symbol_names: Section
     tables: tuple[RelocationTable, ...]
 
@@ -143,22 +148,34 @@ class ElfView:
         return self._string(int(symbol["name"]))
 
     def _string(self, offset: int) -> str:
+        if offset >= self.symbol_names.size:
+            raise BadModule(self.name, "symbol table", f"name {offset:#x} is outside its strings")
         start = self.symbol_names.offset + offset
         return str(self.data[start : self.data.index(0, start)], "utf-8", "backslashreplace")
 
     @cached_property
+    def undefined_indices(self) -> NDArray[np.intp]:
+        """Indices of undefined symbols, the null symbol apart; they stand among the globals."""
+        first = max(self.first_global, 1)
+        return np.flatnonzero(self.symbols["shndx"][first:] == SHN_UNDEF) + first
+
+    @cached_property
+    def undefined_names(self) -> tuple[str, ...]:
+        """Names of the undefined symbols, in the order of their indices."""
+        return tuple(map(self._string, self.symbols["name"][self.undefined_indices].tolist()))
+
+    @cached_property
     def undefined(self) -> Mapping[str, int]:
         """Names of undefined symbols -> symbol index (several entries of a name are legal)."""
-        indices = np.flatnonzero(self.symbols["shndx"] == SHN_UNDEF)
-        names = ((self.symbol_name(int(i)), int(i)) for i in indices if i)
-        return {name: index for name, index in names if name}
+        indices = self.undefined_indices.tolist()
+        pairs = zip(self.undefined_names, indices, strict=True)
+        return {name: index for name, index in pairs if name}
 
     @cached_property
     def weak_undefined(self) -> frozenset[str]:
         """Names of undefined weak symbols, whose value may stay 0."""
-        return frozenset(
-            name for name, i in self.undefined.items() if self.symbols["info"][i] >> 4 == STB_WEAK
-        )
+        weak = self.symbols["info"][self.undefined_indices] >> 4 == STB_WEAK
+        return frozenset(self.undefined_names[i] for i in np.flatnonzero(weak).tolist())
 
     @cached_property
     def global_symbols(self) -> Mapping[str, int]:
@@ -214,13 +231,13 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     headers = np.frombuffer(data, SECTION, count, table)
     string_index = int.from_bytes(data[62:64], "little")
     sections = _sections(data, name, headers, string_index)
-    symbols, strings = _symbols(data, name, sections)
+    symbols, first_global, strings = _symbols(data, name, sections)
     tables = tuple(
         _table(data, name, sections, section, symbols.size)
         for section in sections
         if section.type in (SHT_RELA, SHT_REL)
     )
-    return ElfView(name, found, data, sections, symbols, strings, tables)
+    return ElfView(name, found, data, sections, symbols, first_global, strings, tables)
 
 
 def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
@@ -229,6 +246,9 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
         raise BadModule(name, "ELF header", "not an ELF file (no \\x7fELF at the start)")
     if len(data) < 64:
         raise BadModule(name, "ELF header", f"truncated: the file has {len(data)} of 64 bytes")
+    usual = _usual_header(data)
+    if usual is not None and wanted in (None, usual[0]):
+        return usual
     try:
         header = ELFFile(io.BytesIO(data)).header
     except (ELFError, UnicodeDecodeError, ValueError, OverflowError, AttributeError) as error:
@@ -256,6 +276,24 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
         reason = f"truncated: they end at {end:#x}, the file at {len(data):#x}"
         raise BadModule(name, "section headers", reason)
     return found, int(header.e_shnum), int(header.e_shoff)
+
+
+def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
+    """Return what `_header` does for a header without anything unusual, else None.
+
+    pyelftools takes a millisecond, as long as everything else for a small module; it is
+    asked only about files that are not what they should be, to say why.
+    """
+    kind, machine, _, _, _, table, _, _, _, _, size, count, _ = HEADER.unpack_from(data, 16)
+    found = by_machine(machine)
+    usual = (
+        data[4:7] == b"\x02\x01\x01"
+        and kind == 1
+        and size == SECTION.itemsize
+        and count
+        and table + count * size <= len(data)
+    )
+    return (found, count, table) if usual and found is not None else None
 
 
 def _sections(
@@ -298,7 +336,7 @@ def _strings(data: bytes, name: str, headers: NDArray[np.void], index: int) -> b
 
 def _symbols(
     data: bytes, name: str, sections: tuple[Section, ...]
-) -> tuple[NDArray[np.void], Section]:
+) -> tuple[NDArray[np.void], int, Section]:
     found = [section for section in sections if section.type == SHT_SYMTAB]
     if len(found) != 1:
         what = "no symbol table; was it stripped?" if not found else "more than one symbol table"
@@ -313,12 +351,17 @@ def _symbols(
     if table.size % SYMBOL.itemsize or not table.size:
         raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of 24")
     symbols = np.frombuffer(data, SYMBOL, table.size // SYMBOL.itemsize, table.offset)
-    _first(name, "symbol", symbols["name"] >= names.size, "name is outside the string table")
-    index = symbols["shndx"]
-    _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common")
+    first = table.info
+    if first > symbols.size:
+        raise BadModule(name, "symbol table", f"first global {first} is no symbol")
+    # Local symbols may be hundreds of thousands; those that are used are looked at when they are.
+    named = symbols[first:]
+    _first(name, "symbol", named["name"] >= names.size, "name is outside the string table", first)
+    index = named["shndx"]
+    _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
     bad = (index >= len(sections)) & (index != SHN_ABS)
-    _first(name, "symbol", bad, "lies in a section that does not exist")
-    return symbols, names
+    _first(name, "symbol", bad, "lies in a section that does not exist", first)
+    return symbols, first, names
 
 
 def _table(
@@ -335,13 +378,14 @@ def _table(
     if section.size % RELA.itemsize:
         raise BadModule(name, where, f"size {section.size:#x} is no multiple of 24")
     records = np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
-    _first(name, f"{where} relocation", records["symbol"] >= symbols, "names no symbol")
+    if records.size and int(records["symbol"].max()) >= symbols:
+        _first(name, f"{where} relocation", records["symbol"] >= symbols, "names no symbol")
     return RelocationTable(section, target, records)
 
 
-def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str) -> None:
+def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str, number_from: int = 0) -> None:
     """Refuse the file when any entry is bad, naming the first and how many there are."""
     if bad.any():
         count = int(bad.sum())
         more = f" (and {count - 1} more)" if count > 1 else ""
-        raise BadModule(name, f"{what} {int(bad.argmax())}", reason + more)
+        raise BadModule(name, f"{what} {int(bad.argmax()) + number_from}", reason + more)

@@ -8,6 +8,7 @@ of the module in one set of arrays; every failure is collected before anything i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import attrs
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from archs import Arch, Checks
 from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
-from loader.elf import SHN_ABS, SHN_UNDEF, STT_FUNC, ElfView, RelocationTable, parse
+from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.layout import Layout, file_bytes, plan
 from loader.stubs import PltUse, redirect
+from loader.work import MASK, SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
 _GAP = 16  # bytes between sections in the buffer: room for the widest word past an end
@@ -30,23 +32,36 @@ class Linked:
 
     Parameters
     ----------
+    arch
+        The module's architecture.
     sections
         Final bytes by section index, as views of one buffer.
-    symbols
-        Value of every symbol, by symbol index.
-    counts
-        Relocations applied, by type name, most frequent first.
+    values
+        What the symbols were resolved to.
     records
         The relocations as they were applied, for whoever asks how far they reach.
     plt
         Use of the PLT of core (False) and init (True) text.
     """
 
+    arch: Arch
     sections: Mapping[int, memoryview]
-    symbols: NDArray[np.uint64]
-    counts: Mapping[str, int]
+    values: SymbolValues
     records: Records
     plt: Mapping[bool, PltUse]
+
+    @property
+    def symbols(self) -> NDArray[np.uint64]:
+        """Value of every symbol, by symbol index."""
+        return self.values.all[0]
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Relocations applied, by type name, most frequent first."""
+        numbers, counts = np.unique(self.records.type, return_counts=True)
+        names = [self.arch.relocations[number].name for number in numbers.tolist()]
+        by_name = zip(names, counts.tolist(), strict=True)
+        return dict(sorted(by_name, key=lambda item: (-item[1], item[0])))
 
 
 def link(
@@ -102,28 +117,24 @@ def link_view(
 ) -> Linked:
     """Return the linked sections of a parsed and planned module; see `link`."""
     offsets, image = _buffer(view, layout, addresses)
-    values, defined = _symbol_values(view, addresses, symbols, percpu)
-    tables = tuple(
-        number
-        for number, table in enumerate(view.tables)
-        if table.target.index in offsets and table.records.size
-    )
-    records, starts, origin = _records(view, addresses, offsets, values, tables)
-    failures = list(_misplaced(view, layout, records, origin, tables, defined))
+    values = SymbolValues.of_module(view, addresses, symbols, percpu)
+    work = Work.of_module(view, addresses, offsets, values)
+    failures = list(_misplaced(view, layout, work))
     plt = {}
     if not failures:
-        plt = redirect(view, layout, addresses, records, starts, tables)
+        plt = redirect(view, layout, addresses, work)
         failures = list(
             apply(
                 view.arch.relocations,
                 image,
-                records,
+                work.records,
                 checks=checks,
                 clean_target=view.arch.clean_target,
+                uniform=work.uniform(),
             )
         )
     if failures:
-        raise _explain(view, layout, records, origin, tables, failures)
+        raise _explain(view, layout, work, failures)
     for use in plt.values():
         at = offsets[use.section]
         image[at : at + len(use.image)] = np.frombuffer(use.image, np.uint8)
@@ -132,7 +143,7 @@ def link_view(
         index: memory[at : at + layout.size_of(view.sections[index])]
         for index, at in offsets.items()
     }
-    return Linked(sections, values, _counts(view, records), records, plt)
+    return Linked(view.arch, sections, values, work.records, plt)
 
 
 @attrs.frozen
@@ -195,116 +206,37 @@ def _buffer(
     return offsets, image
 
 
-def _symbol_values(
-    view: ElfView,
-    addresses: Mapping[int, int],
-    symbols: Mapping[str, int],
-    percpu: int | None,
-) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Return S of every symbol, and which of them have one (kernel: simplify_symbols)."""
-    bases = np.zeros(len(view.sections), np.uint64)
-    known = np.zeros(len(view.sections), np.bool_)
-    for index, address in addresses.items():
-        bases[index], known[index] = address, True
-    for section in view.sections:
-        if section.name == ".data..percpu" and percpu is not None:
-            bases[section.index], known[section.index] = percpu, True
-    shndx = view.symbols["shndx"]
-    inside = shndx < len(view.sections)
-    where = np.where(inside, shndx, 0)
-    values = view.symbols["value"] + bases[where]
-    defined = known[where] | (shndx == SHN_ABS)
-    defined[shndx == SHN_UNDEF] = False
-    defined[0] = True
-    values[shndx == SHN_ABS] = view.symbols["value"][shndx == SHN_ABS]
-    for index in np.flatnonzero(shndx == SHN_UNDEF)[1:].tolist():
-        name = view.symbol_name(index)
-        address_of = symbols.get(name)
-        weak = name in view.weak_undefined
-        values[index] = (address_of or 0) & 0xFFFF_FFFF_FFFF_FFFF
-        defined[index] = address_of is not None or weak
-    return values, defined
-
-
-def _records(
-    view: ElfView,
-    addresses: Mapping[int, int],
-    offsets: Mapping[int, int],
-    values: NDArray[np.uint64],
-    tables: tuple[int, ...],
-) -> tuple[Records, NDArray[np.intp], NDArray[np.void]]:
-    """Return all relocations as arrays, the first of each table, and the file's records."""
-    chosen = [view.tables[number] for number in tables]
-    sizes = np.array([table.records.size for table in chosen], np.intp)
-    starts = np.concatenate((np.zeros(1, np.intp), np.cumsum(sizes)))[: sizes.size]
-    if not chosen:
-        nothing = np.empty(0, np.uint64)
-        none = np.empty(0, np.intp)
-        kinds, groups = np.empty(0, np.uint32), np.empty(0, np.int32)
-        records = Records(none, nothing, nothing, nothing, kinds, groups)
-        return records, none, np.empty(0, view.symbols.dtype)
-    origin = np.concatenate([table.records for table in chosen])
-    base = np.array([addresses[table.target.index] for table in chosen], np.uint64)
-    at = np.array([offsets[table.target.index] for table in chosen], np.intp)
-    offset = origin["offset"]
-    return (
-        Records(
-            offset=offset.astype(np.intp) + np.repeat(at, sizes),
-            place=offset + np.repeat(base, sizes),
-            value=values[origin["symbol"]],
-            addend=origin["addend"].copy(),
-            type=origin["type"].copy(),
-            group=np.repeat(np.arange(len(chosen), dtype=np.int32), sizes),
-        ),
-        starts,
-        origin,
-    )
-
-
-def _misplaced(
-    view: ElfView,
-    layout: Layout,
-    records: Records,
-    origin: NDArray[np.void],
-    tables: tuple[int, ...],
-    defined: NDArray[np.bool_],
-) -> Iterable[Failure]:
+def _misplaced(view: ElfView, layout: Layout, work: Work) -> Iterable[Failure]:
     """Yield records whose place is outside its section or whose symbol has no value."""
-    if not origin.size:
+    if not work.records.type.size:
         return
-    limits = np.array([layout.size_of(view.tables[number].target) for number in tables], np.uint64)
-    room = limits[records.group]
     rows = view.arch.relocations
+    limits = [layout.size_of(view.tables[number].target) for number in work.tables]
+    counts = np.diff(np.append(work.starts, work.offset.size))
+    room = np.repeat(np.array(limits, np.uint64), counts)
+    widest = np.uint64(max(row.size for row in rows.values()))
+    near_end = np.flatnonzero((work.offset > room) | (work.offset + widest > room))
+    homeless = np.flatnonzero(~work.defined)
+    if not near_end.size and not homeless.size:
+        return
     widths = np.zeros(max(rows) + 2, np.uint64)
     for number, row in rows.items():
         widths[number] = row.size
-    width = widths[np.minimum(records.type, max(rows) + 1)]
-    outside = np.flatnonzero((origin["offset"] > room) | (width > room - origin["offset"]))
-    nothing = np.zeros(outside.size, np.uint64)
+    width = widths[np.minimum(work.records.type[near_end], max(rows) + 1)]
+    offset, room = work.offset[near_end], room[near_end]
+    outside = near_end[(offset > room) | (width > room - offset)]
     if outside.size:
-        yield Failure(Problem.OUTSIDE, None, outside, nothing)
+        yield Failure(Problem.OUTSIDE, None, outside, np.zeros(outside.size, np.uint64))
     # A record without a word (R_*_NONE, R_RISCV_RELAX) may name anything.
-    homeless = np.flatnonzero(~defined[origin["symbol"]] & (width > 0))
+    homeless = homeless[widths[np.minimum(work.records.type[homeless], max(rows) + 1)] > 0]
     if homeless.size:
         yield Failure(Problem.HOMELESS, None, homeless, np.zeros(homeless.size, np.uint64))
-
-
-def _counts(view: ElfView, records: Records) -> dict[str, int]:
-    """Return how often each relocation type occurs, most frequent first."""
-    if not records.type.size:
-        return {}
-    counts = np.bincount(records.type)
-    numbers = np.flatnonzero(counts)
-    by_name = {view.arch.relocations[int(n)].name: int(counts[n]) for n in numbers}
-    return dict(sorted(by_name.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _explain(
     view: ElfView,
     layout: Layout,
-    records: Records,
-    origin: NDArray[np.void],
-    tables: tuple[int, ...],
+    work: Work,
     failures: list[Failure],
 ) -> RelocationError:
     """Turn failing records into an error that says everything about each."""
@@ -315,12 +247,12 @@ def _explain(
         for index, x in zip(failure.index.tolist(), failure.x.tolist(), strict=True):
             if len(explained) >= MATERIALISED:
                 break
-            table = view.tables[tables[int(records.group[index])]]
-            number, symbol = int(origin["type"][index]), int(origin["symbol"][index])
+            records = work.records
+            table = view.tables[work.tables[int(records.group[index])]]
+            number, symbol = int(records.type[index]), int(work.symbol[index])
             row = view.arch.relocations.get(number)
             reach = row.reach if row and failure.problem in (Problem.RANGE, Problem.ALIGN) else None
-            offset = int(origin["offset"][index])
-            mask = (1 << 64) - 1
+            offset = int(work.offset[index])
             explained.append(
                 RelocationFailure(
                     section=table.target.name,
@@ -330,7 +262,7 @@ def _explain(
                     containing=functions.at(table, offset),
                     reason=_reason(failure, row.unsupported if row else ""),
                     place=int(records.place[index]),
-                    target=(int(records.value[index]) + int(records.addend[index])) & mask,
+                    target=(int(records.value[index]) + int(records.addend[index])) & MASK,
                     value=x - (1 << 64) if x >> 63 else x,
                     reach=reach,
                     hint=_hint(view, layout, failure),

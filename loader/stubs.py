@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from archs.reloc import Records, compute, out_of_reach
 from loader.elf import ElfView
 from loader.layout import Layout, branches_that_may_need_slots, is_init
+from loader.work import Work
 
 
 @attrs.define
@@ -43,9 +44,7 @@ def redirect(
     view: ElfView,
     layout: Layout,
     addresses: Mapping[int, int],
-    records: Records,
-    starts: NDArray[np.intp],
-    tables: tuple[int, ...],
+    work: Work,
 ) -> dict[bool, PltUse]:
     """Point branches that do not reach at PLT entries; return what each PLT holds.
 
@@ -53,13 +52,10 @@ def redirect(
     ----------
     addresses
         Section index -> address.
-    records
+    work
         Of the whole module; `value` and `addend` of redirected branches are changed.
-    starts
-        First record of each table in `tables`.
-    tables
-        Indices into `view.tables`, in header order.
     """
+    records = work.records
     template = view.arch.plt
     if template is None or not layout.plt:
         return {}
@@ -68,7 +64,9 @@ def redirect(
         for init, p in layout.plt.items()
         if p.section in addresses
     }
-    for start, number in zip(starts, tables, strict=True):
+    if not _any_beyond(view, records):
+        return {init: cursor.use for init, cursor in cursors.items()}
+    for start, number in zip(work.starts.tolist(), work.tables, strict=True):
         table = view.tables[number]
         cursor = cursors.get(is_init(table.target.name))
         if cursor is None or not table.target.executable:
@@ -98,6 +96,17 @@ def redirect(
             at = cursor.address + len(cursor.use.image)
             cursor.use.image += template.encode(at, cursor.last)
     return {init: cursor.use for init, cursor in cursors.items()}
+
+
+def _any_beyond(view: ElfView, records: Records) -> bool:
+    """Return whether any branch of the module does not reach; most modules have none."""
+    assert view.arch.plt is not None
+    for number in view.arch.plt.branches:
+        row = view.arch.relocations[number]
+        x = compute(row, records, np.flatnonzero(records.type == number)).view(np.int64)
+        if x.size and row.reach and (x.min() < row.reach.lo or x.max() >= row.reach.hi):
+            return True
+    return False
 
 
 def _beyond(view: ElfView, records: Records, index: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -102,6 +102,8 @@ def _two_tables(image: bytes) -> bytes:
     return elf.section(image, ".strtab", type=elf.SYMTAB)
 
 
+GLOBAL = parse(good()).first_global  # local symbols are looked at when they are used
+
 REFUSALS: list[tuple[str, Damage, str, str]] = [
     ("empty", _cut(0), "ELF header", "not an ELF file"),
     ("text", lambda _: b"#!/bin/sh\n" * 20, "ELF header", "not an ELF file"),
@@ -140,10 +142,25 @@ REFUSALS: list[tuple[str, Damage, str, str]] = [
     ("strtab open", _unterminated(".strtab"), "symbol table", "not NUL-terminated"),
     ("symtab size", lambda i: elf.section(i, ".symtab", size=25), "symbol table", "no multiple"),
     ("symtab empty", lambda i: elf.section(i, ".symtab", size=0), "symbol table", "no multiple"),
-    ("symbol name", lambda i: elf.symbol(i, 3, name=0xFFFFFF), "symbol 3", "outside the string"),
-    ("COMMON", lambda i: elf.symbol(i, 2, shndx=elf.COMMON), "symbol 2", "COMMON"),
-    ("symbol home", lambda i: elf.symbol(i, 2, shndx=500), "symbol 2", "does not exist"),
-    ("reserved home", lambda i: elf.symbol(i, 2, shndx=0xFFFF), "symbol 2", "does not exist"),
+    (
+        "symbol name",
+        lambda i: elf.symbol(i, GLOBAL, name=0xFFFFFF),
+        f"symbol {GLOBAL}",
+        "outside the string",
+    ),
+    ("COMMON", lambda i: elf.symbol(i, GLOBAL, shndx=elf.COMMON), f"symbol {GLOBAL}", "COMMON"),
+    (
+        "symbol home",
+        lambda i: elf.symbol(i, GLOBAL, shndx=500),
+        f"symbol {GLOBAL}",
+        "does not exist",
+    ),
+    (
+        "reserved home",
+        lambda i: elf.symbol(i, GLOBAL, shndx=0xFFFF),
+        f"symbol {GLOBAL}",
+        "does not exist",
+    ),
     ("r_sym", lambda i: elf.relocation(i, ".rela.data", 1, symbol=999), "relocation 1", "names no"),
     ("sh_info 0", lambda i: elf.section(i, ".rela.data", info=0), ".rela.data", "section 0"),
     ("sh_info far", lambda i: elf.section(i, ".rela.data", info=999), ".rela.data", "section 999"),
@@ -172,8 +189,10 @@ def test_a_bad_file_is_refused_in_one_line(damage: Damage, where: str, reason: s
 
 def test_a_count_stands_for_further_offenders() -> None:
     """When several symbols are bad the first is named and the others are counted."""
-    image = elf.symbol(elf.symbol(good(), 2, shndx=elf.COMMON), 4, shndx=elf.COMMON)
-    with pytest.raises(BadModule, match=r"symbol 2: is COMMON.*\(and 1 more\)"):
+    image = good()
+    for number in (GLOBAL, GLOBAL + 1):
+        image = elf.symbol(image, number, shndx=elf.COMMON)
+    with pytest.raises(BadModule, match=rf"symbol {GLOBAL}: is COMMON.*\(and 1 more\)"):
         parse(image)
 
 
