@@ -105,6 +105,25 @@ class Anchor(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
+class Exceptions:
+    """How the emulator reports this architecture's exceptions; its doing, not the hardware's.
+
+    Parameters
+    ----------
+    undefined
+        Number by which an undefined instruction comes as an interrupt.
+    invalid_is_trap
+        Whether the error "invalid instruction" stands for a trap.
+    beyond
+        Interrupt number -> bytes that the program counter has moved past the instruction.
+    """
+
+    undefined: int | None = None
+    invalid_is_trap: bool = False
+    beyond: Mapping[int, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
 class Emulation:
     """What the emulated computer needs to know; constants by their Unicorn/capstone names.
 
@@ -133,6 +152,8 @@ class Emulation:
         Kernel functions that are nothing but a few instructions, by name.
     ret
         A return instruction.
+    exceptions
+        How exceptions are reported.
     """
 
     prefix: str
@@ -148,6 +169,7 @@ class Emulation:
     percpu_from_zero: bool
     code: Mapping[str, bytes]
     ret: bytes
+    exceptions: Exceptions = attrs.field(factory=Exceptions)
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Plt, rows
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, Plt, rows
 from archs.reloc import Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
@@ -222,5 +222,6 @@ ARM64 = Arch(
         percpu_from_zero=False,
         code={},
         ret=(0xD65F_03C0).to_bytes(4, "little"),
+        exceptions=Exceptions(undefined=1),
     ),
 )

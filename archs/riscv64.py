@@ -36,7 +36,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, rows
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, rows
 from archs.reloc import Op, Part, Reach, Reloc, Slice, data, signed, unsigned
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
@@ -197,5 +197,8 @@ RISCV64 = Arch(
         percpu_from_zero=False,
         code={},
         ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
+        exceptions=Exceptions(
+            undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
+        ),
     ),
 )

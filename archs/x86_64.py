@@ -34,7 +34,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, rows
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, rows
 from archs.reloc import Op, Reach, Reloc, data, signed, unsigned
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
@@ -174,5 +174,6 @@ X86_64 = Arch(
             **{f"__x86_indirect_thunk_{name}": _JUMP_TO[name] for name in _REGISTERS},
         },
         ret=_RET,
+        exceptions=Exceptions(beyond={3: 1}),
     ),
 )

@@ -247,7 +247,7 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
     if len(data) < 64:
         raise BadModule(name, "ELF header", f"truncated: the file has {len(data)} of 64 bytes")
     usual = _usual_header(data)
-    if usual is not None and wanted in (None, usual[0]):
+    if usual is not None and (wanted is None or wanted.machine == usual[0].machine):
         return usual
     try:
         header = ELFFile(io.BytesIO(data)).header
@@ -266,7 +266,7 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
     if found is None:
         known = ", ".join(f"{a.name} ({a.machine})" for a in ALL)
         raise BadModule(name, "ELF header", f"machine {machine} is none of {known}")
-    if wanted is not None and found is not wanted:
+    if wanted is not None and found.machine != wanted.machine:
         raise BadModule(name, "ELF header", f"built for {found.name}, not for {wanted.name}")
     if header.e_shentsize != SECTION.itemsize:
         reason = f"entry size {header.e_shentsize}, expected {SECTION.itemsize}"

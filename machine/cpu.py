@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -52,32 +52,6 @@ _ACCESS = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class _Habits:
-    """How Unicorn reports exceptions of one architecture; its doing, not the architecture's.
-
-    Parameters
-    ----------
-    undefined
-        Number by which an undefined instruction comes as an interrupt.
-    invalid
-        What the error "invalid instruction" stands for.
-    beyond
-        Interrupt number -> bytes that the program counter has moved past the instruction.
-    """
-
-    undefined: int | None = None
-    invalid: FaultKind = FaultKind.INSTRUCTION
-    beyond: Mapping[int, int] = attrs.field(factory=dict)
-
-
-_HABITS = {
-    "X86": _Habits(beyond={3: 1}),
-    "ARM64": _Habits(undefined=1),
-    "RISCV": _Habits(undefined=2, invalid=FaultKind.TRAP, beyond=dict.fromkeys(range(12), 4)),
-}
-
-
 @attrs.define
 class Stop(Exception):
     """Why emulation ended before it reached its end."""
@@ -111,7 +85,7 @@ class Cpu:
         self._expired = False
         self._maintaining = False
         self._locating: tuple[int, int] | None = None
-        self._habits = _HABITS.get(emulation.prefix, _Habits())
+        self._exceptions = emulation.exceptions
         self.deadline: float | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
@@ -198,7 +172,7 @@ class Cpu:
         except unicorn.UcError as error:
             raise self._stop(error) from None
         finally:
-            self.deadline, self._interrupt = outer, None
+            self.deadline, self._miss, self._interrupt = outer, None, None
             self._budget = None if around is None else left
             if around is not None:
                 # Starting at the end executes nothing, and sets the counter.
@@ -212,14 +186,15 @@ class Cpu:
             self.uc.emu_stop()
 
     def _trap(self, number: int, at: int) -> Stop:
-        at -= self._habits.beyond.get(number, 0)
-        undefined = number == self._habits.undefined
+        at -= self._exceptions.beyond.get(number, 0)
+        undefined = number == self._exceptions.undefined
         return Stop(FaultKind.INSTRUCTION if undefined else FaultKind.TRAP, at, number=number)
 
     def _stop(self, error: unicorn.UcError) -> Stop:
         at = self.read(self.arch.calling.program_counter)
         if error.errno == uc_const.UC_ERR_INSN_INVALID:
-            return Stop(self._habits.invalid, at)
+            kind = FaultKind.TRAP if self._exceptions.invalid_is_trap else FaultKind.INSTRUCTION
+            return Stop(kind, at)
         if self._miss is None:
             return Stop(FaultKind.TRAP, at, number=self._interrupt)
         page, access = self._miss

@@ -268,10 +268,9 @@ class Machine:
                 self.free(buffer)
             result = parse("int set(void)").result.from_register(raw)
             if result < 0:
-                kind = loaded.view.modinfo.get("parmtype", "")
+                kind = _parameter_type(loaded, parameter.name)
                 reason = f"'{text}' was refused: -{-result} ({errno_name(-result)})"
-                hint = f", expected {kind.partition(':')[2]}" if kind.startswith(name + ":") else ""
-                raise BadParameter(loaded.name, name, reason + hint)
+                raise BadParameter(loaded.name, name, reason + (kind and f", expected {kind}"))
 
     def _destroy_parameters(self, loaded: LoadedModule) -> None:
         """Let each parameter free what its `set` allocated (destroy_params)."""
@@ -529,6 +528,14 @@ def _tree_around(path: Path) -> ModuleTree | None:
         if (folder / "modules.dep").is_file():
             return open_tree(folder)
     return None
+
+
+def _parameter_type(loaded: LoadedModule, name: str) -> str:
+    """Return what MODULE_PARM_TYPE says of a parameter; empty where it says nothing."""
+    section, start = loaded.view.section(".modinfo"), f"parmtype={name}:".encode()
+    entries = bytes(loaded.view.contents(section)).split(b"\0") if section is not None else []
+    found = next((e for e in entries if e.startswith(start)), start)
+    return found[len(start) :].decode("utf-8", "replace")
 
 
 def _parameter_text(value: object) -> str:

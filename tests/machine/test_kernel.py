@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from allocator import AllocationError, Prot
@@ -74,7 +75,6 @@ def test_the_canary_stands_where_code_reads_it(arch, machine):
 
 def test_an_image_too_small_is_refused(arch):
     """A kernel image without room for stubs and variables is refused by name."""
-    import attrs
 
     def small(kaslr=None, image_size=None):
         return arch.address_map(kaslr, PAGE_SIZE)

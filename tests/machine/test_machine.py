@@ -496,11 +496,12 @@ def test_every_sample_works_in_every_design(arch, design, text_poke):
     machine.check()
 
 
-def test_text_poke_that_is_not_there(arch):
+def test_text_poke_that_is_not_there(arch, monkeypatch):
     """text_poke cannot be asked for where the architecture has none; else it is a choice."""
     without = attrs.evolve(arch, text_poke=None)
     with pytest.raises(ValueError, match="no text_poke"):
         Machine(without, text_poke=True)
+    monkeypatch.setattr(archs, "ALL", (without,))
     machine = Machine(without)
     assert machine.execmem.text_poke is None
     assert machine.load(modules.path(arch.name, "hello")).call("hello_greet", 1) == 2
@@ -526,7 +527,8 @@ def test_kaslr(arch):
         machine = Machine(arch, kaslr=seed, root=modules.root(arch.name))
         mathuser = machine.load("mathuser")
         place = mathuser.symbols["mathuser_lcm"]
-        assert places.setdefault(seed, place) == place
+        where = place, machine.kernel.image.start
+        assert places.setdefault(seed, where) == where
         results.add((mathuser.call("mathuser_lcm", 6, 4), mathuser.call("mathuser_calls")))
         assert machine.load("checksums").call("checksums_crc32", b"abc", 3, 0, returns="u32") == (
             zlib.crc32(b"abc")
@@ -538,19 +540,19 @@ def test_kaslr(arch):
         assert (report.plt_slots > 0) == (far and arch.plt is not None)
         assert not (far and arch.plt is None)
         machine.check()
-    assert len(set(places.values())) > 2
+    assert len(set(places.values())) == len(places) == 4
     assert len(results) == 1
 
 
 # A new architecture --------------------------------------------------------------------------
 
 
-def test_a_new_architecture_is_a_record(arch):
-    """A record under another name, in no registry, loads and runs modules."""
-    toy = attrs.evolve(arch, name="toy", aliases=(), title="Toy")
-    machine = Machine(toy)
-    with pytest.raises(ValueError, match="toy"):
-        archs.arch("toy")
+def test_a_new_architecture_is_a_record(arch, monkeypatch):
+    """A record under a name of its own, with a line in the registry, loads and runs modules."""
+    toy = attrs.evolve(arch, name="toy", aliases=("plaything",), title="Toy")
+    monkeypatch.setattr(archs, "ALL", (toy,))
+    machine = Machine("plaything")
+    assert machine.arch is toy
     module = machine.load(modules.path(arch.name, "sorting"))
     assert module.report.arch == "toy"
     data = b"".join(n.to_bytes(4, "little") for n in (5, 3, 9, 1))
