@@ -33,6 +33,7 @@ PAGE_MASK = -PAGE_SIZE
 # done, physical memory answers at this window, where no architecture has anything.
 PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 UNLIMITED = (1 << 62) - 1  # instructions
+TICK = 4_000_000  # instructions between timer ticks: 4 ms of a CPU that runs a thousand million
 _PERMS = tuple(
     sum(
         bit
@@ -65,6 +66,9 @@ class Stop(Exception):
 class Cpu:
     """One emulated CPU over a kernel memory.
 
+    `on_tick` is called about every TICK instructions, as a timer interrupt would be: guest
+    time passes with what the guest does, so runs are repeatable.
+
     Parameters
     ----------
     arch
@@ -87,6 +91,7 @@ class Cpu:
         self._locating: tuple[int, int] | None = None
         self._exceptions = emulation.exceptions
         self.deadline: float | None = None
+        self.on_tick: Callable[[], object] | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -157,18 +162,22 @@ class Cpu:
             if budget <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
             while True:
-                self.uc.emu_start(at, end, count=budget)
+                self.uc.emu_start(at, end, count=min(budget, TICK))
                 at = self.read(program_counter)
                 if at == end:
                     return
                 if self._interrupt is not None:
                     raise self._trap(self._interrupt, at)
-                if not self._expired:
+                if self._expired:
+                    self._expired = False
+                    if self.deadline is not None and time.monotonic() >= self.deadline:
+                        raise Stop(FaultKind.TIME_LIMIT, at)
+                    continue  # a stop meant for the run before this one
+                if budget <= TICK:
                     raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-                self._expired = False
-                if self.deadline is not None and time.monotonic() >= self.deadline:
-                    raise Stop(FaultKind.TIME_LIMIT, at)
-                # A stop meant for the run before this one: go on.
+                self._budget = budget = budget - TICK
+                if self.on_tick is not None:
+                    self.on_tick()
         except unicorn.UcError as error:
             raise self._stop(error) from None
         finally:

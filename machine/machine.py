@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -23,10 +24,11 @@ from loader.errors import BadModule, BadParameter, InitFailed, MissingDependency
 from loader.files import SUFFIXES, decompress, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
-from machine.cpu import Cpu, Stop
+from machine.cpu import TICK, Cpu, Stop
 from machine.disassembly import Disassembler
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.api.params import Parameter, parameters
+from machine.kernel.api.time import advance
 from machine.kernel.kernel import Kernel, LogLine
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
@@ -111,6 +113,7 @@ class Machine:
         self.kernel = Kernel(
             self.arch, self.memory, self.cpu, call=self._nested, symbolize=self.symbolize
         )
+        self.cpu.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,

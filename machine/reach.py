@@ -122,7 +122,7 @@ class Measurement:
     code, text
         The instruction at the greatest displacement that works, and its disassembly.
     measured
-        [lo, hi) found by executing; None where the limits lie beyond the address space.
+        [lo, hi) found by executing; None where it has no probe, or no limit was found.
     step
         Bytes between two displacements that were told apart.
     past_lo, past_hi
@@ -144,7 +144,7 @@ def measure(arch: Arch) -> Iterator[Measurement]:
     bench = _Bench(arch)
     try:
         for branch in arch.branches:
-            yield bench.measure(branch, PROBES[arch.name, branch.mnemonic])
+            yield bench.measure(branch, PROBES.get((arch.name, branch.mnemonic)))
     finally:
         bench.close()
 
@@ -162,6 +162,8 @@ class _Bench:
         # At the start of a page: a pair that counts in pages then counts from here.
         self._place = room.start + SPAN // 2
         self._stack = self._memory.vmalloc(PAGE_SIZE) + PAGE_SIZE // 2
+        # The emulator looks at the page where a run would end, so it must be executable.
+        self._end = self._memory.vmalloc(PAGE_SIZE, prot=Prot.RX) + PAGE_SIZE // 2
         self._cpu = Cpu(arch, self._memory)
         self._landings: list[int] = []
 
@@ -169,14 +171,17 @@ class _Bench:
         """Let the CPU go."""
         self._cpu.close()
 
-    def measure(self, branch: Branch, probe: Probe) -> Measurement:
+    def measure(self, branch: Branch, probe: Probe | None) -> Measurement:
         """Return how far `probe` gets in both directions."""
         step = branch.reach.align
+        nothing = Measurement(branch=branch, code=b"", text="", measured=None, step=step)
+        if probe is None:
+            return nothing
         if probe.result is None:
             step = max(step, len(self._arch.trap))  # the guest arrives at instructions only
         last, first = self._limit(probe, step), self._limit(probe, -step)
         if last is None or first is None:
-            return Measurement(branch=branch, code=b"", text="", measured=None, step=step)
+            return nothing
         code = self._fill(probe, last)
         disassembler = Disassembler(self._arch)
         return Measurement(
@@ -255,9 +260,8 @@ class _Bench:
     def _run(self, start: int) -> Stop:
         """Run until something stops the guest; it never ends by itself."""
         self._cpu.write(self._arch.calling.stack_pointer, self._stack)
-        nowhere = self._room.start + 1
         try:
-            self._cpu.run(start, nowhere, instructions=STEPS, seconds=None)
+            self._cpu.run(start, self._end, instructions=STEPS, seconds=None)
         except Stop as stop:
             return stop
         raise AssertionError("the guest ran to the end of its address space")
