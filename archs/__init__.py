@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Plt
+from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Erratum, Plt
 from archs.arm64 import ARM64
 from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64
@@ -19,6 +19,7 @@ __all__ = [
     "CallingConvention",
     "Checks",
     "Emulation",
+    "Erratum",
     "Op",
     "Part",
     "Plt",

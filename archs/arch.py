@@ -12,9 +12,42 @@ import enum
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from allocator.types import AddressMap, TextPoke
-from archs.reloc import Reach, Reloc
+from archs.reloc import Reach, Reloc, Rows
+
+
+@attrs.frozen
+class Fill:
+    """One relocation that fills a field: its number, bytes from the instruction to P, and A."""
+
+    relocation: int
+    at: int = 0
+    addend: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Probe:
+    """How to execute an instruction in order to see how far it gets.
+
+    Parameters
+    ----------
+    code
+        The instruction, or the pair, with empty fields.
+    fills
+        The relocations that fill them.
+    setup
+        Code that runs right before it, so that a conditional branch is taken.
+    result
+        Register that holds the formed address; None: the guest goes there.
+    """
+
+    code: bytes
+    fills: tuple[Fill, ...]
+    setup: bytes = b""
+    result: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -28,12 +61,15 @@ class Branch:
     reach
         Displacements, from the instruction's own address.
     what
-        What it is used for: call, branch, address.
+        What it is used for: call, jump, branch, data.
+    probe
+        How to execute it; None where nobody can.
     """
 
     mnemonic: str
     reach: Reach
     what: str
+    probe: Probe | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +83,14 @@ class Plt:
     size
         Bytes per entry.
     encode
-        Returns the bytes of an entry at one address that jumps to another.
+        Returns the bytes of an entry, given its address and where it leads: the target, or
+        the slot that holds the target where there is a `got_section`.
+    got_section
+        Section of 8-byte slots that entries load their target from, or None.
+    sorts
+        Whether the loader visits the branches of a section sorted by type, symbol and
+        addend, leaving out those within the section, and compares an entry with the one
+        before only; else it visits them in file order and finds any earlier entry.
     align
         Alignment of the sections, in bytes.
     branches
@@ -61,9 +104,40 @@ class Plt:
     init_section: str
     size: int
     encode: Callable[[int, int], bytes]
+    got_section: str | None
+    sorts: bool
     align: int
     branches: tuple[int, ...]
     placeholders: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class Erratum:
+    """An instruction that some CPUs must not find at some places, and the way around it.
+
+    Parameters
+    ----------
+    rows
+        Relocations of the instruction.
+    mask
+        The places with all these address bits set are forbidden.
+    safe_align
+        Returns the section alignment that keeps each of the given offsets off them.
+    near
+        Returns an equivalent instruction (word, place, target) or None out of its reach.
+    veneer
+        Returns a veneer (word, veneer's address, place, target) that goes back behind place.
+    detour
+        Returns the branch (place, veneer's address) that takes the instruction's place, or
+        None out of its reach.
+    """
+
+    rows: tuple[int, ...]
+    mask: int
+    safe_align: Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+    near: Callable[[int, int, int], bytes | None]
+    veneer: Callable[[int, int, int, int], bytes]
+    detour: Callable[[int, int], bytes | None]
 
 
 @attrs.frozen(kw_only=True)
@@ -179,7 +253,8 @@ class Arch:
     Fill it by level; each level makes the next set of registry-parametrised tests pass.
 
     1. *links*: `name`, `aliases`, `machine`, `relocations`, `clean_target`.
-    2. *loads*: `address_map`, `trap`, `plt` (None: a branch out of reach is an error).
+    2. *loads*: `address_map`, `trap`, `plt` (None: a branch out of reach is an error),
+       `got_section`, `errata`.
     3. *runs*: `calling`, `emulation`.
     4. *pokes*: `text_poke` (None: finished text is never written).
     5. *explains*: `branches`, `title`, `code_model`.
@@ -206,6 +281,12 @@ class Arch:
         Size of Debian 6.12's kernel image in bytes.
     trap
         Instruction that fills unused text.
+    plt
+        Stubs for branches that do not reach, or None.
+    got_section
+        Section of the global offset table, where a module may have one.
+    errata
+        CPU errata that the loader can work around, by number.
     function_alignment
         Alignment of function entries in the kernel's configuration.
     """
@@ -214,7 +295,7 @@ class Arch:
     aliases: tuple[str, ...]
     title: str
     machine: int
-    relocations: Mapping[int, Reloc]
+    relocations: Rows = attrs.field(converter=Rows)
     clean_target: bool
     prel32: bool
     address_map: Callable[..., AddressMap]
@@ -224,14 +305,16 @@ class Arch:
     branches: tuple[Branch, ...]
     code_model: str
     plt: Plt | None
+    got_section: str | None
+    errata: Mapping[str, Erratum]
     text_poke: TextPoke | None
     calling: CallingConvention
     emulation: Emulation
 
 
-def rows(*table: Reloc) -> Mapping[int, Reloc]:
+def rows(*table: Reloc) -> Rows:
     """Return a relocation table keyed by number; refuse a number that occurs twice."""
-    keyed = {row.number: row for row in table}
+    keyed = Rows({row.number: row for row in table})
     if len(keyed) != len(table):
         raise ValueError("a relocation number occurs twice")
     return keyed

@@ -24,6 +24,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from allocator.types import (
     GIB,
     MIB,
@@ -35,8 +38,20 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, Plt, rows
-from archs.reloc import Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.arch import (
+    Anchor,
+    Arch,
+    Branch,
+    CallingConvention,
+    Emulation,
+    Erratum,
+    Exceptions,
+    Fill,
+    Plt,
+    Probe,
+    rows,
+)
+from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
 KIMAGE_VADDR = 0xFFFF_8000_8000_0000
@@ -133,8 +148,84 @@ def _movw(group: int) -> tuple[Part, ...]:
     return _imm((16 * group, 16, 5))
 
 
+def _signed_movw(group: int) -> tuple[Part, ...]:
+    """Return the parts of a MOVZ or MOVN immediate, the opcode chosen by the sign."""
+    return (Part(4, (Slice(16 * group, 16, 5),), zeros=1 << 29, movz=1 << 30),)
+
+
+def erratum_843419_align(offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the alignment at which an ADRP at each section offset is never forbidden.
+
+    An address is forbidden when its bits [11:3] are all ones, so aligning the section to
+    twice the lowest zero bit of the offset keeps that bit zero (module-plts.c, count_plts).
+    """
+    filled = offsets | np.uint64(7)
+    return np.uint64(2) * (~filled & (filled + np.uint64(1)))
+
+
+def adrp_near(word: int, place: int, target: int) -> bytes | None:
+    """Return the ADR that does what an ADRP does, where the page is within 1 MiB."""
+    x = (target & ~0xFFF) - place
+    if not -(1 << 20) <= x < 1 << 20:
+        return None
+    return (_ADR[0].insert(word & ~(1 << 31), x)).to_bytes(4, "little")
+
+
+def adrp_veneer(word: int, address: int, place: int, target: int) -> bytes:
+    """Return ADRP rd ; ADD rd, rd, #0 ; B place+4, with the register of the ADRP it replaces."""
+    register, page = word & 0x1F, target & ~0xFFF
+    adrp = _ADRP[0].insert(0x9000_0000 | register, page - (address & ~0xFFF))
+    add = 0x9100_0000 | register << 5 | register
+    back = _BRANCH26[0].insert(0x1400_0000, place + 4 - (address + 8))
+    return b"".join(w.to_bytes(4, "little") for w in (adrp, add, back))
+
+
+def branch_to(place: int, address: int) -> bytes | None:
+    """Return B address, or None where it is too far."""
+    if address - place not in signed(28, 4):
+        return None
+    return _BRANCH26[0].insert(0x1400_0000, address - place).to_bytes(4, "little")
+
+
 _WORD32 = Reach(-(1 << 31), 1 << 32)
 _WORD16 = Reach(-(1 << 15), 1 << 16)
+
+_LO15 = Reach(0, 1 << 15, 8)
+_LD64_LO15 = _imm((3, 12, 10))
+
+
+def _got(
+    number: int, name: str, op: Op, parts: tuple[Part, ...], reach: Reach | None, got: Got
+) -> Reloc:
+    """Return a row that needs a GOT; the kernel has none, an object may bring its own."""
+    return Reloc(number, f"R_AARCH64_{name}", op, parts, reach, got=got, kernel=False)
+
+
+_DYNAMIC = "written by dynamic linkers, never in a relocatable object"
+_DYNAMIC_NAMES = """
+    COPY GLOB_DAT JUMP_SLOT RELATIVE TLS_DTPMOD64 TLS_DTPREL64 TLS_TPREL64 TLSDESC IRELATIVE
+""".split()
+_TLS = "the kernel has no thread-local storage"
+_TLS_NAMES = """
+    TLSGD_ADR_PREL21 TLSGD_ADR_PAGE21 TLSGD_ADD_LO12_NC TLSGD_MOVW_G1 TLSGD_MOVW_G0_NC
+    TLSLD_ADR_PREL21 TLSLD_ADR_PAGE21 TLSLD_ADD_LO12_NC TLSLD_MOVW_G1 TLSLD_MOVW_G0_NC
+    TLSLD_LD_PREL19 TLSLD_MOVW_DTPREL_G2 TLSLD_MOVW_DTPREL_G1 TLSLD_MOVW_DTPREL_G1_NC
+    TLSLD_MOVW_DTPREL_G0 TLSLD_MOVW_DTPREL_G0_NC TLSLD_ADD_DTPREL_HI12
+    TLSLD_ADD_DTPREL_LO12 TLSLD_ADD_DTPREL_LO12_NC TLSLD_LDST8_DTPREL_LO12
+    TLSLD_LDST8_DTPREL_LO12_NC TLSLD_LDST16_DTPREL_LO12 TLSLD_LDST16_DTPREL_LO12_NC
+    TLSLD_LDST32_DTPREL_LO12 TLSLD_LDST32_DTPREL_LO12_NC TLSLD_LDST64_DTPREL_LO12
+    TLSLD_LDST64_DTPREL_LO12_NC TLSIE_MOVW_GOTTPREL_G1 TLSIE_MOVW_GOTTPREL_G0_NC
+    TLSIE_ADR_GOTTPREL_PAGE21 TLSIE_LD64_GOTTPREL_LO12_NC TLSIE_LD_GOTTPREL_PREL19
+    TLSLE_MOVW_TPREL_G2 TLSLE_MOVW_TPREL_G1 TLSLE_MOVW_TPREL_G1_NC TLSLE_MOVW_TPREL_G0
+    TLSLE_MOVW_TPREL_G0_NC TLSLE_ADD_TPREL_HI12 TLSLE_ADD_TPREL_LO12
+    TLSLE_ADD_TPREL_LO12_NC TLSLE_LDST8_TPREL_LO12 TLSLE_LDST8_TPREL_LO12_NC
+    TLSLE_LDST16_TPREL_LO12 TLSLE_LDST16_TPREL_LO12_NC TLSLE_LDST32_TPREL_LO12
+    TLSLE_LDST32_TPREL_LO12_NC TLSLE_LDST64_TPREL_LO12 TLSLE_LDST64_TPREL_LO12_NC
+    TLSDESC_LD_PREL19 TLSDESC_ADR_PREL21 TLSDESC_ADR_PAGE21 TLSDESC_LD64_LO12
+    TLSDESC_ADD_LO12 TLSDESC_OFF_G1 TLSDESC_OFF_G0_NC TLSDESC_LDR TLSDESC_ADD TLSDESC_CALL
+    TLSLE_LDST128_TPREL_LO12 TLSLE_LDST128_TPREL_LO12_NC TLSLD_LDST128_DTPREL_LO12
+    TLSLD_LDST128_DTPREL_LO12_NC
+""".split()
 
 RELOCATIONS = rows(
     Reloc(0, "R_AARCH64_NONE", Op.NONE),
@@ -152,6 +243,9 @@ RELOCATIONS = rows(
     Reloc(267, "R_AARCH64_MOVW_UABS_G2", Op.ABS, _movw(2), unsigned(48)),
     Reloc(268, "R_AARCH64_MOVW_UABS_G2_NC", Op.ABS, _movw(2)),
     Reloc(269, "R_AARCH64_MOVW_UABS_G3", Op.ABS, _movw(3)),
+    Reloc(270, "R_AARCH64_MOVW_SABS_G0", Op.ABS, _signed_movw(0), signed(17)),
+    Reloc(271, "R_AARCH64_MOVW_SABS_G1", Op.ABS, _signed_movw(1), signed(33)),
+    Reloc(272, "R_AARCH64_MOVW_SABS_G2", Op.ABS, _signed_movw(2), signed(49)),
     Reloc(273, "R_AARCH64_LD_PREL_LO19", Op.PC, _BRANCH19, signed(21, 4)),
     Reloc(274, "R_AARCH64_ADR_PREL_LO21", Op.PC, _ADR, signed(21)),
     Reloc(275, "R_AARCH64_ADR_PREL_PG_HI21", Op.PAGE, _ADRP, signed(33)),
@@ -165,8 +259,50 @@ RELOCATIONS = rows(
     Reloc(284, "R_AARCH64_LDST16_ABS_LO12_NC", Op.ABS, _scaled(1), _multiple(1)),
     Reloc(285, "R_AARCH64_LDST32_ABS_LO12_NC", Op.ABS, _scaled(2), _multiple(2)),
     Reloc(286, "R_AARCH64_LDST64_ABS_LO12_NC", Op.ABS, _scaled(3), _multiple(3)),
+    Reloc(287, "R_AARCH64_MOVW_PREL_G0", Op.PC, _signed_movw(0), signed(17)),
+    Reloc(288, "R_AARCH64_MOVW_PREL_G0_NC", Op.PC, _movw(0)),
+    Reloc(289, "R_AARCH64_MOVW_PREL_G1", Op.PC, _signed_movw(1), signed(33)),
+    Reloc(290, "R_AARCH64_MOVW_PREL_G1_NC", Op.PC, _movw(1)),
+    Reloc(291, "R_AARCH64_MOVW_PREL_G2", Op.PC, _signed_movw(2), signed(49)),
+    Reloc(292, "R_AARCH64_MOVW_PREL_G2_NC", Op.PC, _movw(2)),
+    Reloc(293, "R_AARCH64_MOVW_PREL_G3", Op.PC, _signed_movw(3)),
     Reloc(299, "R_AARCH64_LDST128_ABS_LO12_NC", Op.ABS, _scaled(4), _multiple(4)),
+    _got(300, "MOVW_GOTOFF_G0", Op.ABS, _signed_movw(0), signed(17), Got.OFFSET_SUM),
+    _got(301, "MOVW_GOTOFF_G0_NC", Op.ABS, _movw(0), None, Got.OFFSET_SUM),
+    _got(302, "MOVW_GOTOFF_G1", Op.ABS, _signed_movw(1), signed(33), Got.OFFSET_SUM),
+    _got(303, "MOVW_GOTOFF_G1_NC", Op.ABS, _movw(1), None, Got.OFFSET_SUM),
+    _got(304, "MOVW_GOTOFF_G2", Op.ABS, _signed_movw(2), signed(49), Got.OFFSET_SUM),
+    _got(305, "MOVW_GOTOFF_G2_NC", Op.ABS, _movw(2), None, Got.OFFSET_SUM),
+    _got(306, "MOVW_GOTOFF_G3", Op.ABS, _signed_movw(3), None, Got.OFFSET_SUM),
+    _got(307, "GOTREL64", Op.ABS, data(8), None, Got.RELATIVE),
+    _got(308, "GOTREL32", Op.ABS, data(4), signed(32), Got.RELATIVE),
+    _got(309, "GOT_LD_PREL19", Op.PC, _BRANCH19, signed(21, 4), Got.SLOT_SUM),
+    _got(310, "LD64_GOTOFF_LO15", Op.ABS, _LD64_LO15, _LO15, Got.OFFSET_SUM),
+    _got(311, "ADR_GOT_PAGE", Op.PAGE, _ADRP, signed(33), Got.SLOT_SUM),
+    _got(312, "LD64_GOT_LO12_NC", Op.ABS, _scaled(3), _multiple(3), Got.SLOT_SUM),
+    _got(313, "LD64_GOTPAGE_LO15", Op.ABS, _LD64_LO15, _LO15, Got.PAGE_OFFSET_SUM),
+    Reloc(314, "R_AARCH64_PLT32", Op.PC, data(4), signed(32), stub=Stub.PLT, kernel=False),
+    _got(315, "GOTPCREL32", Op.PC, data(4), signed(32), Got.SLOT),
+    *(
+        Reloc(512 + n, f"R_AARCH64_{name}", Op.NONE, unsupported=_TLS)
+        for n, name in enumerate(_TLS_NAMES)
+    ),
+    *(
+        Reloc(1024 + n, f"R_AARCH64_{name}", Op.NONE, unsupported=_DYNAMIC)
+        for n, name in enumerate(_DYNAMIC_NAMES)
+    ),
 )
+
+
+def _probe(word: int, relocation: int, *, setup: bool = False, result: str | None = None) -> Probe:
+    """Return a probe of one instruction word; `setup` runs mov x0, #0 so that it is taken."""
+    return Probe(
+        code=word.to_bytes(4, "little"),
+        fills=(Fill(relocation),),
+        setup=bytes.fromhex("000080d2") if setup else b"",
+        result=result,
+    )
+
 
 ARM64 = Arch(
     name="arm64",
@@ -181,12 +317,34 @@ ARM64 = Arch(
     trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
     function_alignment=8,
     branches=(
-        Branch(mnemonic="bl", reach=signed(28, 4), what="call"),
-        Branch(mnemonic="b", reach=signed(28, 4), what="jump"),
-        Branch(mnemonic="b.cond, cbz, cbnz", reach=signed(21, 4), what="branch"),
-        Branch(mnemonic="tbz, tbnz", reach=signed(16, 4), what="branch"),
-        Branch(mnemonic="adr", reach=signed(21), what="data"),
-        Branch(mnemonic="adrp + add", reach=signed(33), what="data"),
+        Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
+        Branch(mnemonic="b", reach=signed(28, 4), what="jump", probe=_probe(0x1400_0000, 282)),
+        Branch(
+            mnemonic="b.cond, cbz, cbnz",
+            reach=signed(21, 4),
+            what="branch",
+            probe=_probe(0xB400_0000, 280, setup=True),
+        ),
+        Branch(
+            mnemonic="tbz, tbnz",
+            reach=signed(16, 4),
+            what="branch",
+            probe=_probe(0x3600_0000, 279, setup=True),
+        ),
+        Branch(
+            mnemonic="adr",
+            reach=signed(21),
+            what="data",
+            probe=_probe(0x1000_0000, 274, result="x0"),
+        ),
+        Branch(
+            mnemonic="adrp + add",
+            reach=signed(33),
+            what="data",
+            probe=Probe(
+                code=bytes.fromhex("0000009000000091"), fills=(Fill(275), Fill(277, 4)), result="x0"
+            ),
+        ),
     ),
     code_model="small: text within 128 MiB or a PLT, data within 4 GiB",
     plt=Plt(
@@ -194,10 +352,23 @@ ARM64 = Arch(
         init_section=".init.plt",
         size=12,
         encode=plt_entry,
+        got_section=None,
+        sorts=True,
         align=64,
         branches=(282, 283),
         placeholders={".text.ftrace_trampoline": 12, ".init.text.ftrace_trampoline": 12},
     ),
+    got_section=".got",
+    errata={
+        "843419": Erratum(
+            rows=(275, 276),
+            mask=0xFF8,
+            safe_align=erratum_843419_align,
+            near=adrp_near,
+            veneer=adrp_veneer,
+            detour=branch_to,
+        )
+    },
     text_poke=TextPoke(name="aarch64_insn_copy", window=0xFFFF_FFFF_FF5F_E000, pages=1, granule=4),
     calling=CallingConvention(
         arguments=tuple(f"x{n}" for n in range(8)),

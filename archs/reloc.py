@@ -19,7 +19,8 @@ V for what the relocations at one place have accumulated so far.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import attrs
@@ -185,7 +186,7 @@ class Got(enum.Enum):
     OFFSET_SUM = "offset of the slot that holds S+A from the table's start"
     PAGE_OFFSET_SUM = "offset of the slot that holds S+A from the page of the table's start"
     BASE = "address of the table"
-    RELATIVE = "S, counted from the table's start"
+    RELATIVE = "distance of the symbol from the table's start"
 
 
 @attrs.frozen
@@ -212,6 +213,8 @@ class Reloc:
         Whether this row is the HI20 half that a PAIR row refers to.
     uleb
         Whether the field is a ULEB128 number, whose length stays as it is.
+    kernel
+        Whether the kernel's module loader knows the type.
     unsupported
         The reason why the loader refuses this type, by name.
     """
@@ -228,6 +231,7 @@ class Reloc:
     got: Got | None = None
     high: bool = False
     uleb: bool = False
+    kernel: bool = True
     unsupported: str = ""
 
     @property
@@ -239,6 +243,25 @@ class Reloc:
     def accumulates(self) -> bool:
         """Whether records of this type at one place add up before they are stored."""
         return self.op in (Op.ADD, Op.SUB, Op.SET)
+
+
+class Rows(dict[int, Reloc]):
+    """An architecture's relocations by number, with what the engine asks of all of them."""
+
+    @cached_property
+    def widths(self) -> NDArray[np.uint64]:
+        """Bytes written, by number; the last entry stands for every number beyond."""
+        found = np.zeros(max(self) + 2, np.uint64)
+        for number, row in self.items():
+            found[number] = row.size
+        return found
+
+    @cached_property
+    def high(self) -> NDArray[np.bool_]:
+        """Which numbers are HI20 halves; the last entry stands for every number beyond."""
+        found = np.zeros(max(self) + 2, np.bool_)
+        found[[number for number, row in self.items() if row.high]] = True
+        return found
 
 
 class Checks(enum.Enum):
@@ -276,7 +299,7 @@ class Problem(enum.Enum):
     """Why a record cannot be applied."""
 
     UNKNOWN = "unknown relocation type"
-    UNSUPPORTED = "relocation type is known but not supported"
+    UNSUPPORTED = "relocation type is not supported"
     RANGE = "out of range"
     ALIGN = "misaligned"
     UNPAIRED = "no HI20 relocation at the symbol"
@@ -284,7 +307,7 @@ class Problem(enum.Enum):
     HOMELESS = "the symbol lies in a section that is not loaded"
     OCCUPIED = "place is not zero before relocation"
     NO_GOT = "needs a slot of the global offset table, and the module has no .got section"
-    FULL = "no slot left in the global offset table"
+    FULL = "no PLT entry left, or none near enough, for the veneer of an erratum"
 
 
 @attrs.frozen(eq=False)
@@ -359,93 +382,115 @@ def _field(part: Part, x: U64) -> U64:
     return word
 
 
-def _store(
-    image: NDArray[np.uint8], size: int, at: Index, word: NDArray[np.unsignedinteger], mask: int
-) -> None:
-    """Replace the bits of `mask` in the words of `size` bytes at `at`.
+class _Places:
+    """Where words of one size are stored, and the fastest way that numpy has to get there.
 
-    numpy is four times faster where a view is aligned, so the widest unit that divides every
-    offset is used; a word that is wider than that is stored in halves that need it.
+    Words behind one another are one slice. Otherwise numpy is four times faster where a view
+    is aligned, so the widest unit that divides every offset is used; a word that is wider
+    than the unit is stored in pieces.
     """
-    bits = 8 * size
-    low = int(np.bitwise_or.reduce(at)) | size
-    unit = min(low & -low, size)
-    if unit == 1 < size:
-        view = word_view(image, size)
+
+    def __init__(self, image: NDArray[np.uint8], size: int, at: Index) -> None:
+        self.image, self.size, self.at = image, size, at
+        self.run = self._as_run()
+        low = int(np.bitwise_or.reduce(at)) | size
+        self.unit = min(low & -low, size)
+
+    def _as_run(self) -> slice | None:
+        """Return the bytes that the words cover if they follow one another, else None."""
+        at, size = self.at, self.size
+        start, count = int(at[0]), at.size
+        if start % size or int(at[-1]) - start != size * (count - 1) or count < 2:
+            return None
+        if count > 2 and not (at[1:] - at[:-1] == size).all():
+            return None
+        return slice(start, start + size * count)
+
+    def occupied(self) -> NDArray[np.bool_] | None:
+        """Return which words are not zero; None where all are."""
+        if self.run is not None:
+            words = self.image[self.run].view(f"<u{self.size}")
+        elif self.unit == self.size:
+            words = self._view(self.unit)[self.at // self.unit]
+        else:
+            words = self._straddling()
+        return np.asarray(words != 0) if words.any() else None
+
+    def store(self, word: U64, mask: int, *, clean: bool) -> None:
+        """Replace the bits of `mask`; `clean` promises that the words are zero."""
+        bits = 8 * self.size
         whole = mask == (1 << bits) - 1
-        keep = view.dtype.type(~mask & ((1 << bits) - 1))
-        new = word.astype(view.dtype)
-        view[at] = new if whole else (view[at] & keep) | new
-        return
-    view = image[: image.size & -unit].view(f"<u{unit}")
-    first = at // unit if unit > 1 else at
-    all_bits = (1 << 8 * unit) - 1
-    for number in range(size // unit):
-        cut = mask >> (8 * unit * number) & all_bits
-        if not cut:
-            continue
-        index = first + number if number else first
-        part = word >> np.uint64(8 * unit * number) if number else word
-        new = part.astype(view.dtype)
-        if cut != all_bits:
-            new &= view.dtype.type(cut)
-            new |= view[index] & view.dtype.type(~cut & all_bits)
-        view[index] = new
+        if whole and self.run is not None:
+            self.image[self.run].view(f"<u{self.size}")[:] = word
+        elif self.unit > 1 or self.size == 1:
+            self._store_units(word, mask)
+        elif whole and clean and self.size < 8:
+            self._add(word & np.uint64(mask))
+        else:
+            view = word_view(self.image, self.size)
+            new = word.astype(view.dtype)
+            keep = view.dtype.type(~mask & ((1 << bits) - 1))
+            view[self.at] = new if whole else (view[self.at] & keep) | new
+
+    def _view(self, unit: int) -> NDArray[np.unsignedinteger]:
+        return self.image[: self.image.size & -unit].view(f"<u{unit}")
+
+    def _store_units(self, word: U64, mask: int) -> None:
+        unit, view = self.unit, self._view(self.unit)
+        first = self.at // unit if unit > 1 else self.at
+        every = (1 << 8 * unit) - 1
+        for number in range(self.size // unit):
+            cut = mask >> (8 * unit * number) & every
+            if not cut:
+                continue
+            index = first + number if number else first
+            part = word >> np.uint64(8 * unit * number) if number else word
+            if cut != every:
+                new = part.astype(view.dtype) & view.dtype.type(cut)
+                new |= view[index] & view.dtype.type(~cut & every)
+                view[index] = new
+            else:
+                view[index] = part
+
+    def _straddling(self) -> U64:
+        """Return words at any byte, from one or two aligned words of eight bytes."""
+        wide = self._view(8)
+        index, shift = self.at >> 3, (self.at & 7).view(np.uint64) << np.uint64(3)
+        words: U64 = wide[index].astype(np.uint64, copy=False) >> shift
+        over = np.flatnonzero(shift > np.uint64(64 - 8 * self.size))
+        words[over] |= wide[index[over] + 1] << (np.uint64(64) - shift[over])
+        words &= np.uint64((1 << 8 * self.size) - 1)
+        return words
+
+    def _add(self, word: U64) -> None:
+        """Add to words that are zero: what shares an aligned word adds up correctly."""
+        wide = self._view(8)
+        index, shift = self.at >> 3, (self.at & 7).view(np.uint64) << np.uint64(3)
+        np.add.at(wide, index, word << shift)
+        over = np.flatnonzero(shift > np.uint64(64 - 8 * self.size))
+        np.add.at(wide, index[over] + 1, word[over] >> (np.uint64(64) - shift[over]))
 
 
 def encode(row: Reloc, image: NDArray[np.uint8], offset: Index, x: U64) -> None:
     """Write the words of `row` at every `offset`."""
     for part in row.parts:
         at = offset + part.offset if part.offset else offset
-        if part.whole and _store_run(image, part.size, at, x):
-            continue
-        _store(image, part.size, at, x if part.whole else _field(part, x), part.mask)
-
-
-def _store_run(image: NDArray[np.uint8], size: int, at: Index, x: U64) -> bool:
-    """Store words that lie behind one another, as in tables; False where they do not."""
-    run = _run(at, size)
-    if run is None:
-        return False
-    image[run].view(f"<u{size}")[:] = x
-    return True
-
-
-def _run(at: Index, size: int) -> slice | None:
-    """Return the bytes that the words at `at` cover if they follow one another, else None."""
-    start, count = int(at[0]), at.size
-    if start % size or int(at[-1]) - start != size * (count - 1) or count < 2:
-        return None
-    if (at[1:] - at[:-1] != size).any():
-        return None
-    return slice(start, start + size * count)
-
-
-def _occupied(image: NDArray[np.uint8], size: int, at: Index) -> NDArray[np.bool_] | None:
-    """Return which places are not zero; None where all are."""
-    run = _run(at, size)
-    if run is not None:
-        words = image[run].view(f"<u{size}")
-    elif int(np.bitwise_or.reduce(at)) % size == 0:
-        words = image[: image.size & -size].view(f"<u{size}")[at // size]
-    else:
-        words = word_view(image, size)[at]
-    return np.asarray(words != 0) if words.any() else None
+        word = x if part.whole else _field(part, x)
+        _Places(image, part.size, at).store(word, part.mask, clean=False)
 
 
 # Relocations that need others ------------------------------------------------------------------
 
 
-def _pair(rows: Mapping[int, Reloc], records: Records, index: Index) -> tuple[U64, Index]:
+def _pair(rows: Rows, records: Records, index: Index) -> tuple[U64, Index]:
     """Return X of the HI20 record that each PAIR record names, and which have none.
 
     The psABI lets several LO12 share a HI20 at any distance in the same relocation
     section; S of a LO12 is the address of the instruction that carries the HI20. Compilers
     put the two records side by side, so that is looked at first.
     """
-    high = np.zeros(max(rows) + 2, np.bool_)
-    high[[number for number, row in rows.items() if row.high]] = True
-    types = np.minimum(records.type, max(rows) + 1)
+    high = rows.high
+    types = np.minimum(records.type, high.size - 1)
     before = np.maximum(index - 1, 0)
     beside = (
         high[types[before]]
@@ -468,9 +513,7 @@ def _pair(rows: Mapping[int, Reloc], records: Records, index: Index) -> tuple[U6
     return x, rest[missing]
 
 
-def _search_pair(
-    rows: Mapping[int, Reloc], records: Records, highs: Index, index: Index
-) -> tuple[U64, Index]:
+def _search_pair(rows: Rows, records: Records, highs: Index, index: Index) -> tuple[U64, Index]:
     """Return X of the HI20 anywhere in the same section, and which records have none."""
     found = np.zeros(index.size, np.uint64)
     known = np.zeros(index.size, np.bool_)
@@ -491,7 +534,7 @@ def _search_pair(
 
 
 def _accumulate(
-    rows: Mapping[int, Reloc],
+    rows: Rows,
     image: NDArray[np.uint8],
     records: Records,
     index: Index,
@@ -528,7 +571,10 @@ def _accumulate(
         row = rows[number]
         where, value = places[first[chosen]], total[chosen]
         bad = _first_failure(row, value, checks)
-        if bad is None and row.uleb:
+        if row.uleb and checks is Checks.KERNEL:
+            for a, v in zip(where.tolist(), value.tolist(), strict=True):
+                _store_shortest_uleb(image, a, v)
+        elif bad is None and row.uleb:
             wrong = [
                 not _store_uleb(image, a, v)
                 for a, v in zip(where.tolist(), value.tolist(), strict=True)
@@ -541,6 +587,14 @@ def _accumulate(
             failed = index[last[chosen]][wrong_ones]
             failures.append(Failure(problem, row, failed, value[wrong_ones]))
     return failures
+
+
+def _store_shortest_uleb(image: NDArray[np.uint8], at: int, value: int) -> None:
+    """Store a ULEB128 number as the kernel does: as short as it gets, and nothing for 0."""
+    while value and at < image.size:
+        image[at] = value & 0x7F | (0x80 if value >> 7 else 0)
+        value >>= 7
+        at += 1
 
 
 def _store_uleb(image: NDArray[np.uint8], at: int, value: int) -> bool:
@@ -559,28 +613,51 @@ def _store_uleb(image: NDArray[np.uint8], at: int, value: int) -> bool:
 # The engine ------------------------------------------------------------------------------------
 
 
-def _numbers(rows: Mapping[int, Reloc], types: NDArray[np.uint32]) -> list[int]:
+Batches: TypeAlias = "Sequence[tuple[int, Selection]]"
+
+
+def by_type(types: NDArray[np.uint32], uniform: Sequence[slice] = ()) -> Batches:
+    """Return each relocation number with the records that have it.
+
+    Parameters
+    ----------
+    uniform
+        Runs of records, in order, known to have one type each: they need no index.
+    """
+    batches: list[tuple[int, Selection]] = [(int(types[run.start]), run) for run in uniform]
+    rest: Index | None = None
+    if uniform:
+        edges = [0, *(edge for run in uniform for edge in (run.start, run.stop)), types.size]
+        gaps = zip(edges[::2], edges[1::2], strict=True)
+        rest = np.concatenate([np.arange(start, end) for start, end in gaps])
+        types = types[rest]
+    numbers = _numbers(types)
+    for number in numbers:
+        if len(numbers) == 1 and rest is None:
+            batches.append((number, slice(0, types.size)))
+            continue
+        index = np.flatnonzero(types == number)
+        batches.append((number, index if rest is None else rest[index]))
+    return sorted(batches, key=lambda batch: batch[0])
+
+
+def _numbers(types: NDArray[np.uint32]) -> list[int]:
     """Return the relocation numbers that occur; a damaged file may hold any 32-bit number."""
     if not types.size:
         return []
-    least, most = int(types.min()), int(types.max())
-    if least == most:
-        return [least]
-    beyond = max(rows) + 1
-    if most < beyond:
-        return np.flatnonzero(np.bincount(types)).tolist()
-    known = np.flatnonzero(np.bincount(np.minimum(types, beyond), minlength=beyond)[:beyond])
-    return [*known.tolist(), *np.unique(types[types >= beyond]).tolist()]
+    if int(types.max()) < 1 << 12:
+        return list(map(int, np.flatnonzero(np.bincount(types))))
+    return list(map(int, np.unique(types)))
 
 
 def apply(
-    rows: Mapping[int, Reloc],
+    rows: Rows,
     image: NDArray[np.uint8],
     records: Records,
     *,
     checks: Checks = Checks.HARDWARE,
     clean_target: bool = False,
-    uniform: Sequence[slice] = (),
+    batches: Batches | None = None,
 ) -> Sequence[Failure]:
     """Apply every record to `image` in place; return every failure, first types first.
 
@@ -598,22 +675,19 @@ def apply(
         HARDWARE refuses what a field cannot hold; KERNEL checks what the kernel checks.
     clean_target
         Refuse a place that is not zero before it is relocated.
-    uniform
-        Runs of records known to have one type each: they are worked on without an index.
+    batches
+        The records by type, where that is known already.
     """
     failures: list[Failure] = []
-    batches: list[tuple[int, Selection]] = [(int(records.type[s.start]), s) for s in uniform]
-    for number, index in _by_type(rows, records.type, uniform):
-        batches.append((number, index))
     accumulating: list[Index] = []
-    for number, index in sorted(batches, key=lambda batch: batch[0]):
+    for number, index in by_type(records.type) if batches is None else batches:
         row = rows.get(number)
-        if row is None or row.unsupported:
+        if row is None or row.unsupported or (checks is Checks.KERNEL and not row.kernel):
             problem = Problem.UNKNOWN if row is None else Problem.UNSUPPORTED
-            where = _indices(index)
+            where = indices(index)
             failures.append(Failure(problem, row, where, np.zeros(where.size, np.uint64)))
         elif row.accumulates:
-            accumulating.append(_indices(index))
+            accumulating.append(indices(index))
         elif row.op is not Op.NONE:
             failures += _apply_row(rows, row, image, records, index, checks, clean_target)
     if accumulating:
@@ -622,32 +696,13 @@ def apply(
     return failures
 
 
-def _by_type(
-    rows: Mapping[int, Reloc], types: NDArray[np.uint32], uniform: Sequence[slice]
-) -> Iterator[tuple[int, Selection]]:
-    """Yield each type with the records of it that are in none of the uniform runs."""
-    rest: Index | None = None
-    if uniform:
-        outside = np.ones(types.size, np.bool_)
-        for run in uniform:
-            outside[run] = False
-        rest = np.flatnonzero(outside)
-        types = types[rest]
-    numbers = _numbers(rows, types)
-    for number in numbers:
-        if len(numbers) == 1 and rest is None:
-            yield number, slice(0, types.size)
-            continue
-        index = np.flatnonzero(types == number)
-        yield number, index if rest is None else rest[index]
-
-
-def _indices(index: Selection) -> Index:
+def indices(index: Selection) -> Index:
+    """Return a selection as an array of indices."""
     return np.arange(index.start, index.stop) if isinstance(index, slice) else index
 
 
 def _apply_row(
-    rows: Mapping[int, Reloc],
+    rows: Rows,
     row: Reloc,
     image: NDArray[np.uint8],
     records: Records,
@@ -657,18 +712,24 @@ def _apply_row(
 ) -> list[Failure]:
     """Apply the records of one type; return at most one failure, for the first reason found."""
     if row.op is Op.PAIR:
-        x, missing = _pair(rows, records, _indices(index))
+        x, missing = _pair(rows, records, indices(index))
         if missing.size:
-            return [Failure(Problem.UNPAIRED, row, _indices(index)[missing], x[missing])]
+            return [Failure(Problem.UNPAIRED, row, indices(index)[missing], x[missing])]
     else:
         x = compute(row, records, index)
     bad = _first_failure(row, x, checks)
     offset = records.offset[index]
     if bad is None and clean_target and x.size:
-        occupied = _occupied(image, row.size, offset)
-        bad = None if occupied is None else (Problem.OCCUPIED, occupied)
+        # Where targets are clean a row is one plain word: check and store share the places.
+        (part,) = row.parts
+        places = _Places(image, part.size, offset)
+        occupied = places.occupied()
+        if occupied is None:
+            places.store(x, part.mask, clean=True)
+            return []
+        bad = (Problem.OCCUPIED, occupied)
     if bad is not None:
-        return [Failure(bad[0], row, _indices(index)[bad[1]], x[bad[1]])]
+        return [Failure(bad[0], row, indices(index)[bad[1]], x[bad[1]])]
     if x.size:
         encode(row, image, offset, x)
     return []

@@ -10,8 +10,9 @@ the HI20 relocation found there. Conditional branches reach 4 KiB, JAL 1 MiB; co
 ones 256 bytes and 2 KiB. Label differences are not constants for the assembler (the
 linker may relax code), so they come as pairs of ADD and SUB that accumulate at a place.
 
-The module window is the 2 GiB that end where the kernel image ends. Debian's kernel has
-no PLT for modules (CONFIG_MODULE_SECTIONS is off): out of reach is an error.
+The module window is the 2 GiB that end where the kernel image ends. A PLT entry loads its
+target from a slot of `.got.plt`; Debian's kernel has no such sections in its modules
+(CONFIG_MODULE_SECTIONS is off), and out of reach is an error.
 
 With the C extension instructions are 2-byte aligned, AUIPC included: text is poked in
 parcels of 2 bytes, through two pages of fixmap, since a word may straddle a border.
@@ -36,8 +37,19 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, rows
-from archs.reloc import Op, Part, Reach, Reloc, Slice, data, signed, unsigned
+from archs.arch import (
+    Anchor,
+    Arch,
+    Branch,
+    CallingConvention,
+    Emulation,
+    Exceptions,
+    Fill,
+    Plt,
+    Probe,
+    rows,
+)
+from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
 IMAGE_SIZE = 0x1E6_B000  # [_start, _end) of Debian's 6.12.107 kernel, 30.4 MiB
@@ -101,7 +113,22 @@ _CALL = (_U, _fields(4, (0, 12, 20), offset=4))
 PAIR = Reach(-(1 << 31) - 0x800, (1 << 31) - 0x800)
 _BRANCH, _JAL, _RVC_BRANCH, _RVC_JUMP = signed(13, 2), signed(21, 2), signed(9, 2), signed(12, 2)
 
-_GOT = "this kernel configuration has no module GOT (CONFIG_MODULE_SECTIONS)"
+_SIX = (Part(1, (Slice(0, 6, 0),)),)
+
+
+def _difference(bits: int) -> Reach:
+    """Return the reach of a difference of labels: signed or unsigned, as its user reads it."""
+    return Reach(-(1 << (bits - 1)), 1 << bits)
+
+
+def plt_entry(address: int, slot: int) -> bytes:
+    """Return AUIPC t0 ; LD t1, lo(t0) ; JR t1, which loads its target from `slot`."""
+    x = slot - address
+    auipc = _U.insert(0x0000_0297, x)
+    load = _I.insert(0x0002_B303, x)
+    return b"".join(w.to_bytes(4, "little") for w in (auipc, load, 0x0003_0067))
+
+
 _DYNAMIC = "written by dynamic linkers, never in a relocatable object"
 _TLS = "the kernel has no thread-local storage"
 _ALIGN = "the loader does not relax code; build with -mno-relax, as the kernel does"
@@ -119,11 +146,12 @@ RELOCATIONS = rows(
     Reloc(9, "R_RISCV_TLS_DTPREL64", Op.NONE, unsupported=_TLS),
     Reloc(10, "R_RISCV_TLS_TPREL32", Op.NONE, unsupported=_TLS),
     Reloc(11, "R_RISCV_TLS_TPREL64", Op.NONE, unsupported=_TLS),
+    Reloc(12, "R_RISCV_TLSDESC", Op.NONE, unsupported=_TLS),
     Reloc(16, "R_RISCV_BRANCH", Op.PC, (_B,), _BRANCH, kernel_reach=None),
     Reloc(17, "R_RISCV_JAL", Op.PC, (_J,), _JAL, kernel_reach=None),
     Reloc(18, "R_RISCV_CALL", Op.PC, _CALL, PAIR),
-    Reloc(19, "R_RISCV_CALL_PLT", Op.PC, _CALL, PAIR),
-    Reloc(20, "R_RISCV_GOT_HI20", Op.NONE, unsupported=_GOT),
+    Reloc(19, "R_RISCV_CALL_PLT", Op.PC, _CALL, PAIR, stub=Stub.PLT),
+    Reloc(20, "R_RISCV_GOT_HI20", Op.PC, (_U,), PAIR, got=Got.SLOT, high=True),
     Reloc(21, "R_RISCV_TLS_GOT_HI20", Op.NONE, unsupported=_TLS),
     Reloc(22, "R_RISCV_TLS_GD_HI20", Op.NONE, unsupported=_TLS),
     Reloc(23, "R_RISCV_PCREL_HI20", Op.PC, (_U,), PAIR, high=True),
@@ -136,19 +164,33 @@ RELOCATIONS = rows(
     Reloc(30, "R_RISCV_TPREL_LO12_I", Op.NONE, unsupported=_TLS),
     Reloc(31, "R_RISCV_TPREL_LO12_S", Op.NONE, unsupported=_TLS),
     Reloc(32, "R_RISCV_TPREL_ADD", Op.NONE, unsupported=_TLS),
-    Reloc(33, "R_RISCV_ADD8", Op.ADD, data(1)),
-    Reloc(34, "R_RISCV_ADD16", Op.ADD, data(2)),
-    Reloc(35, "R_RISCV_ADD32", Op.ADD, data(4)),
+    Reloc(33, "R_RISCV_ADD8", Op.ADD, data(1), _difference(8), kernel_reach=None),
+    Reloc(34, "R_RISCV_ADD16", Op.ADD, data(2), _difference(16), kernel_reach=None),
+    Reloc(35, "R_RISCV_ADD32", Op.ADD, data(4), _difference(32), kernel_reach=None),
     Reloc(36, "R_RISCV_ADD64", Op.ADD, data(8)),
-    Reloc(37, "R_RISCV_SUB8", Op.SUB, data(1)),
-    Reloc(38, "R_RISCV_SUB16", Op.SUB, data(2)),
-    Reloc(39, "R_RISCV_SUB32", Op.SUB, data(4)),
+    Reloc(37, "R_RISCV_SUB8", Op.SUB, data(1), _difference(8), kernel_reach=None),
+    Reloc(38, "R_RISCV_SUB16", Op.SUB, data(2), _difference(16), kernel_reach=None),
+    Reloc(39, "R_RISCV_SUB32", Op.SUB, data(4), _difference(32), kernel_reach=None),
     Reloc(40, "R_RISCV_SUB64", Op.SUB, data(8)),
+    Reloc(41, "R_RISCV_GOT32_PCREL", Op.PC, data(4), signed(32), got=Got.SLOT, kernel=False),
     Reloc(43, "R_RISCV_ALIGN", Op.NONE, unsupported=_ALIGN),
     Reloc(44, "R_RISCV_RVC_BRANCH", Op.PC, (_CB,), _RVC_BRANCH, kernel_reach=None),
     Reloc(45, "R_RISCV_RVC_JUMP", Op.PC, (_CJ,), _RVC_JUMP, kernel_reach=None),
     Reloc(51, "R_RISCV_RELAX", Op.NONE),
+    Reloc(52, "R_RISCV_SUB6", Op.SUB, _SIX, unsigned(6), kernel_reach=None),
+    Reloc(53, "R_RISCV_SET6", Op.SET, _SIX, unsigned(6), kernel_reach=None),
+    Reloc(54, "R_RISCV_SET8", Op.SET, data(1), _difference(8), kernel_reach=None),
+    Reloc(55, "R_RISCV_SET16", Op.SET, data(2), _difference(16), kernel_reach=None),
+    Reloc(56, "R_RISCV_SET32", Op.SET, data(4), _difference(32), kernel_reach=None),
     Reloc(57, "R_RISCV_32_PCREL", Op.PC, data(4), signed(32), kernel_reach=None),
+    Reloc(58, "R_RISCV_IRELATIVE", Op.NONE, unsupported=_DYNAMIC),
+    Reloc(59, "R_RISCV_PLT32", Op.PC, data(4), signed(32), kernel_reach=PAIR, stub=Stub.PLT),
+    Reloc(60, "R_RISCV_SET_ULEB128", Op.SET, uleb=True),
+    Reloc(61, "R_RISCV_SUB_ULEB128", Op.SUB, uleb=True),
+    Reloc(62, "R_RISCV_TLSDESC_HI20", Op.NONE, unsupported=_TLS),
+    Reloc(63, "R_RISCV_TLSDESC_LOAD_LO12", Op.NONE, unsupported=_TLS),
+    Reloc(64, "R_RISCV_TLSDESC_ADD_LO12", Op.NONE, unsupported=_TLS),
+    Reloc(65, "R_RISCV_TLSDESC_CALL", Op.NONE, unsupported=_TLS),
 )
 
 RISCV64 = Arch(
@@ -164,15 +206,59 @@ RISCV64 = Arch(
     trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
     function_alignment=2,
     branches=(
-        Branch(mnemonic="auipc + jalr", reach=PAIR, what="call"),
-        Branch(mnemonic="jal", reach=_JAL, what="jump"),
-        Branch(mnemonic="beq, bne, blt, ...", reach=_BRANCH, what="branch"),
-        Branch(mnemonic="c.j", reach=_RVC_JUMP, what="jump"),
-        Branch(mnemonic="c.beqz, c.bnez", reach=_RVC_BRANCH, what="branch"),
-        Branch(mnemonic="auipc + addi", reach=PAIR, what="data"),
+        Branch(
+            mnemonic="auipc + jalr",
+            reach=PAIR,
+            what="call",
+            probe=Probe(code=bytes.fromhex("97000000e7800000"), fills=(Fill(19),)),
+        ),
+        Branch(
+            mnemonic="jal",
+            reach=_JAL,
+            what="jump",
+            probe=Probe(code=bytes.fromhex("ef000000"), fills=(Fill(17),)),
+        ),
+        Branch(
+            mnemonic="beq, bne, blt, ...",
+            reach=_BRANCH,
+            what="branch",
+            probe=Probe(code=bytes.fromhex("63000000"), fills=(Fill(16),)),
+        ),
+        Branch(
+            mnemonic="c.j",
+            reach=_RVC_JUMP,
+            what="jump",
+            probe=Probe(code=bytes.fromhex("01a0"), fills=(Fill(45),)),
+        ),
+        Branch(
+            mnemonic="c.beqz, c.bnez",
+            reach=_RVC_BRANCH,
+            what="branch",
+            probe=Probe(code=bytes.fromhex("01c1"), fills=(Fill(44),), setup=bytes.fromhex("0145")),
+        ),
+        Branch(
+            mnemonic="auipc + addi",
+            reach=PAIR,
+            what="data",
+            probe=Probe(
+                code=bytes.fromhex("1705000013050500"), fills=(Fill(23), Fill(24, 4)), result="a0"
+            ),
+        ),
     ),
     code_model="medany: everything within 2 GiB of the pc",
-    plt=None,
+    plt=Plt(
+        section=".plt",
+        init_section=".init.plt",
+        size=12,
+        encode=plt_entry,
+        got_section=".got.plt",
+        sorts=False,
+        align=64,
+        branches=(19, 59),
+        placeholders={},
+    ),
+    got_section=".got",
+    errata={},
     text_poke=TextPoke(name="patch_text_nosync", window=0xFFFF_FFC4_FEBF_C000, pages=2, granule=2),
     calling=CallingConvention(
         arguments=tuple(f"a{n}" for n in range(8)),

@@ -34,8 +34,18 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Exceptions, rows
-from archs.reloc import Op, Reach, Reloc, data, signed, unsigned
+from archs.arch import (
+    Anchor,
+    Arch,
+    Branch,
+    CallingConvention,
+    Emulation,
+    Exceptions,
+    Fill,
+    Probe,
+    rows,
+)
+from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
@@ -89,27 +99,34 @@ _JUMP_TO = {
 }
 _RET = b"\xc3"
 
-_GOT = "the kernel is linked without a GOT; only position-independent code asks for one"
 _DYNAMIC = "written by dynamic linkers, never in a relocatable object"
 _TLS = "the kernel has no thread-local storage"
+_VTABLE = "a note of the C++ compiler for garbage collection"
+
+
+def _got(number: int, name: str, op: Op, size: int, got: Got) -> Reloc:
+    """Return a row that needs a GOT; the kernel has none, an object may bring its own."""
+    reach = signed(32) if size == 4 else None
+    return Reloc(number, name, op, data(size), reach, got=got, kernel=False)
+
 
 RELOCATIONS = rows(
     Reloc(0, "R_X86_64_NONE", Op.NONE),
     Reloc(1, "R_X86_64_64", Op.ABS, data(8)),
     Reloc(2, "R_X86_64_PC32", Op.PC, data(4), signed(32), kernel_reach=None),
-    Reloc(3, "R_X86_64_GOT32", Op.NONE, unsupported=_GOT),
+    _got(3, "R_X86_64_GOT32", Op.ABS, 4, Got.OFFSET),
     Reloc(4, "R_X86_64_PLT32", Op.PC, data(4), signed(32), kernel_reach=None),
     Reloc(5, "R_X86_64_COPY", Op.NONE, unsupported=_DYNAMIC),
     Reloc(6, "R_X86_64_GLOB_DAT", Op.NONE, unsupported=_DYNAMIC),
     Reloc(7, "R_X86_64_JUMP_SLOT", Op.NONE, unsupported=_DYNAMIC),
     Reloc(8, "R_X86_64_RELATIVE", Op.NONE, unsupported=_DYNAMIC),
-    Reloc(9, "R_X86_64_GOTPCREL", Op.NONE, unsupported=_GOT),
+    _got(9, "R_X86_64_GOTPCREL", Op.PC, 4, Got.SLOT),
     Reloc(10, "R_X86_64_32", Op.ABS, data(4), unsigned(32)),
     Reloc(11, "R_X86_64_32S", Op.ABS, data(4), signed(32)),
-    Reloc(12, "R_X86_64_16", Op.ABS, data(2), unsigned(16)),
-    Reloc(13, "R_X86_64_PC16", Op.PC, data(2), signed(16)),
-    Reloc(14, "R_X86_64_8", Op.ABS, data(1), unsigned(8)),
-    Reloc(15, "R_X86_64_PC8", Op.PC, data(1), signed(8)),
+    Reloc(12, "R_X86_64_16", Op.ABS, data(2), Reach(-(1 << 15), 1 << 16), kernel=False),
+    Reloc(13, "R_X86_64_PC16", Op.PC, data(2), signed(16), kernel=False),
+    Reloc(14, "R_X86_64_8", Op.ABS, data(1), Reach(-(1 << 7), 1 << 8), kernel=False),
+    Reloc(15, "R_X86_64_PC8", Op.PC, data(1), signed(8), kernel=False),
     Reloc(16, "R_X86_64_DTPMOD64", Op.NONE, unsupported=_TLS),
     Reloc(17, "R_X86_64_DTPOFF64", Op.NONE, unsupported=_TLS),
     Reloc(18, "R_X86_64_TPOFF64", Op.NONE, unsupported=_TLS),
@@ -119,9 +136,27 @@ RELOCATIONS = rows(
     Reloc(22, "R_X86_64_GOTTPOFF", Op.NONE, unsupported=_TLS),
     Reloc(23, "R_X86_64_TPOFF32", Op.NONE, unsupported=_TLS),
     Reloc(24, "R_X86_64_PC64", Op.PC, data(8)),
-    Reloc(41, "R_X86_64_GOTPCRELX", Op.NONE, unsupported=_GOT),
-    Reloc(42, "R_X86_64_REX_GOTPCRELX", Op.NONE, unsupported=_GOT),
+    _got(25, "R_X86_64_GOTOFF64", Op.ABS, 8, Got.RELATIVE),
+    _got(26, "R_X86_64_GOTPC32", Op.PC, 4, Got.BASE),
+    _got(27, "R_X86_64_GOT64", Op.ABS, 8, Got.OFFSET),
+    _got(28, "R_X86_64_GOTPCREL64", Op.PC, 8, Got.SLOT),
+    _got(29, "R_X86_64_GOTPC64", Op.PC, 8, Got.BASE),
+    _got(30, "R_X86_64_GOTPLT64", Op.ABS, 8, Got.OFFSET),
+    _got(31, "R_X86_64_PLTOFF64", Op.ABS, 8, Got.RELATIVE),
+    Reloc(32, "R_X86_64_SIZE32", Op.SIZE, data(4), unsigned(32), kernel=False),
+    Reloc(33, "R_X86_64_SIZE64", Op.SIZE, data(8), kernel=False),
+    Reloc(34, "R_X86_64_GOTPC32_TLSDESC", Op.NONE, unsupported=_TLS),
+    Reloc(35, "R_X86_64_TLSDESC_CALL", Op.NONE, unsupported=_TLS),
+    Reloc(36, "R_X86_64_TLSDESC", Op.NONE, unsupported=_TLS),
+    Reloc(37, "R_X86_64_IRELATIVE", Op.NONE, unsupported=_DYNAMIC),
+    Reloc(38, "R_X86_64_RELATIVE64", Op.NONE, unsupported=_DYNAMIC),
+    _got(41, "R_X86_64_GOTPCRELX", Op.PC, 4, Got.SLOT),
+    _got(42, "R_X86_64_REX_GOTPCRELX", Op.PC, 4, Got.SLOT),
+    Reloc(250, "R_X86_64_GNU_VTINHERIT", Op.NONE, unsupported=_VTABLE),
+    Reloc(251, "R_X86_64_GNU_VTENTRY", Op.NONE, unsupported=_VTABLE),
 )
+
+_ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken
 
 X86_64 = Arch(
     name="x86_64",
@@ -136,16 +171,43 @@ X86_64 = Arch(
     trap=b"\xcc",
     function_alignment=16,
     branches=(
-        Branch(mnemonic="call rel32", reach=Reach(-(1 << 31) + 5, (1 << 31) + 5), what="call"),
-        Branch(mnemonic="jmp rel32", reach=Reach(-(1 << 31) + 5, (1 << 31) + 5), what="jump"),
-        Branch(mnemonic="jcc rel32", reach=Reach(-(1 << 31) + 6, (1 << 31) + 6), what="branch"),
-        Branch(mnemonic="jcc rel8", reach=Reach(-128 + 2, 128 + 2), what="branch"),
         Branch(
-            mnemonic="lea disp32(%rip)", reach=Reach(-(1 << 31) + 7, (1 << 31) + 7), what="data"
+            mnemonic="call rel32",
+            reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
+            what="call",
+            probe=Probe(code=bytes.fromhex("e800000000"), fills=(Fill(4, 1, -4),)),
+        ),
+        Branch(
+            mnemonic="jmp rel32",
+            reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
+            what="jump",
+            probe=Probe(code=bytes.fromhex("e900000000"), fills=(Fill(4, 1, -4),)),
+        ),
+        Branch(
+            mnemonic="jcc rel32",
+            reach=Reach(-(1 << 31) + 6, (1 << 31) + 6),
+            what="branch",
+            probe=Probe(code=bytes.fromhex("0f8400000000"), fills=(Fill(4, 2, -4),), setup=_ZERO),
+        ),
+        Branch(
+            mnemonic="jcc rel8",
+            reach=Reach(-128 + 2, 128 + 2),
+            what="branch",
+            probe=Probe(code=bytes.fromhex("7400"), fills=(Fill(15, 1, -1),), setup=_ZERO),
+        ),
+        Branch(
+            mnemonic="lea disp32(%rip)",
+            reach=Reach(-(1 << 31) + 7, (1 << 31) + 7),
+            what="data",
+            probe=Probe(
+                code=bytes.fromhex("488d0500000000"), fills=(Fill(2, 3, -4),), result="rax"
+            ),
         ),
     ),
     code_model="kernel: text and data in the top 2 GiB",
     plt=None,
+    got_section=".got",
+    errata={},
     text_poke=TextPoke(name="text_poke", window=0x0000_7FFF_F000_0000, pages=2, granule=1),
     calling=CallingConvention(
         arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),

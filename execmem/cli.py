@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,11 +42,34 @@ def _options(function: F) -> F:
                 metavar="NAME[=VALUE]",
                 help="let a kernel function return VALUE (0)",
             ),
+            click.option(
+                "--checks",
+                type=click.Choice(["hardware", "kernel"]),
+                default="hardware",
+                show_default=True,
+                help="strictness of relocation",
+            ),
+            click.option(
+                "--erratum", "errata", multiple=True, metavar="NUMBER", help="work around it"
+            ),
+            click.option("--with-plt", is_flag=True, help="add PLT and GOT sections"),
             click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
         )
     ):
         function = option(function)
     return function
+
+
+def _examples(*lines: str) -> Callable[[F], F]:
+    """End a command's help with examples, line by line (the control character keeps them so)."""
+
+    def add(function: F) -> F:
+        listing = "\n".join(f"      {line}" for line in lines)
+        text = (function.__doc__ or "").rstrip()
+        function.__doc__ = f"{text}\n\n    \b\n    Examples:\n{listing}"
+        return function
+
+    return add
 
 
 def _unknown(default: str) -> Callable[[F], F]:
@@ -69,15 +93,14 @@ def cli() -> None:
 @_options
 @_unknown("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
+@_examples(
+    "execmem load hello.ko --param who=you",
+    "execmem load ext4 --root /path/to/tree --json",
+)
 def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
-    r"""Load modules with their dependencies and show where everything lies.
+    """Load modules with their dependencies and show where everything lies.
 
     MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root.
-
-    \b
-    Examples:
-      execmem load hello.ko --param who=you
-      execmem load ext4 --root /path/to/tree --json
     """
     from execmem import report
 
@@ -105,6 +128,10 @@ def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
 @click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
 @click.option("--instructions", type=int, metavar="N", help="limit of the call; 0: none")
 @click.option("--seconds", type=float, metavar="S", help="limit of the call; 0: none")
+@_examples(
+    "execmem run hello.ko --param who=you",
+    "execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64",
+)
 def run(
     module: str,
     function: str | None,
@@ -115,15 +142,10 @@ def run(
     seconds: float | None,
     **options: Any,
 ) -> None:
-    r"""Run a module's init, or call one of its functions.
+    """Run a module's init, or call one of its functions.
 
     An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
     buffer that is shown afterwards).
-
-    \b
-    Examples:
-      execmem run hello.ko --param who=you
-      execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64
     """
     from execmem import report
     from machine.machine import Out
@@ -171,15 +193,88 @@ def run(
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
-def archs(as_json: bool) -> None:
-    r"""Show what each architecture makes different.
+@click.argument("module", metavar="MODULE")
+@click.option("--section", metavar="GLOB", help="only places in these sections")
+@click.option("--type", "kind", metavar="GLOB", help="only these types: R_X86_64_PC32, pc*")
+@click.option("--symbol", metavar="GLOB", help="only against these symbols")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="show at most N")
+@_options
+@_unknown("fault")
+@_examples(
+    "execmem relocs hello.ko --section .text --type call*",
+    'execmem relocs ext4 --symbol "jbd2_*" --limit 3 --root /path/to/tree',
+)
+def relocs(
+    module: str,
+    section: str | None,
+    kind: str | None,
+    symbol: str | None,
+    limit: int | None,
+    **options: Any,
+) -> None:
+    """Show each relocation of a module: place, formula, value, before and after.
 
-    \b
-    Examples:
-      execmem archs
-      execmem archs --json
+    The module is loaded with its dependencies, without running init. A GLOB is a name or
+    a shell pattern (*, ?, [abc]).
     """
+    from execmem import relocs, report
+    from loader.listing import Listing
+
+    machine = _machine(module, options)
+    loaded = _load(machine, module, options, init=False).loaded
+    listing = Listing.of(loaded)
+    if kind is not None and not listing.types(kind):
+        raise click.UsageError(f"--type {kind!r}: {machine.arch.name} has no such relocation")
+    names = {table.target.name for table in listing.tables}
+    if section is not None and not any(fnmatchcase(name, section) for name in names):
+        shown = ", ".join(sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
+        raise click.UsageError(f"--section {section!r}: there are relocations in {shown or 'none'}")
+    selection = listing.select(section=section, kind=kind, symbol=symbol)
+    code = relocs.Code(listing)
+    if options["as_json"]:
+        head = {"module": loaded.name, "arch": machine.arch.name}
+        report.print_json(head | relocs.as_json(code, selection, limit))
+        return
+    relocs.show(report.console(), code, selection, limit)
+
+
+@cli.command()
+@click.option("--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@_examples(
+    "execmem reach",
+    "execmem reach --arch riscv64 --json",
+)
+def reach(names: tuple[str, ...], as_json: bool) -> None:
+    """Measure how far branches and address-forming instructions get.
+
+    Each is executed in the guest at its limits and one step past them, and shown beside
+    what the psABI says. Displacements count from the instruction's own address.
+    """
+    from archs import arch as arch_by_name
+    from archs import archs as all_archs
+    from execmem import report
+    from machine.reach import measure
+
+    try:
+        chosen = [arch_by_name(name) for name in names] or all_archs()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    measured = [(arch, found) for arch in chosen for found in measure(arch)]
+    if as_json:
+        report.print_json({"rows": [report.reach_json(arch, found) for arch, found in measured]})
+        return
+    report.print_reach(report.console(), measured)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@_examples(
+    "execmem archs",
+    "execmem archs --json",
+)
+def archs(as_json: bool) -> None:
+    """Show what each architecture makes different."""
     from archs import archs as all_archs
     from execmem import report
 
@@ -192,14 +287,12 @@ def archs(as_json: bool) -> None:
 @cli.command()
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@_examples(
+    "execmem demo",
+    "execmem demo tour",
+)
 def demo(name: str | None, as_json: bool) -> None:
-    r"""Run a demo, or list them.
-
-    \b
-    Examples:
-      execmem demo
-      execmem demo tour
-    """
+    """Run a demo, or list them."""
     from execmem import report
     from samples import DEMOS, story_of
 
@@ -244,6 +337,9 @@ def _machine(module: str, options: dict[str, Any]) -> Machine:
         kaslr=options["kaslr"],
         root=root,
         unknown=options["unknown"],
+        checks=options["checks"],
+        errata=options["errata"],
+        stub_sections=options["with_plt"],
     )
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")

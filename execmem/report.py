@@ -24,6 +24,7 @@ from samples.story import Heading, Lines, Story, Text
 if TYPE_CHECKING:
     from machine.machine import Machine
     from machine.module import Module
+    from machine.reach import Measurement
 
 WIDTH = 80
 
@@ -267,6 +268,42 @@ def print_branches(out: Console, archs: Sequence[Arch]) -> None:
             ],
         )
     )
+
+
+def reach_json(arch: Arch, found: Measurement) -> dict[str, Any]:
+    """Return one measured instruction; displacements count from the instruction's own address."""
+    branch, measured = found.branch, found.measured
+    return {
+        "arch": arch.name,
+        "instruction": branch.mnemonic,
+        "what": branch.what,
+        "lo": branch.reach.lo,
+        "hi": branch.reach.hi,
+        "measured": None if measured is None else [measured.lo, measured.hi],
+        "step": found.step,
+        "example": found.text,
+        "lands_past_lo": found.past_lo,
+        "lands_past_hi": found.past_hi,
+    }
+
+
+def print_reach(out: Console, measured: Iterable[tuple[Arch, Measurement]]) -> None:
+    """Show psABI and measured reach, one under the other, and where a step too far leads."""
+    rows: list[Sequence[object]] = []
+    for arch, found in measured:
+        rows.append((arch.title, found.branch.mnemonic, f"psABI    {found.branch.reach}", ""))
+        reach = "not measured" if found.measured is None else f"measured {found.measured}"
+        rows.append(("", "", reach, _astray(found)))
+    out.print(table(("arch", "instruction", "reach from the instruction", "one step past"), rows))
+
+
+def _astray(found: Measurement) -> str:
+    """Return how far from its target a displacement leads that is one step out of reach."""
+    if found.measured is None or found.past_lo is None or found.past_hi is None:
+        return ""
+    below = abs(found.past_lo - (found.measured.lo - found.step))
+    above = abs(found.past_hi - found.measured.hi)
+    return f"{below:#x}" if below == above else f"{below:#x} {above:#x}"
 
 
 # Stories ------------------------------------------------------------------------------------------

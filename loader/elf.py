@@ -162,7 +162,13 @@ class ElfView:
     @cached_property
     def undefined_names(self) -> tuple[str, ...]:
         """Names of the undefined symbols, in the order of their indices."""
-        return tuple(map(self._string, self.symbols["name"][self.undefined_indices].tolist()))
+        data, start = self.data, self.symbol_names.offset
+        names = (self.symbols["name"][self.undefined_indices] + np.uint64(start)).tolist()
+        texts = [data[at : data.index(0, at)] for at in names]
+        try:
+            return tuple(map(bytes.decode, texts))
+        except UnicodeDecodeError:
+            return tuple(text.decode("utf-8", "backslashreplace") for text in texts)
 
     @cached_property
     def undefined(self) -> Mapping[str, int]:

@@ -10,13 +10,15 @@ meaning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, MemType, align_up
-from archs import Arch
+from archs import Plt
+from archs.reloc import Got
 from loader.elf import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -28,6 +30,9 @@ from loader.elf import (
 )
 from loader.errors import BadModule
 
+GOT_SLOT = 8  # bytes
+GOT_OF_SYMBOL = frozenset((Got.SLOT, Got.OFFSET))
+GOT_OF_SUM = frozenset((Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
@@ -63,10 +68,15 @@ def is_init(name: str) -> bool:
 
 @attrs.frozen
 class PltPlan:
-    """PLT entries reserved for one of the two texts; used ones never exceed them."""
+    """Entries reserved in one section, and where their targets stand if they load them.
+
+    Used entries never exceed the reserved ones; there is room for one more, because the
+    kernel writes a duplicate before it finds that it is one.
+    """
 
     section: int
     slots: int
+    got_section: int | None = None
 
 
 @attrs.frozen
@@ -96,6 +106,8 @@ class Layout:
         The per-cpu section, which is allocated apart, or None.
     plt
         Entries reserved for core (False) and init (True) text.
+    got
+        Slots reserved in the global offset table, or None.
     resized
         Sizes of sections that the loader changed, by index.
     """
@@ -105,6 +117,7 @@ class Layout:
     aligns: Mapping[MemType, int]
     percpu: Section | None
     plt: Mapping[bool, PltPlan]
+    got: PltPlan | None
     resized: Mapping[int, int]
 
     def size_of(self, section: Section) -> int:
@@ -116,8 +129,13 @@ class Layout:
         return {kind: align_up(size, PAGE_SIZE) for kind, size in self.sizes.items()}
 
 
-def plan(view: ElfView) -> Layout:
+def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     """Return the layout of a module.
+
+    Parameters
+    ----------
+    errata
+        Numbers of CPU errata that the loader works around.
 
     Raises
     ------
@@ -125,7 +143,8 @@ def plan(view: ElfView) -> Layout:
         When a section is writable and executable at once (CONFIG_STRICT_MODULE_RWX), or
         when all together are larger than any range for modules.
     """
-    plt, resized, forced = _frob(view)
+    frob = _Frob(view, errata)
+    plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     for section in view.sections[1:]:
         flags = section.flags | forced.get(section.index, (0, 0))[0]
@@ -151,6 +170,7 @@ def plan(view: ElfView) -> Layout:
         aligns,
         percpu if percpu is not None and percpu.size else None,
         plt,
+        frob.got,
         resized,
     )
 
@@ -162,71 +182,112 @@ def _sweep(
     sizes: dict[MemType, int] = {}
     aligns: dict[MemType, int] = {}
     for init in (False, True):
+        left = [entry for entry in sections if is_init(entry[0].name) is init]
         for step in PASSES:
             kind = step.init if init else step.core
-            for section, flags, align in sections:
-                if (
-                    kind is None
-                    or section.index in placements
-                    or is_init(section.name) is not init
-                    or flags & step.required != step.required
-                    or flags & step.forbidden
-                ):
+            if kind is None:
+                continue
+            size, most, rest = 0, 1, []
+            for entry in left:
+                section, flags, align = entry
+                if flags & step.required != step.required or flags & step.forbidden:
+                    rest.append(entry)
                     continue
-                size = resized.get(section.index, section.size)
-                offset = align_up(sizes.get(kind, 0), align)
-                placements[section.index] = Placement(section, kind, offset, size, align)
-                sizes[kind] = offset + size
-                aligns[kind] = max(aligns.get(kind, 1), align)
+                width = resized.get(section.index, section.size)
+                offset = align_up(size, align)
+                placements[section.index] = Placement(section, kind, offset, width, align)
+                size, most = offset + width, max(most, align)
+            if len(rest) < len(left):
+                sizes[kind], aligns[kind] = size, most
+            left = rest
     return placements, sizes, aligns
 
 
-def _frob(
-    view: ElfView,
-) -> tuple[dict[bool, PltPlan], dict[int, int], dict[int, tuple[int, int]]]:
-    """Size the PLT sections: count, reserve; emission later proves that it was enough."""
-    template = view.arch.plt
-    plt: dict[bool, PltPlan] = {}
-    resized: dict[int, int] = {}
-    forced: dict[int, tuple[int, int]] = {}
-    if template is None:
-        return plt, resized, forced
-    for init, name in ((False, template.section), (True, template.init_section)):
-        section = view.section(name)
-        if section is None:
-            continue
-        slots = sum(
-            _count_slots(view.arch, view, table)
-            for table in view.tables
-            if table.target.executable and is_init(table.target.name) is init
-        )
-        plt[init] = PltPlan(section.index, slots)
-        # One more than counted: the kernel reserves it, and writes a duplicate there.
-        resized[section.index] = (slots + 1) * template.size
-        forced[section.index] = (SHF_ALLOC | SHF_EXECINSTR, template.align)
-    for name, size in template.placeholders.items():
-        section = view.section(name)
-        if section is not None:
-            resized[section.index] = size
-            forced[section.index] = (SHF_ALLOC | SHF_EXECINSTR, 4)
-    return plt, resized, forced
+class _Frob:
+    """What the architecture changes before layout: PLT and GOT sections are sized, code aligned.
 
-
-def branches_that_may_need_slots(
-    arch: Arch, view: ElfView, table: RelocationTable
-) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Return indices of branches to other sections, sorted as the kernel sorts them.
-
-    The order is type, symbol, addend (cmp_rela), so that duplicates are adjacent. Where
-    every record of the table is such a branch, the kernel's partition stops one short and
-    the last record stays where it is, unsorted: it can cost a slot of its own.
+    Count, reserve; emission later proves that it was enough (module_frob_arch_sections).
     """
-    if arch.plt is None:
-        return np.empty(0, np.intp)
+
+    def __init__(self, view: ElfView, errata: Iterable[str]) -> None:
+        self._view = view
+        self._errata = [view.arch.errata[number] for number in errata if number in view.arch.errata]
+        self.plt: dict[bool, PltPlan] = {}
+        self.got: PltPlan | None = None
+        self.resized: dict[int, int] = {}
+        self.forced: dict[int, tuple[int, int]] = {}
+        template = view.arch.plt
+        if template is not None:
+            self._reserve_plt(template)
+            for name, size in template.placeholders.items():
+                section = view.section(name)
+                if section is not None:
+                    self._resize(section, size, SHF_ALLOC | SHF_EXECINSTR, 4)
+        got = view.section(view.arch.got_section) if view.arch.got_section else None
+        if got is not None:
+            slots = _count_got(view)
+            self.got = PltPlan(got.index, slots)
+            self._resize(got, (slots + 1) * GOT_SLOT, SHF_ALLOC, 64)
+
+    def _resize(self, section: Section, size: int, flags: int, align: int) -> None:
+        self.resized[section.index] = size
+        self.forced[section.index] = (flags, align)
+
+    def _reserve_plt(self, template: Plt) -> None:
+        names = {False: template.section, True: template.init_section}
+        found = {init: self._view.section(name) for init, name in names.items()}
+        table = self._view.section(template.got_section) if template.got_section else None
+        if found[False] is None or (template.got_section is not None and table is None):
+            return
+        total = 0
+        for init, section in found.items():
+            if section is None:
+                continue
+            # Without entries of its own, init text uses those of the core.
+            texts = (init,) if found[True] is not None else (False, True)
+            slots = sum(
+                self._count(table)
+                for table in self._view.tables
+                if table.target.executable and is_init(table.target.name) in texts
+            )
+            total += slots + 1
+            self.plt[init] = PltPlan(section.index, slots, table.index if table else None)
+            size = (slots + 1) * template.size
+            self._resize(section, size, SHF_ALLOC | SHF_EXECINSTR, template.align)
+        if table is not None:
+            self._resize(table, total * GOT_SLOT, SHF_ALLOC, template.align)
+
+    def _count(self, table: RelocationTable) -> int:
+        """Return the entries that one table can need."""
+        slots = _count_branches(self._view, table)
+        for erratum in self._errata:
+            records = table.records[np.isin(table.records["type"], erratum.rows)]
+            align = erratum.safe_align(records["offset"].copy())
+            fixable = align <= PAGE_SIZE
+            slots += int((~fixable).sum())
+            if fixable.any():
+                flags, before = self.forced.get(table.target.index, (0, table.target.align))
+                most = max(before, int(align[fixable].max()))
+                self.forced[table.target.index] = (flags, most)
+            # Slack, to skip slots that would be at a forbidden place themselves.
+            assert self._view.arch.plt is not None
+            slots += -(-slots // (PAGE_SIZE // self._view.arch.plt.size))
+        return slots
+
+
+def slot_candidates(view: ElfView, table: RelocationTable) -> NDArray[np.intp]:
+    """Return indices of the branches that may need an entry, in the order they are visited.
+
+    Where the loader sorts (arm64), branches within the section do not count and the order
+    is type, symbol, addend (cmp_rela), so that duplicates are adjacent. Where every record
+    of the table is such a branch, the kernel's partition stops one short and the last
+    record stays where it is, unsorted: it can cost an entry of its own.
+    """
+    index = _branches(view, table)
+    template = view.arch.plt
+    if template is None or not template.sorts:
+        return index
     records = table.records
-    branch = np.isin(records["type"], arch.plt.branches)
-    outside = view.symbols["shndx"][records["symbol"]] != table.target.index
-    index = np.flatnonzero(branch & outside)
     count = index.size - 1 if 0 < index.size == records.size else index.size
     chosen = records[index[:count]]
     addend = chosen["addend"].copy().view(np.int64)
@@ -234,23 +295,102 @@ def branches_that_may_need_slots(
     return np.concatenate((index[:count][order], index[count:]))
 
 
-def _count_slots(arch: Arch, view: ElfView, table: RelocationTable) -> int:
-    """Return the entries that one table can need: duplicates count once if the addend is 0."""
-    records = table.records[branches_that_may_need_slots(arch, view, table)]
-    if not records.size:
+def after_branches(view: ElfView, table: RelocationTable) -> NDArray[np.intp]:
+    """Return indices of all other records in the order that the kernel's partition leaves.
+
+    Branches move to the front: the first record that is none changes places with the last
+    that is one, and so on.
+    """
+    order = np.arange(table.records.size)
+    branches = _branches(view, table)
+    first = branches.size
+    late = branches[branches >= first][::-1]
+    is_branch = np.zeros(order.size, np.bool_)
+    is_branch[branches] = True
+    early = np.flatnonzero(~is_branch[:first])
+    order[early], order[late] = late, early
+    return order[first:]
+
+
+def _branches(view: ElfView, table: RelocationTable) -> NDArray[np.intp]:
+    template = view.arch.plt
+    if template is None:
+        return np.empty(0, np.intp)
+    types = table.records["type"].copy()
+    branch = types == template.branches[0]
+    for number in template.branches[1:]:
+        branch |= types == number
+    index = np.flatnonzero(branch)
+    if template.sorts:
+        symbols = table.records["symbol"][index]
+        index = index[view.symbols["shndx"][symbols] != table.target.index]
+    return index
+
+
+def _count_branches(view: ElfView, table: RelocationTable) -> int:
+    """Return the entries that the branches of a table can need.
+
+    Where the loader sorts, duplicates count once only if their addend is 0.
+    """
+    template = view.arch.plt
+    assert template is not None
+    index = _branches(view, table)
+    if not index.size:
         return 0
-    same = (records["type"][1:] == records["type"][:-1]) & (
-        records["symbol"][1:] == records["symbol"][:-1]
+    records = table.records[index]
+    if not template.sorts:
+        return int(np.unique(records[["type", "symbol", "addend"]]).size)
+    plain = records["addend"] == 0
+    keys = records["type"][plain].astype(np.uint64) << np.uint64(32) | records["symbol"][plain]
+    if index.size < table.records.size:
+        return int(np.unique(keys).size + index.size - keys.size)
+    # The last record stays unsorted behind the others.
+    *_, last = table.records[slot_candidates(view, table)][["type", "symbol", "addend"]].tolist()
+    before = table.records[slot_candidates(view, table)[:-1]]
+    rest = before[before["addend"] == 0]
+    count = int(np.unique(rest[["type", "symbol"]]).size + before.size - rest.size)
+    duplicate = (
+        before.size and last[2] == 0 and before[-1][["type", "symbol", "addend"]].tolist() == last
     )
-    duplicate = same & (records["addend"][1:] == 0) & (records["addend"][:-1] == 0)
-    return int(records.size - duplicate.sum())
+    return count + (not duplicate)
+
+
+def _count_got(view: ElfView) -> int:
+    """Return the slots that can be needed: one for each symbol S, and for each sum S+A."""
+    total = 0
+    for kinds, key in ((GOT_OF_SYMBOL, ["symbol"]), (GOT_OF_SUM, ["symbol", "addend"])):
+        numbers = [n for n, row in view.arch.relocations.items() if row.got in kinds]
+        keys = [t.records[np.isin(t.records["type"], numbers)][key] for t in view.tables]
+        total += int(np.unique(np.concatenate(keys)).size) if keys else 0
+    return total
+
+
+def with_stub_sections(view: ElfView) -> ElfView:
+    """Return the view with the PLT and GOT sections that its architecture knows, where missing.
+
+    A kernel's build adds them to its modules by a linker script; here they are added to
+    any object, behind its own sections.
+    """
+    template = view.arch.plt
+    wanted = [view.arch.got_section] if view.arch.got_section else []
+    if template is not None:
+        wanted += [template.section, template.init_section]
+        wanted += [template.got_section] if template.got_section else []
+    missing = [name for name in wanted if view.section(name) is None]
+    first = len(view.sections)
+    extra = tuple(
+        Section(first + n, name, SHT_NOBITS, SHF_ALLOC, 0, 0, 1, 0, 0)
+        for n, name in enumerate(missing)
+    )
+    return attrs.evolve(view, sections=(*view.sections, *extra))
 
 
 def file_bytes(view: ElfView, section: Section) -> memoryview:
     """Return what a section holds before relocation; PLT sections and NOBITS hold nothing."""
     plt = view.arch.plt
-    if section.type == SHT_NOBITS or (
-        plt is not None and section.name in (plt.section, plt.init_section, *plt.placeholders)
-    ):
+    empty: tuple[str | None, ...] = (view.arch.got_section,)
+    if plt is not None:
+        empty += (plt.section, plt.init_section, plt.got_section, *plt.placeholders)
+    if section.type == SHT_NOBITS or section.name in empty:
         return memoryview(b"")
     return view.contents(section)

@@ -18,8 +18,8 @@ from archs import Arch, Checks
 from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
 from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
-from loader.layout import Layout, file_bytes, plan
-from loader.stubs import PltUse, redirect
+from loader.layout import Layout, file_bytes, plan, with_stub_sections
+from loader.stubs import PltUse, Stubs, redirect
 from loader.work import MASK, SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
@@ -40,15 +40,20 @@ class Linked:
         What the symbols were resolved to.
     records
         The relocations as they were applied, for whoever asks how far they reach.
-    plt
-        Use of the PLT of core (False) and init (True) text.
+    stubs
+        PLT entries, GOT slots and veneers that were needed.
     """
 
     arch: Arch
     sections: Mapping[int, memoryview]
     values: SymbolValues
     records: Records
-    plt: Mapping[bool, PltUse]
+    stubs: Stubs
+
+    @property
+    def plt(self) -> Mapping[bool, PltUse]:
+        """Use of the PLT of core (False) and init (True) text."""
+        return self.stubs.plt
 
     @property
     def symbols(self) -> NDArray[np.uint64]:
@@ -72,6 +77,8 @@ def link(
     arch: Arch | None = None,
     checks: str = "hardware",
     percpu: int | None = None,
+    errata: Iterable[str] = (),
+    stubs: bool = False,
 ) -> dict[int, bytes]:
     """Return the relocated bytes of every section that has an address.
 
@@ -89,6 +96,11 @@ def link(
         "hardware": refuse what a field cannot hold; "kernel": the kernel's own checks.
     percpu
         Address of the per-cpu section, where the module has one.
+    errata
+        CPU errata to work around, by number ("843419").
+    stubs
+        Add the PLT and GOT sections that the architecture knows, where the object has none;
+        their indices follow the object's own (see `loader.layout.with_stub_sections`).
 
     Raises
     ------
@@ -96,13 +108,18 @@ def link(
         With every unresolved name, or every relocation that fails.
     """
     view = parse(image, arch=arch)
-    layout = plan(view)
+    if stubs:
+        view = with_stub_sections(view)
+    errata = tuple(errata)
+    layout = plan(view, errata=errata)
     unknown = [name for name in view.undefined if name not in symbols]
     missing = tuple(name for name in unknown if name not in view.weak_undefined)
     if missing:
         hint = "give each an address in `symbols`"
         raise UnresolvedSymbols(view.name, missing, hint)
-    linked = link_view(view, layout, addresses, symbols, checks=Checks(checks), percpu=percpu)
+    linked = link_view(
+        view, layout, addresses, symbols, checks=Checks(checks), percpu=percpu, errata=errata
+    )
     return {index: bytes(contents) for index, contents in linked.sections.items()}
 
 
@@ -114,28 +131,32 @@ def link_view(
     *,
     checks: Checks = Checks.HARDWARE,
     percpu: int | None = None,
+    errata: Iterable[str] = (),
 ) -> Linked:
     """Return the linked sections of a parsed and planned module; see `link`."""
     offsets, image = _buffer(view, layout, addresses)
     values = SymbolValues.of_module(view, addresses, symbols, percpu)
     work = Work.of_module(view, addresses, offsets, values)
     failures = list(_misplaced(view, layout, work))
-    plt = {}
+    stubs = Stubs()
     if not failures:
-        plt = redirect(view, layout, addresses, work)
-        failures = list(
+        stubs = redirect(view, layout, addresses, work, image, errata)
+        failures = stubs.failures + _others(
+            stubs.failures,
             apply(
                 view.arch.relocations,
                 image,
                 work.records,
                 checks=checks,
                 clean_target=view.arch.clean_target,
-                uniform=work.uniform(),
-            )
+                batches=work.batches,
+            ),
         )
     if failures:
         raise _explain(view, layout, work, failures)
-    for use in plt.values():
+    for at, code in stubs.patches.items():
+        image[at : at + len(code)] = np.frombuffer(code, np.uint8)
+    for use in stubs.contents():
         at = offsets[use.section]
         image[at : at + len(use.image)] = np.frombuffer(use.image, np.uint8)
     memory = image.data
@@ -143,7 +164,7 @@ def link_view(
         index: memory[at : at + layout.size_of(view.sections[index])]
         for index, at in offsets.items()
     }
-    return Linked(view.arch, sections, values, work.records, plt)
+    return Linked(view.arch, sections, values, work.records, stubs)
 
 
 @attrs.frozen
@@ -214,23 +235,35 @@ def _misplaced(view: ElfView, layout: Layout, work: Work) -> Iterable[Failure]:
     limits = [layout.size_of(view.tables[number].target) for number in work.tables]
     counts = np.diff(np.append(work.starts, work.offset.size))
     room = np.repeat(np.array(limits, np.uint64), counts)
-    widest = np.uint64(max(row.size for row in rows.values()))
-    near_end = np.flatnonzero((work.offset > room) | (work.offset + widest > room))
+    widths = rows.widths
+    widest = widths.max()
+    # An offset so large that the sum wraps would fail either way.
+    near_end = np.flatnonzero(np.maximum(work.offset + widest, work.offset) > room)
     homeless = np.flatnonzero(~work.defined)
     if not near_end.size and not homeless.size:
         return
-    widths = np.zeros(max(rows) + 2, np.uint64)
-    for number, row in rows.items():
-        widths[number] = row.size
-    width = widths[np.minimum(work.records.type[near_end], max(rows) + 1)]
+    width = widths[np.minimum(work.records.type[near_end], widths.size - 1)]
     offset, room = work.offset[near_end], room[near_end]
     outside = near_end[(offset > room) | (width > room - offset)]
     if outside.size:
         yield Failure(Problem.OUTSIDE, None, outside, np.zeros(outside.size, np.uint64))
     # A record without a word (R_*_NONE, R_RISCV_RELAX) may name anything.
-    homeless = homeless[widths[np.minimum(work.records.type[homeless], max(rows) + 1)] > 0]
+    homeless = homeless[widths[np.minimum(work.records.type[homeless], widths.size - 1)] > 0]
     if homeless.size:
         yield Failure(Problem.HOMELESS, None, homeless, np.zeros(homeless.size, np.uint64))
+
+
+def _others(known: list[Failure], failures: Iterable[Failure]) -> list[Failure]:
+    """Return `failures` without the records that failed already, for want of a slot."""
+    if not known:
+        return list(failures)
+    seen = np.concatenate([failure.index for failure in known])
+    rest = []
+    for failure in failures:
+        new = ~np.isin(failure.index, seen)
+        if new.any():
+            rest.append(attrs.evolve(failure, index=failure.index[new], x=failure.x[new]))
+    return rest
 
 
 def _explain(
@@ -260,7 +293,7 @@ def _explain(
                     reloc=row.name if row else f"type {number}",
                     symbol=view.symbol_name(symbol),
                     containing=functions.at(table, offset),
-                    reason=_reason(failure, row.unsupported if row else ""),
+                    reason=_reason(failure, row),
                     place=int(records.place[index]),
                     target=(int(records.value[index]) + int(records.addend[index])) & MASK,
                     value=x - (1 << 64) if x >> 63 else x,
@@ -272,10 +305,13 @@ def _explain(
     return RelocationError(view.name, tuple(explained), total)
 
 
-def _reason(failure: Failure, unsupported: str) -> str:
+def _reason(failure: Failure, row: Reloc | None) -> str:
     if failure.problem is Problem.ALIGN and failure.row and failure.row.reach:
         return f"is no multiple of {failure.row.reach.align}"
-    return f"{failure.problem.value} ({unsupported})" if unsupported else failure.problem.value
+    if failure.problem is Problem.UNSUPPORTED and row is not None:
+        why = row.unsupported or "the kernel's module loader does not know it"
+        return f"{failure.problem.value} ({why})"
+    return failure.problem.value
 
 
 def _hint(view: ElfView, layout: Layout, failure: Failure) -> str:

@@ -23,7 +23,7 @@ from archs import Arch, Checks
 from loader.elf import STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.errors import BadModule, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
-from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan
+from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan, with_stub_sections
 from loader.link import Linked, link_view
 from loader.symbols import Export, SymbolTable, exports_of
 
@@ -150,6 +150,10 @@ class Loader:
         Stores a per-cpu section's initial contents in every CPU's copy.
     checks
         How strict relocation is.
+    errata
+        Numbers of CPU errata to work around.
+    stub_sections
+        Add PLT and GOT sections to modules that were built without.
     """
 
     arch: Arch
@@ -159,6 +163,8 @@ class Loader:
     percpu_free: Callable[[int], None]
     percpu_write: Callable[[int, bytes], None]
     checks: Checks = Checks.HARDWARE
+    errata: tuple[str, ...] = ()
+    stub_sections: bool = False
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
 
     def form(self, image: bytes, name: str) -> LoadedModule:
@@ -183,7 +189,9 @@ class Loader:
             raise BadModule(name, "sections", reason)
         if title in self.modules:
             raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
-        layout = plan(view)
+        if self.stub_sections:
+            view = with_stub_sections(view)
+        layout = plan(view, errata=self.errata)
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]
         addresses, providers, unknown = self.symbols.resolve(view, missing)
@@ -211,7 +219,15 @@ class Loader:
             pending = self._allocate(layout, undo)
             percpu = self._percpu(layout, undo)
             places = _places(layout, pending)
-            linked = link_view(view, layout, places, addresses, checks=self.checks, percpu=percpu)
+            linked = link_view(
+                view,
+                layout,
+                places,
+                addresses,
+                checks=self.checks,
+                percpu=percpu,
+                errata=self.errata,
+            )
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
             undo.callback(self.symbols.withdraw, title)

@@ -1,29 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PLT entries: emitted only for branches that do not reach, and never more than counted.
+"""PLT entries, GOT slots and veneers: emitted only where needed, never more than counted.
 
-The kernel's rules (arch/arm64/kernel/module-plts.c, module_emit_plt_entry): branches of
-one relocation section are visited in sorted order, so a duplicate can only equal the
-entry emitted last; an entry is written before the duplicate check, so one stale copy may
-stand behind the last used slot. Init text has entries of its own, because it is freed.
+The kernel's rules on arm64 (module-plts.c, module_emit_plt_entry): branches of one
+relocation section are visited in sorted order, so a duplicate can only equal the entry
+emitted last; an entry is written before the duplicate check, so one stale copy may stand
+behind the last used one. On riscv64 (module-sections.c) any earlier entry is found again,
+and an entry loads its target from a slot. Init text has entries of its own, because it is
+freed, wherever the module has a section for them.
+
+All of it happens before the engine runs: a redirected record simply gets another S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.reloc import Records, compute, out_of_reach
+from archs import Erratum, Plt
+from archs.reloc import Failure, Got, Problem, Records, Reloc, compute, indices, out_of_reach
 from loader.elf import ElfView
-from loader.layout import Layout, branches_that_may_need_slots, is_init
-from loader.work import Work
+from loader.layout import (
+    GOT_OF_SUM,
+    GOT_OF_SYMBOL,
+    GOT_SLOT,
+    Layout,
+    PltPlan,
+    after_branches,
+    is_init,
+    slot_candidates,
+)
+from loader.work import MASK, Work
+
+PAGE_MASK = -0x1000
 
 
 @attrs.define
 class PltUse:
-    """Entries of one PLT section: reserved, used, and their bytes."""
+    """Entries of one section: reserved, used, and the section's bytes."""
 
     section: int
     reserved: int
@@ -32,12 +48,35 @@ class PltUse:
 
 
 @attrs.define
-class _Cursor:
-    """Where emission stands in one PLT: its address and the target emitted last."""
+class Stubs:
+    """What redirection made of a module.
 
-    use: PltUse
-    address: int
-    last: int | None = None
+    Parameters
+    ----------
+    plt
+        Use of the PLT of core (False) and init (True) text.
+    got
+        Use of the global offset table, or None.
+    targets
+        Use of the slots that PLT entries load from, or None.
+    patches
+        Instructions that an erratum replaced: offset in the image buffer -> bytes.
+    veneers
+        How many of the PLT entries are veneers of an erratum.
+    failures
+        Records for which there is no slot.
+    """
+
+    plt: dict[bool, PltUse] = attrs.field(factory=dict)
+    got: PltUse | None = None
+    targets: PltUse | None = None
+    patches: dict[int, bytes] = attrs.field(factory=dict)
+    veneers: int = 0
+    failures: list[Failure] = attrs.field(factory=list)
+
+    def contents(self) -> Iterable[PltUse]:
+        """Return every section that has bytes now."""
+        return [use for use in (*self.plt.values(), self.got, self.targets) if use is not None]
 
 
 def redirect(
@@ -45,66 +84,221 @@ def redirect(
     layout: Layout,
     addresses: Mapping[int, int],
     work: Work,
-) -> dict[bool, PltUse]:
-    """Point branches that do not reach at PLT entries; return what each PLT holds.
+    image: NDArray[np.uint8],
+    errata: Iterable[str] = (),
+) -> Stubs:
+    """Point records at GOT slots, and branches that do not reach at PLT entries.
 
     Parameters
     ----------
     addresses
         Section index -> address.
     work
-        Of the whole module; `value` and `addend` of redirected branches are changed.
+        Of the whole module; `value` and `addend` of redirected records are changed.
+    image
+        The buffer before relocation: an erratum's instructions are read from it.
+    errata
+        Numbers of CPU errata to work around.
     """
-    records = work.records
-    template = view.arch.plt
-    if template is None or not layout.plt:
-        return {}
-    cursors = {
-        init: _Cursor(PltUse(p.section, p.slots, 0), addresses[p.section])
-        for init, p in layout.plt.items()
-        if p.section in addresses
-    }
-    if not _any_beyond(view, records):
-        return {init: cursor.use for init, cursor in cursors.items()}
+    stubs = Stubs()
+    _point_at_got(view, layout, addresses, work, stubs)
+    active = [view.arch.errata[number] for number in errata if number in view.arch.errata]
+    if view.arch.plt is None or not (layout.plt or active):
+        return stubs
+    emitters = _emitters(view.arch.plt, layout, addresses, stubs, active)
+    if not active and not _any_beyond(view, work):
+        return stubs
     for start, number in zip(work.starts.tolist(), work.tables, strict=True):
         table = view.tables[number]
-        cursor = cursors.get(is_init(table.target.name))
-        if cursor is None or not table.target.executable:
+        if not table.target.executable:
             continue
-        index = start + branches_that_may_need_slots(view.arch, view, table)
-        index = index[_beyond(view, records, index)]
-        if not index.size:
+        emitter = emitters.get(is_init(table.target.name), emitters.get(False))
+        if emitter is not None:
+            index = start + slot_candidates(view, table)
+            _redirect_branches(work.records, index[_beyond(view, work.records, index)], emitter)
+        for erratum in active:
+            index = start + after_branches(view, table)
+            _avoid(erratum, work.records, index, emitter, image, stubs)
+    return stubs
+
+
+# The global offset table -----------------------------------------------------------------------
+
+
+def _point_at_got(
+    view: ElfView,
+    layout: Layout,
+    addresses: Mapping[int, int],
+    work: Work,
+    stubs: Stubs,
+) -> None:
+    """Give records that go through the GOT the value that their row asks for."""
+    records, rows = work.records, view.arch.relocations
+    plan = layout.got
+    if plan is not None and plan.section in addresses:
+        stubs.got = PltUse(plan.section, plan.slots)
+    found = [
+        (row, indices(index))
+        for number, index in work.batches
+        if (row := rows.get(number)) is not None and row.got is not None
+    ]
+    if not found:
+        return
+    if stubs.got is None:
+        for row, index in found:
+            nothing = np.zeros(index.size, np.uint64)
+            stubs.failures.append(Failure(Problem.NO_GOT, row, index, nothing))
+        return
+    base = addresses[stubs.got.section]
+    slots: dict[int, int] = {}
+    in_order = ((i, row) for row, index in found for i in index.tolist())
+    for one, row in sorted(in_order, key=lambda pair: pair[0]):
+        value, addend = int(records.value[one]), int(records.addend[one])
+        new, rest = _got_value(row, value, addend, base, slots)
+        records.value[one], records.addend[one] = new & MASK, rest
+    stubs.got.used = len(slots)
+    stubs.got.image += b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
+
+
+def _got_value(
+    row: Reloc, value: int, addend: int, base: int, slots: dict[int, int]
+) -> tuple[int, int]:
+    """Return what stands for S and A; a slot is found again by what it holds."""
+    if row.got is Got.BASE:
+        return base, addend
+    if row.got is Got.RELATIVE:
+        return value - base, addend
+    assert row.got in GOT_OF_SYMBOL | GOT_OF_SUM
+    whole = row.got in GOT_OF_SUM
+    content = (value + addend) & MASK if whole else value
+    slot = base + GOT_SLOT * slots.setdefault(content, len(slots))
+    from_where = {Got.OFFSET: base, Got.OFFSET_SUM: base, Got.PAGE_OFFSET_SUM: base & PAGE_MASK}
+    return slot - from_where.get(row.got, 0), 0 if whole else addend
+
+
+# The PLT ---------------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Emitter:
+    """Where emission stands in one PLT."""
+
+    template: Plt
+    use: PltUse
+    address: int
+    masks: tuple[int, ...]
+    targets: PltUse | None
+    targets_address: int
+    last: int | None = None
+    known: dict[int, int] = attrs.field(factory=dict)
+
+    def take(self) -> int | None:
+        """Return the index of the next entry that may be used, or None where none is left."""
+        index = self.use.used
+        while any(self.at(index) & mask == mask for mask in self.masks):
+            index += 1
+        return index if index < self.use.reserved else None
+
+    def at(self, index: int) -> int:
+        """Return the address of an entry."""
+        return self.address + index * self.template.size
+
+    def put(self, index: int, code: bytes) -> None:
+        """Write an entry."""
+        start, size = index * self.template.size, self.template.size
+        if len(self.use.image) < start + size:
+            self.use.image += bytes(start + size - len(self.use.image))
+        self.use.image[start : start + size] = code
+
+    def branch_entry(self, target: int, *, repeated: bool) -> int | None:
+        """Return the address of an entry for `target`; `repeated` visits of it follow.
+
+        None where the reserved entries are used up.
+        """
+        if not self.template.sorts:
+            return self._shared_entry(target)
+        if target == self.last:
+            repeated = True
+        else:
+            index = self.take()
+            if index is None:
+                return None
+            self.put(index, self.template.encode(self.at(index), target))
+            self.use.used, self.last = index + 1, target
+        reached = self.at(self.use.used - 1)
+        if repeated:
+            # The duplicate was written before it was found to be one.
+            stale = self.use.used
+            while any(self.at(stale) & mask == mask for mask in self.masks):
+                stale += 1
+            if stale <= self.use.reserved:
+                self.put(stale, self.template.encode(self.at(stale), target))
+        return reached
+
+    def _shared_entry(self, target: int) -> int | None:
+        found = self.known.get(target)
+        if found is not None:
+            return found
+        index = self.take()
+        if index is None:
+            return None
+        leads_to = target
+        if self.targets is not None:
+            leads_to = self.targets_address + len(self.targets.image)
+            self.targets.image += target.to_bytes(GOT_SLOT, "little")
+            self.targets.used += 1
+        self.put(index, self.template.encode(self.at(index), leads_to))
+        self.use.used = index + 1
+        self.known[target] = self.at(index)
+        return self.known[target]
+
+
+def _emitters(
+    template: Plt,
+    layout: Layout,
+    addresses: Mapping[int, int],
+    stubs: Stubs,
+    errata: list[Erratum],
+) -> dict[bool, _Emitter]:
+    emitters: dict[bool, _Emitter] = {}
+    masks = tuple(erratum.mask for erratum in errata)
+    for init, plan in layout.plt.items():
+        if plan.section not in addresses:
             continue
-        targets = records.value[index] + records.addend[index]
-        fresh = np.append(int(targets[0]) != cursor.last, targets[1:] != targets[:-1])
-        slots = cursor.use.used + np.cumsum(fresh) - 1
-        room = slots < cursor.use.reserved
-        # A stale copy that the table before left is overwritten.
-        del cursor.use.image[cursor.use.used * template.size :]
-        for target in targets[fresh & room].tolist():
-            at = cursor.address + len(cursor.use.image)
-            cursor.use.image += template.encode(at, target)
-        cursor.use.used = min(int(slots[-1]) + 1, cursor.use.reserved)
-        cursor.last = int(targets[-1])
-        # Branches beyond the reserved slots keep their target and fail the range check.
-        chosen = index[room]
-        records.value[chosen] = np.uint64(cursor.address) + (slots[room] * template.size).astype(
-            np.uint64
+        if plan.got_section is not None and stubs.targets is None:
+            slots = sum(p.slots for p in layout.plt.values())
+            stubs.targets = PltUse(plan.got_section, slots)
+        stubs.plt[init] = PltUse(plan.section, plan.slots)
+        there = addresses[plan.got_section] if plan.got_section is not None else 0
+        emitters[init] = _Emitter(
+            template, stubs.plt[init], addresses[plan.section], masks, stubs.targets, there
         )
-        records.addend[chosen] = 0
-        if not fresh[-1]:
-            at = cursor.address + len(cursor.use.image)
-            cursor.use.image += template.encode(at, cursor.last)
-    return {init: cursor.use for init, cursor in cursors.items()}
+    return emitters
 
 
-def _any_beyond(view: ElfView, records: Records) -> bool:
+def _redirect_branches(records: Records, index: NDArray[np.intp], emitter: _Emitter) -> None:
+    """Give branches, in the order they are visited, the addresses of entries."""
+    if not index.size:
+        return
+    targets = records.value[index] + records.addend[index]
+    starts = np.flatnonzero(np.append(True, targets[1:] != targets[:-1])).tolist()
+    for start, end in zip(starts, [*starts[1:], index.size], strict=True):
+        entry = emitter.branch_entry(int(targets[start]), repeated=end - start > 1)
+        if entry is None:
+            continue  # the branch keeps its target, and fails the range check
+        records.value[index[start:end]] = entry
+        records.addend[index[start:end]] = 0
+
+
+def _any_beyond(view: ElfView, work: Work) -> bool:
     """Return whether any branch of the module does not reach; most modules have none."""
     assert view.arch.plt is not None
-    for number in view.arch.plt.branches:
+    for number, index in work.batches:
+        if number not in view.arch.plt.branches:
+            continue
         row = view.arch.relocations[number]
-        x = compute(row, records, np.flatnonzero(records.type == number)).view(np.int64)
-        if x.size and row.reach and (x.min() < row.reach.lo or x.max() >= row.reach.hi):
+        x = compute(row, work.records, index).view(np.int64)
+        if row.reach and (x.min() < row.reach.lo or x.max() >= row.reach.hi):
             return True
     return False
 
@@ -117,3 +311,42 @@ def _beyond(view: ElfView, records: Records, index: NDArray[np.intp]) -> NDArray
         mine = records.type[index] == number
         beyond[mine] = out_of_reach(compute(row, records, index[mine]), row.reach)
     return beyond
+
+
+# Errata ----------------------------------------------------------------------------------------
+
+
+def _avoid(
+    erratum: Erratum,
+    records: Records,
+    index: NDArray[np.intp],
+    emitter: _Emitter | None,
+    image: NDArray[np.uint8],
+    stubs: Stubs,
+) -> None:
+    """Replace instructions at forbidden places by near ones, or by a detour through a veneer."""
+    mask = np.uint64(erratum.mask)
+    index = index[np.isin(records.type[index], erratum.rows)]
+    index = index[records.place[index] & mask == mask]
+    for one in index.tolist():
+        place, offset = int(records.place[one]), int(records.offset[one])
+        target = (int(records.value[one]) + int(records.addend[one])) & MASK
+        word = int.from_bytes(image[offset : offset + 4].tobytes(), "little")
+        code = erratum.near(word, place, target)
+        if code is None:
+            slot = None if emitter is None else emitter.take()
+            if emitter is not None and slot is not None:
+                code = erratum.detour(place, emitter.at(slot))
+            if emitter is None or slot is None or code is None:
+                nothing = np.zeros(1, np.uint64)
+                failure = Failure(Problem.FULL, None, np.array([one]), nothing)
+                stubs.failures.append(failure)
+                continue
+            at = emitter.at(slot)
+            emitter.put(slot, erratum.veneer(word, at, place, target))
+            emitter.use.used, emitter.last = slot + 1, None
+            stubs.veneers += 1
+        stubs.patches[offset] = code
+
+
+__all__ = ["PltPlan", "PltUse", "Stubs", "redirect"]

@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.reloc import Records
+from archs.reloc import Batches, Op, Records, by_type
 from loader.elf import RELA, SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
 
@@ -90,9 +90,9 @@ class SymbolValues:
         if self.view.symbols.size < 4 * index.size:
             values, defined = self.all
             return values[index], defined[index]
-        chosen = self.view.symbols[index]
-        shndx = chosen["shndx"].astype(np.intp)
-        values = chosen["value"] + self.bases[shndx]
+        # Field by field: numpy copies whole records ten times slower.
+        shndx = self.view.symbols["shndx"][index].astype(np.intp)
+        values = self.view.symbols["value"][index] + self.bases[shndx]
         defined = self.known[shndx]
         open_ones = np.flatnonzero((shndx == SHN_UNDEF) & (index > 0))
         if open_ones.size and self.undefined.size:
@@ -119,6 +119,8 @@ class Work:
         The file's r_offset and symbol index of each record.
     defined
         Whether each record's symbol has a value.
+    batches
+        The records by type.
     """
 
     tables: tuple[int, ...]
@@ -127,6 +129,7 @@ class Work:
     offset: NDArray[np.uint64]
     symbol: NDArray[np.intp]
     defined: NDArray[np.bool_]
+    batches: Batches
 
     @classmethod
     def of_module(
@@ -148,25 +151,32 @@ class Work:
         origin = _one_array(view, chosen)
         offset, addend = origin["offset"].copy(), origin["addend"].copy()
         symbol = origin["symbol"].astype(np.intp)
-        place, at = offset.copy(), offset.astype(np.intp)
-        group = np.empty(offset.size, np.int32)
-        for number, table in enumerate(chosen):
-            run = slice(int(starts[number]), int(starts[number + 1]))
-            place[run] += np.uint64(addresses[table.target.index])
-            at[run] += offsets[table.target.index]
-            group[run] = number
+        place, at = np.empty_like(offset), np.empty(offset.size, np.intp)
+        signed = offset.view(np.int64)
+        for table, (start, end) in zip(chosen, pairwise(starts.tolist()), strict=True):
+            address, there = addresses[table.target.index], offsets[table.target.index]
+            np.add(offset[start:end], np.uint64(address), out=place[start:end])
+            np.add(signed[start:end], there, out=at[start:end])
+        group = np.repeat(np.arange(len(chosen), dtype=np.int32), sizes)
         value, defined = values.of(symbol)
-        records = Records(at, place, value, addend, origin["type"].copy(), group)
-        return cls(tables, starts[:-1], records, offset, symbol, defined)
+        kinds = origin["type"].copy()
+        batches = by_type(kinds, _uniform(kinds, starts))
+        for kind, index in batches:
+            row = view.arch.relocations.get(kind)
+            if row is not None and row.op is Op.SIZE:
+                value[index] = view.symbols["size"][symbol[index]]
+        records = Records(at, place, value, addend, kinds, group)
+        return cls(tables, starts[:-1], records, offset, symbol, defined, batches)
 
-    def uniform(self) -> tuple[slice, ...]:
-        """Return the long tables whose records are all of one type."""
-        runs = []
-        for start, end in pairwise([*self.starts.tolist(), self.records.type.size]):
-            kinds = self.records.type[start:end]
-            if end - start >= UNIFORM and kinds.min() == kinds.max():
-                runs.append(slice(start, end))
-        return tuple(runs)
+
+def _uniform(types: NDArray[np.uint32], starts: NDArray[np.intp]) -> list[slice]:
+    """Return the long tables whose records are all of one type."""
+    runs = []
+    for start, end in pairwise(starts.tolist()):
+        kinds = types[start:end]
+        if end - start >= UNIFORM and kinds.min() == kinds.max():
+            runs.append(slice(start, end))
+    return runs
 
 
 def _one_array(view: ElfView, tables: list[RelocationTable]) -> NDArray[np.void]:

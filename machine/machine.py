@@ -8,7 +8,7 @@ when it fails, dependencies included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,13 @@ class Machine:
         Symbols that neither a module nor the kernel has: `fault` gives them a stub that
         stops the guest when it is called, `refuse` refuses to load the module unless its
         build vouched for them.
+    checks
+        How strict relocation is: `hardware` refuses what a field cannot hold, `kernel`
+        checks what the kernel's loader checks and truncates the rest.
+    errata
+        CPU errata that the loader works around, by number.
+    stub_sections
+        Add PLT and GOT sections to modules that were built without.
     memory
         Bytes of physical memory; untouched memory costs nothing.
     """
@@ -98,6 +105,9 @@ class Machine:
         kaslr: int | None = None,
         root: str | Path | None = None,
         unknown: str = "fault",
+        checks: str = "hardware",
+        errata: Iterable[str] = (),
+        stub_sections: bool = False,
         memory: int = GIB,
     ) -> None:
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
@@ -121,7 +131,9 @@ class Machine:
             percpu_alloc=self.kernel.percpu_alloc,
             percpu_free=self.kernel.percpu_free,
             percpu_write=self.kernel.percpu_write,
-            checks=Checks.HARDWARE,
+            checks=_checks(checks),
+            errata=_known_errata(self.arch, errata),
+            stub_sections=stub_sections,
         )
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}
@@ -511,6 +523,23 @@ class Machine:
     def check(self) -> None:
         """Assert every invariant of executable memory and of the page table."""
         self.execmem.check()
+
+
+def _checks(name: str) -> Checks:
+    try:
+        return Checks(name)
+    except ValueError:
+        known = ", ".join(check.value for check in Checks)
+        raise ExecmemError(f"checks={name!r}: expected one of {known}") from None
+
+
+def _known_errata(arch: Arch, numbers: Iterable[str]) -> tuple[str, ...]:
+    wanted = tuple(numbers)
+    for number in wanted:
+        if number not in arch.errata:
+            known = ", ".join(arch.errata) or "none"
+            raise ExecmemError(f"{arch.name}: no erratum {number!r}; the loader knows {known}")
+    return wanted
 
 
 def _region_text(loaded: LoadedModule, region: Allocation) -> str:

@@ -12,37 +12,36 @@ import pytest
 import execmem
 from execmem.cli import cli, main
 from execmem.figure import address_spaces
+from execmem.tables import document
 
 HERE = Path(__file__).parents[2]
 DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/*.md")])
 
 
-def blocks(document: Path, language: str) -> list[str]:
+def blocks(page: Path, language: str) -> list[str]:
     """Return the fenced blocks of one language."""
-    text = document.read_text("utf-8")
+    text = page.read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
-def test_python_sessions(document):
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda d: d.name)
+def test_python_sessions(page):
     """Python sessions give what they show; blocks of one document build on each other."""
     names: dict[str, object] = {}
-    for number, block in enumerate(blocks(document, "python")):
+    for number, block in enumerate(blocks(page, "python")):
         if ">>>" not in block:
             continue
-        test = doctest.DocTestParser().get_doctest(
-            block, names, f"{document.name}[{number}]", None, 0
-        )
+        test = doctest.DocTestParser().get_doctest(block, names, f"{page.name}[{number}]", None, 0)
         runner = doctest.DocTestRunner(verbose=False)
         runner.run(test, clear_globs=False)
         names.update(test.globs)
         assert runner.failures == 0
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
-def test_commands_show_their_output(document, capsys):
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda d: d.name)
+def test_commands_show_their_output(page, capsys):
     """A block that starts with `$ execmem` shows what the command prints, to the letter."""
-    for block in blocks(document, ""):
+    for block in blocks(page, ""):
         command, _, shown = block.partition("\n")
         if not command.startswith("$ execmem "):
             continue
@@ -61,14 +60,19 @@ def test_every_command_is_in_the_readme():
 
 def test_links_lead_somewhere():
     """Relative links of the documents name files that exist."""
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for page in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_figure_is_what_the_records_say():
     """The committed picture is the one that the architectures' records give today."""
     assert (HERE / "docs" / "address-spaces.svg").read_text("utf-8") == address_spaces()
+
+
+def test_relocation_tables_are_what_the_rows_say():
+    """The committed document is the one that the rows give today."""
+    assert (HERE / "docs" / "relocations.md").read_text("utf-8") == document()
 
 
 def test_public_names():

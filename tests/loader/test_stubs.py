@@ -9,13 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import archs
 from allocator.types import MIB
 from loader.elf import ElfView, parse
-from loader.errors import RelocationError
-from loader.layout import Layout, PltPlan, plan
-from loader.link import Linked, link_view
+from loader.errors import BadModule, RelocationError
+from loader.layout import Layout, PltPlan, plan, with_stub_sections
+from loader.link import Linked, link, link_view
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, A, Rela, Sec, Sym, X, write
+from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, X, write
 from tests.support.modules import CALL, CALL_CODE, module
 from tests.support.scalar import MASK64
 
@@ -218,8 +219,11 @@ def test_a_plt_that_is_itself_out_of_reach_is_an_error() -> None:
         link_view(view, layout, addresses, SYMBOLS)
 
 
-@pytest.mark.parametrize("machine", [62, 243])
-def test_architectures_without_a_plt_refuse_what_does_not_reach(machine: int) -> None:
+@pytest.mark.parametrize(
+    ("machine", "wanted"),
+    [(62, "kernel: text and data in the top 2 GiB"), (243, "no .plt section")],
+)
+def test_modules_without_a_plt_refuse_what_does_not_reach(machine: int, wanted: str) -> None:
     """Without entries a call out of reach is an error that says what would help."""
     view = parse(module(machine, undefined=("gone",)), "far.ko")
     layout = plan(view)
@@ -227,4 +231,186 @@ def test_architectures_without_a_plt_refuse_what_does_not_reach(machine: int) ->
         link_view(view, layout, place(layout, 1 << 40), {"gone": 1 << 50})
     (failure,) = caught.value.failures
     assert (failure.symbol, failure.reason) == ("gone", "out of range")
-    assert view.arch.code_model in failure.hint
+    assert wanted in failure.hint
+
+
+# riscv64: entries load their target from slots of .got.plt ---------------------------------------
+
+RISCV_BASE = 0xFFFF_FFC6_0000_0000
+REACH = 1 << 31  # of AUIPC and JALR, 2 KiB less upwards and more downwards
+RISCV_SYMBOLS = {
+    "near": RISCV_BASE + 0x1234_5670,
+    "far": RISCV_BASE + 3 * REACH,
+    "away": RISCV_BASE - 2 * REACH - 0x7FE,
+    "beyond": 0xFFFF_FFFF_8012_3450,
+}
+RISCV_CS = capstone.Cs(capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV64 | capstone.CS_MODE_RISCVC)
+RISCV_CS.detail = True
+STUB_SECTIONS = (".plt", ".init.plt", ".got.plt")
+
+
+@attrs.frozen
+class RiscvProgram(Program):
+    """A linked object of riscv64."""
+
+    def upper(self, insn: capstone.CsInsn) -> int:
+        """Return what an AUIPC puts into its register."""
+        assert insn.mnemonic == "auipc"
+        high = insn.operands[1].imm << 12
+        return int(insn.address + ((high ^ 1 << 31) - (1 << 31)))
+
+    def ends(self, name: str) -> list[tuple[int, str]]:
+        """Return for each call of a section where it ends, and the PLT that it went through."""
+        found = []
+        insns = list(RISCV_CS.disasm(self.contents(name), self.address(name)))
+        for auipc, jalr in zip(insns[::2], insns[1::2], strict=False):
+            if auipc.mnemonic != "auipc":
+                break
+            # Without a displacement the disassembler prints `jalr ra`.
+            low = jalr.operands[-1].imm if len(jalr.operands) == 3 else 0
+            at, through = self.upper(auipc) + low & MASK64, ""
+            for plt in STUB_SECTIONS[:2]:
+                if self.view.section(plt) is None:
+                    continue
+                offset = at - self.address(plt)
+                if 0 <= offset < len(self.contents(plt)):
+                    assert offset % 12 == 0
+                    at, through = self.entry(plt, offset // 12), plt
+            found.append((at, through))
+        return found
+
+    def entry(self, plt: str, number: int) -> int:
+        """Return where an entry jumps to: what its slot of `.got.plt` holds."""
+        at = 12 * number
+        auipc, load, jump = RISCV_CS.disasm(
+            self.contents(plt)[at : at + 12], self.address(plt) + at
+        )
+        assert [load.mnemonic, jump.mnemonic] == ["ld", "jr"]
+        names = [i.reg_name(i.operands[0].reg) for i in (auipc, load, jump)]
+        # t0 and t1 are what the psABI leaves to PLT entries; t1 is jumped through.
+        assert names == ["t0", "t1", "t1"]
+        base = load.operands[1].mem
+        assert load.reg_name(base.base) == "t0"
+        slot = self.upper(auipc) + base.disp - self.address(".got.plt")
+        assert slot % 8 == 0
+        table = self.contents(".got.plt")
+        assert 0 <= slot < len(table)
+        return int.from_bytes(table[slot : slot + 8], "little")
+
+
+def riscv(
+    *texts: list[Target], sections: tuple[str, ...] = STUB_SECTIONS, base: int = RISCV_BASE
+) -> RiscvProgram:
+    """Return a linked object of riscv64 with these calls and stub sections."""
+    code = CALL_CODE[RISCV][0]
+    them = []
+    for name, targets in zip(TEXTS, texts, strict=False):
+        relas = [Rela(8 * i, CALL[RISCV], t, a) for i, (t, a) in enumerate(targets)]
+        them.append(Sec(name, code * len(targets) + bytes(2), A | X, align=2, relas=relas))
+    them += [Sec(name, b"\0", A | X if "plt" in name else A) for name in sections]
+    view = parse(write(RISCV, them, [Sym(name) for name in RISCV_SYMBOLS]), "calls.ko")
+    layout = plan(view)
+    addresses = place(layout, base)
+    return RiscvProgram(view, layout, addresses, link_view(view, layout, addresses, RISCV_SYMBOLS))
+
+
+RISCV_TARGETS = st.tuples(st.sampled_from(sorted(RISCV_SYMBOLS)), st.sampled_from((0, 0, 0, 6)))
+
+
+@given(
+    texts=st.lists(st.lists(RISCV_TARGETS, max_size=7), min_size=3, max_size=3), init=st.booleans()
+)
+@settings(max_examples=50, deadline=None)
+def test_riscv_calls_end_at_their_targets(texts: list[list[Target]], init: bool) -> None:
+    """Near calls stay direct; far ones load their target from a slot, init apart where it can."""
+    program = riscv(*texts, sections=(".plt", ".got.plt", *([".init.plt"] if init else [])))
+    far = {False: set[int](), True: set[int]()}
+    for name, targets in zip(TEXTS, texts, strict=True):
+        freed = init and name.startswith(".init")
+        ends = [(RISCV_SYMBOLS[target] + addend, target) for target, addend in targets]
+        far[freed] |= {end for end, target in ends if target != "near"}
+        plt = ".init.plt" if freed else ".plt"
+        assert program.ends(name) == [(end, "" if t == "near" else plt) for end, t in ends]
+    # Every earlier entry is found again, in whatever section it was made.
+    used = {freed: use.used for freed, use in program.linked.plt.items()}
+    assert used == {freed: len(far[freed]) for freed in used}
+    assert used.keys() == ({False, True} if init else {False})
+    for use in program.linked.plt.values():
+        assert use.used <= use.reserved
+    slots = program.linked.stubs.targets
+    assert slots is not None
+    assert slots.used == sum(used.values()) <= slots.reserved
+    assert 8 * slots.used <= len(program.contents(".got.plt"))
+
+
+def test_riscv_calls_within_reach_are_untouched() -> None:
+    """Stub sections change no byte of a text whose calls all reach."""
+    calls = [("near", 0), ("near", 4)]
+    with_stubs, without = riscv(calls), riscv(calls, sections=())
+    assert with_stubs.contents(".text") == without.contents(".text")
+    assert not any(with_stubs.contents(".plt") + with_stubs.contents(".got.plt"))
+    assert with_stubs.linked.plt[False].used == 0
+    assert dict(without.linked.plt) == {}
+
+
+@pytest.mark.parametrize("sections", [(), (".plt",), (".got.plt",), (".init.plt", ".got.plt")])
+def test_riscv_entries_need_both_sections(sections: tuple[str, ...]) -> None:
+    """Without `.plt` and `.got.plt` a call out of reach is refused, whatever else there is."""
+    with pytest.raises(RelocationError, match="R_RISCV_CALL_PLT against 'far' out of range") as e:
+        riscv([("far", 0)], sections=sections)
+    assert "the module has no .plt section" in e.value.failures[0].hint
+
+
+@pytest.mark.parametrize(
+    ("distance", "used"),
+    [(REACH - 0x802, 0), (REACH - 0x800, 1), (-REACH - 0x800, 0), (-REACH - 0x802, 1)],
+)
+def test_a_riscv_entry_is_used_only_where_the_call_does_not_reach(distance: int, used: int) -> None:
+    """The last displacement of AUIPC and JALR is called directly, the next through an entry."""
+    program = riscv([("near", 0)])
+    symbols = RISCV_SYMBOLS | {"near": program.address(".text") + distance}
+    linked = link_view(program.view, program.layout, program.addresses, symbols)
+    assert linked.plt[False].used == used
+    again = attrs.evolve(program, linked=linked)
+    assert again.ends(".text") == [(symbols["near"], ".plt" if used else "")]
+
+
+def test_a_riscv_word_may_point_at_an_entry() -> None:
+    """R_RISCV_PLT32 is the distance to the function, or to an entry that leads to it."""
+    relas = [Rela(0, 59, "near"), Rela(4, 59, "far"), Rela(8, 59, "far")]
+    sections = [Sec(".text", bytes(12), A | X, align=4, relas=relas)]
+    sections += [Sec(name, b"", A | X) for name in STUB_SECTIONS]
+    view = parse(write(RISCV, sections, [Sym(name) for name in RISCV_SYMBOLS]))
+    layout = plan(view)
+    addresses = place(layout, RISCV_BASE)
+    program = RiscvProgram(
+        view, layout, addresses, link_view(view, layout, addresses, RISCV_SYMBOLS)
+    )
+    near, far, again = (
+        addresses[1]
+        + 4 * n
+        + int.from_bytes(program.contents(".text")[4 * n :][:4], "little", signed=True)
+        for n in range(3)
+    )
+    assert near == RISCV_SYMBOLS["near"]
+    assert far == again == program.address(".plt")
+    assert program.entry(".plt", 0) == RISCV_SYMBOLS["far"]
+
+
+def test_link_adds_stub_sections_on_request(arch: archs.Arch) -> None:
+    """With stubs=True their indices follow the object's own, once, and the file's come first."""
+    image = module(arch.machine, plt=False)
+    view = parse(image)
+    names = {".got"}
+    if arch.plt is not None:
+        names |= {arch.plt.section, arch.plt.init_section}
+        names |= {arch.plt.got_section} if arch.plt.got_section else set()
+    more = with_stub_sections(view)
+    assert {s.name for s in more.sections[len(view.sections) :]} == names
+    assert [s.index for s in more.sections] == list(range(len(more.sections)))
+    assert with_stub_sections(more).sections == more.sections
+    addresses = place(plan(more), RISCV_BASE)
+    symbols = {"_printk": RISCV_BASE}
+    assert link(image, addresses, symbols, stubs=True).keys() == addresses.keys()
+    with pytest.raises(BadModule, match="there is no section"):
+        link(image, addresses, symbols)

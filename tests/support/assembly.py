@@ -3,9 +3,14 @@
 
 What a compiler would not write stands behind `.reloc`. `far` is a kernel symbol within
 reach of calls, `near` within reach of the shortest branch, `small` and `tiny` are numbers.
+`SOURCES` gives the same bytes in every linker; `GOT_SOURCES` needs a global offset table,
+whose place and order is each linker's own; `BEYOND_GAS` are records that the assembler of
+binutils 2.40 has no way to write: the type, the bytes that it relocates, and the symbol.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from tests.support.elfwriter import AARCH64, RISCV, X86_64
 
@@ -39,6 +44,11 @@ local:  .quad   function, far + 8, local - 8
         .byte   tiny
         .reloc  ., R_X86_64_PC16, near
         .short  0
+        .globl  object
+        .type   object, @object
+        .size   object, 24
+object: .long   object@SIZE, object@SIZE + 5
+        .quad   object@SIZE - 25
 """,
     AARCH64: """
         .text
@@ -65,6 +75,21 @@ function:
         movz    x9, #:abs_g1:small
         movz    x9, #:abs_g0:tiny
         movz    x9, #:abs_g2:small
+        movz    x9, #:abs_g0_s:tiny
+        movz    x9, #:abs_g0_s:tiny - 0x43
+        movn    x9, #:abs_g0_s:tiny
+        movz    x9, #:abs_g1_s:small - 0x20000000
+        movn    x9, #:abs_g1_s:small
+        movz    x9, #:abs_g2_s:small
+        movn    x9, #:abs_g2_s:small - 0x20000000
+        movz    x9, #:prel_g0:near
+        movz    x9, #:prel_g0:function - 0x1234
+        movk    x9, #:prel_g0_nc:far
+        movz    x9, #:prel_g1:far
+        movk    x9, #:prel_g1_nc:far
+        movz    x9, #:prel_g2:far - 0x60000000
+        movk    x9, #:prel_g2_nc:far
+        movz    x9, #:prel_g3:far
         .section .text.unlikely, "ax"
         bl      function
         b       function + 4
@@ -117,9 +142,21 @@ local:  .dword  function, far + 8, local - 8
         .reloc  ., R_RISCV_ADD32, far + 5
         .reloc  ., R_RISCV_SUB32, function
         .word   0
-        .reloc  ., R_RISCV_SUB16, near
-        .reloc  ., R_RISCV_ADD16, far
+        .reloc  ., R_RISCV_SUB16, function
+        .reloc  ., R_RISCV_ADD16, near + 0x7654
         .half   0
+        .reloc  ., R_RISCV_SET32, far + 5
+        .reloc  ., R_RISCV_SUB32, function
+        .word   -1
+        .reloc  ., R_RISCV_SET16, near + 0x89a
+        .reloc  ., R_RISCV_SUB16, function
+        .half   -1
+        .reloc  ., R_RISCV_SET8, near + 5
+        .reloc  ., R_RISCV_SUB8, function
+        .byte   -1
+        .reloc  ., R_RISCV_SET6, function + 37
+        .reloc  ., R_RISCV_SUB6, function
+        .byte   0xc3
         .reloc  ., R_RISCV_ADD8, near
         .reloc  ., R_RISCV_SUB8, function
         .byte   0
@@ -127,4 +164,73 @@ local:  .dword  function, far + 8, local - 8
         .reloc  ., R_RISCV_NONE
         .byte   0
 """,
+}
+
+GOT_SOURCES = {
+    X86_64: """
+        .text
+function:
+        mov     far@GOTPCREL(%rip), %rax
+        call    *near@GOTPCREL(%rip)
+        cmpl    $7, far@GOTPCREL(%rip)
+        .reloc  ., R_X86_64_GOTPCREL, far - 4
+        .long   0
+        movabs  $far@GOT, %rax
+        movabs  $far@GOTOFF, %rcx
+        movabs  $far@PLTOFF, %rcx
+        .data
+        .quad   far@GOTOFF, near@GOTOFF
+        .reloc  ., R_X86_64_GOT32, far
+        .long   0
+        .reloc  ., R_X86_64_GOTPC32, _GLOBAL_OFFSET_TABLE_
+        .long   0
+        .reloc  ., R_X86_64_GOTPCREL64, near + 3
+        .quad   0
+        .reloc  ., R_X86_64_GOTPC64, _GLOBAL_OFFSET_TABLE_
+        .quad   0
+        .reloc  ., R_X86_64_GOTPLT64, near
+        .quad   0
+""",
+    AARCH64: """
+        .text
+function:
+        adrp    x1, :got:far
+        ldr     x1, [x1, :got_lo12:far]
+        ldr     x2, :got:near
+        ldr     x1, [x1, :gotpage_lo15:far]
+        ldr     x2, [x1, #:gotoff_lo15:near]
+        movz    x1, #:gotoff_g1:far
+        movk    x1, #:gotoff_g0_nc:far
+""",
+    RISCV: """
+        .option norelax
+        .text
+function:
+1:      auipc   a0, %got_pcrel_hi(far)
+        ld      a0, %pcrel_lo(1b)(a0)
+2:      auipc   a1, %got_pcrel_hi(near)
+        ld      a1, %pcrel_lo(2b)(a1)
+        ld      a2, %pcrel_lo(1b)(a0)
+""",
+}
+
+BEYOND_GAS: Mapping[int, tuple[tuple[int, str, str], ...]] = {
+    X86_64: (),
+    AARCH64: (
+        (300, "010080d2", "near"),  # movz x1, #0
+        (303, "0100a0f2", "far"),  # movk x1, #0, lsl #16
+        (304, "0100c0d2", "far"),
+        (305, "0100c0f2", "far"),
+        (306, "0100e0d2", "far"),
+        (307, "0000000000000000", "far"),
+        (308, "00000000", "near"),
+        (314, "00000000", "far"),
+        (315, "00000000", "near"),
+    ),
+    RISCV: (
+        (41, "00000000", "near"),
+        (59, "00000000", "far"),
+        (60, "808000", "near"),
+        (61, "808000", "function"),
+    ),
 }

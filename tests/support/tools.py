@@ -34,6 +34,18 @@ def cross(machine: int, name: str) -> str:
     return tool(f"{triple}-{name}")
 
 
+def llvm(name: str) -> str:
+    """Return the newest version of an LLVM program that is installed, or skip."""
+    found = [
+        path
+        for version in ("", *range(16, 40))
+        if (path := shutil.which(f"{name}-{version}".rstrip("-"))) is not None
+    ]
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found[-1]
+
+
 def run(*command: str | Path) -> str:
     """Run a command that must succeed and return what it prints."""
     done = subprocess.run(

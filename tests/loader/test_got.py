@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The global offset table: who gets a slot, what it holds, and that code reaches it."""
+
+from __future__ import annotations
+
+import re
+
+import capstone
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import archs
+from archs.reloc import Got
+from loader.elf import parse
+from loader.errors import RelocationError
+from loader.layout import plan, with_stub_sections
+from loader.link import Linked, link, link_view
+from tests.archs.test_registry import disassembler
+from tests.support.addresses import place
+from tests.support.elfwriter import (
+    AARCH64,
+    LOCAL,
+    NOBITS,
+    RISCV,
+    X86_64,
+    A,
+    Rela,
+    Sec,
+    Sym,
+    W,
+    X,
+    write,
+)
+from tests.support.psabi import Table, World, check, slots_of
+from tests.support.scalar import MASK64
+
+BASE = 0xFFFF_FFFF_C020_0000
+SYMBOLS = {"near": BASE + 0x4_0000, "far": BASE + 0x2345_6780, "twin": BASE + 0x2345_6780}
+GOT_ROWS = [
+    pytest.param(arch, row, id=row.name)
+    for arch in archs.ALL
+    for row in arch.relocations.values()
+    if row.got is not None
+]
+# Code that loads the slot of `far` into a register: hex, and relocations (offset, type, addend).
+LOADS = {
+    X86_64: [
+        ("488b0500000000", [(3, 9, -4)]),  # mov far@GOTPCREL(%rip), %rax
+        ("488b0500000000", [(3, 42, -4)]),
+        ("ff1500000000", [(2, 41, -4)]),  # call *far@GOTPCREL(%rip)
+    ],
+    AARCH64: [
+        ("01000090210040f9", [(0, 311, 0), (4, 312, 0)]),  # adrp x1 ; ldr x1, [x1, :got_lo12:]
+        ("01000058", [(0, 309, 0)]),  # ldr x1, literal
+    ],
+    RISCV: [("1705000003350500", [(0, 20, 0), (4, 24, 0)])],  # auipc a0 ; ld a0, (a0)
+}
+
+
+def one_section(
+    machine: int, size: int, relas: list[Rela], *, got: Sec | None = None, code: bytes = b""
+) -> bytes:
+    """Return an object with these records, and perhaps a `.got` of its own."""
+    data = code.ljust(size, b"\0")
+    sections = [Sec(".text", data, A | X, align=16, relas=relas)]
+    sections += [got] if got is not None else []
+    return write(machine, sections, [Sym("here", ".text", 0, bind=LOCAL), *map(Sym, SYMBOLS)])
+
+
+def linked_with_stubs(image: bytes) -> tuple[World, Linked, Table]:
+    """Return the object linked with a GOT at made-up addresses."""
+    view = with_stub_sections(parse(image, "got.ko"))
+    layout = plan(view)
+    addresses = place(layout, BASE)
+    linked = link_view(view, layout, addresses, SYMBOLS)
+    index = view.section(".got").index
+    table = slots_of(addresses[index], bytes(linked.sections[index]))
+    return World(view, addresses, SYMBOLS), linked, table
+
+
+@pytest.mark.parametrize(("arch", "row"), GOT_ROWS)
+def test_each_row_gives_what_the_psabi_says(arch: archs.Arch, row: archs.Reloc) -> None:
+    """With several symbols and addends every record of a type follows its formula."""
+    pairs = [("far", 0), ("near", 0), ("far", 0), ("here", 8), ("twin", 0), ("far", 16)]
+    relas = [Rela(16 * n, row.number, s, a) for n, (s, a) in enumerate(pairs)]
+    world, linked, table = linked_with_stubs(one_section(arch.machine, 96, relas))
+    assert check(world, linked.sections, table) == len(pairs)
+    assert linked.stubs.got is not None
+    # Slots are found again by what they hold: S alone, or S+A.
+    holds = {"far": SYMBOLS["far"], "near": SYMBOLS["near"], "twin": SYMBOLS["twin"]}
+    holds["here"] = world.addresses[1]
+    whole = row.got in (Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM)
+    wanted = (
+        {holds[s] + (a if whole else 0) for s, a in pairs}
+        if row.got not in (Got.BASE, Got.RELATIVE)
+        else set()
+    )
+    assert set(table.slots) == wanted
+    assert linked.stubs.got.used == len(wanted) <= linked.stubs.got.reserved
+
+
+@pytest.mark.parametrize(("arch", "row"), GOT_ROWS)
+def test_without_a_got_the_row_is_refused(arch: archs.Arch, row: archs.Reloc) -> None:
+    """An object without `.got` cannot have such a record, and the message says what is missing."""
+    image = one_section(arch.machine, 16, [Rela(0, row.number, "far")])
+    wanted = (
+        f".text+0x0: {row.name} against 'far' needs a slot of the global offset table, "
+        "and the module has no .got section"
+    )
+    with pytest.raises(RelocationError, match=re.escape(wanted)):
+        link(image, {1: BASE}, SYMBOLS)
+    view = with_stub_sections(parse(image))
+    assert set(link(image, place(plan(view), BASE), SYMBOLS, stubs=True)) >= {1}
+
+
+def test_a_got_of_the_objects_own_is_used(arch: archs.Arch) -> None:
+    """A `.got` that the file has is made as large as it must be, whatever stood in it."""
+    _, records = LOADS[arch.machine][0]
+    relas = [Rela(o, n, "here" if n == 24 else "far", a) for o, n, a in records]
+    code = bytes.fromhex(LOADS[arch.machine][0][0])
+    for own in (
+        Sec(".got", b"\xff", A),
+        Sec(".got", b"\0" * 64, A | W, align=8),
+        Sec(".got", b"", A | W, NOBITS),
+    ):
+        image = one_section(arch.machine, 16, relas, got=own, code=code)
+        view = parse(image)
+        layout = plan(view)
+        assert layout.got is not None
+        assert (layout.got.section, layout.got.slots) == (view.section(".got").index, 1)
+        addresses = place(layout, BASE)
+        assert addresses[layout.got.section] % 8 == 0
+        table = link(image, addresses, SYMBOLS)[layout.got.section]
+        assert table[:8] == SYMBOLS["far"].to_bytes(8, "little")
+        assert not any(table[8:])
+
+
+@pytest.mark.parametrize(
+    ("machine", "code", "records"),
+    [(m, code, records) for m, cases in LOADS.items() for code, records in cases],
+)
+def test_code_that_goes_through_the_slot_reaches_the_symbol(
+    machine: int, code: str, records: list[tuple[int, int, int]]
+) -> None:
+    """A disassembler finds the slot's address in the code, and the slot holds the symbol's."""
+    relas = [Rela(o, n, "here" if n == 24 else "far", a) for o, n, a in records]
+    image = one_section(machine, 16, relas, code=bytes.fromhex(code))
+    world, linked, table = linked_with_stubs(image)
+    arch = world.view.arch
+    start = world.addresses[1]
+    size = len(code) // 2
+    insns = list(disassembler(arch).disasm(bytes(linked.sections[1][:size]), start))
+    first, last = insns[0], insns[-1]
+    if machine == X86_64:
+        memory = next(o.mem for o in first.operands if o.type == capstone.CS_OP_MEM)
+        slot = start + size + memory.disp
+    elif len(insns) == 1:
+        slot = first.operands[1].imm
+    elif machine == AARCH64:
+        slot = first.operands[1].imm + last.operands[1].mem.disp
+    else:
+        high = first.operands[1].imm << 12
+        slot = start + ((high ^ 1 << 31) - (1 << 31)) + last.operands[1].mem.disp
+    assert table.slots == {SYMBOLS["far"]: slot & MASK64}
+
+
+def test_a_symbol_and_a_sum_need_a_slot_each() -> None:
+    """Two types may ask for S and for S+A with the same symbol and addend: that is two slots."""
+    relas = [Rela(0, 315, "far", 8), Rela(8, 312, "far", 8), Rela(12, 311, "far", 8)]
+    world, linked, table = linked_with_stubs(one_section(AARCH64, 16, relas))
+    assert check(world, linked.sections, table) == 3
+    assert set(table.slots) == {SYMBOLS["far"], SYMBOLS["far"] + 8}
+    assert linked.stubs.got is not None
+    assert linked.stubs.got.used == linked.stubs.got.reserved == 2
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_there_are_always_slots_enough(arch: archs.Arch, data: st.DataObject) -> None:
+    """Whatever rows, symbols and addends: formulas hold, and no slot is missing or shared wrongly."""
+    rows = [row for row in arch.relocations.values() if row.got is not None]
+    drawn = data.draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(rows),
+                st.sampled_from(["here", *SYMBOLS]),
+                st.sampled_from((0, 0, 8, -16)),
+            ),
+            max_size=16,
+        )
+    )
+    relas = [Rela(16 * n, row.number, s, a) for n, (row, s, a) in enumerate(drawn)]
+    world, linked, table = linked_with_stubs(one_section(arch.machine, 16 * len(drawn) + 16, relas))
+    assert check(world, linked.sections, table) == len(drawn)
+    got = linked.stubs.got
+    assert got is not None
+    assert got.used == len(table.slots) <= got.reserved
+    assert len(set(table.slots.values())) == got.used

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measured reach is what the manuals say, and the record, and the relocation rows."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import capstone
+import pytest
+
+import archs
+from archs.reloc import Op
+from loader.elf import parse
+from machine import reach
+from machine.reach import Measurement, measure
+from tests.support.tools import assemble
+
+# Least and greatest displacement as the manuals print them: from the end of the instruction
+# (x86-64, with its length) or from its start. Intel SDM volume 2, CALL, JMP and Jcc, and
+# volume 1, 3.7.5.1; Arm ARM C6.2, B, BL, B.cond, TBZ, ADR, ADRP; RISC-V unprivileged
+# specification 2.5 and 16.4, and psABI 8.4.
+PRINTED = {
+    ("x86_64", "call rel32"): (-2147483648, 2147483647, 5),
+    ("x86_64", "jmp rel32"): (-2147483648, 2147483647, 5),
+    ("x86_64", "jcc rel32"): (-2147483648, 2147483647, 6),
+    ("x86_64", "jcc rel8"): (-128, 127, 2),
+    ("x86_64", "lea disp32(%rip)"): (-2147483648, 2147483647, 7),
+    ("arm64", "bl"): (-134217728, 134217724, 0),
+    ("arm64", "b"): (-134217728, 134217724, 0),
+    ("arm64", "b.cond, cbz, cbnz"): (-1048576, 1048572, 0),
+    ("arm64", "tbz, tbnz"): (-32768, 32764, 0),
+    ("arm64", "adr"): (-1048576, 1048575, 0),
+    ("arm64", "adrp + add"): (-4294967296, 4294963200 + 4095, 0),
+    # The greatest displacement of the pair is odd, and jalr clears the lowest bit.
+    ("riscv64", "auipc + jalr"): (-2147485696, 2147481598, 0),
+    ("riscv64", "jal"): (-1048576, 1048574, 0),
+    ("riscv64", "beq, bne, blt, ..."): (-4096, 4094, 0),
+    ("riscv64", "c.j"): (-2048, 2046, 0),
+    ("riscv64", "c.beqz, c.bnez"): (-256, 254, 0),
+    ("riscv64", "auipc + addi"): (-2147485696, 2147481599, 0),
+}
+# What the probes were assembled from; `far` leaves the field to a relocation.
+SOURCES = {
+    ("x86_64", "call rel32"): "call far",
+    ("x86_64", "jmp rel32"): "jmp far",
+    ("x86_64", "jcc rel32"): "xor %eax, %eax; je far",
+    ("x86_64", "jcc rel8"): "xor %eax, %eax; .byte 0x74; .reloc ., R_X86_64_PC8, far - 1; .byte 0",
+    ("x86_64", "lea disp32(%rip)"): "lea far(%rip), %rax",
+    ("arm64", "bl"): "bl far",
+    ("arm64", "b"): "b far",
+    ("arm64", "b.cond, cbz, cbnz"): "mov x0, #0; cbz x0, far",
+    ("arm64", "tbz, tbnz"): "mov x0, #0; tbz x0, #0, far",
+    ("arm64", "adr"): "adr x0, far",
+    ("arm64", "adrp + add"): "adrp x0, far; add x0, x0, :lo12:far",
+    ("riscv64", "auipc + jalr"): "call far",
+    ("riscv64", "jal"): "jal far",
+    ("riscv64", "beq, bne, blt, ..."): "beq zero, zero, .",
+    ("riscv64", "c.j"): "c.j .",
+    ("riscv64", "c.beqz, c.bnez"): "c.li a0, 0; c.beqz a0, .",
+    ("riscv64", "auipc + addi"): "1: auipc a0, %pcrel_hi(far); addi a0, a0, %pcrel_lo(1b)",
+}
+OPTIONS = {"riscv64": ".option norelax; .option rvc; "}
+
+
+@pytest.fixture(scope="module")
+def measured(arch: archs.Arch) -> tuple[Measurement, ...]:
+    """Return what measuring every instruction of an architecture gave."""
+    return tuple(measure(arch))
+
+
+def test_measured_reach_is_what_the_manuals_print(arch, measured):
+    """The guest arrives from the least to the greatest printed displacement, and no farther."""
+    assert [m.branch for m in measured] == list(arch.branches)
+    for found in measured:
+        least, greatest, length = PRINTED[arch.name, found.branch.mnemonic]
+        assert found.measured is not None
+        assert found.measured.lo == least + length, found.branch.mnemonic
+        assert found.measured.hi - found.step == greatest + length, found.branch.mnemonic
+
+
+def test_measured_reach_is_the_records(measured):
+    """What execution shows is what the architecture's record says."""
+    for found in measured:
+        reach = found.branch.reach
+        assert (found.measured.lo, found.measured.hi) == (reach.lo, reach.hi)
+        assert found.step % reach.align == 0
+
+
+def test_one_step_past_a_limit_leads_to_the_other_end(measured):
+    """A truncated displacement wraps: past the greatest comes the least, and the reverse."""
+    for found in measured:
+        assert found.past_hi == found.measured.lo
+        assert found.past_lo == found.measured.hi - found.step
+
+
+def test_records_agree_with_the_relocation_rows(arch):
+    """An instruction reaches what its relocation row says, counted from its own address."""
+    for branch in arch.branches:
+        fill = branch.probe.fills[0]
+        row = arch.relocations[fill.relocation]
+        assert row.op in (Op.PC, Op.PAGE)
+        shift = fill.at - fill.addend
+        assert (row.reach.lo + shift, row.reach.hi + shift) == (branch.reach.lo, branch.reach.hi)
+        if row.op is Op.PC:
+            assert row.reach.align == branch.reach.align
+
+
+def test_every_instruction_of_every_record_can_be_measured(arch):
+    """Each instruction of a record has a probe."""
+    assert all(branch.probe is not None for branch in arch.branches)
+
+
+def test_probes_are_what_the_assembler_makes(arch, tmp_path):
+    """A probe's bytes and relocation types are those of its source."""
+    for branch in arch.branches:
+        probe = branch.probe
+        source = OPTIONS.get(arch.name, "") + SOURCES[arch.name, branch.mnemonic]
+        source = source.replace("; ", "\n") + "\n"
+        view = parse(assemble(arch.machine, source, tmp_path))
+        text = bytes(view.contents(view.section(".text")))
+        assert text.startswith(probe.setup + probe.code)
+        assert len(text) - len(probe.setup + probe.code) < 4  # padded to a word
+        assert [
+            (int(r["type"]), int(r["offset"]), int(r["addend"].astype("int64")))
+            for r in view.tables[0].records
+        ] == [(f.relocation, f.at + len(probe.setup), f.addend) for f in probe.fills]
+
+
+def test_the_example_is_the_instruction_at_its_limit(arch, measured):
+    """Disassembled, the last displacement that works is the measured one."""
+    emulation = arch.emulation
+    mode = sum(getattr(capstone, name) for name in emulation.capstone_mode)
+    engine = capstone.Cs(getattr(capstone, emulation.capstone_prefix), mode)
+    for found in measured:
+        last = found.measured.hi - found.step
+        texts = [f"{m} {o}" for _, _, m, o in engine.disasm_lite(found.code, 0)]
+        assert found.text.count(";") == len(texts) - 1
+        numbers = [int(n, 0) for n in re.findall(r"-?0x[0-9a-f]+|(?<![\w])\d+\b", " ".join(texts))]
+        if len(texts) == 2 and "auipc" in texts[0]:
+            assert (numbers[0] << 12) + numbers[1] == last
+        elif len(texts) == 2:
+            assert sum(numbers) == last
+        elif "rip" in texts[0]:
+            assert numbers[-1] + len(found.code) == last
+        else:
+            assert numbers[-1] == last
+        assert all(word.split()[0] in found.text for word in texts)
+
+
+def test_a_displacement_truncated_to_nothing_leads_nowhere(arch):
+    """A branch whose displacement wraps to 0 runs in circles, which is told as nowhere."""
+    bench = reach._Bench(arch)
+    for branch in arch.branches:
+        probe = branch.probe
+        around = branch.reach.hi - branch.reach.lo
+        assert bench.lead(probe, around) == (None if probe.result is None else 0)
+        assert bench.lead(probe, 64) == 64
+    bench.close()
+
+
+def test_measuring_leaves_nothing_behind(arch):
+    """Every page that was put under a target is gone, and the invariants hold."""
+    bench = reach._Bench(arch)
+    free = bench._memory.physical.free_bytes
+    for branch in arch.branches:
+        bench.measure(branch, branch.probe)
+        assert bench._memory.physical.free_bytes == free
+    bench._memory.check()
+    bench.close()
+
+
+def test_an_instruction_without_a_probe_is_not_measured(arch):
+    """A record's instruction that nobody knows how to execute is listed, not measured."""
+    branch = attrs.evolve(arch.branches[0], mnemonic="new", probe=None)
+    (found,) = measure(attrs.evolve(arch, branches=(branch,)))
+    assert found == Measurement(
+        branch=branch, code=b"", text="", measured=None, step=branch.reach.align
+    )
+
+
+def test_an_instruction_without_a_limit_is_not_measured(arch):
+    """Where no displacement fails within the address space, there is no measured interval."""
+    bench = reach._Bench(arch)
+    branch = next(b for b in arch.branches if b.what == "data")
+    bench.lead = lambda probe, displacement: displacement
+    assert bench.measure(branch, branch.probe).measured is None
+    bench.lead = lambda probe, displacement: None
+    assert bench.measure(branch, branch.probe).measured is None
+    bench.close()
