@@ -295,7 +295,7 @@ class Arch:
     aliases: tuple[str, ...]
     title: str
     machine: int
-    relocations: Rows = attrs.field(converter=Rows)
+    relocations: Rows = attrs.field(converter=Rows, repr=False)
     clean_target: bool
     prel32: bool
     address_map: Callable[..., AddressMap]

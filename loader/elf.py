@@ -34,6 +34,7 @@ STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 1, 2, 3, 4
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
 
+GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
 HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
 SECTION = np.dtype(
     [
@@ -179,9 +180,13 @@ class ElfView:
 
     @cached_property
     def weak_undefined(self) -> frozenset[str]:
-        """Names of undefined weak symbols, whose value may stay 0."""
+        """Names of undefined symbols whose value may stay 0: weak ones, and the GOT's.
+
+        Assemblers name the table wherever they refer to a slot; kernels ignore the name.
+        """
         weak = self.symbols["info"][self.undefined_indices] >> 4 == STB_WEAK
-        return frozenset(self.undefined_names[i] for i in np.flatnonzero(weak).tolist())
+        names = {self.undefined_names[i] for i in np.flatnonzero(weak).tolist()}
+        return frozenset(names | {GOT_SYMBOL})
 
     @cached_property
     def global_symbols(self) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archs.reloc import Batches, Op, Records, by_type
-from loader.elf import RELA, SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
+from loader.elf import GOT_SYMBOL, RELA, SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
 
 UNIFORM = 256  # records from which a table of one type is worth a pass of its own
@@ -63,6 +63,9 @@ class SymbolValues:
         if section is not None and percpu is not None:
             bases[section.index], known[section.index] = percpu, True
         known[SHN_ABS] = True
+        table = view.section(view.arch.got_section) if view.arch.got_section else None
+        if table is not None and table.index in addresses:
+            symbols = {GOT_SYMBOL: addresses[table.index], **symbols}
         found = [symbols.get(name) for name in view.undefined_names]
         weak = view.weak_undefined
         given = np.array([(value or 0) & MASK for value in found], np.uint64)
