@@ -22,7 +22,7 @@ from typing import Self
 import attrs
 from sortedcontainers import SortedDict
 
-from allocator.designs import DESIGNS
+from allocator.designs import COUNTEREXAMPLES, DESIGNS
 from allocator.designs.base import Allocation, Context, Design, Request
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
 from allocator.events import Events
@@ -131,7 +131,7 @@ class Report:
     free_mapped_bytes
         Mapped memory that no allocation uses.
     fallbacks
-        Live allocations that lie in a fallback range.
+        Live allocations for which the design's first choice of range had no room.
     largest_free, free
         Address space left in the range of module text: largest run, and all of it.
     direct_map_leaves
@@ -170,7 +170,7 @@ class Execmem:
     text_poke
         How finished text can be written, or None.
     design
-        A name in `DESIGNS`.
+        A name in `DESIGNS` or `COUNTEREXAMPLES`.
     """
 
     def __init__(
@@ -179,16 +179,17 @@ class Execmem:
         *,
         trap: bytes,
         text_poke: TextPoke | None,
-        design: str = "per_type",
+        design: str = "strata",
     ) -> None:
-        if design not in DESIGNS:
+        chosen = DESIGNS.get(design) or COUNTEREXAMPLES.get(design)
+        if chosen is None:
             raise ExecmemError(f"no design {design!r}; there are {', '.join(sorted(DESIGNS))}")
         if len(trap) not in (1, 2, 4):
             raise ExecmemError(f"a trap pattern has 1, 2 or 4 bytes, not {len(trap)}")
         self.memory = memory
         self.text_poke = text_poke
         context = Context(memory=memory, trap=trap, text_poke=text_poke)
-        self.design: Design = DESIGNS[design](context)
+        self.design: Design = chosen(context)
         self._live = SortedDict()  # address -> Allocation
         self._pending: dict[int, Allocation] = {}
         self._sealed: set[int] = set()
@@ -218,7 +219,7 @@ class Execmem:
         AllocationError
             No room; names the ranges and the largest free run.
         """
-        where = self.memory.address_map.range_of(ExecmemType.of(mem_type, consumer))
+        where = self.design.where(mem_type, consumer)
         request = Request(
             type=mem_type, consumer=consumer, size=size, align=align or 1, where=where
         )
@@ -340,11 +341,9 @@ class Execmem:
             taken = allocation.taken
             assert taken.start >= end, f"{taken} overlaps what ends at {end:#x}"
             end = taken.end
-            kind = ExecmemType.of(allocation.type, allocation.consumer)
-            where = self.memory.address_map.range_of(kind)
-            within = where.fallback if allocation.fallback else where.range
-            assert within is not None
-            assert within.holds(taken), f"{taken} is not in {within}"
+            where = self.design.where(allocation.type, allocation.consumer)
+            legal = where.range.holds(taken) or (where.fallback and where.fallback.holds(taken))
+            assert legal, f"{taken} is not in {where.range} or {where.fallback}"
             prot = self._final_prot(allocation)
             for span in self.memory.page_table.spans(taken.start, taken.size):
                 assert span.pa is not None, f"{span.va:#x} is not mapped"

@@ -389,6 +389,15 @@ class KernelMemory:
         if collapsed:
             self.flush_tlb(*collapsed)
 
+    def remap(self, va: int, size: int, prot: Prot) -> None:
+        """Give [va, va + size) another protection but not its direct-map alias, then flush.
+
+        For a caller that took W from the alias and gives it back itself, so that no leaf of
+        the direct map is split in between.
+        """
+        self.page_table.protect(va, size, prot)
+        self.flush_tlb(Interval(va, va + size))
+
     def set_direct_map_invalid(self, va: int, size: int) -> None:
         """Take every right from the direct-map alias of [va, va + size); no flush."""
         self._protect_alias(va, size, Prot.NONE)
@@ -475,10 +484,9 @@ class KernelMemory:
                 first = span.pa // PAGE_SIZE
                 frames = used[first : first + span.size // PAGE_SIZE]
                 assert frames.all(), f"a free frame near {span.va:#x} is {span.prot}"
-        for leaf in self.page_table.leaves():
-            if leaf.va not in self.direct_map and leaf.va in _KERNEL_HALF:
-                free = self.free_space.holding(leaf.va)
-                assert free is None, f"{leaf.va:#x} is mapped in free address space"
+        for free in self.free_space:
+            for leaf in self.page_table.leaves(free):
+                raise AssertionError(f"{leaf.va:#x} is mapped in free address space")
         for va, area in self._areas.items():
             assert all(span.pa is not None for span in self.page_table.spans(va, area.size))
 

@@ -186,7 +186,7 @@ class ElfView:
         """
         weak = self.symbols["info"][self.undefined_indices] >> 4 == STB_WEAK
         names = {self.undefined_names[i] for i in np.flatnonzero(weak).tolist()}
-        return frozenset(names | {GOT_SYMBOL})
+        return frozenset(names | ({GOT_SYMBOL} & set(self.undefined_names)))
 
     @cached_property
     def global_symbols(self) -> Mapping[str, int]:

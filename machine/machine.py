@@ -34,7 +34,7 @@ from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.module import Module, ModuleReport
 
-DEFAULT_DESIGN = "per_type"
+DEFAULT_DESIGN = "strata"
 INSTRUCTIONS = 1_000_000_000
 SECONDS = 60.0
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures

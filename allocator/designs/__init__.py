@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The designs of executable memory, by name; one file each behind `base.Design`."""
+"""The designs of executable memory, by name; small files behind `base.Design`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,48 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from allocator.designs.base import Context, Design, Request
+from allocator.designs.blocks import ThreeBlock, TwoBlock
+from allocator.designs.bpf_prog_pack import BpfProgPack
 from allocator.designs.per_type import PerType
-from allocator.designs.vmalloc import Vmalloc
+from allocator.designs.rox_cache import RoxCache, RoxCache613
+from allocator.designs.strata import Strata
+from allocator.designs.top_down import TopDown
+from allocator.designs.vmalloc import Vmalloc, VmallocElse
 
-__all__ = ["DESIGNS", "Context", "Design", "PerType", "Request", "Vmalloc"]
+__all__ = [
+    "COUNTEREXAMPLES",
+    "DESIGNS",
+    "BpfProgPack",
+    "Context",
+    "Design",
+    "PerType",
+    "Request",
+    "RoxCache",
+    "RoxCache613",
+    "Strata",
+    "ThreeBlock",
+    "TopDown",
+    "TwoBlock",
+    "Vmalloc",
+    "VmallocElse",
+]
 
 DESIGNS: Mapping[str, type[Design]] = MappingProxyType(
-    {design.name: design for design in (Vmalloc, PerType)}
+    {
+        design.name: design
+        for design in (
+            Vmalloc,
+            TopDown,
+            TwoBlock,
+            ThreeBlock,
+            PerType,
+            BpfProgPack,
+            RoxCache613,
+            RoxCache,
+            Strata,
+        )
+    }
 )
+
+# Designs that cannot work, to be chosen by name and looked at; nobody iterates over them.
+COUNTEREXAMPLES: Mapping[str, type[Design]] = MappingProxyType({VmallocElse.name: VmallocElse})

@@ -2,37 +2,35 @@
 """What a design of executable memory is, and what designs have in common.
 
 `Execmem` owns the life cycle (pending, finished, sealed, freed) and the lookup by address;
-it calls a design only in legal order. A design decides where an allocation lies and how its
-memory is mapped, written, made final and given back. Seven types go in, and each design
-answers the thread's four parameters per type: initial mapping, alignment, granularity,
-address range.
+it calls a design only in legal order. A design answers three questions, and little else:
 
-Shared here: the trees of *mapped but unused* memory that Song Liu's proposal introduced
-(`Pool`), filled by chunks of 2 MiB, and the walk over a request's ranges.
+    where    which address ranges serve a type and a consumer
+    places   in which order, and from which end, to look there
+    store    who maps, writes, finishes and frees the memory that was found
+
+There are two kinds of store. `Areas` gives each allocation pages of its own, as vmalloc
+does; `Pool` keeps memory of one kind that is mapped already and unused, the trees that Song
+Liu proposed. A design is mostly a choice between them, per type.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, TypeVar
 
 import attrs
-from sortedcontainers import SortedDict
 
-from allocator.errors import AllocationError, ExecmemError
-from allocator.intervals import IntervalSet
+from allocator.errors import AllocationError
 from allocator.memory import KernelMemory
 from allocator.types import (
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
+    Address,
     Consumer,
     ExecmemRange,
+    ExecmemType,
     Interval,
     MemType,
-    Prot,
     TextPoke,
-    align_up,
 )
 
 T = TypeVar("T")
@@ -60,9 +58,29 @@ class Request:
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """The ranges to try, in order."""
+        """The ranges that are legal, the preferred one first."""
         fallback = self.where.fallback
         return (self.where.range,) if fallback is None else (self.where.range, fallback)
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """One stretch of address space to look in.
+
+    Parameters
+    ----------
+    fallback
+        Whether lying here means that the first choice had no room.
+    highest
+        Whether address space is taken from the upper end.
+    areas_highest
+        Whether areas are carved out of mapped memory from its upper end.
+    """
+
+    interval: Interval
+    fallback: bool = False
+    highest: bool = False
+    areas_highest: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -74,7 +92,7 @@ class Allocation:
     size, reserved
         Bytes that were asked for, and bytes that are taken from `address` on.
     fallback
-        Whether it lies in the fallback range.
+        Whether the design's first choice of range had no room for it.
     """
 
     address: int
@@ -83,6 +101,18 @@ class Allocation:
     consumer: Consumer
     fallback: bool
     reserved: int
+
+    @classmethod
+    def of(cls, request: Request, taken: Interval, *, fallback: bool) -> Allocation:
+        """Return the answer to `request`."""
+        return cls(
+            address=taken.start,
+            size=request.size,
+            type=request.type,
+            consumer=request.consumer,
+            fallback=fallback,
+            reserved=taken.size,
+        )
 
     @property
     def interval(self) -> Interval:
@@ -112,6 +142,47 @@ class Context:
     text_poke: TextPoke | None
 
 
+class Store(ABC):
+    """Where memory comes from and goes back to; every method leaves all as it was when it raises.
+
+    The order of calls is that of `Design`.
+    """
+
+    memory: KernelMemory
+
+    @abstractmethod
+    def alloc(self, request: Request, places: Iterable[Place]) -> Allocation:
+        """Take memory from the first place that has room; AllocationError when none has."""
+
+    @abstractmethod
+    def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
+        """Store `data` in an allocation that is not finished; the bounds were checked."""
+
+    @abstractmethod
+    def finish(self, allocation: Allocation) -> None:
+        """Give it its final protection and make instruction fetch see it."""
+
+    @abstractmethod
+    def seal(self, allocation: Allocation) -> None:
+        """Make RO_AFTER_INIT memory read-only."""
+
+    @abstractmethod
+    def free(self, allocation: Allocation) -> None:
+        """Give the memory back, finished or not."""
+
+    @abstractmethod
+    def check(self, live: Iterable[Allocation]) -> None:
+        """Assert the store's own invariants; `live` is all of its that was not freed."""
+
+    def staged(self, allocation: Allocation) -> Address:
+        """Return where the bytes of a pending allocation lie until it is finished."""
+        return allocation.address
+
+    def free_intervals(self) -> Iterable[Interval]:
+        """Return mapped memory that no allocation uses."""
+        return ()
+
+
 class Design(ABC):
     """A way to place and map executable memory.
 
@@ -127,49 +198,80 @@ class Design(ABC):
         self.memory = context.memory
 
     @abstractmethod
+    def store(self, what: Request | Allocation) -> Store:
+        """Return who keeps such memory; the same one for a request and for its allocation."""
+
+    @abstractmethod
+    def stores(self) -> tuple[Store, ...]:
+        """Return every store once."""
+
+    def where(self, mem_type: MemType, consumer: Consumer) -> ExecmemRange:
+        """Return the legal ranges; by default those of the architecture's range class."""
+        return self.memory.address_map.range_of(ExecmemType.of(mem_type, consumer))
+
+    def places(self, request: Request) -> Iterable[Place]:
+        """Return where to look, in order; by default the range, then the fallback range."""
+        return [
+            Place(interval=interval, fallback=bool(index))
+            for index, interval in enumerate(request.intervals)
+        ]
+
     def alloc(self, request: Request) -> Allocation:
         """Take memory for `request`; AllocationError when there is none."""
+        return self.store(request).alloc(request, self.places(request))
 
-    @abstractmethod
     def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
         """Store `data` in an allocation that is not finished; the bounds were checked."""
+        self.store(allocation).write(allocation, offset, data)
 
-    @abstractmethod
     def finish(self, allocation: Allocation) -> None:
         """Give it its final protection and make instruction fetch see it."""
+        self.store(allocation).finish(allocation)
 
     def seal(self, allocation: Allocation) -> None:
-        """Make RO_AFTER_INIT memory read-only; by default page by page."""
-        self.memory.set_memory_ro(allocation.address, align_up(allocation.size, PAGE_SIZE))
+        """Make RO_AFTER_INIT memory read-only."""
+        self.store(allocation).seal(allocation)
 
     def abandon(self, allocation: Allocation) -> None:
-        """Give back an allocation that was not finished; by default as `free` does."""
-        self.free(allocation)
+        """Give back an allocation that was not finished."""
+        self.store(allocation).free(allocation)
 
-    @abstractmethod
     def free(self, allocation: Allocation) -> None:
         """Give the memory back."""
+        self.store(allocation).free(allocation)
 
-    @abstractmethod
+    def staged(self, allocation: Allocation) -> Address:
+        """Return where the bytes of a pending allocation lie until it is finished."""
+        return self.store(allocation).staged(allocation)
+
     def check(self, live: Iterable[Allocation]) -> None:
-        """Assert the design's own invariants; `live` is all that was not freed."""
+        """Assert the invariants of every store; `live` is all that was not freed."""
+        held: dict[int, list[Allocation]] = {}
+        for allocation in live:
+            held.setdefault(id(self.store(allocation)), []).append(allocation)
+        for store in self.stores():
+            store.check(held.get(id(store), ()))
 
-    def free_intervals(self) -> Iterable[Interval]:
-        """Return mapped memory that no allocation uses; a design without pools has none."""
-        return ()
+    def free_intervals(self) -> Iterator[Interval]:
+        """Yield mapped memory that no allocation uses."""
+        for store in self.stores():
+            yield from store.free_intervals()
 
 
 def allocate(
-    request: Request, memory: KernelMemory, place: Callable[[Interval], T | None]
+    request: Request,
+    memory: KernelMemory,
+    places: Iterable[Place],
+    take: Callable[[Place], T | None],
 ) -> tuple[T, bool]:
-    """Return the first answer of `place(range)` and whether the fallback range gave it.
+    """Return the first answer of `take(place)` and whether the place is a fallback.
 
-    AllocationError, naming the ranges and the largest free run, when no range gives one.
+    AllocationError, naming the ranges and the largest free run, when no place gives one.
     """
-    for fallback, interval in enumerate(request.intervals):
-        placed = place(interval)
-        if placed is not None:
-            return placed, bool(fallback)
+    for place in places:
+        taken = take(place)
+        if taken is not None:
+            return taken, place.fallback
     largest = max(memory.free_space.largest(interval) for interval in request.intervals)
     raise AllocationError(
         f"{request.type.name} for {request.consumer.value}",
@@ -178,123 +280,3 @@ def allocate(
         f"the largest free run of address space has {largest:#x} bytes",
         hint="free memory of this range or choose a design that packs closer",
     )
-
-
-@attrs.define(eq=False)
-class Pool:
-    """Mapped memory of one kind that nobody uses, refilled and given back by the chunk.
-
-    A chunk is 2 MiB of address space (or several, adjacent, for a larger request), without
-    a guard page: guards would force a pitch of 4 MiB. Where a range has no aligned 2 MiB
-    left, or memory has too few frames, a chunk is as small as the request.
-
-    Parameters
-    ----------
-    granule
-        Bytes; every area starts and ends at a multiple.
-    prot, pattern
-        How a chunk is mapped at birth, and what unused memory holds.
-    large
-        Whether chunks want a 2 MiB leaf.
-    """
-
-    memory: KernelMemory
-    granule: int
-    prot: Prot
-    pattern: bytes
-    large: bool = True
-    free: IntervalSet = attrs.field(factory=IntervalSet, init=False)
-    # First address -> end.
-    chunks: SortedDict = attrs.field(factory=SortedDict, init=False)
-
-    def take(self, size: int, align: int, within: Interval) -> Interval | None:
-        """Carve `size` bytes out, refilling if need be; None when `within` has no room.
-
-        AllocationError when the room is there but the frames are not.
-        """
-        align = max(align, self.granule)
-        size = align_up(size, self.granule)
-        start = self.free.find(size, alignment=align, within=within)
-        if start is None:
-            # At the start of the new chunks, though free memory before them may touch: an
-            # area that began there could leave the last of the new chunks wholly unused.
-            start = self._refill(size, align, within)
-        if start is None:
-            return None
-        area = Interval(start, start + size)
-        self.free.remove(area)
-        return area
-
-    def give(self, area: Interval) -> None:
-        """Put an area back, merge it with its neighbours, return chunks that are wholly free.
-
-        The caller has restored the protection and the pattern already.
-        """
-        merged = self.free.add(area)
-        for start in list(self.chunks.irange(merged.start, merged.end, (True, False))):
-            chunk = Interval(start, self.chunks[start])
-            if merged.holds(chunk):
-                self.free.remove(chunk)
-                del self.chunks[start]
-                self.memory.depopulate(chunk.start, chunk.size)
-                self.memory.release(chunk)
-                self.memory.events.chunks_returned += 1
-
-    def check(self, areas: Iterable[Interval]) -> None:
-        """Assert that free memory and `areas` together fill the chunks exactly."""
-        self.free.check()
-        used = list(areas)
-        for area in used:
-            assert area.start % self.granule == area.size % self.granule == 0, f"{area} granularity"
-        filled = _merged([*used, *self.free])
-        chunks = _merged(Interval(start, end) for start, end in self.chunks.items())
-        assert filled == chunks, "free areas and allocations do not fill the chunks"
-        for area in self.free:
-            for start in self.chunks.irange(area.start, area.end):
-                whole = Interval(start, self.chunks[start])
-                assert not area.holds(whole), f"chunk {whole} is wholly free"
-            for span in self.memory.page_table.spans(area.start, area.size):
-                assert span.prot is self.prot, f"free {span.va:#x} is mapped {span.prot}"
-
-    def _refill(self, size: int, align: int, within: Interval) -> int | None:
-        """Add chunks that hold `size` bytes, return their start; None without address space."""
-        whole = align_up(size, LARGE_PAGE_SIZE)
-        small = align_up(size, PAGE_SIZE)
-        for length, alignment in (
-            (whole, max(align, LARGE_PAGE_SIZE)),
-            (small, max(align, PAGE_SIZE)),
-        ):
-            reserved = self.memory.reserve(length, within, alignment=alignment)
-            if reserved is None:
-                continue
-            try:
-                self.memory.populate(
-                    reserved.start, length, self.prot, large=self.large, pattern=self.pattern
-                )
-            except ExecmemError:
-                self.memory.release(reserved)
-                if length == small:
-                    raise
-                continue
-            if self.prot & Prot.X:
-                self.memory.sync_icache(reserved.start, reserved.end)
-            step = LARGE_PAGE_SIZE if length == whole else length
-            for start in range(reserved.start, reserved.end, step):
-                self.chunks[start] = start + step
-                self.memory.events.refills += 1
-                leaves = self.memory.page_table.leaf_counts(Interval(start, start + step))
-                self.memory.events.small_refills += self.large and not leaves[LARGE_PAGE_SIZE]
-            self.free.add(reserved)
-            return reserved.start
-        return None
-
-
-def _merged(intervals: Iterable[Interval]) -> list[Interval]:
-    """Return disjoint intervals sorted, with neighbours that touch made one."""
-    merged: list[Interval] = []
-    for interval in sorted(intervals):
-        assert not merged or merged[-1].end <= interval.start, f"{interval} overlaps {merged[-1]}"
-        touches = merged and merged[-1].end == interval.start
-        start = merged.pop().start if touches else interval.start
-        merged.append(Interval(start, interval.end))
-    return merged

@@ -28,12 +28,9 @@ row are those of page-granular vmalloc; here the granule and the request's align
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from allocator.designs.base import Allocation, Context, Design, Pool, Request, allocate
-from allocator.errors import ExecmemError
-from allocator.physical import repeat
-from allocator.types import PAGE_SIZE, Interval, MemType, Prot, TextPoke, align_down, align_up
+from allocator.designs.base import Allocation, Context, Design, Request, Store
+from allocator.designs.pool import Pool
+from allocator.types import PAGE_SIZE, MemType, Prot
 
 # Cache-line sized areas: neighbours share no line, and the largest section alignment that
 # modules commonly use is honoured for free.
@@ -47,122 +44,19 @@ class PerType(Design):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        written = GRANULE if context.text_poke else PAGE_SIZE
-        memory = self.memory
-        self.text = Pool(memory, written, Prot.RX, context.trap)
-        self.rodata = Pool(memory, written, Prot.R, b"\0")
+        memory, poke = context.memory, context.text_poke
+        written = GRANULE if poke else PAGE_SIZE
+        self.text = Pool(memory, written, Prot.RX, context.trap, poke=poke)
+        self.rodata = Pool(memory, written, Prot.R, b"\0", poke=poke)
         self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
         self.ro_after_init = Pool(memory, PAGE_SIZE, Prot.RW, b"\0", large=False)
-        self._pools = {
-            MemType.TEXT: self.text,
-            MemType.INIT_TEXT: self.text,
-            MemType.RODATA: self.rodata,
-            MemType.INIT_RODATA: self.rodata,
-            MemType.DATA: self.data,
-            MemType.INIT_DATA: self.data,
-            MemType.RO_AFTER_INIT: self.ro_after_init,
-        }
 
-    def alloc(self, request: Request) -> Allocation:
-        """Carve an area out of the type's tree; text reads as traps, the others as zero."""
-        pool = self._pools[request.type]
+    def store(self, what: Request | Allocation) -> Store:
+        """Return the tree of the type; all consumers share it."""
+        if what.type is MemType.RO_AFTER_INIT:
+            return self.ro_after_init
+        return {Prot.RX: self.text, Prot.R: self.rodata, Prot.RW: self.data}[what.type.final_prot]
 
-        def place(within: Interval) -> Interval | None:
-            return pool.take(request.size, request.align, within)
-
-        area, fallback = allocate(request, self.memory, place)
-        if pool.prot is Prot.RW:
-            self.memory.fill(area.start, area.size, b"\0")
-        elif self.context.text_poke is None:
-            try:
-                self._open(area)
-            except ExecmemError:
-                self._close(area, pool)
-                pool.give(area)
-                raise
-        return Allocation(
-            address=area.start,
-            size=request.size,
-            type=request.type,
-            consumer=request.consumer,
-            fallback=fallback,
-            reserved=area.size,
-        )
-
-    def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
-        """Poke text and rodata where the architecture can; store plainly elsewhere."""
-        address, poke = allocation.address + offset, self.context.text_poke
-        if poke is None or self._pools[allocation.type].prot is Prot.RW:
-            self.memory.write(address, data)
-        else:
-            self._poke(address, data, poke)
-
-    def finish(self, allocation: Allocation) -> None:
-        """Close the slice where it was opened; make instruction fetch see text."""
-        pool = self._pools[allocation.type]
-        if allocation.type.is_text:
-            self.memory.sync_icache(allocation.address, allocation.address + allocation.size)
-        if pool.prot is not Prot.RW and self.context.text_poke is None:
-            self._close(allocation.taken, pool)
-
-    def free(self, allocation: Allocation) -> None:
-        """Restore protection and filling, merge with the neighbours, return empty chunks."""
-        pool, area = self._pools[allocation.type], allocation.taken
-        if pool.prot is Prot.RW:
-            found = self.memory.translate(area.start)
-            if found is not None and found.prot is not Prot.RW:  # sealed
-                self.memory.set_memory_rw(area.start, area.size)
-        elif self.context.text_poke is not None:
-            self.memory.poke(
-                area.start,
-                repeat(pool.pattern, area.size, area.start),
-                self.context.text_poke,
-            )
-        else:
-            self._open(area)
-            self.memory.fill(area.start, area.size, pool.pattern)
-            if allocation.type.is_text:
-                self.memory.sync_icache(area.start, area.end)
-            self._close(area, pool)
-        if allocation.type.is_text:
-            self.memory.events.filled_bytes += area.size
-        pool.give(area)
-
-    def check(self, live: Iterable[Allocation]) -> None:
-        """Assert that each tree's areas and free memory fill its chunks, trap-filled."""
-        live = list(live)
-        for pool in self._all():
-            pool.check(item.taken for item in live if self._pools[item.type] is pool)
-        for pool in (self.text, self.rodata):
-            for area in pool.free:
-                found = self.memory.read(area.start, area.size)
-                assert found == repeat(pool.pattern, area.size, area.start), f"{area} is not clean"
-
-    def free_intervals(self) -> Iterator[Interval]:
-        """Yield mapped memory that no allocation uses."""
-        for pool in self._all():
-            yield from pool.free
-
-    def _all(self) -> tuple[Pool, ...]:
+    def stores(self) -> tuple[Store, ...]:
+        """Return the four trees."""
         return self.text, self.rodata, self.data, self.ro_after_init
-
-    def _poke(self, address: int, data: bytes, poke: TextPoke) -> None:
-        """Poke whole granules: bytes around `data` are written as they were found."""
-        start = align_down(address, poke.granule)
-        end = align_up(address + len(data), poke.granule)
-        before = self.memory.read(start, address - start)
-        after = self.memory.read(address + len(data), end - address - len(data))
-        self.memory.poke(start, before + data + after, poke)
-
-    def _open(self, area: Interval) -> None:
-        """Make a slice of a chunk writable: first not executable, then RW."""
-        self.memory.set_memory_nx(area.start, area.size)
-        self.memory.set_memory_rw(area.start, area.size)
-
-    def _close(self, area: Interval, pool: Pool) -> None:
-        """Give a slice the protection of its chunk again and try to heal the large leaf."""
-        if pool.prot is Prot.RX:
-            self.memory.set_memory_rox(area.start, area.size)
-        else:
-            self.memory.set_memory_ro(area.start, area.size)
-            self.memory.collapse(area.start, area.size)

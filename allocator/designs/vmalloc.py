@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`module_alloc` as it was: the allocator that the thread set out to replace.
 
-Every allocation is a vmalloc area of its own: whole pages, one guard page behind, the
-lowest gap that fits, single 4 KiB frames, RW and not executable at birth, zeroed. Finishing
-is set_memory_ro() and set_memory_x(); each area therefore costs page-table changes, TLB
-flushes on all CPUs, and splits of the direct map that are never undone. Freeing takes the
-way of VM_FLUSH_RESET_PERMS.
+Every allocation is a vmalloc area of its own, in the lowest gap of its range that fits:
+text, data and rodata lie mixed, page beside page. It needs no text_poke, so it is the
+design that every architecture can run.
 
-It needs no text_poke, so it is the design that every architecture can run.
+`vmalloc_else` is the `#else` of the patch that the thread quotes: without modules in the
+configuration, EXEC_MEM_START was VMALLOC_START. Such text is mapped, finished and freed
+like any other, and no PC-relative branch between it and the kernel can be encoded: the
+module range is not a property of modules but of the instruction set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from allocator.designs.base import Allocation, Design, Request, allocate
-from allocator.errors import ExecmemError
-from allocator.types import PAGE_SIZE, Interval, MemType, Prot, align_up
+from allocator.designs.areas import Areas
+from allocator.designs.base import Allocation, Context, Design, Request, Store
+from allocator.types import Consumer, ExecmemRange, MemType
 
 
 class Vmalloc(Design):
@@ -24,56 +23,26 @@ class Vmalloc(Design):
 
     name = "vmalloc"
 
-    def alloc(self, request: Request) -> Allocation:
-        """Take whole pages, RW and zeroed, and leave a guard page behind them."""
-        size = align_up(request.size, PAGE_SIZE)
-        alignment = max(PAGE_SIZE, request.align, request.where.alignment)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.areas = Areas(context.memory)
 
-        def place(within: Interval) -> Interval | None:
-            return self.memory.reserve(size + PAGE_SIZE, within, alignment=alignment)
+    def store(self, what: Request | Allocation) -> Store:  # noqa: ARG002 -- the protocol's
+        """Return the only store."""
+        return self.areas
 
-        reserved, fallback = allocate(request, self.memory, place)
-        try:
-            self.memory.populate(reserved.start, size, Prot.RW)
-        except ExecmemError:
-            self.memory.release(reserved)
-            raise
-        self.memory.events.guard_pages += 1
-        return Allocation(
-            address=reserved.start,
-            size=request.size,
-            type=request.type,
-            consumer=request.consumer,
-            fallback=fallback,
-            reserved=size,
-        )
+    def stores(self) -> tuple[Store, ...]:
+        """Return the only store."""
+        return (self.areas,)
 
-    def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
-        """Store plainly: the memory is RW until `finish`."""
-        self.memory.write(allocation.address + offset, data)
 
-    def finish(self, allocation: Allocation) -> None:
-        """Change protections: rodata RO; text synced, RO, then X; data and RO_AFTER_INIT keep RW."""
-        address, size = allocation.address, allocation.reserved
-        if allocation.type.is_text:
-            self.memory.sync_icache(address, address + allocation.size)
-            self.memory.set_memory_ro(address, size)
-            self.memory.set_memory_x(address, size)
-        elif allocation.type in (MemType.RODATA, MemType.INIT_RODATA):
-            self.memory.set_memory_ro(address, size)
+class VmallocElse(Vmalloc):
+    """Text in the vmalloc range, out of the reach of what it calls: broken, to be shown so."""
 
-    def free(self, allocation: Allocation) -> None:
-        """Unmap, reset the direct map where it changed, return frames and address space."""
-        taken = allocation.taken
-        self.memory.depopulate(taken.start, taken.size)
-        self.memory.release(Interval(taken.start, taken.end + PAGE_SIZE))
+    name = "vmalloc_else"
 
-    def check(self, live: Iterable[Allocation]) -> None:
-        """Assert that every area has its pages and its unmapped guard page."""
-        for allocation in live:
-            end = allocation.taken.end
-            assert allocation.address % PAGE_SIZE == allocation.reserved % PAGE_SIZE == 0
-            assert self.memory.translate(end) is None, f"no guard page at {end:#x}"
-            assert self.memory.free_space.holding(end) is None, f"guard page {end:#x} is free"
-            for leaf in self.memory.page_table.leaves(allocation.taken):
-                assert leaf.size == PAGE_SIZE, f"large leaf at {leaf.va:#x}"
+    def where(self, mem_type: MemType, consumer: Consumer) -> ExecmemRange:
+        """Return the vmalloc range for text, the legal ranges for anything else."""
+        if mem_type.is_text:
+            return ExecmemRange(range=self.memory.address_map.vmalloc)
+        return super().where(mem_type, consumer)

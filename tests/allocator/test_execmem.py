@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from allocator.designs import DESIGNS
+from allocator.designs.pool import Pool
 from allocator.errors import (
     AccessError,
     AllocationError,
@@ -35,7 +36,7 @@ from allocator.types import (
 TRAP = b"\x00\x00\x20\xd4"  # BRK #0 of arm64, little endian
 TEXT_TYPES = [MemType.TEXT, MemType.INIT_TEXT]
 MODES = [(design, poke) for design in DESIGNS for poke in ("x86_poke", None)]
-MODES.append(("per_type", "arm64_poke"))
+MODES += [("per_type", "arm64_poke"), ("strata", "arm64_poke")]
 
 
 def make(design, poke, address_map, size=64 * MIB):
@@ -84,15 +85,16 @@ class Churn(RuleBasedStateMachine):
     )
     def alloc(self, mem_type, consumer, size, align):
         """Take memory, or be told that there is none and see nothing changed."""
-        before = self.snapshot()
+        before, put_off = self.snapshot(), self.put_off()
         try:
             pending = self.execmem.alloc(mem_type, size, consumer=consumer, align=align)
         except AllocationError:
-            assert before == self.snapshot()
+            # A design that put a free off may have carried it out first.
+            assert put_off or before == self.snapshot()
             return
         assert (size, mem_type, consumer) == (pending.size, pending.type, pending.consumer)
         assert pending.address % (align or 1) == 0
-        found = self.memory.read(pending.address, size)
+        found = self.content(pending)
         trap = repeat(TRAP, size, pending.address)
         if mem_type.is_text:
             assert found in (trap, bytes(size))
@@ -140,8 +142,9 @@ class Churn(RuleBasedStateMachine):
         self.sealed.discard(allocation)
         self.execmem.free(allocation.address)
         taken = allocation.taken
+        put_off = taken in self.put_off()
         for span in self.memory.page_table.spans(taken.start, taken.size):
-            if span.pa is not None and allocation.type.is_text:
+            if span.pa is not None and allocation.type.is_text and not put_off:
                 found = self.memory.read(span.va, span.size)
                 assert found == repeat(TRAP, span.size, span.va)
         assert self.execmem.find(allocation.address) is None
@@ -191,14 +194,25 @@ class Churn(RuleBasedStateMachine):
             else:
                 assert prot is allocation.type.final_prot
         for pending, content in self.pending:
-            assert self.memory.read(pending.address, pending.size) == content
+            assert self.content(pending) == content
+
+    def content(self, pending):
+        """Return what was written so far, wherever the design keeps it."""
+        staged = self.execmem.design.staged(pending._allocation)
+        return self.memory.read(staged, pending.size)
+
+    def put_off(self):
+        """Return the areas whose free was put off."""
+        stores = self.execmem.design.stores()
+        return [area for store in stores if isinstance(store, Pool) for area in store.held()]
 
     def snapshot(self):
         """Return what a refused operation must not change."""
+        direct = self.memory.direct_map
         return (
             self.memory.physical.free_bytes,
             list(self.memory.free_space),
-            [tuple(leaf) for leaf in self.memory.page_table.leaves(KERNEL_TOP)],
+            [leaf for leaf in self.memory.page_table.leaves() if leaf.va not in direct],
             list(self.execmem.design.free_intervals()),
         )
 
@@ -209,26 +223,29 @@ class Churn(RuleBasedStateMachine):
         for allocation in self.live:
             self.execmem.free(allocation.address)
         self.execmem.check()
-        assert self.free_bytes == self.memory.physical.free_bytes
+        kept = sum(area.size for area in self.execmem.design.free_intervals())
+        assert self.free_bytes == self.memory.physical.free_bytes + kept
+        if kept:  # mm/execmem.c returns no small chunks
+            assert self.execmem.design.name.startswith("rox_cache")
+            return
         assert self.free_space == list(self.memory.free_space)
         direct = self.memory.direct_map
         assert all(leaf.va in direct for leaf in self.memory.page_table.leaves())
         assert all(leaf.prot is Prot.RW for leaf in self.memory.page_table.leaves())
 
 
-# Everything but the direct maps of the two address maps.
-KERNEL_TOP = Interval(0xFFFF800000000000, 0xFFFF888000000000)
-
-
 @pytest.mark.parametrize(
     ("design", "poke", "where"),
     [
-        ("vmalloc", None, "x86_map"),
+        *((design, poke, "x86_map") for design, poke in MODES),
         ("vmalloc", "x86_poke", "tiny_map"),
-        ("per_type", "x86_poke", "x86_map"),
+        ("vmalloc_else", None, "x86_map"),
         ("per_type", "arm64_poke", "tiny_map"),
-        ("per_type", None, "x86_map"),
-        ("per_type", None, "tiny_map"),
+        ("three_block", "arm64_poke", "tiny_map"),
+        ("rox_cache", None, "tiny_map"),
+        ("rox_cache_613", "arm64_poke", "tiny_map"),
+        ("strata", "arm64_poke", "tiny_map"),
+        ("strata", None, "tiny_map"),
     ],
 )
 def test_churn(request, design, poke, where):
@@ -237,7 +254,7 @@ def test_churn(request, design, poke, where):
     address_map = request.getfixturevalue(where)
     run_state_machine_as_test(
         lambda: Churn(design, text_poke, address_map),
-        settings=settings(max_examples=4, stateful_step_count=25, deadline=None),
+        settings=settings(max_examples=3, stateful_step_count=20, deadline=None),
     )
 
 
@@ -268,7 +285,7 @@ def test_text_is_never_writable_and_executable(execmem, mem_type):
     seen = set()
 
     def look(*_):
-        for leaf in execmem.memory.page_table.leaves(WINDOW):
+        for leaf in execmem.memory.page_table.leaves():
             seen.add(leaf.prot)
 
     execmem.memory.on_tlb_flush(look)
@@ -370,7 +387,7 @@ def test_a_request_that_means_nothing_is_refused(execmem, size, align):
 
 def test_unknown_designs_and_odd_traps_are_refused(memory):
     """The error lists the designs there are."""
-    with pytest.raises(ExecmemError, match="per_type, vmalloc"):
+    with pytest.raises(ExecmemError, match=", ".join(sorted(DESIGNS))):
         Execmem(memory, trap=b"\xcc", text_poke=None, design="best")
     with pytest.raises(ExecmemError, match="1, 2 or 4"):
         Execmem(memory, trap=b"abc", text_poke=None)
@@ -420,7 +437,7 @@ def test_a_full_range_falls_back_and_then_says_so(request, tiny_map, design, pok
     """First the range, then the fallback range, then an error with both and the largest run."""
     text_poke = request.getfixturevalue(poke) if poke else None
     execmem = make(design, text_poke, tiny_map)
-    where = tiny_map.range_of(ExecmemType.MODULE_TEXT)
+    where = execmem.design.where(MemType.TEXT, Consumer.MODULE)
     taken = []
     with pytest.raises(AllocationError) as caught:
         taken += iter(lambda: done(execmem, MemType.TEXT, b"x" * 0x41000), None)
@@ -434,16 +451,16 @@ def test_a_full_range_falls_back_and_then_says_so(request, tiny_map, design, pok
     assert all(where.fallback.holds(item.taken) for item in outside)
     assert taken == inside + outside
     assert len(outside) == execmem.memory.events.fallbacks
-    # 3 MiB and 8 MiB of address space in steps of 260 or 264 KiB; chunks may waste some.
-    assert len(inside) >= 8
-    assert len(outside) >= 28
+    # Steps of 260 or 264 KiB; chunks may waste some.
+    assert len(inside) >= where.range.size // 0x42000 * 3 // 4
+    assert len(outside) >= where.fallback.size // 0x42000 * 3 // 4
     execmem.free(inside[0].address)
     assert not done(execmem, MemType.TEXT, b"y" * 0x41000).fallback
 
 
 @pytest.mark.parametrize(("design", "poke"), MODES)
 def test_each_consumer_stays_in_its_range(request, tiny_map, design, poke):
-    """Text of kprobes has a range of its own; data goes with the modules'."""
+    """Text of kprobes has a range of its own; data may lie wherever the modules' may."""
     text_poke = request.getfixturevalue(poke) if poke else None
     execmem = make(design, text_poke, tiny_map)
     for consumer in Consumer:
@@ -451,11 +468,12 @@ def test_each_consumer_stays_in_its_range(request, tiny_map, design, poke):
         text = done(execmem, MemType.TEXT, b"x", consumer=consumer)
         assert tiny_map.range_of(kind).range.holds(text.taken)
         data = done(execmem, MemType.DATA, b"x", consumer=consumer)
-        assert tiny_map.range_of(ExecmemType.MODULE_DATA).range.holds(data.taken)
+        legal = tiny_map.range_of(ExecmemType.MODULE_DATA)
+        assert legal.range.holds(data.taken) or legal.fallback.holds(data.taken)
     execmem.check()
 
 
-@pytest.mark.parametrize("mem_type", MemType)
+@pytest.mark.parametrize("mem_type", list(MemType)[:4])
 def test_without_frames_nothing_is_taken(execmem, mem_type):
     """Memory that is used up is an AllocationError that leaves all as it was."""
     physical = execmem.memory.physical
@@ -466,11 +484,13 @@ def test_without_frames_nothing_is_taken(execmem, mem_type):
     assert physical.free_bytes == 2 * PAGE_SIZE
     assert space == list(execmem.memory.free_space)
     execmem.check()
-    # A small request still fits: a chunk may be as small as what is asked for.
+    # A small request still fits: a chunk may be as small as what is asked for. Twice its
+    # size is there, for a design that keeps a copy until finish.
+    physical.free_frames(held[:2])
     small = done(execmem, mem_type, b"x" * 5000)
     execmem.check()
     execmem.free(small.address)
-    physical.free_frames(held)
+    physical.free_frames(held[2:])
     execmem.check()
 
 
@@ -481,60 +501,66 @@ STEPS = [
     ("memory", "populate"),
     ("memory", "set_memory_nx"),
     ("memory", "set_memory_rw"),
+    ("memory", "remap"),
     ("physical", "alloc_frames"),
     ("page_table", "map"),
 ]
 
 
 @pytest.mark.parametrize("mem_type", list(MemType)[:4])
-@pytest.mark.parametrize(("owner", "step"), STEPS)
-def test_a_fault_inside_alloc_leaves_no_trace(execmem, monkeypatch, mem_type, owner, step):
+def test_a_fault_inside_alloc_leaves_no_trace(execmem, monkeypatch, mem_type):
     """Whichever internal step refuses, frames, mappings and address space are as before."""
     memory = execmem.memory
-    target = {"memory": memory, "physical": memory.physical, "page_table": memory.page_table}[owner]
+    owners = {"memory": memory, "physical": memory.physical, "page_table": memory.page_table}
     before = (memory.physical.free_bytes, list(memory.free_space))
-    calls = []
+    for owner, step in STEPS:
+        calls = []
 
-    def refuse(*_args, **_kwargs):
-        calls.append(step)
-        raise MappingError(step, 0, 0, "injected")
+        def refuse(*_args, step=step, calls=calls, **_kwargs):
+            calls.append(step)
+            raise MappingError(step, 0, 0, "injected")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(target, step, refuse)
-        try:
-            pending = execmem.alloc(mem_type, 3 * PAGE_SIZE)
-        except MappingError:
-            assert calls
-        else:  # this design does not take that step
-            assert not calls
-            patched.undo()
-            pending.abandon()
-    assert before == (memory.physical.free_bytes, list(memory.free_space))
-    execmem.check()
+        with monkeypatch.context() as patched:
+            patched.setattr(owners[owner], step, refuse)
+            try:
+                pending = execmem.alloc(mem_type, 3 * PAGE_SIZE)
+            except MappingError:
+                assert calls
+            else:  # this design does not take that step
+                assert not calls
+                patched.undo()
+                pending.abandon()
+        assert before == (memory.physical.free_bytes, list(memory.free_space)), step
+        execmem.check()
 
 
 @pytest.mark.parametrize("mem_type", [MemType.TEXT, MemType.RODATA])
-@pytest.mark.parametrize("step", ["set_memory_ro", "set_memory_x", "set_memory_rox"])
-def test_a_fault_inside_finish_leaves_the_memory_pending(execmem, monkeypatch, mem_type, step):
-    """An allocation that could not be finished can still be abandoned, or finished later."""
-    pending = execmem.alloc(mem_type, 3 * PAGE_SIZE)
-    pending.write(0, b"x")
+def test_a_fault_inside_finish_leaves_the_memory_pending(execmem, monkeypatch, mem_type):
+    """An allocation that could not be finished can still be finished later, or abandoned."""
+    for step in ("set_memory_ro", "set_memory_x", "set_memory_rox", "remap"):
 
-    def refuse(*_args):
-        raise MappingError(step, 0, 0, "injected")
+        def refuse(*_args, step=step):
+            raise MappingError(step, 0, 0, "injected")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(execmem.memory, step, refuse)
-        try:
-            pending.finish()
-        except MappingError:
-            assert execmem.find(pending.address) is None
-        else:
-            return
-    allocation = pending.finish()
-    execmem.check()
-    execmem.free(allocation.address)
-    execmem.check()
+        for settle in ("finish", "abandon"):
+            pending = execmem.alloc(mem_type, 3 * PAGE_SIZE)
+            pending.write(0, b"x")
+            with monkeypatch.context() as patched:
+                patched.setattr(execmem.memory, step, refuse)
+                try:
+                    pending.finish()
+                except MappingError:
+                    assert execmem.find(pending.address) is None
+                else:  # this design does not take that step
+                    execmem.free(pending.address)
+                    continue
+            getattr(pending, settle)()
+            execmem.check()
+            if settle == "finish":
+                assert execmem.memory.read(pending.address, 1) == b"x"
+                execmem.free(pending.address)
+            execmem.check()
+            assert not execmem.allocations()
 
 
 # What the designs are about ------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Workloads: what is asked of executable memory, and what a design made of it, measured.
+
+Pure: sizes instead of modules, no loader and no emulator. A workload is a sequence of
+operations (`operations`), from a table of real sizes (`table`), a seeded source
+(`sources`) or a recorded trace; `run` carries it out against one Execmem.
+"""
+
+from __future__ import annotations
+
+from allocator.workloads.operations import (
+    Alloc,
+    Free,
+    Load,
+    Module,
+    Operation,
+    Pages,
+    Region,
+    TraceError,
+    Unload,
+    Workload,
+    read_trace,
+    write_trace,
+)
+from allocator.workloads.run import BranchReach, Failure, Measures, Runner, run
+from allocator.workloads.sources import WORKLOADS, workload
+from allocator.workloads.table import debian, load_order
+
+__all__ = [
+    "WORKLOADS",
+    "Alloc",
+    "BranchReach",
+    "Failure",
+    "Free",
+    "Load",
+    "Measures",
+    "Module",
+    "Operation",
+    "Pages",
+    "Region",
+    "Runner",
+    "TraceError",
+    "Unload",
+    "Workload",
+    "debian",
+    "load_order",
+    "read_trace",
+    "run",
+    "workload",
+    "write_trace",
+]

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens to executable memory, as values: the steps that a workload is made of.
+
+Modules come and go as a whole, with sizes instead of contents; every other consumer takes
+and gives back single allocations under a key of its own. Each operation is also one line
+of a trace (JSON, one object a line), so that what ran once can be run again elsewhere:
+
+    {"trace": 1, "arch": "arm64", "workload": "server", "memory": 2147483648}
+    {"op": "load", "module": "mii", "regions": {"TEXT": [4024, 64], ...}, ...}
+    {"op": "alloc", "key": "bpf-7", "type": "TEXT", "size": 320, "align": 8, ...}
+    {"op": "free", "key": "bpf-7"}
+    {"op": "unload", "module": "mii"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import attrs
+
+from allocator.errors import ExecmemError
+from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Consumer, MemType, size_text
+
+TRACE_VERSION = 1
+MAX_MEMORY = 64 * GIB  # bytes; the host keeps a byte per frame
+
+
+@attrs.frozen
+class Region:
+    """Memory of one type that a module needs: bytes, and an alignment in bytes."""
+
+    type: MemType
+    size: int
+    align: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class Module:
+    """A module reduced to numbers.
+
+    Parameters
+    ----------
+    regions
+        In the order in which they are allocated; empty types are left out.
+    plt_slots
+        PLT entries reserved in core and in init text, the worst case.
+    calls
+        Call sites that lead to the kernel, to other modules, and within the module.
+    depends
+        Modules whose text it calls.
+    """
+
+    name: str
+    regions: tuple[Region, ...]
+    plt_slots: tuple[int, int] = (0, 0)
+    calls: tuple[int, int, int] = (0, 0, 0)
+    depends: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Load:
+    """Load a module: allocate, write, finish, run init, seal, free init memory."""
+
+    module: Module
+
+
+@attrs.frozen
+class Unload:
+    """Free what a module holds; nothing where its load had failed."""
+
+    module: str
+
+
+@attrs.frozen(kw_only=True)
+class Alloc:
+    """Allocate, write and finish memory of a consumer; `align` in bytes."""
+
+    key: str
+    size: int
+    consumer: Consumer
+    type: MemType = MemType.TEXT
+    align: int = 1
+
+
+@attrs.frozen
+class Free:
+    """Free what `Alloc` took under this key; nothing where it had failed."""
+
+    key: str
+
+
+@attrs.frozen
+class Pages:
+    """Let the rest of the kernel take this many 4 KiB frames and keep them."""
+
+    count: int
+
+
+Operation: TypeAlias = Load | Unload | Alloc | Free | Pages
+
+
+@attrs.frozen(kw_only=True)
+class Workload:
+    """A named sequence of operations.
+
+    Parameters
+    ----------
+    arch
+        Name of the architecture whose sizes it holds.
+    memory
+        Bytes of physical memory that a run has; untouched memory costs nothing.
+    """
+
+    name: str
+    arch: str
+    operations: tuple[Operation, ...]
+    memory: int = 2 * GIB
+
+
+class TraceError(ExecmemError):
+    """A trace that cannot be read: the file, the line and what is wrong with it."""
+
+
+def to_json(operation: Operation) -> dict[str, Any]:
+    """Return the line of a trace that stands for an operation."""
+    if isinstance(operation, Load):
+        module = operation.module
+        return {
+            "op": "load",
+            "module": module.name,
+            "regions": {r.type.name: [r.size, r.align] for r in module.regions},
+            "plt_slots": list(module.plt_slots),
+            "calls": list(module.calls),
+            "depends": list(module.depends),
+        }
+    if isinstance(operation, Alloc):
+        return {
+            "op": "alloc",
+            "key": operation.key,
+            "type": operation.type.name,
+            "size": operation.size,
+            "align": operation.align,
+            "consumer": operation.consumer.value,
+        }
+    if isinstance(operation, Unload):
+        return {"op": "unload", "module": operation.module}
+    if isinstance(operation, Free):
+        return {"op": "free", "key": operation.key}
+    return {"op": "pages", "count": operation.count}
+
+
+def from_json(line: Any) -> Operation:
+    """Return the operation that a line of a trace stands for; ValueError when it is none."""
+    try:
+        kind = line["op"]
+        if kind == "load":
+            core, init = line.get("plt_slots", (0, 0))
+            kernel, modules, own = line.get("calls", (0, 0, 0))
+            regions = [
+                Region(MemType[name], _natural(size, least=1), _power(align))
+                for name, (size, align) in line["regions"].items()
+            ]
+            module = Module(
+                name=_text(line["module"]),
+                regions=tuple(regions),
+                plt_slots=(_natural(core), _natural(init)),
+                calls=(_natural(kernel), _natural(modules), _natural(own)),
+                depends=tuple(_text(name) for name in line.get("depends", ())),
+            )
+            return Load(module)
+        if kind == "unload":
+            return Unload(_text(line["module"]))
+        if kind == "alloc":
+            return Alloc(
+                key=_text(line["key"]),
+                size=_natural(line["size"], least=1),
+                consumer=Consumer(line["consumer"]),
+                type=MemType[line.get("type", "TEXT")],
+                align=_power(line.get("align", 1)),
+            )
+        if kind == "free":
+            return Free(_text(line["key"]))
+        if kind == "pages":
+            return Pages(_natural(line["count"], least=1))
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]!r} is missing or unknown") from None
+    except (TypeError, AttributeError):
+        # Also for a line that is a list or a number: it has no "op".
+        raise ValueError("a field has the wrong type") from None
+    raise ValueError(f"no operation {kind!r}")
+
+
+def write_trace(path: str | Path, workload: Workload) -> None:
+    """Write a workload as a trace; ExecmemError when the file cannot be written."""
+    head = {
+        "trace": TRACE_VERSION,
+        "arch": workload.arch,
+        "workload": workload.name,
+        "memory": workload.memory,
+    }
+    lines: Iterable[dict[str, Any]] = (head, *map(to_json, workload.operations))
+    try:
+        Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    except OSError as error:
+        raise ExecmemError(f"{path}: {error.strerror or error}") from None
+
+
+def read_trace(path: str | Path) -> Workload:
+    """Return the workload that a trace recorded.
+
+    Raises
+    ------
+    TraceError
+        The file cannot be read, or a line is not what it should be.
+    """
+    name = Path(path).name
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise TraceError(f"{path}: {reason}") from None
+    head: dict[str, Any] = {}
+    operations: list[Operation] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+            if number > 1:
+                operations.append(from_json(value))
+            else:
+                head = _head(value)
+        except (json.JSONDecodeError, RecursionError):
+            raise TraceError(f"{name}, line {number}: not JSON") from None
+        except ValueError as error:
+            raise TraceError(f"{name}, line {number}: {error}") from None
+    if not head:
+        raise TraceError(f"{name}: an empty file is no trace")
+    return Workload(
+        name=head["workload"],
+        arch=head["arch"],
+        operations=tuple(operations),
+        memory=head["memory"],
+    )
+
+
+def _head(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.get("trace") != TRACE_VERSION:
+        raise ValueError(f'a trace begins with {{"trace": {TRACE_VERSION}, ...}}')
+    for key in ("arch", "workload"):
+        _text(value.get(key))
+    memory = _natural(value.setdefault("memory", 2 * GIB), least=LARGE_PAGE_SIZE)
+    if memory % PAGE_SIZE or memory > MAX_MEMORY:
+        raise ValueError(f"{memory!r} is not whole pages of at most {size_text(MAX_MEMORY)}")
+    return value
+
+
+def _natural(value: Any, *, least: int = 0) -> int:
+    # bool is an int to Python, but `true` is no number to the person who wrote the trace.
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 48:
+        raise ValueError(f"{value!r} is not an integer from {least} to 2**48")
+    return value
+
+
+def _power(value: Any) -> int:
+    number = _natural(value, least=1)
+    if number & (number - 1):
+        raise ValueError(f"{value!r} is not a power of two")
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")  # noqa: TRY004 -- bad data, not a bad call
+    return value

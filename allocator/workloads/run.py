@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run a workload against one Execmem and measure what the design made of it.
+
+A module goes the way that the kernel's loader takes it: allocate every region, write,
+finish, run init (nothing here), seal RO_AFTER_INIT, free init memory. Contents are zeros;
+protections, pokes and flushes happen for real, and the page table and the allocator count
+them. A module that gets no memory, or memory from where its calls can reach nothing, is
+refused: everything it took goes back, the run continues, and the failure is reported.
+What depends on a refused module is refused too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import attrs
+
+from allocator.designs.base import Allocation
+from allocator.errors import AllocationError, ExecmemError
+from allocator.events import Events
+from allocator.execmem import Execmem, Pending, Report
+from allocator.types import (
+    GIB,
+    LARGE_PAGE_SIZE,
+    PAGE_SIZE,
+    Consumer,
+    ExecmemType,
+    Interval,
+    MemType,
+    align_down,
+    size_text,
+)
+from allocator.workloads.itlb import Target, misses_per_million
+from allocator.workloads.operations import (
+    Alloc,
+    Free,
+    Load,
+    Module,
+    Operation,
+    Pages,
+    Unload,
+    Workload,
+)
+
+# A chunk that is used by less than this is held by something tiny.
+PINNED_BYTES = LARGE_PAGE_SIZE // 16
+LEAF_NAMES = {PAGE_SIZE: "4KiB", LARGE_PAGE_SIZE: "2MiB", GIB: "1GiB"}
+_BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
+
+
+@attrs.frozen(kw_only=True)
+class BranchReach:
+    """How far calls get, as displacements from the call.
+
+    Parameters
+    ----------
+    direct
+        The call instruction's own reach.
+    plt
+        The reach of a call through a PLT entry; None where modules have none.
+    """
+
+    direct: Interval
+    plt: Interval | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """A refused operation: its place in the workload, who, which memory, and why."""
+
+    operation: int
+    who: str
+    what: str
+    size: int
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Measures:
+    """What one design made of one workload.
+
+    Parameters
+    ----------
+    modules
+        Modules that were loaded, unloaded ones included.
+    modules_before_first_plt
+        Those of them before the first that needs a PLT entry; all, when none does.
+    plt_modules, plt_slots
+        Modules that need PLT entries, and the entries they reserve: their text, or a
+        module's text that they call, lies where a direct branch does not get.
+    out_of_reach
+        Trampolines and thunks from where a direct branch does not reach all of the image.
+    leaves
+        By type: leaves that hold live memory of the type, by size.
+    large_share
+        By type: share of live bytes under large leaves, 0..1.
+    direct_map_splits, direct_map_before, direct_map_after
+        Direct-map leaves split during the run; its leaves by size before and at the end.
+    tlb_flushes, tlb_flushes_local, tlb_flushes_all
+        Flushes: all of them, those of one CPU, those of all CPUs.
+    padding_bytes
+        Bytes that live allocations hold beyond what was asked for.
+    largest_free_share
+        Largest free run of the module window as a share of its free address space.
+    chunks_pinned
+        2 MiB regions mapped as a whole of which less than a sixteenth is in use.
+    free_mapped_bytes
+        Mapped memory that no allocation uses.
+    window_used, fallback_used
+        Address space taken from the window of module text, and from the rest of its
+        fallback window.
+    fallbacks
+        Allocations that took the fallback range, freed ones included.
+    itlb_misses
+        By core: first-level instruction TLB misses per million calls (`itlb`).
+    operations
+        Calls of alloc and free.
+    """
+
+    modules: int
+    modules_before_first_plt: int
+    plt_modules: int
+    plt_slots: int
+    out_of_reach: int
+    leaves: dict[str, dict[str, int]]
+    large_share: dict[str, float]
+    direct_map_splits: int
+    direct_map_before: dict[str, int]
+    direct_map_after: dict[str, int]
+    tlb_flushes: int
+    tlb_flushes_local: int
+    tlb_flushes_all: int
+    pokes: int
+    poked_bytes: int
+    padding_bytes: int
+    free_mapped_bytes: int
+    largest_free_share: float
+    chunks_pinned: int
+    window_used: int
+    fallback_used: int
+    fallbacks: int
+    refills: int
+    chunks_returned: int
+    guard_pages: int
+    live_bytes: int
+    itlb_misses: dict[str, float]
+    failures: tuple[Failure, ...]
+    operations: int
+    seconds: float
+    microseconds_per_operation: float
+
+
+class Runner:
+    """Carries out operations one after the other and remembers what is live.
+
+    Parameters
+    ----------
+    execmem
+        Fresh, or used before; only what happens from now on is measured.
+    reach
+        How far calls get on this architecture.
+    """
+
+    def __init__(self, execmem: Execmem, reach: BranchReach) -> None:
+        self.execmem = execmem
+        self.reach = reach
+        self.failures: list[Failure] = []
+        self._memory = execmem.memory
+        self._image = self._memory.address_map.image
+        self._window = self._memory.address_map.range_of(ExecmemType.MODULE_TEXT)
+        self._modules: dict[str, tuple[Module, dict[MemType, Allocation]]] = {}
+        self._held: dict[str, Allocation] = {}
+        self._failed: set[str] = set()
+        self._loaded = self._plt_modules = self._plt_slots = self._operations = 0
+        self._before_first_plt: int | None = None
+        self._done = 0
+        self._events = self._memory.events.copy()
+        self._direct_map = self._leaves_of_direct_map()
+        self._free = self._free_space()
+        self._seconds = 0.0
+
+    def step(self, operation: Operation) -> None:
+        """Carry out one operation; a refusal by the allocator becomes a `Failure`."""
+        began = time.perf_counter()
+        if isinstance(operation, Load):
+            self._load(operation.module)
+        elif isinstance(operation, Alloc):
+            self._alloc(operation)
+        elif isinstance(operation, Unload):
+            self._unload(operation.module)
+        elif isinstance(operation, Free):
+            self._release(operation.key)
+        else:
+            self._pages(operation)
+        self._seconds += time.perf_counter() - began
+        self._done += 1
+
+    def measure(self) -> Measures:
+        """Return the measures of everything since the start."""
+        report = self.execmem.report()
+        events = report.events - self._events
+        free = self._free_space()
+        return Measures(
+            modules=self._loaded,
+            modules_before_first_plt=(
+                self._loaded if self._before_first_plt is None else self._before_first_plt
+            ),
+            plt_modules=self._plt_modules,
+            plt_slots=self._plt_slots,
+            out_of_reach=self._out_of_reach(),
+            leaves=_leaves(report),
+            large_share={kind.name: report.large_share.get(kind, 0.0) for kind in MemType},
+            direct_map_before=self._direct_map,
+            direct_map_after=self._leaves_of_direct_map(),
+            chunks_pinned=self._chunks_pinned(),
+            window_used=self._free[0] - free[0],
+            fallback_used=self._free[1] - free[1],
+            padding_bytes=report.padding_bytes,
+            free_mapped_bytes=report.free_mapped_bytes,
+            largest_free_share=report.largest_free_share,
+            live_bytes=sum(report.bytes.values()),
+            itlb_misses=self._itlb_misses(),
+            failures=tuple(self.failures),
+            operations=self._operations,
+            seconds=self._seconds,
+            microseconds_per_operation=self._seconds * 1e6 / max(self._operations, 1),
+            **_counts(events),
+        )
+
+    def _load(self, module: Module) -> None:
+        missing = [name for name in module.depends if name in self._failed]
+        if missing:
+            self._fail(module.name, f"needs {missing[0]}, which was refused")
+            self._failed.add(module.name)
+            return
+        if module.name in self._modules:
+            self._fail(module.name, "is loaded already")
+            return
+        callees = [
+            self._modules[name][1][MemType.TEXT].interval
+            for name in module.depends
+            if name in self._modules and MemType.TEXT in self._modules[name][1]
+        ]
+        pending: dict[MemType, Pending] = {}
+        live: dict[MemType, Allocation] = {}
+        try:
+            with ExitStack() as undo:
+                for region in module.regions:
+                    self._operations += 1
+                    taken = self.execmem.alloc(region.type, region.size, align=region.align)
+                    pending[region.type] = undo.enter_context(taken)
+                texts = [
+                    Interval(text.address, text.address + text.size)
+                    for text in pending.values()
+                    if text.type.is_text
+                ]
+                direct = self._reach(module, texts, callees)
+                for kind, taken in pending.items():
+                    taken.write(0, bytes(taken.size))
+                    live[kind] = taken.finish()
+                    undo.callback(self.execmem.free, live[kind].address)
+                undo.pop_all()
+        except ExecmemError as error:
+            self._fail(module.name, error)
+            self._failed.add(module.name)
+            return
+        self._failed.discard(module.name)
+        if not direct:
+            self._plt_modules += 1
+            self._plt_slots += sum(module.plt_slots)
+            if self._before_first_plt is None:
+                self._before_first_plt = self._loaded
+        self._loaded += 1
+        if MemType.RO_AFTER_INIT in live:
+            self.execmem.seal(live[MemType.RO_AFTER_INIT])
+        for kind in [kind for kind in live if kind.is_init]:
+            self._operations += 1
+            self.execmem.free(live.pop(kind).address)
+        self._modules[module.name] = (module, live)
+
+    def _reach(self, module: Module, texts: list[Interval], callees: list[Interval]) -> bool:
+        """Return whether every call is direct; AllocationError where one reaches nothing."""
+        kernel, modules, _ = module.calls
+        targets = [self._image, *callees]
+        if not (kernel or modules or any(module.plt_slots)) or all(
+            _reaches(text, target, self.reach.direct) for text in texts for target in targets
+        ):
+            return True
+        plt = self.reach.plt if any(module.plt_slots) else None
+        called = targets if kernel or any(module.plt_slots) else callees
+        for text in texts:
+            lost = [to for to in called if not _touches(text, to, self.reach.direct)]
+            if lost and (plt is None or not all(_reaches(text, to, plt) for to in called)):
+                what = "the kernel image" if lost[0] is self._image else "a module it needs"
+                distance = size_text(abs(lost[0].start - text.start))
+                reason = f"a call from {text.start:#x} does not reach {what}, {distance} away"
+                raise AllocationError(
+                    f"text of {module.name}",
+                    text.size,
+                    (self._window.range,),
+                    reason + (", not even through a PLT entry" if plt else ""),
+                )
+        return not any(module.plt_slots)
+
+    def _alloc(self, operation: Alloc) -> None:
+        self._operations += 1
+        if operation.key in self._held:
+            self._fail(operation.key, "is allocated already")
+            return
+        try:
+            with self.execmem.alloc(
+                operation.type,
+                operation.size,
+                consumer=operation.consumer,
+                align=operation.align,
+            ) as pending:
+                pending.write(0, bytes(operation.size))
+                self._held[operation.key] = pending.finish()
+        except ExecmemError as error:
+            self._fail(operation.key, error)
+
+    def _unload(self, name: str) -> None:
+        if name not in self._modules:
+            return
+        # DATA goes last: it holds struct module.
+        _, live = self._modules.pop(name)
+        for kind in sorted(live, key=lambda kind: kind is MemType.DATA):
+            self._operations += 1
+            self.execmem.free(live[kind].address)
+
+    def _release(self, key: str) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._operations += 1
+            self.execmem.free(held.address)
+
+    def _pages(self, operation: Pages) -> None:
+        try:
+            self._memory.physical.alloc_frames(operation.count)
+        except ExecmemError as error:
+            self._fail("pages", error)
+
+    def _fail(self, who: str, why: ExecmemError | str) -> None:
+        what, size, reason = "", 0, str(why)
+        if isinstance(why, AllocationError):
+            what, size, reason = why.what, why.size, why.reason
+        self.failures.append(
+            Failure(operation=self._done, who=who, what=what, size=size, reason=reason)
+        )
+
+    def _out_of_reach(self) -> int:
+        return sum(
+            not _reaches(held.interval, self._image, self.reach.direct)
+            for held in self._held.values()
+            if held.consumer in _BRANCHING
+        )
+
+    def _leaves_of_direct_map(self) -> dict[str, int]:
+        leaves = self._memory.page_table.leaf_counts(self._memory.direct_map)
+        return {name: leaves.get(size, 0) for size, name in LEAF_NAMES.items()}
+
+    def _free_space(self) -> tuple[int, int]:
+        """Return free address space of the text window, and of the rest of its fallback."""
+        space, where = self._memory.free_space, self._window
+        fallback = where.fallback or Interval(0, 0)
+        both = Interval(max(fallback.start, where.range.start), min(fallback.end, where.range.end))
+        free, beside, shared = (
+            sum(part.size for part in space.clipped(within)) if within.size > 0 else 0
+            for within in (where.range, fallback, both)
+        )
+        return free, beside - shared
+
+    def _chunks_pinned(self) -> int:
+        """Count 2 MiB regions that are mapped as a whole and hardly used."""
+        idle: dict[int, int] = {}
+        for area in self.execmem.design.free_intervals():
+            at = area.start
+            while at < area.end:
+                chunk = align_down(at, LARGE_PAGE_SIZE)
+                stop = min(area.end, chunk + LARGE_PAGE_SIZE)
+                idle[chunk] = idle.get(chunk, 0) + stop - at
+                at = stop
+        return sum(
+            LARGE_PAGE_SIZE > size > LARGE_PAGE_SIZE - PINNED_BYTES for size in idle.values()
+        )
+
+    def _itlb_misses(self) -> dict[str, float]:
+        targets = [
+            Target(live[MemType.TEXT].interval, module.calls)
+            for module, live in self._modules.values()
+            if MemType.TEXT in live
+        ]
+        targets += [Target(held.interval) for held in self._held.values() if held.type.is_text]
+        large: dict[int, int] = {}
+        for target in targets:
+            for leaf in self._memory.page_table.leaves(target.text):
+                if leaf.size > PAGE_SIZE:
+                    first = target.text.start // PAGE_SIZE
+                    last = (target.text.end - 1) // PAGE_SIZE
+                    pages = range(
+                        max(first, leaf.va // PAGE_SIZE),
+                        min(last + 1, (leaf.va + leaf.size) // PAGE_SIZE),
+                    )
+                    large.update(dict.fromkeys(pages, leaf.size))
+        return misses_per_million(targets, large, self._image)
+
+
+def run(
+    workload: Workload,
+    execmem: Execmem,
+    reach: BranchReach,
+    *,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Measures:
+    """Run every operation of a workload and return the measures.
+
+    Parameters
+    ----------
+    progress
+        Told now and then how many operations are done.
+    """
+    runner = Runner(execmem, reach)
+    for number, operation in enumerate(workload.operations):
+        runner.step(operation)
+        if number % 64 == 0:
+            progress(number)
+    progress(len(workload.operations))
+    return runner.measure()
+
+
+def _reaches(source: Interval, target: Interval, reach: Interval) -> bool:
+    """Return whether a branch anywhere in `source` gets anywhere in `target`."""
+    nearest, furthest = target.start - (source.end - 1), target.end - 1 - source.start
+    return reach.start <= nearest and furthest < reach.end
+
+
+def _touches(source: Interval, target: Interval, reach: Interval) -> bool:
+    """Return whether some branch in `source` gets somewhere in `target`."""
+    return target.start - (source.end - 1) < reach.end and (
+        target.end - 1 - source.start >= reach.start
+    )
+
+
+def _leaves(report: Report) -> dict[str, dict[str, int]]:
+    return {
+        kind.name: {
+            LEAF_NAMES[size]: report.leaves.get(kind, {}).get(size, 0)
+            for size in (PAGE_SIZE, LARGE_PAGE_SIZE)
+        }
+        for kind in MemType
+    }
+
+
+def _counts(events: Events) -> dict[str, int]:
+    names = (
+        "direct_map_splits",
+        "tlb_flushes",
+        "tlb_flushes_local",
+        "tlb_flushes_all",
+        "pokes",
+        "poked_bytes",
+        "fallbacks",
+        "refills",
+        "chunks_returned",
+        "guard_pages",
+    )
+    return {name: getattr(events, name) for name in names}

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Designs side by side: run workloads under each, show tables, JSON and charts.
+
+`allocator.workloads` knows operations and measures; what it needs of an architecture
+(address map, trap, text_poke, how far calls get) comes from the record here, and so do the
+sizes of real modules, through the loader's layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+import attrs
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
+from allocator.designs import COUNTEREXAMPLES
+from allocator.types import GIB, MIB, PAGE_SIZE, MemType, align_up, size_text
+from allocator.workloads import (
+    WORKLOADS,
+    BranchReach,
+    Measures,
+    Module,
+    Region,
+    Workload,
+    read_trace,
+    run,
+    workload,
+)
+from allocator.workloads.itlb import CORES
+from allocator.workloads.sources import modules as module_loads
+from archs import Arch, archs
+from archs import arch as arch_by_name
+from execmem.report import WIDTH, table
+from loader.elf import ElfView, parse
+from loader.files import SUFFIXES, module_name, read_module
+from loader.layout import plan
+
+ANYWHERE = Interval(-(1 << 64), 1 << 64)
+Progression = Callable[[str, int, int], None]
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """One workload under one design on one architecture."""
+
+    arch: Arch
+    design: str
+    workload: Workload
+    measures: Measures
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the run as the JSON document shows it."""
+        head = {"arch": self.arch.name, "design": self.design, "workload": self.workload.name}
+        return head | attrs.asdict(self.measures)
+
+
+def branch_reach(arch: Arch) -> BranchReach:
+    """Return how far calls get on an architecture, directly and through a PLT entry.
+
+    An entry that loads its target from a slot gets anywhere; one that forms an address
+    gets as far as the widest instructions that do.
+    """
+    call = next(branch for branch in arch.branches if branch.what == "call").reach
+    plt = None
+    if arch.plt is not None:
+        widest = max((b.reach for b in arch.branches if b.what == "data"), key=lambda r: r.hi)
+        plt = ANYWHERE if arch.plt.got_section else Interval(widest.lo, widest.hi)
+    return BranchReach(direct=Interval(call.lo, call.hi), plt=plt)
+
+
+def execmem_for(
+    arch: Arch,
+    design: str,
+    *,
+    memory: int = 2 * GIB,
+    kaslr: int | None = None,
+    text_poke: bool = True,
+) -> Execmem:
+    """Return fresh executable memory of an architecture; ExecmemError for an unknown design."""
+    return Execmem(
+        KernelMemory(PhysicalMemory(memory), arch.address_map(kaslr)),
+        trap=arch.trap,
+        text_poke=arch.text_poke if text_poke else None,
+        design=design,
+    )
+
+
+def known_designs(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the designs of these names (`default` stands for one); all, where there are none.
+
+    Designs that cannot work must be named. ExecmemError for a name that no design has.
+    """
+    known = [*DESIGNS, *COUNTEREXAMPLES]
+    found: dict[str, None] = {}
+    for name in names:
+        if name == "default":
+            from machine.machine import DEFAULT_DESIGN
+
+            found[DEFAULT_DESIGN] = None
+        elif name in known:
+            found[name] = None
+        else:
+            raise ExecmemError(f"no design {name!r}; there are default, {', '.join(known)}")
+    return tuple(found or DESIGNS)
+
+
+def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
+    """Return a workload for each architecture that is chosen, or that it has sizes for.
+
+    Parameters
+    ----------
+    name
+        A name of `WORKLOADS`, a folder of modules, or a trace.
+    chosen
+        Architectures; none: all that there are sizes for.
+
+    Raises
+    ------
+    ExecmemError
+        No such workload or path, or nothing in it for an architecture that was chosen.
+    """
+    path = Path(name)
+    if name in WORKLOADS:
+        return [(arch, workload(name, arch.name)) for arch in chosen or archs()]
+    if path.is_dir():
+        found = folder(path)
+        missing = sorted({arch.name for arch in chosen} - found.keys())
+        if missing or not found:
+            raise ExecmemError(f"{name}: no module of {missing[0] if missing else 'any kernel'}")
+        return [(arch_by_name(key), found[key]) for key in ([a.name for a in chosen] or found)]
+    if path.is_file():
+        trace = read_trace(path)
+        try:
+            recorded = arch_by_name(trace.arch)
+        except ValueError as error:
+            raise ExecmemError(f"{name}: {error}") from None
+        return [(arch, attrs.evolve(trace, arch=arch.name)) for arch in chosen or (recorded,)]
+    raise ExecmemError(f"no workload and no path {name!r}; there are {', '.join(WORKLOADS)}")
+
+
+def folder(path: Path) -> dict[str, Workload]:
+    """Return, by architecture, the loads of the modules under a folder, dependencies first.
+
+    Dependencies outside the folder do not count. LoadError for a file that is no module.
+    """
+    found: dict[str, dict[str, Module]] = {}
+    for file in sorted(path.rglob("*.ko*")):
+        if file.name.endswith(SUFFIXES) and file.is_file():
+            view = parse(read_module(file), file.name)
+            module = measured(view)
+            found.setdefault(view.arch.name, {}).setdefault(module.name, module)
+    result = {}
+    for arch in (arch.name for arch in archs() if arch.name in found):
+        modules = found[arch]
+        kept = {
+            name: attrs.evolve(module, depends=tuple(n for n in module.depends if n in modules))
+            for name, module in modules.items()
+        }
+        size = sum(align_up(r.size, PAGE_SIZE) for m in kept.values() for r in m.regions)
+        result[arch] = Workload(
+            name=path.name,
+            arch=arch,
+            operations=tuple(module_loads(kept, kept)),
+            memory=max(2 * GIB, align_up(4 * size, GIB)),
+        )
+    return result
+
+
+def measured(view: ElfView) -> Module:
+    """Return a module's numbers: its layout, its PLT slots and the calls that leave it."""
+    layout = plan(view)
+    leaving = {
+        fill.relocation
+        for branch in view.arch.branches
+        if branch.what == "call" and branch.probe
+        for fill in branch.probe.fills
+    } | set(view.arch.plt.branches if view.arch.plt else ())
+    undefined = view.symbols["shndx"] == 0
+    kernel = own = 0
+    for section in view.tables:
+        records = section.records[np.isin(section.records["type"], list(leaving))]
+        outside = int(undefined[records["symbol"]].sum())
+        kernel += outside
+        own += len(records) - outside
+    core, init = (layout.plt[key].slots if key in layout.plt else 0 for key in (False, True))
+    depends = view.modinfo.get("depends", "").split(",")
+    return Module(
+        name=view.modinfo.get("name") or module_name(view.name),
+        regions=tuple(
+            Region(kind, layout.sizes[kind], layout.aligns[kind])
+            for kind in MemType
+            if layout.sizes.get(kind)
+        ),
+        plt_slots=(core, init),
+        calls=(kernel, 0, own),
+        depends=tuple(name.replace("-", "_") for name in depends if name),
+    )
+
+
+def compare(
+    pairs: Iterable[tuple[Arch, Workload]],
+    designs: Sequence[str],
+    *,
+    kaslr: int | None = None,
+    text_poke: bool = True,
+    check: bool = False,
+    progress: Progression = lambda _what, _done, _total: None,
+) -> list[Run]:
+    """Run every workload under every design.
+
+    Parameters
+    ----------
+    check
+        Verify every invariant of memory after each run (AssertionError).
+    progress
+        Told what runs, operations done, and operations in all.
+    """
+    runs = []
+    for arch, load in pairs:
+        for design in designs:
+            execmem = execmem_for(
+                arch, design, memory=load.memory, kaslr=kaslr, text_poke=text_poke
+            )
+            what, total = f"{arch.name} {design}", len(load.operations)
+
+            def tell(done: int, what: str = what, total: int = total) -> None:
+                progress(what, done, total)
+
+            measures = run(load, execmem, branch_reach(arch), progress=tell)
+            if check:
+                execmem.check()
+            runs.append(Run(arch=arch, design=design, workload=load, measures=measures))
+    return runs
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progression]:
+    """Show progress on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("")
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
+
+
+# Tables ----------------------------------------------------------------------------------------
+
+
+PLACEMENT = "design modules refused before_PLT PLT_slots window padding us/op".split()
+MAPPING = "design 4_KiB 2_MiB text data rodata splits flushes pokes iTLB".split()
+PLACEMENT, MAPPING = ([word.replace("_", " ") for word in row] for row in (PLACEMENT, MAPPING))
+
+LEGEND = (
+    "before PLT: modules loaded before the first that needs a PLT entry. window: MiB taken of "
+    "the module window. padding: MiB held beyond what was asked for. 4 KiB, 2 MiB: leaves that "
+    "map text. text, data, rodata: share under 2 MiB leaves. splits: of direct-map leaves. "
+    "iTLB: misses per 1,000 calls"
+)
+
+
+def show(out: Console, runs: Sequence[Run]) -> None:
+    """Print, per architecture, where the designs put things and how they are mapped."""
+    by_arch: dict[str, list[Run]] = {}
+    for found in runs:
+        by_arch.setdefault(found.arch.name, []).append(found)
+    for number, group in enumerate(by_arch.values()):
+        if number:
+            out.print()
+        title = f"{group[0].arch.title}, {group[0].workload.name}"
+        known = WORKLOADS.get(group[0].workload.name)
+        out.print(title + (f": {known.title}" if known else ""), markup=False, soft_wrap=True)
+        out.print()
+        out.print(table(PLACEMENT, map(_placement, group), right=",".join(PLACEMENT[1:])))
+        out.print()
+        core = _core(group[0])
+        rows = [_mapping(found, core) for found in group]
+        out.print(table(MAPPING, rows, right=",".join(MAPPING[1:])))
+    if not runs:
+        return
+    cores = ", ".join(dict.fromkeys(CORES[_core(group[0])].title for group in by_arch.values()))
+    out.print("\n" + fill(f"{LEGEND} ({cores}).", WIDTH), markup=False, soft_wrap=True)
+    for found in runs:
+        if found.measures.failures:
+            first = found.measures.failures[0]
+            out.print(
+                f"\n{found.arch.name} {found.design}: {len(found.measures.failures)} refused, "
+                f"first {first.who}: {first.reason}",
+                markup=False,
+            )
+
+
+def _core(found: Run) -> str:
+    """Return the core whose TLB stands for an architecture."""
+    return next((key for key, c in CORES.items() if c.arch == found.arch.name), next(iter(CORES)))
+
+
+def _placement(found: Run) -> tuple[object, ...]:
+    m = found.measures
+    return (
+        found.design,
+        m.modules,
+        len(m.failures),
+        m.modules_before_first_plt,
+        m.plt_slots,
+        f"{m.window_used / MIB:.1f}",
+        f"{m.padding_bytes / MIB:.1f}",
+        f"{m.microseconds_per_operation:.0f}",
+    )
+
+
+def _mapping(found: Run, core: str) -> tuple[object, ...]:
+    m = found.measures
+    shares = (f"{m.large_share[kind]:.0%}" for kind in ("TEXT", "DATA", "RODATA"))
+    return (
+        found.design,
+        *m.leaves["TEXT"].values(),
+        *shares,
+        m.direct_map_splits,
+        m.tlb_flushes,
+        m.pokes,
+        f"{m.itlb_misses[core] / 1000:.0f}",
+    )
+
+
+# Charts ----------------------------------------------------------------------------------------
+
+
+class Panel(NamedTuple):
+    """One measure of a chart: its title, its value, and how a value is written."""
+
+    title: str
+    value: Callable[[Run], float]
+    text: Callable[[float], str]
+
+
+PANELS = (
+    Panel(
+        "Modules before the first PLT entry",
+        lambda r: r.measures.modules_before_first_plt,
+        "{:,.0f}".format,
+    ),
+    Panel(
+        "Leaves that map text", lambda r: sum(r.measures.leaves["TEXT"].values()), "{:,.0f}".format
+    ),
+    Panel("Direct-map leaves split", lambda r: r.measures.direct_map_splits, "{:,.0f}".format),
+    Panel("TLB flushes on all CPUs", lambda r: r.measures.tlb_flushes_all, "{:,.0f}".format),
+    Panel(
+        "Address space of the module window",
+        lambda r: r.measures.window_used,
+        lambda value: size_text(int(value)),
+    ),
+    Panel(
+        "iTLB misses per 1,000 calls",
+        lambda r: r.measures.itlb_misses[_core(r)] / 1000,
+        "{:,.0f}".format,
+    ),
+)
+COLOUR = "#2b6cb0"
+BAR, HEAD, LABELS, COLUMN, VALUE = 16, 52, 116, 250, 66
+STYLE = (
+    "text{fill:#444;font-family:sans-serif;font-size:12px}.name{font-weight:bold}"
+    "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
+)
+
+
+def svg(runs: Sequence[Run]) -> str:
+    """Return an SVG: a row of bars per measure, a column per architecture."""
+    designs = list(dict.fromkeys(r.design for r in runs))
+    columns = list(dict.fromkeys(r.arch.name for r in runs))
+    row = HEAD + BAR * len(designs)
+    width, height = LABELS + COLUMN * len(columns), row * len(PANELS) + 12
+    title = escape(f"Designs of executable memory: {runs[0].workload.name}")
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{title}</title><style>{STYLE}</style>",
+    ]
+
+    def text(x: float, y: float, said: str, more: str = "") -> None:
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(said)}</text>')
+
+    for number, panel in enumerate(PANELS):
+        top = number * row
+        text(8, top + 20, panel.title, ' class="name"')
+        for index, name in enumerate(columns):
+            text(LABELS + COLUMN * index, top + 38, name)
+        for index, name in enumerate(designs):
+            text(LABELS - 8, top + HEAD + BAR * index, name, ' text-anchor="end"')
+        most = max(1, *map(panel.value, runs))
+        for found in runs:
+            value = panel.value(found)
+            x = LABELS + COLUMN * columns.index(found.arch.name)
+            y = top + HEAD + BAR * designs.index(found.design)
+            length = (COLUMN - VALUE) * value / most
+            parts.append(
+                f'<rect x="{x}" y="{y - 10}" width="{length:.1f}" height="12" fill="{COLOUR}"/>'
+            )
+            text(x + length + 4, y, panel.text(value))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def png(path: str | Path, runs: Sequence[Run]) -> None:
+    """Write the chart as PNG; ExecmemError without matplotlib (extra `plots`)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ExecmemError(
+            f"{path}: a PNG needs matplotlib: pip install 'execmem[plots]', or use --svg"
+        ) from None
+    columns = list(dict.fromkeys(r.arch.name for r in runs))
+    designs = len({r.design for r in runs})
+    size = (4 * len(columns) + 1, len(PANELS) * (0.8 + 0.2 * designs))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(PANELS), len(columns), squeeze=False)
+    for panel, across in zip(PANELS, axes, strict=True):
+        for name, axis in zip(columns, across, strict=True):
+            group = [r for r in runs if r.arch.name == name]
+            bars = axis.barh([r.design for r in group], [panel.value(r) for r in group])
+            axis.bar_label(bars, [panel.text(panel.value(r)) for r in group], padding=2)
+            axis.invert_yaxis()
+            axis.set_title(f"{panel.title}, {name}", fontsize="small")
+            axis.margins(x=0.25)
+    save(path, lambda: figure.savefig(path, format="png", dpi=120))
+
+
+def save(path: str | Path, write: Callable[[], object]) -> None:
+    """Write a file; ExecmemError, naming it, where that fails."""
+    try:
+        write()
+    except OSError as error:
+        raise ExecmemError(f"{path}: {error.strerror or error}") from None

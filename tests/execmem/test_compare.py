@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem compare`: keys, tables, charts, traces, folders of modules, refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import archs
+from allocator import DESIGNS
+from allocator.types import MemType
+from allocator.workloads import Runner
+from execmem import Machine
+from execmem.cli import main
+from execmem.compare import branch_reach, compare, execmem_for, measured, svg, workloads
+from loader.elf import parse
+from samples.modules import names, path, root
+
+KEYS = set(
+    "arch design workload modules modules_before_first_plt plt_slots leaves large_share "
+    "direct_map_splits tlb_flushes padding_bytes largest_free_share".split()
+)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `execmem compare`; return exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(["compare", *(str(word) for word in words)])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def runs_of(out: str) -> list[dict]:
+    """Return the runs of a JSON document without what time changes."""
+    found = json.loads(out)["runs"]
+    for one in found:
+        del one["seconds"], one["microseconds_per_operation"]
+    return found
+
+
+def test_json_has_the_keys_that_scripts_rely_on(run):
+    """Each run has the keys; types have counts by leaf size; shares lie between 0 and 1."""
+    options = ("--design", "vmalloc", "--design", "default", "--json", "--check")
+    code, out, err = run("--workload", "no-modules", *options)
+    found = runs_of(out)
+    assert (code, err) == (0, "")
+    assert [one["arch"] for one in found] == [a.name for a in archs.ALL for _ in range(2)]
+    assert {one["design"] for one in found} < set(DESIGNS)
+    for one in found:
+        assert one.keys() >= KEYS
+        assert one["workload"] == "no-modules"
+        for kind in MemType:
+            assert one["leaves"][kind.name].keys() == {"4KiB", "2MiB"}
+            assert 0 <= one["large_share"][kind.name] <= 1
+        assert 0 <= one["largest_free_share"] <= 1
+
+
+def test_no_modules_needs_no_loader_and_stays_in_reach(run):
+    """Without modules every trampoline and thunk still lands where a branch reaches the image."""
+    _, out, _ = run("--workload", "no-modules", "--design", "default", "--json")
+    for one in runs_of(out):
+        assert one["modules"] == one["out_of_reach"] == 0
+        assert not one["failures"]
+        assert one["leaves"]["TEXT"]["4KiB"] + one["leaves"]["TEXT"]["2MiB"] > 0
+
+
+def test_tables_fit_80_columns_for_every_design(run):
+    """Every design has its lines, nothing is wider than 80 columns or coloured."""
+    code, out, _ = run("--workload", root("arm64"))
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    first_words = [line.split()[0] for line in out.splitlines() if line.strip()]
+    for design in DESIGNS:
+        assert first_words.count(design) >= 2  # a third time where something was refused
+
+
+def test_a_recorded_run_replays_with_the_same_numbers(run, tmp_path):
+    """The trace of a run gives the run's measures again, on its own architecture."""
+    trace = tmp_path / "server.jsonl"
+    options = ("--design", "per_type", "--json")
+    _, first, _ = run("--workload", "server", "--arch", "riscv64", "--record", trace, *options)
+    code, second, _ = run("--workload", trace, *options)
+    assert code == 0
+    assert runs_of(first) == runs_of(second)
+
+
+def test_a_folder_of_modules_is_a_workload(run, arch):
+    """A folder holds one workload per architecture: its modules, dependencies first."""
+    code, out, _ = run("--workload", root(arch.name), "--design", "vmalloc", "--json", "--check")
+    (one,) = runs_of(out)
+    assert (code, one["arch"]) == (0, arch.name)
+    assert one["modules"] == len(names())
+    assert not one["failures"]
+    ((_, load),) = workloads(str(root(arch.name)), [])
+    order = [operation.module.name for operation in load.operations]
+    assert order.index("mathlib") < order.index("mathuser")
+
+
+def test_sizes_of_a_module_are_those_of_the_loaded_one(arch):
+    """A module's numbers are the regions that the loader allocates for it."""
+    machine = Machine(arch.name, root=root(arch.name), design="vmalloc")
+    for name in ("hello", "mathlib", "checksums"):
+        report = machine.load(name).report
+        numbers = measured(parse(path(arch.name, name).read_bytes(), name))
+        found = {region.type: region.size for region in numbers.regions}
+        assert found == {kind: region.size for kind, region in report.regions.items()}
+        assert numbers.calls[0] > 0 or name != "hello"
+
+
+def test_one_window_for_everything_is_full_long_before_the_last_module():
+    """arm64's direct window holds about 1,755 of Debian's modules under page-granular areas."""
+    arm64 = archs.arch("arm64")
+    ((_, load),) = workloads("debian-alphabetical", [arm64])
+    runner = Runner(execmem_for(arm64, "vmalloc"), branch_reach(arm64))
+    for operation in load.operations[:1800]:
+        runner.step(operation)
+    measures = runner.measure()
+    assert not measures.failures
+    # 1,755 is first fit of core regions alone; freed init pages move the border a little.
+    assert measures.modules_before_first_plt == pytest.approx(1755, abs=10)
+    assert 0 < measures.plt_modules <= 1800 - measures.modules_before_first_plt
+
+
+def test_the_chart_has_a_bar_for_every_run_and_measure(run, tmp_path):
+    """The SVG is well-formed and has a labelled bar per design, architecture and measure."""
+    file = tmp_path / "chart.svg"
+    code, _, _ = run("--workload", "no-modules", "--design", "vmalloc", "--svg", file)
+    assert code == 0
+    tree = ET.parse(file)
+    bars = tree.findall("{http://www.w3.org/2000/svg}rect")
+    assert len(bars) % len(archs.ALL) == 0
+    assert len(bars) >= 5 * len(archs.ALL)
+    assert max(float(bar.get("width")) for bar in bars) > 100
+    said = [text.text for text in tree.findall("{http://www.w3.org/2000/svg}text")]
+    assert {"vmalloc", *(arch.name for arch in archs.ALL)} <= set(said)
+
+
+def test_the_chart_depends_on_the_numbers_only():
+    """Two runs of one workload draw the same chart."""
+    pairs = workloads("no-modules", [archs.arch("x86_64")])
+    assert svg(compare(pairs, ["vmalloc"])) == svg(compare(pairs, ["vmalloc"]))
+
+
+def test_a_design_that_cannot_work_runs_when_it_is_named(run):
+    """Counterexamples are left out by default; named, they run and show what is refused."""
+    code, out, _ = run(
+        "--workload", root("x86_64"), "--design", "vmalloc_else", "--design", "vmalloc"
+    )
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("x86_64 vmalloc_else:")]
+    assert "refused" in line
+    assert "does not reach the kernel image" in " ".join(out.split())
+    _, out, _ = run("--workload", root("x86_64"))
+    assert "vmalloc_else" not in out
+
+
+def test_a_png_without_matplotlib_is_refused(run, tmp_path, monkeypatch):
+    """The refusal names the extra to install and writes nothing."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    file = tmp_path / "chart.png"
+    code, out, err = run(
+        "--workload", "no-modules", "--arch", "arm64", "--design", "vmalloc", "--png", file
+    )
+    assert (code, out) == (1, "")
+    assert "execmem[plots]" in err
+    assert not file.exists()
+
+
+def test_a_png_is_a_picture(run, tmp_path):
+    """With matplotlib the file is a PNG."""
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "chart.png"
+    run("--workload", "no-modules", "--arch", "arm64", "--design", "vmalloc", "--png", file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--design", "nope"], 1, "no design 'nope'; there are default, vmalloc"),
+        (["--workload", "nope"], 1, "no workload and no path 'nope'; there are debian"),
+        (["--workload", "{tmp}"], 1, "no module of any kernel"),
+        (["--workload", "{tmp}/bad.jsonl"], 1, "bad.jsonl, line 1: not JSON"),
+        (["--workload", "{tmp}/mips.jsonl"], 1, "mips"),
+        (["--workload", "{arm64}", "--arch", "riscv64"], 1, "no module of riscv64"),
+        (
+            [
+                "--workload",
+                "no-modules",
+                "--svg",
+                "{tmp}",
+                "--arch",
+                "arm64",
+                "--design",
+                "vmalloc",
+            ],
+            1,
+            "directory",
+        ),
+        (["--workload", "no-modules", "--arch", "arm64", "--record", "{tmp}"], 1, "directory"),
+        (["--arch", "mips"], 2, "mips"),
+        (["--workload", "no-modules", "--record", "{tmp}/t"], 2, "one --arch"),
+    ],
+)
+def test_bad_input_is_refused(run, tmp_path, words, code, said):
+    """What is wrong with the words is said in one line; nothing is printed as a result."""
+    bad, mips = tmp_path / "run" / "bad.jsonl", tmp_path / "run" / "mips.jsonl"
+    bad.parent.mkdir()
+    bad.write_text("{", "utf-8")
+    mips.write_text('{"trace": 1, "arch": "mips", "workload": "w"}\n', "utf-8")
+    places = {"tmp": bad.parent, "arm64": root("arm64")}
+    found, out, err = run(*(word.format(**places) for word in words))
+    assert (found, out) == (code, "")
+    assert said in err
+    assert err.count("\n") == 1 or code == 2
