@@ -158,7 +158,8 @@ def folder(path: Path) -> dict[str, Workload]:
             module = measured(view)
             found.setdefault(view.arch.name, {}).setdefault(module.name, module)
     result = {}
-    for arch in (arch.name for arch in archs() if arch.name in found):
+    order = [arch.name for arch in archs()]
+    for arch in sorted(found, key=order.index):
         modules = found[arch]
         kept = {
             name: attrs.evolve(module, depends=tuple(n for n in module.depends if n in modules))
@@ -305,7 +306,9 @@ def show(out: Console, runs: Sequence[Run]) -> None:
 
 def _core(found: Run) -> str:
     """Return the core whose TLB stands for an architecture."""
-    return next((key for key, c in CORES.items() if c.arch == found.arch.name), next(iter(CORES)))
+    # Of several cores the first one listed stands for its architecture.
+    by_arch = {core.arch: key for key, core in reversed(CORES.items())}
+    return by_arch.get(found.arch.name, next(iter(CORES)))
 
 
 def _placement(found: Run) -> tuple[object, ...]:
@@ -420,14 +423,15 @@ def png(path: str | Path, runs: Sequence[Run]) -> None:
         raise ExecmemError(
             f"{path}: a PNG needs matplotlib: pip install 'execmem[plots]', or use --svg"
         ) from None
-    columns = list(dict.fromkeys(r.arch.name for r in runs))
+    columns: dict[str, list[Run]] = {}
+    for run in runs:
+        columns.setdefault(run.arch.name, []).append(run)
     designs = len({r.design for r in runs})
     size = (4 * len(columns) + 1, len(PANELS) * (0.8 + 0.2 * designs))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(PANELS), len(columns), squeeze=False)
     for panel, across in zip(PANELS, axes, strict=True):
-        for name, axis in zip(columns, across, strict=True):
-            group = [r for r in runs if r.arch.name == name]
+        for (name, group), axis in zip(columns.items(), across, strict=True):
             bars = axis.barh([r.design for r in group], [panel.value(r) for r in group])
             axis.bar_label(bars, [panel.text(panel.value(r)) for r in group], padding=2)
             axis.invert_yaxis()
