@@ -307,7 +307,7 @@ def show(out: Console, runs: Sequence[Run]) -> None:
 def _core(found: Run) -> str:
     """Return the core whose TLB stands for an architecture."""
     # Of several cores the first one listed stands for its architecture.
-    by_arch = {core.arch: key for key, core in reversed(CORES.items())}
+    by_arch = {core.arch: key for key, core in reversed(list(CORES.items()))}
     return by_arch.get(found.arch.name, next(iter(CORES)))
 
 
@@ -424,8 +424,8 @@ def png(path: str | Path, runs: Sequence[Run]) -> None:
             f"{path}: a PNG needs matplotlib: pip install 'execmem[plots]', or use --svg"
         ) from None
     columns: dict[str, list[Run]] = {}
-    for run in runs:
-        columns.setdefault(run.arch.name, []).append(run)
+    for found in runs:
+        columns.setdefault(found.arch.name, []).append(found)
     designs = len({r.design for r in runs})
     size = (4 * len(columns) + 1, len(PANELS) * (0.8 + 0.2 * designs))
     figure = Figure(figsize=size, layout="constrained")
