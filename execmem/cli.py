@@ -386,8 +386,9 @@ def _machine(module: str, options: dict[str, Any]) -> Machine:
     """Return the machine for a module: its ELF header names the architecture."""
     from archs import arch as arch_by_name
     from loader.depends import find, open_tree
+    from loader.elf import arch_of
     from loader.files import SUFFIXES, read_module
-    from machine.machine import Machine, arch_of
+    from machine.machine import Machine
 
     root = options["root"]
     if options["arch"] is not None:

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from archs import ALL, Arch, by_machine
 from loader.errors import BadModule
 
-SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
+SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
-STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 1, 2, 3, 4
+STB_LOCAL, STB_WEAK = 0, 2
+STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
 
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
@@ -217,6 +217,11 @@ class ElfView:
         raw = bytes(self.contents(section))
         names = (raw[at + 8 : at + 64].split(b"\0")[0] for at in range(0, len(raw) - 63, 64))
         return frozenset(name.decode("utf-8", "backslashreplace") for name in names)
+
+
+def arch_of(data: bytes, name: str = "<bytes>") -> Arch:
+    """Return the architecture that the ELF header names; BadModule as `parse`."""
+    return _header(data, name, None)[0]
 
 
 def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> ElfView:

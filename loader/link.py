@@ -14,13 +14,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import ADDRESS_MASK
 from archs import Arch, Checks
 from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
 from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.layout import Layout, file_bytes, plan, with_stub_sections
 from loader.stubs import PltUse, Stubs, redirect
-from loader.work import MASK, SymbolValues, Work
+from loader.work import SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
 _GAP = 16  # bytes between sections in the buffer: room for the widest word past an end
@@ -295,7 +296,7 @@ def _explain(
                     containing=functions.at(table, offset),
                     reason=_reason(failure, row),
                     place=int(records.place[index]),
-                    target=(int(records.value[index]) + int(records.addend[index])) & MASK,
+                    target=(int(records.value[index]) + int(records.addend[index])) & ADDRESS_MASK,
                     value=x - (1 << 64) if x >> 63 else x,
                     reach=reach,
                     hint=_hint(view, layout, failure),

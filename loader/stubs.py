@@ -19,6 +19,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import ADDRESS_MASK
 from archs import Erratum, Plt
 from archs.reloc import Failure, Got, Problem, Records, Reloc, compute, indices, out_of_reach
 from loader.elf import ElfView
@@ -27,12 +28,11 @@ from loader.layout import (
     GOT_OF_SYMBOL,
     GOT_SLOT,
     Layout,
-    PltPlan,
     after_branches,
     is_init,
     slot_candidates,
 )
-from loader.work import MASK, Work
+from loader.work import Work
 
 PAGE_MASK = -0x1000
 
@@ -155,7 +155,7 @@ def _point_at_got(
     for one, row in sorted(in_order, key=lambda pair: pair[0]):
         value, addend = int(records.value[one]), int(records.addend[one])
         new, rest = _got_value(row, value, addend, base, slots)
-        records.value[one], records.addend[one] = new & MASK, rest
+        records.value[one], records.addend[one] = new & ADDRESS_MASK, rest
     stubs.got.used = len(slots)
     stubs.got.image += b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
 
@@ -170,7 +170,7 @@ def _got_value(
         return value - base, addend
     assert row.got in GOT_OF_SYMBOL | GOT_OF_SUM
     whole = row.got in GOT_OF_SUM
-    content = (value + addend) & MASK if whole else value
+    content = (value + addend) & ADDRESS_MASK if whole else value
     slot = base + GOT_SLOT * slots.setdefault(content, len(slots))
     from_where = {Got.OFFSET: base, Got.OFFSET_SUM: base, Got.PAGE_OFFSET_SUM: base & PAGE_MASK}
     return slot - from_where.get(row.got, 0), 0 if whole else addend
@@ -330,7 +330,7 @@ def _avoid(
     index = index[records.place[index] & mask == mask]
     for one in index.tolist():
         place, offset = int(records.place[one]), int(records.offset[one])
-        target = (int(records.value[one]) + int(records.addend[one])) & MASK
+        target = (int(records.value[one]) + int(records.addend[one])) & ADDRESS_MASK
         word = int.from_bytes(image[offset : offset + 4].tobytes(), "little")
         code = erratum.near(word, place, target)
         if code is None:
@@ -347,6 +347,3 @@ def _avoid(
             emitter.use.used, emitter.last = slot + 1, None
             stubs.veneers += 1
         stubs.patches[offset] = code
-
-
-__all__ = ["PltPlan", "PltUse", "Stubs", "redirect"]

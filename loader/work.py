@@ -16,12 +16,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import ADDRESS_MASK
 from archs.reloc import Batches, Op, Records, by_type
 from loader.elf import GOT_SYMBOL, RELA, SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
 
 UNIFORM = 256  # records from which a table of one type is worth a pass of its own
-MASK = (1 << 64) - 1
 
 
 @attrs.frozen(eq=False)
@@ -68,7 +68,7 @@ class SymbolValues:
             symbols = {GOT_SYMBOL: addresses[table.index], **symbols}
         found = [symbols.get(name) for name in view.undefined_names]
         weak = view.weak_undefined
-        given = np.array([(value or 0) & MASK for value in found], np.uint64)
+        given = np.array([(value or 0) & ADDRESS_MASK for value in found], np.uint64)
         is_given = np.array(
             [
                 value is not None or name in weak

@@ -17,10 +17,10 @@ from typing import TypeAlias, TypeVar
 import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
 from allocator import AccessError, Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
-from archs import Arch, Checks, by_machine
+from archs import Arch, Checks
 from archs import arch as arch_by_name
 from loader.depends import ModuleTree, find, open_tree
-from loader.errors import BadModule, BadParameter, InitFailed, MissingDependency
+from loader.errors import BadParameter, InitFailed, MissingDependency
 from loader.files import SUFFIXES, decompress, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
@@ -591,17 +591,4 @@ def _result_type(returns: str) -> CType:
         raise BadCall("call", f"returns={returns!r}: {error}") from None
 
 
-def arch_of(image: bytes, name: str = "<bytes>") -> Arch:
-    """Return the architecture that an ELF image's header names; BadModule otherwise."""
-    if image[:4] != b"\x7fELF" or len(image) < 20:
-        raise BadModule(name, "ELF header", "not an ELF file (no \\x7fELF at the start)")
-    found = by_machine(int.from_bytes(image[18:20], "little"))
-    if found is None:
-        from loader.elf import parse as parse_elf
-
-        parse_elf(image, name)
-        raise AssertionError
-    return found
-
-
-__all__ = ["Argument", "ExecmemError", "Machine", "Module", "Out", "arch_of"]
+__all__ = ["Argument", "ExecmemError", "Machine", "Module", "Out"]

@@ -19,6 +19,7 @@ import archs
 from allocator import DESIGNS, Prot
 from allocator.errors import ExecmemError
 from allocator.types import PAGE_SIZE, MemType
+from loader.elf import arch_of
 from loader.errors import (
     BadModule,
     BadParameter,
@@ -32,7 +33,7 @@ from loader.errors import (
 )
 from loader.module import State
 from machine.faults import Fault, FaultKind
-from machine.machine import Machine, arch_of
+from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import snippet
 from tests.support.modules import module as mini_module
