@@ -8,10 +8,11 @@ import json
 import lzma
 import zlib
 
+import click
 import pytest
 
 from archs import ALL
-from execmem.cli import cli, main
+from execmem.cli import COMMANDS, cli, main
 from samples import DEMOS
 from samples.modules import names, path, root
 
@@ -253,3 +254,11 @@ def test_output_is_deterministic(run, arch):
     """Same input, same bytes."""
     words = ("load", path(arch.name, "tables"), "--json", "--kaslr", "7")
     assert run(*words) == run(*words)
+
+
+def test_every_listed_command_exists_under_its_own_name():
+    """The overview is written without importing commands, so it must not list what is not there."""
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.name == name

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem archs`: what each architecture makes different."""
+
+from __future__ import annotations
+
+import click
+
+from execmem.commands.common import examples
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@examples(
+    "execmem archs",
+    "execmem archs --json",
+)
+def archs(as_json: bool) -> None:
+    """Show what each architecture makes different."""
+    from archs import archs as all_archs
+    from execmem import report
+
+    if as_json:
+        report.print_json({"archs": [report.arch_json(a) for a in all_archs()]})
+        return
+    report.print_archs(report.console(), all_archs())

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What commands share: the options of every command that loads modules, and their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from machine.machine import Argument, Machine
+    from machine.module import Module
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def module_options(function: F) -> F:
+    """Add the options of every command that loads modules."""
+    for option in reversed(
+        (
+            click.option("--root", metavar="DIR", help="folder that holds lib/modules/VERSION"),
+            click.option("--arch", metavar="ARCH", help="architecture of a module given by name"),
+            click.option(
+                "--design", default="default", metavar="NAME", help="design of executable memory"
+            ),
+            click.option("--kaslr", type=int, metavar="SEED", help="randomise as this boot would"),
+            click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
+            click.option(
+                "--param", "params", multiple=True, metavar="NAME=VALUE", help="module parameter"
+            ),
+            click.option(
+                "--stub",
+                "stubs",
+                multiple=True,
+                metavar="NAME[=VALUE]",
+                help="let a kernel function return VALUE (0)",
+            ),
+            click.option(
+                "--checks",
+                type=click.Choice(["hardware", "kernel"]),
+                default="hardware",
+                show_default=True,
+                help="strictness of relocation",
+            ),
+            click.option(
+                "--erratum", "errata", multiple=True, metavar="NUMBER", help="work around it"
+            ),
+            click.option("--with-plt", is_flag=True, help="add PLT and GOT sections"),
+            click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def examples(*lines: str) -> Callable[[F], F]:
+    """End a command's help with examples, line by line (the control character keeps them so)."""
+
+    def add(function: F) -> F:
+        listing = "\n".join(f"      {line}" for line in lines)
+        text = (function.__doc__ or "").rstrip()
+        function.__doc__ = f"{text}\n\n    \b\n    Examples:\n{listing}"
+        return function
+
+    return add
+
+
+def unknown_option(default: str) -> Callable[[F], F]:
+    """Add --unknown with the command's own default."""
+    return click.option(
+        "--unknown",
+        type=click.Choice(["fault", "refuse"]),
+        default=default,
+        show_default=True,
+        help="symbols nobody has: stop when called, or refuse to load",
+    )
+
+
+def machine_for(module: str, options: dict[str, Any]) -> Machine:
+    """Return the machine for a module: its ELF header names the architecture."""
+    from archs import arch as arch_by_name
+    from loader.depends import find, open_tree
+    from loader.elf import arch_of
+    from loader.files import SUFFIXES, read_module
+    from machine.machine import Machine
+
+    root = options["root"]
+    if options["arch"] is not None:
+        try:
+            chosen = arch_by_name(options["arch"])
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    else:
+        given = Path(module)
+        is_file = "/" in module or module.endswith(SUFFIXES) or given.is_file()
+        path = given if is_file else find(open_tree(root) if root else None, module)
+        chosen = arch_of(read_module(path), path.name)
+    machine = Machine(
+        chosen,
+        design=options["design"],
+        text_poke=False if options["no_text_poke"] else None,
+        kaslr=options["kaslr"],
+        root=root,
+        unknown=options["unknown"],
+        checks=options["checks"],
+        errata=options["errata"],
+        stub_sections=options["with_plt"],
+    )
+    for stub in options["stubs"]:
+        name, _, value = stub.partition("=")
+        machine.stub(name, _integer(value) if value else 0)
+    return machine
+
+
+def load_one(machine: Machine, name: str, options: dict[str, Any], *, init: bool) -> Module:
+    """Load one module of the command line, unless a dependency brought it already."""
+    from loader.files import module_name
+
+    already = machine.modules.get(module_name(name))
+    if already is not None:
+        return already
+    return machine.load(name, init=init, **_parameters(options["params"]))
+
+
+def _parameters(words: Sequence[str]) -> dict[str, object]:
+    params: dict[str, object] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name:
+            raise click.UsageError(f"--param {word!r}: expected NAME=VALUE")
+        params[name] = value if equals else True
+    return params
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise click.UsageError(
+            f"{text!r} is no argument: expected an integer, str:, hex:, file: or out:"
+        ) from None
+
+
+def argument(text: str) -> Argument:
+    """Return the value that a word of the command line stands for."""
+    from machine.machine import Out
+
+    kind, colon, rest = text.partition(":")
+    if not colon:
+        return _integer(text)
+    if kind == "str":
+        return rest
+    try:
+        if kind == "hex":
+            return bytes.fromhex(rest)
+        if kind == "file":
+            return Path(rest).read_bytes()
+        if kind == "out":
+            return Out(int(rest, 0))
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{text!r}: {error}") from None
+    return _integer(text)
+
+
+def print_log(out: Any, module: Module) -> None:
+    """Show what the kernel logged while a module was loaded."""
+    from rich.markup import escape
+
+    for line in module.report.log:
+        out.print(escape(f"| {line.text}"))

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem demo`: the lessons."""
+
+from __future__ import annotations
+
+import click
+
+from execmem.commands.common import examples
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@examples(
+    "execmem demo",
+    "execmem demo tour",
+)
+def demo(name: str | None, as_json: bool) -> None:
+    """Run a demo, or list them."""
+    from execmem import report
+    from samples import DEMOS, story_of
+
+    if name is None:
+        if as_json:
+            listing = [{"name": n, "title": title} for n, title in DEMOS.items()]
+            report.print_json({"demos": listing})
+            return
+        report.console().print(report.table(("demo", "what it shows"), DEMOS.items()))
+        return
+    if name not in DEMOS:
+        raise click.UsageError(f"no demo {name!r}; there are {', '.join(DEMOS)}")
+    story = story_of(name)
+    if as_json:
+        report.print_json(story.as_json())
+        return
+    report.print_story(report.console(), story)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem load`: bring modules into memory and show where everything lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from execmem.commands.common import (
+    examples,
+    load_one,
+    machine_for,
+    module_options,
+    print_log,
+    unknown_option,
+)
+
+
+@click.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@module_options
+@unknown_option("refuse")
+@click.option("--init", is_flag=True, help="run the modules' init too")
+@examples(
+    "execmem load hello.ko --param who=you",
+    "execmem load ext4 --root /path/to/tree --json",
+)
+def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
+    """Load modules with their dependencies and show where everything lies.
+
+    MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root.
+    """
+    from execmem import report
+
+    machine = machine_for(modules[0], options)
+    loaded = [load_one(machine, name, options, init=init) for name in modules]
+    if options["as_json"]:
+        everything = machine.modules.values()
+        report.print_json({"modules": [report.module_json(machine, m) for m in everything]})
+        return
+    out = report.console()
+    for number, module in enumerate(loaded):
+        if number:
+            out.print()
+        report.print_module(out, machine, module)
+        print_log(out, module)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem run`: run a module's init, or call one of its functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from execmem.commands.common import (
+    argument,
+    examples,
+    load_one,
+    machine_for,
+    module_options,
+    unknown_option,
+)
+
+
+@click.command()
+@click.argument("module", metavar="MODULE")
+@click.argument("function", required=False, metavar="[FUNCTION")
+@click.argument("args", nargs=-1, metavar="[ARG...]]")
+@module_options
+@unknown_option("fault")
+@click.option("--no-init", is_flag=True, help="call without running init first")
+@click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
+@click.option("--instructions", type=int, metavar="N", help="limit of the call; 0: none")
+@click.option("--seconds", type=float, metavar="S", help="limit of the call; 0: none")
+@examples(
+    "execmem run hello.ko --param who=you",
+    "execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64",
+)
+def run(
+    module: str,
+    function: str | None,
+    args: tuple[str, ...],
+    no_init: bool,
+    returns: str,
+    instructions: int | None,
+    seconds: float | None,
+    **options: Any,
+) -> None:
+    """Run a module's init, or call one of its functions.
+
+    An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
+    buffer that is shown afterwards).
+    """
+    from execmem import report
+    from machine.machine import Out
+
+    values = [argument(text) for text in args]
+    machine = machine_for(module, options)
+    loaded = load_one(machine, module, options, init=not no_init)
+    fault = loaded.report.init_fault
+    if fault is not None and function is None:
+        raise fault
+    if fault is not None:
+        click.echo(f"{loaded.name}: init stopped: {fault}", err=True)
+    result = None
+    first = len(machine.log)
+    if function is not None:
+        limits: dict[str, Any] = {}
+        if instructions is not None:
+            limits["instructions"] = instructions or None
+        if seconds is not None:
+            limits["seconds"] = seconds or None
+        result = loaded.call(function, *values, returns=returns, **limits)
+        machine.kernel.flush_log()
+    outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]
+    if options["as_json"]:
+        document = report.module_json(machine, loaded) | {
+            "function": function,
+            "result": result,
+            "outputs": outputs,
+            "log": [line.text for line in machine.log],
+        }
+        report.print_json(document)
+        return
+    for line in machine.log[:first] if function is None else machine.log:
+        click.echo(line.text)
+    if function is None:
+        said = "has no init" if loaded.report.init_result is None else "init returned 0"
+        if loaded.report.init_result:
+            said = f"init returned {loaded.report.init_result}"
+        click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        return
+    assert result is not None
+    click.echo(f"{function} = {result:#x} ({result})")
+    for output in outputs:
+        click.echo(f"out: {output}")
