@@ -21,6 +21,7 @@ COMMANDS = {
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",
+    "explain": "Write a page to explore: address space, reach, relocations.",
     "compare": "Compare designs of executable memory on a workload.",
     "demo": "Run a demo, or list them.",
 }

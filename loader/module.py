@@ -154,6 +154,9 @@ class Loader:
         Numbers of CPU errata to work around.
     stub_sections
         Add PLT and GOT sections to modules that were built without.
+    observe
+        Called with the name of each phase of a load when it is over: "allocate",
+        "relocate", "write", "finish", "init", "seal", "free init".
     """
 
     arch: Arch
@@ -165,6 +168,7 @@ class Loader:
     checks: Checks = Checks.HARDWARE
     errata: tuple[str, ...] = ()
     stub_sections: bool = False
+    observe: Callable[[str], None] = lambda _phase: None
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
 
     def form(self, image: bytes, name: str) -> LoadedModule:
@@ -217,6 +221,7 @@ class Loader:
         """Allocate, relocate, publish, write and protect; an error undoes every step."""
         with ExitStack() as undo:
             pending = self._allocate(layout, undo)
+            self.observe("allocate")
             percpu = self._percpu(layout, undo)
             places = _places(layout, pending)
             linked = link_view(
@@ -228,6 +233,7 @@ class Loader:
                 percpu=percpu,
                 errata=self.errata,
             )
+            self.observe("relocate")
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
             undo.callback(self.symbols.withdraw, title)
@@ -235,10 +241,12 @@ class Loader:
                 region.write(0, _contents(layout, linked, kind))
             if layout.percpu is not None and percpu is not None:
                 self.percpu_write(percpu, bytes(view.contents(layout.percpu)))
+            self.observe("write")
             regions = {}
             for kind, region in pending.items():
                 regions[kind] = region.finish()
                 undo.callback(self.execmem.free, regions[kind].address)
+            self.observe("finish")
             undo.pop_all()
         return LoadedModule(
             name=title,
@@ -272,12 +280,15 @@ class Loader:
     def settle(self, module: LoadedModule) -> None:
         """Make a module LIVE after its init succeeded: seal ro_after_init, free init memory."""
         self._expect(module, "settle", State.COMING)
+        self.observe("init")
         module.state = State.LIVE
         sealed = module.regions.get(MemType.RO_AFTER_INIT)
         if sealed is not None:
             self.execmem.seal(sealed)
+            self.observe("seal")
         for kind in [kind for kind in module.regions if kind.is_init]:
             self.execmem.free(module.regions.pop(kind).address)
+        self.observe("free init")
 
     def begin_unload(self, module: LoadedModule) -> None:
         """Make a module GOING; refuse while others use it (kernel: try_stop_module)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import execmem
-from execmem.cli import cli, main
+from execmem.cli import COMMANDS, main
 from execmem.figure import address_spaces
 from execmem.tables import document
 
@@ -54,7 +54,7 @@ def test_commands_show_their_output(page, capsys):
 def test_every_command_is_in_the_readme():
     """The README names every command."""
     readme = (HERE / "README.md").read_text("utf-8")
-    for name in cli.commands:
+    for name in COMMANDS:
         assert f"execmem {name}" in readme
 
 

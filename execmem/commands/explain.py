@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem explain`: a module as a page to explore."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from allocator.types import size_text
+from execmem.commands.common import (
+    examples,
+    load_one,
+    machine_for,
+    module_options,
+    unknown_option,
+)
+
+
+@click.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@click.option("--html", "target", metavar="FILE", required=True, help="the page to write")
+@click.option(
+    "--also", multiple=True, metavar="DESIGN", help="show it in this design too; repeatable"
+)
+@click.option("--no-init", is_flag=True, help="load without running init")
+@module_options
+@unknown_option("fault")
+@examples(
+    "execmem explain mathuser --html mathuser.html",
+    "execmem explain ext4 --root /path/to/tree --also vmalloc --html ext4.html",
+)
+def explain(
+    modules: tuple[str, ...], target: str, also: tuple[str, ...], no_init: bool, **options: Any
+) -> None:
+    """Write a page that shows where modules lie and what holds them there.
+
+    The page stands alone: move a module, watch relocations go out of reach, look at each
+    one's numbers, step through the load. Without --root, the name of a sample module shows
+    it on every architecture.
+    """
+    from execmem import explain as page
+    from execmem import report
+    from execmem.compare import progress_bar
+
+    views = []
+    for name in modules:
+        for where in _places(name, options):
+            for design in dict.fromkeys((options["design"], *also)):
+                chosen = {**options, **where, "design": design}
+                machine = machine_for(name, chosen)
+                bring = partial(load_one, machine, name, chosen, init=not no_init)
+                views.append(page.load(machine, bring))
+    with progress_bar() as progress:
+        document = page.document(views, progress)
+    text = page.html(document)
+    try:
+        Path(target).write_text(text, "utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--html {target!r}: {error.strerror}") from None
+    if options["as_json"]:
+        report.print_json({"file": target, "views": page.summary(document)})
+        return
+    loads = f"{len(views)} loads" if len(views) > 1 else "one load"
+    click.echo(f"{target}: {loads}, {size_text(len(text.encode()))}")
+
+
+def _places(name: str, options: dict[str, Any]) -> list[dict[str, str]]:
+    """Return where to look: a sample module's name stands for every architecture's."""
+    from archs import archs
+    from samples import modules as samples
+
+    if options["root"] or Path(name).is_file() or name not in samples.names():
+        return [{}]
+    names = [options["arch"]] if options["arch"] else [arch.name for arch in archs()]
+    return [{"arch": arch, "root": str(samples.root(arch))} for arch in names]

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The address space to scale, from 2^64 down to one instruction. Addresses are BigInts; what is
+// visible becomes pixels as doubles, which is exact enough at every zoom.
+"use strict";
+
+const KINDS = {
+  TEXT: ["text", "T", "text"], DATA: ["data", "D", "data"], RODATA: ["rodata", "R", "rodata"],
+  RO_AFTER_INIT: ["ro_after_init", "A", "sealed"], INIT_TEXT: ["init text", "iT", "init"],
+  INIT_DATA: ["init data", "iD", "init"], INIT_RODATA: ["init rodata", "iR", "init"],
+};
+const BANDS = { "kernel image": "kernel", "module window": "window", "fallback window": "fallback",
+  "direct map": "map", "vmalloc": "map" };
+const ALL = 1n << 64n;
+const ARCS = 2500; // drawn at once; more fall together where they start and end in the same pixels
+
+class AddressMap {
+  constructor(canvas, changed) {
+    this.canvas = canvas;
+    this.changed = changed;
+    this.context = canvas.getContext("2d");
+    this.selected = -1;
+    this.pending = false;
+    this.setUp();
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  show(motion) {
+    this.motion = motion;
+    this.selected = -1;
+    const n = motion.count, base = BigInt(motion.view.regions[0]?.start ?? 0);
+    this.base = base;
+    this.placeAt = new Float64Array(n);
+    this.targetAt = new Float64Array(n);
+    for (let i = 0; i < n; i++) {
+      const s = motion.sections.get(motion.section[i]);
+      this.placeAt[i] = Number(s.start - base) + motion.offset[i];
+      this.targetAt[i] = Number(motion.target[i] - base);
+    }
+    this.reach();
+  }
+
+  // Views ---------------------------------------------------------------------------------
+
+  look(start, span) {
+    if (span < 16n) span = 16n;
+    if (span > ALL) span = ALL;
+    if (start < 0n) start = 0n;
+    if (start + span > ALL) start = ALL - span;
+    this.start = start;
+    this.span = span;
+    this.draw();
+  }
+
+  around(intervals, margin) {
+    const starts = intervals.map((i) => i[0]), ends = intervals.map((i) => i[1]);
+    const lo = starts.reduce((a, b) => (a < b ? a : b)), hi = ends.reduce((a, b) => (a > b ? a : b));
+    const room = (hi - lo) / BigInt(margin) + 8n;
+    this.look(lo - room, hi - lo + 2n * room);
+  }
+
+  everything() { this.look(0n, ALL); }
+
+  kernelHalf() { this.look(1n << 63n, 1n << 63n); }
+
+  reach() {
+    const bands = this.motion.view.bands.filter((b) => b.kind !== "direct map" && b.kind !== "vmalloc");
+    this.around([...bands.map((b) => [BigInt(b.start), BigInt(b.end)]), ...this.regions()], 20);
+  }
+
+  module() { this.around(this.regions(), 12); }
+
+  text() {
+    const own = this.motion.view.regions.map((r, i) => [r, this.regions()[i]]);
+    this.around(own.filter(([r]) => r.group === 1).map(([, i]) => i), 30);
+  }
+
+  selection() {
+    if (this.selected < 0) return;
+    const m = this.motion, place = m.place(this.selected);
+    const target = m.status[this.selected] === VIA ? m.entryOf(this.selected) : m.targetAt(this.selected);
+    this.around([[place, place + 16n], [target, target + 16n]], 8);
+  }
+
+  instruction() {
+    if (this.selected < 0) return;
+    const m = this.motion, i = this.selected;
+    const at = m.place(i) - BigInt(m.code_size[i] ? m.offset[i] - m.code_start[i] : 0);
+    this.around([[at, at + BigInt(Math.max(m.code_size[i], 4))]], 2);
+  }
+
+  regions() {
+    return this.motion.view.regions.map((r) => {
+      const start = BigInt.asUintN(64, BigInt(r.start) + this.motion.shift(r.group));
+      return [start, start + BigInt(r.size)];
+    });
+  }
+
+  zoom(factor, at = 0.5) {
+    const span = BigInt(Math.max(16, Math.round(Number(this.span) * factor)));
+    const fixed = this.start + BigInt(Math.round(Number(this.span) * at));
+    this.look(fixed - BigInt(Math.round(Number(span) * at)), span);
+  }
+
+  pan(part) { this.look(this.start + BigInt(Math.round(Number(this.span) * part)), this.span); }
+
+  // Hands ---------------------------------------------------------------------------------
+
+  setUp() {
+    const c = this.canvas;
+    c.addEventListener("wheel", (e) => {
+      e.preventDefault();
+      this.zoom(e.deltaY > 0 ? 1.5 : 1 / 1.5, e.offsetX / c.clientWidth);
+    }, { passive: false });
+    let from = null;
+    c.addEventListener("pointerdown", (e) => { from = [e.clientX, this.start]; c.setPointerCapture(e.pointerId); });
+    c.addEventListener("pointermove", (e) => {
+      this.point(e.offsetX);
+      if (!from) return;
+      const part = (from[0] - e.clientX) / c.clientWidth;
+      this.look(from[1] + BigInt(Math.round(Number(this.span) * part)), this.span);
+    });
+    c.addEventListener("pointerup", () => { from = null; });
+    c.addEventListener("keydown", (e) => {
+      const keys = { ArrowLeft: () => this.pan(-0.15), ArrowRight: () => this.pan(0.15),
+        "+": () => this.zoom(0.5), "=": () => this.zoom(0.5), "-": () => this.zoom(2),
+        Home: () => this.module(), End: () => this.everything() };
+      if (keys[e.key]) { keys[e.key](); e.preventDefault(); }
+    });
+  }
+
+  point(x) {
+    const address = this.start + BigInt(Math.round(Number(this.span) * (x / this.canvas.clientWidth)));
+    const m = this.motion, found = [];
+    for (const b of m.view.bands) if (address >= BigInt(b.start) && address < BigInt(b.end)) found.push(b.kind);
+    this.regions().forEach(([lo, hi], i) => {
+      if (address >= lo && address < hi) found.push(KINDS[m.view.regions[i].type][0]);
+    });
+    for (const s of m.sections.values()) {
+      const start = s.start + m.shift(s.group);
+      if (address >= start && address < start + BigInt(s.size)) found.push(`${s.name}+${hex(address - start)}`);
+    }
+    this.changed(`${hex(address)} ${found.join(", ")}`);
+  }
+
+  // Drawing -------------------------------------------------------------------------------
+
+  draw() {
+    if (this.pending || !this.motion) return;
+    this.pending = true;
+    requestAnimationFrame(() => { this.pending = false; this.paint(); });
+  }
+
+  x(address) { return (Number(address - this.start) / Number(this.span)) * this.width; }
+
+  paint() {
+    const c = this.canvas, ratio = devicePixelRatio || 1;
+    this.width = c.clientWidth;
+    this.height = c.clientHeight;
+    c.width = this.width * ratio;
+    c.height = this.height * ratio;
+    const g = this.context, style = getComputedStyle(document.documentElement);
+    this.colour = (name) => style.getPropertyValue("--" + name).trim();
+    g.setTransform(ratio, 0, 0, ratio, 0, 0);
+    g.clearRect(0, 0, this.width, this.height);
+    g.font = "12px system-ui, sans-serif";
+    g.textBaseline = "middle";
+    this.ruler(18);
+    this.paintBands(190);
+    this.paintLeaves(222);
+    this.paintRegions(246);
+    this.paintSections(274);
+    this.paintArcs(188);
+    this.paintBytes(302);
+  }
+
+  ruler(y) {
+    const g = this.context;
+    g.fillStyle = this.colour("soft");
+    const step = niceStep(Number(this.span) / (this.width / 190));
+    const first = (this.start / step + 1n) * step;
+    for (let at = first, n = 0; at < this.start + this.span && n < 30; at += step, n++) {
+      const x = this.x(at);
+      g.fillRect(x, y - 12, 1, 8);
+      if (x < this.width - 140) g.fillText(hex(at), x + 4, y - 8);
+    }
+    g.fillText(`${sizeText(this.span)} wide`, 4, this.height - 8);
+  }
+
+  bar(lo, hi, y, height, colour, label, pattern) {
+    const x = Math.max(this.x(lo), -2), end = Math.min(this.x(hi), this.width + 2);
+    if (end < 0 || x > this.width) return;
+    const g = this.context, width = Math.max(end - x, 2);
+    g.fillStyle = colour;
+    g.fillRect(x, y, width, height);
+    if (pattern) {
+      g.save();
+      g.beginPath();
+      g.rect(x, y, width, height);
+      g.clip();
+      g.strokeStyle = this.colour("panel");
+      g.beginPath();
+      for (let d = x - height; d < x + width && width > 4; d += 7) { g.moveTo(d, y + height); g.lineTo(d + height, y); }
+      g.stroke();
+      g.restore();
+    }
+    if (label && width > g.measureText(label).width + 6) {
+      g.fillStyle = contrast(colour);
+      g.fillText(label, Math.max(x, 0) + 4, y + height / 2);
+    }
+  }
+
+  paintBands(y) {
+    const order = ["direct map", "vmalloc", "fallback window", "module window", "kernel image"];
+    for (const kind of order) {
+      for (const b of this.motion.view.bands) {
+        if (b.kind === kind) this.bar(BigInt(b.start), BigInt(b.end), y, 26, this.colour(BANDS[kind]), `${kind} ${b.size}`);
+      }
+    }
+  }
+
+  paintLeaves(y) {
+    const steps = this.motion.view.steps, step = steps[this.step ?? steps.length - 1];
+    if (!step) return;
+    for (const s of step.spans) {
+      const colour = s.prot.includes("X") ? "text" : s.prot.includes("W") ? "data" : "rodata";
+      this.bar(BigInt(s.start), BigInt(s.end), y, 18, this.colour(colour), `${s.prot} ${s.leaf}`, s.leaf === "4 KiB");
+    }
+  }
+
+  paintRegions(y) {
+    const regions = this.regions();
+    this.motion.view.regions.forEach((r, i) => {
+      const [name, letter, colour] = KINDS[r.type];
+      const [lo, hi] = regions[i];
+      const wide = this.x(hi) - this.x(lo) > 70;
+      this.bar(lo, hi, y, 24, this.colour(colour), wide ? `${letter} ${name}` : letter, r.freed);
+    });
+  }
+
+  paintSections(y) {
+    for (const s of this.motion.sections.values()) {
+      const lo = s.start + this.motion.shift(s.group), hi = lo + BigInt(s.size);
+      if (this.x(hi) - this.x(lo) > 3) this.bar(lo, hi, y, 20, this.colour(s.exec ? "text" : "kernel"), s.name);
+    }
+  }
+
+  paintArcs(y) {
+    const m = this.motion, g = this.context, n = m.count;
+    const scale = this.width / Number(this.span), zero = Number(this.base - this.start);
+    const shifts = [0, Number(m.text), Number(m.data)];
+    const seen = new Set(), lines = [[], [], []];
+    let total = 0;
+    for (let i = 0; i < n; i++) {
+      const a = (this.placeAt[i] + shifts[m.place_group[i]] + zero) * scale;
+      const b = (this.targetAt[i] + shifts[m.target_group[i]] + zero) * scale;
+      if ((a < -50 && b < -50) || (a > this.width + 50 && b > this.width + 50)) continue;
+      if (a < -50 && b > this.width + 50) continue;
+      const status = m.status[i];
+      const key = (Math.round(a / 2) * 40009 + Math.round(b / 2)) * 3 + status;
+      if (seen.has(key)) continue;
+      seen.add(key);
+      if (++total > ARCS && status !== FAIL) continue;
+      lines[status].push(a, b);
+    }
+    const styles = [["ok", 1, []], ["via", 1.3, [2, 3]], ["fail", 1.6, [7, 4]]];
+    styles.forEach(([colour, width, dash], status) => {
+      g.strokeStyle = this.colour(colour);
+      g.lineWidth = width;
+      g.setLineDash(dash);
+      g.globalAlpha = status === 0 ? Math.max(0.12, Math.min(0.8, 60 / (lines[0].length / 2 + 1))) : 0.8;
+      g.beginPath();
+      for (let k = 0; k < lines[status].length; k += 2) this.arc(lines[status][k], lines[status][k + 1], y);
+      g.stroke();
+    });
+    g.globalAlpha = 1;
+    g.setLineDash([]);
+    g.lineWidth = 1;
+    if (this.selected >= 0) this.paintSelected(y);
+  }
+
+  arc(a, b, y) {
+    const clamp = (v) => Math.max(-4000, Math.min(this.width + 4000, v));
+    a = clamp(a);
+    b = clamp(b);
+    const height = Math.min(24 + Math.abs(b - a) * 0.28, 150);
+    this.context.moveTo(a, y);
+    this.context.quadraticCurveTo((a + b) / 2, y - 2 * height, b, y);
+  }
+
+  paintSelected(y) {
+    const m = this.motion, g = this.context, i = this.selected;
+    const place = this.x(m.place(i));
+    const row = m.rows[m.type[i]];
+    if (row.lo !== null && row.hi - row.lo < ALL && (row.op === "PC" || row.op === "PAGE")) {
+      const lo = this.x(m.place(i) + row.lo), hi = this.x(m.place(i) + row.hi);
+      g.fillStyle = this.colour("pick");
+      g.globalAlpha = 0.7;
+      g.fillRect(Math.max(lo, -2), y - 8, Math.min(hi, this.width + 2) - Math.max(lo, -2), 8);
+      g.globalAlpha = 1;
+      g.strokeStyle = this.colour("ink");
+      g.strokeRect(Math.max(lo, -2), y - 8, Math.min(hi, this.width + 2) - Math.max(lo, -2), 8);
+    }
+    g.strokeStyle = this.colour("ink");
+    g.lineWidth = 2.5;
+    g.beginPath();
+    const target = m.status[i] === VIA ? m.entryOf(i) : m.targetAt(m.high[i] >= 0 ? m.high[i] : i);
+    this.arc(place, this.x(target), y);
+    g.stroke();
+    g.lineWidth = 1;
+    g.fillStyle = this.colour("ink");
+    g.beginPath();
+    g.arc(place, y, 4, 0, 7);
+    g.fill();
+  }
+
+  paintBytes(y) {
+    const per = this.width / Number(this.span);
+    if (per < 14 || this.selected < 0) return;
+    const m = this.motion, i = this.selected, g = this.context, bytes = m.bytes(i, true);
+    const start = m.place(i) - BigInt(m.code_size[i] ? m.offset[i] - m.code_start[i] : 0);
+    g.font = "12px ui-monospace, monospace";
+    bytes.forEach((byte, n) => {
+      const x = this.x(start + BigInt(n));
+      g.strokeStyle = this.colour("line");
+      g.strokeRect(x, y, per, 20);
+      g.fillStyle = this.colour("ink");
+      g.fillText(byte.toString(16).padStart(2, "0"), x + per / 2 - 7, y + 11);
+    });
+  }
+}
+
+function niceStep(wanted) {
+  let step = 1n;
+  while (Number(step) < wanted) step *= 2n;
+  return step;
+}
+
+function contrast(colour) {
+  const n = parseInt(colour.slice(1), 16), r = n >> 16, gr = (n >> 8) & 255, b = n & 255;
+  return 0.3 * r + 0.59 * gr + 0.11 * b > 140 ? "#111" : "#fff";
+}
+
+function sizeText(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+  let n = Number(bytes), u = 0;
+  while (n >= 1024 && u < units.length - 1) { n /= 1024; u++; }
+  return `${+n.toFixed(n < 10 ? 2 : n < 100 ? 1 : 0)} ${units[u]}`;
+}

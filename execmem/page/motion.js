@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What changes when a module moves: the rules of loader/motion.py, without a document to draw in.
+// Relocations are sorted by X within classes that move alike, so a new place costs two binary
+// searches a class, and then only what fails or goes through the PLT is looked at.
+"use strict";
+
+const MASK = (1n << 64n) - 1n;
+const OK = 0, VIA = 1, FAIL = 2;
+
+function bytesOf(text) {
+  const binary = atob(text), out = new Uint8Array(binary.length);
+  for (let i = 0; i < out.length; i++) out[i] = binary.charCodeAt(i);
+  return out;
+}
+
+function unpack(text, Type) {
+  const bytes = bytesOf(text);
+  return new Type(bytes.buffer, 0, bytes.length / Type.BYTES_PER_ELEMENT);
+}
+
+function signed(x) { return BigInt.asIntN(64, x); }
+
+function hex(x) { return x < 0n ? "-0x" + (-x).toString(16) : "0x" + x.toString(16); }
+
+const ARRAYS = {
+  section: Uint16Array, offset: Uint32Array, type: Uint16Array, symbol: Uint32Array,
+  addend: BigInt64Array, target: BigUint64Array, place_group: Int8Array, target_group: Int8Array,
+  x: BigUint64Array, high: Int32Array, a: Int8Array, b: Int8Array, order: Uint32Array,
+  code_start: Uint32Array, code_size: Uint8Array, before: Int32Array, after: Int32Array,
+};
+
+class Motion {
+  constructor(view) {
+    this.view = view;
+    for (const name in ARRAYS) this[name] = unpack(view[name], ARRAYS[name]);
+    this.count = view.count;
+    this.sections = new Map();
+    for (const s of view.sections) this.sections.set(s.index, { ...s, start: BigInt(s.start) });
+    this.contents = new Map();
+    for (const index in view.contents) this.contents.set(+index, bytesOf(view.contents[index]));
+    this.rows = {};
+    for (const number in view.rows) {
+      const row = view.rows[number];
+      this.rows[number] = { ...row, lo: row.lo && integer(row.lo), hi: row.hi && integer(row.hi) };
+    }
+    this.entries = view.entries.map((e) => ({
+      ...e, start: BigInt(e.start), visits: unpack(e.visits, Uint32Array),
+    }));
+    this.sorted = new BigUint64Array(this.order.length);
+    for (let i = 0; i < this.sorted.length; i++) this.sorted[i] = this.x[this.order[i]];
+    this.targetId = this.numberTargets();
+    this.status = new Uint8Array(this.count);
+    this.slot = new Int32Array(this.count);
+    this.move(0n, 0n);
+    this.loaded = new Map(); // branches that went through an entry when they were loaded
+    for (let i = 0; i < this.count; i++) if (this.status[i] === VIA) this.loaded.set(i, this.entryOf(i));
+  }
+
+  numberTargets() {
+    const known = new Map(), ids = new Uint32Array(this.count);
+    for (let i = 0; i < this.count; i++) {
+      const t = this.target[i];
+      let id = known.get(t);
+      if (id === undefined) known.set(t, (id = known.size));
+      ids[i] = id;
+    }
+    return ids;
+  }
+
+  place(i) {
+    return BigInt.asUintN(64, this.sections.get(this.section[i]).start + BigInt(this.offset[i])
+      + this.shift(this.place_group[i]));
+  }
+
+  targetAt(i) { return BigInt.asUintN(64, this.target[i] + this.shift(this.target_group[i])); }
+
+  shift(group) { return group === 1 ? this.text : group === 2 ? this.data : 0n; }
+
+  // X at the present place, as a signed number; of a branch through an entry, to the entry.
+  xOf(i) {
+    if (this.status[i] === VIA) return this.entryOf(i) - this.place(i);
+    const from = this.high[i] >= 0 ? this.high[i] : i;
+    return signed(this.x[from] + BigInt(this.a[from]) * this.text + BigInt(this.b[from]) * this.data);
+  }
+
+  entryOf(i) {
+    const e = this.entries[this.slot[i] >> 24], number = this.slot[i] & 0xffffff;
+    return BigInt.asUintN(64, e.start + this.text + BigInt(number * this.view.plt.size));
+  }
+
+  lowerBound(lo, hi, value) {
+    while (lo < hi) {
+      const middle = (lo + hi) >> 1;
+      if (this.sorted[middle] < value) lo = middle + 1; else hi = middle;
+    }
+    return lo;
+  }
+
+  // Move text and data to so many bytes (multiples of a page) from where they were loaded.
+  move(text, data) {
+    this.text = text;
+    this.data = data;
+    this.status.fill(OK);
+    this.failed = 0;
+    for (const c of this.view.classes) {
+      const row = this.rows[c.row];
+      if (row.hi - row.lo > MASK) continue;
+      const k = BigInt(c.a) * text + BigInt(c.b) * data;
+      // X0 + k lies in [lo, hi) modulo 2^64: X0 in an interval that may wrap around.
+      const lo = BigInt.asUintN(64, row.lo - k), hi = BigInt.asUintN(64, row.hi - k);
+      const i = this.lowerBound(c.start, c.end, lo), j = this.lowerBound(c.start, c.end, hi);
+      const bad = lo < hi ? [[c.start, i], [j, c.end]] : [[j, i]];
+      for (const [from, to] of bad) {
+        for (let n = from; n < to; n++) this.status[this.order[n]] = FAIL;
+        this.failed += Math.max(0, to - from);
+      }
+    }
+    this.used = this.entries.map((e, number) => this.takeEntries(e, number));
+    this.via = 0;
+    for (let i = 0; i < this.count; i++) this.via += this.status[i] === VIA;
+    return this;
+  }
+
+  // Give branches out of reach an entry each, in the loader's order (loader/stubs.py).
+  takeEntries(e, which) {
+    const { size, sorts } = this.view.plt, known = new Map();
+    let used = 0, last = -1;
+    for (const i of e.visits) {
+      if (this.status[i] !== FAIL) continue;
+      const target = this.targetId[i];
+      let number = known.get(target);
+      if (number === undefined || (sorts && target !== last)) {
+        if (used === e.reserved) continue;
+        known.set(target, (number = used++));
+      }
+      last = target;
+      const row = this.rows[this.type[i]];
+      const x = e.start + this.text + BigInt(number * size) - this.place(i);
+      if (signed(x) >= row.lo && signed(x) < row.hi) {
+        this.status[i] = VIA;
+        this.slot[i] = (which << 24) | number;
+        this.failed--;
+      }
+    }
+    return used;
+  }
+
+  // The nearest move of everything, up (1) or down (-1), at which something stops reaching.
+  edge(direction, stubs) {
+    let best = null;
+    const page = BigInt(4096);
+    for (const c of this.view.classes) {
+      const row = this.rows[c.row], n = BigInt(c.a + c.b);
+      if (n === 0n || row.hi - row.lo > MASK || (row.stub && this.entries.length > 0) !== stubs) continue;
+      const xs = [signed(this.sorted[c.start]), signed(this.sorted[c.end - 1])];
+      for (const x of xs) {
+        // The first whole number of pages p with x + n*p*page outside [lo, hi).
+        const up = (n > 0n) === (direction > 0);
+        const room = up ? row.hi - 1n - x : x - row.lo;
+        const pages = room / (page * (n < 0n ? -n : n)) + 1n;
+        if (pages > 0n && (best === null || pages < best)) best = pages;
+      }
+    }
+    return best === null ? null : best * page * BigInt(direction);
+  }
+
+  // The bytes of relocation i: what the file holds, or with X placed in the row's fields.
+  bytes(i, after) {
+    const row = this.rows[this.type[i]], contents = this.contents.get(this.section[i]);
+    const start = this.code_size[i] ? this.code_start[i] : this.offset[i];
+    const size = this.code_size[i] || row.size;
+    const out = new Uint8Array(size);
+    out.set(contents.subarray(start, start + size));
+    if (!after || row.uleb || row.op === "NONE" || this.status[i] === FAIL) return out;
+    const x = this.xOf(i);
+    for (const part of row.parts) this.insert(out, this.offset[i] - start + part.offset, part, x);
+    return out;
+  }
+
+  insert(bytes, at, part, x) {
+    let word = 0n, value = x + BigInt(part.bias);
+    for (let n = part.size - 1; n >= 0; n--) word = (word << 8n) | BigInt(bytes[at + n]);
+    word &= ~BigInt(part.mask);
+    if (part.movz) {
+      if (value < 0n) value = ~value; else word |= BigInt(part.movz);
+    }
+    for (const [from, bits, to] of part.slices) {
+      word |= ((value >> BigInt(from)) & ((1n << BigInt(bits)) - 1n)) << BigInt(to);
+    }
+    for (let n = 0; n < part.size; n++) bytes[at + n] = Number((word >> BigInt(8 * n)) & 255n);
+  }
+
+  // The disassembly before relocation: an empty field leads to the instruction itself.
+  textBefore(i) {
+    return this.view.texts[this.before[i]].replace(/0x[0-9a-f]{11,}/g, (word) =>
+      hex(BigInt.asUintN(64, BigInt(word) + this.shift(this.place_group[i]))));
+  }
+
+  // The disassembly after relocation, with the numbers that a move changes put right.
+  textAfter(i) {
+    const text = this.view.texts[this.after[i]];
+    const from = this.high[i] >= 0 ? this.high[i] : i;
+    const entry = this.loaded.get(i);
+    const target0 = entry ?? this.target[from];
+    const x0 = entry === undefined ? signed(this.x[from]) : signed(target0 - (this.place(i) - this.text));
+    const row = this.rows[this.type[i]];
+    const x = this.xOf(i);
+    const toEntry = this.status[i] === VIA;
+    const target = toEntry ? this.entryOf(i) : this.targetAt(from);
+    const wide = row.parts.some((part) => part.bias);
+    const low = (v) => BigInt.asIntN(12, v), high = (v) => ((v + 2048n) >> 12n) & 0xfffffn;
+    let done = false; // of a pair the first number is the wide part, the next the low one
+    return text.replace(/([-+] ?|)\b(0x[0-9a-f]+|\d+)\b/g, (word, sign, size) => {
+      const value = sign.startsWith("-") ? -integer(size) : integer(size);
+      const say = (v) => (sign.endsWith(" ") ? `${v < 0n ? "-" : "+"} ${digits(v < 0n ? -v : v)}` : digits(v));
+      if (near(value, target0)) return say(BigInt.asUintN(64, target + (value - target0)));
+      if (value === (target0 & ~4095n)) return say(target & ~4095n);
+      if (wide && !done && value === high(x0)) {
+        done = true;
+        return say(high(x));
+      }
+      if (wide && done && row.parts.length > 1 && value === low(x0)) return say(low(x));
+      if (!wide && near(value, x0)) return say(x + (value - x0));
+      return word;
+    });
+  }
+
+  containing(i) {
+    const list = this.view.functions, s = this.section[i], offset = this.offset[i];
+    let lo = 0, hi = list.length;
+    while (lo < hi) {
+      const middle = (lo + hi) >> 1, f = list[middle];
+      if (f[0] < s || (f[0] === s && f[1] <= offset)) lo = middle + 1; else hi = middle;
+    }
+    const f = list[lo - 1];
+    if (!f || f[0] !== s || offset >= f[1] + Math.max(f[2], 1)) return "";
+    return `${f[3]}+0x${(offset - f[1]).toString(16)}`;
+  }
+}
+
+function integer(text) { return text[0] === "-" ? -BigInt(text.slice(1)) : BigInt(text); }
+
+// As the disassembler prints numbers: small ones in decimal.
+function digits(x) { return x > -10n && x < 10n ? String(x) : hex(x); }
+
+function near(a, b) { const d = a - b; return d >= -16n && d <= 16n; }
+
+if (typeof module !== "undefined") module.exports = { Motion, OK, VIA, FAIL };

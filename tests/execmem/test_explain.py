@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The explorable page: its rules are the link's, and it works in a browser."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+
+from execmem.cli import main
+from execmem.explain import document, html, load
+from execmem.relocs import Code
+from loader.errors import RelocationError
+from loader.link import link_view
+from loader.listing import Listing
+from machine.machine import Machine
+from samples.modules import root
+
+POSITIONS = 200
+SPANS = (1 << 12, 1 << 20, 1 << 27, 1 << 31, 1 << 33)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start a headless Chromium; skip where there is none, or nothing to drive it with."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.add_argument("--window-size=1400,1500")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=Service(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    """Open the page of a sample module on every architecture; no errors on its console."""
+    path = tmp_path_factory.mktemp("page") / "mathuser.html"
+    main_ok(["explain", "mathuser", "--html", str(path)])
+    show(browser, path)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def main_ok(words: list[str]) -> None:
+    """Run the command line; it must not refuse."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+
+
+def show(browser, path) -> None:
+    """Open a page and wait until its data is unpacked."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(path.as_uri())
+    ready = "return document.body.dataset.ready"
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(ready))
+
+
+def moves(count: int) -> list[tuple[int, int]]:
+    """Return moves of text and data around every reach, half of them together."""
+    chance = random.Random(8)
+
+    def move() -> int:
+        far = chance.choice((-1, 0, 1)) * chance.choice(SPANS) * chance.randrange(1, 5)
+        return far + 0x1000 * chance.randrange(-600, 600)
+
+    found = []
+    while len(found) < count:
+        text = move()
+        found.append((text, text if len(found) % 2 else move()))
+    return found
+
+
+def outcomes(browser, positions: list[tuple[int, int]]):
+    """Return, per placement, the page's failed relocations, entries used, and bytes."""
+    script = """
+        const m = execmem.state.motion;
+        return arguments[0].map(([text, data]) => {
+          m.move(BigInt(text), BigInt(data));
+          const failed = [], bytes = [], texts = [];
+          for (let i = 0; i < m.count; i++) {
+            const s = m.sections.get(m.section[i]);
+            if (m.status[i] === 2) failed.push([s.name, m.offset[i]]);
+            bytes.push([...m.bytes(i, true)]);
+            texts.push(m.before[i] < 0 ? null : m.textAfter(i));
+          }
+          return {failed, used: m.used, bytes, texts};
+        });
+    """
+    words = [[str(text), str(data)] for text, data in positions]
+    return browser.execute_script(script, words)
+
+
+@pytest.mark.parametrize("name", ["mathuser", "tables"])
+@pytest.mark.parametrize("stubs", [False, True], ids=["as built", "with PLT and GOT"])
+def test_moved_modules_are_what_the_link_makes_of_them(browser, tmp_path, arch, name, stubs):
+    """At 200 placements failures, PLT entries, bytes and disassembly equal the link's."""
+    machine = Machine(arch, root=root(arch.name), stub_sections=stubs)
+    view = load(machine, lambda: machine.load(name, init=False))
+    path = tmp_path / "page.html"
+    path.write_text(html(document([view])), "utf-8")
+    show(browser, path)
+    module = view.module.loaded
+    undefined = zip(
+        module.view.undefined_indices.tolist(), module.view.undefined_names, strict=True
+    )
+    symbols = {symbol: int(module.linked.symbols[index]) for index, symbol in undefined}
+    placed = {i: s for i, s in module.sections.items() if s.type is not None}
+    positions = [(0, 0), *moves(POSITIONS)]
+    ends = set()
+    for (text, data), said in zip(positions, outcomes(browser, positions), strict=True):
+        there = {
+            index: (s.address + (text if s.type.is_text else data)) % (1 << 64)
+            for index, s in placed.items()
+        }
+        refusal = linked = None
+        try:
+            linked = link_view(module.view, module.layout, there, symbols, percpu=module.percpu)
+        except RelocationError as error:
+            refusal = error
+        if linked is None:
+            assert refusal is not None
+            expected = sorted([f.section, f.offset] for f in refusal.failures)
+            assert sorted(said["failed"]) == expected, (hex(text), hex(data))
+            ends.add("refused")
+            continue
+        assert said["failed"] == []
+        used = {init: use.used for init, use in linked.plt.items()}
+        assert said["used"] == [used.get(init, 0) for init in sorted(module.layout.plt)]
+        listing = Listing(module.view, linked, there)
+        code = Code(listing)
+        for number, relocation in enumerate(listing.select()):
+            _, (after, text_after) = code.texts(relocation)
+            around = code.around(relocation)
+            if relocation.row is not None and relocation.row.accumulates:
+                continue  # several records share these bytes; the last one tells
+            assert bytes(said["bytes"][number]) == after, relocation
+            if around is not None:
+                assert said["texts"][number] == text_after, relocation
+        ends.add("loads")
+    assert ends == {"refused", "loads"}
+
+
+def test_typing_an_address_moves_the_module(page):
+    """A typed address far away is refused by the verdict; the way home is one button."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    field = page.find_element(By.ID, "text-at")
+    loaded = field.get_attribute("value")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("0xffff000000000000", Keys.ENTER)
+    verdict = page.find_element(By.ID, "verdict")
+    assert verdict.text.startswith("Refused")
+    assert int(verdict.get_attribute("data-failed")) > 0
+    page.find_element(By.ID, "home").click()
+    assert verdict.text.startswith("Loads")
+    assert field.get_attribute("value") == loaded
+
+
+def test_an_address_that_is_none_is_refused_where_it_was_typed(page):
+    """Words and addresses within a page leave the module where it is."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    field = page.find_element(By.ID, "text-at")
+    for word in ("here", "0xffffffffc0000001"):
+        before = page.find_element(By.ID, "verdict").text
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(word, Keys.TAB)
+        assert not page.execute_script("return arguments[0].checkValidity()", field)
+        assert page.find_element(By.ID, "verdict").text == before
+    page.find_element(By.ID, "home").click()
+
+
+def test_dragging_the_slider_moves_the_module(page):
+    """The slider's ends are 16 GiB away, which no x86-64 module survives."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    slide = page.find_element(By.ID, "slide")
+    width = slide.size["width"]
+    ActionChains(page).click_and_hold(slide).move_by_offset(width // 2 - 4, 0).release().perform()
+    assert "GiB" in page.find_element(By.ID, "moved").text
+    assert page.find_element(By.ID, "verdict").text.startswith("Refused")
+    page.find_element(By.ID, "home").click()
+    assert page.find_element(By.ID, "moved").text == "not moved"
+
+
+def test_switching_shows_the_other_architecture(page):
+    """Each load of the list has its own title, relocations and steps."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    chosen = Select(page.find_element(By.ID, "view"))
+    titles = []
+    for number in range(len(chosen.options)):
+        chosen.select_by_index(number)
+        titles.append(page.find_element(By.ID, "title").text)
+        assert page.find_element(By.ID, "verdict").text.startswith("Loads")
+        assert len(page.find_elements(By.CSS_SELECTOR, "#steps button")) >= 6
+    assert len(set(titles)) == len(titles) == 3
+    chosen.select_by_index(0)
+
+
+def test_the_list_works_by_keyboard(page):
+    """Arrow keys select relocations, and the detail follows."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    listing = page.find_element(By.ID, "list")
+    listing.send_keys(Keys.ARROW_DOWN)
+    first = page.find_element(By.ID, "detail").text
+    listing.send_keys(Keys.ARROW_DOWN)
+    second = page.find_element(By.ID, "detail").text
+    assert "place P" in first
+    assert "place P" in second
+    assert first != second
+    selected = page.find_elements(By.CSS_SELECTOR, "#rows [aria-selected=true]")
+    assert len(selected) == 1
+    assert listing.get_attribute("aria-activedescendant") == selected[0].get_attribute("id")
+
+
+def test_the_map_works_by_keyboard_and_buttons(page):
+    """Plus zooms in, arrows pan, 2^64 shows everything, Instruction a few bytes."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def span() -> int:
+        return int(page.execute_script("return String(execmem.state.map.span)"))
+
+    canvas = page.find_element(By.ID, "map")
+    buttons = {b.text: b for b in page.find_elements(By.CSS_SELECTOR, "#zoom button")}
+    buttons["2^64"].click()
+    assert span() == 1 << 64
+    canvas.send_keys("+")
+    assert span() == 1 << 63
+    page.execute_script("execmem.select(0)")
+    buttons["Instruction"].click()
+    assert span() < 64
+    start = page.execute_script("return String(execmem.state.map.start)")
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    assert page.execute_script("return String(execmem.state.map.start)") != start
+    buttons["Reach"].click()
+
+
+def test_first_refusal_is_the_first_page_that_fails(page):
+    """One page less than the button's move still loads, and the module there does not."""
+    from selenium.webdriver.common.by import By
+
+    for button, back in (("fail-up", -0x1000), ("fail-down", 0x1000)):
+        page.find_element(By.ID, button).click()
+        assert page.find_element(By.ID, "verdict").text.startswith("Refused")
+        script = "const m = execmem.state.motion, t = m.text + BigInt(arguments[0]);"
+        page.execute_script(script + "execmem.place(t, t)", back)
+        assert page.find_element(By.ID, "verdict").text.startswith("Loads")
+    page.find_element(By.ID, "home").click()
+
+
+def test_steps_show_memory_that_is_never_writable_and_executable(page):
+    """The time line's page table has no W with X at any step, and init memory goes at the end."""
+    views = page.execute_script("return execmem.state.views")
+    for view in views:
+        names = [step["name"] for step in view["steps"]]
+        assert names[:6] == ["before", "allocate", "relocate", "write", "finish", "init"]
+        assert names[-1] == "free init"
+        for step in view["steps"]:
+            assert not [s for s in step["spans"] if {"W", "X"} <= set(s["prot"])]
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    """`--json` lists the loads that the page holds; the file stands alone."""
+    path = tmp_path / "hello.html"
+    main_ok(["explain", "hello", "--html", str(path), "--also", "vmalloc", "--json"])
+    views = json.loads(capsys.readouterr().out)["views"]
+    assert len({(v["arch"], v["design"]) for v in views}) == len(views) == 6
+    text = path.read_text("utf-8")
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "src=" not in text
+    assert "href=" not in text
+
+
+def test_an_unwritable_file_is_one_line(tmp_path, capsys):
+    """A folder that is not there is a usage error with its name."""
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", "hello", "--html", str(tmp_path / "no" / "page.html")])
+    assert ended.value.code == 2
+    assert "page.html" in capsys.readouterr().err
