@@ -527,7 +527,7 @@ def test_churn_returns_chunks(x86_map, x86_poke, design):
 # Cost -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("design", ["vmalloc", "per_type", "bpf_prog_pack", "strata"])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_cost_does_not_grow_with_what_lives(x86_map, x86_poke, design):
     """Ten times as many areas and holes cost at most half as many calls again per operation."""
     costs = {}
