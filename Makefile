@@ -30,8 +30,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/link.py
-	$(BIN)/python benchmarks/call.py
+	$(BIN)/python -m benchmarks.link
+	$(BIN)/python -m benchmarks.alloc
+	$(BIN)/python -m benchmarks.call
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

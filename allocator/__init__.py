@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from allocator.designs import DESIGNS, Context, Design, Request
+from allocator.designs import COUNTEREXAMPLES, DESIGNS, Context, Design, Request
 from allocator.designs.base import Allocation
 from allocator.errors import (
     AccessError,
@@ -14,7 +14,8 @@ from allocator.errors import (
     PokeError,
 )
 from allocator.events import Events
-from allocator.execmem import Execmem, Pending, Report
+from allocator.execmem import Execmem, Observer, Pending, Report
+from allocator.faces import ModuleAlloc
 from allocator.intervals import IntervalSet
 from allocator.memory import KernelMemory
 from allocator.pagetable import Leaf, PageTable, Span, Translation
@@ -32,6 +33,7 @@ from allocator.types import (
 )
 
 __all__ = [
+    "COUNTEREXAMPLES",
     "DESIGNS",
     "AccessError",
     "AddressMap",
@@ -53,6 +55,8 @@ __all__ = [
     "MappingError",
     "MemType",
     "Memory",
+    "ModuleAlloc",
+    "Observer",
     "PageTable",
     "Pending",
     "PhysicalMemory",

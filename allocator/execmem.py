@@ -17,7 +17,7 @@ directly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Protocol, Self
 
 import attrs
 from sortedcontainers import SortedDict
@@ -158,6 +158,22 @@ class Report:
         return self.largest_free / self.free if self.free else 0.0
 
 
+class Observer(Protocol):
+    """Who wants to hear what becomes of memory; told after it happened, must not raise."""
+
+    def allocated(self, allocation: Allocation, *, align: int) -> None:
+        """Hear of memory that is pending now; `align` is what was asked for."""
+        ...
+
+    def sealed(self, allocation: Allocation) -> None:
+        """Hear of RO_AFTER_INIT memory that is read-only now."""
+        ...
+
+    def freed(self, allocation: Allocation) -> None:
+        """Hear of memory that was freed or abandoned."""
+        ...
+
+
 class Execmem:
     """Allocate, write, finish, poke, seal and free executable memory.
 
@@ -193,6 +209,7 @@ class Execmem:
         self._live = SortedDict()  # address -> Allocation
         self._pending: dict[int, Allocation] = {}
         self._sealed: set[int] = set()
+        self.observer: Observer | None = None
 
     def alloc(
         self,
@@ -231,6 +248,8 @@ class Execmem:
         self.memory.events.padding_bytes += allocation.reserved - size
         self.memory.events.fallbacks += allocation.fallback
         self._pending[allocation.address] = allocation
+        if self.observer is not None:
+            self.observer.allocated(allocation, align=request.align)
         return Pending(self, allocation)
 
     def seal(self, allocation: Allocation) -> None:
@@ -244,6 +263,8 @@ class Execmem:
             raise LifecycleError("seal", address, "sealed already")
         self.design.seal(allocation)
         self._sealed.add(address)
+        if self.observer is not None:
+            self.observer.sealed(allocation)
 
     def free(self, address: int) -> None:
         """Free the allocation that starts at `address`; LifecycleError when there is none."""
@@ -259,6 +280,8 @@ class Execmem:
         self.design.free(allocation)
         del self._live[address]
         self._sealed.discard(address)
+        if self.observer is not None:
+            self.observer.freed(allocation)
 
     def find(self, address: int) -> Allocation | None:
         """Return the finished allocation that contains `address`, or None."""
@@ -365,3 +388,5 @@ class Execmem:
 
     def _abandoned(self, allocation: Allocation) -> None:
         del self._pending[allocation.address]
+        if self.observer is not None:
+            self.observer.freed(allocation)

@@ -41,7 +41,7 @@ from archs import arch as arch_by_name
 from execmem.report import WIDTH, table
 from loader.elf import ElfView, parse
 from loader.files import SUFFIXES, module_name, read_module
-from loader.layout import plan
+from loader.layout import Layout, plan
 
 ANYWHERE = Interval(-(1 << 64), 1 << 64)
 Progression = Callable[[str, int, int], None]
@@ -175,9 +175,9 @@ def folder(path: Path) -> dict[str, Workload]:
     return result
 
 
-def measured(view: ElfView) -> Module:
+def measured(view: ElfView, layout: Layout | None = None) -> Module:
     """Return a module's numbers: its layout, its PLT slots and the calls that leave it."""
-    layout = plan(view)
+    layout = layout or plan(view)
     leaving = {
         fill.relocation
         for branch in view.arch.branches

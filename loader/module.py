@@ -157,6 +157,8 @@ class Loader:
     observe
         Called with the name of each phase of a load when it is over: "allocate",
         "relocate", "write", "finish", "init", "seal", "free init".
+    on_change
+        Told of a module after it became COMING, LIVE or UNLOADED; must not raise.
     """
 
     arch: Arch
@@ -170,6 +172,7 @@ class Loader:
     stub_sections: bool = False
     observe: Callable[[str], None] = lambda _phase: None
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
+    on_change: Callable[[LoadedModule], None] = lambda _module: None
 
     def form(self, image: bytes, name: str) -> LoadedModule:
         """Bring a module to the state COMING: in memory, protected, not yet initialised.
@@ -208,6 +211,7 @@ class Loader:
         for provider in module.providers:
             self.modules[provider].users.add(title)
         self.modules[title] = module
+        self.on_change(module)
         return module
 
     def _place(
@@ -289,6 +293,7 @@ class Loader:
         for kind in [kind for kind in module.regions if kind.is_init]:
             self.execmem.free(module.regions.pop(kind).address)
         self.observe("free init")
+        self.on_change(module)
 
     def begin_unload(self, module: LoadedModule) -> None:
         """Make a module GOING; refuse while others use it (kernel: try_stop_module)."""
@@ -311,6 +316,7 @@ class Loader:
         if module.percpu is not None:
             self.percpu_free(module.percpu)
         module.state = State.UNLOADED
+        self.on_change(module)
 
     def _expect(self, module: LoadedModule, operation: str, *states: State) -> None:
         if module.state not in states:

@@ -9,6 +9,8 @@ of a trace (JSON, one object a line), so that what ran once can be run again els
     {"op": "load", "module": "mii", "regions": {"TEXT": [4024, 64], ...}, ...}
     {"op": "alloc", "key": "bpf-7", "type": "TEXT", "size": 320, "align": 8, ...}
     {"op": "free", "key": "bpf-7"}
+    {"op": "load", "module": "slow", ..., "settled": false}
+    {"op": "settle", "module": "slow"}
     {"op": "unload", "module": "mii"}
 """
 
@@ -62,9 +64,17 @@ class Module:
 
 @attrs.frozen
 class Load:
-    """Load a module: allocate, write, finish, run init, seal, free init memory."""
+    """Load a module: allocate, write, finish, run init; settle it, unless that comes later."""
 
     module: Module
+    settled: bool = True
+
+
+@attrs.frozen
+class Settle:
+    """Seal a module's RO_AFTER_INIT and free its init memory; nothing where its load failed."""
+
+    module: str
 
 
 @attrs.frozen
@@ -86,6 +96,13 @@ class Alloc:
 
 
 @attrs.frozen
+class Seal:
+    """Seal the RO_AFTER_INIT memory that `Alloc` took under this key."""
+
+    key: str
+
+
+@attrs.frozen
 class Free:
     """Free what `Alloc` took under this key; nothing where it had failed."""
 
@@ -99,7 +116,11 @@ class Pages:
     count: int
 
 
-Operation: TypeAlias = Load | Unload | Alloc | Free | Pages
+Operation: TypeAlias = Load | Settle | Unload | Alloc | Seal | Free | Pages
+
+# Operations that name a module or a key, and nothing else.
+_BY_MODULE: dict[str, type[Settle | Unload]] = {"settle": Settle, "unload": Unload}
+_BY_KEY: dict[str, type[Seal | Free]] = {"seal": Seal, "free": Free}
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +156,7 @@ def to_json(operation: Operation) -> dict[str, Any]:
             "plt_slots": list(module.plt_slots),
             "calls": list(module.calls),
             "depends": list(module.depends),
-        }
+        } | ({} if operation.settled else {"settled": False})
     if isinstance(operation, Alloc):
         return {
             "op": "alloc",
@@ -145,11 +166,9 @@ def to_json(operation: Operation) -> dict[str, Any]:
             "align": operation.align,
             "consumer": operation.consumer.value,
         }
-    if isinstance(operation, Unload):
-        return {"op": "unload", "module": operation.module}
-    if isinstance(operation, Free):
-        return {"op": "free", "key": operation.key}
-    return {"op": "pages", "count": operation.count}
+    if isinstance(operation, Pages):
+        return {"op": "pages", "count": operation.count}
+    return {"op": type(operation).__name__.lower()} | attrs.asdict(operation)
 
 
 def from_json(line: Any) -> Operation:
@@ -170,9 +189,11 @@ def from_json(line: Any) -> Operation:
                 calls=(_natural(kernel), _natural(modules), _natural(own)),
                 depends=tuple(_text(name) for name in line.get("depends", ())),
             )
-            return Load(module)
-        if kind == "unload":
-            return Unload(_text(line["module"]))
+            return Load(module, settled=_flag(line.get("settled", True)))
+        if kind in _BY_MODULE:
+            return _BY_MODULE[kind](_text(line["module"]))
+        if kind in _BY_KEY:
+            return _BY_KEY[kind](_text(line["key"]))
         if kind == "alloc":
             return Alloc(
                 key=_text(line["key"]),
@@ -181,8 +202,6 @@ def from_json(line: Any) -> Operation:
                 type=MemType[line.get("type", "TEXT")],
                 align=_power(line.get("align", 1)),
             )
-        if kind == "free":
-            return Free(_text(line["key"]))
         if kind == "pages":
             return Pages(_natural(line["count"], least=1))
     except KeyError as error:
@@ -268,6 +287,12 @@ def _power(value: Any) -> int:
     if number & (number - 1):
         raise ValueError(f"{value!r} is not a power of two")
     return number
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")  # noqa: TRY004 -- as above
+    return value
 
 
 def _text(value: Any) -> str:

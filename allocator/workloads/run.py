@@ -40,6 +40,8 @@ from allocator.workloads.operations import (
     Module,
     Operation,
     Pages,
+    Seal,
+    Settle,
     Unload,
     Workload,
 )
@@ -171,6 +173,7 @@ class Runner:
         self._image = self._memory.address_map.image
         self._window = self._memory.address_map.range_of(ExecmemType.MODULE_TEXT)
         self._modules: dict[str, tuple[Module, dict[MemType, Allocation]]] = {}
+        self._coming: set[str] = set()
         self._held: dict[str, Allocation] = {}
         self._failed: set[str] = set()
         self._loaded = self._plt_modules = self._plt_slots = self._operations = 0
@@ -185,13 +188,17 @@ class Runner:
         """Carry out one operation; a refusal by the allocator becomes a `Failure`."""
         began = time.perf_counter()
         if isinstance(operation, Load):
-            self._load(operation.module)
+            self._load(operation.module, settled=operation.settled)
+        elif isinstance(operation, Settle):
+            self._settle(operation.module)
         elif isinstance(operation, Alloc):
             self._alloc(operation)
         elif isinstance(operation, Unload):
             self._unload(operation.module)
         elif isinstance(operation, Free):
             self._release(operation.key)
+        elif isinstance(operation, Seal):
+            self._seal(operation.key)
         else:
             self._pages(operation)
         self._seconds += time.perf_counter() - began
@@ -229,7 +236,7 @@ class Runner:
             **_counts(events),
         )
 
-    def _load(self, module: Module) -> None:
+    def _load(self, module: Module, *, settled: bool) -> None:
         missing = [name for name in module.depends if name in self._failed]
         if missing:
             self._fail(module.name, f"needs {missing[0]}, which was refused")
@@ -273,12 +280,21 @@ class Runner:
             if self._before_first_plt is None:
                 self._before_first_plt = self._loaded
         self._loaded += 1
+        self._modules[module.name] = (module, live)
+        self._coming.add(module.name)
+        if settled:
+            self._settle(module.name)
+
+    def _settle(self, name: str) -> None:
+        if name not in self._coming:
+            return
+        self._coming.discard(name)
+        _, live = self._modules[name]
         if MemType.RO_AFTER_INIT in live:
             self.execmem.seal(live[MemType.RO_AFTER_INIT])
         for kind in [kind for kind in live if kind.is_init]:
             self._operations += 1
             self.execmem.free(live.pop(kind).address)
-        self._modules[module.name] = (module, live)
 
     def _reach(self, module: Module, texts: list[Interval], callees: list[Interval]) -> bool:
         """Return whether every call is direct; AllocationError where one reaches nothing."""
@@ -324,11 +340,19 @@ class Runner:
     def _unload(self, name: str) -> None:
         if name not in self._modules:
             return
+        self._coming.discard(name)
         # DATA goes last: it holds struct module.
         _, live = self._modules.pop(name)
         for kind in sorted(live, key=lambda kind: kind is MemType.DATA):
             self._operations += 1
             self.execmem.free(live[kind].address)
+
+    def _seal(self, key: str) -> None:
+        if key in self._held:
+            try:
+                self.execmem.seal(self._held[key])
+            except ExecmemError as error:
+                self._fail(key, error)
 
     def _release(self, key: str) -> None:
         held = self._held.pop(key, None)

@@ -78,6 +78,23 @@ def unknown_option(default: str) -> Callable[[F], F]:
     )
 
 
+def record_option(function: F) -> F:
+    """Add --record; `recording` acts on it."""
+    return click.option(
+        "--record", metavar="FILE", help="write a trace for execmem compare --workload FILE"
+    )(function)
+
+
+def recording(machine: Machine, options: dict[str, Any]) -> Callable[[], None]:
+    """Record what the machine does from now on, if asked for; return what writes the trace."""
+    if options["record"] is None:
+        return lambda: None
+    from execmem.record import Recorder
+
+    recorder = Recorder(machine)
+    return lambda: recorder.save(options["record"])
+
+
 def machine_for(module: str, options: dict[str, Any]) -> Machine:
     """Return the machine for a module: its ELF header names the architecture."""
     from archs import arch as arch_by_name

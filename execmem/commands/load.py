@@ -13,6 +13,8 @@ from execmem.commands.common import (
     machine_for,
     module_options,
     print_log,
+    record_option,
+    recording,
     unknown_option,
 )
 
@@ -20,11 +22,13 @@ from execmem.commands.common import (
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 @module_options
+@record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
 @examples(
     "execmem load hello.ko --param who=you",
     "execmem load ext4 --root /path/to/tree --json",
+    "execmem load ext4 --root /path/to/tree --arch arm64 --record ext4.jsonl",
 )
 def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
     """Load modules with their dependencies and show where everything lies.
@@ -34,7 +38,9 @@ def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
     from execmem import report
 
     machine = machine_for(modules[0], options)
+    save = recording(machine, options)
     loaded = [load_one(machine, name, options, init=init) for name in modules]
+    save()
     if options["as_json"]:
         everything = machine.modules.values()
         report.print_json({"modules": [report.module_json(machine, m) for m in everything]})

@@ -13,6 +13,8 @@ from execmem.commands.common import (
     load_one,
     machine_for,
     module_options,
+    record_option,
+    recording,
     unknown_option,
 )
 
@@ -22,6 +24,7 @@ from execmem.commands.common import (
 @click.argument("function", required=False, metavar="[FUNCTION")
 @click.argument("args", nargs=-1, metavar="[ARG...]]")
 @module_options
+@record_option
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")
 @click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
@@ -51,6 +54,7 @@ def run(
 
     values = [argument(text) for text in args]
     machine = machine_for(module, options)
+    save = recording(machine, options)
     loaded = load_one(machine, module, options, init=not no_init)
     fault = loaded.report.init_fault
     if fault is not None and function is None:
@@ -67,6 +71,7 @@ def run(
             limits["seconds"] = seconds or None
         result = loaded.call(function, *values, returns=returns, **limits)
         machine.kernel.flush_log()
+    save()
     outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]
     if options["as_json"]:
         document = report.module_json(machine, loaded) | {

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator import DESIGNS, Execmem, ExecmemError, KernelMemory, PhysicalMemory
-from allocator.types import GIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Consumer, Interval, MemType
+from allocator.types import GIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Consumer, Interval, MemType, Prot
 from allocator.workloads import (
     WORKLOADS,
     Alloc,
@@ -22,6 +22,8 @@ from allocator.workloads import (
     Pages,
     Region,
     Runner,
+    Seal,
+    Settle,
     TraceError,
     Unload,
     Workload,
@@ -203,7 +205,10 @@ operations = st.one_of(
             calls=st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 9)),
             depends=st.lists(texts).map(tuple),
         ),
+        st.booleans(),
     ),
+    st.builds(Settle, texts),
+    st.builds(Seal, texts),
     st.builds(Unload, texts),
     st.builds(
         Alloc,
@@ -253,6 +258,7 @@ HEAD = '{"trace": 1, "arch": "arm64", "workload": "w"}\n'
         (HEAD + '{"op": "load", "module": "m", "regions": {"TEXT": [1, 3]}}\n', "power of two"),
         (HEAD + '{"op": "load", "module": "m", "regions": {"TEXT": [0, 1]}}\n', "0 is not an "),
         (HEAD + '{"op": "load", "module": "m", "regions": {"TEXT": 7}}\n', "wrong type"),
+        (HEAD + '{"op": "load", "module": "m", "regions": {}, "settled": 0}\n', "neither true"),
         (HEAD + '{"op": "alloc", "key": "k", "size": 1, "consumer": "me"}\n', "'me'"),
     ],
 )
@@ -432,6 +438,37 @@ def test_loading_twice_is_a_failure(x86):
     measures = runner.measure()
     assert [f.operation for f in measures.failures] == [2, 3]
     assert measures.live_bytes == 18
+
+
+def test_a_module_settles_later_and_memory_is_sealed_by_key(x86):
+    """Init memory stays until then; a second seal is a failure, an unknown name is not."""
+    execmem = x86("strata")
+    runner = Runner(execmem, X86_REACH)
+    kinds = (MemType.TEXT, MemType.RO_AFTER_INIT, MemType.INIT_TEXT)
+    late = Alloc(key="k", size=8, consumer=Consumer.BPF, type=MemType.RO_AFTER_INIT)
+    text = Alloc(key="t", size=8, consumer=Consumer.BPF)
+    for operation in (
+        Load(module("m", *((kind, 100) for kind in kinds)), settled=False),
+        late,
+        text,
+    ):
+        runner.step(operation)
+    assert runner.measure().live_bytes == 316
+    open_bytes = {a.type: execmem.memory.translate(a.address).prot for a in execmem.allocations()}
+    assert open_bytes[MemType.RO_AFTER_INIT] is Prot.RW
+    for operation in (Seal("k"), Settle("m"), Settle("m"), Settle("n"), Seal("x")):
+        runner.step(operation)
+    assert not runner.failures
+    runner.step(Seal("k"))
+    runner.step(Seal("t"))
+    assert [failure.who for failure in runner.failures] == ["k", "t"]
+    assert runner.measure().live_bytes == 216
+    execmem.check()
+    prots = {a.type: execmem.memory.translate(a.address).prot for a in execmem.allocations()}
+    assert prots == {MemType.TEXT: Prot.RX, MemType.RO_AFTER_INIT: Prot.R}
+    for operation in (Unload("m"), Free("k"), Free("t"), Settle("m")):
+        runner.step(operation)
+    assert not execmem.allocations()
 
 
 # iTLB ------------------------------------------------------------------------------------------
