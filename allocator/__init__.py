@@ -28,7 +28,9 @@ from allocator.types import (
     Interval,
     Memory,
     MemType,
+    PokeStep,
     Prot,
+    Site,
     TextPoke,
 )
 
@@ -61,9 +63,11 @@ __all__ = [
     "Pending",
     "PhysicalMemory",
     "PokeError",
+    "PokeStep",
     "Prot",
     "Report",
     "Request",
+    "Site",
     "Span",
     "TextPoke",
     "Translation",

@@ -16,7 +16,7 @@ directly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, Self
 
 import attrs
@@ -26,14 +26,16 @@ from allocator.designs import COUNTEREXAMPLES, DESIGNS
 from allocator.designs.base import Allocation, Context, Design, Request
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
 from allocator.events import Events
-from allocator.memory import KernelMemory
+from allocator.memory import KernelMemory, Store
 from allocator.types import (
     LARGE_PAGE_SIZE,
     PAGE_SIZE,
     Consumer,
     ExecmemType,
     MemType,
+    PokeStep,
     Prot,
+    Site,
     TextPoke,
 )
 
@@ -291,28 +293,56 @@ class Execmem:
         allocation: Allocation = self._live.peekitem(index)[1]
         return allocation if address in allocation.interval else None
 
-    def poke(self, address: int, data: bytes, expected: bytes | None = None) -> None:
+    def poke(
+        self,
+        address: int,
+        data: bytes,
+        expected: bytes | None = None,
+        *,
+        omit: Collection[PokeStep] = (),
+        store: Store | None = None,
+    ) -> None:
         """Write into one finished allocation through the text_poke alias.
 
         Parameters
         ----------
         expected
             The bytes that must stand there before.
+        omit, store
+            See `KernelMemory.poke_many`.
 
         Raises
         ------
         PokeError
-            No text_poke, not inside one finished allocation, or refused by `KernelMemory.poke`.
+            No text_poke, not inside one finished allocation, or refused by `KernelMemory`.
         """
-        if self.text_poke is None:
-            raise PokeError(address, len(data), "this architecture has no text_poke")
-        allocation = self.find(address)
-        if allocation is None:
-            raise PokeError(address, len(data), "not in a finished allocation")
-        if address + len(data) > allocation.interval.end:
-            reason = f"reaches beyond the allocation {allocation.interval}"
-            raise PokeError(address, len(data), reason)
-        self.memory.poke(address, data, self.text_poke, expected=expected)
+        self.poke_many((Site(address, data, expected),), omit=omit, store=store)
+
+    def poke_many(
+        self,
+        sites: Iterable[Site | tuple[int, bytes, bytes | None]],
+        *,
+        omit: Collection[PokeStep] = (),
+        store: Store | None = None,
+    ) -> None:
+        """Write (address, new, old) into finished allocations; synchronise all CPUs once.
+
+        As text_poke_queue() and text_poke_finish(): every site is looked at before the first
+        is written, then they are written in the order of their addresses. PokeError as `poke`.
+        """
+        batch = [Site(*site) for site in sites]
+        for address, data, _ in batch:
+            size = len(data)
+            if self.text_poke is None:
+                raise PokeError(address, size, "this architecture has no text_poke")
+            allocation = self.find(address)
+            if allocation is None:
+                raise PokeError(address, size, "not in a finished allocation")
+            if address + size > allocation.interval.end:
+                reason = f"reaches beyond the allocation {allocation.interval}"
+                raise PokeError(address, size, reason)
+        if self.text_poke is not None:
+            self.memory.poke_many(batch, self.text_poke, omit=omit, store=store)
 
     def allocations(self) -> list[Allocation]:
         """Return the finished allocations, lowest address first."""
@@ -374,7 +404,6 @@ class Execmem:
                     assert span.prot is prot, f"{span.va:#x} is {span.prot}, not {prot}"
         assert self._sealed <= set(self._live)
         self.design.check(everything)
-        assert not self.memory.page_table.wx_aliases(), "a frame is writable and executable"
 
     def _final_prot(self, allocation: Allocation) -> Prot:
         unsealed = (

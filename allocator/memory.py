@@ -17,7 +17,7 @@ own load or store could not reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from typing import TypeVar
@@ -35,7 +35,9 @@ from allocator.types import (
     PAGE_SIZE,
     AddressMap,
     Interval,
+    PokeStep,
     Prot,
+    Site,
     TextPoke,
     align_down,
     align_up,
@@ -50,6 +52,7 @@ _KERNEL_HALF = Interval(1 << 63, 1 << 64)
 
 TlbCallback = Callable[[int, int, bool], None]
 IcacheCallback = Callable[[int, int], None]
+Store = Callable[[PageTable | None, int, bytes], None]
 _Callback = TypeVar("_Callback")
 
 
@@ -88,6 +91,10 @@ class KernelMemory:
         self.direct_map = Interval(start, start + physical.size)
         self.page_table = PageTable(events=self.events, direct_map=self.direct_map)
         self.page_table.map_contiguous(start, 0, Prot.RW, size=physical.size)
+        # The lower half of the address space that x86-64 pokes in; empty between two pokes.
+        self.poking_mm = PageTable()
+        # The number of the CPU that does what the kernel does (smp_processor_id).
+        self.this_cpu = 0
         self.free_space = IntervalSet([_KERNEL_HALF])
         image = address_map.image
         image = Interval(align_down(image.start, PAGE_SIZE), align_up(image.end, PAGE_SIZE))
@@ -165,11 +172,15 @@ class KernelMemory:
                 callback(interval.start, interval.end, all_cpus)
 
     def sync_icache(self, start: int, end: int) -> None:
-        """Make instruction fetches from [start, end) see what was written there."""
+        """Make instruction fetches of all CPUs from [start, end) see what was written there."""
+        self._sync_icache((Interval(start, end),))
+
+    def _sync_icache(self, intervals: Collection[Interval]) -> None:
         self.events.icache_syncs += 1
-        self.events.icache_synced_bytes += end - start
-        for callback in tuple(self._icache_callbacks):
-            callback(start, end)
+        for interval in intervals:
+            self.events.icache_synced_bytes += interval.size
+            for callback in tuple(self._icache_callbacks):
+                callback(interval.start, interval.end)
 
     # Address space and what backs it ---------------------------------------------------------
 
@@ -409,29 +420,81 @@ class KernelMemory:
     # text_poke -------------------------------------------------------------------------------
 
     def poke(
-        self, va: int, data: bytes, text_poke: TextPoke, *, expected: bytes | None = None
+        self,
+        va: int,
+        data: bytes,
+        text_poke: TextPoke,
+        *,
+        expected: bytes | None = None,
+        omit: Collection[PokeStep] = (),
+        store: Store | None = None,
+    ) -> None:
+        """Write memory that is not writable, through a short-lived alias; `poke_many` of one."""
+        self.poke_many((Site(va, data, expected),), text_poke, omit=omit, store=store)
+
+    def poke_many(
+        self,
+        sites: Iterable[Site],
+        text_poke: TextPoke,
+        *,
+        omit: Collection[PokeStep] = (),
+        store: Store | None = None,
     ) -> None:
         """Write memory that is not writable, through a short-lived alias; split no leaf.
 
+        Sites are written in the order of their addresses, in as many steps as the alias's
+        pages ask for, and all CPUs are synchronised once, after the last.
+
         Parameters
         ----------
+        sites
+            Where to write what; bytes that must stand there before are compared first.
         text_poke
             Where the alias lies, how many pages one step maps, and the granule.
-        expected
-            The bytes that must stand there before; compared first.
+        omit
+            Steps to leave out.
+        store
+            Called with an address space (None: the kernel's), an address in it and bytes, to
+            store them there; by default they are stored as the page table leads.
 
         Raises
         ------
         PokeError
-            Not whole granules, not mapped, mapped writable, or not the expected bytes.
-            Nothing was written.
+            Not whole granules, not mapped, mapped writable, not the expected bytes, or two
+            sites overlap: nothing was written. Or the bytes read back differ.
         """
+        ordered = sorted(site for site in sites if self._require_pokable(site, text_poke))
+        for one, following in pairwise(ordered):
+            if one.address + len(one.new) > following.address:
+                reason = f"overlaps the site at {one.address:#x} in one batch"
+                raise PokeError(following.address, len(following.new), reason)
+        if not ordered:
+            return
+        table = self.poking_mm if text_poke.private else self.page_table
+        if any(table.leaves(text_poke.alias)):
+            site, reason = ordered[0], f"the alias window {text_poke.alias} is mapped already"
+            raise PokeError(site.address, len(site.new), reason)
+        store = store or self._store
+        for va, data, _ in ordered:
+            if PokeStep.ALIAS in omit:
+                store(None, va, data)
+            else:
+                self._poke(va, data, text_poke, flush=PokeStep.FLUSH not in omit, store=store)
+            found = self.read(va, len(data))
+            if found != data:
+                raise PokeError(va, len(data), f"the bytes read back differ: {found.hex()}")
+        self.events.pokes += len(ordered)
+        self.events.poked_bytes += sum(len(site.new) for site in ordered)
+        if PokeStep.SYNC not in omit:
+            self._sync_icache([Interval(s.address, s.address + len(s.new)) for s in ordered])
+
+    def _require_pokable(self, site: Site, text_poke: TextPoke) -> bool:
+        """Return whether there is something to write; refuse what cannot be poked."""
+        va, data, expected = site
         size = len(data)
         if (va | size) % text_poke.granule:
             reason = f"not in granules of {text_poke.granule} bytes ({text_poke.name})"
             raise PokeError(va, size, reason)
-        if not data:
-            return
         for span in self.page_table.spans(va, size):
             if span.pa is None:
                 raise PokeError(va, size, f"{span.va:#x} is not mapped")
@@ -439,35 +502,56 @@ class KernelMemory:
                 raise PokeError(va, size, f"{span.va:#x} is writable: write it plainly")
             if span.prot not in _READABLE:
                 raise PokeError(va, size, f"{span.va:#x} is mapped {span.prot}")
-        alias = Interval(text_poke.window, text_poke.window + text_poke.pages * PAGE_SIZE)
-        if any(self.page_table.leaves(alias)):
-            raise PokeError(va, size, f"the alias window {alias} is mapped already")
-        if expected is not None:
+        if data and expected is not None:
             found = self.read(va, size)
             if found != expected:
                 raise PokeError(va, size, f"found {found.hex()}, expected {expected.hex()}")
-        first = align_down(va, PAGE_SIZE)
+        return bool(data)
+
+    def _poke(
+        self, va: int, data: bytes, text_poke: TextPoke, *, flush: bool, store: Store
+    ) -> None:
+        """Store `data` step by step: map the frames at the alias, store, unmap, flush."""
+        mm = self.poking_mm if text_poke.private else None
+        table = self.page_table if mm is None else mm
+        size, first = len(data), align_down(va, PAGE_SIZE)
         frames = self.page_table.frames(first, align_up(va + size, PAGE_SIZE) - first).tolist()
-        done = index = 0
-        while done < size:
+        done = 0
+        for index in range(0, len(frames), text_poke.pages):
             step = frames[index : index + text_poke.pages]
-            pages = range(alias.start, alias.start + len(step) * PAGE_SIZE, PAGE_SIZE)
+            alias = text_poke.window
+            pages = range(alias, alias + len(step) * PAGE_SIZE, PAGE_SIZE)
             for page, frame in zip(pages, step, strict=True):
-                self.page_table.set_pte(page, frame, Prot.RW)
-            for page in pages:
-                offset = (va + done) % PAGE_SIZE
-                count = min(size - done, PAGE_SIZE - offset)
-                self.write(page + offset, data[done : done + count])
-                done += count
-            for page in pages:
-                self.page_table.clear_pte(page)
-            self.flush_tlb(Interval(pages.start, pages.stop), all_cpus=False)
-            index += text_poke.pages
-        if self.read(va, size) != data:
-            raise PokeError(va, size, "the bytes read back differ")
-        self.events.pokes += 1
-        self.events.poked_bytes += size
-        self.sync_icache(va, va + size)
+                table.set_pte(page, frame, Prot.RW)
+            offset = (va + done) % PAGE_SIZE
+            count = min(size - done, len(step) * PAGE_SIZE - offset)
+            try:
+                store(mm, alias + offset, data[done : done + count])
+            finally:
+                for page in pages:
+                    table.clear_pte(page)
+                if flush:
+                    dropped = Interval(pages.start, pages.stop)
+                    self.flush_tlb(dropped, all_cpus=text_poke.broadcast)
+            done += count
+
+    def _store(self, mm: PageTable | None, address: int, data: bytes) -> None:
+        """Store `data` as the address space leads, where it lets."""
+        if mm is None:
+            self.write(address, data)
+            return
+        for span in mm.spans(address, len(data)):
+            offset = span.va - address
+            self.physical.write(span.pa or 0, data[offset : offset + span.size])
+
+    def wx_aliases(self) -> list[int]:
+        """Return the frames that are writable at one address and executable at another."""
+        frames = set(self.page_table.wx_aliases())
+        poked = self.poking_mm.frames_with(Prot.W)
+        if len(poked):
+            executable = self.page_table.frames_with(Prot.X)
+            frames.update(np.intersect1d(poked, executable, assume_unique=True).tolist())
+        return sorted(frames)
 
     def check(self) -> None:
         """Assert every invariant of frames, page table, address space and direct map together."""
@@ -487,6 +571,7 @@ class KernelMemory:
         for free in self.free_space:
             for leaf in self.page_table.leaves(free):
                 raise AssertionError(f"{leaf.va:#x} is mapped in free address space")
+        assert not self.wx_aliases(), "a frame is writable and executable"
         for va, area in self._areas.items():
             assert all(span.pa is not None for span in self.page_table.spans(va, area.size))
 

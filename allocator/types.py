@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import attrs
 
@@ -198,17 +198,48 @@ class TextPoke:
     name
         The kernel function that does it.
     window
-        Address of the alias mapping: a private address space on x86-64, fixmap elsewhere.
+        Address of the alias mapping.
     pages
         Pages mapped per step.
     granule
-        Bytes; address and length must be multiples of it.
+        Bytes; address and length must be multiples of it. Only a store of this size is whole.
+    private
+        Whether the alias is mapped in an address space of its own, which no other CPU has
+        loaded, instead of in the kernel's fixmap.
+    broadcast
+        Whether dropping the alias flushes the TLBs of all CPUs, or of this one.
+    sync
+        What makes the CPUs fetch the new bytes, in words.
     """
 
     name: str
     window: Address
     pages: int
     granule: int
+    private: bool = False
+    broadcast: bool = False
+    sync: str = ""
+
+    @property
+    def alias(self) -> Interval:
+        """The addresses of the alias mapping."""
+        return Interval(self.window, self.window + self.pages * PAGE_SIZE)
+
+
+class PokeStep(enum.Enum):
+    """What a poke does besides storing; leaving one out shows what it is for."""
+
+    ALIAS = "alias"
+    FLUSH = "flush"
+    SYNC = "sync"
+
+
+class Site(NamedTuple):
+    """One place of a batch: the new bytes, and the old ones where they are to be checked."""
+
+    address: Address
+    new: bytes
+    old: bytes | None = None
 
 
 class Memory(Protocol):

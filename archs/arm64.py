@@ -369,7 +369,14 @@ ARM64 = Arch(
             detour=branch_to,
         )
     },
-    text_poke=TextPoke(name="aarch64_insn_copy", window=0xFFFF_FFFF_FF5F_E000, pages=1, granule=4),
+    text_poke=TextPoke(
+        name="aarch64_insn_copy",
+        window=0xFFFF_FFFF_FF5F_E000,
+        pages=1,
+        granule=4,
+        broadcast=True,
+        sync="clean to the point of unification, invalidate, ISB on every CPU",
+    ),
     calling=CallingConvention(
         arguments=tuple(f"x{n}" for n in range(8)),
         result="x0",

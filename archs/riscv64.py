@@ -259,7 +259,13 @@ RISCV64 = Arch(
     ),
     got_section=".got",
     errata={},
-    text_poke=TextPoke(name="patch_text_nosync", window=0xFFFF_FFC4_FEBF_C000, pages=2, granule=2),
+    text_poke=TextPoke(
+        name="patch_text_nosync",
+        window=0xFFFF_FFC4_FEBF_C000,
+        pages=2,
+        granule=2,
+        sync="fence.i on every hart",
+    ),
     calling=CallingConvention(
         arguments=tuple(f"a{n}" for n in range(8)),
         result="a0",

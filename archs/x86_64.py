@@ -208,7 +208,14 @@ X86_64 = Arch(
     plt=None,
     got_section=".got",
     errata={},
-    text_poke=TextPoke(name="text_poke", window=0x0000_7FFF_F000_0000, pages=2, granule=1),
+    text_poke=TextPoke(
+        name="text_poke",
+        window=0x0000_7FFF_F000_0000,
+        pages=2,
+        granule=1,
+        private=True,
+        sync="a serialising instruction on every CPU (text_poke_sync)",
+    ),
     calling=CallingConvention(
         arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
         result="rax",

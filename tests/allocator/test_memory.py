@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,9 @@ from allocator.types import (
     ExecmemType,
     Interval,
     Memory,
+    PokeStep,
     Prot,
+    Site,
     TextPoke,
 )
 
@@ -327,20 +330,24 @@ def poked():
 
 
 def test_during_a_poke_the_alias_is_writable_and_the_target_is_not(memory, x86_poke):
-    """The write goes through the window; the target keeps its protection throughout."""
+    """The write goes through the window, which check() reports; the target stays as it is."""
     va = finished_text(memory)
     seen = []
-    write = memory.write
 
-    def spy(address, data):
-        seen.append((address, memory.translate(address), memory.translate(va).prot))
-        write(address, data)
+    def spy(mm, address, data):
+        table = memory.page_table if mm is None else mm
+        seen.append((mm, table.translate(address), memory.translate(va).prot))
+        with pytest.raises(AssertionError, match="writable and executable"):
+            memory.check()
+        memory.physical.write(table.translate(address).address, data)
 
-    memory.write = spy
-    memory.poke(va + 0x10, b"abc", x86_poke)
     frame = memory.translate(va).address
-    window = x86_poke.window
-    assert seen == [(window + 0x10, (frame + 0x10, Prot.RW, PAGE_SIZE), Prot.RX)]
+    for poke, mm in ((x86_poke, None), (attrs.evolve(x86_poke, private=True), memory.poking_mm)):
+        memory.poke(va + 0x10, b"abc", poke, store=spy)
+        assert seen.pop() == (mm, (frame + 0x10, Prot.RW, PAGE_SIZE), Prot.RX)
+        assert memory.wx_aliases() == []
+        memory.check()
+        assert memory.read(va + 0x10, 3) == b"abc"
 
 
 @pytest.mark.parametrize(("offset", "size"), [(2, 4), (0, 2), (1, 1), (0, 6)])
@@ -385,6 +392,72 @@ def test_a_poke_refuses_an_occupied_window(memory, x86_poke):
         memory.poke(va, b"x", x86_poke)
     assert memory.translate(x86_poke.window + PAGE_SIZE).address == frame
     assert memory.read(va, 1) == b"\0"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(0, 0x300).map(lambda n: n * 16), st.binary(min_size=1, max_size=16), max_size=6
+    )
+)
+def test_a_batch_is_its_pokes_with_one_sync(pokes):
+    """Sites in any order give what pokes one by one give; CPUs are synchronised once."""
+    memory, va = poked()
+    poke = TextPoke(name="test", window=0x7FFFF0000000, pages=2, granule=1, private=True)
+    expected = bytearray(memory.read(va, 0x4000))
+    sites = [
+        Site(va + offset, new, bytes(expected[offset : offset + len(new)]))
+        for offset, new in reversed(pokes.items())
+    ]
+    for offset, new in pokes.items():
+        expected[offset : offset + len(new)] = new
+    events = memory.events.copy()
+    memory.poke_many(sites, poke)
+    assert memory.read(va, 0x4000) == expected
+    cost = memory.events - events
+    assert (len(pokes), sum(map(len, pokes.values()))) == (cost.pokes, cost.poked_bytes)
+    assert cost.icache_syncs == bool(pokes)
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (Site(0x104, b"bbbb", b"XXXX"), "expected 58585858"),
+        (Site(0x102, b"bbbb"), "overlaps the site"),
+        (Site(2 * MIB, b"bbbb"), "not mapped"),
+    ],
+)
+def test_a_batch_is_refused_as_a_whole(memory, x86_poke, second, reason):
+    """One site that cannot be written keeps all others from being written."""
+    va = finished_text(memory)
+    sites = [Site(va + 0x100, b"aaaa"), second._replace(address=va + second.address)]
+    for batch in (sites, sites[::-1]):
+        with pytest.raises(PokeError, match=reason):
+            memory.poke_many(batch, x86_poke)
+    assert memory.read(va + 0x100, 8) == bytes(8)
+    assert memory.events.pokes == memory.events.icache_syncs == 0
+
+
+def test_a_store_that_goes_elsewhere_is_seen(memory, x86_poke):
+    """What was written is read back through the text's own address."""
+    va = finished_text(memory)
+    with pytest.raises(PokeError, match="read back differ: 00"):
+        memory.poke(va, b"x", x86_poke, store=lambda *_: None)
+    memory.check()
+
+
+def test_a_step_that_is_left_out_is_not_done(memory, x86_poke):
+    """Without the alias the store meets read-only text; without flush and sync nobody hears."""
+    va = finished_text(memory)
+    with pytest.raises(AccessError, match="mapped R-X"):
+        memory.poke(va, b"x", x86_poke, omit={PokeStep.ALIAS})
+    assert memory.read(va, 1) == b"\0"
+    events = memory.events.copy()
+    memory.poke(va, b"x", x86_poke, omit={PokeStep.FLUSH, PokeStep.SYNC})
+    cost = memory.events - events
+    assert (cost.tlb_flushes, cost.icache_syncs, cost.pokes) == (0, 0, 1)
+    memory.poke(va, b"y", attrs.evolve(x86_poke, broadcast=True))
+    assert (memory.events - events).tlb_flushes_all == 1
 
 
 # Invariants ------------------------------------------------------------------------------------
