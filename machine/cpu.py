@@ -7,6 +7,11 @@ somebody flushes, as on hardware; the page table never flushes by itself. A CPU 
 to the flushes and cache maintenance that the kernel's code paths perform.
 
 Physical memory is the host buffer, mapped once, so the guest and Python see one memory.
+
+Several CPUs over one memory are several Unicorn contexts: each has a TLB and translated
+code of its own, and each must be told. Unicorn can only drop a whole TLB, and does so after
+cache maintenance; what a CPU looked up is therefore kept here too and looked up again, until
+a flush that is meant for this CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import attrs
 import unicorn
 from unicorn import unicorn_const as uc_const
 
-from allocator import KernelMemory, Prot
+from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
 from archs import Arch
 from machine.faults import FaultKind
@@ -33,6 +38,8 @@ PAGE_MASK = -PAGE_SIZE
 # done, physical memory answers at this window, where no architecture has anything.
 PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 UNLIMITED = (1 << 62) - 1  # instructions
+LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
+TLB_ENTRIES = 1536
 TICK = 4_000_000  # instructions between timer ticks: 4 ms of a CPU that runs a thousand million
 _PERMS = tuple(
     sum(
@@ -67,7 +74,10 @@ class Cpu:
     """One emulated CPU over a kernel memory.
 
     `on_tick` is called about every TICK instructions, as a timer interrupt would be: guest
-    time passes with what the guest does, so runs are repeatable.
+    time passes with what the guest does, so runs are repeatable. `on_trap` is called with the
+    address of an instruction that trapped; where it returns True, the guest goes on at the
+    program counter that it set. A trap counts as one instruction, and what the guest executed
+    before it since the last stop does not count.
 
     Parameters
     ----------
@@ -75,11 +85,14 @@ class Cpu:
         Names the Unicorn constants, registers and fixed register values.
     memory
         The page table that answers TLB misses, and the buffer behind it.
+    number
+        Which CPU it is; a flush that is meant for one CPU means `memory.this_cpu`.
     """
 
-    def __init__(self, arch: Arch, memory: KernelMemory) -> None:
+    def __init__(self, arch: Arch, memory: KernelMemory, number: int = 0) -> None:
         emulation = arch.emulation
         self.arch = arch
+        self.number = number
         self._memory = memory
         self._constants = _constants(emulation.prefix)
         self._registers: dict[str, int] = {}
@@ -92,6 +105,11 @@ class Cpu:
         self._exceptions = emulation.exceptions
         self.deadline: float | None = None
         self.on_tick: Callable[[], object] | None = None
+        self.on_trap: Callable[[int], bool] | None = None
+        self._mm: PageTable | None = None
+        # By address space: the kernel's upper half, and the lower half of `_mm`.
+        self._looked_up: dict[int, Translation] = {}
+        self._tagged: dict[int, Translation] = {}
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -106,7 +124,7 @@ class Cpu:
             self.write(name, value)
         self._unsubscribe = (
             memory.on_tlb_flush(self._flush_tlb),
-            memory.on_icache_sync(self._sync_icache),
+            memory.on_icache_sync(self.sync_icache),
         )
         _WATCHDOG.watch(self)
 
@@ -162,12 +180,25 @@ class Cpu:
             if budget <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
             while True:
-                self.uc.emu_start(at, end, count=min(budget, TICK))
-                at = self.read(program_counter)
-                if at == end:
-                    return
-                if self._interrupt is not None:
-                    raise self._trap(self._interrupt, at)
+                stop = None
+                try:
+                    self.uc.emu_start(at, end, count=min(budget, TICK))
+                    at = self.read(program_counter)
+                    if at == end:
+                        return
+                    if self._interrupt is not None:
+                        stop = self._trap(self._interrupt, at)
+                except unicorn.UcError as error:
+                    stop = self._stop(error)
+                if stop is not None:
+                    self._miss = self._interrupt = None
+                    if stop.kind is not FaultKind.TRAP or not self._resumes(stop.pc):
+                        raise stop
+                    at = self.read(program_counter)
+                    self._budget = budget = budget - 1
+                    if budget <= 0:
+                        raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
+                    continue
                 if self._expired:
                     self._expired = False
                     if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -178,8 +209,6 @@ class Cpu:
                 self._budget = budget = budget - TICK
                 if self.on_tick is not None:
                     self.on_tick()
-        except unicorn.UcError as error:
-            raise self._stop(error) from None
         finally:
             self.deadline, self._miss, self._interrupt = outer, None, None
             self._budget = None if around is None else left
@@ -193,6 +222,9 @@ class Cpu:
         if deadline is not None and time.monotonic() > deadline:
             self._expired = True
             self.uc.emu_stop()
+
+    def _resumes(self, address: int) -> bool:
+        return self.on_trap is not None and self.on_trap(address)
 
     def _trap(self, number: int, at: int) -> Stop:
         at -= self._exceptions.beyond.get(number, 0)
@@ -232,7 +264,7 @@ class Cpu:
         kinds = uc_const.UC_HOOK_MEM_READ_UNMAPPED | uc_const.UC_HOOK_MEM_WRITE_UNMAPPED
         context, handle = self.context(), self.uc.hook_add(kinds, hook)
         self._locating = page, access
-        self._flush_tlb(page, page + PAGE_SIZE, False)
+        self._drop_tlb()
         try:
             self.uc.emu_start(at, 0, count=1)
         except unicorn.UcError:
@@ -241,7 +273,7 @@ class Cpu:
             self._locating = None
             self.uc.hook_del(handle)
             self.restore(context)
-            self._flush_tlb(page, page + PAGE_SIZE, False)
+            self._drop_tlb()
         return page + found[0] if found else page
 
     def context(self) -> unicorn.unicorn.UcContext:
@@ -281,23 +313,48 @@ class Cpu:
                 entry.paddr = self._memory.physical.size + PAGE_SIZE * (not wanted)
                 entry.perms = uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE
                 return True
-        found = self._memory.translate(page)
-        if found is None or not found.prot & _ACCESS[access][0]:
-            self._miss = (page, access)
-            return False
+        table, looked_up = self._memory.page_table, self._looked_up
+        if self._mm is not None and page < LOWER_HALF:
+            table, looked_up = self._mm, self._tagged
+        wanted_right = _ACCESS[access][0]
+        found = looked_up.get(page)
+        if found is None or not found.prot & wanted_right:
+            found = table.translate(page)
+            if found is None or not found.prot & wanted_right:
+                self._miss = (page, access)
+                return False
+            if len(looked_up) >= TLB_ENTRIES:
+                looked_up.clear()
+            looked_up[page] = found
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
         return True
+
+    def switch_mm(self, mm: PageTable | None) -> None:
+        """Load another address space for the lower half; None: the kernel's own.
+
+        Entries of the TLB are tagged (PCID): those of an address space are out of sight while
+        another one is loaded, and stay until they are flushed.
+        """
+        self._mm = mm
+        self._drop_tlb()
 
     def _interrupted(self, uc: unicorn.Uc, number: int, _data: object) -> None:
         self._interrupt = number
         uc.emu_stop()
 
-    def _flush_tlb(self, _start: int, _end: int, _all_cpus: bool) -> None:
-        # Unicorn can only drop the whole TLB; that is never less than what was asked for.
+    def _flush_tlb(self, _start: int, _end: int, all_cpus: bool) -> None:
+        if all_cpus or self._memory.this_cpu == self.number:
+            # Never less than what was asked for.
+            self._looked_up.clear()
+            self._tagged.clear()
+            self._drop_tlb()
+
+    def _drop_tlb(self) -> None:
         self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
 
-    def _sync_icache(self, start: int, end: int) -> None:
+    def sync_icache(self, start: int, end: int) -> None:
+        """Make what this CPU fetches from [start, end) be what stands there."""
         self._maintaining = True
         try:
             for span in self._memory.page_table.spans(start, end - start):
@@ -307,7 +364,7 @@ class Cpu:
         finally:
             self._maintaining = False
             # What was looked up at the window must not stay executable there.
-            self._flush_tlb(start, end, False)
+            self._drop_tlb()
 
 
 def _constants(prefix: str) -> ModuleType:

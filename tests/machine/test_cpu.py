@@ -242,7 +242,7 @@ def test_each_cpu_is_stale_until_it_is_told(machine):
     machine.memory.sync_icache(va, va + 16)
     assert machine.call(va) == 2
     assert on_other() == 1
-    other._sync_icache(va, va + 16)
+    other.sync_icache(va, va + 16)
     assert on_other() == 2
 
 
