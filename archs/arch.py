@@ -247,6 +247,41 @@ class Emulation:
 
 
 @attrs.frozen(kw_only=True)
+class Ftrace:
+    """The sites of the function tracer, and what stands there while nothing is traced.
+
+    Parameters
+    ----------
+    section
+        Table of the sites' addresses.
+    before
+        Bytes that are written in front of an address of the table.
+    idle
+        Returns the bytes written, given the kernel's symbols.
+    """
+
+    section: str
+    before: int
+    idle: Callable[[Mapping[str, int]], bytes]
+
+
+@attrs.frozen(kw_only=True)
+class Finalisation:
+    """What the kernel does to a module between relocation and init.
+
+    Parameters
+    ----------
+    order
+        Names of the mechanisms (`loader.finalize.MECHANISMS`), in the kernel's order.
+    ftrace
+        Sites of the function tracer.
+    """
+
+    order: tuple[str, ...]
+    ftrace: Ftrace | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Arch:
     """One architecture. Adding one: a file that ends in such a record, and a registry line.
 
@@ -258,6 +293,7 @@ class Arch:
     3. *runs*: `calling`, `emulation`.
     4. *pokes*: `text_poke` (None: finished text is never written).
     5. *explains*: `branches`, `title`, `code_model`.
+    6. *finalises*: `finalisation` (None: modules run as they were relocated).
 
     Parameters
     ----------
@@ -289,6 +325,8 @@ class Arch:
         CPU errata that the loader can work around, by number.
     function_alignment
         Alignment of function entries in the kernel's configuration.
+    finalisation
+        What the kernel edits in a module before its init runs.
     """
 
     name: str
@@ -310,6 +348,7 @@ class Arch:
     text_poke: TextPoke | None
     calling: CallingConvention
     emulation: Emulation
+    finalisation: Finalisation | None = None
 
 
 def rows(*table: Reloc) -> Rows:

@@ -47,6 +47,7 @@ from archs.arch import (
     Erratum,
     Exceptions,
     Fill,
+    Finalisation,
     Plt,
     Probe,
     rows,
@@ -402,4 +403,5 @@ ARM64 = Arch(
         ret=(0xD65F_03C0).to_bytes(4, "little"),
         exceptions=Exceptions(undefined=1),
     ),
+    finalisation=Finalisation(order=("extable",)),
 )

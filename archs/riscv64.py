@@ -45,6 +45,7 @@ from archs.arch import (
     Emulation,
     Exceptions,
     Fill,
+    Finalisation,
     Plt,
     Probe,
     rows,
@@ -293,4 +294,5 @@ RISCV64 = Arch(
             undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
         ),
     ),
+    finalisation=Finalisation(order=("extable",)),
 )

@@ -42,6 +42,8 @@ from archs.arch import (
     Emulation,
     Exceptions,
     Fill,
+    Finalisation,
+    Ftrace,
     Probe,
     rows,
 )
@@ -156,6 +158,25 @@ RELOCATIONS = rows(
     Reloc(251, "R_X86_64_GNU_VTENTRY", Op.NONE, unsupported=_VTABLE),
 )
 
+# The NOPs that the kernel prefers, by length (asm/nops.h; Intel SDM vol. 2, NOP, table 4-12).
+NOPS = tuple(
+    bytes.fromhex(code)
+    for code in (
+        "",
+        "90",
+        "6690",
+        "0f1f00",
+        "0f1f4000",
+        "0f1f440000",
+        "660f1f440000",
+        "0f1f8000000000",
+        "0f1f840000000000",
+        "660f1f840000000000",
+        "66660f1f840000000000",
+        "6666660f1f840000000000",
+    )
+)
+
 _ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken
 
 X86_64 = Arch(
@@ -244,5 +265,9 @@ X86_64 = Arch(
         },
         ret=_RET,
         exceptions=Exceptions(beyond={3: 1}),
+    ),
+    finalisation=Finalisation(
+        order=("extable", "ftrace"),
+        ftrace=Ftrace(section="__mcount_loc", before=0, idle=lambda _: NOPS[5]),
     ),
 )

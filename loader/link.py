@@ -19,6 +19,7 @@ from archs import Arch, Checks
 from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
 from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
+from loader.finalize import Environment, finalise
 from loader.layout import Layout, file_bytes, plan, with_stub_sections
 from loader.stubs import PltUse, Stubs, redirect
 from loader.work import SymbolValues, Work
@@ -43,6 +44,8 @@ class Linked:
         The relocations as they were applied, for whoever asks how far they reach.
     stubs
         PLT entries, GOT slots and veneers that were needed.
+    image, offsets
+        The buffer, and where each section starts in it.
     """
 
     arch: Arch
@@ -50,6 +53,8 @@ class Linked:
     values: SymbolValues
     records: Records
     stubs: Stubs
+    image: NDArray[np.uint8]
+    offsets: Mapping[int, int]
 
     @property
     def plt(self) -> Mapping[bool, PltUse]:
@@ -80,6 +85,7 @@ def link(
     percpu: int | None = None,
     errata: Iterable[str] = (),
     stubs: bool = False,
+    environment: Environment | None = None,
 ) -> dict[int, bytes]:
     """Return the relocated bytes of every section that has an address.
 
@@ -102,6 +108,8 @@ def link(
     stubs
         Add the PLT and GOT sections that the architecture knows, where the object has none;
         their indices follow the object's own (see `loader.layout.with_stub_sections`).
+    environment
+        Finalise too, as a kernel does that was booted so.
 
     Raises
     ------
@@ -121,6 +129,8 @@ def link(
     linked = link_view(
         view, layout, addresses, symbols, checks=Checks(checks), percpu=percpu, errata=errata
     )
+    if environment is not None:
+        finalise(view, layout, addresses, linked, environment)
     return {index: bytes(contents) for index, contents in linked.sections.items()}
 
 
@@ -165,7 +175,7 @@ def link_view(
         index: memory[at : at + layout.size_of(view.sections[index])]
         for index, at in offsets.items()
     }
-    return Linked(view.arch, sections, values, work.records, stubs)
+    return Linked(view.arch, sections, values, work.records, stubs, image, offsets)
 
 
 @attrs.frozen

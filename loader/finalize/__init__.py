@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the kernel edits in a module between relocation and init, one file per mechanism.
+
+A module is compiled for every CPU and relocated for one kernel; only then the kernel
+knows which instructions this boot wants, and rewrites them in place: padding for traced
+calls becomes NOPs, thunks become what the mitigations chose, alternatives are picked,
+tables that will be searched are sorted. All of it is predicted here from three things:
+the module's relocated bytes, the kernel's symbols and an `Environment`, which says what
+CPU and what command line the kernel was booted with.
+
+The architecture names the mechanisms and their order (`Arch.finalisation`), because the
+order is part of the meaning: a call thunk may redirect a call that a later alternative
+moves. Each mechanism is a function that edits a `Subject` and notes which bytes it owns,
+so that any byte can be attributed afterwards.
+
+Sources: arch/*/kernel/module.c (module_finalize), kernel/module/main.c (load_module,
+prepare_coming_module).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import attrs
+
+from loader.elf import ElfView
+from loader.finalize import extable, ftrace
+from loader.finalize.environment import Environment
+from loader.finalize.subject import Edits, Subject
+from loader.layout import Layout
+
+if TYPE_CHECKING:  # the link finalises on request
+    from loader.link import Linked
+
+__all__ = ["MECHANISMS", "Edits", "Environment", "Finalised", "Subject", "finalise"]
+
+MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
+    {
+        "extable": extable.sort,
+        "ftrace": ftrace.prepare,
+    }
+)
+
+
+@attrs.frozen(eq=False)
+class Finalised:
+    """What finalisation did to a linked module.
+
+    Parameters
+    ----------
+    linked
+        The link, whose sections now hold the final bytes.
+    edits
+        By mechanism, the places that it decides, changed or not, in the order of application.
+    """
+
+    linked: Linked
+    edits: Mapping[str, Edits]
+
+
+def finalise(
+    view: ElfView,
+    layout: Layout,
+    addresses: Mapping[int, int],
+    linked: Linked,
+    environment: Environment,
+    *,
+    without: Iterable[str] = (),
+) -> Finalised:
+    """Edit a linked module in place as the kernel does before it calls init.
+
+    Parameters
+    ----------
+    view, layout, addresses
+        What the module was linked from: see `loader.link.link_view`.
+    linked
+        The result of that link; its buffer is edited.
+    environment
+        What the kernel runs on, and with which options.
+    without
+        Mechanisms to leave out.
+
+    Raises
+    ------
+    BadModule
+        When a table of the module names a place outside it, or instructions that the
+        mechanism does not know.
+    """
+    subject = Subject(view, layout, addresses, linked, environment)
+    finalisation = view.arch.finalisation
+    for name in finalisation.order if finalisation else ():
+        if name not in without:
+            subject.begin(name)
+            MECHANISMS[name](subject)
+    return Finalised(linked, subject.edits())

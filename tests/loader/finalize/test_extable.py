@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exception table, sorted."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import archs
+from loader.elf import parse
+from loader.finalize import Environment
+from loader.layout import plan
+from loader.link import link
+from tests.support.addresses import place
+from tests.support.elfwriter import A, Rela, Sec, Sym, X, write
+from tests.support.modules import PREL32
+
+
+def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:
+    """Instruction, fixup and data of every entry survive the move; instructions ascend."""
+    chance = random.Random(7)
+    wanted = sorted((4 * n, 0x800 + 4 * n, n) for n in range(200))
+    shuffled = chance.sample(wanted, len(wanted))
+    relas = []
+    for n, (insn, fixup, _) in enumerate(shuffled):
+        relas.append(Rela(12 * n, PREL32[arch.machine], "text", insn))
+        relas.append(Rela(12 * n + 4, PREL32[arch.machine], "text", fixup))
+    table = b"".join(struct.pack("<iiI", 0, 0, data) for _, _, data in shuffled)
+    image = write(
+        arch.machine,
+        [Sec(".text", bytes(0x2000), A | X), Sec("__ex_table", table, A, align=4, relas=relas)],
+        [Sym("text", ".text")],
+    )
+    addresses = place(plan(parse(image)), 0xFFFF_FFFF_C020_0000)
+    contents = link(image, addresses, {}, environment=Environment())[2]
+    start = addresses[2] - addresses[1]
+    found = [
+        (start + 12 * n + insn, start + 12 * n + 4 + fixup, data)
+        for n, (insn, fixup, data) in enumerate(struct.iter_unpack("<iiI", contents))
+    ]
+    assert found == wanted
