@@ -247,6 +247,37 @@ class Emulation:
 
 
 @attrs.frozen(kw_only=True)
+class Boot:
+    """What one boot of a kernel said about itself; texts are empty where nobody kept them.
+
+    Parameters
+    ----------
+    cpu, append, cpus
+        The emulator's CPU model, what it appended to the command line, and how many CPUs.
+    cpuinfo, cmdline, console
+        `/proc/cpuinfo`, `/proc/cmdline` and the console's log.
+    vulnerabilities
+        The files of `/sys/devices/system/cpu/vulnerabilities`.
+    config
+        The kernel's configuration.
+    """
+
+    cpu: str = ""
+    append: str = ""
+    cpus: int = 1
+    cpuinfo: str = attrs.field(default="", repr=False)
+    cmdline: str = ""
+    console: str = attrs.field(default="", repr=False)
+    vulnerabilities: Mapping[str, str] = attrs.field(factory=dict)
+    config: str = attrs.field(default="", repr=False)
+
+    def facts(self) -> dict[str, str]:
+        """Return the first CPU's lines of `cpuinfo`, by their title."""
+        lines = (line.partition(":") for line in self.cpuinfo.split("\n\n")[0].splitlines())
+        return {title.strip(): text.strip() for title, _, text in lines}
+
+
+@attrs.frozen(kw_only=True)
 class Ftrace:
     """The sites of the function tracer, and what stands there while nothing is traced.
 
@@ -258,11 +289,48 @@ class Ftrace:
         Bytes that are written in front of an address of the table.
     idle
         Returns the bytes written, given the kernel's symbols.
+    trampolines
+        Sections of one PLT entry each, through which sites reach `tracer` when it is far.
+    tracer
+        The kernel's symbol.
     """
 
     section: str
     before: int
     idle: Callable[[Mapping[str, int]], bytes]
+    trampolines: tuple[str, ...] = ()
+    tracer: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SameSize:
+    """Alternatives whose replacement is as long as what it replaces.
+
+    Parameters
+    ----------
+    section
+        The table.
+    entry
+        Its entries: `place` and `replacement` (self-relative words), `length` in bytes, and
+        what else decides.
+    wanted
+        Returns which entries apply to a CPU with the given features, in the order to apply.
+    moved
+        Returns code that ran at the first address as it must read at the second.
+    callback
+        Returns which entries name a kernel function, instead of code, as their replacement.
+    callbacks
+        What the kernel's functions write, by symbol, given the length.
+    """
+
+    section: str
+    entry: np.dtype[np.void]
+    wanted: Callable[[NDArray[np.void], frozenset[str]], NDArray[np.intp]]
+    moved: Callable[[bytes, int, int], bytes]
+    callback: Callable[[NDArray[np.void]], NDArray[np.bool_]] = lambda entries: np.zeros(
+        entries.size, np.bool_
+    )
+    callbacks: Mapping[str, Callable[[int], bytes]] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -273,12 +341,18 @@ class Finalisation:
     ----------
     order
         Names of the mechanisms (`loader.finalize.MECHANISMS`), in the kernel's order.
+    features
+        Returns the capabilities that the kernel finds in a boot, by the kernel's names.
     ftrace
         Sites of the function tracer.
+    same_size
+        Alternatives, where a replacement never changes its length.
     """
 
     order: tuple[str, ...]
+    features: Callable[[Boot], frozenset[str]] = lambda _: frozenset()
     ftrace: Ftrace | None = None
+    same_size: SameSize | None = None
 
 
 @attrs.frozen(kw_only=True)

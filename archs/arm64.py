@@ -41,6 +41,7 @@ from allocator.types import (
 from archs.arch import (
     Anchor,
     Arch,
+    Boot,
     Branch,
     CallingConvention,
     Emulation,
@@ -48,8 +49,10 @@ from archs.arch import (
     Exceptions,
     Fill,
     Finalisation,
+    Ftrace,
     Plt,
     Probe,
+    SameSize,
     rows,
 )
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
@@ -186,6 +189,96 @@ def branch_to(place: int, address: int) -> bytes | None:
     if address - place not in signed(28, 4):
         return None
     return _BRANCH26[0].insert(0x1400_0000, address - place).to_bytes(4, "little")
+
+
+# Finalisation ----------------------------------------------------------------------------------
+
+_NOP, _MOV_X9_LR = 0xD503_201F, 0xAA1E_03E9
+_CALLBACK = 1 << 15  # in an alternative's capability: the replacement is a function
+
+# Numbers of Linux 6.12's arch/arm64/tools/cpucaps, of all the capabilities that alternatives
+# of a distribution's modules name.
+CAPABILITIES = {
+    "ALWAYS_BOOT": 0,
+    "ALWAYS_SYSTEM": 1,
+    "HAS_FPSIMD": 25,
+    "HAS_LSE_ATOMICS": 37,
+    "HAS_VIRT_HOST_EXTN": 51,
+    "WORKAROUND_DEVICE_LOAD_ACQUIRE": 95,
+}
+# Capability -> implementer, part, and the first and last revision (variant, revision) that
+# need it (arch/arm64/kernel/cpu_errata.c; asm/cputype.h).
+ERRATA = (
+    ("WORKAROUND_843419", 0x41, 0xD03, (0, 0), (0, 4)),  # Cortex-A53
+    ("WORKAROUND_843419", 0x42, 0x100, (0, 0), (0, 0)),  # Brahma-B53
+    ("WORKAROUND_DEVICE_LOAD_ACQUIRE", 0x41, 0xD07, (0, 0), (1, 2)),  # Cortex-A57
+)
+# What cpuinfo would say about the emulator's CPU models: part, variant, revision, features.
+_MODELS = {
+    "cortex-a53": (0x41, 0xD03, 0, 4, "fp asimd"),
+    "cortex-a57": (0x41, 0xD07, 1, 0, "fp asimd"),
+    "cortex-a72": (0x41, 0xD08, 0, 3, "fp asimd"),
+    "cortex-a76": (0x41, 0xD0B, 4, 1, "fp asimd atomics"),
+    "neoverse-n1": (0x41, 0xD0C, 4, 1, "fp asimd atomics"),
+    "max": (0, 0x51, 0, 0, "fp asimd atomics"),
+}
+
+
+def features(boot: Boot) -> frozenset[str]:
+    """Return the capabilities that decide about modules (cpufeature.c, cpu_errata.c).
+
+    What cpuinfo lists are the capabilities that all CPUs share; errata follow from the main
+    ID register. Whether the kernel runs at EL2 with host extensions only the console says.
+    """
+    facts = boot.facts()
+    implementer, part, variant, revision, flags = _MODELS.get(boot.cpu, (0, 0, 0, 0, ""))
+    if facts:
+        names = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+        implementer, part, variant, revision = (int(facts.get(name, "0"), 0) for name in names)
+        flags = facts.get("Features", "")
+    found = {"ALWAYS_BOOT", "ALWAYS_SYSTEM"}
+    listed = {"fp": "HAS_FPSIMD", "atomics": "HAS_LSE_ATOMICS"}
+    found |= {listed[flag] for flag in flags.split() if flag in listed}
+    if "detected: Virtualization Host Extensions" in boot.console:
+        found.add("HAS_VIRT_HOST_EXTN")
+    for name, *cpu, first, last in ERRATA:
+        if cpu == [implementer, part] and first <= (variant, revision) <= last:
+            found.add(name)
+    return frozenset(found)
+
+
+def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
+    """Return the alternatives whose capability is there (alternative.c, __apply_alternatives)."""
+    numbers = [number for name, number in CAPABILITIES.items() if name in features]
+    return np.flatnonzero(np.isin(entries["capability"] & (_CALLBACK - 1), numbers))
+
+
+# Opcode mask and value of instructions with a displacement, and the row of their field.
+_BRANCHES = (
+    (0x7C00_0000, 0x1400_0000, _BRANCH26),  # B, BL
+    (0xFF00_0010, 0x5400_0000, _BRANCH19),  # B.cond
+    (0x7E00_0000, 0x3400_0000, _BRANCH19),  # CBZ, CBNZ
+    (0x7E00_0000, 0x3600_0000, _BRANCH14),  # TBZ, TBNZ
+)
+
+
+def moved(code: bytes, old: int, new: int) -> bytes:
+    """Return code with its way out adjusted: branches that leave it, and ADRP (get_alt_insn)."""
+    words = []
+    for at in range(0, len(code), 4):
+        word = int.from_bytes(code[at : at + 4], "little")
+        for mask, value, (part,) in _BRANCHES:
+            if word & mask == value:
+                top = max(piece.x + piece.bits for piece in part.slices)
+                x = (part.extract(word) ^ 1 << top - 1) - (1 << top - 1)
+                if not 0 <= at + x <= len(code):
+                    word = part.insert(word, x + old - new)
+                break
+        if word & 0x9F00_0000 == 0x9000_0000:
+            pages = ((old + at) & ~0xFFF) - ((new + at) & ~0xFFF)
+            word = _ADRP[0].insert(word, _ADRP[0].extract(word) + pages)
+        words.append(word.to_bytes(4, "little"))
+    return b"".join(words)
 
 
 _WORD32 = Reach(-(1 << 31), 1 << 32)
@@ -403,5 +496,38 @@ ARM64 = Arch(
         ret=(0xD65F_03C0).to_bytes(4, "little"),
         exceptions=Exceptions(undefined=1),
     ),
-    finalisation=Finalisation(order=("extable",)),
+    finalisation=Finalisation(
+        order=("extable", "same_size_alternatives", "ftrace_trampolines", "ftrace"),
+        features=features,
+        # CALL_OPS: a pointer to what the site does now, then the register move that makes a
+        # call possible; the second NOP stays.
+        ftrace=Ftrace(
+            section="__patchable_function_entries",
+            before=0,
+            idle=lambda symbols: (
+                symbols.get("ftrace_nop_ops", 0).to_bytes(8, "little")
+                + _MOV_X9_LR.to_bytes(4, "little")
+            ),
+            trampolines=(".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
+            tracer="ftrace_caller",
+        ),
+        same_size=SameSize(
+            section=".altinstructions",
+            entry=np.dtype(
+                [
+                    ("place", "<i4"),
+                    ("replacement", "<i4"),
+                    ("capability", "<u2"),
+                    ("length", "u1"),
+                    ("replacement_length", "u1"),
+                ]
+            ),
+            wanted=wanted_alternatives,
+            moved=moved,
+            callback=lambda entries: entries["capability"] & _CALLBACK != 0,
+            callbacks={
+                "alt_cb_patch_nops": lambda length: _NOP.to_bytes(4, "little") * (length // 4)
+            },
+        ),
+    ),
 )

@@ -26,6 +26,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from allocator.types import (
     GIB,
     MIB,
@@ -40,14 +43,17 @@ from allocator.types import (
 from archs.arch import (
     Anchor,
     Arch,
+    Boot,
     Branch,
     CallingConvention,
     Emulation,
     Exceptions,
     Fill,
     Finalisation,
+    Ftrace,
     Plt,
     Probe,
+    SameSize,
     rows,
 )
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
@@ -128,6 +134,91 @@ def plt_entry(address: int, slot: int) -> bytes:
     auipc = _U.insert(0x0000_0297, x)
     load = _I.insert(0x0002_B303, x)
     return b"".join(w.to_bytes(4, "little") for w in (auipc, load, 0x0003_0067))
+
+
+# Finalisation ----------------------------------------------------------------------------------
+
+_NOP = 0x13  # addi x0, x0, 0
+_THEAD = 0x5B7
+_MODELS = {
+    "rv64": "rv64imafdch_zicsr_zifencei_zihintpause_zba_zbb_zbc_zbs_sstc",
+    "sifive-u54": "rv64imafdc_zicsr_zifencei",
+}
+# Numbers of the extensions that have a name of more than one letter (asm/hwcap.h, Linux
+# 6.12); a letter's number is its place in the alphabet.
+EXTENSIONS = dict(
+    enumerate(
+        """sscofpmf sstc svinval svpbmt zbb zicbom zihintpause svnapot zicboz smaia ssaia zba zbs
+        zicntr zicsr zifencei zihpm smstateen zicond zbc zbkb zbkc zbkx zknd zkne zknh zkr zksed
+        zksh zkt zvbb zvbc zvkb zvkg zvkned zvknha zvknhb zvksed zvksh zvkt zfh zfhmin zihintntl
+        zvfh zvfhmin zfa ztso zacas zve32x zve32f zve64x zve64f zve64d zimop zca zcb zcd zcf
+        zcmop zawrs""".split(),
+        26,
+    )
+)
+
+
+def features(boot: Boot) -> frozenset[str]:
+    """Return extensions and errata of all harts (arch/riscv/kernel/cpufeature.c, errata/thead).
+
+    Extensions go by their names in the ISA string; a version of the vector extension brings
+    its subsets along, as the kernel's cpuinfo already says.
+    """
+    facts = boot.facts()
+    model, *options = boot.cpu.split(",")
+    isa = facts.get("isa", _MODELS.get(model, ""))
+    base, *names = isa.removeprefix("rv64").split("_")
+    found = {*base, *names}
+    if not facts:
+        chosen = dict(option.partition("=")[::2] for option in options)
+        found |= {name for name, value in chosen.items() if value in ("on", "true")}
+        found -= {name for name, value in chosen.items() if value in ("off", "false")}
+    if "v" in found:
+        found |= {"zve32x", "zve32f", "zve64x", "zve64f", "zve64d"}
+    ids = [int(facts.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]
+    if ids == [_THEAD, 0, 0]:
+        found.add("ERRATA_THEAD_MAE")
+    return frozenset(found)
+
+
+def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
+    """Return the entries of extensions, then those of the vendor (alternative.c).
+
+    The upper half of a patch id is an argument (a block size), which no module gives.
+    """
+    numbers = [number for number, name in EXTENSIONS.items() if name in features]
+    numbers += [ord(name) - ord("a") for name in features if len(name) == 1]
+    standard = (entries["vendor"] == 0) & np.isin(entries["patch"], numbers)
+    vendor = (entries["vendor"] == _THEAD) & (entries["patch"] == 0)
+    vendor &= "ERRATA_THEAD_MAE" in features
+    return np.concatenate([np.flatnonzero(standard), np.flatnonzero(vendor)])
+
+
+def moved(code: bytes, old: int, new: int) -> bytes:
+    """Return code with its way out adjusted: calls, and jumps (riscv_alternative_fix_offsets).
+
+    A call is AUIPC ra and JALR in a row. Jumps inside stay as they are.
+    """
+    out = bytearray(code)
+
+    def word(at: int) -> int:
+        return int.from_bytes(out[at : at + 4], "little")
+
+    at = 0
+    while at + 4 <= len(code):
+        first, second = word(at), word(at + 4)
+        if first & 0xFFF == 0x0097 and at + 8 <= len(code) and second & 0x707F == 0x0067:
+            low = (_I.extract(second) ^ 0x800) - 0x800
+            x = _U.extract(first) + low + old - new
+            out[at : at + 4] = _U.insert(first, x).to_bytes(4, "little")
+            out[at + 4 : at + 8] = _I.insert(second, x).to_bytes(4, "little")
+            at += 4
+        elif first & 0x7F == 0x6F:
+            x = (_J.extract(first) ^ 1 << 20) - (1 << 20)
+            if not 0 <= at + x < len(code):
+                out[at : at + 4] = _J.insert(first, x + old - new).to_bytes(4, "little")
+        at += 4
+    return bytes(out)
 
 
 _DYNAMIC = "written by dynamic linkers, never in a relocatable object"
@@ -294,5 +385,28 @@ RISCV64 = Arch(
             undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
         ),
     ),
-    finalisation=Finalisation(order=("extable",)),
+    finalisation=Finalisation(
+        order=("extable", "same_size_alternatives", "ftrace"),
+        features=features,
+        # Room for AUIPC t0 and JALR, kept as two instructions so that neither is ever half.
+        ftrace=Ftrace(
+            section="__patchable_function_entries",
+            before=0,
+            idle=lambda _: _NOP.to_bytes(4, "little") * 2,
+        ),
+        same_size=SameSize(
+            section=".alternative",
+            entry=np.dtype(
+                [
+                    ("place", "<i4"),
+                    ("replacement", "<i4"),
+                    ("vendor", "<u2"),
+                    ("length", "<u2"),
+                    ("patch", "<u4"),
+                ]
+            ),
+            wanted=wanted_alternatives,
+            moved=moved,
+        ),
+    ),
 )

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from loader.elf import ElfView
-from loader.finalize import extable, ftrace
+from loader.finalize import extable, ftrace, same_size, trampolines
 from loader.finalize.environment import Environment
 from loader.finalize.subject import Edits, Subject
 from loader.layout import Layout
@@ -40,6 +40,8 @@ MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
     {
         "extable": extable.sort,
         "ftrace": ftrace.prepare,
+        "ftrace_trampolines": trampolines.fill,
+        "same_size_alternatives": same_size.apply,
     }
 )
 

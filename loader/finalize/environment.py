@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 import attrs
 
+from archs import Arch
+from archs.arch import Boot
+
 
 @attrs.frozen(kw_only=True)
 class Environment:
@@ -36,3 +39,21 @@ class Environment:
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     static_calls: Mapping[str, str] = attrs.field(factory=dict)
     flipped_keys: frozenset[str] = frozenset()
+
+
+def of_boot(arch: Arch, boot: Boot, symbols: Mapping[str, int]) -> Environment:
+    """Return what a recorded boot was booted with, as its kernel would find out.
+
+    Parameters
+    ----------
+    boot
+        What the boot said about itself.
+    symbols
+        The kernel's symbols, where they were in that boot.
+    """
+    rules = arch.finalisation
+    return Environment(
+        features=rules.features(boot) if rules is not None else frozenset(),
+        possible_cpus=boot.cpus,
+        symbols=symbols,
+    )

@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our modules beside a real kernel's, byte by byte, at two points.
+
+Every recorded module is linked at the addresses that the kernel chose, then finalised for
+the CPU and the command line of that boot, and compared after each of the two steps. What
+the kernel's bytes are is known by a hash per section, and for small modules by the bytes
+themselves: a section whose hash is right is right; else its differing bytes are counted, or
+the whole section where only the hash is known. Every differing byte is attributed to the
+mechanism that decides it; what nobody claims is *unexplained*.
+
+One module's file is read once for all of its boots; modules are compared in parallel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+import archs
+from archs import Checks
+from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
+from loader.finalize import Environment, Finalised, finalise
+from loader.finalize.environment import of_boot
+from loader.layout import Layout, plan
+from loader.link import Linked, link_view
+from loader.recording import RecordedSection, Recording, Run, image_of
+from machine.disassembly import Disassembler
+
+KINDS = ("text", "rodata", "data")
+RELOCATED, FINAL = "relocated", "final"
+RUNTIME = "running_kernel"
+SHOWN = 32  # bytes of a range that are printed
+
+
+def kind_of(section: RecordedSection) -> str:
+    """Return which of KINDS a section is, by the flags the kernel gave it."""
+    if section.flags & SHF_EXECINSTR:
+        return "text"
+    return "data" if section.flags & SHF_WRITE else "rodata"
+
+
+@attrs.frozen
+class Range:
+    """Bytes in a row that differ.
+
+    Parameters
+    ----------
+    point
+        RELOCATED or FINAL.
+    where
+        Section and offset, and the symbol that contains it.
+    mechanism
+        Who decides these bytes; "relocation" at the first point, "" where nobody claims them.
+    ours, kernels
+        The bytes; `kernels` is None where only a hash is known, then the range is the section.
+    """
+
+    point: str
+    section: str
+    offset: int
+    address: int
+    symbol: str
+    kind: str
+    mechanism: str
+    ours: bytes
+    kernels: bytes | None
+
+    def as_json(self, disassembler: Disassembler) -> dict[str, Any]:
+        """Return the range for people and scripts, as text where it is code."""
+        ours, kernels = self.texts(disassembler)
+        return {
+            "point": self.point,
+            "section": self.section,
+            "offset": self.offset,
+            "address": self.address,
+            "bytes": len(self.ours),
+            "symbol": self.symbol,
+            "mechanism": self.mechanism,
+            "ours": self.ours[:SHOWN].hex(),
+            "kernel": None if self.kernels is None else self.kernels[:SHOWN].hex(),
+            "ours_text": ours,
+            "kernel_text": kernels,
+        }
+
+    def texts(self, disassembler: Disassembler) -> tuple[str, str]:
+        """Return both sides as instructions; empty for data and for a hash."""
+        if self.kind != "text" or self.kernels is None:
+            return "", ""
+        both = (self.ours[:SHOWN], self.kernels[:SHOWN])
+        lines = [
+            "; ".join(t for _, _, t in disassembler.all(code, self.address)) or code.hex(" ")
+            for code in both
+        ]
+        return lines[0], lines[1]
+
+
+@attrs.frozen
+class ModuleDiff:
+    """One module of one boot, compared.
+
+    Parameters
+    ----------
+    skipped
+        Why it was not compared; else empty.
+    sections, size, relocations
+        What was compared.
+    resized
+        Sections whose size the kernel computed differently.
+    relocated
+        Differing bytes after relocation.
+    changed, differing
+        Kind and mechanism -> bytes that finalisation changed, and that differ after it.
+    hashed
+        Sections that differ and of which only the hash is known.
+    ranges
+        What differs, where it was asked for.
+    """
+
+    arch: str
+    run: str
+    name: str
+    skipped: str = ""
+    sections: int = 0
+    size: int = 0
+    relocations: int = 0
+    resized: tuple[str, ...] = ()
+    relocated: int = 0
+    changed: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    differing: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    hashed: tuple[str, ...] = ()
+    ranges: tuple[Range, ...] = ()
+
+
+@attrs.frozen
+class RunDiff:
+    """One boot: the sum of its modules."""
+
+    arch: str
+    run: str
+    modules: tuple[ModuleDiff, ...]
+
+    @property
+    def compared(self) -> tuple[ModuleDiff, ...]:
+        """The modules whose file was found."""
+        return tuple(m for m in self.modules if not m.skipped)
+
+    def total(self, field: str) -> int:
+        """Return the sum of a number."""
+        return sum(getattr(m, field) for m in self.compared)
+
+    def counts(self, field: str) -> Counter[tuple[str, str]]:
+        """Return the sum of `changed` or `differing`."""
+        found: Counter[tuple[str, str]] = Counter()
+        for module in self.compared:
+            found.update(getattr(module, field))
+        return found
+
+    def differing(self, kind: str) -> int:
+        """Return the bytes of a kind that differ after finalisation."""
+        return sum(n for (k, _), n in self.counts("differing").items() if k == kind)
+
+    @property
+    def unexplained(self) -> int:
+        """Bytes that differ after finalisation and that no mechanism claims."""
+        return sum(n for (_, m), n in self.counts("differing").items() if not m)
+
+    @property
+    def equal(self) -> bool:
+        """Whether relocation, text and read-only data are the kernel's, and all sizes."""
+        resized = any(m.resized for m in self.compared)
+        code = self.differing("text") + self.differing("rodata")
+        return not (resized or self.total("relocated") or code)
+
+    def as_json(self, *, ranges: bool) -> dict[str, Any]:
+        """Return the boot for scripts; with every differing range where `ranges`."""
+        names = sorted({m for f in ("changed", "differing") for _, m in self.counts(f)})
+        changed, differing = self.counts("changed"), self.counts("differing")
+        found: dict[str, Any] = {
+            "arch": self.arch,
+            "run": self.run,
+            "modules": len(self.compared),
+            "sections": self.total("sections"),
+            "bytes": self.total("size"),
+            "relocations": self.total("relocations"),
+            "sections_resized_differently": sum(len(m.resized) for m in self.compared),
+            "reloc_bytes_differing": self.total("relocated"),
+            "text_bytes_differing": self.differing("text"),
+            "rodata_bytes_differing": self.differing("rodata"),
+            "data_bytes_differing": self.differing("data"),
+            "unexplained": self.unexplained,
+            "mechanisms": {
+                name or "unexplained": {
+                    kind: {"changed": changed[kind, name], "differing": differing[kind, name]}
+                    for kind in KINDS
+                    if changed[kind, name] or differing[kind, name]
+                }
+                for name in names
+            },
+            "sections_known_by_hash_only": sum(len(m.hashed) for m in self.compared),
+            "skipped": [{"module": m.name, "reason": m.skipped} for m in self.modules if m.skipped],
+        }
+        if ranges:
+            engines: dict[str, Disassembler] = {}
+            found["differences"] = [
+                {"module": m.name} | r.as_json(_disassembler(engines, m.arch))
+                for m in self.compared
+                for r in m.ranges
+            ]
+        return found
+
+
+def _disassembler(engines: dict[str, Disassembler], name: str) -> Disassembler:
+    return engines.setdefault(name, Disassembler(archs.arch(name)))
+
+
+# Comparing -------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Prediction:
+    """What execmem makes of a recorded module: one buffer at either point.
+
+    Parameters
+    ----------
+    relocated
+        The buffer after relocation; `linked.image` is the buffer after finalisation.
+    """
+
+    view: ElfView
+    layout: Layout
+    linked: Linked
+    relocated: NDArray[np.uint8]
+    finalised: Finalised
+
+    @cached_property
+    def owners(self) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """For each byte of the buffer the number of the last mechanism that claims it."""
+        names = ("", *self.finalised.edits)
+        owner = np.zeros(self.relocated.size, np.uint8)
+        for number, edits in enumerate(self.finalised.edits.values(), 1):
+            owner[edits.mask(owner.size)] = number
+        return owner, names
+
+
+def predict(
+    recording: Recording,
+    view: ElfView,
+    environment: Environment,
+    *,
+    without: Sequence[str] = (),
+) -> Prediction:
+    """Link and finalise a recorded module where the kernel put it.
+
+    Parameters
+    ----------
+    view
+        The module's file, parsed.
+    environment
+        The boot.
+    without
+        Mechanisms to leave out.
+
+    Raises
+    ------
+    LoadError
+        When the module cannot be linked or finalised so.
+    """
+    errata = tuple(n for n in view.arch.errata if f"WORKAROUND_{n}" in environment.features)
+    layout = plan(view, errata=errata)
+    linked = link_view(
+        view,
+        layout,
+        recording.addresses,
+        recording.symbols,
+        checks=Checks.KERNEL,
+        percpu=recording.percpu,
+        errata=errata,
+    )
+    relocated = linked.image.copy()
+    done = finalise(view, layout, recording.addresses, linked, environment, without=without)
+    return Prediction(view, layout, linked, relocated, done)
+
+
+def compare(recording: Recording, prediction: Prediction, *, ranges: bool = False) -> ModuleDiff:
+    """Return what differs between a prediction and the kernel's bytes.
+
+    Parameters
+    ----------
+    ranges
+        List every differing range too, which needs the raw bytes.
+    """
+    linked, layout = prediction.linked, prediction.layout
+    resized = tuple(
+        s.name
+        for s in recording.sections
+        if s.index in layout.placements and layout.placements[s.index].size != s.size
+    )
+    chosen = [s for s in recording.compared if s.name not in resized]
+    owner, names = prediction.owners
+    differing: Counter[tuple[str, str]] = Counter()
+    changed: Counter[tuple[str, str]] = Counter()
+    kernels: tuple[bytes | None, bytes | None] | None = None
+    hashed: list[str] = []
+    found: list[Range] = []
+    relocated = 0
+    for section in chosen:
+        at, end = linked.offsets[section.index], linked.offsets[section.index] + section.size
+        kind = kind_of(section)
+        points = (
+            (RELOCATED, prediction.relocated[at:end], section.relocated),
+            (FINAL, linked.image[at:end], section.final),
+        )
+        touched = prediction.relocated[at:end] != linked.image[at:end]
+        for number, count in enumerate(np.bincount(owner[at:end][touched])):
+            if count:
+                changed[kind, names[number]] += int(count)
+        for which, (point, ours, wanted) in enumerate(points):
+            if hashlib.sha256(ours.data).hexdigest() == wanted:
+                continue
+            kernels = kernels or recording.raw()
+            raw = kernels[which]
+            theirs = None
+            if raw is not None:
+                theirs = np.frombuffer(raw, np.uint8, section.size, section.offset)
+            else:
+                hashed.append(section.name)
+            wrong = np.ones(section.size, np.bool_) if theirs is None else ours != theirs
+            if point == RELOCATED:
+                relocated += int(wrong.sum())
+            elif theirs is None:
+                differing[kind, _only(owner[at:end], names)] += section.size
+            else:
+                for number, count in enumerate(np.bincount(owner[at:end][wrong])):
+                    if count:
+                        differing[kind, names[number]] += int(count)
+            if ranges:
+                mechanism = np.zeros_like(owner[at:end]) if point == RELOCATED else owner[at:end]
+                found += _ranges(prediction, section, point, ours, theirs, wrong, mechanism, names)
+    return ModuleDiff(
+        recording.arch_name,
+        recording.run,
+        recording.name,
+        sections=len(chosen),
+        size=sum(s.size for s in chosen),
+        relocations=linked.records.type.size,
+        resized=resized,
+        relocated=relocated,
+        changed=changed,
+        differing=differing,
+        hashed=tuple(sorted(set(hashed))),
+        ranges=tuple(found),
+    )
+
+
+def _only(owner: NDArray[np.uint8], names: tuple[str, ...]) -> str:
+    """Return who may be to blame for a section of which only the hash is known."""
+    claimed = [names[number] for number in np.unique(owner).tolist()]
+    return RUNTIME if RUNTIME in claimed else claimed[-1] if len(claimed) < 3 else ""
+
+
+def _ranges(
+    prediction: Prediction,
+    section: RecordedSection,
+    point: str,
+    ours: NDArray[np.uint8],
+    theirs: NDArray[np.uint8] | None,
+    wrong: NDArray[np.bool_],
+    owner: NDArray[np.uint8],
+    names: tuple[str, ...],
+) -> Iterator[Range]:
+    """Yield runs of differing bytes that one mechanism decides."""
+    kind, functions = kind_of(section), _Symbols(prediction.view)
+    label = np.where(wrong, owner.astype(np.int16), -1)
+    edges = np.flatnonzero(np.diff(label, prepend=-1, append=-1)).tolist()
+    # Whole instructions, where they have one size.
+    step = len(prediction.view.arch.trap) if kind == "text" else 1
+    for first, last in pairwise(edges):
+        if label[first] < 0:
+            continue
+        start, end = first // step * step, min(-(-last // step) * step, section.size)
+        mechanism = "relocation" if point == RELOCATED else names[int(owner[first])]
+        yield Range(
+            point,
+            section.name,
+            start,
+            section.address + start,
+            functions.at(section.index, start),
+            kind,
+            mechanism,
+            ours[start:end].tobytes(),
+            None if theirs is None else theirs[start:end].tobytes(),
+        )
+
+
+class _Symbols:
+    """Which function or object contains an offset of a section."""
+
+    def __init__(self, view: ElfView) -> None:
+        self._view = view
+        kinds = view.symbols["info"] & 0xF
+        self._named = np.flatnonzero((kinds == STT_FUNC) | (kinds == STT_OBJECT))
+
+    def at(self, section: int, offset: int) -> str:
+        symbols = self._view.symbols[self._named]
+        inside = np.uint64(offset) - symbols["value"]
+        found = self._named[(symbols["shndx"] == section) & (inside < symbols["size"])]
+        if not found.size:
+            return ""
+        symbol = int(found[0])
+        return f"{self._view.symbol_name(symbol)}+{offset - int(self._view.symbols['value'][symbol]):#x}"
+
+
+# Runs ------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Task:
+    """One module's file with every boot in which it was recorded."""
+
+    recordings: tuple[Recording, ...]
+    environments: tuple[Environment, ...]
+    trees: tuple[Path, ...]
+    ranges: bool
+    without: tuple[str, ...]
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    *,
+    modules: Sequence[str] = (),
+    trees: Sequence[Path] = (),
+    ranges: bool = False,
+    without: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[RunDiff, ...]:
+    """Compare every module of the given boots.
+
+    Parameters
+    ----------
+    modules
+        Only these, by the kernel's names.
+    trees
+        Folders to look in for module files that the recording lacks.
+    ranges
+        List every differing range.
+    without
+        Mechanisms to leave out.
+    jobs
+        Processes.
+    progress
+        Called with the modules done and their number.
+    """
+    tasks = _tasks(runs, modules, tuple(trees), ranges, tuple(without))
+    found: dict[tuple[str, str], list[ModuleDiff]] = {(r.arch_name, r.name): [] for r in runs}
+    for done, diffs in enumerate(_each(tasks, jobs), 1):
+        for diff in diffs:
+            found[diff.arch, diff.run].append(diff)
+        if progress is not None:
+            progress(done, len(tasks))
+    return tuple(
+        RunDiff(arch, run, tuple(sorted(diffs, key=lambda diff: diff.name)))
+        for (arch, run), diffs in found.items()
+    )
+
+
+def environment_of(run: Run) -> Environment:
+    """Return what a recorded boot was booted with, as its kernel would find out."""
+    return of_boot(archs.arch(run.arch_name), run.boot, run.kernel_symbols)
+
+
+def _tasks(
+    runs: Sequence[Run],
+    modules: Sequence[str],
+    trees: tuple[Path, ...],
+    ranges: bool,
+    without: tuple[str, ...],
+) -> list[Task]:
+    """Return the work, the largest files first."""
+    by_file: dict[tuple[str, str], list[tuple[Recording, Environment]]] = defaultdict(list)
+    for run in runs:
+        environment = environment_of(run)
+        for recording in run.recordings:
+            if not modules or recording.name in modules:
+                key = recording.arch_name, recording.sha256
+                by_file[key].append((recording, environment))
+    tasks = [
+        Task(tuple(r for r, _ in pairs), tuple(e for _, e in pairs), trees, ranges, without)
+        for pairs in by_file.values()
+    ]
+    return sorted(tasks, key=lambda t: -sum(s.size for s in t.recordings[0].sections))
+
+
+def _each(tasks: Sequence[Task], jobs: int) -> Iterator[list[ModuleDiff]]:
+    if jobs <= 1 or len(tasks) <= 1:
+        yield from map(_work, tasks)
+        return
+    # A boot has 160,000 symbols: every process gets all of them once, not with every module.
+    with ProcessPoolExecutor(jobs, initializer=_share, initargs=(tasks,)) as pool:
+        yield from pool.map(_shared_work, range(len(tasks)))
+
+
+_shared: list[Task] = []
+
+
+def _share(tasks: Sequence[Task]) -> None:
+    _shared[:] = tasks
+
+
+def _shared_work(number: int) -> list[ModuleDiff]:
+    return _work(_shared[number])
+
+
+def _work(task: Task) -> list[ModuleDiff]:
+    first = task.recordings[0]
+    image = image_of(first, task.trees)
+    if image is None:
+        reason = f"{first.file} is not in the recording; name a folder that has it with --root"
+        return [ModuleDiff(r.arch_name, r.run, r.name, reason) for r in task.recordings]
+    view = parse(image, Path(first.file).name)
+    return [
+        compare(r, predict(r, view, e, without=task.without), ranges=task.ranges)
+        for r, e in zip(task.recordings, task.environments, strict=True)
+    ]
