@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import AddressMap, TextPoke
+from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
 
 
@@ -247,37 +248,6 @@ class Emulation:
 
 
 @attrs.frozen(kw_only=True)
-class Boot:
-    """What one boot of a kernel said about itself; texts are empty where nobody kept them.
-
-    Parameters
-    ----------
-    cpu, append, cpus
-        The emulator's CPU model, what it appended to the command line, and how many CPUs.
-    cpuinfo, cmdline, console
-        `/proc/cpuinfo`, `/proc/cmdline` and the console's log.
-    vulnerabilities
-        The files of `/sys/devices/system/cpu/vulnerabilities`.
-    config
-        The kernel's configuration.
-    """
-
-    cpu: str = ""
-    append: str = ""
-    cpus: int = 1
-    cpuinfo: str = attrs.field(default="", repr=False)
-    cmdline: str = ""
-    console: str = attrs.field(default="", repr=False)
-    vulnerabilities: Mapping[str, str] = attrs.field(factory=dict)
-    config: str = attrs.field(default="", repr=False)
-
-    def facts(self) -> dict[str, str]:
-        """Return the first CPU's lines of `cpuinfo`, by their title."""
-        lines = (line.partition(":") for line in self.cpuinfo.split("\n\n")[0].splitlines())
-        return {title.strip(): text.strip() for title, _, text in lines}
-
-
-@attrs.frozen(kw_only=True)
 class Ftrace:
     """The sites of the function tracer, and what stands there while nothing is traced.
 
@@ -341,8 +311,8 @@ class Finalisation:
     ----------
     order
         Names of the mechanisms (`loader.finalize.MECHANISMS`), in the kernel's order.
-    features
-        Returns the capabilities that the kernel finds in a boot, by the kernel's names.
+    environment
+        Returns what a boot means for modules.
     ftrace
         Sites of the function tracer.
     same_size
@@ -350,7 +320,7 @@ class Finalisation:
     """
 
     order: tuple[str, ...]
-    features: Callable[[Boot], frozenset[str]] = lambda _: frozenset()
+    environment: Callable[[Boot], Environment] | None = None
     ftrace: Ftrace | None = None
     same_size: SameSize | None = None
 

@@ -41,7 +41,6 @@ from allocator.types import (
 from archs.arch import (
     Anchor,
     Arch,
-    Boot,
     Branch,
     CallingConvention,
     Emulation,
@@ -55,6 +54,7 @@ from archs.arch import (
     SameSize,
     rows,
 )
+from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
@@ -224,18 +224,17 @@ _MODELS = {
 }
 
 
-def features(boot: Boot) -> frozenset[str]:
-    """Return the capabilities that decide about modules (cpufeature.c, cpu_errata.c).
+def environment(boot: Boot) -> Environment:
+    """Return a boot's capabilities that decide about modules (cpufeature.c, cpu_errata.c).
 
     What cpuinfo lists are the capabilities that all CPUs share; errata follow from the main
     ID register. Whether the kernel runs at EL2 with host extensions only the console says.
     """
-    facts = boot.facts()
-    implementer, part, variant, revision, flags = _MODELS.get(boot.cpu, (0, 0, 0, 0, ""))
-    if facts:
+    implementer, part, variant, revision, flags = _MODELS.get(boot.model, (0, 0, 0, 0, ""))
+    if boot.cpu:
         names = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
-        implementer, part, variant, revision = (int(facts.get(name, "0"), 0) for name in names)
-        flags = facts.get("Features", "")
+        implementer, part, variant, revision = (int(boot.cpu.get(name, "0"), 0) for name in names)
+        flags = boot.cpu.get("Features", "")
     found = {"ALWAYS_BOOT", "ALWAYS_SYSTEM"}
     listed = {"fp": "HAS_FPSIMD", "atomics": "HAS_LSE_ATOMICS"}
     found |= {listed[flag] for flag in flags.split() if flag in listed}
@@ -244,7 +243,9 @@ def features(boot: Boot) -> frozenset[str]:
     for name, *cpu, first, last in ERRATA:
         if cpu == [implementer, part] and first <= (variant, revision) <= last:
             found.add(name)
-    return frozenset(found)
+    return Environment(
+        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
+    )
 
 
 def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
@@ -497,8 +498,15 @@ ARM64 = Arch(
         exceptions=Exceptions(undefined=1),
     ),
     finalisation=Finalisation(
-        order=("extable", "same_size_alternatives", "ftrace_trampolines", "ftrace"),
-        features=features,
+        order=(
+            "extable",
+            "same_size_alternatives",
+            "ftrace_trampolines",
+            "ftrace",
+            "trace_events",
+            "running_kernel",
+        ),
+        environment=environment,
         # CALL_OPS: a pointer to what the site does now, then the register move that makes a
         # call possible; the second NOP stays.
         ftrace=Ftrace(

@@ -43,7 +43,6 @@ from allocator.types import (
 from archs.arch import (
     Anchor,
     Arch,
-    Boot,
     Branch,
     CallingConvention,
     Emulation,
@@ -56,6 +55,7 @@ from archs.arch import (
     SameSize,
     rows,
 )
+from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
@@ -158,27 +158,28 @@ EXTENSIONS = dict(
 )
 
 
-def features(boot: Boot) -> frozenset[str]:
+def environment(boot: Boot) -> Environment:
     """Return extensions and errata of all harts (arch/riscv/kernel/cpufeature.c, errata/thead).
 
     Extensions go by their names in the ISA string; a version of the vector extension brings
     its subsets along, as the kernel's cpuinfo already says.
     """
-    facts = boot.facts()
-    model, *options = boot.cpu.split(",")
-    isa = facts.get("isa", _MODELS.get(model, ""))
+    model, *options = boot.model.split(",")
+    isa = boot.cpu.get("isa", _MODELS.get(model, ""))
     base, *names = isa.removeprefix("rv64").split("_")
     found = {*base, *names}
-    if not facts:
+    if not boot.cpu:
         chosen = dict(option.partition("=")[::2] for option in options)
         found |= {name for name, value in chosen.items() if value in ("on", "true")}
         found -= {name for name, value in chosen.items() if value in ("off", "false")}
     if "v" in found:
         found |= {"zve32x", "zve32f", "zve64x", "zve64f", "zve64d"}
-    ids = [int(facts.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]
+    ids = [int(boot.cpu.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]
     if ids == [_THEAD, 0, 0]:
         found.add("ERRATA_THEAD_MAE")
-    return frozenset(found)
+    return Environment(
+        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
+    )
 
 
 def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
@@ -386,8 +387,8 @@ RISCV64 = Arch(
         ),
     ),
     finalisation=Finalisation(
-        order=("extable", "same_size_alternatives", "ftrace"),
-        features=features,
+        order=("extable", "same_size_alternatives", "ftrace", "trace_events", "running_kernel"),
+        environment=environment,
         # Room for AUIPC t0 and JALR, kept as two instructions so that neither is ever half.
         ftrace=Ftrace(
             section="__patchable_function_entries",

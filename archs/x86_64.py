@@ -267,7 +267,7 @@ X86_64 = Arch(
         exceptions=Exceptions(beyond={3: 1}),
     ),
     finalisation=Finalisation(
-        order=("extable", "ftrace"),
+        order=("extable", "ftrace", "trace_events", "running_kernel"),
         ftrace=Ftrace(section="__mcount_loc", before=0, idle=lambda _: NOPS[5]),
     ),
 )

@@ -30,7 +30,6 @@ import archs
 from archs import Checks
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.finalize import Environment, Finalised, finalise
-from loader.finalize.environment import of_boot
 from loader.layout import Layout, plan
 from loader.link import Linked, link_view
 from loader.recording import RecordedSection, Recording, Run, image_of
@@ -474,11 +473,6 @@ def compare_runs(
     )
 
 
-def environment_of(run: Run) -> Environment:
-    """Return what a recorded boot was booted with, as its kernel would find out."""
-    return of_boot(archs.arch(run.arch_name), run.boot, run.kernel_symbols)
-
-
 def _tasks(
     runs: Sequence[Run],
     modules: Sequence[str],
@@ -489,7 +483,7 @@ def _tasks(
     """Return the work, the largest files first."""
     by_file: dict[tuple[str, str], list[tuple[Recording, Environment]]] = defaultdict(list)
     for run in runs:
-        environment = environment_of(run)
+        environment = run.environment
         for recording in run.recordings:
             if not modules or recording.name in modules:
                 key = recording.arch_name, recording.sha256

@@ -27,7 +27,7 @@ import attrs
 import archs
 from allocator.types import MemType
 from archs import Arch
-from archs.arch import Boot
+from archs.environment import Boot, Environment
 from loader.errors import BadModule
 from loader.files import read_module
 
@@ -145,18 +145,24 @@ class Run:
         """What the boot said about itself."""
         folder = self.folder / "boot" / self.name
         first = self.recordings[0]
-        configs = sorted((self.folder / "boot").glob("config-*"))
         vulnerabilities = _text(folder / "vuln.json")
         return Boot(
-            cpu=first.cpu,
-            append=first.append,
-            cpus=first.cpus,
+            command_line=_text(folder / "cmdline").strip() or first.append,
             cpuinfo=_text(folder / "cpuinfo"),
-            cmdline=_text(folder / "cmdline").strip() or first.append,
-            console=_text(folder / "console.log.xz"),
             vulnerabilities=json.loads(vulnerabilities) if vulnerabilities else {},
-            config=_text(configs[0]) if configs else "",
+            model=first.cpu,
+            possible_cpus=first.cpus,
+            symbols=self.kernel_symbols,
+            console=_text(folder / "console.log.xz"),
         )
+
+    @property
+    def environment(self) -> Environment:
+        """What the boot means for modules, as its kernel would find out."""
+        rules = archs.arch(self.arch_name).finalisation
+        if rules is None or rules.environment is None:
+            return Environment(possible_cpus=self.boot.possible_cpus, symbols=self.kernel_symbols)
+        return rules.environment(self.boot)
 
     @property
     def live(self) -> str:

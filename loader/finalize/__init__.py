@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from archs.environment import Environment
 from loader.elf import ElfView
-from loader.finalize import extable, ftrace, same_size, trampolines
-from loader.finalize.environment import Environment
+from loader.finalize import extable, ftrace, same_size, trace_events, trampolines
 from loader.finalize.subject import Edits, Subject
 from loader.layout import Layout
 
@@ -42,6 +42,8 @@ MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
         "ftrace": ftrace.prepare,
         "ftrace_trampolines": trampolines.fill,
         "same_size_alternatives": same_size.apply,
+        "trace_events": trace_events.register,
+        "running_kernel": trace_events.running,
     }
 )
 

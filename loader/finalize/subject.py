@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from archs import Arch
 from archs.arch import Finalisation
+from archs.environment import Environment
 from loader.elf import ElfView
 from loader.errors import BadModule
-from loader.finalize.environment import Environment
 from loader.layout import Layout
 
 if TYPE_CHECKING:  # the link finalises on request

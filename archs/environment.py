@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What decides how a kernel finalises its modules: CPU, command line, kernel symbols.
+
+A `Boot` is what a running kernel says about itself, in its own words; an `Environment` is
+what follows from it for a module. How the one gives the other is each architecture's
+business (`Finalisation.environment`): the kernel decides by CPU model, known bugs and
+command line which mitigations are in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Boot:
+    """A kernel's own account of one boot.
+
+    Parameters
+    ----------
+    command_line
+        /proc/cmdline.
+    cpuinfo
+        /proc/cpuinfo; empty where it is not known.
+    vulnerabilities
+        /sys/devices/system/cpu/vulnerabilities: name -> text; what is missing is derived.
+    model
+        The emulator's name of the CPU model, where there is no cpuinfo.
+    possible_cpus
+        CPUs that may ever come online.
+    symbols
+        Kernel symbols -> address.
+    console
+        The console's log.
+    """
+
+    command_line: str = ""
+    cpuinfo: str = attrs.field(default="", repr=False)
+    vulnerabilities: Mapping[str, str] = attrs.field(factory=dict)
+    model: str = ""
+    possible_cpus: int = 1
+    symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
+    console: str = attrs.field(default="", repr=False)
+
+    @cached_property
+    def cpu(self) -> Mapping[str, str]:
+        """The fields of the first CPU in `cpuinfo`."""
+        first = self.cpuinfo.split("\n\n")[0]
+        pairs = (line.partition(":") for line in first.splitlines() if ":" in line)
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+    @cached_property
+    def options(self) -> Mapping[str, str]:
+        """The command line's words: `name=value` or `name`; the last of a name counts."""
+        pairs = (word.partition("=") for word in self.command_line.split())
+        return {name: value for name, _, value in pairs}
+
+
+@attrs.frozen(kw_only=True)
+class Environment:
+    """One boot, as far as module finalisation can see it.
+
+    Parameters
+    ----------
+    features
+        The kernel's names of the CPU capabilities and mitigations in force, as the
+        architecture's record spells them ("retpoline", "bmi2").
+    options
+        Choices that are more than on or off, by name ("return_thunk": a symbol's name).
+    possible_cpus
+        CPUs that may ever come online.
+    symbols
+        Kernel symbols -> address, those that modules do not name included.
+    static_calls
+        What static calls of the kernel call, where it is not the default: name -> the symbol
+        of the function, or "" for nothing.
+    """
+
+    features: frozenset[str] = frozenset()
+    options: Mapping[str, str] = attrs.field(factory=dict)
+    possible_cpus: int = 1
+    symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
+    static_calls: Mapping[str, str] = attrs.field(factory=dict)

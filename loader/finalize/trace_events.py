@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trace events, as far as a module's own memory says what registering them leaves there.
+
+For each event the kernel notes the owner, fills in the output functions that the module left
+out, links the events of the module in reverse order, and rewrites the event's format: a name
+of an enumeration means nothing to a program that reads it, so the value takes its place
+(kernel/trace/trace_events.c: trace_module_add_events, update_event_printk;
+kernel/trace/trace_output.c: register_trace_event).
+
+The rest comes from the running kernel and cannot be known: the event's number, the hash
+chain by number, the list of fields on the heap. `running` claims those bytes, and the few
+others of their kind, so that a comparison can say what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from allocator.types import ADDRESS_MASK
+from loader.finalize.subject import Index, Subject
+from loader.layout import THIS_MODULE
+
+POINTER = np.dtype([("pointer", "<u8")])
+# Offsets in struct trace_event_call, Linux 6.12 with perf events.
+_LIST, _CLASS, _NODE, _TYPE, _FUNCS, _FORMAT, _MODULE = 0, 16, 32, 48, 56, 64, 72
+# Offsets in struct trace_event_class.
+_SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
+_FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
+_OUTPUTS = 4  # functions in struct trace_event_functions
+_SRCU_PERCPU = 8  # in struct srcu_struct
+_CLASS_MAP = 56  # bytes of struct ddebug_class_map, which begins with a list head
+
+
+def register(subject: Subject) -> None:
+    """Register the module's trace events and replace names in their formats."""
+    events = _pointers(subject, "_ftrace_events")
+    if not events.size:
+        return
+    at = subject.offsets(events, _MODULE + 8)
+    this_module = subject.view.section(THIS_MODULE)
+    if this_module is not None and this_module.index in subject.addresses:
+        owner = np.array([subject.addresses[this_module.index]], np.uint64)
+        subject.write(at + _MODULE, owner.view(np.uint8))
+    # list_add() puts each event in front: its successor is the one before.
+    heads = np.append(events, np.uint64(subject.environment.symbols.get("ftrace_events", 0)))
+    for n in range(events.size):
+        if heads[n + 1]:
+            subject.write(at[n : n + 1] + _LIST + 8, heads[n + 1 : n + 2].view(np.uint8))
+        if n:
+            subject.write(at[n : n + 1] + _LIST, events[n - 1 : n].view(np.uint8))
+    _fill_outputs(subject, at)
+    _replace_names(subject, at)
+
+
+def running(subject: Subject) -> None:
+    """Claim what only the running kernel knows: numbers, chains, memory it allocated."""
+    events = subject.offsets(_pointers(subject, "_ftrace_events"), _MODULE + 8)
+    if events.size:
+        subject.note(events[:1] + _LIST, 8)
+        subject.note(events + _NODE, 16)
+        subject.note(events + _TYPE, 4)
+        classes = subject.offsets(np.unique(_words(subject, events + _CLASS)), _FIELDS + 16)
+        subject.note(classes + _FIELDS, 16)
+        for fields in np.unique(_words(subject, classes + _FIELDS_ARRAY)).tolist():
+            _note_flags(subject, fields)
+    srcu = _pointers(subject, "___srcu_struct_ptrs")
+    subject.note(subject.offsets(srcu) + _SRCU_PERCPU, 8)
+    maps = subject.table("__dyndbg_classes", np.dtype([("map", f"V{_CLASS_MAP}")]))
+    if maps is not None:
+        steps = np.arange(maps.entries.size, dtype=np.intp) * _CLASS_MAP
+        subject.note(maps.at + steps, 16)
+
+
+def _pointers(subject: Subject, name: str) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    table = subject.table(name, POINTER)
+    return np.empty(0, np.uint64) if table is None else table.entries["pointer"].copy()
+
+
+def _words(subject: Subject, at: Index) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return the pointer at each offset of the buffer."""
+    return subject.bytes_at(at, 8).view(np.uint64)[:, 0]
+
+
+def _fill_outputs(subject: Subject, events: Index) -> None:
+    nothing = subject.environment.symbols.get("trace_nop_print")
+    functions = np.unique(_words(subject, events + _FUNCS))
+    functions = functions[subject.within(functions)]
+    if nothing is None or not functions.size:
+        return
+    at = (subject.offsets(functions, 8 * _OUTPUTS)[:, None] + 8 * np.arange(_OUTPUTS)).ravel()
+    missing = at[_words(subject, at) == 0]
+    subject.write(missing, np.array([nothing], np.uint64).view(np.uint8))
+
+
+def _note_flags(subject: Subject, fields: int) -> None:
+    """Claim the flags of an event's fields: a check of the format may set one (needs_test)."""
+    at = int(subject.offsets(np.array([fields], np.uint64))[0])
+    while subject.image[at : at + 8].any():
+        subject.note(np.array([at + _FIELD_FLAGS], np.intp), 4)
+        at += _FIELD_ENTRY
+
+
+# Names in formats ------------------------------------------------------------------------------
+
+
+def _replace_names(subject: Subject, events: Index) -> None:
+    """Replace the names that the module defined a value for, in the formats of its system."""
+    maps = subject.offsets(_pointers(subject, "_ftrace_eval_map"), 24)
+    by_system: dict[int, dict[bytes, bytes]] = {}
+    for at in maps.tolist():
+        system, name, value = subject.image[at : at + 24].view(np.int64).tolist()
+        names = by_system.setdefault(system, {})
+        names.setdefault(_string(subject, name), str(value).encode())
+    patterns = {system: _pattern(names) for system, names in by_system.items()}
+    classes = subject.offsets(_words(subject, events + _CLASS), _FIELDS + 16)
+    systems = _words(subject, classes + _SYSTEM).view(np.int64).tolist()
+    formats = _words(subject, events + _FORMAT)
+    seen: set[int] = set()
+    for system, start in zip(systems, formats.tolist(), strict=True):
+        if system not in patterns or start in seen:
+            continue
+        seen.add(start)
+        old = _string(subject, start)
+        new = replace_names(old, by_system[system], patterns[system])
+        if new != old + b"\0":
+            row = np.frombuffer(new, np.uint8)
+            subject.write(subject.offsets(np.array([start], np.uint64), row.size), row)
+
+
+def replace_names(
+    text: bytes, names: Mapping[bytes, bytes], pattern: re.Pattern[bytes] | None = None
+) -> bytes:
+    """Return what stands in a format's memory when names are replaced by values in place.
+
+    Names in strings and behind members stay; what follows a word or a number is passed
+    over unseen, be it a quote. The kernel looks for one name after the other, and whenever
+    the text becomes shorter, what was behind its new end stays there.
+    """
+    rank = {name: n for n, name in enumerate(names)}
+    steps = (pattern or _pattern(names)).finditer(text)
+    found = [
+        step for step in steps if step["name"] and len(names[step["name"]]) <= len(step["name"])
+    ]
+    memory, size = bytearray(text + b"\0"), len(text)
+    moves: list[tuple[int, int]] = []
+    for step in sorted(found, key=lambda step: (rank[step["name"]], step.start())):
+        name, value = step["name"], names[step["name"]]
+        at = step.start() - sum(shift for place, shift in moves if place < step.start())
+        memory[at : at + len(value)] = value
+        rest = memory[at + len(name) : size]
+        size -= len(name) - len(value)
+        memory[at + len(value) : size] = rest
+        memory[size] = 0
+        moves.append((step.start(), len(name) - len(value)))
+    return bytes(memory)
+
+
+def _pattern(names: Mapping[bytes, bytes]) -> re.Pattern[bytes]:
+    """Return what the kernel's scanner takes in one step."""
+    known = b"|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    steps = (
+        rb"\\.",
+        rb'"(?:\\.|[^"\\])*"?',
+        rb"[0-9][0-9A-Za-z]*.?",
+        rb"(?P<name>" + known + rb")(?![0-9A-Za-z_])(?P<after>.?)",
+        rb"[A-Za-z_][0-9A-Za-z_]*(?:(?:\.|->).[0-9A-Za-z_]*)*.?",
+    )
+    return re.compile(b"|".join(steps), re.DOTALL)
+
+
+def _string(subject: Subject, address: int) -> bytes:
+    """Return the NUL-terminated string at an address (sections are apart by zeros)."""
+    at = int(subject.offsets(np.array([address & ADDRESS_MASK], np.uint64))[0])
+    size = 256
+    while not (found := subject.image[at : at + size] == 0).any():
+        size *= 2
+    return subject.image[at : at + int(found.argmax())].tobytes()
