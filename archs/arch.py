@@ -19,6 +19,10 @@ from allocator.types import AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
 
+U8 = NDArray[np.uint8]
+U64 = NDArray[np.uint64]
+Index = NDArray[np.intp]
+
 
 @attrs.frozen
 class Fill:
@@ -304,6 +308,56 @@ class SameSize:
 
 
 @attrs.frozen(kw_only=True)
+class Thunks:
+    """Branches through thunks that mitigations rewrite, and how (x86-64).
+
+    Places and targets are arrays of addresses, code is an array with a row per place.
+
+    Parameters
+    ----------
+    longest
+        Bytes of the longest direct branch.
+    length
+        Returns the lengths of the direct branches that rows of code begin with; 0 for others.
+    targets
+        Returns where the direct branches go.
+    aim
+        Returns the same branches, aimed at other targets.
+    registers
+        Symbol of the array of indirect thunks, one of `step` bytes for each register.
+    step
+        Bytes from one thunk of an array to the next.
+    indirect
+        Returns what takes the place of branches (rows of one length) to the thunks of
+        registers, given their places; None where they stay.
+    returns
+        Returns the code that takes the place of return branches.
+    padding
+        Returns the bodies of the call thunks in front of functions at the places.
+    filler
+        What the padding in front of a function holds until then.
+    is_call, call_size
+        Which rows of code are direct calls of that size, the only ones that are counted.
+    untracked
+        Functions whose callers are not tracked.
+    """
+
+    longest: int
+    length: Callable[[U8], Index]
+    targets: Callable[[U8, U64], U64]
+    aim: Callable[[U8, U64, U64], U8]
+    registers: str
+    step: int
+    indirect: Callable[[U8, U64, U64, Environment], U8 | None]
+    returns: Callable[[U64, Environment], U8]
+    padding: Callable[[U64, Environment], U8]
+    filler: int
+    is_call: Callable[[U8], NDArray[np.bool_]]
+    call_size: int
+    untracked: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class Finalisation:
     """What the kernel does to a module between relocation and init.
 
@@ -313,15 +367,25 @@ class Finalisation:
         Names of the mechanisms (`loader.finalize.MECHANISMS`), in the kernel's order.
     environment
         Returns what a boot means for modules.
+    features
+        Feature -> number in the module's tables.
     ftrace
         Sites of the function tracer.
+    static_call
+        Returns the code of static call sites, given the code before, the places, the function
+        (0: none), whether they are tail calls, and the environment.
+    thunks
+        Branches that mitigations rewrite.
     same_size
         Alternatives, where a replacement never changes its length.
     """
 
     order: tuple[str, ...]
     environment: Callable[[Boot], Environment] | None = None
+    features: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     ftrace: Ftrace | None = None
+    static_call: Callable[[U8, U64, int, bool, Environment], U8] | None = None
+    thunks: Thunks | None = None
     same_size: SameSize | None = None
 
 

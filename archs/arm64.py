@@ -503,6 +503,7 @@ ARM64 = Arch(
             "same_size_alternatives",
             "ftrace_trampolines",
             "ftrace",
+            "jump_labels",
             "trace_events",
             "running_kernel",
         ),

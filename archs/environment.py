@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING = "__pfx_"
 
 
 @attrs.frozen(kw_only=True)
@@ -84,3 +88,13 @@ class Environment:
     possible_cpus: int = 1
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     static_calls: Mapping[str, str] = attrs.field(factory=dict)
+
+    @cached_property
+    def padded(self) -> NDArray[np.uint64]:
+        """Addresses of the kernel's functions that have padding in front, ascending.
+
+        The padding has a symbol of its own, `__pfx_NAME` (CONFIG_PREFIX_SYMBOLS).
+        """
+        names = [name[len(PADDING) :] for name in self.symbols if name.startswith(PADDING)]
+        found = [self.symbols[name] for name in names if name in self.symbols]
+        return np.unique(np.array(found, np.uint64))

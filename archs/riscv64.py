@@ -387,7 +387,14 @@ RISCV64 = Arch(
         ),
     ),
     finalisation=Finalisation(
-        order=("extable", "same_size_alternatives", "ftrace", "trace_events", "running_kernel"),
+        order=(
+            "extable",
+            "same_size_alternatives",
+            "ftrace",
+            "jump_labels",
+            "trace_events",
+            "running_kernel",
+        ),
         environment=environment,
         # Room for AUIPC t0 and JALR, kept as two instructions so that neither is ever half.
         ftrace=Ftrace(

@@ -21,7 +21,10 @@ arch/x86/mm/init.c (execmem_arch_setup); arch/x86/kernel/alternative.c (text_pok
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from allocator.types import (
     GIB,
@@ -35,6 +38,8 @@ from allocator.types import (
     align_up,
 )
 from archs.arch import (
+    U8,
+    U64,
     Anchor,
     Arch,
     Branch,
@@ -44,9 +49,12 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
+    Index,
     Probe,
+    Thunks,
     rows,
 )
+from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
@@ -177,6 +185,321 @@ NOPS = tuple(
     )
 )
 
+
+# Direct branches, as arrays: a row of code per place. E8 calls, E9 jumps, 0F 80..8F jump on a
+# condition; a CS prefix (2E) pads a branch to a thunk. All end in a 32-bit displacement.
+CALL, JUMP, ESCAPE, CS, INT3 = 0xE8, 0xE9, 0x0F, 0x2E, 0xCC
+NOP1, RET1 = 0x90, 0xC3
+
+
+def _length(code: U8) -> Index:
+    prefix = code[:, 0] == CS
+    first = np.where(prefix, code[:, 1], code[:, 0])
+    plain = (first == CALL) | (first == JUMP)
+    condition = (code[:, 0] == ESCAPE) & (code[:, 1] >> 4 == 8)
+    return np.where(plain, 5 + prefix, np.where(condition, 6, 0)).astype(np.intp)
+
+
+def _targets(code: U8, places: U64) -> U64:
+    """Return where branches go; the place is that of the first byte."""
+    length = _length(code)
+    columns = np.arange(4) + np.maximum(length, 4)[:, None] - 4
+    words = np.take_along_axis(code, columns, axis=1)
+    displacement = np.ascontiguousarray(words).view("<i4")[:, 0].astype(np.int64)
+    return np.asarray(places + (length + displacement).view(np.uint64))
+
+
+def _aim(code: U8, places: U64, targets: U64) -> U8:
+    """Return branches with new displacements; rows are as long as the branches."""
+    new = code.copy()
+    displacement = targets - places - np.uint64(code.shape[1])
+    new[:, -4:] = displacement.astype("<u4")[:, None].view(np.uint8)
+    return new
+
+
+def _branches(opcode: int, places: U64, targets: U64 | int) -> U8:
+    """Return E8 or E9 branches at the places."""
+    code = np.zeros((places.size, 5), np.uint8)
+    code[:, 0] = opcode
+    return _aim(code, places, np.broadcast_to(np.asarray(targets, np.uint64), places.shape))
+
+
+def _rows(code: bytes, count: int) -> U8:
+    return np.broadcast_to(np.frombuffer(code, np.uint8), (count, len(code)))
+
+
+def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -> U8 | None:
+    """Return what takes the place of branches to indirect thunks (patch_retpoline)."""
+    features = environment.features
+    if "retpoline" in features and "retpoline_lfence" not in features:
+        if "call_depth" not in features:
+            return None
+        calls, jumps = (environment.symbols[name] for name in COUNTING_THUNKS)
+        first = np.where((code[:, :2] == CALL).any(axis=1), calls, jumps).astype(np.uint64)
+        return _aim(code, places, first + registers * np.uint64(THUNK_STEP))
+    forms = np.concatenate((code[:, :-4], registers.astype(np.uint8)[:, None]), axis=1)
+    kinds, which = np.unique(forms, axis=0, return_inverse=True)
+    fence = "retpoline_lfence" in features
+    new = np.array([_direct(bytes(kind), code.shape[1], fence) for kind in kinds])
+    changed: U8 = new[which.reshape(-1)]
+    return changed
+
+
+def _direct(form: bytes, length: int, fence: bool) -> list[int]:
+    """Return an indirect branch of `length` bytes; `form` is the opcode and the register."""
+    *opcode, register = form
+    code = b""
+    if opcode[0] == ESCAPE:  # Jcc thunk: skip an indirect jump on the opposite condition
+        code += bytes((0x70 | (opcode[1] & 0xF) ^ 1, length - 2))
+    if fence:
+        code += bytes.fromhex("0faee8")
+    is_call = opcode[-1] == CALL
+    code += b"\x41" * (register >= 8)
+    code += bytes((0xFF, (0xD0 if is_call else 0xE0) | register & 7))
+    if not is_call and len(code) < length:
+        code += bytes((INT3,))
+    return list(code + NOPS[length - len(code)])
+
+
+def _return_at(places: U64, environment: Environment) -> NDArray[np.bool_]:
+    """Return where a return needs the thunk (cpu_wants_rethunk_at)."""
+    if "rethunk" not in environment.features:
+        return np.zeros(places.shape, np.bool_)
+    if environment.options["return_thunk"] != ITS_RETURN_THUNK:
+        return np.ones(places.shape, np.bool_)
+    return np.asarray(places & np.uint64(0x20) == 0)
+
+
+def _returns(places: U64, environment: Environment) -> U8:
+    """Return what stands for a return at the places."""
+    plain = _rows(bytes((RET1, INT3, INT3, INT3, INT3)), places.size)
+    thunked = _return_at(places, environment)
+    if not thunked.any():
+        return plain
+    thunk = environment.symbols[environment.options["return_thunk"]]
+    return np.where(thunked[:, None], _branches(JUMP, places, thunk), plain)
+
+
+def _static_call(code: U8, places: U64, function: int, tail: bool, environment: Environment) -> U8:
+    """Return the code of static call sites (arch/x86/kernel/static_call.c)."""
+    symbols = environment.symbols
+    if code.shape[1] == 6 and tail:  # Jcc.d32
+        name = "__static_call_return"
+        if "rethunk" in environment.features:
+            name = environment.options["return_thunk"]
+        return _aim(code, places, np.full(places.shape, function or symbols[name], np.uint64))
+    if tail:
+        return _branches(JUMP, places, function) if function else _returns(places, environment)
+    if not function:
+        return _rows(NOPS[5], places.size)
+    if function == symbols.get("__static_call_return0"):
+        return _rows(bytes.fromhex("2e2e2e31c0"), places.size)  # cs cs cs xorl %eax, %eax
+    return _branches(CALL, places, function)
+
+
+def _padding(functions: U64, environment: Environment) -> U8:
+    """Return `sarq $5, %gs:pcpu_hot+16(%rip)` in front of functions (INCREMENT_CALL_DEPTH)."""
+    code = _rows(bytes.fromhex("6548c13d0000000005"), functions.size).copy()
+    depth = np.uint64(environment.symbols["pcpu_hot"] + CALL_DEPTH_OFFSET)
+    code[:, 4:8] = (depth - functions).astype("<u4")[:, None].view(np.uint8)
+    return code
+
+
+THUNK_STEP = 32
+COUNTING_THUNKS = ("__x86_indirect_call_thunk_array", "__x86_indirect_jump_thunk_array")
+ITS_RETURN_THUNK = "its_return_thunk"
+CALL_DEPTH_OFFSET = 16  # of call_depth in struct pcpu_hot
+
+THUNKS = Thunks(
+    longest=6,
+    length=_length,
+    targets=_targets,
+    aim=_aim,
+    registers="__x86_indirect_thunk_array",
+    step=THUNK_STEP,
+    indirect=_indirect,
+    returns=_returns,
+    padding=_padding,
+    filler=NOP1,
+    is_call=lambda code: np.asarray(code[:, 0] == CALL),
+    call_size=5,
+    untracked=(
+        "error_entry",
+        "paranoid_entry",
+        "xen_error_entry",
+        "__switch_to_asm",
+        "ret_from_fork",
+        "soft_restart_cpu",
+        "__fentry__",
+    ),
+)
+
+# X86_FEATURE_* of Linux 6.12, by word and bit (asm/cpufeatures.h), called as /proc/cpuinfo calls
+# them, or where it does not show them after the macro; "-" is no feature.
+_WORDS = {
+    0: "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts "
+    "acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",
+    1: "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - lm "
+    "3dnowext 3dnow",
+    3: "cxmmx k6_mtrr cyrix_arr centaur_mcr k8 zen5 p3 p4 constant_tsc up art arch_perfmon pebs bts "
+    "syscall32 sysenter32 rep_good amd_lbr_v2 clear_cpu_buf acc_power nopl always xtopology "
+    "tsc_reliable nonstop_tsc cpuid extd_apicid amd_dcm aperfmperf rapl nonstop_tsc_s3 "
+    "tsc_known_freq",
+    4: "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - pcid "
+    "dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave osxsave avx f16c rdrand "
+    "hypervisor",
+    6: "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop "
+    "skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext ptsc "
+    "perfctr_llc mwaitx",
+    7: "ring3mwait cpuid_fault cpb epb cat_l3 cat_l2 cdp_l3 tdx_host_platform hw_pstate "
+    "proc_feedback xcompacted pti kernel_ibrs rsb_vmexit intel_ppin cdp_l2 msr_spec_ctrl ssbd mba "
+    "rsb_ctxsw perfmon_v2 use_ibpb use_ibrs_fw spec_store_bypass_disable ls_cfg_ssbd ibrs ibpb "
+    "stibp zen l1tf_pteinv ibrs_enhanced msr_ia32_feat_ctl",
+    8: "tpr_shadow flexpriority ept vpid coherency_sfw_no - - - - - - - - - - vmmcall xenpv ept_ad "
+    "vmcall vmw_vmmcall pvunlock vcpupreempt tdx_guest",
+    9: "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm "
+    "zero_fcs_fds mpx rdt_a avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb intel_pt "
+    "avx512pf avx512er avx512cd sha_ni avx512bw avx512vl",
+    10: "xsaveopt xsavec xgetbv1 xsaves xfd",
+    11: "cqm_llc cqm_occup_llc cqm_mbm_total cqm_mbm_local fence_swapgs_user fence_swapgs_kernel "
+    "split_lock_detect per_thread_mba sgx1 sgx2 entry_ibpb rrsba_ctrl retpoline retpoline_lfence "
+    "rethunk unret use_ibpb_fw rsb_vmexit_lite sgx_edeccssa call_depth msr_tsx_ctrl smba bmec "
+    "user_shstk srso srso_alias ibpb_on_vmexit apic_msrs_fence zen2 zen3 zen4 zen1",
+    12: "- - - - avx_vnni avx512_bf16 - cmpccxadd arch_perfmon_ext - fzrm fsrs fsrc - - - - fred lkgs "
+    "wrmsrns - amx_fp16 - avx_ifma - - lam",
+    13: "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - amd_ibpb - amd_ibrs amd_stibp - "
+    "amd_stibp_always_on - - - - - amd_ppin amd_ssbd virt_ssbd amd_ssb_no cppc amd_psfd btc_no "
+    "amd_ibpb_ret brs",
+    14: "dtherm ida arat - pln - pts hwp hwp_notify hwp_act_window hwp_epp hwp_pkg_req - - - "
+    "hwp_highest_perf_change - - - hfi",
+    15: "npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists - - pausefilter - "
+    "pfthreshold avic - v_vmsave_vmload vgif - x2avic - v_spec_ctrl - - - - vnmi - - "
+    "svme_addr_chk",
+    16: "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq avx512_vnni "
+    "avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - "
+    "movdiri movdir64b enqcmd sgx_lc",
+    17: "overflow_recov succor - smca",
+    18: "- - avx512_4vnniw avx512_4fmaps fsrm - - - avx512_vp2intersect srbds_ctrl md_clear "
+    "rtm_always_abort - tsx_force_abort serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt - "
+    "amx_bf16 avx512_fp16 amx_tile amx_int8 spec_ctrl intel_stibp flush_l1d arch_capabilities "
+    "core_capabilities spec_ctrl_ssbd",
+    19: "sme sev vm_page_flush sev_es sev_snp - - - - v_tsc_aux sme_coherent - - - debug_swap - - - - "
+    "- - - - - - - - - svsm - hv_inuse_wr_allowed",
+    20: "no_nested_data_bp wrmsr_xx_base_ns lfence_rdtsc - - verw_clear null_sel_clr_base - autoibrs "
+    "no_smm_ctl_msr - - - - - - - - - - - - - - - - - sbpb ibpb_brtype srso_no",
+    21: "amd_lbr_pmc_freeze clear_bhb_loop bhi_ctrl clear_bhb_hw clear_bhb_loop_on_vmexit fast_cppc "
+    "indirect_thunk_its - - - - tsa_sq_no tsa_l1_no clear_cpu_buf_vm",
+    22: "f00f fdiv coma tlb_mmatch apic_c1e 11ap fxsave_leak clflush_monitor sysret_ss_attrs - "
+    "null_seg swapgs_fence bug_monitor amd_e400 cpu_meltdown spectre_v1 spectre_v2 "
+    "spec_store_bypass bug_l1tf mds msbds_only swapgs taa itlb_multihit srbds mmio_stale_data "
+    "mmio_unknown retbleed eibrs_pbrsb smt_rsb gds tdx_pw_mce",
+    23: "bug_srso div0 rfds bhi ibpb_no_ret its its_native_only - - tsa",
+}
+FEATURES = {
+    name: 32 * word + bit
+    for word, names in _WORDS.items()
+    for bit, name in enumerate(names.split())
+    if name != "-"
+}
+# Bugs that are called like a feature.
+_BUGS = {"monitor": "bug_monitor", "l1tf": "bug_l1tf", "srso": "bug_srso"}
+
+
+def environment(boot: Boot) -> Environment:
+    """Return what a boot means for modules: what arch/x86/kernel/cpu/bugs.c would select.
+
+    /proc/cpuinfo shows features and bugs; the mitigations in force follow from the bugs and
+    the command line, in the kernel's order, since one depends on another.
+    """
+    cpu, options = boot.cpu, boot.options
+    features = set(cpu.get("flags", "").split())
+    bugs = set(cpu.get("bugs", "").split())
+    features |= {_BUGS.get(bug, bug) for bug in bugs}
+    features.add("always")
+    if "sse2" in features:  # init_amd, init_intel: LFENCE is made to serialise
+        features.add("lfence_rdtsc")
+    thunk = "__x86_return_thunk"
+    if options.get("mitigations") != "off":
+        thunk = _mitigate(cpu, features, bugs, options)
+    return Environment(
+        features=frozenset(features),
+        options={"return_thunk": thunk},
+        possible_cpus=boot.possible_cpus,
+        symbols=boot.symbols,
+        static_calls={**_PREEMPTION, **_APIC},
+    )
+
+
+def _mitigate(
+    cpu: Mapping[str, str], features: set[str], bugs: set[str], options: Mapping[str, str]
+) -> str:
+    """Add the mitigations in force to `features`; return the return thunk in force."""
+    is_intel, family = cpu.get("vendor_id") == "GenuineIntel", int(cpu.get("cpu family", 0))
+    thunk = "__x86_return_thunk"
+    spectre = "off" if "nospectre_v2" in options else options.get("spectre_v2", "auto")
+    retbleed = options.get("retbleed", "auto").split(",")[0]
+    # spectre_v2_select_mitigation
+    if "spectre_v2" not in bugs and spectre != "on":
+        spectre = "off"
+    if spectre in ("auto", "on"):
+        enhanced = "ibrs_enhanced" in features
+        kernel_ibrs = is_intel and {"retbleed", "ibrs"} <= (bugs | features)
+        kernel_ibrs = kernel_ibrs and retbleed not in ("off", "stuff")
+        spectre = "eibrs" if enhanced else "ibrs" if kernel_ibrs else "retpoline"
+    if "retpoline" in spectre or spectre == "eibrs,lfence":
+        features.add("retpoline")
+        if spectre.endswith(("lfence", "amd")):
+            features.add("retpoline_lfence")
+    if spectre == "ibrs":
+        features.add("kernel_ibrs")
+    if spectre != "off":
+        features |= {"rsb_ctxsw"} if "ibrs_enhanced" in features else {"rsb_ctxsw", "rsb_vmexit"}
+    if {"ibrs", "ibpb"} & features:
+        features.add("msr_spec_ctrl")
+    if "ibpb" in features and spectre != "off":
+        features.add("use_ibpb")
+    # retbleed_select_mitigation
+    stuffing = False
+    if "retbleed" in bugs and retbleed != "off":
+        stuffing = retbleed == "stuff" and spectre == "retpoline" and is_intel
+        if stuffing:
+            features |= {"rethunk", "call_depth"}
+            thunk = "call_depth_return_thunk"
+        elif not is_intel and retbleed == "ibpb":
+            features |= {"entry_ibpb", "ibpb_on_vmexit"}
+        elif not is_intel:
+            features |= {"rethunk", "unret"}
+            thunk = "retbleed_return_thunk"
+    # its_select_mitigation
+    its = options.get("indirect_target_selection", "on")
+    exposed = "its" in bugs and its != "off" and spectre != "off" and not stuffing
+    if exposed and "retpoline_lfence" not in features:
+        features.add("rethunk")
+        if "retpoline" not in features:
+            features.add("indirect_thunk_its")
+        thunk = ITS_RETURN_THUNK
+    # srso_select_mitigation
+    srso = options.get("spec_rstack_overflow", "safe-ret")
+    if "srso" in bugs and srso == "safe-ret":
+        alias = family == 0x19
+        features |= {"rethunk", "unret", "srso_alias" if alias else "srso"}
+        thunk = "srso_alias_return_thunk" if alias else "srso_return_thunk"
+    # mds, taa, mmio and rfds share one way to clear buffers
+    if {"mds", "taa", "mmio_stale_data", "rfds"} & bugs:
+        features.add("clear_cpu_buf")
+    if "l1tf" in bugs:
+        features.add("l1tf_pteinv")
+    return thunk
+
+
+# PREEMPT_DYNAMIC, voluntary: might_resched() and cond_resched() are calls (kernel/sched/core.c).
+_PREEMPTION = {"might_resched": "__cond_resched", "cond_resched": "__cond_resched"}
+# The flat local APIC of a machine with at most eight CPUs (arch/x86/kernel/apic/apic_flat_64.c).
+_APIC = {
+    "apic_call_send_IPI_mask": "flat_send_IPI_mask",
+    "apic_call_send_IPI_self": "default_send_IPI_self",
+}
+
 _ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken
 
 X86_64 = Arch(
@@ -267,7 +590,24 @@ X86_64 = Arch(
         exceptions=Exceptions(beyond={3: 1}),
     ),
     finalisation=Finalisation(
-        order=("extable", "ftrace", "trace_events", "running_kernel"),
+        order=(
+            "extable",
+            "retpolines",
+            "returns",
+            "callthunks",
+            "ibt_seal",
+            "smp_locks",
+            "orc",
+            "ftrace",
+            "jump_labels",
+            "static_calls",
+            "trace_events",
+            "running_kernel",
+        ),
+        environment=environment,
+        features=FEATURES,
         ftrace=Ftrace(section="__mcount_loc", before=0, idle=lambda _: NOPS[5]),
+        static_call=_static_call,
+        thunks=THUNKS,
     ),
 )

@@ -27,7 +27,21 @@ import attrs
 
 from archs.environment import Environment
 from loader.elf import ElfView
-from loader.finalize import extable, ftrace, same_size, trace_events, trampolines
+from loader.finalize import (
+    callthunks,
+    extable,
+    ftrace,
+    ibt_seal,
+    jump_labels,
+    orc,
+    retpolines,
+    returns,
+    same_size,
+    smp_locks,
+    static_calls,
+    trace_events,
+    trampolines,
+)
 from loader.finalize.subject import Edits, Subject
 from loader.layout import Layout
 
@@ -38,8 +52,16 @@ __all__ = ["MECHANISMS", "Edits", "Environment", "Finalised", "Subject", "finali
 
 MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
     {
+        "callthunks": callthunks.apply,
         "extable": extable.sort,
         "ftrace": ftrace.prepare,
+        "ibt_seal": ibt_seal.seal,
+        "jump_labels": jump_labels.attach,
+        "orc": orc.sort,
+        "retpolines": retpolines.apply,
+        "returns": returns.apply,
+        "smp_locks": smp_locks.drop,
+        "static_calls": static_calls.attach,
         "ftrace_trampolines": trampolines.fill,
         "same_size_alternatives": same_size.apply,
         "trace_events": trace_events.register,

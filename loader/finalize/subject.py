@@ -16,6 +16,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import MemType
 from archs import Arch
 from archs.arch import Finalisation
 from archs.environment import Environment
@@ -174,13 +175,14 @@ class Subject:
             )
         return np.asarray(where[number] + inside.view(np.int64))
 
-    def within(self, addresses: U64, *, init: bool | None = None) -> NDArray[np.bool_]:
-        """Return which addresses lie in the module, or in its init (or core) part only."""
+    def within(self, addresses: U64, *kinds: MemType) -> NDArray[np.bool_]:
+        """Return which addresses lie in the module, in memory of one of `kinds` if any is given."""
         starts, sizes, _ = self._map
         number = np.searchsorted(starts, addresses, side="right") - 1
         found = (number >= 0) & (addresses - starts[number] < sizes[number])
-        if init is not None:
-            found &= self._is_init[number] == init
+        if kinds:
+            wanted = np.array([self._type(index) in kinds for index in self._placed], np.bool_)
+            found &= wanted[number]
         return np.asarray(found)
 
     def bytes_at(self, at: Index, width: int) -> U8:
@@ -207,13 +209,9 @@ class Subject:
             np.array([self.linked.offsets[index] for index in self._placed], np.intp),
         )
 
-    @cached_property
-    def _is_init(self) -> NDArray[np.bool_]:
-        return np.array([self._init(index) for index in self._placed], np.bool_)
-
-    def _init(self, index: int) -> bool:
+    def _type(self, index: int) -> MemType | None:
         placement = self.layout.placements.get(index)
-        return placement is not None and placement.type.is_init
+        return placement.type if placement is not None else None
 
     def _size(self, index: int) -> int:
         placed = index in self.linked.offsets

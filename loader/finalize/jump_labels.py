@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Static keys: branches that are patched instead of tested.
+
+`__jump_table` says for each branch where it is, where it may go and which key decides. When
+a module comes in, its entries are sorted by key and place, so that one key's branches
+stand together; branches that will vanish with the init memory are marked; and each of
+the module's own keys learns where its branches stand (kernel/jump_label.c:
+jump_label_add_module). The branches themselves are as the compiler left them, which is
+what their key says until somebody flips it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from allocator.types import MemType
+from loader.finalize.subject import Subject
+
+# struct jump_entry where CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE: all self-relative.
+ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])
+BRANCH, INIT = np.uint64(1), np.uint64(2)
+FLAGS = BRANCH | INIT
+# struct static_key: int enabled; then the entries' address, with flags in its low bits.
+ENTRIES = np.uint64(8)
+
+
+def attach(subject: Subject) -> None:
+    """Sort the table, mark the branches of init code and tell the keys where theirs are."""
+    table = subject.table("__jump_table", ENTRY)
+    if table is None:
+        return
+    code, target = table.targets("code"), table.targets("target")
+    keys = table.targets("key")
+    # The flags are bits of the stored difference, and keys are at least 8 bytes apart.
+    flags = table.entries["key"].view(np.uint64) & FLAGS
+    keys -= flags
+    flags &= BRANCH
+    flags |= np.where(subject.within(code, MemType.INIT_TEXT), INIT, np.uint64(0))
+    order = np.lexsort((code, keys))
+    table.point("code", code[order])
+    table.point("target", target[order])
+    table.point("key", keys[order])
+    table.entries["key"] |= flags[order].view(np.int64)
+    subject.claim(table)
+    found, first = np.unique(keys[order], return_index=True)
+    own = subject.within(found)
+    at = subject.offsets(found[own] + ENTRIES, 8)
+    kind = subject.bytes_at(at, 1)[:, 0] & np.uint8(FLAGS)
+    entries = table.addresses("code")[first[own]] | kind
+    subject.write(at, entries[:, None].view(np.uint8))

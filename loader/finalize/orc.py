@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ORC unwind tables: sorted by address, so that the unwinder can search them.
+
+Addresses and what they say stand in two tables, and move together. Where two entries have
+one address, the one that says nothing (the end of a function) comes first, so that the
+other is found (arch/x86/kernel/unwind_orc.c: unwind_module_init, orc_sort_cmp).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loader.errors import BadModule
+from loader.finalize.subject import Subject
+
+ADDRESS = np.dtype([("ip", "<i4")])
+ENTRY = np.dtype([("sp_offset", "<i2"), ("bp_offset", "<i2"), ("what", "<u2")])
+TYPE = 0x700  # of `what`; 0 is ORC_TYPE_UNDEFINED
+
+
+def sort(subject: Subject) -> None:
+    """Sort the unwind tables by address."""
+    addresses = subject.table(".orc_unwind_ip", ADDRESS)
+    entries = subject.table(".orc_unwind", ENTRY)
+    if addresses is None or entries is None:
+        return
+    if addresses.entries.size != entries.entries.size:
+        reason = f"{addresses.entries.size} addresses for {entries.entries.size} entries"
+        raise BadModule(subject.view.name, ".orc_unwind", reason)
+    ip = addresses.targets("ip")
+    order = np.lexsort((entries.entries["what"] & TYPE != 0, ip))
+    addresses.point("ip", ip[order])
+    entries.entries[:] = entries.entries[order]
+    subject.claim(addresses)
+    subject.claim(entries)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Static calls: calls through a pointer that are written into the code.
+
+Each call site names a key, the pointer that says where the call goes. When a module comes
+in, the kernel sorts its sites by key, marks those that will vanish with the init memory,
+and writes the call that the key says now into each (kernel/static_call_inline.c:
+static_call_add_module). A site may name the key's trampoline instead, where modules are
+not to see the key; then the kernel looks up the key that belongs to it.
+
+The keys of the kernel are its own data, so what they say is known from the environment:
+`Environment.static_calls`, and for the rest the default of the kernel's macros, which name
+the function of a tracepoint `__traceiter_NAME`. A site whose key's function is not known
+keeps its call through the trampoline, which leads to the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from allocator.types import MemType
+from loader.finalize.callthunks import redirected
+from loader.finalize.heapsort import order
+from loader.finalize.subject import U64, Subject
+
+SITE = np.dtype([("code", "<i4"), ("key", "<i4")])
+TAIL, INIT = np.uint64(1), np.uint64(2)
+FLAGS = TAIL | INIT
+KEY, TRAMPOLINE = "__SCK__", "__SCT__"
+TRACEPOINT, TRACER = "tp_func_", "__traceiter_"
+
+
+def attach(subject: Subject) -> None:
+    """Sort the sites by key, mark those of init code and write the calls."""
+    table = subject.table(".static_call_sites", SITE)
+    if table is None or subject.rules.static_call is None:
+        return
+    imported = _imported(subject)
+    words, names = _resolved(subject, table.targets("key"), imported)
+    chosen = np.array(order((words & ~FLAGS).tolist()), np.intp)
+    code, words = table.targets("code")[chosen], words[chosen]
+    words |= np.where(subject.within(code, MemType.INIT_TEXT), INIT, np.uint64(0))
+    table.point("code", code)
+    table.point("key", words)
+    subject.claim(table)
+    keys, which = np.unique(words & ~FLAGS, return_inverse=True)
+    functions = [_function(subject, key, names.get(key)) for key in keys.tolist()]
+    tail = (words & TAIL) != 0
+    for function in set(functions) - {None}:
+        mine = np.isin(which, [n for n, f in enumerate(functions) if f == function])
+        for is_tail in (False, True):
+            sites = code[mine & (tail == is_tail)]
+            if function is not None and sites.size:
+                _write(subject, sites, function, is_tail=is_tail)
+
+
+def _imported(subject: Subject) -> dict[int, str]:
+    """Return the static calls that the module imports: address of key or trampoline -> name."""
+    given = zip(subject.view.undefined_names, subject.linked.values.given.tolist(), strict=True)
+    length = len(KEY)
+    return {value: name[length:] for name, value in given if name[:length] in (KEY, TRAMPOLINE)}
+
+
+def _resolved(
+    subject: Subject, words: U64, imported: Mapping[int, str]
+) -> tuple[U64, dict[int, str]]:
+    """Return keys with their flags, where trampolines stood, and the names of imported keys."""
+    names = {}
+    found, which = np.unique(words & ~FLAGS, return_inverse=True)
+    for number, address in enumerate(found.tolist()):
+        if address in imported:
+            name = imported[address]
+            found[number] = key = subject.environment.symbols.get(KEY + name, address)
+            names[key] = name
+    return found[which] | words & FLAGS, names
+
+
+def _function(subject: Subject, key: int, name: str | None) -> int | None:
+    """Return what a key calls now: 0 for nothing, None if nobody knows."""
+    environment = subject.environment
+    if name is None:
+        at = np.array([key], np.uint64)
+        if not subject.within(at).all():
+            return None
+        return int(subject.bytes_at(subject.offsets(at, 8), 8).view("<u8")[0, 0])
+    default = TRACER + name.removeprefix(TRACEPOINT) if name.startswith(TRACEPOINT) else None
+    function = environment.static_calls.get(name, default)
+    return 0 if function == "" else environment.symbols.get(function or "")
+
+
+def _write(subject: Subject, sites: U64, function: int, *, is_tail: bool) -> None:
+    """Write the calls at sites whose keys say the same."""
+    rules = subject.rules
+    assert rules.static_call is not None
+    assert rules.thunks is not None
+    if function and not is_tail:  # a tail call enters the function itself: it was counted
+        function = int(redirected(subject, np.array([function], np.uint64))[0])
+    at = subject.offsets(sites)
+    length = rules.thunks.length(subject.bytes_at(at, rules.thunks.longest))
+    for size in set(length.tolist()) - {0}:
+        chosen = np.flatnonzero(length == size)
+        before = subject.bytes_at(subject.offsets(sites[chosen], size), size)
+        after = rules.static_call(before, sites[chosen], function, is_tail, subject.environment)
+        subject.write(at[chosen], after)
