@@ -308,6 +308,31 @@ class SameSize:
 
 
 @attrs.frozen(kw_only=True)
+class VariableSize:
+    """Alternatives where instructions differ in size, and NOPs fill what is left (x86-64).
+
+    Parameters
+    ----------
+    filler
+        The shortest NOP.
+    moved
+        Returns code that stood at the first address as it must read at the second; the last
+        number is how many bytes of it the replacement has, the rest is filler.
+    packed
+        Returns code with its NOPs put together.
+    direct_call
+        Returns the replacement of an indirect call by a direct one, given the call, its
+        address, what stands there for the replacement, and the environment; None where
+        nobody knows what the pointer holds.
+    """
+
+    filler: bytes
+    moved: Callable[[bytes, int, int, int], bytes]
+    packed: Callable[[bytes], bytes]
+    direct_call: Callable[[bytes, int, bytes, Environment], bytes | None]
+
+
+@attrs.frozen(kw_only=True)
 class Thunks:
     """Branches through thunks that mitigations rewrite, and how (x86-64).
 
@@ -376,8 +401,8 @@ class Finalisation:
         (0: none), whether they are tail calls, and the environment.
     thunks
         Branches that mitigations rewrite.
-    same_size
-        Alternatives, where a replacement never changes its length.
+    same_size, variable_size
+        Alternatives, where instructions have one size or several.
     """
 
     order: tuple[str, ...]
@@ -387,6 +412,7 @@ class Finalisation:
     static_call: Callable[[U8, U64, int, bool, Environment], U8] | None = None
     thunks: Thunks | None = None
     same_size: SameSize | None = None
+    variable_size: VariableSize | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,6 +53,7 @@ from archs.arch import (
     Index,
     Probe,
     Thunks,
+    VariableSize,
     rows,
 )
 from archs.environment import Boot, Environment
@@ -334,6 +336,277 @@ THUNKS = Thunks(
     ),
 )
 
+# Instruction lengths: enough of Intel's opcode maps (SDM vol. 2, appendix A) to walk over code
+# that a compiler made for the kernel.
+
+
+@attrs.frozen
+class Instruction:
+    """One decoded instruction; fields are offset and size in bytes, size 0 for none.
+
+    Parameters
+    ----------
+    opcode
+        Its bytes, without prefixes, escape bytes included.
+    displacement, immediate
+        Where they stand in the instruction; the target of a branch is an immediate.
+    relative
+        Whether the displacement counts from the instruction pointer.
+    """
+
+    length: int
+    prefixes: bytes
+    opcode: bytes
+    displacement: tuple[int, int]
+    immediate: tuple[int, int]
+    relative: bool
+
+    @property
+    def is_nop(self) -> bool:
+        """Whether the kernel takes it for a NOP (insn_is_nop)."""
+        return self.opcode[:2] == b"\x0f\x1f" or (
+            self.opcode[:1] == b"\x90" and self.prefixes[:1] != b"\xf3"
+        )
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether the immediate is the distance of a call, a jump or a conditional jump."""
+        first = self.opcode[0]
+        return (
+            first in (CALL, JUMP, JUMP8)
+            or first >> 4 == 7
+            or (first == ESCAPE and self.opcode[1] >> 4 == 8)
+        )
+
+
+JUMP8 = 0xEB
+_PREFIXES = frozenset(bytes.fromhex("262e363e64656667f0f2f3"))
+
+
+def _bytes(*spans: tuple[int, int]) -> frozenset[int]:
+    return frozenset(value for first, last in spans for value in range(first, last + 1))
+
+
+# One-byte opcodes by what follows them; those not named stand alone.
+_MODRM = _bytes(
+    *((row, row + 3) for row in range(0x00, 0x40, 8)),
+    (0x63, 0x63),
+    (0x69, 0x69),
+    (0x6B, 0x6B),
+    (0x80, 0x8F),
+    (0xC0, 0xC1),
+    (0xC6, 0xC7),
+    (0xD0, 0xD3),
+    (0xD8, 0xDF),
+    (0xF6, 0xF7),
+    (0xFE, 0xFF),
+)
+_IMM8 = _bytes(
+    *((row + 4, row + 4) for row in range(0x00, 0x40, 8)),
+    (0x6A, 0x6B),
+    (0x70, 0x7F),
+    (0x80, 0x80),
+    (0x83, 0x83),
+    (0xA8, 0xA8),
+    (0xB0, 0xB7),
+    (0xC0, 0xC1),
+    (0xC6, 0xC6),
+    (0xCD, 0xCD),
+    (0xE0, 0xE7),
+    (0xEB, 0xEB),
+)
+_IMM32 = _bytes(
+    *((row + 5, row + 5) for row in range(0x00, 0x40, 8)),
+    (0x68, 0x69),
+    (0x81, 0x81),
+    (0xA9, 0xA9),
+    (0xB8, 0xBF),
+    (0xC7, 0xC7),
+    (0xE8, 0xE9),
+)
+_INVALID = _bytes(
+    *((row, row + 1) for row in (0x06, 0x16, 0x1E, 0x60)),
+    *((row, row) for row in (0x0E, 0x27, 0x2F, 0x37, 0x3F, 0x82, 0x9A, 0xCE, 0xD6, 0xEA)),
+    (0xD4, 0xD5),
+)
+# Behind 0F.
+_ALONE_0F = _bytes(
+    (0x05, 0x09), (0x0B, 0x0B), (0x0E, 0x0E), (0x30, 0x37), (0x77, 0x77), (0x80, 0x8F),
+    (0xA0, 0xA2), (0xA8, 0xAA), (0xC8, 0xCF),
+)  # fmt: skip
+_IMM8_0F = _bytes(
+    (0x0F, 0x0F), (0x70, 0x73), (0xA4, 0xA4), (0xAC, 0xAC), (0xBA, 0xBA), (0xC2, 0xC2), (0xC4, 0xC6)
+)
+
+
+def decode(code: bytes, at: int = 0) -> Instruction | None:
+    """Return the instruction at an offset of 64-bit code; None where there is none, or a part."""
+    try:
+        return _decode(code, at)
+    except IndexError:
+        return None
+
+
+def _decode(code: bytes, start: int) -> Instruction | None:
+    at = start
+    while code[at] in _PREFIXES:
+        at += 1
+    prefixes = code[start:at]
+    wide = False
+    if code[at] >> 4 == 4:
+        wide = bool(code[at] & 8)
+        at += 1
+    opcode_at, byte = at, code[at]
+    at += 1
+    table = 0
+    if byte in (0x62, 0xC4, 0xC5):  # EVEX and VEX: the map stands in the prefix
+        table = 1 if byte == 0xC5 else code[at] & (0x1F if byte == 0xC4 else 0x7)
+        at += {0x62: 3, 0xC4: 2, 0xC5: 1}[byte]
+        if table not in (1, 2, 3):
+            return None
+        opcode_at = at
+        byte = code[at]
+        at += 1
+        modrm = (table, byte) != (1, 0x77)
+    elif byte == ESCAPE:
+        byte, table = code[at], 1
+        at += 1
+        if byte in (0x38, 0x3A):
+            table = 2 if byte == 0x38 else 3
+            byte = code[at]
+            at += 1
+        modrm = table > 1 or byte not in _ALONE_0F
+    else:
+        if byte in _INVALID:
+            return None
+        modrm = byte in _MODRM
+    opcode = code[opcode_at:at]
+    displacement, relative, field = (0, 0), False, 0
+    if modrm:
+        mod, field, base = code[at] >> 6, code[at] >> 3 & 7, code[at] & 7
+        at += 1
+        relative = mod == 0 and base == 5
+        if mod != 3 and base == 4:
+            base = code[at] & 7
+            at += 1
+        size = {0: 4 if base == 5 else 0, 1: 1, 2: 4, 3: 0}[mod]
+        displacement = (at - start, size)
+        at += size
+    size = _immediate(table, byte, field, prefixes, wide=wide)
+    end = at + size
+    if end > len(code):
+        return None
+    return Instruction(end - start, prefixes, opcode, displacement, (at - start, size), relative)
+
+
+def _immediate(table: int, byte: int, field: int, prefixes: bytes, *, wide: bool) -> int:
+    """Return the size of an instruction's immediate."""
+    if table == 3:
+        return 1
+    if table == 1:
+        return 4 if byte >> 4 == 8 else int(byte in _IMM8_0F)
+    if table:
+        return 0
+    short = 2 if 0x66 in prefixes and not wide else 4
+    if byte in (CALL, JUMP):
+        return 4
+    if byte in _IMM32:
+        return 8 if wide and byte >> 3 == 0x17 else short
+    if 0xA0 <= byte <= 0xA3:
+        return 4 if 0x67 in prefixes else 8
+    if byte in (0xF6, 0xF7) and field < 2:
+        return 1 if byte == 0xF6 else short
+    return {0xC2: 2, 0xCA: 2, 0xC8: 3}.get(byte, int(byte in _IMM8))
+
+
+def _moved(code: bytes, source: int, place: int, size: int) -> bytes:
+    """Return code with what is relative to its own address adjusted (apply_relocation)."""
+    new, shift, at = bytearray(code), source - place, 0
+    while at < len(code):
+        insn = decode(bytes(new), at)
+        if insn is None:
+            break
+        end = at + insn.length
+        fields = [insn.immediate] if insn.is_branch else []
+        fields += [insn.displacement] if insn.relative else []
+        for offset, width in fields:
+            field = slice(at + offset, at + offset + width)
+            away = int.from_bytes(new[field], "little", signed=True)
+            if not 0 <= end + away <= size:  # else the target moves along
+                value = away + shift & (1 << 8 * width) - 1
+                new[field] = value.to_bytes(width, "little")
+            near = away + shift + 3  # behind a jump of two bytes instead of five
+            if insn.opcode[0] == JUMP and -128 <= near < 128:
+                short = bytes((JUMP8, near & 0xFF))
+                new[at:end] = short + bytes((INT3,)) * (insn.length - 2)
+        at = end
+    return bytes(new)
+
+
+def _packed(code: bytes) -> bytes:
+    """Return code with each run of NOPs made into one (optimize_nops)."""
+    new, at = bytearray(code), 0
+    while at < len(code):
+        insn = decode(code, at)
+        if insn is None:
+            break
+        first, at = at, at + insn.length
+        if not insn.is_nop:
+            continue
+        if at == len(code):
+            break
+        while at < len(code):
+            insn = decode(code, at)
+            if insn is None or not insn.is_nop:
+                break
+            at += insn.length
+        new[first:at] = _nop(at - first)
+    return bytes(new)
+
+
+def _nop(length: int) -> bytes:
+    """Return what does nothing for `length` bytes; beyond the longest NOP, a jump over INT3."""
+    if length < len(NOPS):
+        return NOPS[length]
+    jump = bytes((JUMP8, length - 2)) if length < 128 else bytes((JUMP,))
+    jump += b"" if length < 128 else (length - 5).to_bytes(4, "little")
+    return jump.ljust(length, bytes((INT3,)))
+
+
+# What the pointers in pv_ops hold on bare hardware, by offset in struct paravirt_patch_template
+# (arch/x86/kernel/paravirt.c).
+_PV_OPS = (
+    "native_io_delay pv_native_get_debugreg pv_native_set_debugreg native_read_cr0 "
+    "native_write_cr0 native_write_cr4 native_load_tr_desc native_load_gdt native_load_idt "
+    "native_set_ldt native_store_tr native_load_tls native_load_gs_index native_write_ldt_entry "
+    "native_write_gdt_entry native_write_idt_entry nop_func nop_func native_load_sp0 "
+    "native_tss_invalidate_io_bitmap native_tss_update_io_bitmap pv_native_wbinvd native_cpuid "
+    "native_read_msr native_write_msr native_read_msr_safe native_write_msr_safe native_read_pmc "
+    "nop_func nop_func pv_native_save_fl pv_native_irq_disable pv_native_irq_enable "
+    "pv_native_safe_halt native_halt native_flush_tlb_local native_flush_tlb_global "
+    "native_flush_tlb_one_user native_flush_tlb_multi"
+).split()
+
+
+def _direct_call(
+    code: bytes, place: int, replacement: bytes, environment: Environment
+) -> bytes | None:
+    """Return a call of what `call *disp(%rip)` finds in pv_ops (alt_replace_call)."""
+    symbols = environment.symbols
+    if code[:2] != b"\xff\x15" or len(code) != 6 or replacement[:1] != bytes((CALL,)):
+        return None
+    slot = place + 6 + int.from_bytes(code[2:], "little", signed=True)
+    number, rest = divmod(slot - symbols.get("pv_ops", 0), 8)
+    name = _PV_OPS[number] if 0 <= number < len(_PV_OPS) and not rest else ""
+    if name not in symbols or "BUG_func" not in symbols:
+        return None
+    if name == "nop_func":
+        return b""
+    # The replacement calls BUG_func, or by now the padding in front of it; so it goes on.
+    away = int.from_bytes(replacement[1:], "little") + symbols[name] - symbols["BUG_func"]
+    return bytes((CALL,)) + (away & 0xFFFF_FFFF).to_bytes(4, "little")
+
+
 # X86_FEATURE_* of Linux 6.12, by word and bit (asm/cpufeatures.h), called as /proc/cpuinfo calls
 # them, or where it does not show them after the macro; "-" is no feature.
 _WORDS = {
@@ -426,7 +699,10 @@ def environment(boot: Boot) -> Environment:
         options={"return_thunk": thunk},
         possible_cpus=boot.possible_cpus,
         symbols=boot.symbols,
-        static_calls={**_PREEMPTION, **_APIC},
+        static_calls={
+            **_PREEMPTION.get(options.get("preempt", ""), _PREEMPTION["voluntary"]),
+            **_APIC,
+        },
     )
 
 
@@ -492,11 +768,27 @@ def _mitigate(
     return thunk
 
 
-# PREEMPT_DYNAMIC, voluntary: might_resched() and cond_resched() are calls (kernel/sched/core.c).
-_PREEMPTION = {"might_resched": "__cond_resched", "cond_resched": "__cond_resched"}
-# The flat local APIC of a machine with at most eight CPUs (arch/x86/kernel/apic/apic_flat_64.c).
+# What PREEMPT_DYNAMIC makes of four static calls, by `preempt=` (kernel/sched/core.c:
+# __sched_dynamic_update); Debian's default is voluntary.
+_PREEMPTION = {
+    mode: dict(
+        zip(
+            ("cond_resched", "might_resched", "preempt_schedule", "preempt_schedule_notrace"),
+            functions.split(","),
+            strict=True,
+        )
+    )
+    for mode, functions in {
+        "none": "__cond_resched,__static_call_return0,,",
+        "voluntary": "__cond_resched,__cond_resched,,",
+        "full": "__static_call_return0,__static_call_return0,preempt_schedule_thunk,"
+        "preempt_schedule_notrace_thunk",
+    }.items()
+}
+# The local APIC without x2APIC: interrupts go to one CPU after the other
+# (arch/x86/kernel/apic/apic_flat_64.c).
 _APIC = {
-    "apic_call_send_IPI_mask": "flat_send_IPI_mask",
+    "apic_call_send_IPI_mask": "default_send_IPI_mask_sequence_phys",
     "apic_call_send_IPI_self": "default_send_IPI_self",
 }
 
@@ -595,6 +887,7 @@ X86_64 = Arch(
             "retpolines",
             "returns",
             "callthunks",
+            "alternatives",
             "ibt_seal",
             "smp_locks",
             "orc",
@@ -609,5 +902,8 @@ X86_64 = Arch(
         ftrace=Ftrace(section="__mcount_loc", before=0, idle=lambda _: NOPS[5]),
         static_call=_static_call,
         thunks=THUNKS,
+        variable_size=VariableSize(
+            filler=NOPS[1], moved=_moved, packed=_packed, direct_call=_direct_call
+        ),
     ),
 )

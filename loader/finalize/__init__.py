@@ -28,6 +28,7 @@ import attrs
 from archs.environment import Environment
 from loader.elf import ElfView
 from loader.finalize import (
+    alternatives,
     callthunks,
     extable,
     ftrace,
@@ -52,6 +53,7 @@ __all__ = ["MECHANISMS", "Edits", "Environment", "Finalised", "Subject", "finali
 
 MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
     {
+        "alternatives": alternatives.apply,
         "callthunks": callthunks.apply,
         "extable": extable.sort,
         "ftrace": ftrace.prepare,
