@@ -22,6 +22,7 @@ COMMANDS = {
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",
     "explain": "Write a page to explore: address space, reach, relocations.",
+    "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
     "demo": "Run a demo, or list them.",
 }

@@ -40,6 +40,8 @@ RELOCATED, FINAL = "relocated", "final"
 RUNTIME = "running_kernel"
 SHOWN = 32  # bytes of a range that are printed
 
+Progression = Callable[[int, int], None]
+
 
 def kind_of(section: RecordedSection) -> str:
     """Return which of KINDS a section is, by the flags the kernel gave it."""
@@ -441,7 +443,7 @@ def compare_runs(
     ranges: bool = False,
     without: Sequence[str] = (),
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progression | None = None,
 ) -> tuple[RunDiff, ...]:
     """Compare every module of the given boots.
 

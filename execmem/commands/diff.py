@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem diff`: our modules beside a recorded kernel's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from execmem.commands.common import examples
+
+
+@click.command()
+@click.argument("modules", metavar="[MODULE]...", nargs=-1)
+@click.option(
+    "--oracle",
+    metavar="DIR",
+    envvar="EXECMEM_ORACLE",
+    required=True,
+    help="recordings of real kernels (or EXECMEM_ORACLE)",
+)
+@click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
+@click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
+@click.option(
+    "--root", "roots", multiple=True, metavar="DIR", help="where to find files left out; repeatable"
+)
+@click.option(
+    "--without", multiple=True, metavar="MECHANISM", help="leave one out, to see it matter"
+)
+@click.option("--placement", is_flag=True, help="predict where the kernel put every region")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="processes (one per CPU)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@click.pass_context
+@examples(
+    "execmem diff --oracle DIR",
+    "execmem diff --oracle DIR --run a53 --run kaslr --placement",
+    "execmem diff ext4 --oracle DIR --run base --without ftrace",
+)
+def diff(
+    ctx: click.Context,
+    modules: tuple[str, ...],
+    oracle: str,
+    names: tuple[str, ...],
+    arches: tuple[str, ...],
+    roots: tuple[str, ...],
+    without: tuple[str, ...],
+    placement: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Compare modules with what a real kernel made of them.
+
+    Every module is linked at the kernel's addresses and finalised for the CPU and the
+    command line of the boot; its bytes are compared after relocation and before init. For
+    the modules that are named, each differing range is shown. The exit code is 1 where
+    relocation, text or read-only data differ.
+    """
+    from rich.console import Console
+
+    from archs import arch as arch_by_name
+    from execmem import diff_report, report
+    from execmem.diff import compare_runs
+    from execmem.placement import place_runs
+    from loader.files import module_name
+    from loader.finalize import MECHANISMS
+    from loader.recording import runs
+
+    try:
+        chosen = {arch_by_name(name).name for name in arches}
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    for name in without:
+        if name not in MECHANISMS:
+            raise click.UsageError(f"--without {name!r}: expected one of {', '.join(MECHANISMS)}")
+    found = [run for run in runs(oracle, names) if not chosen or run.arch_name in chosen]
+    if not found:
+        raise click.UsageError(f"--oracle {oracle}: holds no such recording")
+    wanted = tuple(module_name(name) for name in modules)
+    known = {recording.name for run in found for recording in run.recordings}
+    for name in wanted:
+        if name not in known:
+            raise click.UsageError(f"no recording has a module {name!r}")
+    trees = tuple(map(Path, roots))
+    with diff_report.progress_bar(Console(stderr=True)) as progress:
+        result = compare_runs(
+            found,
+            modules=wanted,
+            trees=trees,
+            ranges=bool(wanted),
+            without=without,
+            jobs=jobs or os.cpu_count() or 1,
+            progress=progress,
+        )
+    placements = place_runs(found, trees) if placement else ()
+    if as_json:
+        document = {"runs": [run.as_json(ranges=bool(wanted)) for run in result]}
+        if placement:
+            document["placement"] = [p.as_json() for p in placements]
+        report.print_json(document)
+    else:
+        out = report.console()
+        diff_report.show(out, result)
+        for placed in placements:
+            diff_report.show_placement(out, placed)
+    if not all(run.equal for run in result):
+        ctx.exit(1)

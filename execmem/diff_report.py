@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `execmem diff` prints: a table per boot, who decided which bytes, and what differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import archs
+from execmem.diff import KINDS, Progression, RunDiff
+from execmem.placement import Placed
+from execmem.report import table
+from machine.disassembly import Disassembler
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TOTALS = ("arch", "run", "modules", "sections", "bytes", "relocations")
+DIFFERING = ("reloc", "text", "rodata", "data", "unexplained")
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Progression]:
+    """Show progress on `console` (stderr), where that is a terminal."""
+    columns = (TextColumn("modules"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show(out: Console, runs: Sequence[RunDiff]) -> None:
+    """Print totals of every boot, then bytes by mechanism, then every difference asked for."""
+    rows = [
+        (
+            run.arch,
+            run.run,
+            len(run.compared),
+            run.total("sections"),
+            run.total("size"),
+            run.total("relocations"),
+            run.total("relocated"),
+            *(run.differing(kind) for kind in KINDS),
+            run.unexplained,
+        )
+        for run in runs
+    ]
+    out.print("Compared, and bytes that differ after relocation and after finalisation:\n")
+    out.print(table((*TOTALS, *DIFFERING), rows, right=",".join((*TOTALS[2:], *DIFFERING))))
+    for run in runs:
+        _mechanisms(out, run)
+    for run in runs:
+        _remarks(out, run)
+        _ranges(out, run)
+
+
+def _mechanisms(out: Console, run: RunDiff) -> None:
+    changed, differing = run.counts("changed"), run.counts("differing")
+    names = sorted({name for _, name in (*changed, *differing)}, key=lambda name: (not name, name))
+    columns = ("mechanism", *KINDS, *(f"{kind} differing" for kind in KINDS))
+    rows = [
+        (
+            name or "unexplained",
+            *(changed[kind, name] or "" for kind in KINDS),
+            *(differing[kind, name] or "" for kind in KINDS),
+        )
+        for name in names
+    ]
+    out.print(f"\n{run.arch} {run.run}: bytes changed by finalisation, and differing\n")
+    out.print(table(columns, rows, right=",".join(columns[1:])))
+
+
+def _remarks(out: Console, run: RunDiff) -> None:
+    hashed = sum(len(m.hashed) for m in run.compared)
+    if hashed:
+        out.print(
+            f"{run.arch} {run.run}: of {hashed} sections that differ only the hash is recorded; "
+            "each counts with its whole size.",
+            soft_wrap=True,
+        )
+    for module in run.compared:
+        for name in module.resized:
+            out.print(f"{run.arch} {run.run} {module.name}: {name} has another size", markup=False)
+    for module in run.modules:
+        if module.skipped:
+            out.print(f"{run.arch} {run.run} {module.name} skipped: {module.skipped}", markup=False)
+
+
+def show_placement(out: Console, placed: Placed) -> None:
+    """Print how many regions were predicted, and where the kernel differs and why."""
+    recorded, files, unknown = placed.loads
+    out.print(
+        f"\n{placed.arch} {placed.run}: {placed.equal} of {placed.regions} regions of {recorded} "
+        f"modules predicted, among {files} more modules and {unknown} of which only the text's "
+        "address and the size are known.",
+        soft_wrap=True,
+    )
+    reasons = Counter(deviation.reason for deviation in placed.deviations)
+    for reason, count in reasons.most_common():
+        first = next(d for d in placed.deviations if d.reason == reason)
+        out.print(
+            f"  {count} elsewhere: {reason} (first {first.module} {first.type.name}: predicted "
+            f"{first.predicted[0]:#x}, recorded {first.recorded[0]:#x})",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _ranges(out: Console, run: RunDiff) -> None:
+    disassembler = Disassembler(archs.arch(run.arch))
+    for module in run.compared:
+        for found in module.ranges:
+            ours, kernels = found.texts(disassembler)
+            inside = f" ({found.symbol})" if found.symbol else ""
+            out.print(
+                f"\n{run.run} {module.name}: {found.section}+{found.offset:#x}{inside}, "
+                f"{len(found.ours)} bytes, {found.point}, {found.mechanism or 'unexplained'}",
+                markup=False,
+                soft_wrap=True,
+            )
+            theirs = "only a hash" if found.kernels is None else _hex(found.kernels)
+            for who, code, text in (("ours", _hex(found.ours), ours), ("kernel", theirs, kernels)):
+                out.print(escape(f"  {who:6} {code}  {text}".rstrip()), soft_wrap=True)
+
+
+def _hex(code: bytes) -> str:
+    return code[:32].hex(" ") + (" ..." if len(code) > 32 else "")
