@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check samples bench clean
+.PHONY: demo test check samples oracle bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/execmem demo tour
@@ -28,6 +28,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zstd,test]'
 	touch $@
+
+# ORACLE (or EXECMEM_ORACLE) names recordings of real kernels, CORPUS the files they leave out.
+ORACLE ?= $(EXECMEM_ORACLE)
+CORPUS ?= $(EXECMEM_CORPUS)
+oracle: $(VENV)/.installed
+	$(BIN)/execmem diff --placement --oracle "$(ORACLE)" $(if $(CORPUS),--root "$(CORPUS)")
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.link

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -20,8 +21,12 @@ from machine.disassembly import Disassembler
 if TYPE_CHECKING:
     from rich.console import Console
 
-TOTALS = ("arch", "run", "modules", "sections", "bytes", "relocations")
-DIFFERING = ("reloc", "text", "rodata", "data", "unexplained")
+TOTALS = ("boot", "mod.", "sect.", "bytes", "relocs")
+DIFFERING = ("reloc", *KINDS, "unexpl.")
+LEGEND = (
+    "mod., sect., bytes, relocs: compared. reloc: bytes that differ after relocation; the others "
+    "differ after finalisation, unexpl. being those that no mechanism decides."
+)
 
 
 @contextmanager
@@ -39,8 +44,7 @@ def show(out: Console, runs: Sequence[RunDiff]) -> None:
     """Print totals of every boot, then bytes by mechanism, then every difference asked for."""
     rows = [
         (
-            run.arch,
-            run.run,
+            f"{run.arch} {run.run}",
             len(run.compared),
             run.total("sections"),
             run.total("size"),
@@ -51,8 +55,9 @@ def show(out: Console, runs: Sequence[RunDiff]) -> None:
         )
         for run in runs
     ]
-    out.print("Compared, and bytes that differ after relocation and after finalisation:\n")
-    out.print(table((*TOTALS, *DIFFERING), rows, right=",".join((*TOTALS[2:], *DIFFERING))))
+    columns = (*TOTALS, *DIFFERING)
+    out.print(table(columns, rows, right=",".join(columns[1:])))
+    out.print("\n" + fill(LEGEND, out.width), soft_wrap=True)
     for run in runs:
         _mechanisms(out, run)
     for run in runs:
@@ -63,17 +68,17 @@ def show(out: Console, runs: Sequence[RunDiff]) -> None:
 def _mechanisms(out: Console, run: RunDiff) -> None:
     changed, differing = run.counts("changed"), run.counts("differing")
     names = sorted({name for _, name in (*changed, *differing)}, key=lambda name: (not name, name))
-    columns = ("mechanism", *KINDS, *(f"{kind} differing" for kind in KINDS))
+    columns = ("mechanism", *KINDS)
     rows = [
-        (
-            name or "unexplained",
-            *(changed[kind, name] or "" for kind in KINDS),
-            *(differing[kind, name] or "" for kind in KINDS),
-        )
+        (name or "unexplained", *(_cell(changed[k, name], differing[k, name]) for k in KINDS))
         for name in names
     ]
-    out.print(f"\n{run.arch} {run.run}: bytes changed by finalisation, and differing\n")
-    out.print(table(columns, rows, right=",".join(columns[1:])))
+    out.print(f"\n{run.arch} {run.run}: bytes changed by finalisation (and that differ)\n")
+    out.print(table(columns, rows, right=",".join(KINDS)))
+
+
+def _cell(changed: int, differing: int) -> str:
+    return " ".join([str(changed)] * bool(changed) + [f"({differing})"] * bool(differing))
 
 
 def _remarks(out: Console, run: RunDiff) -> None:

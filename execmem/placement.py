@@ -132,12 +132,10 @@ def place_runs(runs: Sequence[Run], trees: Sequence[Path] = ()) -> tuple[Placed,
     trees
         Folders to look in for module files that the recordings lack.
     """
-    files = {
-        (tree, module_name(path)): path
-        for tree in trees
-        for path in sorted(tree.rglob("*.ko*"))
-        if path.name.endswith(SUFFIXES)
-    }
+    files: dict[str, list[Path]] = {}
+    for path in (path for tree in trees for path in sorted(tree.rglob("*.ko*"))):
+        if path.name.endswith(SUFFIXES):
+            files.setdefault(module_name(path), []).append(path)
     sizes = _Sizes(tuple(trees), files)
     return tuple(place(run, sizes.of(run)) for run in runs if run.live)
 
@@ -147,7 +145,7 @@ class _Sizes:
     """Region sizes of modules, computed once per file and set of errata."""
 
     trees: tuple[Path, ...]
-    files: Mapping[tuple[Path, str], Path]
+    files: Mapping[str, list[Path]]
     _known: dict[tuple[Path, tuple[str, ...]], Mapping[MemType, int] | None] = attrs.field(
         factory=dict
     )
@@ -165,10 +163,10 @@ class _Sizes:
             sizes = self._of(arch, run, name, recording, errata)
             loads.append(Load(name, False, int(size), int(address, 16), recording, sizes))
         for recording in sorted(recorded.values(), key=lambda r: r.regions[MemType.TEXT]):
-            text, size = recording.regions[MemType.TEXT]
+            text, held = recording.regions[MemType.TEXT]
             before = (n for n, load in enumerate(loads) if load.address >= text)
             sizes = self._of(arch, run, recording.name, recording, errata)
-            failed = Load(recording.name, True, size, text, recording, sizes)
+            failed = Load(recording.name, True, held, text, recording, sizes)
             loads.insert(next(before, len(loads)), failed)
         return loads
 
@@ -188,15 +186,13 @@ class _Sizes:
     def _read(
         self, arch: Arch, name: str, recording: Recording | None, errata: tuple[str, ...]
     ) -> Mapping[MemType, int] | None:
-        images = [image_of(recording, self.trees)] if recording else self._named(name)
+        images = [image_of(recording, self.trees)] if recording else []
+        images += [] if recording else [read_module(path) for path in self.files.get(name, ())]
         for image in images:
             if image is not None and int.from_bytes(image[18:20], "little") == arch.machine:
                 view = parse(image, name)
                 return sizes_with_symbols(view, plan(view, errata=errata))
         return None
-
-    def _named(self, name: str) -> list[bytes | None]:
-        return [read_module(path) for (_, known), path in self.files.items() if known == name]
 
 
 def place(run: Run, loads: Sequence[Load]) -> Placed:
@@ -214,7 +210,7 @@ def place(run: Run, loads: Sequence[Load]) -> Placed:
     following = [(load.address, load) for load in loads]
     for (_, load), (after, _) in pairwise([*following, (0, loads[-1])]):
         if load.sizes is None and load.recording is None:
-            kernel.take(load, after)
+            kernel.take_unknown(load, after)
             unknown += 1
             continue
         recorded = load.recording.regions if load.recording else {}
@@ -231,7 +227,7 @@ def place(run: Run, loads: Sequence[Load]) -> Placed:
             equal += kind in recorded and part == wanted
             if part != wanted:
                 reason = kernel.correct(part, wanted) or (
-                    f"{unknown} modules before it are known by text address and size only"
+                    "after modules of which only the text's address and the size are known"
                     if unknown
                     else "unknown"
                 )
@@ -254,20 +250,20 @@ class _Kernel:
             self.memory, trap=arch.trap, text_poke=arch.text_poke, design="vmalloc"
         )
         self.execmem.alloc(MemType.TEXT, BPF_PACK, consumer=Consumer.BPF).finish()
+        self._taken: dict[Region, list[Interval]] = {}
         self._freed: list[tuple[Interval, str]] = []  # init memory, oldest first
         self._late: list[Interval] = []
 
     def alloc(self, size: int) -> Region:
         """Place a region as the design does."""
-        allocation = self.execmem.alloc(MemType.TEXT, size).finish()
-        self.execmem.free(allocation.address)
-        region = (allocation.address, align_up(size, PAGE_SIZE))
-        self._reserve(_span(region))
+        with self.execmem.alloc(MemType.TEXT, size) as pending:
+            region = (pending.address, align_up(size, PAGE_SIZE))
+        self._take(region)
         return region
 
     def free(self, region: Region, module: str) -> None:
         """Free the init memory of a module."""
-        self.memory.release(_span(region))
+        self._release(region)
         self._freed.append((_span(region), module))
 
     def correct(self, predicted: Region, recorded: Region) -> str:
@@ -275,11 +271,11 @@ class _Kernel:
 
         Init memory is freed by a worker: with several CPUs the next module may be faster.
         """
-        self.memory.release(_span(predicted))
+        self._release(predicted)
         reason = "another size"
         if predicted[1] == recorded[1]:
             reason = self._because_late(predicted, recorded)
-        self._reserve(_span(recorded))
+        self._take(recorded)
         return reason
 
     def release_late(self) -> None:
@@ -307,14 +303,23 @@ class _Kernel:
 
     def _find(self, size: int) -> int:
         address, _ = region = self.alloc(size)
-        self.memory.release(_span(region))
+        self._release(region)
         return address
+
+    def _take(self, region: Region) -> None:
+        """Take what is free of a region: after a deviation it may overlap another."""
+        free = list(self.memory.free_space.clipped(_span(region)))
+        self._taken[region] = [part for part in free if self._reserve(part)]
+
+    def _release(self, region: Region) -> None:
+        for part in self._taken.pop(region, ()):
+            self.memory.release(part)
 
     def _reserve(self, span: Interval) -> bool:
         """Take address space; False, and nothing taken, where some of it is."""
         return self.memory.reserve(span.size, span) is not None
 
-    def take(self, load: Load, after: int) -> None:
+    def take_unknown(self, load: Load, after: int) -> None:
         """Take the place of a module of which only address and size are known.
 
         Its core regions follow one another, a guard page behind each, up to the next
@@ -323,8 +328,7 @@ class _Kernel:
         gap = (after - load.address - load.size) // PAGE_SIZE
         guards = gap if 1 <= gap <= len(MemType) else 3
         span = Interval(load.address, load.address + load.size + guards * PAGE_SIZE)
-        for part in list(self.memory.free_space.clipped(span)):
-            self._reserve(part)
+        self._take((span.start, span.size - PAGE_SIZE))
 
 
 def _span(region: Region) -> Interval:

@@ -25,7 +25,7 @@ from loader.layout import THIS_MODULE
 
 POINTER = np.dtype([("pointer", "<u8")])
 # Offsets in struct trace_event_call, Linux 6.12 with perf events.
-_LIST, _CLASS, _NODE, _TYPE, _FUNCS, _FORMAT, _MODULE = 0, 16, 32, 48, 56, 64, 72
+_LIST, _CLASS, _NODE, _TYPE, _FUNCS, _FORMAT, _MODULE, _FLAGS = 0, 16, 32, 48, 56, 64, 72, 88
 # Offsets in struct trace_event_class.
 _SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
 _FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
@@ -62,6 +62,7 @@ def running(subject: Subject) -> None:
         subject.note(events[:1] + _LIST, 8)
         subject.note(events + _NODE, 16)
         subject.note(events + _TYPE, 4)
+        subject.note(events + _FLAGS, 4)
         classes = subject.offsets(np.unique(_words(subject, events + _CLASS)), _FIELDS + 16)
         subject.note(classes + _FIELDS, 16)
         for fields in np.unique(_words(subject, classes + _FIELDS_ARRAY)).tolist():
@@ -96,7 +97,7 @@ def _fill_outputs(subject: Subject, events: Index) -> None:
 
 
 def _note_flags(subject: Subject, fields: int) -> None:
-    """Claim the flags of an event's fields: a check of the format may set one (needs_test)."""
+    """Claim the flags of an event's fields: as the event's, a check of the format sets one."""
     at = int(subject.offsets(np.array([fields], np.uint64))[0])
     while subject.image[at : at + 8].any():
         subject.note(np.array([at + _FIELD_FLAGS], np.intp), 4)
