@@ -115,8 +115,8 @@ class ModuleDiff:
         Why it was not compared; else empty.
     sections, size, relocations
         What was compared.
-    resized
-        Sections whose size the kernel computed differently.
+    laid_out
+        Sections to which the kernel gave another size or another place in their region.
     relocated
         Differing bytes after relocation.
     changed, differing
@@ -134,7 +134,7 @@ class ModuleDiff:
     sections: int = 0
     size: int = 0
     relocations: int = 0
-    resized: tuple[str, ...] = ()
+    laid_out: tuple[str, ...] = ()
     relocated: int = 0
     changed: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
     differing: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
@@ -178,9 +178,9 @@ class RunDiff:
     @property
     def equal(self) -> bool:
         """Whether relocation, text and read-only data are the kernel's, and all sizes."""
-        resized = any(m.resized for m in self.compared)
+        laid_out = any(m.laid_out for m in self.compared)
         code = self.differing("text") + self.differing("rodata")
-        return not (resized or self.total("relocated") or code)
+        return not (laid_out or self.total("relocated") or code)
 
     def as_json(self, *, ranges: bool) -> dict[str, Any]:
         """Return the boot for scripts; with every differing range where `ranges`."""
@@ -193,7 +193,7 @@ class RunDiff:
             "sections": self.total("sections"),
             "bytes": self.total("size"),
             "relocations": self.total("relocations"),
-            "sections_resized_differently": sum(len(m.resized) for m in self.compared),
+            "sections_laid_out_differently": sum(len(m.laid_out) for m in self.compared),
             "reloc_bytes_differing": self.total("relocated"),
             "text_bytes_differing": self.differing("text"),
             "rodata_bytes_differing": self.differing("rodata"),
@@ -301,12 +301,18 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         List every differing range too, which needs the raw bytes.
     """
     linked, layout = prediction.linked, prediction.layout
-    resized = tuple(
+    planned = [
+        (s, layout.placements[s.index]) for s in recording.sections if s.index in layout.placements
+    ]
+    laid_out = tuple(
         s.name
-        for s in recording.sections
-        if s.index in layout.placements and layout.placements[s.index].size != s.size
+        for s, p in planned
+        if (s.size, s.address)
+        != (p.size, recording.regions.get(p.type, (s.address - p.offset, 0))[0] + p.offset)
     )
-    chosen = [s for s in recording.compared if s.name not in resized]
+    chosen = [
+        s for s in recording.compared if layout.size_of(prediction.view.sections[s.index]) == s.size
+    ]
     owner, names = prediction.owners
     differing: Counter[tuple[str, str]] = Counter()
     changed: Counter[tuple[str, str]] = Counter()
@@ -354,7 +360,7 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         sections=len(chosen),
         size=sum(s.size for s in chosen),
         relocations=linked.records.type.size,
-        resized=resized,
+        laid_out=laid_out,
         relocated=relocated,
         changed=changed,
         differing=differing,

@@ -90,8 +90,9 @@ def _remarks(out: Console, run: RunDiff) -> None:
             soft_wrap=True,
         )
     for module in run.compared:
-        for name in module.resized:
-            out.print(f"{run.arch} {run.run} {module.name}: {name} has another size", markup=False)
+        for name in module.laid_out:
+            where = f"{run.arch} {run.run} {module.name}"
+            out.print(f"{where}: {name} has another size or place", markup=False)
     for module in run.modules:
         if module.skipped:
             out.print(f"{run.arch} {run.run} {module.name} skipped: {module.skipped}", markup=False)

@@ -88,6 +88,8 @@ class Recording:
         Memory type -> address and size in bytes.
     percpu
         Address of the per-cpu section, or None.
+    plt_used, veneers
+        How many PLT entries the kernel filled, and those for an erratum.
     """
 
     folder: Path
@@ -104,6 +106,8 @@ class Recording:
     symbols: Mapping[str, int] = attrs.field(repr=False)
     regions: Mapping[MemType, tuple[int, int]]
     percpu: int | None
+    plt_used: int = 0
+    veneers: int = 0
 
     @property
     def arch(self) -> Arch:
@@ -285,6 +289,8 @@ def _recording(folder: Path, arch_name: str, run: str, facts: Mapping[str, Any])
             {name: int(value, 16) for name, value in facts["symbols"].items()},
             regions,
             None if percpu is None else int(percpu, 16),
+            facts.get("plt_used") or 0,
+            facts.get("veneers") or 0,
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"run {run}: no or a bad {error}"

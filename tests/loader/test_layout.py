@@ -16,7 +16,7 @@ from loader.errors import BadModule
 from loader.layout import Layout, plan
 from tests.support.elfwriter import AARCH64, LOCAL, NOBITS, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import CALL_CODE, module
-from tests.support.recordings import NOT_COMPARED, of_base, of_runs
+from tests.support.recordings import of_base, of_runs
 
 JUMP26, CALL26, ABS64 = 282, 283, 257
 
@@ -245,28 +245,25 @@ def test_layout_equals_the_kernels(oracle: Path, corpus: Path) -> None:
     Also where it works around an erratum, for which it aligns sections and reserves entries.
     """
     seen = 0
-    for recording in (*of_base(oracle, corpus), *of_runs(oracle, corpus)):
-        if recording.run != "base" and not recording.errata:
+    for recorded in (*of_base(oracle, corpus), *of_runs(oracle, corpus)):
+        recording = recorded.recording
+        if recording.run != "base" and not recorded.errata:
             continue
-        layout = plan(parse(recording.image, recording.name), errata=recording.errata)
-        bases = {
-            MemType[kind.removeprefix("MOD_")]: int(region["base"], 16)
-            for kind, region in recording.facts["layout"].items()
-        }
+        layout = plan(parse(recorded.image, recorded.name), errata=recorded.errata)
         want = {
-            s["idx"]: (int(s["addr"], 16), s["size"], s["align"] or 1)
+            s.index: (s.address, s.size, s.align or 1)
             for s in recording.sections
-            if s["name"] not in NOT_COMPARED - {".gnu.linkonce.this_module"}
+            if s.index in recording.addresses
         }
+        regions = recording.regions
         got = {
-            i: (bases[p.type] + p.offset if p.type in bases else None, p.size, p.align)
+            i: (regions[p.type][0] + p.offset if p.type in regions else None, p.size, p.align)
             for i, p in layout.placements.items()
         }
-        assert got == want, recording.name
-        for kind, region in recording.facts["layout"].items():
-            memory = MemType[kind.removeprefix("MOD_")]
+        assert got == want, recorded.name
+        for kind, (_, size) in regions.items():
             # The kernel puts its copies of the symbol table into these two.
-            if memory not in (MemType.DATA, MemType.INIT_DATA):
-                assert region["size"] == align_up(layout.sizes[memory], 4096), recording.name
+            if kind not in (MemType.DATA, MemType.INIT_DATA):
+                assert size == align_up(layout.sizes[kind], 4096), recorded.name
         seen += 1
     assert seen > 40

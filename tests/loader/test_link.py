@@ -25,7 +25,7 @@ from tests.support.elfwriter import FUNC, LOCAL, NOBITS, WEAK, A, Rela, Sec, Sym
 from tests.support.ld import GLOBAL_OFFSET_TABLE
 from tests.support.modules import ABS64, CALL, CALL_CODE, PREL32, module
 from tests.support.psabi import World, check, slots_of
-from tests.support.recordings import NOT_COMPARED, Recording, of_base, of_runs
+from tests.support.recordings import Recorded, of_base, of_runs
 from tests.support.tools import assemble
 
 BASE = {62: 0xFFFF_FFFF_C020_0000, 183: 0xFFFF_8000_7A4F_0000, 243: 0xFFFF_FFFF_01E6_B000}
@@ -151,19 +151,19 @@ def test_samples_link_as_gnu_ld_links_them(arch: archs.Arch, tmp_path: Path) -> 
         assert same_as_ld(image, symbols, tmp_path) > 4, name
 
 
-def digests(recording: Recording) -> dict[str, tuple[str, str]]:
+def digests(recorded: Recorded) -> dict[str, tuple[str, str]]:
     """Return name -> (ours, the kernel's) of sections whose contents differ."""
+    recording = recorded.recording
     linked = link(
-        recording.image,
+        recorded.image,
         recording.addresses,
         recording.symbols,
         percpu=recording.percpu,
-        errata=recording.errata,
+        errata=recorded.errata,
     )
     pairs = {
-        s["name"]: (hashlib.sha256(linked[s["idx"]]).hexdigest(), s["sha256_reloc"])
-        for s in recording.sections
-        if s["name"] not in NOT_COMPARED
+        s.name: (hashlib.sha256(linked[s.index]).hexdigest(), s.relocated)
+        for s in recording.compared
     }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -171,8 +171,8 @@ def digests(recording: Recording) -> dict[str, tuple[str, str]]:
 def test_bytes_equal_a_running_kernels(oracle: Path, corpus: Path) -> None:
     """After relocation every section is byte for byte what the kernel had in memory."""
     seen = 0
-    for recording in of_base(oracle, corpus):
-        assert digests(recording) == {}, recording.name
+    for recorded in of_base(oracle, corpus):
+        assert digests(recorded) == {}, recorded.name
         seen += 1
     assert seen > 40
 
@@ -180,8 +180,8 @@ def test_bytes_equal_a_running_kernels(oracle: Path, corpus: Path) -> None:
 def test_bytes_equal_the_kernels_of_other_boots(oracle: Path, corpus: Path) -> None:
     """The same with other CPUs, mitigations and KASLR, where arm64 needs entries and veneers."""
     seen = 0
-    for recording in of_runs(oracle, corpus):
-        assert digests(recording) == {}, recording.name
+    for recorded in of_runs(oracle, corpus):
+        assert digests(recorded) == {}, recorded.name
         seen += 1
     assert seen > 40
 
@@ -189,22 +189,23 @@ def test_bytes_equal_the_kernels_of_other_boots(oracle: Path, corpus: Path) -> N
 def test_entries_and_veneers_are_as_many_as_the_kernels(oracle: Path, corpus: Path) -> None:
     """Where the kernel filled PLT entries or made veneers, as many are made here."""
     most = [0, 0]
-    for recording in of_runs(oracle, corpus):
-        wanted = [recording.facts["plt_used"] or 0, recording.facts["veneers"] or 0]
+    for recorded in of_runs(oracle, corpus):
+        recording = recorded.recording
+        wanted = [recording.plt_used, recording.veneers]
         if not any(wanted):
             continue
-        view = parse(recording.image)
-        layout = plan(view, errata=recording.errata)
+        view = parse(recorded.image)
+        layout = plan(view, errata=recorded.errata)
         linked = link_view(
             view,
             layout,
             recording.addresses,
             recording.symbols,
             percpu=recording.percpu,
-            errata=recording.errata,
+            errata=recorded.errata,
         )
         used = sum(use.used for use in linked.plt.values())
-        assert [used - linked.stubs.veneers, linked.stubs.veneers] == wanted, recording.name
+        assert [used - linked.stubs.veneers, linked.stubs.veneers] == wanted, recorded.name
         most = [max(pair) for pair in zip(most, wanted, strict=True)]
     if not any(most):
         pytest.skip("no recorded module used a PLT entry")

@@ -1,104 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What real kernels made of real modules: the recordings and the files they were made from.
-
-A recording says, for each module of one boot, where every section was placed, the value of
-every undefined symbol, and the SHA-256 of every section when the kernel had relocated the
-module and done nothing else to it.
-"""
+"""Recorded modules with the files they were made from, from wherever those are."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import lzma
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import attrs
 
-from loader.files import read_module
-
-# struct module is running state; the others are not allocated with the module.
-NOT_COMPARED = {
-    ".gnu.linkonce.this_module",
-    ".symtab",
-    ".strtab",
-    ".modinfo",
-    "__versions",
-    ".data..percpu",
-}
+from loader.recording import BASE, Recording, Run, image_of, runs
 
 
 @attrs.frozen
-class Recording:
-    """One module of one boot."""
+class Recorded:
+    """One module of one boot, with its image and the errata that its kernel works around."""
 
-    run: str
+    recording: Recording
     image: bytes
-    facts: Mapping[str, Any]
+    errata: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The module, and the boot."""
-        return f"{self.run}/{self.facts['name']}"
-
-    @property
-    def sections(self) -> list[Mapping[str, Any]]:
-        """Every section that has an address."""
-        return list(self.facts["section_info"])
-
-    @property
-    def addresses(self) -> dict[int, int]:
-        """Section index -> address, of sections that are allocated with the module."""
-        return {
-            s["idx"]: int(s["addr"], 16)
-            for s in self.sections
-            if s["name"] not in NOT_COMPARED - {".gnu.linkonce.this_module"}
-        }
-
-    @property
-    def symbols(self) -> dict[str, int]:
-        """Undefined name -> value."""
-        return {name: int(value, 16) for name, value in self.facts["symbols"].items()}
-
-    @property
-    def errata(self) -> tuple[str, ...]:
-        """Errata of the CPU that the kernel works around."""
-        return ("843419",) if self.facts["cpu"] == "cortex-a53" else ()
-
-    @property
-    def percpu(self) -> int | None:
-        """Address of the per-cpu section."""
-        base = self.facts["percpu"]
-        return None if base is None else int(base, 16)
+        """The boot, and the module."""
+        return f"{self.recording.run}/{self.recording.name}"
 
 
-def of_base(oracle: Path, corpus: Path) -> Iterator[Recording]:
+def of_base(oracle: Path, corpus: Path) -> Iterator[Recorded]:
     """Yield every module of the boot without special options whose file is there."""
-    for path in sorted((oracle / "base").glob("*.json")):
-        yield from _recorded("base", json.loads(path.read_text("ascii")), oracle, corpus)
+    yield from _recorded([run for run in runs(oracle) if run.name == BASE], corpus)
 
 
-def of_runs(oracle: Path, corpus: Path) -> Iterator[Recording]:
+def of_runs(oracle: Path, corpus: Path) -> Iterator[Recorded]:
     """Yield every module of the boots with other CPUs, mitigations or KASLR."""
-    for path in sorted((oracle / "runs").glob("*.json.xz")):
-        run = path.name.split(".")[0]
-        for facts in json.loads(lzma.decompress(path.read_bytes())).values():
-            yield from _recorded(run, facts, oracle, corpus)
+    yield from _recorded([run for run in runs(oracle) if run.name != BASE], corpus)
 
 
-def _recorded(
-    run: str, facts: Mapping[str, Any], oracle: Path, corpus: Path
-) -> Iterator[Recording]:
-    path = oracle / facts["file"]
-    for file in [path] if path.is_file() else corpus.glob(f"lib/modules/*/kernel/**/{path.name}"):
-        image = _read(file)
-        assert hashlib.sha256(image).hexdigest() == facts["ko_sha256"], file
-        yield Recording(run, image, facts)
+def _recorded(found: Sequence[Run], corpus: Path) -> Iterator[Recorded]:
+    for run in found:
+        features = run.environment.features
+        errata = tuple(f.removeprefix("WORKAROUND_") for f in features if f == "WORKAROUND_843419")
+        for recording in run.recordings:
+            image = _image(recording.folder, recording.file, corpus, recording)
+            if image is not None:
+                yield Recorded(recording, image, errata)
 
 
-@cache
-def _read(path: Path) -> bytes:
-    return read_module(path)
+@lru_cache(maxsize=256)
+def _cached(folder: Path, file: str, corpus: Path) -> dict[str, bytes | None]:
+    return {}
+
+
+def _image(folder: Path, file: str, corpus: Path, recording: Recording) -> bytes | None:
+    """Return an image, read once for all boots."""
+    kept = _cached(folder, file, corpus)
+    if recording.sha256 not in kept:
+        kept[recording.sha256] = image_of(recording, (corpus,))
+    return kept[recording.sha256]
