@@ -602,7 +602,7 @@ def _direct_call(
         return None
     if name == "nop_func":
         return b""
-    # The replacement calls BUG_func, or by now the padding in front of it; so it goes on.
+    # The replacement calls BUG_func, which stands for the function.
     away = int.from_bytes(replacement[1:], "little") + symbols[name] - symbols["BUG_func"]
     return bytes((CALL,)) + (away & 0xFFFF_FFFF).to_bytes(4, "little")
 
@@ -886,8 +886,8 @@ X86_64 = Arch(
             "extable",
             "retpolines",
             "returns",
-            "callthunks",
             "alternatives",
+            "callthunks",
             "ibt_seal",
             "smp_locks",
             "orc",

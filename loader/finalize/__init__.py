@@ -9,8 +9,8 @@ the module's relocated bytes, the kernel's symbols and an `Environment`, which s
 CPU and what command line the kernel was booted with.
 
 The architecture names the mechanisms and their order (`Arch.finalisation`), because the
-order is part of the meaning: a call thunk may redirect a call that a later alternative
-moves. Each mechanism is a function that edits a `Subject` and notes which bytes it owns,
+order is part of the meaning: calls are counted only after alternatives have brought
+theirs. Each mechanism is a function that edits a `Subject` and notes which bytes it owns,
 so that any byte can be attributed afterwards.
 
 Sources: arch/*/kernel/module.c (module_finalize), kernel/module/main.c (load_module,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from loader.errors import BadModule
-from loader.finalize.subject import Subject, Table
+from loader.finalize.subject import U64, Subject, Table
 
 ENTRY = np.dtype(
     [
@@ -72,6 +72,12 @@ def apply(subject: Subject) -> None:
             code = rules.moved(new.ljust(length, rules.filler), source, place, replaced)
         code = rules.packed(code)
         subject.write(where[n], np.frombuffer(code, np.uint8))
+
+
+def places(subject: Subject) -> U64:
+    """Return the places that have alternatives."""
+    table = subject.table(".altinstructions", ENTRY)
+    return np.empty(0, np.uint64) if table is None else table.targets("place")
 
 
 def _level(table: Table) -> None:

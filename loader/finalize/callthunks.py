@@ -4,8 +4,8 @@
 With retbleed=stuff every call is counted. The counting instruction is written into the
 padding that the compiler left before each function, when the first call of the function
 is found, and the call is aimed at it (arch/x86/kernel/callthunks.c). That also holds for
-calls into the kernel, whose padded functions have a second symbol, `__pfx_NAME`, and for
-static calls when they are written.
+calls into the kernel, whose padded functions have a second symbol, `__pfx_NAME`, for calls
+that an alternative brought, and for static calls when they are written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import MemType
+from loader.finalize import alternatives
 from loader.finalize.subject import U64, Subject
 
 FEATURE = "call_depth"
@@ -24,7 +25,7 @@ def apply(subject: Subject) -> None:
     thunks = subject.rules.thunks
     if thunks is None or FEATURE not in subject.environment.features:
         return
-    sites = subject.sites(".call_sites")
+    sites = np.union1d(subject.sites(".call_sites"), alternatives.places(subject))
     sites = sites[subject.within(sites, MemType.TEXT)]
     code = subject.bytes_at(subject.offsets(sites, thunks.call_size), thunks.call_size)
     call = thunks.is_call(code)
