@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demos: short, and every number in them computed elsewhere too."""
+"""The lessons: short, as printed in the golden texts, and every number computed elsewhere too."""
 
 from __future__ import annotations
 
@@ -8,23 +8,61 @@ from pathlib import Path
 
 import pytest
 
+import samples
+from allocator.types import GIB, PAGE_SIZE
 from archs import ALL
+from archs import arch as arch_by_name
+from execmem.cli import main
 from loader.elf import parse
 from loader.layout import plan
-from samples import DEMOS, reach, story_of, tour
-from samples.modules import path
+from samples import (
+    DEMOS,
+    adrp,
+    after_init,
+    auipc,
+    fit,
+    flow,
+    hi20,
+    holes,
+    initplt,
+    model,
+    nomodules,
+    reach,
+    rox,
+    story_of,
+    tour,
+    trees,
+    veneer,
+    vmalloc_else,
+)
+from samples.modules import names, path
+
+GOLDEN = Path(__file__).parents[1] / "data" / "lessons"
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_demo_is_short_and_tells_a_story(name):
-    """A demo has at most 150 lines, a title and something to show."""
-    source = Path(reach.__file__).parent / f"{name}.py"
+def test_lesson_is_short_and_prints_its_golden_text(name, capsys):
+    """A lesson has at most 150 lines, and prints the text that a lecturer has prepared.
+
+    `execmem demo NAME > tests/data/lessons/NAME.txt` makes the text anew.
+    """
+    source = Path(samples.__file__).parent / f"{name}.py"
     assert len(source.read_text("utf-8").splitlines()) <= 150
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", name])
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert "Try next:" in " ".join(printed.split())
+    assert printed == (GOLDEN / f"{name}.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_lesson_has_facts(name):
+    """A lesson's numbers are there for programs."""
     story = story_of(name)
     assert story.name == name
     assert story.title
-    assert story.parts
-    assert set(story.facts) == {arch.name for arch in ALL}
+    assert story.facts
 
 
 def test_unknown_demo():
@@ -47,3 +85,144 @@ def test_reach_tells_what_the_record_says(arch):
     assert abs(int(facts["fits"], 16) + call.reach.align - call.reach.hi) < 8
     layout = plan(parse(path(arch.name, reach.MODULE).read_bytes()))
     assert ("PLT" in facts["beyond"]) is bool(layout.plt)
+
+
+def test_veneer_wall_is_where_26_bits_end():
+    """BL's bytes are 0x94000000 with the distance in words; from 2^27 on an entry is used."""
+    for _, x, code, entries in veneer.main().facts["rows"]:
+        distance = int(x, 16)
+        word = int.from_bytes(bytes.fromhex(code), "little")
+        if distance < 1 << 27:
+            assert word == 0x94000000 | distance >> 2
+            assert entries == "0"
+        else:
+            assert word >> 26 == 0x25
+            assert entries == "1"
+
+
+def test_hi20_forms_what_the_sum_says():
+    """With the 0x800 the pair forms the distance; without, 0x1000 less when bit 11 is set."""
+    for wanted, low, right, wrong, _ in hi20.main().facts["rows"]:
+        distance = int(wanted, 16)
+        assert int(low, 16) == distance % 0x1000
+        assert int(right, 16) == distance
+        assert int(wrong, 16) == distance - (0x1000 if distance & 0x800 else 0)
+
+
+def test_adrp_follows_whole_pages_only():
+    """The copied pair leads to the target plus the pages that its own page moved."""
+    for moved, inside, wanted, got, verdict in adrp.main().facts["rows"]:
+        at = adrp.START + int(moved, 16)
+        assert int(inside, 16) == at % 0x1000
+        assert int(got, 16) == adrp.TARGET + at // 0x1000 * 0x1000
+        assert (verdict == "right") is (wanted == got)
+
+
+def test_auipc_straddles_and_is_poked():
+    """The instruction begins two bytes before a page ends, and both versions run."""
+    facts = auipc.main().facts
+    assert facts["place"] % PAGE_SIZE == PAGE_SIZE - 2
+    assert facts["results"] == [7, 9]
+    assert facts["pages"] == 2
+
+
+def test_model_breaks_below_the_top_two_gib():
+    """2^64 - 2^31 is the lowest address that 32 bits hold, sign-extended."""
+    rows = model.main().facts["rows"]
+    for _, address, refused, types in rows:
+        top = int(address, 16) >= (1 << 64) - 2 * GIB
+        assert (refused == "0") is top
+        assert top or "R_X86_64_32S" in types
+
+
+def test_vmalloc_else_is_refused_wherever_it_is_far():
+    """Beyond every reach the module is refused; on top of the kernel it loads."""
+    facts = vmalloc_else.main().facts
+    assert len(facts) == 2 * len(ALL)
+    for found in facts.values():
+        assert (found["refused"] > 0) is (found["away"] > 4 * GIB)
+
+
+def test_flow_ends_the_same_with_and_without_text_poke():
+    """Same bytes, same last protection; only text_poke starts executable."""
+    for name, facts in flow.main().facts.items():
+        assert facts["bytes"] == facts["wanted"]
+        assert facts["protections"][-1] == "R-X"
+        assert facts["protections"][0] == ("R-X" if name.endswith("poke") else "RW-")
+        assert bool(facts["pokes"]) is name.endswith("poke")
+        assert facts["late write"] == "LifecycleError"
+
+
+def test_rox_counts_leaves():
+    """A 2 MiB leaf is 512 small ones when it is split; who pokes never splits it."""
+    facts = rox.main().facts
+    assert facts["rox_cache"]["leaves"] == [(512, 0), (512, 0), (0, 1)]
+    assert facts["rox_cache"]["splits"] == facts["rox_cache"]["collapses"] == 1
+    for name in ("rox_cache_613", "strata"):
+        assert facts[name]["leaves"] == [(0, 1)] * 3
+    assert all(large == 0 for _, large in facts["vmalloc"]["leaves"])
+    assert facts["strata"]["flushes"] < facts["rox_cache"]["flushes"]
+
+
+def test_holes_add_up():
+    """Span = text + holes; strata's holes are smaller than a cache line, a page's are not."""
+    facts = holes.main().facts
+    for found in facts.values():
+        assert found["modules"] == len(names())
+        assert found["span"] - found["text"] <= found["holes"] * found["largest"]
+    assert facts["strata"]["largest"] < 64
+    assert facts["rox_cache"]["largest"] < PAGE_SIZE
+    assert facts["vmalloc"]["largest"] > PAGE_SIZE
+
+
+def test_after_init_seals():
+    """The store works before init and faults after it, and the value stays."""
+    for facts in after_init.main().facts.values():
+        assert facts["before"] == ("RW-", "7 is there")
+        assert facts["after"] == ("R--", "faults")
+        assert facts["kept"]
+
+
+def test_initplt_ends_in_a_trap():
+    """The entry works while init text lives; afterwards its bytes are traps."""
+    facts = initplt.main().facts
+    assert facts["before"] == 7
+    assert facts["fault"].startswith("trap")
+    assert bytes.fromhex(facts["there"]) == bytes.fromhex(facts["trap"]) * 3
+
+
+def test_nomodules_lands_in_the_range_of_each_consumer(arch):
+    """Every consumer gets memory under a large leaf; ftrace and thunks reach the kernel."""
+    facts = nomodules.main().facts[arch.name]
+    here = arch.address_map()
+    for found in facts.values():
+        assert found["leaf"] == 2 << 20
+        call = next(b for b in arch.branches if b.what == "call")
+        ends = (here.image.start, here.image.end - 4)
+        assert found["reaches"] is all(e - found["address"] in call.reach for e in ends)
+    assert facts["ftrace"]["reaches"]
+    assert facts["thunk"]["reaches"]
+
+
+def test_trees_have_large_leaves_and_vmalloc_has_none():
+    """Each large leaf stands for at most 512 small ones of vmalloc."""
+    facts = trees.main().facts
+    small, large = facts["vmalloc"]["text"]
+    assert large == 0
+    for name in trees.DESIGNS[1:]:
+        assert facts[name]["modules"] == facts["vmalloc"]["modules"]
+        few, many = facts[name]["text"]
+        assert few + 512 * many >= small / 2
+        assert few == 0
+    assert facts["strata"]["splits"] == 1
+
+
+def test_fit_agrees_with_what_was_measured_before():
+    """Counted apart from this project: 1,755 and 2,332 (first fit), 3,709, all, all."""
+    facts = fit.main().facts
+    found = [facts[name]["fit"] for name, *_ in fit.RULES]
+    assert found[2:] == [3709, 4350, 4350]
+    assert abs(found[0] - 1755) <= 3
+    assert abs(found[1] - 2332) <= 3
+    here = arch_by_name("arm64").address_map()
+    assert facts["room"] == (128 << 20) - here.image.size

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What lessons share: a few instructions, relocated by the rows and run in the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from allocator.types import ADDRESS_MASK, Interval, MemType
+from archs import Arch
+from archs.reloc import Op, Reloc
+from machine.disassembly import Disassembler
+from machine.machine import Machine
+
+
+def row(arch: Arch, name: str) -> Reloc:
+    """Return a relocation by its psABI name; KeyError where the architecture has none."""
+    return next(r for r in arch.relocations.values() if r.name == name)
+
+
+def fill(found: Reloc, code: bytes, *, place: int, target: int) -> bytes:
+    """Return the instruction with the row's X for `target` in its fields; what does not fit is lost."""
+    page = -0x1000 if found.op is Op.PAGE else ADDRESS_MASK
+    x = target if found.op is Op.ABS else (target & page) - (place & page)
+    out = bytearray(code)
+    for part in found.parts:
+        word = int.from_bytes(out[part.offset : part.offset + part.size], "little")
+        out[part.offset : part.offset + part.size] = part.insert(word, x).to_bytes(
+            part.size, "little"
+        )
+    return bytes(out)
+
+
+def put(machine: Machine, code: bytes, *, skip: int = 0) -> int:
+    """Return the address of new module text that holds `code`, `skip` bytes after a page begins."""
+    pending = machine.execmem.alloc(MemType.TEXT, skip + len(code), align=0x1000)
+    pending.write(skip, code)
+    return pending.finish().address + skip
+
+
+def listing(arch: Arch, code: bytes, address: int) -> list[str]:
+    """Return one line per instruction: address, bytes, text."""
+    return [
+        f"{at:#x}  {code[at - address :][:size].hex(' '):<12} {text}"
+        for at, size, text in Disassembler(arch).all(code, address)
+    ]
+
+
+def free_runs(interval: Interval, taken: Iterable[Interval]) -> list[Interval]:
+    """Return what `taken`, ascending and disjoint, leaves of an interval."""
+    found, at = [], interval.start
+    for one in taken:
+        if one.start > at:
+            found.append(Interval(at, one.start))
+        at = max(at, one.end)
+    return [*found, Interval(at, interval.end)] if at < interval.end else found
