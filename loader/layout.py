@@ -385,12 +385,17 @@ def with_stub_sections(view: ElfView) -> ElfView:
     return attrs.evolve(view, sections=(*view.sections, *extra))
 
 
-def file_bytes(view: ElfView, section: Section) -> memoryview:
-    """Return what a section holds before relocation; PLT sections and NOBITS hold nothing."""
+def file_sections(view: ElfView) -> frozenset[int]:
+    """Return the indices of the sections that hold the file's bytes before relocation.
+
+    PLT sections and NOBITS hold nothing.
+    """
     plt = view.arch.plt
-    empty: tuple[str | None, ...] = (view.arch.got_section,)
+    empty: set[str | None] = {view.arch.got_section}
     if plt is not None:
-        empty += (plt.section, plt.init_section, plt.got_section, *plt.placeholders)
-    if section.type == SHT_NOBITS or section.name in empty:
-        return memoryview(b"")
-    return view.contents(section)
+        empty |= {plt.section, plt.init_section, plt.got_section, *plt.placeholders}
+    return frozenset(
+        section.index
+        for section in view.sections
+        if section.type != SHT_NOBITS and section.name not in empty
+    )

@@ -14,14 +14,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import ADDRESS_MASK
 from archs import Arch, Checks
-from archs.reloc import Failure, Op, Problem, Records, Reloc, apply, compute
+from archs.engine import Failure, Problem, Records, apply, compute, having, numbers_in
+from archs.reloc import Op, Reloc
 from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.finalize import Environment, finalise
-from loader.layout import Layout, file_bytes, plan, with_stub_sections
-from loader.stubs import PltUse, Stubs, redirect
+from loader.layout import Layout, file_sections, plan, with_stub_sections
+from loader.stubs import PltUse, Stubs, redirect, reserved
 from loader.work import SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
@@ -40,8 +40,8 @@ class Linked:
         Final bytes by section index, as views of one buffer.
     values
         What the symbols were resolved to.
-    records
-        The relocations as they were applied, for whoever asks how far they reach.
+    work
+        The relocations.
     stubs
         PLT entries, GOT slots and veneers that were needed.
     image, offsets
@@ -51,10 +51,15 @@ class Linked:
     arch: Arch
     sections: Mapping[int, memoryview]
     values: SymbolValues
-    records: Records
+    work: Work
     stubs: Stubs
     image: NDArray[np.uint8]
     offsets: Mapping[int, int]
+
+    @property
+    def records(self) -> Records:
+        """The relocations as they were applied, for whoever asks how far they reach."""
+        return self.work.records
 
     @property
     def plt(self) -> Mapping[bool, PltUse]:
@@ -69,7 +74,9 @@ class Linked:
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """Relocations applied, by type name, most frequent first."""
-        numbers, counts = np.unique(self.records.type, return_counts=True)
+        tables = [self.work.view.tables[number].records["type"] for number in self.work.tables]
+        types = np.concatenate(tables) if tables else np.empty(0, np.uint32)
+        numbers, counts = np.unique(types, return_counts=True)
         names = [self.arch.relocations[number].name for number in numbers.tolist()]
         by_name = zip(names, counts.tolist(), strict=True)
         return dict(sorted(by_name, key=lambda item: (-item[1], item[0])))
@@ -147,24 +154,13 @@ def link_view(
     """Return the linked sections of a parsed and planned module; see `link`."""
     offsets, image = _buffer(view, layout, addresses)
     values = SymbolValues.of_module(view, addresses, symbols, percpu)
-    work = Work.of_module(view, addresses, offsets, values)
-    failures = list(_misplaced(view, layout, work))
-    stubs = Stubs()
-    if not failures:
-        stubs = redirect(view, layout, addresses, work, image, errata)
-        failures = stubs.failures + _others(
-            stubs.failures,
-            apply(
-                view.arch.relocations,
-                image,
-                work.records,
-                checks=checks,
-                clean_target=view.arch.clean_target,
-                batches=work.batches,
-            ),
-        )
-    if failures:
-        raise _explain(view, layout, work, failures)
+    work = Work.of_module(view, layout, addresses, offsets, values)
+    errata = [number for number in errata if number in view.arch.errata]
+    if not errata and _link_plainly(layout, work, image, checks):
+        stubs = reserved(layout, addresses)
+    else:
+        _fill(image, view, layout, offsets)
+        stubs = _link_thoroughly(layout, addresses, work, image, checks, errata)
     for at, code in stubs.patches.items():
         image[at : at + len(code)] = np.frombuffer(code, np.uint8)
     for use in stubs.contents():
@@ -175,7 +171,68 @@ def link_view(
         index: memory[at : at + layout.size_of(view.sections[index])]
         for index, at in offsets.items()
     }
-    return Linked(view.arch, sections, values, work.records, stubs, image, offsets)
+    return Linked(view.arch, sections, values, work, stubs, image, offsets)
+
+
+def _link_plainly(layout: Layout, work: Work, image: NDArray[np.uint8], checks: Checks) -> bool:
+    """Apply every record as it is, piece by piece; return False at anything out of the ordinary.
+
+    Branches that need PLT entries, GOT slots and errors are out of the ordinary. The kernel's
+    checks let some branches pass that no PLT entry may be left out for.
+    """
+    arch = work.view.arch
+    rows, through_got = arch.relocations, arch.relocations.through_got
+    if checks is Checks.KERNEL and layout.plt:
+        return False
+    return all(
+        piece.complete
+        and not piece.outside(rows).size
+        and through_got.isdisjoint(piece.numbers)
+        and not apply(
+            rows,
+            image,
+            piece.records,
+            checks=checks,
+            clean_target=arch.clean_target,
+            numbers=piece.numbers,
+        )
+        for piece in work.pieces()
+    )
+
+
+def _link_thoroughly(
+    layout: Layout,
+    addresses: Mapping[int, int],
+    work: Work,
+    image: NDArray[np.uint8],
+    checks: Checks,
+    errata: Iterable[str],
+) -> Stubs:
+    """Apply the records with everything that may stand between a place and its target.
+
+    Raises
+    ------
+    RelocationError
+        With every record that fails.
+    """
+    view, stubs = work.view, Stubs()
+    failures = list(_misplaced(work))
+    if not failures:
+        stubs = redirect(layout, addresses, work, image, errata)
+        failures = stubs.failures + _others(
+            stubs.failures,
+            apply(
+                view.arch.relocations,
+                image,
+                work.records,
+                checks=checks,
+                clean_target=view.arch.clean_target,
+                numbers=work.whole.numbers,
+            ),
+        )
+    if failures:
+        raise _explain(view, layout, work, failures)
+    return stubs
 
 
 @attrs.frozen
@@ -209,11 +266,11 @@ class Extent:
 def extents(arch: Arch, records: Records) -> tuple[Extent, ...]:
     """Return the extent of every type that computes X from S, A and P, most frequent first."""
     found = []
-    for number in np.unique(records.type).tolist():
+    for number in numbers_in(records.type):
         row = arch.relocations[number]
         if row.op not in (Op.ABS, Op.PC, Op.PAGE):
             continue
-        index = np.flatnonzero(records.type == number)
+        index = having(records.type, [number])
         x = compute(row, records, index).view(np.int64)
         found.append(Extent(row, index.size, int(x.min()), int(x.max())))
     return tuple(sorted(found, key=lambda extent: -extent.count))
@@ -230,36 +287,38 @@ def _buffer(
             raise BadModule(view.name, "addresses", f"there is no section {index}")
         offsets[index] = size
         size += (layout.size_of(view.sections[index]) + 2 * _GAP - 1) & -_GAP
-    image = np.zeros(size + _GAP, np.uint8)
-    memory = image.data
-    for index, at in offsets.items():
-        contents = file_bytes(view, view.sections[index])
-        memory[at : at + len(contents)] = contents
+    image = np.empty(size + _GAP, np.uint8)
+    _fill(image, view, layout, offsets)
     return offsets, image
 
 
-def _misplaced(view: ElfView, layout: Layout, work: Work) -> Iterable[Failure]:
+def _fill(
+    image: NDArray[np.uint8], view: ElfView, layout: Layout, offsets: Mapping[int, int]
+) -> None:
+    """Put the file's bytes into the buffer, and zeros where it has none."""
+    memory, end = image.data, 0
+    held = file_sections(view)
+    for index, at in offsets.items():
+        section = view.sections[index]
+        if index not in held or not section.size:
+            continue
+        image[end:at] = 0
+        end = at + min(section.size, layout.size_of(section))
+        memory[at:end] = view.contents(section)[: end - at]
+    image[end:] = 0
+
+
+def _misplaced(work: Work) -> Iterable[Failure]:
     """Yield records whose place is outside its section or whose symbol has no value."""
-    if not work.records.type.size:
-        return
-    rows = view.arch.relocations
-    limits = [layout.size_of(view.tables[number].target) for number in work.tables]
-    counts = np.diff(np.append(work.starts, work.offset.size))
-    room = np.repeat(np.array(limits, np.uint64), counts)
-    widths = rows.widths
-    widest = widths.max()
-    # An offset so large that the sum wraps would fail either way.
-    near_end = np.flatnonzero(np.maximum(work.offset + widest, work.offset) > room)
-    homeless = np.flatnonzero(~work.defined)
-    if not near_end.size and not homeless.size:
-        return
-    width = widths[np.minimum(work.records.type[near_end], widths.size - 1)]
-    offset, room = work.offset[near_end], room[near_end]
-    outside = near_end[(offset > room) | (width > room - offset)]
+    rows, whole = work.view.arch.relocations, work.whole
+    outside = whole.outside(rows)
     if outside.size:
         yield Failure(Problem.OUTSIDE, None, outside, np.zeros(outside.size, np.uint64))
+    if whole.complete:
+        return
+    homeless = np.flatnonzero(~work.values.all[1][whole.symbol])
     # A record without a word (R_*_NONE, R_RISCV_RELAX) may name anything.
-    homeless = homeless[widths[np.minimum(work.records.type[homeless], widths.size - 1)] > 0]
+    homeless = homeless[rows.widths.take(whole.records.type[homeless], mode="clip") > 0]
     if homeless.size:
         yield Failure(Problem.HOMELESS, None, homeless, np.zeros(homeless.size, np.uint64))
 
@@ -293,10 +352,10 @@ def _explain(
                 break
             records = work.records
             table = view.tables[work.tables[int(records.group[index])]]
-            number, symbol = int(records.type[index]), int(work.symbol[index])
+            number, symbol = int(records.type[index]), int(work.whole.symbol[index])
             row = view.arch.relocations.get(number)
             reach = row.reach if row and failure.problem in (Problem.RANGE, Problem.ALIGN) else None
-            offset = int(work.offset[index])
+            offset = int(work.whole.offset[index])
             explained.append(
                 RelocationFailure(
                     section=table.target.name,
@@ -306,7 +365,7 @@ def _explain(
                     containing=functions.at(table, offset),
                     reason=_reason(failure, row),
                     place=int(records.place[index]),
-                    target=(int(records.value[index]) + int(records.addend[index])) & ADDRESS_MASK,
+                    target=int(records.target[index]),
                     value=x - (1 << 64) if x >> 63 else x,
                     reach=reach,
                     hint=_hint(view, layout, failure),

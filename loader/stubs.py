@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
-from archs import Erratum, Plt
-from archs.reloc import Failure, Got, Problem, Records, Reloc, compute, indices, out_of_reach
-from loader.elf import ElfView
+from archs import Arch, Erratum, Plt
+from archs.engine import Failure, Problem, Records, compute, having, numbers_in, out_of_reach
+from archs.reloc import Got, Reloc
 from loader.layout import (
     GOT_OF_SUM,
     GOT_OF_SYMBOL,
@@ -79,8 +79,22 @@ class Stubs:
         return [use for use in (*self.plt.values(), self.got, self.targets) if use is not None]
 
 
+def reserved(layout: Layout, addresses: Mapping[int, int]) -> Stubs:
+    """Return what a module has room for, nothing of it used."""
+    stubs = Stubs()
+    if layout.got is not None and layout.got.section in addresses:
+        stubs.got = PltUse(layout.got.section, layout.got.slots)
+    for init, plan in layout.plt.items():
+        if plan.section not in addresses:
+            continue
+        stubs.plt[init] = PltUse(plan.section, plan.slots)
+        if plan.got_section is not None and stubs.targets is None:
+            slots = sum(p.slots for p in layout.plt.values())
+            stubs.targets = PltUse(plan.got_section, slots)
+    return stubs
+
+
 def redirect(
-    view: ElfView,
     layout: Layout,
     addresses: Mapping[int, int],
     work: Work,
@@ -94,28 +108,30 @@ def redirect(
     addresses
         Section index -> address.
     work
-        Of the whole module; `value` and `addend` of redirected records are changed.
+        Of the whole module; `target` of redirected records is changed.
     image
         The buffer before relocation: an erratum's instructions are read from it.
     errata
         Numbers of CPU errata to work around.
     """
-    stubs = Stubs()
-    _point_at_got(view, layout, addresses, work, stubs)
+    view, stubs = work.view, reserved(layout, addresses)
+    _point_at_got(addresses, work, stubs)
     active = [view.arch.errata[number] for number in errata if number in view.arch.errata]
     if view.arch.plt is None or not (layout.plt or active):
         return stubs
     emitters = _emitters(view.arch.plt, layout, addresses, stubs, active)
-    if not active and not _any_beyond(view, work):
+    if not active and not _any_beyond(work):
         return stubs
-    for start, number in zip(work.starts.tolist(), work.tables, strict=True):
+    for start, number in zip(work.starts[:-1].tolist(), work.tables, strict=True):
         table = view.tables[number]
         if not table.target.executable:
             continue
         emitter = emitters.get(is_init(table.target.name), emitters.get(False))
         if emitter is not None:
             index = start + slot_candidates(view, table)
-            _redirect_branches(work.records, index[_beyond(view, work.records, index)], emitter)
+            _redirect_branches(
+                work.records, index[_beyond(view.arch, work.records, index)], emitter
+            )
         for erratum in active:
             index = start + after_branches(view, table)
             _avoid(erratum, work.records, index, emitter, image, stubs)
@@ -125,55 +141,40 @@ def redirect(
 # The global offset table -----------------------------------------------------------------------
 
 
-def _point_at_got(
-    view: ElfView,
-    layout: Layout,
-    addresses: Mapping[int, int],
-    work: Work,
-    stubs: Stubs,
-) -> None:
-    """Give records that go through the GOT the value that their row asks for."""
-    records, rows = work.records, view.arch.relocations
-    plan = layout.got
-    if plan is not None and plan.section in addresses:
-        stubs.got = PltUse(plan.section, plan.slots)
-    found = [
-        (row, indices(index))
-        for number, index in work.batches
-        if (row := rows.get(number)) is not None and row.got is not None
-    ]
-    if not found:
+def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> None:
+    """Give records that go through the GOT the target that their row asks for."""
+    records, rows = work.records, work.view.arch.relocations
+    numbers = [number for number in work.whole.numbers if number in rows.through_got]
+    if not numbers:
         return
     if stubs.got is None:
-        for row, index in found:
+        for number in numbers:
+            index = having(records.type, [number])
             nothing = np.zeros(index.size, np.uint64)
-            stubs.failures.append(Failure(Problem.NO_GOT, row, index, nothing))
+            stubs.failures.append(Failure(Problem.NO_GOT, rows[number], index, nothing))
         return
     base = addresses[stubs.got.section]
     slots: dict[int, int] = {}
-    in_order = ((i, row) for row, index in found for i in index.tolist())
-    for one, row in sorted(in_order, key=lambda pair: pair[0]):
-        value, addend = int(records.value[one]), int(records.addend[one])
-        new, rest = _got_value(row, value, addend, base, slots)
-        records.value[one], records.addend[one] = new & ADDRESS_MASK, rest
+    for one in having(records.type, numbers).tolist():
+        target, addend = int(records.target[one]), int(records.addend[one])
+        row = rows[int(records.type[one])]
+        records.target[one] = _got_target(row, target, addend, base, slots) & ADDRESS_MASK
     stubs.got.used = len(slots)
     stubs.got.image += b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
 
 
-def _got_value(
-    row: Reloc, value: int, addend: int, base: int, slots: dict[int, int]
-) -> tuple[int, int]:
-    """Return what stands for S and A; a slot is found again by what it holds."""
+def _got_target(row: Reloc, target: int, addend: int, base: int, slots: dict[int, int]) -> int:
+    """Return what stands for S+A; a slot is found again by what it holds."""
     if row.got is Got.BASE:
-        return base, addend
+        return base + addend
     if row.got is Got.RELATIVE:
-        return value - base, addend
+        return target - base
     assert row.got in GOT_OF_SYMBOL | GOT_OF_SUM
     whole = row.got in GOT_OF_SUM
-    content = (value + addend) & ADDRESS_MASK if whole else value
+    content = target if whole else (target - addend) & ADDRESS_MASK
     slot = base + GOT_SLOT * slots.setdefault(content, len(slots))
     from_where = {Got.OFFSET: base, Got.OFFSET_SUM: base, Got.PAGE_OFFSET_SUM: base & PAGE_MASK}
-    return slot - from_where.get(row.got, 0), 0 if whole else addend
+    return slot - from_where.get(row.got, 0) + (0 if whole else addend)
 
 
 # The PLT ---------------------------------------------------------------------------------------
@@ -262,16 +263,15 @@ def _emitters(
 ) -> dict[bool, _Emitter]:
     emitters: dict[bool, _Emitter] = {}
     masks = tuple(erratum.mask for erratum in errata)
-    for init, plan in layout.plt.items():
-        if plan.section not in addresses:
-            continue
-        if plan.got_section is not None and stubs.targets is None:
-            slots = sum(p.slots for p in layout.plt.values())
-            stubs.targets = PltUse(plan.got_section, slots)
-        stubs.plt[init] = PltUse(plan.section, plan.slots)
-        there = addresses[plan.got_section] if plan.got_section is not None else 0
+    for init, use in stubs.plt.items():
+        there = layout.plt[init].got_section
         emitters[init] = _Emitter(
-            template, stubs.plt[init], addresses[plan.section], masks, stubs.targets, there
+            template,
+            use,
+            addresses[use.section],
+            masks,
+            stubs.targets,
+            addresses[there] if there is not None else 0,
         )
     return emitters
 
@@ -280,35 +280,34 @@ def _redirect_branches(records: Records, index: NDArray[np.intp], emitter: _Emit
     """Give branches, in the order they are visited, the addresses of entries."""
     if not index.size:
         return
-    targets = records.value[index] + records.addend[index]
+    targets = records.target[index]
     starts = np.flatnonzero(np.append(True, targets[1:] != targets[:-1])).tolist()
     for start, end in zip(starts, [*starts[1:], index.size], strict=True):
         entry = emitter.branch_entry(int(targets[start]), repeated=end - start > 1)
         if entry is None:
             continue  # the branch keeps its target, and fails the range check
-        records.value[index[start:end]] = entry
-        records.addend[index[start:end]] = 0
+        records.target[index[start:end]] = entry
 
 
-def _any_beyond(view: ElfView, work: Work) -> bool:
+def _any_beyond(work: Work) -> bool:
     """Return whether any branch of the module does not reach; most modules have none."""
-    assert view.arch.plt is not None
-    for number, index in work.batches:
-        if number not in view.arch.plt.branches:
-            continue
-        row = view.arch.relocations[number]
-        x = compute(row, work.records, index).view(np.int64)
-        if row.reach and (x.min() < row.reach.lo or x.max() >= row.reach.hi):
-            return True
-    return False
+    arch = work.view.arch
+    assert arch.plt is not None
+    numbers = [number for number in arch.plt.branches if number in work.whole.numbers]
+    return any(
+        out_of_reach(
+            compute(row, work.records, having(work.records.type, [row.number])), row.reach
+        ).any()
+        for row in map(arch.relocations.__getitem__, numbers)
+    )
 
 
-def _beyond(view: ElfView, records: Records, index: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _beyond(arch: Arch, records: Records, index: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which of the branches at `index` do not reach their targets directly."""
     beyond = np.zeros(index.size, np.bool_)
-    for number in np.unique(records.type[index]):
-        row = view.arch.relocations[int(number)]
-        mine = records.type[index] == number
+    types = records.type[index]
+    for number in numbers_in(types):
+        row, mine = arch.relocations[number], having(types, [number])
         beyond[mine] = out_of_reach(compute(row, records, index[mine]), row.reach)
     return beyond
 
@@ -330,7 +329,7 @@ def _avoid(
     index = index[records.place[index] & mask == mask]
     for one in index.tolist():
         place, offset = int(records.place[one]), int(records.offset[one])
-        target = (int(records.value[one]) + int(records.addend[one])) & ADDRESS_MASK
+        target = int(records.target[one])
         word = int.from_bytes(image[offset : offset + 4].tobytes(), "little")
         code = erratum.near(word, place, target)
         if code is None:

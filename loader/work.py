@@ -4,24 +4,32 @@
 A driver may have a million local symbols of which its relocations name a tenth, and its
 relocation tables usually adjoin in the file. So values are computed for the symbols that
 are named, and the tables are read as one array without being put together.
+
+Most modules link without anything special: then the relocations are taken in pieces that
+caches hold, and forgotten (`Work.pieces`). Whatever needs all of them at once, PLT entries,
+errors and reports, asks for `Work.records`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from typing import NamedTuple
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
-from archs.reloc import Batches, Op, Records, by_type
-from loader.elf import GOT_SYMBOL, RELA, SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
-from loader.layout import PERCPU_SECTION
+from archs.engine import U64, Index, Records, having, numbers_in
+from archs.reloc import Rows
+from loader.elf import GOT_SYMBOL, RELA, SHN_ABS, ElfView
+from loader.layout import PERCPU_SECTION, Layout
 
-UNIFORM = 256  # records from which a table of one type is worth a pass of its own
+ALONE = 2048  # records from which a table is worth a piece of its own
+PIECE = 1 << 15  # records whose arrays fit into caches
+SECTION_CODE = 0x10000 - SHN_ABS  # added to a section number of 16 bits: ABS becomes 0
+NO_VALUE = 0xFFFF_FFFF_FFFF_FFFF  # stands for "none"; who finds it must look whether it is one
 
 
 @attrs.frozen(eq=False)
@@ -31,19 +39,16 @@ class SymbolValues:
     Parameters
     ----------
     bases, known
-        By section number (ABS and friends included): what is added to st_value, and
-        whether symbols of that section have a value at all.
-    undefined
-        Indices of the undefined symbols.
+        By section code (see SECTION_CODE): what is added to st_value, and whether symbols of
+        that section have a value at all. The last entry stands for every code beyond.
     given, is_given
-        Their values, and which of them have one.
+        Values of the undefined symbols in the order of their indices, and which have one.
     """
 
     view: ElfView
-    bases: NDArray[np.uint64]
+    bases: U64
     known: NDArray[np.bool_]
-    undefined: NDArray[np.intp]
-    given: NDArray[np.uint64]
+    given: U64
     is_given: NDArray[np.bool_]
 
     @classmethod
@@ -55,135 +60,223 @@ class SymbolValues:
         percpu: int | None,
     ) -> SymbolValues:
         """Prepare the values of a module's symbols (kernel: simplify_symbols)."""
-        bases = np.zeros(1 << 16, np.uint64)
-        known = np.zeros(1 << 16, np.bool_)
-        where = list(addresses)
-        bases[where], known[where] = list(addresses.values()), True
+        count = len(view.sections) + SECTION_CODE + 1
+        bases, known = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
+        found = dict(addresses)
         section = view.section(PERCPU_SECTION)
         if section is not None and percpu is not None:
-            bases[section.index], known[section.index] = percpu, True
-        known[SHN_ABS] = True
+            found[section.index] = percpu
+        where = np.fromiter(found, np.intp, len(found)) + SECTION_CODE
+        bases[where] = np.fromiter(found.values(), np.uint64, len(found))
+        known[where] = known[0] = True
         table = view.section(view.arch.got_section) if view.arch.got_section else None
         if table is not None and table.index in addresses:
             symbols = {GOT_SYMBOL: addresses[table.index], **symbols}
-        found = [symbols.get(name) for name in view.undefined_names]
-        weak = view.weak_undefined
-        given = np.array([(value or 0) & ADDRESS_MASK for value in found], np.uint64)
-        is_given = np.array(
-            [
-                value is not None or name in weak
-                for value, name in zip(found, view.undefined_names, strict=True)
-            ],
-            np.bool_,
-        )
-        return cls(view, bases, known, view.undefined_indices, given, is_given)
+        names = view.undefined_names
+        values = list(map(symbols.get, names))
+        is_given = np.ones(len(names), np.bool_)
+        if None in values:
+            weak = view.weak_undefined
+            pairs = zip(names, values, strict=True)
+            is_given[:] = [value is not None or name in weak for name, value in pairs]
+        wrapped = [(value or 0) & ADDRESS_MASK for value in values]
+        return cls(view, bases, known, np.fromiter(wrapped, np.uint64, len(names)), is_given)
 
     @cached_property
-    def all(self) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    def all(self) -> tuple[U64, NDArray[np.bool_]]:
         """The value of every symbol, and whether it has one."""
-        shndx = self.view.symbols["shndx"].astype(np.intp)
-        values = self.view.symbols["value"] + self.bases[shndx]
-        defined = self.known[shndx]
-        values[self.undefined], defined[self.undefined] = self.given, self.is_given
+        code = self.view.symbols["shndx"] + np.uint16(SECTION_CODE)
+        values, defined = self.bases.take(code, mode="clip"), self.known.take(code, mode="clip")
+        values += self.view.symbols["value"]
+        undefined = self.view.undefined_indices
+        values[undefined], defined[undefined] = self.given, self.is_given
         values[0], defined[0] = 0, True
         return values, defined
 
-    def of(self, index: NDArray[np.intp]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Return the values of the symbols at `index`, and which of them have one."""
-        if self.view.symbols.size < 4 * index.size:
-            values, defined = self.all
-            return values[index], defined[index]
+    @cached_property
+    def _marked(self) -> U64:
+        """The value of every symbol, NO_VALUE where it has none."""
+        values, defined = self.all
+        return np.where(defined, values, np.uint64(NO_VALUE))
+
+    @cached_property
+    def _open(self) -> U64:
+        """Values of the undefined symbols, by how far they stand behind the local ones."""
+        first = self.view.first_global
+        found = np.full(self.view.symbols.size - first + 1, NO_VALUE, np.uint64)
+        found[self.view.undefined_indices - first] = np.where(
+            self.is_given, self.given, np.uint64(NO_VALUE)
+        )
+        return found
+
+    def of(self, index: NDArray[np.uint32]) -> U64:
+        """Return the values of the symbols at `index`, NO_VALUE for those that have none."""
+        symbols = self.view.symbols
+        if symbols.size < 4 * index.size:
+            return self._marked.take(index, mode="clip")
+        at = index.astype(np.intp)
         # Field by field: numpy copies whole records ten times slower.
-        shndx = self.view.symbols["shndx"][index].astype(np.intp)
-        values = self.view.symbols["value"][index] + self.bases[shndx]
-        defined = self.known[shndx]
-        open_ones = np.flatnonzero((shndx == SHN_UNDEF) & (index > 0))
-        if open_ones.size and self.undefined.size:
-            wanted = index[open_ones]
-            at = np.minimum(np.searchsorted(self.undefined, wanted), self.undefined.size - 1)
-            hit = self.undefined[at] == wanted
-            values[open_ones] = np.where(hit, self.given[at], 0)
-            defined[open_ones] = hit & self.is_given[at]
-        defined[index == 0] = True
-        return values, defined
+        code = symbols["shndx"][at] + np.uint16(SECTION_CODE)
+        values = symbols["value"][at]
+        values += self.bases.take(code, mode="clip")
+        rest = (~self.known.take(code, mode="clip")).nonzero()[0]
+        if rest.size:
+            behind = at[rest] - self.view.first_global
+            late = self._open.take(behind, mode="clip")
+            late[behind < 0] = NO_VALUE
+            late[at[rest] == 0] = 0
+            values[rest] = late
+        return values
+
+
+class _Spot(NamedTuple):
+    """Where a relocation table applies: address, offset in the buffer, size in bytes."""
+
+    address: int
+    offset: int
+    size: int
+
+
+@attrs.frozen(eq=False)
+class Piece:
+    """Some of a module's relocations.
+
+    Parameters
+    ----------
+    records
+        What the engine gets.
+    numbers
+        The types that occur.
+    symbol
+        Symbol index of each record.
+    offset, room
+        The file's r_offset, and the bytes that the record's section has.
+    complete
+        Whether every symbol surely has a value.
+    """
+
+    records: Records
+    numbers: Sequence[int]
+    symbol: NDArray[np.uint32]
+    offset: U64
+    room: U64
+    complete: bool
+
+    def outside(self, rows: Rows) -> Index:
+        """Return the records whose words do not lie in their sections."""
+        widths = rows.widths
+        widest = widths.take(self.numbers, mode="clip").max(initial=0)
+        # An offset so large that the sum wraps would fail either way.
+        last = np.maximum(self.offset + widest, self.offset)
+        near_end: Index = (last > self.room).nonzero()[0]
+        if not near_end.size:
+            return near_end
+        width = widths.take(self.records.type[near_end], mode="clip")
+        offset, room = self.offset[near_end], self.room[near_end]
+        outside: Index = near_end[(offset > room) | (width > room - offset)]
+        return outside
 
 
 @attrs.frozen(eq=False)
 class Work:
-    """The relocations of a module, ready for the engine.
+    """The relocations of a module.
 
     Parameters
     ----------
-    tables, starts
-        Indices into `view.tables`, and the first record of each.
-    records
-        What the engine gets.
-    offset, symbol
-        The file's r_offset and symbol index of each record.
-    defined
-        Whether each record's symbol has a value.
-    batches
-        The records by type.
+    tables
+        Indices into `view.tables` of those that apply to loaded sections.
     """
 
+    view: ElfView
+    values: SymbolValues
     tables: tuple[int, ...]
-    starts: NDArray[np.intp]
-    records: Records
-    offset: NDArray[np.uint64]
-    symbol: NDArray[np.intp]
-    defined: NDArray[np.bool_]
-    batches: Batches
+    _spots: tuple[_Spot, ...]
 
     @classmethod
     def of_module(
         cls,
         view: ElfView,
+        layout: Layout,
         addresses: Mapping[int, int],
         offsets: Mapping[int, int],
         values: SymbolValues,
     ) -> Work:
-        """Gather the tables that apply to sections in `offsets`, without copying where possible."""
-        tables = tuple(
-            number
-            for number, table in enumerate(view.tables)
-            if table.target.index in offsets and table.records.size
-        )
-        chosen = [view.tables[number] for number in tables]
-        sizes = [table.records.size for table in chosen]
-        starts = np.concatenate((np.zeros(1, np.intp), np.cumsum(sizes, dtype=np.intp)))
-        origin = _one_array(view, chosen)
-        offset, addend = origin["offset"].copy(), origin["addend"].copy()
-        symbol = origin["symbol"].astype(np.intp)
-        place, at = np.empty_like(offset), np.empty(offset.size, np.intp)
-        signed = offset.view(np.int64)
-        for table, (start, end) in zip(chosen, pairwise(starts.tolist()), strict=True):
-            address, there = addresses[table.target.index], offsets[table.target.index]
-            np.add(offset[start:end], np.uint64(address), out=place[start:end])
-            np.add(signed[start:end], there, out=at[start:end])
-        group = np.repeat(np.arange(len(chosen), dtype=np.int32), sizes)
-        value, defined = values.of(symbol)
-        kinds = origin["type"].copy()
-        batches = by_type(kinds, _uniform(kinds, starts))
-        for kind, index in batches:
-            row = view.arch.relocations.get(kind)
-            if row is not None and row.op is Op.SIZE:
-                value[index] = view.symbols["size"][symbol[index]]
-        records = Records(at, place, value, addend, kinds, group)
-        return cls(tables, starts[:-1], records, offset, symbol, defined, batches)
+        """Find the tables that apply to sections in `offsets`."""
+        tables, spots = [], []
+        for number, table in enumerate(view.tables):
+            index = table.target.index
+            if index in offsets and table.records.size:
+                tables.append(number)
+                size = layout.size_of(table.target)
+                spots.append(_Spot(addresses[index], offsets[index], size))
+        return cls(view, values, tuple(tables), tuple(spots))
+
+    @cached_property
+    def starts(self) -> Index:
+        """The first record of each table, and the number of all."""
+        sizes = [self.view.tables[number].records.size for number in self.tables]
+        return np.cumsum([0, *sizes], dtype=np.intp)
+
+    @cached_property
+    def whole(self) -> Piece:
+        """All relocations in file order."""
+        return self._piece(range(len(self.tables)))
+
+    @property
+    def records(self) -> Records:
+        """All relocations in file order, for the engine."""
+        return self.whole.records
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all relocations, in any order of tables, in pieces that caches hold.
+
+        Large tables come by themselves, cut where no record depends on another; small ones
+        together.
+        """
+        cut = not self.view.arch.relocations.entangled
+        small: list[int] = []
+        pending = 0
+        for number, table in enumerate(self.tables):
+            size = self.view.tables[table].records.size
+            if size >= ALONE:
+                step = PIECE if cut else size
+                for start in range(0, size, step):
+                    yield self._piece([number], slice(start, start + step))
+                continue
+            small.append(number)
+            pending += size
+            if pending >= PIECE:
+                yield self._piece(small)
+                small, pending = [], 0
+        if small:
+            yield self._piece(small)
+
+    def _piece(self, chosen: Sequence[int], part: slice = slice(None)) -> Piece:
+        """Return (a part of) the records of the chosen tables."""
+        origin = _one_array(self.view, [self.tables[number] for number in chosen])[part]
+        rows, kinds, symbol = self.view.arch.relocations, origin["type"].copy(), origin["symbol"]
+        offset, addend, numbers = origin["offset"].copy(), origin["addend"], numbers_in(kinds)
+        target = self.values.of(symbol)
+        complete = not target.size or int(np.maximum.reduce(target)) != NO_VALUE
+        for number in rows.sized.intersection(numbers):
+            index = having(kinds, [number])
+            target[index] = self.view.symbols["size"][symbol[index]]
+        target += addend
+        spots = np.array([(*self._spots[n], n) for n in chosen], np.uint64).reshape(-1, 4).T
+        if len(chosen) == 1:
+            spots = np.broadcast_to(spots, (4, kinds.size))
+        else:
+            sizes = [self.view.tables[self.tables[n]].records.size for n in chosen]
+            spots = np.repeat(spots, sizes, axis=1)
+        address, there, room, group = spots
+        at = (offset + there).view(np.intp)
+        records = Records(at, offset + address, target, addend, kinds, group)
+        return Piece(records, numbers, symbol, offset, room, complete)
 
 
-def _uniform(types: NDArray[np.uint32], starts: NDArray[np.intp]) -> list[slice]:
-    """Return the long tables whose records are all of one type."""
-    runs = []
-    for start, end in pairwise(starts.tolist()):
-        kinds = types[start:end]
-        if end - start >= UNIFORM and kinds.min() == kinds.max():
-            runs.append(slice(start, end))
-    return runs
-
-
-def _one_array(view: ElfView, tables: list[RelocationTable]) -> NDArray[np.void]:
+def _one_array(view: ElfView, numbers: Sequence[int]) -> NDArray[np.void]:
     """Return the records of the tables as one array: a view where they adjoin in the file."""
+    tables = [view.tables[number] for number in numbers]
     if not tables:
         return np.empty(0, RELA)
     end = tables[0].section.offset

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
-from archs.reloc import Op, Records, apply
+from archs.engine import Records, apply
+from archs.reloc import Op
 from tests.archs.test_registry import disassembler
 from tests.support import scalar
 from tests.support.scalar import MASK64, signed
@@ -244,10 +245,10 @@ def test_the_operand_is_the_target(case: Case, data: st.DataObject) -> None:
     records = Records(
         offset=offsets,
         place=offsets.astype(np.uint64) + np.uint64(PLACE),
-        value=np.array([value & MASK64 for _, value, _, _ in them], np.uint64),
+        target=np.array([value + addend & MASK64 for _, value, addend, _ in them], np.uint64),
         addend=np.array([addend & MASK64 for _, _, addend, _ in them], np.uint64),
         type=np.array([number for *_, number in them], np.uint32),
-        group=np.zeros(len(them), np.int32),
+        group=np.zeros(len(them), np.uint64),
     )
     assert apply(arch.relocations, image, records) == []
     insns = list(disassembler(arch).disasm(image.tobytes(), PLACE))

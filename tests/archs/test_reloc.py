@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import archs
 from archs.arch import rows
-from archs.reloc import Checks, Failure, Op, Part, Problem, Reach, Records, Reloc, Slice, apply
+from archs.engine import Failure, Problem, Records, apply
+from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
 from tests.support import scalar
 from tests.support.elfwriter import RISCV
 from tests.support.scalar import MASK64, Record, signed
@@ -47,10 +48,10 @@ def records(them: Sequence[Record]) -> Records:
     return Records(
         offset=np.array([r.offset for r in them], np.intp),
         place=np.array([r.place for r in them], np.uint64),
-        value=np.array([r.value for r in them], np.uint64),
+        target=np.array([r.value + r.addend & MASK64 for r in them], np.uint64),
         addend=np.array([r.addend & MASK64 for r in them], np.uint64),
         type=np.array([r.type for r in them], np.uint32),
-        group=np.array([r.group for r in them], np.int32),
+        group=np.array([r.group for r in them], np.uint64),
     )
 
 

@@ -1,0 +1,543 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one engine that applies relocations, whatever the architecture.
+
+It works on arrays, one entry per relocation. X is computed for all of them in a few passes
+over adjoining memory; what is stored alike (the same words, the same reach) is stored
+together, whatever its types are called. Places are written through the widest aligned view
+of the image that fits. Addresses stay uint64 throughout (uint64 + int64 would become
+float64 and lose bits) and are viewed as int64 only to compare.
+
+Checks come as reductions of a whole batch first; which records are wrong is asked only where
+something is.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from archs.reloc import Checks, Op, Part, Reach, Reloc, Rows
+
+U64: TypeAlias = NDArray[np.uint64]
+Index: TypeAlias = NDArray[np.intp]
+Selection: TypeAlias = "slice | Index"
+
+PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
+_EVERY = slice(None)
+
+
+@attrs.frozen(eq=False)
+class Records:
+    """Relocations as arrays of equal length, in file order within a section.
+
+    Parameters
+    ----------
+    offset
+        Byte offset of the place in the image buffer.
+    place, target
+        P and S+A as uint64 (sums wrap); for rows of Op.SIZE the target is Z+A.
+    addend
+        A; may be a strided view of the file.
+    type
+        Relocation numbers.
+    group
+        Number of the relocation section: pairing stays inside one.
+    """
+
+    offset: Index
+    place: U64
+    target: U64
+    addend: U64
+    type: NDArray[np.uint32]
+    group: U64
+
+
+class Problem(enum.Enum):
+    """Why a record cannot be applied."""
+
+    UNKNOWN = "unknown relocation type"
+    UNSUPPORTED = "relocation type is not supported"
+    RANGE = "out of range"
+    ALIGN = "misaligned"
+    UNPAIRED = "no HI20 relocation at the symbol"
+    OUTSIDE = "place lies outside its section"
+    HOMELESS = "the symbol lies in a section that is not loaded"
+    OCCUPIED = "place is not zero before relocation"
+    NO_GOT = "needs a slot of the global offset table, and the module has no .got section"
+    FULL = "no PLT entry left, or none near enough, for the veneer of an erratum"
+
+
+@attrs.frozen(eq=False)
+class Failure:
+    """All records of one type that fail for one reason."""
+
+    problem: Problem
+    row: Reloc | None
+    index: Index
+    x: U64
+
+
+def numbers_in(types: NDArray[np.uint32]) -> list[int]:
+    """Return the relocation numbers that occur, ascending; a damaged file may hold any."""
+    if not types.size:
+        return []
+    low, high = int(np.minimum.reduce(types)), int(np.maximum.reduce(types))
+    if low == high:
+        return [low]
+    if high - low >= 64:
+        return list(map(int, np.unique(types)))
+    bits = int(np.bitwise_or.reduce(np.uint64(1) << (types - np.uint32(low)).astype(np.uint64)))
+    return [low + bit for bit in range(high - low + 1) if bits >> bit & 1]
+
+
+def having(types: NDArray[np.uint32], numbers: Sequence[int]) -> Index:
+    """Return the indices of the records that have one of the types."""
+    found = types == numbers[0]
+    for number in numbers[1:]:
+        found |= types == number
+    index: Index = found.nonzero()[0]
+    return index
+
+
+def compute(row: Reloc, records: Records, index: Selection) -> U64:
+    """Return X for the records at `index`; PAIR and accumulating rows have their own ways."""
+    x = records.target[index]
+    if row.op is Op.PC:
+        x = x - records.place[index]
+    elif row.op is Op.PAGE:
+        x = (x & PAGE_MASK) - (records.place[index] & PAGE_MASK)
+    return x
+
+
+def out_of_reach(x: U64, reach: Reach | None) -> NDArray[np.bool_]:
+    """Return which entries of X lie outside `reach` (alignment is a problem of its own)."""
+    if reach is None:
+        return np.zeros(x.size, np.bool_)
+    v = x.view(np.int64)
+    return np.asarray((v < reach.lo) | (v >= reach.hi))
+
+
+def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray[np.bool_]] | None:
+    """Return why entries of X do not fit and which, or None; two reductions when all fit."""
+    reach = row.reach_under(checks)
+    if reach is None or not x.size:
+        return None
+    v = x.view(np.int64)
+    if np.minimum.reduce(v) < reach.lo or np.maximum.reduce(v) >= reach.hi:
+        return Problem.RANGE, out_of_reach(x, reach)
+    if checks is Checks.HARDWARE and reach.align > 1:
+        low = np.uint64(reach.align - 1)
+        if int(np.bitwise_or.reduce(x)) & int(low):
+            return Problem.ALIGN, np.asarray((x & low) != 0)
+    return None
+
+
+# Words ---------------------------------------------------------------------------------------
+
+
+def _field(part: Part, x: U64) -> U64:
+    """Return the bits of a part's word that X decides."""
+    value = x + np.uint64(part.bias) if part.bias else x
+    word = None
+    if part.movz:
+        negative = value.view(np.int64) < 0
+        value = np.where(negative, ~value, value)
+        word = np.where(negative, np.uint64(0), np.uint64(part.movz))
+    for s in part.slices:
+        field = value >> np.uint64(s.x) if s.x else value
+        if s.x + s.bits < 64:
+            field = field & np.uint64((1 << s.bits) - 1)
+        if s.word:
+            field = field << np.uint64(s.word)
+        word = field if word is None else word | field
+    assert word is not None
+    return word
+
+
+class _Places:
+    """Where words of one size are stored, and the fastest way that numpy has to get there.
+
+    Words behind one another are one slice. Otherwise numpy is four times faster where a view
+    is aligned, so the widest unit that divides every offset is used; a word that is wider
+    than the unit is stored in pieces, or added to the one or two aligned words of eight bytes
+    that hold it.
+
+    Attributes
+    ----------
+    overlap
+        Whether some of the words may share bytes: they do not where offsets ascend far enough.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], size: int, at: Index) -> None:
+        self.image, self.size, self.at = image, size, at
+        first, span = int(at[0]), int(at[-1]) - int(at[0])
+        least = int(np.minimum.reduce(at[1:] - at[:-1])) if at.size > 1 else size
+        self.overlap = least < size
+        # Steps that are all at least the size, and are the size on average, all are the size.
+        behind = least == size and span == size * (at.size - 1) and first % size == 0
+        self.run = slice(first, first + size * at.size) if behind else None
+        if not behind:
+            low = int(np.bitwise_or.reduce(at)) | size
+            self.unit = min(low & -low, size)
+            self.straddles = self.unit < size < 8
+
+    def occupied(self) -> NDArray[np.bool_] | None:
+        """Return which words are not zero; None where all are."""
+        if self.run is not None:
+            words = self.image[self.run].view(f"<u{self.size}")
+        elif self.straddles:
+            words = self._straddling()
+        elif self.unit == self.size:
+            words = self._view(self.unit).take(self.at // self.unit, mode="clip")
+        else:
+            return self._occupied_pieces()
+        return np.asarray(words != 0) if words.any() else None
+
+    def repeated(self) -> NDArray[np.bool_]:
+        """Return which words share bytes with an earlier one."""
+        order = np.argsort(self.at, kind="stable")
+        steps = self.at[order[1:]] - self.at[order[:-1]]
+        found = np.zeros(self.at.size, np.bool_)
+        found[order[1:][steps < self.size]] = True
+        return found
+
+    def store(self, word: U64, mask: int, *, clean: bool) -> None:
+        """Replace the bits of `mask`.
+
+        `clean` promises that `occupied` was asked, that no word holds anything and that no
+        two overlap.
+        """
+        whole = mask == (1 << 8 * self.size) - 1
+        if self.run is not None:
+            view = self.image[self.run].view(f"<u{self.size}")
+            if not whole:
+                word = view & view.dtype.type(~mask & (1 << 8 * self.size) - 1) | word
+            view[:] = word
+        elif whole and clean and self.straddles:
+            self._add(word & np.uint64(mask))
+        else:
+            self._store_units(word, mask)
+
+    def _view(self, unit: int) -> NDArray[np.unsignedinteger]:
+        return self.image[: self.image.size & -unit].view(f"<u{unit}")
+
+    def _pieces(self, unit: int) -> Iterable[tuple[int, Index]]:
+        """Yield the first bit of each piece of a word, and where it stands."""
+        first = self.at // unit if unit > 1 else self.at
+        for number in range(self.size // unit):
+            yield 8 * unit * number, first + number if number else first
+
+    def _occupied_pieces(self) -> NDArray[np.bool_] | None:
+        view = self._view(self.unit)
+        found = np.zeros(self.at.size, np.bool_)
+        for _, index in self._pieces(self.unit):
+            found |= view[index] != 0
+        return found if found.any() else None
+
+    def _store_units(self, word: U64, mask: int) -> None:
+        view, every = self._view(self.unit), (1 << 8 * self.unit) - 1
+        for shift, index in self._pieces(self.unit):
+            cut = mask >> shift & every
+            if not cut:
+                continue
+            part = word >> np.uint64(shift) if shift else word
+            part = part.astype(view.dtype, copy=cut != every)
+            if cut != every:
+                part &= view.dtype.type(cut)
+                part |= view[index] & view.dtype.type(~cut & every)
+            view[index] = part
+
+    def _straddling(self) -> U64:
+        """Return words at any byte, from one or two aligned words of eight bytes."""
+        wide = self._view(8)
+        self.index = self.at >> 3
+        self.shift = (self.at & 7).view(np.uint64) << np.uint64(3)
+        words = wide.take(self.index, mode="clip") >> self.shift
+        self.over = (self.shift > np.uint64(64 - 8 * self.size)).nonzero()[0]
+        self.next, self.left = self.index[self.over] + 1, np.uint64(64) - self.shift[self.over]
+        words[self.over] |= wide.take(self.next, mode="clip") << self.left
+        words &= np.uint64((1 << 8 * self.size) - 1)
+        return words
+
+    def _add(self, word: U64) -> None:
+        """Add to words that are zero: what shares an aligned word adds up correctly."""
+        wide = self._view(8)
+        np.add.at(wide, self.index, word << self.shift)
+        np.add.at(wide, self.next, word[self.over] >> self.left)
+
+
+def encode(row: Reloc, image: NDArray[np.uint8], offset: Index, x: U64) -> None:
+    """Write the words of `row` at every `offset`."""
+    for part in row.parts:
+        at = offset + part.offset if part.offset else offset
+        word = x if part.whole else _field(part, x)
+        _Places(image, part.size, at).store(word, part.mask, clean=False)
+
+
+# Relocations that need others ------------------------------------------------------------------
+
+
+def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
+    """Copy the X of the HI20 that each PAIR record names; return the records that have none.
+
+    The psABI lets several LO12 share a HI20 at any distance in the same relocation
+    section; S of a LO12 is the address of the instruction that carries the HI20. Compilers
+    put the two records side by side, so that is looked at first.
+    """
+    before = index - 1
+    wanted = records.target[index] - records.addend[index]
+    beside = rows.high.take(records.type[before], mode="clip")
+    beside &= records.place[before] == wanted
+    beside &= records.group[before] == records.group[index]
+    x[index] = x[before]
+    if beside.all():
+        return np.empty(0, np.intp)
+    rest = (~beside).nonzero()[0]
+    return _search_pair(rows, records, index[rest], wanted[rest], x)
+
+
+def _search_pair(rows: Rows, records: Records, index: Index, wanted: U64, x: U64) -> Index:
+    """Do as `_pair`, the HI20 being anywhere in the same section."""
+    highs = rows.high.take(records.type, mode="clip").nonzero()[0]
+    known = np.zeros(index.size, np.bool_)
+    for group in np.unique(records.group[index]):
+        mine = (records.group[index] == group).nonzero()[0]
+        inside = highs[records.group[highs] == group]
+        if not inside.size:
+            continue
+        inside = inside[np.argsort(records.place[inside], kind="stable")]
+        places = records.place[inside]
+        hit = np.minimum(np.searchsorted(places, wanted[mine]), inside.size - 1)
+        known[mine] = places[hit] == wanted[mine]
+        x[index[mine]] = x[inside[hit]]
+    x[index[~known]] = 0
+    return index[~known]
+
+
+def _accumulate(
+    rows: Rows,
+    image: NDArray[np.uint8],
+    records: Records,
+    index: Index,
+    checks: Checks,
+) -> list[Failure]:
+    """Apply ADD, SUB and SET records: by place, from 0, stored once by the last record's row.
+
+    The kernel (arch/riscv/kernel/module.c since 6.7) starts each group from zero,
+    whatever stands at the place, and stores when the relocation section is done.
+    """
+    places = records.offset[index]
+    if (places[1:] < places[:-1]).any():
+        order = np.argsort(places, kind="stable")
+        index, places = index[order], places[order]
+    first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
+    last = np.append(first[1:], places.size) - 1
+    x = records.target[index]
+    ops = rows.signs.take(records.type[index], mode="clip")
+    subtracted = ops < 0
+    x[subtracted] = np.uint64(0) - x[subtracted]
+    total = np.add.reduceat(x, first)
+    # What was there before a SET does not count.
+    for at in np.flatnonzero(ops == 2).tolist():
+        group = int(np.searchsorted(first, at, side="right")) - 1
+        end = int(last[group]) + 1
+        total[group] = np.add.reduce(x[at:end])
+    failures = []
+    numbers = records.type[index[last]]
+    for number in numbers_in(numbers):
+        chosen = np.flatnonzero(numbers == number)
+        row = rows[number]
+        where, value = places[first[chosen]], total[chosen]
+        bad = _first_failure(row, value, checks)
+        if row.uleb and checks is Checks.KERNEL:
+            for a, v in zip(where.tolist(), value.tolist(), strict=True):
+                _store_shortest_uleb(image, a, v)
+        elif bad is None and row.uleb:
+            wrong = [
+                not _store_uleb(image, a, v)
+                for a, v in zip(where.tolist(), value.tolist(), strict=True)
+            ]
+            bad = (Problem.RANGE, np.array(wrong)) if any(wrong) else None
+        elif bad is None:
+            encode(row, image, where, value)
+        if bad is not None:
+            problem, wrong_ones = bad
+            failed = index[last[chosen]][wrong_ones]
+            failures.append(Failure(problem, row, failed, value[wrong_ones]))
+    return failures
+
+
+def _store_shortest_uleb(image: NDArray[np.uint8], at: int, value: int) -> None:
+    """Store a ULEB128 number as the kernel does: as short as it gets, and nothing for 0."""
+    while value and at < image.size:
+        image[at] = value & 0x7F | (0x80 if value >> 7 else 0)
+        value >>= 7
+        at += 1
+
+
+def _store_uleb(image: NDArray[np.uint8], at: int, value: int) -> bool:
+    """Rewrite the ULEB128 number at `at` without changing its length; False when it does not fit."""
+    length = 1
+    while at + length <= image.size and image[at + length - 1] & 0x80:
+        length += 1
+    if value >> (7 * length) or at + length > image.size:
+        return False
+    for number in range(length):
+        more = 0x80 if number < length - 1 else 0
+        image[at + number] = (value >> (7 * number) & 0x7F) | more
+    return True
+
+
+# The engine ------------------------------------------------------------------------------------
+
+
+def apply(
+    rows: Rows,
+    image: NDArray[np.uint8],
+    records: Records,
+    *,
+    checks: Checks = Checks.HARDWARE,
+    clean_target: bool = False,
+    numbers: Sequence[int] | None = None,
+) -> Sequence[Failure]:
+    """Apply every record to `image` in place; return every failure, first types first.
+
+    Nothing of `image` is meaningful when a failure is returned.
+
+    Parameters
+    ----------
+    rows
+        The architecture's table, keyed by number.
+    image
+        One writable buffer that holds every section to be relocated.
+    records
+        The relocations; offsets must leave room for their words (see Problem.OUTSIDE).
+    checks
+        HARDWARE refuses what a field cannot hold; KERNEL checks what the kernel checks.
+    clean_target
+        Refuse a place that is not zero before it is relocated.
+    numbers
+        The types that occur, where that is known already.
+    """
+    failures: list[Failure] = []
+    summed: list[int] = []
+    alike: dict[int, list[int]] = {}
+    numbers = numbers_in(records.type) if numbers is None else numbers
+    for number in numbers:
+        row = rows.get(number)
+        if row is None or row.unsupported or (checks is Checks.KERNEL and not row.kernel):
+            problem = Problem.UNKNOWN if row is None else Problem.UNSUPPORTED
+            where = having(records.type, [number])
+            failures.append(Failure(problem, row, where, np.zeros(where.size, np.uint64)))
+        elif row.accumulates:
+            summed.append(number)
+        elif row.op is not Op.NONE:
+            alike.setdefault(rows.forms[checks][number], []).append(number)
+    stored = [number for group in alike.values() for number in group]
+    x, unpaired = _values(rows, records, stored)
+    failures += unpaired
+    for group in alike.values():
+        # An index costs more than it is worth where it would name every record.
+        index = having(records.type, group) if len(group) < len(numbers) else _EVERY
+        batch = _Batch(group, records.offset[index], x[index], index)
+        failures += _store(rows, image, records, batch, checks, clean_target)
+    if summed:
+        failures += _accumulate(rows, image, records, having(records.type, summed), checks)
+    return sorted(failures, key=_number)
+
+
+def _number(failure: Failure) -> float:
+    return failure.row.number if failure.row is not None else float("inf")
+
+
+def indices(index: Selection, size: int) -> Index:
+    """Return a selection among `size` records as an array of indices."""
+    return np.arange(size)[index] if isinstance(index, slice) else index
+
+
+def _values(rows: Rows, records: Records, numbers: Sequence[int]) -> tuple[U64, list[Failure]]:
+    """Return X of the records that have these types, and the PAIR records that have none."""
+    unpaired: list[Failure] = []
+    op = [rows[number].op for number in numbers]
+    if Op.PC not in op and Op.PAGE not in op and Op.PAIR not in op:
+        return records.target, unpaired
+    x = records.target - records.place
+    if all(one is Op.PC for one in op):
+        return x, unpaired
+    plain = [n for n, one in zip(numbers, op, strict=True) if one in (Op.ABS, Op.SIZE)]
+    if plain:
+        index = having(records.type, plain)
+        x[index] = records.target[index]
+    pages = [n for n, one in zip(numbers, op, strict=True) if one is Op.PAGE]
+    if pages:
+        index = having(records.type, pages)
+        x[index] = (records.target[index] & PAGE_MASK) - (records.place[index] & PAGE_MASK)
+    pairs = [n for n, one in zip(numbers, op, strict=True) if one is Op.PAIR]
+    if pairs:
+        missing = _pair(rows, records, having(records.type, pairs), x)
+        unpaired = list(_by_type(rows, records, Problem.UNPAIRED, pairs, missing, x))
+    return x, unpaired
+
+
+def _by_type(
+    rows: Rows, records: Records, problem: Problem, numbers: Sequence[int], index: Index, x: U64
+) -> Iterable[Failure]:
+    """Yield a failure for each type among the records at `index`."""
+    types = records.type[index]
+    for number in numbers:
+        mine = index[types == number]
+        if mine.size:
+            yield Failure(problem, rows[number], mine, x[mine])
+
+
+@attrs.frozen(eq=False)
+class _Batch:
+    """Records that are stored alike: their types, places and X, and which they are."""
+
+    numbers: Sequence[int]
+    offset: Index
+    x: U64
+    index: Selection
+
+
+def _store(
+    rows: Rows,
+    image: NDArray[np.uint8],
+    records: Records,
+    batch: _Batch,
+    checks: Checks,
+    clean_target: bool,
+) -> Iterable[Failure]:
+    """Check and store a batch; return at most one failure for each type of it."""
+    row = rows[batch.numbers[0]]
+    fits = _first_failure(row, batch.x, checks) is None
+    if fits and not clean_target:
+        encode(row, image, batch.offset, batch.x)
+        return []
+    held = None
+    if clean_target:
+        # Where targets are clean a row is one plain word: check and store share the places.
+        (part,) = row.parts
+        places = _Places(image, part.size, batch.offset)
+        held = places.occupied()
+        if places.overlap and (twice := places.repeated()).any():
+            held = twice if held is None else held | twice
+        if fits and held is None:
+            places.store(batch.x, part.mask, clean=True)
+            return []
+    index = indices(batch.index, records.type.size)
+    failures = []
+    for number in batch.numbers:
+        mine = (records.type[index] == number).nonzero()[0]
+        bad = _first_failure(rows[number], batch.x[mine], checks)
+        if bad is None and held is not None and held[mine].any():
+            bad = Problem.OCCUPIED, held[mine]
+        if bad is not None:
+            wrong = mine[bad[1]]
+            failures.append(Failure(bad[0], rows[number], index[wrong], batch.x[wrong]))
+    return failures
