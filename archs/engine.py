@@ -46,7 +46,7 @@ class Records:
     type
         Relocation numbers.
     group
-        Number of the relocation section: pairing stays inside one.
+        Number of the relocation section: pairing stays inside one. None: all are of one.
     """
 
     offset: Index
@@ -54,7 +54,7 @@ class Records:
     target: U64
     addend: U64
     type: NDArray[np.uint32]
-    group: U64
+    group: U64 | None = None
 
 
 class Problem(enum.Enum):
@@ -193,7 +193,8 @@ class _Places:
         elif self.straddles:
             words = self._straddling()
         elif self.unit == self.size:
-            words = self._view(self.unit).take(self.at // self.unit, mode="clip")
+            ((_, index),) = self._pieces(self.unit)
+            words = self._view(self.unit).take(index, mode="clip")
         else:
             return self._occupied_pieces()
         return np.asarray(words != 0) if words.any() else None
@@ -228,7 +229,7 @@ class _Places:
 
     def _pieces(self, unit: int) -> Iterable[tuple[int, Index]]:
         """Yield the first bit of each piece of a word, and where it stands."""
-        first = self.at // unit if unit > 1 else self.at
+        first = self.at >> (unit.bit_length() - 1) if unit > 1 else self.at
         for number in range(self.size // unit):
             yield 8 * unit * number, first + number if number else first
 
@@ -254,21 +255,21 @@ class _Places:
 
     def _straddling(self) -> U64:
         """Return words at any byte, from one or two aligned words of eight bytes."""
-        wide = self._view(8)
+        wide, bits = self._view(8), 8 * self.size
         self.index = self.at >> 3
         self.shift = (self.at & 7).view(np.uint64) << np.uint64(3)
-        words = wide.take(self.index, mode="clip") >> self.shift
-        self.over = (self.shift > np.uint64(64 - 8 * self.size)).nonzero()[0]
-        self.next, self.left = self.index[self.over] + 1, np.uint64(64) - self.shift[self.over]
-        words[self.over] |= wide.take(self.next, mode="clip") << self.left
-        words &= np.uint64((1 << 8 * self.size) - 1)
+        self.next = self.index + (self.shift > np.uint64(64 - bits))
+        self.left = np.uint64(63) - self.shift  # and one more: no shift by 64 is defined
+        words = wide.take(self.next, mode="clip") << self.left << np.uint64(1)
+        words |= wide.take(self.index, mode="clip") >> self.shift
+        words &= np.uint64((1 << bits) - 1)
         return words
 
     def _add(self, word: U64) -> None:
         """Add to words that are zero: what shares an aligned word adds up correctly."""
         wide = self._view(8)
         np.add.at(wide, self.index, word << self.shift)
-        np.add.at(wide, self.next, word[self.over] >> self.left)
+        np.add.at(wide, self.next, word >> self.left >> np.uint64(1))
 
 
 def encode(row: Reloc, image: NDArray[np.uint8], offset: Index, x: U64) -> None:
@@ -293,7 +294,8 @@ def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
     wanted = records.target[index] - records.addend[index]
     beside = rows.high.take(records.type[before], mode="clip")
     beside &= records.place[before] == wanted
-    beside &= records.group[before] == records.group[index]
+    if records.group is not None:
+        beside &= records.group[before] == records.group[index]
     x[index] = x[before]
     if beside.all():
         return np.empty(0, np.intp)
@@ -305,9 +307,10 @@ def _search_pair(rows: Rows, records: Records, index: Index, wanted: U64, x: U64
     """Do as `_pair`, the HI20 being anywhere in the same section."""
     highs = rows.high.take(records.type, mode="clip").nonzero()[0]
     known = np.zeros(index.size, np.bool_)
-    for group in np.unique(records.group[index]):
-        mine = (records.group[index] == group).nonzero()[0]
-        inside = highs[records.group[highs] == group]
+    groups = np.zeros(records.type.size, np.uint64) if records.group is None else records.group
+    for group in np.unique(groups[index]):
+        mine = (groups[index] == group).nonzero()[0]
+        inside = highs[groups[highs] == group]
         if not inside.size:
             continue
         inside = inside[np.argsort(records.place[inside], kind="stable")]
@@ -315,8 +318,9 @@ def _search_pair(rows: Rows, records: Records, index: Index, wanted: U64, x: U64
         hit = np.minimum(np.searchsorted(places, wanted[mine]), inside.size - 1)
         known[mine] = places[hit] == wanted[mine]
         x[index[mine]] = x[inside[hit]]
-    x[index[~known]] = 0
-    return index[~known]
+    missing: Index = index[~known]
+    x[missing] = 0
+    return missing
 
 
 def _accumulate(
@@ -335,23 +339,21 @@ def _accumulate(
     if (places[1:] < places[:-1]).any():
         order = np.argsort(places, kind="stable")
         index, places = index[order], places[order]
-    first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
-    last = np.append(first[1:], places.size) - 1
+    last = np.append(places[1:] != places[:-1], True).nonzero()[0]
+    first = np.append(0, last[:-1] + 1)
     x = records.target[index]
     ops = rows.signs.take(records.type[index], mode="clip")
-    subtracted = ops < 0
-    x[subtracted] = np.uint64(0) - x[subtracted]
+    np.negative(x, out=x, where=ops < 0)
     total = np.add.reduceat(x, first)
     # What was there before a SET does not count.
-    for at in np.flatnonzero(ops == 2).tolist():
+    for at in (ops == 2).nonzero()[0].tolist():
         group = int(np.searchsorted(first, at, side="right")) - 1
         end = int(last[group]) + 1
         total[group] = np.add.reduce(x[at:end])
     failures = []
     numbers = records.type[index[last]]
     for number in numbers_in(numbers):
-        chosen = np.flatnonzero(numbers == number)
-        row = rows[number]
+        chosen, row = having(numbers, [number]), rows[number]
         where, value = places[first[chosen]], total[chosen]
         bad = _first_failure(row, value, checks)
         if row.uleb and checks is Checks.KERNEL:

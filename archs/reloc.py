@@ -76,13 +76,13 @@ class Part:
     zeros: int = 0
     movz: int = 0
 
-    @property
+    @cached_property
     def mask(self) -> int:
         """Bits of the word that are replaced."""
         fields = sum(((1 << s.bits) - 1) << s.word for s in self.slices)
         return self.zeros | self.movz | fields
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether the word is X itself, every bit of it."""
         return self.slices == (Slice(0, 8 * self.size, 0),) and not self.bias

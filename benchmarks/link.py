@@ -27,14 +27,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from archs import archs
+from archs import arch, archs
 from benchmarks import peers, synthetic
 from loader.elf import RELA, SHT_NOBITS, ElfView, parse
 from loader.files import read_module
@@ -55,19 +55,24 @@ def ours(image: bytes) -> None:
     view = parse(image)
     layout = plan(view)
     start, places, _ = placed(view, layout)
-    link_view(view, layout, places, dict.fromkeys(view.undefined, start), percpu=start)
+    link_view(view, layout, places, dict.fromkeys(view.undefined_names, start), percpu=start)
 
 
 def placed(view: ElfView, layout: Layout) -> tuple[int, dict[int, int], int]:
     """Return the first address, an address per section, and the end: type behind type."""
-    start = view.arch.address_map().image.start - (64 << 20)
-    if view.arch.plt is None:
-        start = 0xFFFF_FFFF_C000_0000
+    start = _window(view.arch.name)
     bases, at = {}, start
     for kind, size in layout.page_sizes().items():
         bases[kind] = at
         at += size
     return start, {i: bases.get(p.type, start) + p.offset for i, p in layout.placements.items()}, at
+
+
+@cache
+def _window(name: str) -> int:
+    if arch(name).plt is None:
+        return 0xFFFF_FFFF_C000_0000
+    return arch(name).address_map().image.start - (64 << 20)
 
 
 def floor(view: ElfView) -> int:

@@ -94,7 +94,8 @@ def prepare(
     image = bytearray(view.data)
     offset = int.from_bytes(image[40:48], "little")
     # ld and lld would share equal strings between sections, which a module loader does not.
-    np.frombuffer(image, SECTION, len(view.sections), offset)["flags"] &= KEPT_FLAGS
+    words = np.frombuffer(image, np.uint64, len(view.sections) * SECTION.size // 8, offset)
+    words[1 :: SECTION.size // 8] &= KEPT_FLAGS  # sh_flags
     file, script, response = (stem.with_suffix(s) for s in (".o", ".lds", ".rsp"))
     file.write_bytes(image)
     first = dict[str, int]()  # sections of one name become one output section

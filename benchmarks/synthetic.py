@@ -111,17 +111,17 @@ def write(machine: int, relocations: int, symbols: int = 0) -> bytes:
         (43, 3, 0, strings, 0, 0, 1, 0),
         (51, 3, 0, titles, 0, 0, 1, 0),
     )
-    headers = np.zeros(1 + len(contents), SECTION)
+    headers = [bytes(SECTION.size)]
     pieces, at = [], 64
-    for index, (name, kind, flags, data, link, info, align, size) in enumerate(contents, 1):
-        headers[index] = (name, kind, flags, 0, at, len(data), link, info, align, size)
+    for name, kind, flags, data, link, info, align, size in contents:
+        headers.append(SECTION.pack(name, kind, flags, 0, at, len(data), link, info, align, size))
         pieces += [data, bytes(-len(data) % 16)]
         at += len(data) + -len(data) % 16
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     numbers = ((1, 2), (machine, 2), (1, 4), (0, 8), (0, 8), (at, 8), (0, 4))
-    sizes = ((64, 2), (0, 2), (0, 2), (64, 2), (headers.size, 2), (7, 2))
+    sizes = ((64, 2), (0, 2), (0, 2), (64, 2), (len(headers), 2), (7, 2))
     header = ident + b"".join(n.to_bytes(width, "little") for n, width in numbers + sizes)
-    return b"".join((header, *pieces, headers.tobytes()))
+    return b"".join((header, *pieces, *headers))
 
 
 def _names(*stems: tuple[str, int]) -> tuple[bytes, list[NDArray[np.uint32]]]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -33,23 +34,12 @@ STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
 
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
+MAX_SIZE = 1 << 31
 
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
 HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
-SECTION = np.dtype(
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("addr", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("align", "<u8"),
-        ("entsize", "<u8"),
-    ]
-)
+# Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
+SECTION = struct.Struct("<IIQQQQIIQQ")
 SYMBOL = np.dtype(
     [
         ("name", "<u4"),
@@ -63,11 +53,13 @@ SYMBOL = np.dtype(
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<u8")])
 
 
-@attrs.frozen
-class Section:
-    """One section header; `size` and `align` in bytes."""
+class Section(NamedTuple):
+    """One section header; `size` and `align` in bytes.
 
-    index: int
+    A named tuple, because a small module has fifty and little else.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     name: str
     type: int
     flags: int
@@ -165,11 +157,11 @@ class ElfView:
         """Names of the undefined symbols, in the order of their indices."""
         data, start = self.data, self.symbol_names.offset
         names = (self.symbols["name"][self.undefined_indices] + np.uint64(start)).tolist()
-        texts = [data[at : data.index(0, at)] for at in names]
-        try:
-            return tuple(map(bytes.decode, texts))
-        except UnicodeDecodeError:
-            return tuple(text.decode("utf-8", "backslashreplace") for text in texts)
+        found = [data[at : data.index(0, at)] for at in names]
+        together = b"\0".join(found)
+        if found and together.isascii():
+            return tuple(together.decode("ascii").split("\0"))
+        return tuple(text.decode("utf-8", "backslashreplace") for text in found)
 
     @cached_property
     def undefined(self) -> Mapping[str, int]:
@@ -244,15 +236,16 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     found, count, table = _header(data, name, arch)
     if count == 0:
         raise BadModule(name, "section headers", "there are none")
-    headers = np.frombuffer(data, SECTION, count, table)
+    headers = list(SECTION.iter_unpack(data[table : table + count * SECTION.size]))
     string_index = int.from_bytes(data[62:64], "little")
     sections = _sections(data, name, headers, string_index)
     symbols, first_global, strings = _symbols(data, name, sections)
     tables = tuple(
-        _table(data, name, sections, section, symbols.size)
+        _table(data, name, sections, section)
         for section in sections
         if section.type in (SHT_RELA, SHT_REL)
     )
+    _check_symbols_of(name, data, tables, symbols.size)
     return ElfView(name, found, data, sections, symbols, first_global, strings, tables)
 
 
@@ -284,11 +277,11 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
         raise BadModule(name, "ELF header", f"machine {machine} is none of {known}")
     if wanted is not None and found.machine != wanted.machine:
         raise BadModule(name, "ELF header", f"built for {found.name}, not for {wanted.name}")
-    if header.e_shentsize != SECTION.itemsize:
-        reason = f"entry size {header.e_shentsize}, expected {SECTION.itemsize}"
+    if header.e_shentsize != SECTION.size:
+        reason = f"entry size {header.e_shentsize}, expected {SECTION.size}"
         raise BadModule(name, "section headers", reason)
-    if header.e_shoff + header.e_shnum * SECTION.itemsize > len(data):
-        end = header.e_shoff + header.e_shnum * SECTION.itemsize
+    if header.e_shoff + header.e_shnum * SECTION.size > len(data):
+        end = header.e_shoff + header.e_shnum * SECTION.size
         reason = f"truncated: they end at {end:#x}, the file at {len(data):#x}"
         raise BadModule(name, "section headers", reason)
     return found, int(header.e_shnum), int(header.e_shoff)
@@ -305,7 +298,7 @@ def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
     usual = (
         data[4:7] == b"\x02\x01\x01"
         and kind == 1
-        and size == SECTION.itemsize
+        and size == SECTION.size
         and count
         and table + count * size <= len(data)
     )
@@ -313,37 +306,53 @@ def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
 
 
 def _sections(
-    data: bytes, name: str, headers: NDArray[np.void], string_index: int
+    data: bytes, name: str, headers: list[tuple[int, ...]], string_index: int
 ) -> tuple[Section, ...]:
     count = len(headers)
     if not 0 < string_index < count:
         raise BadModule(name, "ELF header", f"e_shstrndx {string_index} is no section")
-    strings = _strings(data, name, headers, string_index)
+    strings = _strings(data, name, headers[string_index], string_index)
+    # Offsets into ASCII are the same in bytes and in text.
+    text = strings.decode() if strings.isascii() else ""
     sections = []
-    for index, header in enumerate(headers.tolist()):
+    length, limit = len(data), len(strings)
+    for index, header in enumerate(headers):
         at, kind, flags, _, offset, size, link, info, align, entsize = header
-        where = f"section {index}"
-        if at >= len(strings):
-            raise BadModule(name, where, f"name offset {at:#x} is outside the string table")
-        title = strings[at : strings.index(0, at)].decode("utf-8", "backslashreplace")
-        if index and kind != SHT_NOBITS and offset + size > len(data):
-            reason = f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
-            raise BadModule(name, f"{where} ({title})", reason)
-        if align & (align - 1) if align else 0:
-            raise BadModule(name, f"{where} ({title})", f"alignment {align:#x} is no power of two")
-        if flags & SHF_ALLOC and align > MAX_ALIGN:
-            reason = f"alignment {align:#x} is above {MAX_ALIGN:#x}"
-            raise BadModule(name, f"{where} ({title})", reason)
-        if flags & SHF_ALLOC and size >= 1 << 31:
-            raise BadModule(name, f"{where} ({title})", f"size {size:#x} is 2 GiB or more")
-        if kind == SHT_RELA and entsize != RELA.itemsize:
-            raise BadModule(name, f"{where} ({title})", f"entry size {entsize}, expected 24")
+        if at >= limit:
+            reason = f"name offset {at:#x} is outside the string table"
+            raise BadModule(name, f"section {index}", reason)
+        if text:
+            title = text[at : text.index("\0", at)]
+        else:
+            title = str(strings[at : strings.index(0, at)], "utf-8", "backslashreplace")
+        if (
+            (offset + size > length and kind != SHT_NOBITS and index)
+            or (align and align & (align - 1))
+            or (flags & SHF_ALLOC and (align > MAX_ALIGN or size >= MAX_SIZE))
+            or (kind == SHT_RELA and entsize != RELA.itemsize)
+        ):
+            reason = _bad_section(data, header, index)
+            raise BadModule(name, f"section {index} ({title})", reason)
         sections.append(Section(index, title, kind, flags, offset, size, align or 1, link, info))
     return tuple(sections)
 
 
-def _strings(data: bytes, name: str, headers: NDArray[np.void], index: int) -> bytes:
-    offset, size = int(headers["offset"][index]), int(headers["size"][index])
+def _bad_section(data: bytes, header: tuple[int, ...], index: int) -> str:
+    """Return what is wrong with a section header."""
+    _, kind, flags, _, offset, size, _, _, align, entsize = header
+    if index and kind != SHT_NOBITS and offset + size > len(data):
+        return f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
+    if align and align & (align - 1):
+        return f"alignment {align:#x} is no power of two"
+    if flags & SHF_ALLOC and align > MAX_ALIGN:
+        return f"alignment {align:#x} is above {MAX_ALIGN:#x}"
+    if flags & SHF_ALLOC and size >= MAX_SIZE:
+        return f"size {size:#x} is 2 GiB or more"
+    return f"entry size {entsize}, expected {RELA.itemsize}"
+
+
+def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> bytes:
+    _, _, _, _, offset, size, *_ = header
     strings = data[offset : offset + size]
     if len(strings) != size or not strings or strings[-1] != 0:
         raise BadModule(name, f"section {index}", "string table is truncated or not NUL-terminated")
@@ -361,8 +370,8 @@ def _symbols(
     if not 0 < table.link < len(sections):
         raise BadModule(name, "symbol table", f"string table {table.link} is no section")
     names = sections[table.link]
-    text = data[names.offset : names.offset + names.size]
-    if not text or text[-1] != 0:
+    end = names.offset + names.size
+    if not names.size or data[end - 1 : end] != b"\0":
         raise BadModule(name, "symbol table", "its string table is not NUL-terminated")
     if table.size % SYMBOL.itemsize or not table.size:
         raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of 24")
@@ -372,31 +381,69 @@ def _symbols(
         raise BadModule(name, "symbol table", f"first global {first} is no symbol")
     # Local symbols may be hundreds of thousands; those that are used are looked at when they are.
     named = symbols[first:]
-    _first(name, "symbol", named["name"] >= names.size, "name is outside the string table", first)
     index = named["shndx"]
-    _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
-    bad = (index >= len(sections)) & (index != SHN_ABS)
-    _first(name, "symbol", bad, "lies in a section that does not exist", first)
+    beyond = index >= len(sections)
+    if beyond.any():
+        _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
+        beyond &= index != SHN_ABS
+        _first(name, "symbol", beyond, "lies in a section that does not exist", first)
+    if named.size and int(named["name"].max()) >= names.size:
+        lost = named["name"] >= names.size
+        _first(name, "symbol", lost, "name is outside the string table", first)
     return symbols, first, names
 
 
 def _table(
-    data: bytes, name: str, sections: tuple[Section, ...], section: Section, symbols: int
+    data: bytes, name: str, sections: tuple[Section, ...], section: Section
 ) -> RelocationTable:
-    where = f"section {section.index} ({section.name})"
     if not 0 < section.info < len(sections):
-        raise BadModule(name, where, f"applies to section {section.info}, which does not exist")
+        reason = f"applies to section {section.info}, which does not exist"
+        raise BadModule(name, _where(section), reason)
     target = sections[section.info]
     if section.type == SHT_REL:
         if target.allocated:
-            raise BadModule(name, where, "REL relocations; these architectures use RELA")
+            raise BadModule(name, _where(section), "REL relocations; these architectures use RELA")
         return RelocationTable(section, target, np.empty(0, RELA))
     if section.size % RELA.itemsize:
-        raise BadModule(name, where, f"size {section.size:#x} is no multiple of 24")
+        raise BadModule(name, _where(section), f"size {section.size:#x} is no multiple of 24")
     records = np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
-    if records.size and int(records["symbol"].max()) >= symbols:
-        _first(name, f"{where} relocation", records["symbol"] >= symbols, "names no symbol")
     return RelocationTable(section, target, records)
+
+
+def _where(section: Section) -> str:
+    return f"section {section.index} ({section.name})"
+
+
+def joined(data: bytes, tables: Sequence[RelocationTable]) -> NDArray[np.void]:
+    """Return the records of tables as one array: a view where they adjoin in the file."""
+    runs = _runs(tables)
+    if len(runs) == 1:
+        return np.frombuffer(data, RELA, sum(t.records.size for t in tables), runs[0][0])
+    return np.frombuffer(b"".join([data[start:end] for start, end in runs]), RELA)
+
+
+def _runs(tables: Sequence[RelocationTable]) -> list[tuple[int, int]]:
+    """Return the file offsets [start, end) of tables; those that adjoin are one."""
+    runs: list[tuple[int, int]] = []
+    for table in tables:
+        start = table.section.offset
+        end = start + table.records.nbytes
+        if runs and runs[-1][1] == start:
+            start = runs.pop()[0]
+        runs.append((start, end))
+    return runs
+
+
+def _check_symbols_of(
+    name: str, data: bytes, tables: tuple[RelocationTable, ...], symbols: int
+) -> None:
+    """Refuse relocations that name no symbol."""
+    for start, end in _runs(tables):
+        named = np.frombuffer(data, RELA, (end - start) // RELA.itemsize, start)["symbol"]
+        if named.size and int(np.maximum.reduce(named)) >= symbols:
+            for table in tables:
+                where = f"{_where(table.section)} relocation"
+                _first(name, where, table.records["symbol"] >= symbols, "names no symbol")
 
 
 def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str, number_from: int = 0) -> None:

@@ -11,6 +11,8 @@ meaning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, MemType, align_up
 from archs import Plt
+from archs.engine import having
 from archs.reloc import Got
 from loader.elf import (
     SHF_ALLOC,
@@ -38,6 +41,7 @@ SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
+NOT_PLACED = frozenset((*UNLOADED_SECTIONS, PERCPU_SECTION))
 MAX_TOTAL = 1 << 31  # bytes; a file of a few KiB may declare any amount of .bss
 THIS_MODULE = ".gnu.linkonce.this_module"
 
@@ -59,6 +63,10 @@ PASSES = (
     Pass(SHF_ALLOC | SHF_RO_AFTER_INIT, 0, MemType.RO_AFTER_INIT, None),
     Pass(SHF_ALLOC | SHF_WRITE, 0, MemType.DATA, MemType.INIT_DATA),
 )
+REGION_FLAGS = SHF_ALLOC | SHF_EXECINSTR | SHF_WRITE | SHF_RO_AFTER_INIT
+REGIONS = tuple(
+    kind for init in (False, True) for p in PASSES if (kind := p.init if init else p.core)
+)
 
 
 def is_init(name: str) -> bool:
@@ -79,8 +87,7 @@ class PltPlan:
     got_section: int | None = None
 
 
-@attrs.frozen
-class Placement:
+class Placement(NamedTuple):
     """Where a section goes: memory type, offset in its region, size and alignment in bytes."""
 
     section: Section
@@ -147,17 +154,17 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     for section in view.sections[1:]:
-        flags = section.flags | forced.get(section.index, (0, 0))[0]
-        align = forced.get(section.index, (0, section.align))[1]
-        if section.name in UNLOADED_SECTIONS or section.name == PERCPU_SECTION:
-            flags &= ~SHF_ALLOC
+        flags, align = section.flags, section.align
+        if section.index in forced:
+            flags, align = flags | forced[section.index][0], forced[section.index][1]
+        if not flags & SHF_ALLOC or section.name in NOT_PLACED:
+            continue
         if section.name in RO_AFTER_INIT_SECTIONS:
             flags |= SHF_RO_AFTER_INIT
-        if flags & SHF_ALLOC:
-            if flags & SHF_WRITE and flags & SHF_EXECINSTR:
-                where = f"section {section.index} ({section.name})"
-                raise BadModule(view.name, where, "is writable and executable")
-            sections.append((section, flags, align))
+        if flags & SHF_WRITE and flags & SHF_EXECINSTR:
+            where = f"section {section.index} ({section.name})"
+            raise BadModule(view.name, where, "is writable and executable")
+        sections.append((section, flags, align))
     placements, sizes, aligns = _sweep(sections, resized)
     total = sum(sizes.values())
     if total >= MAX_TOTAL:
@@ -178,29 +185,34 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
 def _sweep(
     sections: list[tuple[Section, int, int]], resized: Mapping[int, int]
 ) -> tuple[dict[int, Placement], dict[MemType, int], dict[MemType, int]]:
+    placed: list[list[tuple[Section, int]]] = [[] for _ in REGIONS]
+    for section, flags, align in sections:
+        number = _region(flags & REGION_FLAGS, is_init(section.name))
+        if number is not None:
+            placed[number].append((section, align))
     placements: dict[int, Placement] = {}
     sizes: dict[MemType, int] = {}
     aligns: dict[MemType, int] = {}
-    for init in (False, True):
-        left = [entry for entry in sections if is_init(entry[0].name) is init]
-        for step in PASSES:
-            kind = step.init if init else step.core
-            if kind is None:
-                continue
-            size, most, rest = 0, 1, []
-            for entry in left:
-                section, flags, align = entry
-                if flags & step.required != step.required or flags & step.forbidden:
-                    rest.append(entry)
-                    continue
-                width = resized.get(section.index, section.size)
-                offset = align_up(size, align)
-                placements[section.index] = Placement(section, kind, offset, width, align)
-                size, most = offset + width, max(most, align)
-            if len(rest) < len(left):
-                sizes[kind], aligns[kind] = size, most
-            left = rest
+    for kind, inside in zip(REGIONS, placed, strict=True):
+        size, most = 0, 1
+        for section, align in inside:
+            width = resized.get(section.index, section.size)
+            offset = (size + align - 1) & -align
+            placements[section.index] = Placement(section, kind, offset, width, align)
+            size, most = offset + width, max(most, align)
+        if inside:
+            sizes[kind], aligns[kind] = size, most
     return placements, sizes, aligns
+
+
+@cache
+def _region(flags: int, init: bool) -> int | None:
+    """Return the number of the first pass that takes a section, among all of both sweeps."""
+    for step in PASSES:
+        kind = step.init if init else step.core
+        if kind and flags & step.required == step.required and not flags & step.forbidden:
+            return REGIONS.index(kind)
+    return None
 
 
 class _Frob:
@@ -316,12 +328,8 @@ def _branches(view: ElfView, table: RelocationTable) -> NDArray[np.intp]:
     template = view.arch.plt
     if template is None:
         return np.empty(0, np.intp)
-    types = table.records["type"].copy()
-    branch = types == template.branches[0]
-    for number in template.branches[1:]:
-        branch |= types == number
-    index = np.flatnonzero(branch)
-    if template.sorts:
+    index = having(table.records["type"].copy(), template.branches)
+    if template.sorts and index.size:
         symbols = table.records["symbol"][index]
         index = index[view.symbols["shndx"][symbols] != table.target.index]
     return index
@@ -337,21 +345,21 @@ def _count_branches(view: ElfView, table: RelocationTable) -> int:
     index = _branches(view, table)
     if not index.size:
         return 0
-    records = table.records[index]
+    records = table.records
     if not template.sorts:
-        return int(np.unique(records[["type", "symbol", "addend"]]).size)
-    plain = records["addend"] == 0
-    keys = records["type"][plain].astype(np.uint64) << np.uint64(32) | records["symbol"][plain]
-    if index.size < table.records.size:
-        return int(np.unique(keys).size + index.size - keys.size)
+        return int(np.unique(records[index][["type", "symbol", "addend"]]).size)
+    if index.size < records.size:
+        plain = index[records["addend"][index] == 0]
+        keys = records["symbol"][plain].astype(np.uint64) << np.uint64(32)
+        keys |= records["type"][plain]
+        keys.sort()
+        return index.size - int(np.count_nonzero(keys[1:] == keys[:-1]))
     # The last record stays unsorted behind the others.
-    *_, last = table.records[slot_candidates(view, table)][["type", "symbol", "addend"]].tolist()
-    before = table.records[slot_candidates(view, table)[:-1]]
+    visited = records[slot_candidates(view, table)][["type", "symbol", "addend"]]
+    before, last = visited[:-1], visited[-1].tolist()
     rest = before[before["addend"] == 0]
     count = int(np.unique(rest[["type", "symbol"]]).size + before.size - rest.size)
-    duplicate = (
-        before.size and last[2] == 0 and before[-1][["type", "symbol", "addend"]].tolist() == last
-    )
+    duplicate = before.size and last[2] == 0 and before[-1].tolist() == last
     return count + (not duplicate)
 
 

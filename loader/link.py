@@ -159,7 +159,8 @@ def link_view(
     if not errata and _link_plainly(layout, work, image, checks):
         stubs = reserved(layout, addresses)
     else:
-        _fill(image, view, layout, offsets)
+        del image  # some of it may be relocated
+        _, image = _buffer(view, layout, addresses)
         stubs = _link_thoroughly(layout, addresses, work, image, checks, errata)
     for at, code in stubs.patches.items():
         image[at : at + len(code)] = np.frombuffer(code, np.uint8)
@@ -168,7 +169,7 @@ def link_view(
         image[at : at + len(use.image)] = np.frombuffer(use.image, np.uint8)
     memory = image.data
     sections = {
-        index: memory[at : at + layout.size_of(view.sections[index])]
+        index: memory[at : at + layout.resized.get(index, view.sections[index].size)]
         for index, at in offsets.items()
     }
     return Linked(view.arch, sections, values, work, stubs, image, offsets)
@@ -286,26 +287,24 @@ def _buffer(
         if not 0 < index < len(view.sections):
             raise BadModule(view.name, "addresses", f"there is no section {index}")
         offsets[index] = size
-        size += (layout.size_of(view.sections[index]) + 2 * _GAP - 1) & -_GAP
-    image = np.empty(size + _GAP, np.uint8)
-    _fill(image, view, layout, offsets)
-    return offsets, image
-
-
-def _fill(
-    image: NDArray[np.uint8], view: ElfView, layout: Layout, offsets: Mapping[int, int]
-) -> None:
-    """Put the file's bytes into the buffer, and zeros where it has none."""
-    memory, end = image.data, 0
-    held = file_sections(view)
+        width = layout.resized.get(index, view.sections[index].size)
+        size += (width + 2 * _GAP - 1) & -_GAP
+    size += _GAP
+    # Pages of a large .bss that nobody touches cost nothing.
+    sparse = size > 2 * len(view.data)
+    image = np.zeros(size, np.uint8) if sparse else np.empty(size, np.uint8)
+    memory, source, end, held = image.data, memoryview(view.data), 0, file_sections(view)
     for index, at in offsets.items():
         section = view.sections[index]
         if index not in held or not section.size:
             continue
-        image[end:at] = 0
-        end = at + min(section.size, layout.size_of(section))
-        memory[at:end] = view.contents(section)[: end - at]
-    image[end:] = 0
+        if not sparse:
+            memory[end:at] = bytes(at - end)
+        end = at + section.size
+        memory[at:end] = source[section.offset : section.offset + section.size]
+    if not sparse:
+        memory[end:] = bytes(size - end)
+    return offsets, image
 
 
 def _misplaced(work: Work) -> Iterable[Failure]:
@@ -351,7 +350,8 @@ def _explain(
             if len(explained) >= MATERIALISED:
                 break
             records = work.records
-            table = view.tables[work.tables[int(records.group[index])]]
+            number = int(np.searchsorted(work.starts, index, side="right")) - 1
+            table = view.tables[work.tables[number]]
             number, symbol = int(records.type[index]), int(work.whole.symbol[index])
             row = view.arch.relocations.get(number)
             reach = row.reach if row and failure.problem in (Problem.RANGE, Problem.ALIGN) else None

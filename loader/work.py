@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -23,10 +22,10 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK
 from archs.engine import U64, Index, Records, having, numbers_in
 from archs.reloc import Rows
-from loader.elf import GOT_SYMBOL, RELA, SHN_ABS, ElfView
+from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView, joined
 from loader.layout import PERCPU_SECTION, Layout
 
-ALONE = 2048  # records from which a table is worth a piece of its own
+ALONE = 4096  # records from which a table is worth a piece of its own
 PIECE = 1 << 15  # records whose arrays fit into caches
 SECTION_CODE = 0x10000 - SHN_ABS  # added to a section number of 16 bits: ABS becomes 0
 NO_VALUE = 0xFFFF_FFFF_FFFF_FFFF  # stands for "none"; who finds it must look whether it is one
@@ -79,8 +78,13 @@ class SymbolValues:
             weak = view.weak_undefined
             pairs = zip(names, values, strict=True)
             is_given[:] = [value is not None or name in weak for name, value in pairs]
-        wrapped = [(value or 0) & ADDRESS_MASK for value in values]
-        return cls(view, bases, known, np.fromiter(wrapped, np.uint64, len(names)), is_given)
+            values = [value or 0 for value in values]
+        try:
+            given = np.fromiter(values, np.uint64, len(names))
+        except OverflowError:
+            wrapped = [(value or 0) & ADDRESS_MASK for value in values]
+            given = np.fromiter(wrapped, np.uint64, len(names))
+        return cls(view, bases, known, given, is_given)
 
     @cached_property
     def all(self) -> tuple[U64, NDArray[np.bool_]]:
@@ -100,6 +104,11 @@ class SymbolValues:
         return np.where(defined, values, np.uint64(NO_VALUE))
 
     @cached_property
+    def _worth_all(self) -> bool:
+        """Whether to compute every value once is cheaper than those of each record."""
+        return self.view.symbols.size < 4 * sum(table.records.size for table in self.view.tables)
+
+    @cached_property
     def _open(self) -> U64:
         """Values of the undefined symbols, by how far they stand behind the local ones."""
         first = self.view.first_global
@@ -112,9 +121,9 @@ class SymbolValues:
     def of(self, index: NDArray[np.uint32]) -> U64:
         """Return the values of the symbols at `index`, NO_VALUE for those that have none."""
         symbols = self.view.symbols
-        if symbols.size < 4 * index.size:
-            return self._marked.take(index, mode="clip")
         at = index.astype(np.intp)
+        if self._worth_all:
+            return self._marked.take(at, mode="clip")
         # Field by field: numpy copies whole records ten times slower.
         code = symbols["shndx"][at] + np.uint16(SECTION_CODE)
         values = symbols["value"][at]
@@ -127,14 +136,6 @@ class SymbolValues:
             late[at[rest] == 0] = 0
             values[rest] = late
         return values
-
-
-class _Spot(NamedTuple):
-    """Where a relocation table applies: address, offset in the buffer, size in bytes."""
-
-    address: int
-    offset: int
-    size: int
 
 
 @attrs.frozen(eq=False)
@@ -150,7 +151,7 @@ class Piece:
     symbol
         Symbol index of each record.
     offset, room
-        The file's r_offset, and the bytes that the record's section has.
+        The file's r_offset, and the bytes that the record's section has (one for all, or each).
     complete
         Whether every symbol surely has a value.
     """
@@ -159,22 +160,21 @@ class Piece:
     numbers: Sequence[int]
     symbol: NDArray[np.uint32]
     offset: U64
-    room: U64
+    room: U64 | np.uint64
     complete: bool
 
     def outside(self, rows: Rows) -> Index:
         """Return the records whose words do not lie in their sections."""
         widths = rows.widths
-        widest = widths.take(self.numbers, mode="clip").max(initial=0)
-        # An offset so large that the sum wraps would fail either way.
-        last = np.maximum(self.offset + widest, self.offset)
-        near_end: Index = (last > self.room).nonzero()[0]
-        if not near_end.size:
-            return near_end
-        width = widths.take(self.records.type[near_end], mode="clip")
-        offset, room = self.offset[near_end], self.room[near_end]
-        outside: Index = near_end[(offset > room) | (width > room - offset)]
-        return outside
+        if isinstance(self.room, np.uint64):
+            # Of one section the last place decides.
+            widest = int(widths.take(self.numbers, mode="clip").max(initial=0))
+            if int(np.maximum.reduce(self.offset)) + widest <= int(self.room):
+                return np.empty(0, np.intp)
+        bad = widths.take(self.records.type, mode="clip") > self.room - self.offset
+        bad |= self.offset > self.room
+        index: Index = bad.nonzero()[0]
+        return index
 
 
 @attrs.frozen(eq=False)
@@ -185,12 +185,15 @@ class Work:
     ----------
     tables
         Indices into `view.tables` of those that apply to loaded sections.
+    spots
+        A row for each of them: the section's address, its offset in the buffer, its size in
+        bytes, and the row's number.
     """
 
     view: ElfView
     values: SymbolValues
     tables: tuple[int, ...]
-    _spots: tuple[_Spot, ...]
+    spots: U64
 
     @classmethod
     def of_module(
@@ -202,14 +205,17 @@ class Work:
         values: SymbolValues,
     ) -> Work:
         """Find the tables that apply to sections in `offsets`."""
-        tables, spots = [], []
+        tables: list[int] = []
+        spots: list[int] = []
         for number, table in enumerate(view.tables):
-            index = table.target.index
-            if index in offsets and table.records.size:
+            section = table.target
+            there = offsets.get(section.index)
+            if there is not None and table.records.size:
+                size = layout.resized.get(section.index, section.size)
+                spots += (addresses[section.index], there, size, len(tables))
                 tables.append(number)
-                size = layout.size_of(table.target)
-                spots.append(_Spot(addresses[index], offsets[index], size))
-        return cls(view, values, tuple(tables), tuple(spots))
+        columns = np.fromiter(spots, np.uint64, len(spots)).reshape(-1, 4)
+        return cls(view, values, tuple(tables), columns)
 
     @cached_property
     def starts(self) -> Index:
@@ -253,7 +259,8 @@ class Work:
 
     def _piece(self, chosen: Sequence[int], part: slice = slice(None)) -> Piece:
         """Return (a part of) the records of the chosen tables."""
-        origin = _one_array(self.view, [self.tables[number] for number in chosen])[part]
+        tables = [self.view.tables[self.tables[number]] for number in chosen]
+        origin = joined(self.view.data, tables)[part]
         rows, kinds, symbol = self.view.arch.relocations, origin["type"].copy(), origin["symbol"]
         offset, addend, numbers = origin["offset"].copy(), origin["addend"], numbers_in(kinds)
         target = self.values.of(symbol)
@@ -262,27 +269,15 @@ class Work:
             index = having(kinds, [number])
             target[index] = self.view.symbols["size"][symbol[index]]
         target += addend
-        spots = np.array([(*self._spots[n], n) for n in chosen], np.uint64).reshape(-1, 4).T
+        address: U64 | np.uint64
+        there: U64 | np.uint64
+        room: U64 | np.uint64
         if len(chosen) == 1:
-            spots = np.broadcast_to(spots, (4, kinds.size))
+            address, there, room, _ = self.spots[chosen[0]]
+            group = None
         else:
-            sizes = [self.view.tables[self.tables[n]].records.size for n in chosen]
-            spots = np.repeat(spots, sizes, axis=1)
-        address, there, room, group = spots
+            sizes = [table.records.size for table in tables]
+            address, there, room, group = self.spots[list(chosen)].T.repeat(sizes, axis=1)
         at = (offset + there).view(np.intp)
         records = Records(at, offset + address, target, addend, kinds, group)
         return Piece(records, numbers, symbol, offset, room, complete)
-
-
-def _one_array(view: ElfView, numbers: Sequence[int]) -> NDArray[np.void]:
-    """Return the records of the tables as one array: a view where they adjoin in the file."""
-    tables = [view.tables[number] for number in numbers]
-    if not tables:
-        return np.empty(0, RELA)
-    end = tables[0].section.offset
-    for table in tables:
-        if table.section.offset != end:
-            return np.concatenate([table.records for table in tables])
-        end += table.section.size
-    start = tables[0].section.offset
-    return np.frombuffer(view.data, RELA, (end - start) // RELA.itemsize, start)
