@@ -79,15 +79,15 @@ class Environment:
     symbols
         Kernel symbols -> address, those that modules do not name included.
     static_calls
-        What static calls of the kernel call, where it is not the default: name -> the symbol
-        of the function, or "" for nothing.
+        What static calls call, where it is not a tracepoint's default: name -> address of the
+        function, 0 for nothing.
     """
 
     features: frozenset[str] = frozenset()
     options: Mapping[str, str] = attrs.field(factory=dict)
     possible_cpus: int = 1
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
-    static_calls: Mapping[str, str] = attrs.field(factory=dict)
+    static_calls: Mapping[str, int] = attrs.field(factory=dict)
 
     @cached_property
     def padded(self) -> NDArray[np.uint64]:

@@ -694,14 +694,16 @@ def environment(boot: Boot) -> Environment:
     thunk = "__x86_return_thunk"
     if options.get("mitigations") != "off":
         thunk = _mitigate(cpu, features, bugs, options)
+    mode = _PREEMPTION.get(options.get("preempt", ""), _PREEMPTION["voluntary"])
     return Environment(
         features=frozenset(features),
         options={"return_thunk": thunk},
         possible_cpus=boot.possible_cpus,
         symbols=boot.symbols,
         static_calls={
-            **_PREEMPTION.get(options.get("preempt", ""), _PREEMPTION["voluntary"]),
-            **_APIC,
+            name: boot.symbols.get(function, 0)
+            for name, function in (mode | _APIC).items()
+            if not function or function in boot.symbols
         },
     )
 

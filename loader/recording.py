@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +29,10 @@ import archs
 from allocator.types import MemType
 from archs import Arch
 from archs.environment import Boot, Environment
+from loader.elf import parse
 from loader.errors import BadModule
 from loader.files import read_module
+from loader.finalize.static_calls import KEY, defaults
 
 BASE = "base"
 # struct module is running state; the others are not allocated with the module.
@@ -160,13 +163,27 @@ class Run:
             console=_text(folder / "console.log.xz"),
         )
 
-    @property
+    @cached_property
     def environment(self) -> Environment:
         """What the boot means for modules, as its kernel would find out."""
         rules = archs.arch(self.arch_name).finalisation
         if rules is None or rules.environment is None:
             return Environment(possible_cpus=self.boot.possible_cpus, symbols=self.kernel_symbols)
-        return rules.environment(self.boot)
+        found = rules.environment(self.boot)
+        return attrs.evolve(found, static_calls={**self._provided, **found.static_calls})
+
+    @property
+    def _provided(self) -> Mapping[str, int]:
+        """What the static calls of modules call that other modules use."""
+        wanted = {at for r in self.recordings for n, at in r.symbols.items() if n.startswith(KEY)}
+        found: dict[str, int] = {}
+        for recording in self.recordings:
+            data = recording.regions.get(MemType.DATA, (0, 0))
+            if any(data[0] <= at < data[0] + data[1] for at in wanted):
+                image = image_of(recording)
+                if image is not None:
+                    found |= defaults(parse(image, recording.name), recording.addresses)
+        return found
 
     @property
     def live(self) -> str:
@@ -182,9 +199,10 @@ class Run:
         """
         known = _kallsyms(self.folder / "boot" / BASE / "kallsyms.end.xz")
         seen = {name: at for r in self.recordings for name, at in r.symbols.items()}
-        slides = {at - known[name] for name, at in seen.items() if known.get(name, 0) >> 63}
-        if len(slides) == 1:
-            (slide,) = slides
+        # A static function may have an imported one's name; it moves as the others do, if at all.
+        slides = Counter(at - known[n] for n, at in seen.items() if known.get(n, 0) >> 63)
+        slide, count = next(iter(slides.most_common(1)), (0, 0))
+        if 2 * count > slides.total():
             known = {name: at + slide if at >> 63 else at for name, at in known.items()}
         elif known:
             known = {}  # another kernel

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from allocator.types import MemType
+from allocator.types import ADDRESS_MASK, MemType
+from loader.elf import ElfView
 from loader.finalize.callthunks import redirected
 from loader.finalize.heapsort import order
 from loader.finalize.subject import U64, Subject
@@ -55,6 +56,28 @@ def attach(subject: Subject) -> None:
                 _write(subject, sites, function, is_tail=is_tail)
 
 
+def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
+    """Return what the static calls that a module exports call at first, by name; 0 for nothing.
+
+    Other modules find it in their environment: a key is data of the module that defines it.
+    """
+    keys = {n[len(KEY) :]: i for n, i in view.global_symbols.items() if n.startswith(KEY)}
+    found = dict.fromkeys(keys, 0)
+    symbols = view.symbols
+    for table in view.tables:
+        mine = {
+            int(symbols["value"][index]): name
+            for name, index in keys.items()
+            if symbols["shndx"][index] == table.target.index
+        }
+        for number in np.flatnonzero(np.isin(table.records["offset"], list(mine))).tolist():
+            offset, _, index, addend = table.records[number].tolist()
+            if int(symbols["shndx"][index]) in addresses:
+                base = addresses[int(symbols["shndx"][index])] + int(symbols["value"][index])
+                found[mine[offset]] = base + addend & ADDRESS_MASK
+    return found
+
+
 def _imported(subject: Subject) -> dict[int, str]:
     """Return the static calls that the module imports: address of key or trampoline -> name."""
     given = zip(subject.view.undefined_names, subject.linked.values.given.tolist(), strict=True)
@@ -84,9 +107,8 @@ def _function(subject: Subject, key: int, name: str | None) -> int | None:
         if not subject.within(at).all():
             return None
         return int(subject.bytes_at(subject.offsets(at, 8), 8).view("<u8")[0, 0])
-    default = TRACER + name.removeprefix(TRACEPOINT) if name.startswith(TRACEPOINT) else None
-    function = environment.static_calls.get(name, default)
-    return 0 if function == "" else environment.symbols.get(function or "")
+    tracer = TRACER + name.removeprefix(TRACEPOINT) if name.startswith(TRACEPOINT) else ""
+    return environment.static_calls.get(name, environment.symbols.get(tracer))
 
 
 def _write(subject: Subject, sites: U64, function: int, *, is_tail: bool) -> None:
