@@ -23,11 +23,12 @@ from allocator.types import ADDRESS_MASK, MemType
 from loader.elf import ElfView
 from loader.finalize.callthunks import redirected
 from loader.finalize.heapsort import order
-from loader.finalize.subject import U64, Subject
+from loader.finalize.subject import RUNNING, U64, Subject
 
 SITE = np.dtype([("code", "<i4"), ("key", "<i4")])
 TAIL, INIT = np.uint64(1), np.uint64(2)
 FLAGS = TAIL | INIT
+MODULES = np.uint64(8)  # struct static_call_key: the function, then the users
 KEY, TRAMPOLINE = "__SCK__", "__SCT__"
 TRACEPOINT, TRACER = "tp_func_", "__traceiter_"
 
@@ -47,6 +48,8 @@ def attach(subject: Subject) -> None:
     subject.claim(table)
     keys, which = np.unique(words & ~FLAGS, return_inverse=True)
     functions = [_function(subject, key, names.get(key)) for key in keys.tolist()]
+    # A key leads to the modules that use it by a list on the heap.
+    subject.note(subject.offsets(keys[subject.within(keys)] + MODULES, 8), 8, RUNNING)
     tail = (words & TAIL) != 0
     for function in set(functions) - {None}:
         mine = np.isin(which, [n for n, f in enumerate(functions) if f == function])

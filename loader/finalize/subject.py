@@ -27,6 +27,7 @@ from loader.layout import Layout
 if TYPE_CHECKING:  # the link finalises on request
     from loader.link import Linked
 
+RUNNING = "running_kernel"  # decides what cannot be predicted, such as addresses on its heap
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 Index = NDArray[np.intp]
@@ -115,10 +116,10 @@ class Subject:
         """Attribute the edits that follow to `mechanism`."""
         self._mechanism = mechanism
 
-    def note(self, at: Index, width: int | Index) -> None:
-        """Claim `width` bytes at each offset of the buffer for the current mechanism."""
+    def note(self, at: Index, width: int | Index, mechanism: str = "") -> None:
+        """Claim `width` bytes at each offset of the buffer, for the current mechanism if none."""
         widths = np.broadcast_to(np.asarray(width, np.intp), at.shape)
-        self._edits.setdefault(self._mechanism, []).append((at, widths))
+        self._edits.setdefault(mechanism or self._mechanism, []).append((at, widths))
 
     def claim(self, table: Table) -> None:
         """Claim a whole table for the current mechanism."""
