@@ -678,6 +678,53 @@ FEATURES = {
 _BUGS = {"monitor": "bug_monitor", "l1tf": "bug_l1tf", "srso": "bug_srso"}
 
 
+# CPU models of an emulator (QEMU's TCG), as /proc/cpuinfo has them, for boots that did not keep it:
+# vendor and family; flags; bugs.
+_MODELS = {
+    "max": (
+        ("AuthenticAMD", "15"),
+        (
+            "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush acpi mmx"
+            " fxsr sse sse2 ss syscall nx mmxext pdpe1gb rdtscp lm 3dnowext 3dnow rep_good nopl "
+            "xtopology cpuid extd_apicid pni pclmulqdq monitor ssse3 fma cx16 sse4_1 sse4_2 movbe"
+            " popcnt aes xsave avx f16c rdrand hypervisor lahf_lm svm cr8_legacy abm sse4a "
+            "3dnowprefetch vmmcall fsgsbase bmi1 avx2 smep bmi2 erms mpx adx smap clflushopt clwb"
+            " xsaveopt xgetbv1 arat npt vgif umip pku ospke vaes la57"
+        ),
+        "fxsave_leak sysret_ss_attrs null_seg swapgs_fence amd_e400 spectre_v1 spectre_v2",
+    ),
+    "Skylake-Server": (
+        ("GenuineIntel", "6"),
+        (
+            "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr"
+            " sse sse2 ht syscall nx pdpe1gb rdtscp lm constant_tsc rep_good nopl xtopology cpuid"
+            " pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand "
+            "hypervisor lahf_lm abm pti fsgsbase bmi1 avx2 smep bmi2 erms adx smap clflushopt "
+            "clwb xsaveopt xgetbv1 arat pku ospke"
+        ),
+        (
+            "cpu_meltdown spectre_v1 spectre_v2 spec_store_bypass l1tf mds swapgs itlb_multihit "
+            "mmio_stale_data retbleed gds bhi its"
+        ),
+    ),
+    "EPYC": (
+        ("AuthenticAMD", "23"),
+        (
+            "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx "
+            "fxsr sse sse2 ht syscall nx mmxext fxsr_opt pdpe1gb rdtscp lm rep_good nopl "
+            "xtopology cpuid extd_apicid pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt "
+            "aes xsave avx f16c rdrand hypervisor lahf_lm cmp_legacy svm cr8_legacy abm sse4a "
+            "misalignsse 3dnowprefetch osvw vmmcall fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap "
+            "clflushopt sha_ni xsaveopt xsavec xgetbv1 arat npt"
+        ),
+        (
+            "sysret_ss_attrs null_seg swapgs_fence spectre_v1 spectre_v2 spec_store_bypass "
+            "retbleed smt_rsb srso div0"
+        ),
+    ),
+}
+
+
 def environment(boot: Boot) -> Environment:
     """Return what a boot means for modules: what arch/x86/kernel/cpu/bugs.c would select.
 
@@ -685,6 +732,9 @@ def environment(boot: Boot) -> Environment:
     the command line, in the kernel's order, since one depends on another.
     """
     cpu, options = boot.cpu, boot.options
+    if not cpu and boot.model in _MODELS:
+        (vendor, family), flags, known = _MODELS[boot.model]
+        cpu = {"vendor_id": vendor, "cpu family": family, "flags": flags, "bugs": known}
     features = set(cpu.get("flags", "").split())
     bugs = set(cpu.get("bugs", "").split())
     features |= {_BUGS.get(bug, bug) for bug in bugs}
@@ -693,7 +743,7 @@ def environment(boot: Boot) -> Environment:
         features.add("lfence_rdtsc")
     thunk = "__x86_return_thunk"
     if options.get("mitigations") != "off":
-        thunk = _mitigate(cpu, features, bugs, options)
+        thunk = _mitigate(cpu, features, bugs, options, boot.vulnerabilities)
     mode = _PREEMPTION.get(options.get("preempt", ""), _PREEMPTION["voluntary"])
     return Environment(
         features=frozenset(features),
@@ -709,7 +759,11 @@ def environment(boot: Boot) -> Environment:
 
 
 def _mitigate(
-    cpu: Mapping[str, str], features: set[str], bugs: set[str], options: Mapping[str, str]
+    cpu: Mapping[str, str],
+    features: set[str],
+    bugs: set[str],
+    options: Mapping[str, str],
+    vulnerabilities: Mapping[str, str],
 ) -> str:
     """Add the mitigations in force to `features`; return the return thunk in force."""
     is_intel, family = cpu.get("vendor_id") == "GenuineIntel", int(cpu.get("cpu family", 0))
@@ -756,12 +810,16 @@ def _mitigate(
         if "retpoline" not in features:
             features.add("indirect_thunk_its")
         thunk = ITS_RETURN_THUNK
-    # srso_select_mitigation
+    # srso_select_mitigation; Zen 1 and 2 without a second thread may need nothing
     srso = options.get("spec_rstack_overflow", "safe-ret")
-    if "srso" in bugs and srso == "safe-ret":
+    says = vulnerabilities.get("spec_rstack_overflow", "Safe RET")
+    if "srso" in bugs and srso == "safe-ret" and "safe ret" in says.lower():
         alias = family == 0x19
         features |= {"rethunk", "unret", "srso_alias" if alias else "srso"}
         thunk = "srso_alias_return_thunk" if alias else "srso_return_thunk"
+    # bhi_select_mitigation: retpolines are enough
+    if "bhi" in bugs and "retpoline" not in features:
+        features |= {"clear_bhb_loop", "clear_bhb_loop_on_vmexit"}
     # mds, taa, mmio and rfds share one way to clear buffers
     if {"mds", "taa", "mmio_stale_data", "rfds"} & bugs:
         features.add("clear_cpu_buf")
