@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Formats of trace events, beside a scanner that takes one character at a time."""
+
+from __future__ import annotations
+
+import string
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from loader.finalize.trace_events import replace_names
+
+WORD = (string.ascii_letters + string.digits).encode()
+
+
+def walked(text: bytes, names: dict[bytes, bytes]) -> bytes:
+    """Return the memory of a format after every name was looked for, character by character."""
+    memory = bytearray(text + b"\0")
+    for name, value in names.items():
+        at, quoted = 0, False
+
+        def word(i: int, extra: bytes = b"") -> bool:
+            return memory[i] in WORD + extra and memory[i] != 0
+
+        while memory[at]:
+            if memory[at] == ord("\\"):
+                at += 1
+                if not memory[at]:
+                    break
+            elif memory[at] == ord('"'):
+                quoted = not quoted
+            elif quoted:
+                pass
+            elif chr(memory[at]).isdigit():
+                while word(at):
+                    at += 1
+                if not memory[at]:
+                    break
+            elif word(at, b"_"):
+                end = at + len(name)
+                if memory[at:end] == name and not word(end, b"_"):
+                    rest = memory[end : memory.index(0, at)]
+                    for i, byte in enumerate(value + rest + b"\0"):
+                        memory[at + i] = byte
+                    at += len(value)
+                    if not memory[at]:
+                        break
+                else:
+                    more = True
+                    while more:
+                        at += 1
+                        while word(at, b"_"):
+                            at += 1
+                        more = False
+                        if memory[at] == ord("."):
+                            at, more = at + 1, True
+                        elif memory[at : at + 2] == b"->":
+                            at, more = at + 2, True
+                        more = more and memory[at] != 0
+                    if not memory[at]:
+                        break
+            at += 1
+    return bytes(memory)
+
+
+# A name of the enumeration is an operand: no member follows it, and no name without a space.
+PIECES = st.sampled_from(
+    (
+        *b"""ONE TWO_2 ONE_ xONE REC-> REC->ONE x.ONE " \\ 12UL { , ( ) _ "ONE" -1""".split(),
+        b"sizeof(struct x) ",
+        b" ",
+    )
+)
+NAMES = {b"ONE": b"1", b"TWO_2": b"-2", b"sizeof(struct x)": b"48"}
+
+
+@given(st.lists(PIECES, max_size=25).map(b"".join))
+@example(b'__print_symbolic(REC->x, { ONE, "ONE" }, { TWO_2, "TWO_2" })')
+@example(b'"\\"ONE" ONE')
+@example(b"ONE TWO_2 ONE")
+@settings(max_examples=500, deadline=None)
+def test_names_become_values_as_a_scanner_would(text):
+    """Text, and what is left behind its new end, are what a naive scanner makes of it."""
+    assert replace_names(text, NAMES) == walked(text, NAMES)
+
+
+def test_strings_and_members_stay():
+    """A name in quotes or behind `->` is no use of the enumeration."""
+    text = b'"%s ONE", REC->ONE, { ONE, "ONE" }'
+    assert replace_names(text, NAMES).split(b"\0")[0] == b'"%s ONE", REC->ONE, { 1, "ONE" }'

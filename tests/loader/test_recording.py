@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings on disk, whole and with parts missing."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+import archs
+from allocator.types import MemType
+from loader.errors import BadModule
+from loader.recording import image_of, runs
+from tests.support.elfwriter import A, Sec, Sym, X, write
+from tests.support.recorder import Made, record
+
+TEXT = 0xFFFF_FFFF_C020_1000
+
+
+def made(arch: archs.Arch, name: str = "tiny", **other) -> Made:
+    """Return a module of one section whose bytes finalisation turns around."""
+    image = write(arch.machine, [Sec(".text", b"\1\2\3\4", A | X)], [Sym("outside")])
+    return Made(
+        name=name,
+        image=image,
+        addresses={1: TEXT},
+        symbols={"outside": TEXT + 0x100},
+        relocated={1: b"\1\2\3\4"},
+        final={1: b"\4\3\2\1"},
+        regions={"TEXT": (TEXT, 4096)},
+        **other,
+    )
+
+
+def test_a_recording_is_read(arch: archs.Arch, tmp_path: Path) -> None:
+    """Sections, symbols, regions, both points' bytes and the image come back."""
+    module = made(arch)
+    folder = record(tmp_path / arch.aliases[0], [module], boot={"cpuinfo": "processor\t: 0\n"})
+    (run,) = runs(tmp_path)
+    assert (run.arch_name, run.name, run.boot.cpu) == (arch.name, "base", {"processor": "0"})
+    (recording,) = run.recordings
+    (section,) = recording.sections
+    assert (section.name, section.address, section.size) == (".text", TEXT, 4)
+    assert recording.symbols == {"outside": TEXT + 0x100}
+    assert recording.regions == {MemType.TEXT: (TEXT, 4096)}
+    assert recording.raw() == (b"\1\2\3\4", b"\4\3\2\1")
+    assert image_of(recording) == module.image
+    assert [r.recordings for r in runs(folder)] == [run.recordings]
+
+
+def test_missing_parts_are_none(arch: archs.Arch, tmp_path: Path) -> None:
+    """Without raw bytes, files and boot folder the JSON is enough; a tree may have the file."""
+    module = made(arch)
+    record(tmp_path / arch.name, [module], raw=False, files=False)
+    record(tmp_path / arch.name, [module], run="other", raw=False, files=False)
+    assert [run.name for run in runs(tmp_path)] == ["base", "other"]
+    assert [run.name for run in runs(tmp_path, ("other",))] == ["other"]
+    (_, run) = runs(tmp_path)
+    (recording,) = run.recordings
+    assert recording.raw() == (None, None)
+    assert image_of(recording) is None
+    assert (run.boot.cpuinfo, run.boot.model, run.live) == ("", "max", "")
+    tree = tmp_path / "tree" / "kernel"
+    tree.mkdir(parents=True)
+    (tree / "tiny.ko").write_bytes(b"\x7fELF of another build")
+    assert image_of(recording, (tmp_path / "tree",)) is None
+    (tree / "tiny.ko").write_bytes(module.image)
+    assert image_of(recording, (tmp_path / "tree",)) == module.image
+
+
+@pytest.mark.parametrize("slide", [0, 0x1234_5000])
+def test_kernel_symbols_move_with_the_kernel(arch: archs.Arch, tmp_path: Path, slide: int) -> None:
+    """One symbol that a module refers to says how far KASLR moved all; modules' are left out."""
+    kallsyms = f"{TEXT + 0x100:016x} T outside\n{TEXT + 0x200:016x} D inside\n"
+    kallsyms += f"{TEXT + 0x300:016x} t strange\t[tiny]\n00000000000000a0 A percpu\n"
+    boot = {"kallsyms.end.xz": kallsyms}
+    record(tmp_path / arch.name, [made(arch)], boot=boot)
+    module = made(arch)
+    module.symbols = {"outside": TEXT + 0x100 + slide}
+    record(tmp_path / arch.name, [module], run="kaslr")
+    (_, run) = runs(tmp_path)
+    assert run.kernel_symbols == {
+        "outside": TEXT + 0x100 + slide,
+        "inside": TEXT + 0x200 + slide,
+        "percpu": 0xA0,
+    }
+
+
+def test_damage_is_refused_by_name(arch: archs.Arch, tmp_path: Path) -> None:
+    """What is no JSON, lacks a field or is no xz stream is named."""
+    folder = record(tmp_path / arch.name, [made(arch)])
+    (run,) = runs(tmp_path)
+    (folder / "base" / "tiny.reloc.bin.xz").write_bytes(b"no xz")
+    with pytest.raises(BadModule, match=r"tiny.reloc.bin.xz.*damaged"):
+        run.recordings[0].raw()
+    path = folder / "base" / "tiny.json"
+    facts = json.loads(path.read_text("ascii"))
+    del facts["symbols"]
+    path.write_text(json.dumps(facts), "ascii")
+    with pytest.raises(BadModule, match=r"tiny.*symbols"):
+        list(runs(tmp_path))
+    path.write_text("{", "ascii")
+    with pytest.raises(BadModule, match=r"tiny.json.*not readable"):
+        list(runs(tmp_path))
+    (folder / "runs" / "x.json.xz").write_bytes(lzma.compress(b"[]"))
+    path.unlink()
+    with pytest.raises(BadModule, match=r"x.json.xz"):
+        list(runs(tmp_path))
