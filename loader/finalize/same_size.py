@@ -44,8 +44,18 @@ def apply(subject: Subject) -> None:
         chosen = wanted[called[wanted] & (sources[wanted] == writer) & (lengths[wanted] == length)]
         row = np.frombuffer(writers[writer](length), np.uint8)
         subject.write(subject.offsets(places[chosen], length), row)
-    for n in wanted[~called[wanted]].tolist():
-        length, place, source = int(lengths[n]), places[n : n + 1], sources[n : n + 1]
-        code = subject.bytes_at(subject.offsets(source, length), length).tobytes()
-        moved = rules.moved(code, int(source[0]), int(place[0]))
-        subject.write(subject.offsets(place, length), np.frombuffer(moved, np.uint8))
+    plain = wanted[~called[wanted]]
+    if not plain.size:
+        return
+    widths = lengths[plain]
+    for edge in (0, widths - 1):
+        at, code_at = (
+            subject.offsets(base[plain] + np.asarray(edge, np.uint64)) - edge
+            for base in (places, sources)
+        )
+    subject.note(at, widths)
+    image = subject.image.data
+    each = (at, code_at, widths, places[plain], sources[plain])
+    for start, source_at, size, place, source in zip(*(x.tolist() for x in each), strict=True):
+        code = bytes(image[source_at : source_at + size])
+        image[start : start + size] = rules.moved(code, source, place)

@@ -19,8 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from allocator.types import ADDRESS_MASK
-from loader.finalize.subject import Index, Subject
+from loader.finalize.subject import U8, U64, Index, Subject
 from loader.layout import THIS_MODULE
 
 POINTER = np.dtype([("pointer", "<u8")])
@@ -45,12 +44,11 @@ def register(subject: Subject) -> None:
         owner = np.array([subject.addresses[this_module.index]], np.uint64)
         subject.write(at + _MODULE, owner.view(np.uint8))
     # list_add() puts each event in front: its successor is the one before.
-    heads = np.append(events, np.uint64(subject.environment.symbols.get("ftrace_events", 0)))
-    for n in range(events.size):
-        if heads[n + 1]:
-            subject.write(at[n : n + 1] + _LIST + 8, heads[n + 1 : n + 2].view(np.uint8))
-        if n:
-            subject.write(at[n : n + 1] + _LIST, events[n - 1 : n].view(np.uint8))
+    subject.write(at[1:] + _LIST, _rows(events[:-1]))
+    subject.write(at[:-1] + _LIST + 8, _rows(events[1:]))
+    head = subject.environment.symbols.get("ftrace_events")
+    if head is not None:
+        subject.write(at[-1:] + _LIST + 8, _rows(np.array([head], np.uint64)))
     _fill_outputs(subject, at)
     _replace_names(subject, at)
 
@@ -65,8 +63,11 @@ def running(subject: Subject) -> None:
         subject.note(events + _FLAGS, 4)
         classes = subject.offsets(np.unique(_words(subject, events + _CLASS)), _FIELDS + 16)
         subject.note(classes + _FIELDS, 16)
-        for fields in np.unique(_words(subject, classes + _FIELDS_ARRAY)).tolist():
-            _note_flags(subject, fields)
+        # A check of an event's format may set a flag of the event and of a field (needs_test).
+        fields = subject.offsets(np.unique(_words(subject, classes + _FIELDS_ARRAY)), 8)
+        while (fields := fields[_words(subject, fields) != 0]).size:
+            subject.note(fields + _FIELD_FLAGS, 4)
+            fields = fields + _FIELD_ENTRY
     srcu = _pointers(subject, "___srcu_struct_ptrs")
     subject.note(subject.offsets(srcu) + _SRCU_PERCPU, 8)
     maps = subject.table("__dyndbg_classes", np.dtype([("map", f"V{_CLASS_MAP}")]))
@@ -75,14 +76,19 @@ def running(subject: Subject) -> None:
         subject.note(maps.at + steps, 16)
 
 
-def _pointers(subject: Subject, name: str) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _pointers(subject: Subject, name: str) -> U64:
     table = subject.table(name, POINTER)
     return np.empty(0, np.uint64) if table is None else table.entries["pointer"].copy()
 
 
-def _words(subject: Subject, at: Index) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _words(subject: Subject, at: Index) -> U64:
     """Return the pointer at each offset of the buffer."""
     return subject.bytes_at(at, 8).view(np.uint64)[:, 0]
+
+
+def _rows(words: U64) -> U8:
+    """Return each word as a row of bytes."""
+    return words.reshape(-1, 1).view(np.uint8)
 
 
 def _fill_outputs(subject: Subject, events: Index) -> None:
@@ -96,39 +102,28 @@ def _fill_outputs(subject: Subject, events: Index) -> None:
     subject.write(missing, np.array([nothing], np.uint64).view(np.uint8))
 
 
-def _note_flags(subject: Subject, fields: int) -> None:
-    """Claim the flags of an event's fields: as the event's, a check of the format sets one."""
-    at = int(subject.offsets(np.array([fields], np.uint64))[0])
-    while subject.image[at : at + 8].any():
-        subject.note(np.array([at + _FIELD_FLAGS], np.intp), 4)
-        at += _FIELD_ENTRY
-
-
 # Names in formats ------------------------------------------------------------------------------
 
 
 def _replace_names(subject: Subject, events: Index) -> None:
     """Replace the names that the module defined a value for, in the formats of its system."""
     maps = subject.offsets(_pointers(subject, "_ftrace_eval_map"), 24)
+    systems, names, values = subject.bytes_at(maps, 24).view(np.int64).T
     by_system: dict[int, dict[bytes, bytes]] = {}
-    for at in maps.tolist():
-        system, name, value = subject.image[at : at + 24].view(np.int64).tolist()
-        names = by_system.setdefault(system, {})
-        names.setdefault(_string(subject, name), str(value).encode())
+    strings = _strings(subject, names.view(np.uint64))
+    for system, name, value in zip(systems.tolist(), strings, values.tolist(), strict=True):
+        by_system.setdefault(system, {}).setdefault(name, str(value).encode())
     patterns = {system: _pattern(names) for system, names in by_system.items()}
     classes = subject.offsets(_words(subject, events + _CLASS), _FIELDS + 16)
-    systems = _words(subject, classes + _SYSTEM).view(np.int64).tolist()
-    formats = _words(subject, events + _FORMAT)
-    seen: set[int] = set()
-    for system, start in zip(systems, formats.tolist(), strict=True):
-        if system not in patterns or start in seen:
-            continue
-        seen.add(start)
-        old = _string(subject, start)
+    systems = _words(subject, classes + _SYSTEM).view(np.int64)
+    formats, first = np.unique(_words(subject, events + _FORMAT), return_index=True)
+    chosen = np.isin(systems[first], np.array(list(by_system), np.int64))
+    formats, systems = formats[chosen], systems[first][chosen]
+    texts = _strings(subject, formats)
+    for at, system, old in zip(subject.offsets(formats), systems.tolist(), texts, strict=True):
         new = replace_names(old, by_system[system], patterns[system])
         if new != old + b"\0":
-            row = np.frombuffer(new, np.uint8)
-            subject.write(subject.offsets(np.array([start], np.uint64), row.size), row)
+            subject.write(at.reshape(1), np.frombuffer(new, np.uint8))
 
 
 def replace_names(
@@ -172,10 +167,7 @@ def _pattern(names: Mapping[bytes, bytes]) -> re.Pattern[bytes]:
     return re.compile(b"|".join(steps), re.DOTALL)
 
 
-def _string(subject: Subject, address: int) -> bytes:
-    """Return the NUL-terminated string at an address (sections are apart by zeros)."""
-    at = int(subject.offsets(np.array([address & ADDRESS_MASK], np.uint64))[0])
-    size = 256
-    while not (found := subject.image[at : at + size] == 0).any():
-        size *= 2
-    return subject.image[at : at + int(found.argmax())].tobytes()
+def _strings(subject: Subject, addresses: U64) -> list[bytes]:
+    """Return the NUL-terminated strings at addresses."""
+    image = subject.image.tobytes() if addresses.size else b""
+    return [image[at : image.index(0, at)] for at in subject.offsets(addresses).tolist()]
