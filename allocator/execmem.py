@@ -331,6 +331,16 @@ class Execmem:
         is written, then they are written in the order of their addresses. PokeError as `poke`.
         """
         batch = [Site(*site) for site in sites]
+        if (text_poke := self._require_pokable(batch)) is not None:
+            self.memory.poke_many(batch, text_poke, omit=omit, store=store)
+
+    def check_poke(self, sites: Iterable[Site]) -> None:
+        """Refuse what `poke_many` would refuse; PokeError. Nothing is written in any case."""
+        batch = list(sites)
+        if (text_poke := self._require_pokable(batch)) is not None:
+            self.memory.check_poke(batch, text_poke)
+
+    def _require_pokable(self, batch: Iterable[Site]) -> TextPoke | None:
         for address, data, _ in batch:
             size = len(data)
             if self.text_poke is None:
@@ -341,8 +351,7 @@ class Execmem:
             if address + size > allocation.interval.end:
                 reason = f"reaches beyond the allocation {allocation.interval}"
                 raise PokeError(address, size, reason)
-        if self.text_poke is not None:
-            self.memory.poke_many(batch, self.text_poke, omit=omit, store=store)
+        return self.text_poke
 
     def allocations(self) -> list[Allocation]:
         """Return the finished allocations, lowest address first."""

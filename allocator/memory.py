@@ -463,17 +463,7 @@ class KernelMemory:
             Not whole granules, not mapped, mapped writable, not the expected bytes, or two
             sites overlap: nothing was written. Or the bytes read back differ.
         """
-        ordered = sorted(site for site in sites if self._require_pokable(site, text_poke))
-        for one, following in pairwise(ordered):
-            if one.address + len(one.new) > following.address:
-                reason = f"overlaps the site at {one.address:#x} in one batch"
-                raise PokeError(following.address, len(following.new), reason)
-        if not ordered:
-            return
-        table = self.poking_mm if text_poke.private else self.page_table
-        if any(table.leaves(text_poke.alias)):
-            site, reason = ordered[0], f"the alias window {text_poke.alias} is mapped already"
-            raise PokeError(site.address, len(site.new), reason)
+        ordered = self.check_poke(sites, text_poke)
         store = store or self._store
         for va, data, _ in ordered:
             if PokeStep.ALIAS in omit:
@@ -483,10 +473,29 @@ class KernelMemory:
             found = self.read(va, len(data))
             if found != data:
                 raise PokeError(va, len(data), f"the bytes read back differ: {found.hex()}")
+        if not ordered:
+            return
         self.events.pokes += len(ordered)
         self.events.poked_bytes += sum(len(site.new) for site in ordered)
         if PokeStep.SYNC not in omit:
             self._sync_icache([Interval(s.address, s.address + len(s.new)) for s in ordered])
+
+    def check_poke(self, sites: Iterable[Site], text_poke: TextPoke) -> list[Site]:
+        """Return the sites in the order of their addresses, without empty ones.
+
+        PokeError when `poke_many` would refuse one.
+        """
+        ordered = [site for site in sites if self._require_pokable(site, text_poke)]
+        ordered.sort(key=lambda site: site.address)
+        for one, following in pairwise(ordered):
+            if one.address + len(one.new) > following.address:
+                reason = f"overlaps the site at {one.address:#x} in one batch"
+                raise PokeError(following.address, len(following.new), reason)
+        table = self.poking_mm if text_poke.private else self.page_table
+        if ordered and any(table.leaves(text_poke.alias)):
+            site, reason = ordered[0], f"the alias window {text_poke.alias} is mapped already"
+            raise PokeError(site.address, len(site.new), reason)
+        return ordered
 
     def _require_pokable(self, site: Site, text_poke: TextPoke) -> bool:
         """Return whether there is something to write; refuse what cannot be poked."""
@@ -568,10 +577,10 @@ class KernelMemory:
                 first = span.pa // PAGE_SIZE
                 frames = used[first : first + span.size // PAGE_SIZE]
                 assert frames.all(), f"a free frame near {span.va:#x} is {span.prot}"
+        assert not self.wx_aliases(), "a frame is writable and executable"
         for free in self.free_space:
             for leaf in self.page_table.leaves(free):
                 raise AssertionError(f"{leaf.va:#x} is mapped in free address space")
-        assert not self.wx_aliases(), "a frame is writable and executable"
         for va, area in self._areas.items():
             assert all(span.pa is not None for span in self.page_table.spans(va, area.size))
 
@@ -622,12 +631,14 @@ class KernelMemory:
     def _set_memory(
         self, va: int, size: int, *, on: Prot = Prot.NONE, off: Prot = Prot.NONE
     ) -> None:
-        self.page_table.change(va, size, on=on, off=off)
-        aliases: Iterable[Interval] = ()
+        aliases: list[Interval] = []
         if Prot.W in on | off:
             aliases = self._alias_runs(self.page_table.frames(va, size))
-            for alias in aliases:
-                self.page_table.change(alias.start, alias.size, on=on & Prot.RW, off=off & Prot.W)
+        changes = [(va, size, on, off)]
+        changes += [(a.start, a.size, on & Prot.RW, off & Prot.W) for a in aliases]
+        # W goes from the alias first: what the range is about to execute is writable nowhere.
+        for start, length, more, less in reversed(changes) if Prot.W in off else changes:
+            self.page_table.change(start, length, on=more, off=less)
         self.flush_tlb(Interval(va, va + size), *aliases)
 
     def _protect_alias(self, va: int, size: int, prot: Prot) -> None:

@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
-from archs.arch import Anchor, Arch, Branch, CallingConvention, Emulation, Erratum, Plt
+from archs.arch import (
+    Anchor,
+    Arch,
+    Branch,
+    CallingConvention,
+    Emulation,
+    Emulator,
+    Erratum,
+    Guest,
+    LivePatch,
+    Plt,
+)
 from archs.arm64 import ARM64
 from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64
@@ -19,7 +30,10 @@ __all__ = [
     "CallingConvention",
     "Checks",
     "Emulation",
+    "Emulator",
     "Erratum",
+    "Guest",
+    "LivePatch",
     "Op",
     "Part",
     "Plt",

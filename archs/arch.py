@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, TypeAlias
 
 import attrs
 import numpy as np
@@ -175,6 +176,61 @@ class CallingConvention:
     va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
 
 
+class Guest(Protocol):
+    """A CPU that stands at a breakpoint: its registers by name, and memory in words of 8 bytes."""
+
+    def read(self, name: str) -> int:
+        """Return a register."""
+        ...
+
+    def write(self, name: str, value: int) -> None:
+        """Set a register."""
+        ...
+
+    def load(self, address: int) -> int:
+        """Return the word at `address`."""
+        ...
+
+    def store(self, address: int, value: int) -> None:
+        """Store a word at `address`."""
+        ...
+
+
+Emulator: TypeAlias = Callable[[int, Guest], None]
+
+
+@attrs.frozen(kw_only=True)
+class LivePatch:
+    """How an instruction is replaced that another CPU may be executing.
+
+    Parameters
+    ----------
+    name
+        The kernel functions that do it.
+    concurrent
+        Returns whether new bytes may simply be written over old ones meanwhile (old, new).
+    rule
+        When that is so, in words.
+    jump
+        Returns the instruction (place, target) that only jumps, or None out of its reach.
+    breakpoint
+        Written over the first byte until the rest is; None: all CPUs are stopped instead.
+    emulator
+        Returns what does the new instruction's work, at its address, for a CPU that met the
+        breakpoint; None where the breakpoint's handler does not know the instruction.
+    emulates
+        What the handler knows, in words.
+    """
+
+    name: str
+    concurrent: Callable[[bytes, bytes], bool]
+    rule: str
+    jump: Callable[[int, int], bytes | None]
+    breakpoint: bytes | None = None
+    emulator: Callable[[bytes], Emulator | None] = lambda _new: None
+    emulates: str = ""
+
+
 class Anchor(enum.Enum):
     """Addresses that a register may have to hold before code runs."""
 
@@ -231,6 +287,9 @@ class Emulation:
         Kernel functions that are nothing but a few instructions, by name.
     ret
         A return instruction.
+    copy
+        A function that copies a number of bytes (third argument) to its first argument from
+        its second by stores of one text_poke granule; empty where text is never poked.
     exceptions
         How exceptions are reported.
     """
@@ -248,6 +307,7 @@ class Emulation:
     percpu_from_zero: bool
     code: Mapping[str, bytes]
     ret: bytes
+    copy: bytes = b""
     exceptions: Exceptions = attrs.field(factory=Exceptions)
 
 
@@ -425,7 +485,8 @@ class Arch:
     2. *loads*: `address_map`, `trap`, `plt` (None: a branch out of reach is an error),
        `got_section`, `errata`.
     3. *runs*: `calling`, `emulation`.
-    4. *pokes*: `text_poke` (None: finished text is never written).
+    4. *pokes*: `text_poke` (None: finished text is never written), `emulation.copy`,
+       `live_patch` (None: text is not written while it may be executed).
     5. *explains*: `branches`, `title`, `code_model`.
     6. *finalises*: `finalisation` (None: modules run as they were relocated).
 
@@ -480,6 +541,7 @@ class Arch:
     got_section: str | None
     errata: Mapping[str, Erratum]
     text_poke: TextPoke | None
+    live_patch: LivePatch | None
     calling: CallingConvention
     emulation: Emulation
     finalisation: Finalisation | None = None

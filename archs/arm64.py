@@ -49,6 +49,7 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
+    LivePatch,
     Plt,
     Probe,
     SameSize,
@@ -399,6 +400,29 @@ def _probe(word: int, relocation: int, *, setup: bool = False, result: str | Non
     )
 
 
+# Mask and value of the instructions of which one may replace another while it is executed
+# (Arm ARM, "Concurrent modification and execution of instructions"; arch/arm64/kernel/
+# patching.c): B, BL, NOP, ISB, SVC, HVC, SMC, BRK.
+_CONCURRENT = (
+    (0xFC00_0000, 0x1400_0000),
+    (0xFC00_0000, 0x9400_0000),
+    (0xFFFF_FFFF, 0xD503_201F),
+    (0xFFFF_F0FF, 0xD503_30DF),
+    (0xFFE0_001F, 0xD400_0001),
+    (0xFFE0_001F, 0xD400_0002),
+    (0xFFE0_001F, 0xD400_0003),
+    (0xFFE0_001F, 0xD420_0000),
+)
+
+
+def concurrent(old: bytes, new: bytes) -> bool:
+    """Return whether one instruction replaces one, both of the class that allows it."""
+    words = [int.from_bytes(code, "little") for code in (old, new) if len(code) == 4]
+    return len(words) == 2 and all(
+        any(word & mask == value for mask, value in _CONCURRENT) for word in words
+    )
+
+
 ARM64 = Arch(
     name="arm64",
     aliases=("aarch64",),
@@ -472,6 +496,12 @@ ARM64 = Arch(
         broadcast=True,
         sync="clean to the point of unification, invalidate, ISB on every CPU",
     ),
+    live_patch=LivePatch(
+        name="aarch64_insn_patch_text_nosync, else aarch64_insn_patch_text",
+        concurrent=concurrent,
+        rule="one of B, BL, NOP, ISB, SVC, HVC, SMC, BRK by another",
+        jump=branch_to,
+    ),
     calling=CallingConvention(
         arguments=tuple(f"x{n}" for n in range(8)),
         result="x0",
@@ -495,6 +525,8 @@ ARM64 = Arch(
         percpu_from_zero=False,
         code={},
         ret=(0xD65F_03C0).to_bytes(4, "little"),
+        # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
+        copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
         exceptions=Exceptions(undefined=1),
     ),
     finalisation=Finalisation(

@@ -50,6 +50,7 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
+    LivePatch,
     Plt,
     Probe,
     SameSize,
@@ -286,6 +287,13 @@ RELOCATIONS = rows(
     Reloc(65, "R_RISCV_TLSDESC_CALL", Op.NONE, unsupported=_TLS),
 )
 
+
+def jump_to(place: int, target: int) -> bytes | None:
+    """Return JAL zero, or None where it is too far."""
+    distance = target - place
+    return _J.insert(0x6F, distance).to_bytes(4, "little") if distance in _JAL else None
+
+
 RISCV64 = Arch(
     name="riscv64",
     aliases=("riscv", "rv64"),
@@ -359,6 +367,12 @@ RISCV64 = Arch(
         granule=2,
         sync="fence.i on every hart",
     ),
+    live_patch=LivePatch(
+        name="patch_text",
+        concurrent=lambda _old, _new: False,
+        rule="never: patch_text() stops all harts",
+        jump=jump_to,
+    ),
     calling=CallingConvention(
         arguments=tuple(f"a{n}" for n in range(8)),
         result="a0",
@@ -382,6 +396,8 @@ RISCV64 = Arch(
         percpu_from_zero=False,
         code={},
         ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
+        # 1: lhu a3,(a1); sh a3,(a0); addi a0,a0,2; addi a1,a1,2; addi a2,a2,-2; bnez a2,1b; ret
+        copy=bytes.fromhex("83d605002310d5000905890579166dfa8280"),
         exceptions=Exceptions(
             undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
         ),

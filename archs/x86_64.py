@@ -15,12 +15,14 @@ The kernel's loader (arch/x86/kernel/module.c) does not range-check PC32 and PLT
 does insist that a place is zero before it is relocated.
 
 Sources: System V ABI AMD64 supplement, 4.4; Documentation/arch/x86/x86_64/mm.rst;
-arch/x86/mm/init.c (execmem_arch_setup); arch/x86/kernel/alternative.c (text_poke).
+arch/x86/mm/init.c (execmem_arch_setup); arch/x86/kernel/alternative.c (text_poke,
+text_poke_bp_batch, text_poke_loc_init).
 """
 
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import (
+    ADDRESS_MASK,
     GIB,
     MIB,
     PAGE_SIZE,
@@ -46,11 +49,14 @@ from archs.arch import (
     Branch,
     CallingConvention,
     Emulation,
+    Emulator,
     Exceptions,
     Fill,
     Finalisation,
     Ftrace,
+    Guest,
     Index,
+    LivePatch,
     Probe,
     Thunks,
     VariableSize,
@@ -854,6 +860,70 @@ _APIC = {
 
 _ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken
 
+_INT3 = b"\xcc"
+# Bits of RFLAGS that the eight pairs of conditions test (SDM, volume 1, appendix B).
+_CARRY, _PARITY, _ZERO_FLAG, _SIGN, _OVERFLOW = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 11
+_NOPS = (bytes.fromhex("6690"), bytes.fromhex("0f1f440000"))
+
+
+def _holds(condition: int, flags: int) -> bool:
+    """Return whether condition code 0..15 of a Jcc holds."""
+    less = bool(flags & _SIGN) is not bool(flags & _OVERFLOW)
+    found = (
+        flags & _OVERFLOW,
+        flags & _CARRY,
+        flags & _ZERO_FLAG,
+        flags & (_CARRY | _ZERO_FLAG),
+        flags & _SIGN,
+        flags & _PARITY,
+        less,
+        less or flags & _ZERO_FLAG,
+    )[condition >> 1]
+    return bool(found) is not bool(condition & 1)
+
+
+def jump_to(place: int, target: int) -> bytes | None:
+    """Return JMP rel32, or None where it is too far."""
+    distance = target - place - 5
+    return b"\xe9" + struct.pack("<i", distance) if distance in signed(32) else None
+
+
+def emulator(new: bytes) -> Emulator | None:
+    """Return what emulates the instruction that INT3 stands for, as text_poke_loc_init() knows it.
+
+    CALL, JMP, Jcc, RET and the NOPs of two and five bytes; INT3 may fill what follows.
+    """
+    opcode = new[:1]
+    size = {b"\xe8": 5, b"\xe9": 5, b"\xeb": 2, b"\xc3": 1}.get(opcode, 0)
+    condition = None
+    if len(new) > 1 and opcode == b"\x0f" and new[1] & 0xF0 == 0x80:
+        size, condition = 6, new[1] & 15
+    elif opcode and new[0] & 0xF0 == 0x70:
+        size, condition = 2, new[0] & 15
+    nop = next((nop for nop in _NOPS if new.startswith(nop)), None)
+    if nop is not None:
+        size = len(nop)
+    if not size or len(new) < size or new[size:].strip(_INT3):
+        return None
+    field = b"" if nop is not None else new[size - 4 : size] if size > 4 else new[1:size]
+    displacement = int.from_bytes(field, "little", signed=True)
+
+    def emulate(address: int, guest: Guest) -> None:
+        following, stack = address + size, guest.read("rsp")
+        target = (following + displacement) & ADDRESS_MASK
+        if opcode == b"\xe8":
+            guest.write("rsp", stack - 8)
+            guest.store(stack - 8, following)
+        elif opcode == b"\xc3":
+            target = guest.load(stack)
+            guest.write("rsp", stack + 8)
+        elif condition is not None and not _holds(condition, guest.read("eflags")):
+            target = following
+        guest.write("rip", target)
+
+    return emulate
+
+
 X86_64 = Arch(
     name="x86_64",
     aliases=("amd64", "x86-64", "x64"),
@@ -912,6 +982,15 @@ X86_64 = Arch(
         private=True,
         sync="a serialising instruction on every CPU (text_poke_sync)",
     ),
+    live_patch=LivePatch(
+        name="text_poke_bp",
+        concurrent=lambda _old, new: len(new) == 1,
+        rule="one byte, which is stored whole",
+        jump=jump_to,
+        breakpoint=_INT3,
+        emulator=emulator,
+        emulates="CALL, JMP, Jcc, RET and the NOPs of 2 and 5 bytes",
+    ),
     calling=CallingConvention(
         arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
         result="rax",
@@ -939,6 +1018,7 @@ X86_64 = Arch(
             **{f"__x86_indirect_thunk_{name}": _JUMP_TO[name] for name in _REGISTERS},
         },
         ret=_RET,
+        copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
         exceptions=Exceptions(beyond={3: 1}),
     ),
     finalisation=Finalisation(

@@ -1,21 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The emulated computer: memory, one CPU, a kernel, and modules that come and go.
+"""The emulated computer: memory, CPUs, a kernel, and modules that come and go.
 
 This is where the parts meet: execmem gives memory, the loader forms modules in it, the
 CPU runs their code, the kernel answers their calls. Whatever a load changed is taken back
 when it fails, dependencies included.
+
+CPUs never run at the same time: one runs while nobody lets another one run (`on`, `start`),
+so that any interleaving of several can be made, and made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import attrs
+
 import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
-from allocator import AccessError, Allocation, Execmem, ExecmemError, KernelMemory, PhysicalMemory
+from allocator import (
+    AccessError,
+    Allocation,
+    Execmem,
+    ExecmemError,
+    KernelMemory,
+    PageTable,
+    PhysicalMemory,
+    PokeStep,
+    Site,
+)
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
@@ -33,6 +48,8 @@ from machine.kernel.kernel import Kernel, LogLine
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.module import Module, ModuleReport
+from machine.patching import Phase, Way, patch
+from machine.thread import Thread
 
 DEFAULT_DESIGN = "strata"
 INSTRUCTIONS = 1_000_000_000
@@ -40,6 +57,7 @@ SECONDS = 60.0
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
+CPUS = 64  # the most that a machine has
 _MACHINE_LIMIT = -1
 _Limit = TypeVar("_Limit", int | None, float | None)
 
@@ -64,6 +82,16 @@ class Out:
 
 
 Argument: TypeAlias = "int | bytes | bytearray | str | Out"
+
+
+@attrs.define
+class _Seat:
+    """What runs on a CPU: how deep calls nest on its stack, under which limits."""
+
+    cpu: Cpu
+    stack: int
+    depth: int = 0
+    limits: tuple[int | None, float | None] = (INSTRUCTIONS, SECONDS)
 
 
 class Machine:
@@ -94,6 +122,9 @@ class Machine:
         Add PLT and GOT sections to modules that were built without.
     memory
         Bytes of physical memory; untouched memory costs nothing.
+    cpus
+        How many CPUs (harts) there are, 1 to 64. CPU 0 does everything that is not told
+        otherwise.
     """
 
     def __init__(
@@ -109,21 +140,29 @@ class Machine:
         errata: Iterable[str] = (),
         stub_sections: bool = False,
         memory: int = GIB,
+        cpus: int = 1,
     ) -> None:
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
         if unknown not in ("fault", "refuse"):
             raise ValueError(f"unknown={unknown!r}: expected 'fault' or 'refuse'")
         if text_poke and self.arch.text_poke is None:
             raise ValueError(f"{self.arch.name} has no text_poke")
+        if not 1 <= cpus <= CPUS:
+            raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
         self.design = DEFAULT_DESIGN if design == "default" else design
         self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=self.design)
-        self.cpu = Cpu(self.arch, self.memory)
+        self.cpus = tuple(Cpu(self.arch, self.memory, number) for number in range(cpus))
+        self.cpu = self.cpus[0]  # the one that runs now
         self.kernel = Kernel(
-            self.arch, self.memory, self.cpu, call=self._nested, symbolize=self.symbolize
+            self.arch, self.memory, self.cpus, call=self._nested, symbolize=self.symbolize
         )
-        self.cpu.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
+        self.breakpoints: dict[int, Callable[[Cpu], None]] = {}
+        self.threads: dict[int, Thread] = {}  # by CPU
+        for each in self.cpus:
+            each.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
+            each.on_trap = self._on_trap
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
@@ -138,9 +177,9 @@ class Machine:
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}
         self._disassembler = Disassembler(self.arch)
-        self._stack = self.memory.vmalloc(STACK_SIZE)
-        self._depth = 0
-        self._limits: tuple[int | None, float | None] = (INSTRUCTIONS, SECONDS)
+        self._seats = [_Seat(each, self.memory.vmalloc(STACK_SIZE)) for each in self.cpus]
+        self._seat = self._seats[0]
+        self._stopper: Cpu | None = None
 
     # Modules -------------------------------------------------------------------------------
 
@@ -327,14 +366,17 @@ class Machine:
         instructions: int | None = _MACHINE_LIMIT,
         seconds: float | None = _MACHINE_LIMIT,
         returns: str = "u64",
+        cpu: int | None = None,
     ) -> int:
-        """Call the guest function at `address`; see `Module.call`."""
+        """Call the guest function at `address`, on CPU number `cpu`; see `Module.call`."""
         limits = (
             INSTRUCTIONS if instructions == _MACHINE_LIMIT else instructions,
             SECONDS if seconds == _MACHINE_LIMIT else seconds,
         )
         kind = _result_type(returns)
         with ExitStack() as buffers:
+            if cpu is not None:
+                buffers.enter_context(self.on(cpu))
             slots = [self._slot(value, buffers) for value in args]
             raw = self._run(address, slots, limits)
             for value, slot in zip(args, slots, strict=True):
@@ -363,30 +405,46 @@ class Machine:
 
     def _nested(self, address: int, *args: int) -> int:
         """Call back into the guest from a kernel function that the guest called."""
-        return self._run(address, [a & ADDRESS_MASK for a in args], self._limits)
+        return self._run(address, [a & ADDRESS_MASK for a in args], self._seat.limits)
 
     def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
         """Run a guest function; inside another run, on the rest of its stack and limits."""
-        if not self._depth:
+        seat = self._seat
+        if not seat.depth:
             return self._enter(address, slots, limits)
-        if self._depth >= NESTING:
-            pc = self.cpu.read(self.arch.calling.program_counter)
+        if seat.depth >= NESTING:
+            pc = seat.cpu.read(self.arch.calling.program_counter)
             raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
-        limits = (_least(limits[0], self._limits[0]), _least(limits[1], self._limits[1]))
-        context = self.cpu.context()
+        limits = (_least(limits[0], seat.limits[0]), _least(limits[1], seat.limits[1]))
+        context = seat.cpu.context()
         try:
             return self._enter(address, slots, limits)
         finally:
-            self.cpu.restore(context)
+            seat.cpu.restore(context)
 
     def _enter(
         self, address: int, slots: list[int], limits: tuple[int | None, float | None]
     ) -> int:
-        calling = self.arch.calling
+        seat = self._seat
+        cpu = seat.cpu
+        self._prepare(seat, slots)
+        seat.depth += 1
+        outer, seat.limits = seat.limits, limits
+        try:
+            end = self.kernel.return_address
+            cpu.run(address, end, instructions=limits[0], seconds=limits[1])
+        except Stop as stop:
+            raise self.explain(stop, limits) from None
+        finally:
+            seat.depth -= 1
+            seat.limits = outer
+        return cpu.read(self.arch.calling.result) & ADDRESS_MASK
+
+    def _prepare(self, seat: _Seat, slots: list[int]) -> None:
+        """Set a CPU's registers and stack as a call with these arguments does."""
+        calling, cpu = self.arch.calling, seat.cpu
         stack_pointer = (
-            self.cpu.read(calling.stack_pointer) - RED_ZONE
-            if self._depth
-            else self._stack + STACK_SIZE
+            cpu.read(calling.stack_pointer) - RED_ZONE if seat.depth else seat.stack + STACK_SIZE
         )
         registers = len(calling.arguments)
         extra = b"".join(slot.to_bytes(8, "little") for slot in slots[registers:])
@@ -394,24 +452,132 @@ class Machine:
         if extra:
             self.memory.write(stack_pointer, extra)
         for name, slot in zip(calling.arguments, slots, strict=False):
-            self.cpu.write(name, slot)
+            cpu.write(name, slot)
         end = self.kernel.return_address
         if calling.link is None:
             stack_pointer -= 8
             self.memory.write(stack_pointer, end.to_bytes(8, "little"))
         else:
-            self.cpu.write(calling.link, end)
-        self.cpu.write(calling.stack_pointer, stack_pointer)
-        self._depth += 1
-        outer, self._limits = self._limits, limits
+            cpu.write(calling.link, end)
+        cpu.write(calling.stack_pointer, stack_pointer)
+
+    def _on_trap(self, address: int) -> bool:
+        """Let the handler of a breakpoint say where the guest goes on, if there is one."""
+        handler = self.breakpoints.get(address)
+        if handler is not None:
+            handler(self.cpu)
+        return handler is not None
+
+    # CPUs ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def on(self, number: int) -> Iterator[Cpu]:
+        """Be on CPU `number` meanwhile: calls run there, flushes of one CPU's TLB are its own.
+
+        BadCall when there is no such CPU, or when stop_machine() holds it.
+        """
+        if not 0 <= number < len(self.cpus):
+            raise BadCall("cpu", f"no CPU {number}; there are 0 to {len(self.cpus) - 1}")
+        before = self.cpu.number
+        if self._stopper is not None and number != self._stopper.number:
+            raise BadCall("cpu", f"CPU {number} waits in stop_machine()")
+        self._be(number)
         try:
-            self.cpu.run(address, end, instructions=limits[0], seconds=limits[1])
-        except Stop as stop:
-            raise self._fault(stop, limits) from None
+            yield self.cpu
         finally:
-            self._depth -= 1
-            self._limits = outer
-        return self.cpu.read(calling.result) & ADDRESS_MASK
+            self._be(before)
+
+    def _be(self, number: int) -> None:
+        self._seat = self._seats[number]
+        self.cpu = self.kernel.cpu = self._seat.cpu
+        self.memory.this_cpu = number
+
+    def start(self, address: int, *args: Argument, cpu: int, returns: str = "u64") -> Thread:
+        """Prepare a call of the guest function at `address` on an idle CPU; run it by steps.
+
+        BadCall when there is no such CPU, or something runs on it.
+        """
+        kind = _result_type(returns)
+        with ExitStack() as buffers, self.on(cpu):
+            seat = self._seat
+            if seat.depth:
+                raise BadCall("start", f"CPU {cpu} is busy")
+            self._prepare(seat, [self._slot(value, buffers) for value in args])
+            seat.depth, seat.limits = 1, (INSTRUCTIONS, SECONDS)
+            release = buffers.pop_all()
+        thread = Thread(self, seat.cpu, address, kind)
+
+        def ended() -> None:
+            seat.depth = 0
+            del self.threads[cpu]
+            release.close()
+
+        thread.on_end = ended
+        self.threads[cpu] = thread
+        return thread
+
+    @contextmanager
+    def stop_machine(self) -> Iterator[None]:
+        """Let no CPU but this one run meanwhile."""
+        outer, self._stopper = self._stopper, self.cpu
+        try:
+            yield
+        finally:
+            self._stopper = outer
+
+    # Patching --------------------------------------------------------------------------------
+
+    def poke(
+        self,
+        address: int,
+        data: bytes,
+        *,
+        expected: bytes | None = None,
+        omit: Collection[PokeStep] = (),
+        cpu: int | None = None,
+    ) -> None:
+        """Poke as `Execmem.poke` does, by stores that a CPU executes; PokeError, Fault."""
+        with ExitStack() as stack:
+            if cpu is not None:
+                stack.enter_context(self.on(cpu))
+            self.execmem.poke(address, data, expected, omit=omit, store=self._store)
+
+    def _store(self, mm: PageTable | None, address: int, data: bytes) -> None:
+        """Let this CPU store `data` at an address of an address space."""
+        buffer = self.alloc(data)
+        cpu = self.cpu
+        cpu.switch_mm(mm)
+        try:
+            self._run(self.kernel.copy, [address, buffer, len(data)], (INSTRUCTIONS, SECONDS))
+        finally:
+            cpu.switch_mm(None)
+            self.free(buffer)
+
+    def patch(
+        self,
+        address: int,
+        new: bytes,
+        *,
+        expected: bytes | None = None,
+        way: Way | None = None,
+        force: bool = False,
+        on_phase: Callable[[Phase], object] | None = None,
+    ) -> None:
+        """Replace an instruction that other CPUs may be executing; see `machine.patching`."""
+        site = Site(address, new, expected)
+        patch(self, (site,), way=way, force=force, on_phase=on_phase)
+
+    def patch_many(
+        self,
+        sites: Iterable[Site | tuple[int, bytes, bytes | None]],
+        *,
+        way: Way | None = None,
+        force: bool = False,
+        on_phase: Callable[[Phase], object] | None = None,
+    ) -> None:
+        """Replace instructions that other CPUs may be executing, all in the same phases."""
+        batch = tuple(Site(*site) for site in sites)
+        patch(self, batch, way=way, force=force, on_phase=on_phase)
 
     # Memory ----------------------------------------------------------------------------------
 
@@ -481,7 +647,15 @@ class Machine:
             code += self.memory.physical.read(span.pa, span.size)
         return self._disassembler.one(code, address) if code else ""
 
-    def _fault(self, stop: Stop, limits: tuple[int | None, float | None]) -> Fault:
+    def instruction_size(self, address: int) -> int:
+        """Return the bytes of the instruction at `address`; 0 where there is none."""
+        code = self.read(address, min(16, PAGE_SIZE - address % PAGE_SIZE))
+        if len(code) < 16 and self.memory.translate(address + len(code)) is not None:
+            code += self.read(address + len(code), 16 - len(code))
+        return next((size for _, size, _ in self._disassembler.all(code, address)), 0)
+
+    def explain(self, stop: Stop, limits: tuple[int | None, float | None]) -> Fault:
+        """Return why the guest stopped, for a person."""
         reason = ""
         kind = stop.kind
         if kind is FaultKind.INSTRUCTION_LIMIT:
@@ -510,7 +684,8 @@ class Machine:
         if address < PAGE_SIZE:
             return "NULL pointer"
         found = self.memory.translate(align_down(address, PAGE_SIZE))
-        if found is None and self._stack - PAGE_SIZE <= address < self._stack:
+        stack = self._seat.stack
+        if found is None and stack - PAGE_SIZE <= address < stack:
             return "stack overflow: below the kernel stack"
         what = "not mapped" if found is None else f"mapped {found.prot}"
         for loaded in self.loader.modules.values():

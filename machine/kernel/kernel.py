@@ -14,7 +14,7 @@ and cost no callback.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -88,8 +88,8 @@ class Kernel:
 
     Parameters
     ----------
-    arch, memory, cpu
-        What it runs on.
+    arch, memory, cpus
+        What it runs on; `cpu` is the CPU that it runs on now.
     call
         Runs a guest function: address and arguments -> result.
     symbolize
@@ -100,14 +100,15 @@ class Kernel:
         self,
         arch: Arch,
         memory: KernelMemory,
-        cpu: Cpu,
+        cpus: Sequence[Cpu],
         *,
         call: Callable[..., int],
         symbolize: Callable[[int], str | None],
     ) -> None:
         self.arch = arch
         self.memory = memory
-        self.cpu = cpu
+        self.cpus = tuple(cpus)
+        self.cpu = cpus[0]
         self.call = call
         self.symbolize = symbolize
         self.heap = Heap(memory)
@@ -128,7 +129,9 @@ class Kernel:
         self._percpu_area()
         for name, code in arch.emulation.code.items():
             self._addresses[name] = self._code(code)
-        cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
+        self.copy = self._code(arch.emulation.copy)
+        for cpu in self.cpus:
+            cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
 
     # The image ---------------------------------------------------------------------------
 
@@ -162,31 +165,54 @@ class Kernel:
         return address
 
     def _percpu_area(self) -> None:
-        """Set up the per-cpu area, the current task, and the registers that lead to them."""
-        area = self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
-        task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+        """Set up each CPU's per-cpu area, current task, and the registers that lead to them."""
         # Per-cpu symbols are places in the image (or count from 0, where a segment register
         # adds the rest); adding the CPU's offset gives its copy.
         base = (
             0 if self.arch.emulation.percpu_from_zero else self.image.start + NEEDED - PERCPU_SIZE
         )
-        self.percpu_offset = (area - base) & ADDRESS_MASK
-        anchors = {
-            Anchor.PERCPU: self.percpu_offset,
-            Anchor.CURRENT: task,
-            Anchor.IMAGE: self.image.start,
-        }
+        self.percpu_offsets: list[int] = []
+        self._tasks: list[int] = []
         emulation = self.arch.emulation
-        for name, anchor in emulation.anchors.items():
-            self.cpu.write(name, anchors[anchor])
-        anchor, offset = emulation.canary
-        self.memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
-        self.current = task
+        for cpu in self.cpus:
+            area = self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
+            task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+            self.percpu_offsets.append((area - base) & ADDRESS_MASK)
+            self._tasks.append(task)
+            anchors = {
+                Anchor.PERCPU: self.percpu_offsets[-1],
+                Anchor.CURRENT: task,
+                Anchor.IMAGE: self.image.start,
+            }
+            for name, anchor in emulation.anchors.items():
+                cpu.write(name, anchors[anchor])
+            anchor, offset = emulation.canary
+            self.memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
         self._percpu_static = base + PAGE_SIZE
         self._percpu_free = IntervalSet([Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)])
         self._percpu_live: dict[int, Interval] = {}
 
     # Per-cpu memory ------------------------------------------------------------------------
+
+    @property
+    def percpu_offset(self) -> int:
+        """What leads from a per-cpu symbol to this CPU's copy of it."""
+        return self.percpu_offsets[self.cpu.number]
+
+    @property
+    def current(self) -> int:
+        """Address of the task that runs on this CPU."""
+        return self._tasks[self.cpu.number]
+
+    def _on_each_cpu(self) -> Iterator[None]:
+        """Be on one CPU after the other, and finally on this one again."""
+        before = self.cpu
+        try:
+            for cpu in self.cpus:
+                self.cpu = cpu
+                yield
+        finally:
+            self.cpu = before
 
     def percpu_alloc(self, size: int, align: int) -> int:
         """Return the symbol base of `size` per-cpu bytes, zeroed; AllocationError without room."""
@@ -198,7 +224,8 @@ class Kernel:
         taken = Interval(found, found + align_up(size, 8))
         self._percpu_free.remove(taken)
         self._percpu_live[found] = taken
-        self.memory.fill(self.percpu_address(found), taken.size, b"\0")
+        for _ in self._on_each_cpu():
+            self.memory.fill(self.percpu_address(found), taken.size, b"\0")
         return found
 
     def percpu_free(self, base: int) -> None:
@@ -206,8 +233,9 @@ class Kernel:
         self._percpu_free.add(self._percpu_live.pop(base))
 
     def percpu_write(self, base: int, contents: bytes) -> None:
-        """Store the initial contents of a per-cpu section."""
-        self.memory.write(self.percpu_address(base), contents)
+        """Store the initial contents of a per-cpu section, in each CPU's copy."""
+        for _ in self._on_each_cpu():
+            self.memory.write(self.percpu_address(base), contents)
 
     def percpu_address(self, base: int) -> int:
         """Return the address of this CPU's copy of a per-cpu symbol."""
@@ -244,14 +272,14 @@ class Kernel:
         size = align_up(variable.size, 16)
         if variable.percpu:
             base, self._percpu_static = self._percpu_static, self._percpu_static + size
-            address = self.percpu_address(base)
         else:
-            base = address = self._variables_end
-            self._variables_end += size
+            base, self._variables_end = self._variables_end, self._variables_end + size
         # The address must be known before: contents may point at the variable itself.
         self._addresses[variable.name] = base
-        contents = b"" if variable.fill is None else variable.fill(self)
-        self.memory.write(address, contents.ljust(size, b"\0"))
+        for _ in self._on_each_cpu() if variable.percpu else (None,):
+            contents = b"" if variable.fill is None else variable.fill(self)
+            address = self.percpu_address(base) if variable.percpu else base
+            self.memory.write(address, contents.ljust(size, b"\0"))
         return base
 
     def supply(

@@ -49,6 +49,18 @@ _X86_64 = {
     ),
     # mov $1,%eax; ret
     "straddle": "b801000000c3",
+    # nop5; mov $1,%eax; ret; 1: incq (%rdi); mov $2,%eax; ret
+    "site": "0f1f440000b801000000c348ff07b802000000c3",
+    # call 1f
+    "call": "e806000000",
+    # jmp 1f
+    "hop": "e906000000",
+    # mov $17,%al; mov $17,%ah; movzwl %ax,%eax; ret
+    "pair": "b011b4110fb7c0c3",
+    # mov $34,%al; mov $34,%ah
+    "other": "b022b422",
+    # push %rdi; popf; nop6; mov $1,%eax; ret; mov $2,%eax; ret
+    "flags": "579d660f1f440000b801000000c3b802000000c3",
 }
 _ARM64 = {
     # mov x0,#1; ret
@@ -73,6 +85,16 @@ _ARM64 = {
     "recurse": "fd7bbfa9ffffff97",
     # udf #0
     "invalid": "00000000",
+    # mov x9,x30; nop; mov x0,#1; mov x30,x9; ret; 1: ldr x1,[x0]; add x1,x1,#1; str x1,[x0]; mov x0,#2; ret
+    "site": ("e9031eaa1f2003d5200080d2fe0309aac0035fd6010040f921040091010000f9400080d2c0035fd6"),
+    # bl 1f
+    "call": "04000094",
+    # b 1f
+    "hop": "04000014",
+    # movz x0,#0x1111; movk x0,#0x1111,lsl #16; ret
+    "pair": "202282d22022a2f2c0035fd6",
+    # movz x0,#0x2222; movk x0,#0x2222,lsl #16
+    "other": "404484d24044a4f2",
     # return a + 2 * b + 3 * c + ... + 10 * j
     "weigh": (
         "e82740a94a0180d28408048b4204028b8400008b4004018b297d0a9b080d088b270d078b"
@@ -109,6 +131,16 @@ _RISCV64 = {
     "recurse": "411106e4eff0dfff",
     # c.unimp
     "invalid": "0000",
+    # mv t0,ra; .option norvc; nop; .option rvc; li a0,1; mv ra,t0; ret; 1: ld a1,0(a0); addi a1,a1,1; sd a1,0(a0); li a0,2; ret
+    "site": "8682130000000545968082800c6185050ce109458280",
+    # jal ra,1f
+    "call": "ef00a000",
+    # .option norvc; jal x0,1f
+    "hop": "6f00a000",
+    # .option norvc; lui a0,0x11111; addi a0,a0,0x111; ret
+    "pair": "371511111305151167800000",
+    # .option norvc; lui a0,0x22222; addi a0,a0,0x222
+    "other": "3725222213052522",
     # return a + 2 * b + 3 * c + ... + 10 * j
     "weigh": (
         "2263294e8e083303c303254e8a069a9802633303c3039a981943b3876702be989d473308"
@@ -122,6 +154,9 @@ _RISCV64 = {
     # .option norvc; li a0,1; ret
     "straddle": "1305100067800000",
 }
+
+# Where the NOP of the snippet "site" stands.
+SITE = {"x86_64": 0, "arm64": 4, "riscv64": 2}
 
 CODE = {"x86_64": _X86_64, "arm64": _ARM64, "riscv64": _RISCV64}
 

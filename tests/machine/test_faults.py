@@ -139,7 +139,7 @@ def test_stack_overflow(machine, fault):
     found = fault(at)
     assert found.kind is FaultKind.WRITE
     assert found.reason == "stack overflow: below the kernel stack"
-    assert machine._stack - PAGE_SIZE <= found.address < machine._stack
+    assert machine._seat.stack - PAGE_SIZE <= found.address < machine._seat.stack
     assert at <= found.pc < at + len(code(machine.arch, "recurse"))
     assert found.instruction == disassembled(machine, found.pc)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel knows of its one CPU and of where things lie; guards and bugs.
+"""What the kernel knows of its CPUs and of where things lie; guards and bugs.
 
 Most of these are variables that inlined kernel code reads (arch/*/kernel/setup.c,
 kernel/cpu.c, kernel/panic.c). A CPU feature that a variable would announce is absent: the
@@ -9,6 +9,7 @@ emulated CPU has it or not, and modules then take their generic path.
 from __future__ import annotations
 
 import random
+import struct
 
 import attrs
 
@@ -38,23 +39,27 @@ def _physical(k: Kernel) -> int:
 
 def _pcpu_hot(k: Kernel) -> bytes:
     # arch/x86/include/asm/current.h: current_task, preempt_count, cpu_number.
-    return _u64(k.current) + PREEMPT_ENABLED.to_bytes(4, "little") + bytes(52)
+    return _u64(k.current) + struct.pack("<II", PREEMPT_ENABLED, k.cpu.number) + bytes(48)
 
 
-def _first_cpu(_k: Kernel) -> bytes:
-    return b"\1".ljust(NR_CPUS // 8, b"\0")
+def _every_cpu(k: Kernel) -> bytes:
+    return ((1 << len(k.cpus)) - 1).to_bytes(NR_CPUS // 8, "little")
+
+
+def _how_many(k: Kernel) -> bytes:
+    return len(k.cpus).to_bytes(4, "little")
 
 
 data("pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("const_pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
 data("numa_node", 4, percpu=True)
-data("x86_cpu_to_apicid", 4, percpu=True)
-data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: _u64(k.percpu_offset))
-data("nr_cpu_ids", 4, fill=lambda _k: b"\1\0\0\0")
-data("__num_online_cpus", 4, fill=lambda _k: b"\1\0\0\0")
+data("x86_cpu_to_apicid", 4, percpu=True, fill=lambda k: k.cpu.number.to_bytes(4, "little"))
+data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: b"".join(map(_u64, k.percpu_offsets)))
+data("nr_cpu_ids", 4, fill=_how_many)
+data("__num_online_cpus", 4, fill=_how_many)
 for _mask in ("online", "possible", "present", "active"):
-    data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_first_cpu)
+    data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_every_cpu)
 data("boot_cpu_data", 512)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each architecture allows of live patching, against disassembly and the manuals' lists."""
+
+from __future__ import annotations
+
+import re
+
+import capstone
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archs import ALL
+
+LIVE = [arch for arch in ALL if arch.live_patch is not None]
+PLACE = 0xFFFF_8000_1000_0000
+
+# Assembled by GNU as, in the order of the mnemonics.
+ALLOWED = {
+    "arm64": (
+        "b bl nop isb svc hvc smc brk",
+        "00000014 00000094 1f2003d5 df3f03d5 210000d4 420000d4 630000d4 800020d4",
+    )
+}
+OTHERS = {
+    "arm64": (
+        "b.eq cbz br ret mov yield dsb udf hlt dmb",
+        "00000054 000000b4 00001fd6 c0035fd6 e00301aa 3f2003d5 9f3f03d5 00000000 200040d4 bf3b03d5",
+    )
+}
+
+
+@pytest.mark.parametrize("arch", LIVE, ids=lambda arch: arch.name)
+@given(step=st.integers(-(1 << 33), 1 << 33))
+def test_a_jump_leads_where_it_should_or_is_refused(arch, step):
+    """Capstone reads the target back; beyond the reach of the instruction there is none."""
+    target = PLACE + step * arch.text_poke.granule
+    jump = arch.live_patch.jump(PLACE, target)
+    lengths = [branch.reach for branch in arch.branches if branch.what == "jump"]
+    reach = max(lengths, key=lambda one: one.hi)
+    inside = reach.lo <= target - PLACE < reach.hi
+    assert (jump is not None) is inside
+    if jump is None:
+        return
+    mode = sum(getattr(capstone, name) for name in arch.emulation.capstone_mode)
+    engine = capstone.Cs(getattr(capstone, arch.emulation.capstone_prefix), mode)
+    ((_, size, mnemonic, operands),) = engine.disasm_lite(jump, PLACE)
+    assert (size, mnemonic) in ((5, "jmp"), (4, "b"), (4, "j"))
+    (number,) = re.findall(r"-?0x[0-9a-f]+|-?\d+", operands)
+    # Of RISC-V capstone prints the displacement, of the others the target.
+    assert int(number, 0) in (target, target - PLACE)
+
+
+@pytest.mark.parametrize("arch", LIVE, ids=lambda arch: arch.name)
+def test_what_may_be_written_under_a_running_cpu(arch):
+    """Exactly the instructions of the list may replace one another; never two at once."""
+    live = arch.live_patch
+    if arch.name not in ALLOWED:
+        assert not live.concurrent(bytes(5), b"\x90" * 5)
+        assert live.concurrent(b"\x90", b"\xcc") is (arch.text_poke.granule == 1)
+        return
+    allowed = [bytes.fromhex(word) for word in ALLOWED[arch.name][1].split()]
+    others = [bytes.fromhex(word) for word in OTHERS[arch.name][1].split()]
+    assert len(allowed) == len(ALLOWED[arch.name][0].split())
+    for old in allowed + others:
+        for new in allowed + others:
+            assert live.concurrent(old, new) is (old in allowed and new in allowed)
+    assert not live.concurrent(allowed[0] * 2, allowed[1] * 2)
+
+
+@pytest.mark.parametrize("arch", LIVE, ids=lambda arch: arch.name)
+def test_the_window_lies_apart(arch):
+    """The alias's addresses belong to no range that anything is allocated from."""
+    alias, where = arch.text_poke.alias, arch.address_map()
+    ranges = [r.range for r in where.ranges.values()]
+    ranges += [r.fallback for r in where.ranges.values() if r.fallback is not None]
+    assert not any(alias.overlaps(r) for r in [*ranges, where.vmalloc, where.image])
+    assert arch.text_poke.private is (alias.end <= 1 << 63)
+    assert arch.text_poke.sync
