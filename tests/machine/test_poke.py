@@ -12,7 +12,7 @@ import pytest
 
 from allocator import AccessError, LifecycleError, PokeError, PokeStep, Prot, Site
 from allocator.designs import DESIGNS
-from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, MemType
+from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, MemType, align_down, align_up
 from machine.faults import Fault, FaultKind
 from machine.machine import Machine
 from samples import modules
@@ -49,11 +49,8 @@ def test_a_cpu_stores_across_page_borders_and_at_odd_addresses(machine):
     poke, memory = machine.arch.text_poke, machine.memory
     va, contents = text(machine)
     assert memory.translate(va).leaf == LARGE_PAGE_SIZE
-    for n, (offset, size) in enumerate(product(OFFSETS, SIZES)):
-        offset, size = (
-            offset // poke.granule * poke.granule,
-            -(-size // poke.granule) * poke.granule,
-        )
+    for n, (at, length) in enumerate(product(OFFSETS, SIZES)):
+        offset, size = align_down(at, poke.granule), align_up(length, poke.granule)
         new = bytes((i + n) % 253 ^ 0xFF for i in range(size))
         events = memory.events.copy()
         machine.poke(va + offset, new, expected=contents[offset : offset + size], cpu=n % 2)
