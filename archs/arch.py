@@ -210,7 +210,7 @@ class LivePatch:
     concurrent
         Returns whether new bytes may simply be written over old ones meanwhile (old, new).
     rule
-        When that is so, in words.
+        When that is so, in words that complete "other CPUs may be executing it: ...".
     jump
         Returns the instruction (place, target) that only jumps, or None out of its reach.
     breakpoint

@@ -499,7 +499,7 @@ ARM64 = Arch(
     live_patch=LivePatch(
         name="aarch64_insn_patch_text_nosync, else aarch64_insn_patch_text",
         concurrent=concurrent,
-        rule="one of B, BL, NOP, ISB, SVC, HVC, SMC, BRK by another",
+        rule="only B, BL, NOP, ISB, SVC, HVC, SMC and BRK may replace one another under them",
         jump=branch_to,
     ),
     calling=CallingConvention(

@@ -370,7 +370,7 @@ RISCV64 = Arch(
     live_patch=LivePatch(
         name="patch_text",
         concurrent=lambda _old, _new: False,
-        rule="never: patch_text() stops all harts",
+        rule="patch_text() stops all harts first",
         jump=jump_to,
     ),
     calling=CallingConvention(

@@ -985,7 +985,7 @@ X86_64 = Arch(
     live_patch=LivePatch(
         name="text_poke_bp",
         concurrent=lambda _old, new: len(new) == 1,
-        rule="one byte, which is stored whole",
+        rule="only a single byte may be written under them",
         jump=jump_to,
         breakpoint=_INT3,
         emulator=emulator,

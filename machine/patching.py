@@ -151,7 +151,7 @@ def _broken_rule(machine: Machine, live: LivePatch, way: Way, site: Site, old: b
         if inside and thread.cpu is not machine.cpu:
             return f"CPU {number} stands at {thread.pc:#x}, inside what would be replaced"
     if way is Way.NOSYNC and not live.concurrent(old, site.new):
-        return f"other CPUs may be executing it; allowed is {live.rule} ({live.name})"
+        return f"other CPUs may be executing it: {live.rule} ({live.name})"
     if way is Way.BREAKPOINT:
         if live.breakpoint is None:
             return "this architecture has no such protocol"

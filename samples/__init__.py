@@ -18,6 +18,7 @@ DEMOS: dict[str, str] = {
     "model": "why x86-64 modules live in the top 2 GiB, their data included",
     "vmalloc_else": "the #else of the thread, which puts text where no call gets",
     "flow": "alloc, write, finish: with text_poke and without",
+    "poke": "changing code that another CPU runs, and what goes wrong when a step is left out",
     "rox": "the ROX cache, the leaf that splits, and the one that need not",
     "holes": "what init leaves behind between the texts that stay",
     "after_init": "data that init may write and nobody after it",

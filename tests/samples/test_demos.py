@@ -27,6 +27,7 @@ from samples import (
     initplt,
     model,
     nomodules,
+    poke,
     reach,
     rox,
     story_of,
@@ -226,3 +227,15 @@ def test_fit_agrees_with_what_was_measured_before():
     assert abs(found[1] - 2332) <= 3
     here = arch_by_name("arm64").address_map()
     assert facts["room"] == (128 << 20) - here.image.size
+def test_poke_shows_what_each_step_is_for():
+    """CPU 1 gets one function's result or the other's, but where a step is missing."""
+    one, other = str(math.gcd(*poke.ARGUMENTS)), str(math.lcm(*poke.ARGUMENTS))
+    for name, facts in poke.main().facts.items():
+        assert (facts["before"], facts["poked"]) == (one, other)
+        assert (facts["stale"], facts["synced"]) == (other, one)
+        assert facts["alias"].startswith("write fault")
+        assert facts["flush"].endswith("page before")
+        assert facts["torn"] is bool(set(facts["pieces"]) - {one, other}), name
+        assert set(facts["phases"].values()) <= {other, "no turn"}
+        assert facts["phases"]["all written"] == other
+    assert any(facts["torn"] for facts in poke.main().facts.values())

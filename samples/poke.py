@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Poke: changing code that runs, and what each step of it is for.
+
+A jump leads to one function of the sample modules; it is poked so that it leads to another,
+while a second CPU executes it. First with everything that the kernel does, then with one
+step left out each time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator import PokeError, PokeStep
+from allocator.types import PAGE_SIZE, MemType
+from archs import Arch, archs
+from machine.faults import Fault
+from machine.machine import Machine
+from machine.patching import LivePatchError, Phase, Way
+from samples.modules import root
+from samples.story import Grid, Heading, Story, Text
+
+ARGUMENTS = 12, 18
+FROM, TO = ("mathlib", "mathlib_gcd"), ("mathuser", "mathuser_lcm")
+PAGES = 3
+
+
+def main() -> Story:
+    """Poke a jump on every architecture, rightly and wrongly."""
+    story = Story("poke", "Changing code that runs, and what each step is for")
+    story.parts.append(
+        Text(
+            f"A jump to {FROM[1]} is changed into one to {TO[1]}; both get {ARGUMENTS}. CPU 1 "
+            "calls it while CPU 0 pokes."
+        )
+    )
+    for arch in archs():
+        poke, live = arch.text_poke, arch.live_patch
+        assert poke is not None
+        assert live is not None
+        facts = story.facts[arch.name] = visit(arch)
+        where = "a private address space" if poke.private else "the fixmap"
+        torn = "an instruction is one granule"
+        if facts["torn"]:
+            torn = "CPU 1 gets " + ", ".join(facts["pieces"])
+        story.parts += [
+            Heading(
+                f"{arch.title}: {poke.name} maps {poke.pages} page{'s' * (poke.pages > 1)} a step "
+                f"in {where}; granules of {poke.granule}"
+            ),
+            Grid(
+                ("CPU 0", "then"),
+                (
+                    ("pokes", f"CPU 1 got {facts['before']}, and gets {facts['poked']}"),
+                    ("without the alias", facts["alias"]),
+                    ("without the flush", facts["flush"]),
+                    ("without the sync", f"CPU 1 gets {facts['stale']}; synced {facts['synced']}"),
+                    ("granule by granule", torn),
+                    *(
+                        (f"{live.name.split(',')[0]}: {phase}", f"CPU 1 gets {got}")
+                        for phase, got in facts["phases"].items()
+                    ),
+                ),
+            ),
+        ]
+    story.parts.append(Text("Try next: execmem archs, and docs/text-poke.md"))
+    return story
+
+
+class Jump:
+    """Text of its own with one jump in it, in a machine of two CPUs."""
+
+    def __init__(self, arch: Arch) -> None:
+        assert arch.live_patch is not None
+        self.machine = machine = Machine(arch, root=root(arch.name), cpus=2)
+        leads = [machine.load(module).symbols[function] for module, function in (FROM, TO)]
+        pending = machine.execmem.alloc(MemType.TEXT, PAGES * PAGE_SIZE, align=PAGE_SIZE)
+        self.start, step = pending.address, arch.function_alignment
+        # Where a half-written jump would lead to neither, if there is such a place.
+        for offset in reversed(range(0, PAGE_SIZE, step)):
+            self.address = self.start + offset
+            jumps = [arch.live_patch.jump(self.address, lead) or b"" for lead in leads]
+            self.old, self.new = jumps
+            if self.halves():
+                break
+        pending.write(offset, self.old)
+        pending.finish()
+
+    def halves(self) -> list[bytes]:
+        """Return what a CPU can meet between two stores that is neither jump."""
+        poke = self.machine.arch.text_poke
+        cuts = range(poke.granule if poke else 1, len(self.new), poke.granule if poke else 1)
+        mixed = [self.new[:cut] + self.old[cut:] for cut in cuts]
+        return [one for one in mixed if one not in (self.old, self.new)]
+
+    def arrive(self) -> str:
+        """Let CPU 1 call the jump; return what it gets."""
+        try:
+            return str(self.machine.call(self.address, *ARGUMENTS, cpu=1, instructions=10_000))
+        except Fault as fault:
+            return fault.kind.value
+
+
+def visit(arch: Arch) -> dict[str, Any]:
+    """Return what CPU 1 got, with every step and without each of them."""
+    jump = Jump(arch)
+    machine, at, old, new = jump.machine, jump.address, jump.old, jump.new
+    facts: dict[str, Any] = {"before": jump.arrive()}
+    machine.poke(at, new, expected=old)
+    facts["poked"] = jump.arrive()
+    try:
+        machine.poke(at, old, omit={PokeStep.ALIAS})
+    except Fault as fault:
+        facts["alias"] = f"{fault.kind.value} fault: the text is {fault.reason.split(':')[0]}"
+
+    machine.poke(at, old, omit={PokeStep.SYNC})
+    facts["stale"] = jump.arrive()
+    machine.cpus[1].sync_icache(at, at + len(old))
+    facts["synced"] = jump.arrive()
+
+    one, two = jump.start + PAGE_SIZE, jump.start + 2 * PAGE_SIZE
+    machine.poke(one, machine.read(one, len(new)), omit={PokeStep.FLUSH})
+    try:
+        machine.poke(two, new)
+    except PokeError:
+        where = {machine.read(one, len(new)): "page before", machine.read(two, len(new)): "page"}
+        facts["flush"] = f"the next poke lands in the {where[new]}"
+
+    facts["torn"], facts["pieces"] = bool(jump.halves()), []
+    try:
+        machine.patch(at, new, way=Way.NOSYNC)
+    except LivePatchError as error:
+        facts["refused"] = error.rule
+
+        def met(_phase: Phase) -> None:
+            # Caches are small: what CPU 1 had fetched may be gone at any time.
+            machine.cpus[1].sync_icache(at, at + len(new))
+            facts["pieces"].append(jump.arrive())
+
+        machine.patch(at, new, way=Way.NOSYNC, force=True, on_phase=met)
+    machine.patch(at, old, way=Way.STOP_MACHINE)
+
+    facts["phases"] = {}
+
+    def meet(phase: Phase) -> None:
+        stopped = phase is Phase.STOPPED
+        facts["phases"][phase.value] = "no turn" if stopped else jump.arrive()
+
+    machine.patch(at, new, expected=old, on_phase=meet)
+    machine.check()
+    return facts
