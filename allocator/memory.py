@@ -492,7 +492,8 @@ class KernelMemory:
                 reason = f"overlaps the site at {one.address:#x} in one batch"
                 raise PokeError(following.address, len(following.new), reason)
         table = self.poking_mm if text_poke.private else self.page_table
-        if ordered and any(table.leaves(text_poke.alias)):
+        window = range(text_poke.alias.start, text_poke.alias.end, PAGE_SIZE)
+        if ordered and any(map(table.translate, window)):
             site, reason = ordered[0], f"the alias window {text_poke.alias} is mapped already"
             raise PokeError(site.address, len(site.new), reason)
         return ordered
@@ -504,7 +505,12 @@ class KernelMemory:
         if (va | size) % text_poke.granule:
             reason = f"not in granules of {text_poke.granule} bytes ({text_poke.name})"
             raise PokeError(va, size, reason)
-        for span in self.page_table.spans(va, size):
+        page_table = self.page_table
+        leaf = page_table.translate(va)
+        spans: Iterable[Span] = ()
+        if leaf is None or leaf.prot is not Prot.RX or va % leaf.leaf + size > leaf.leaf:
+            spans = page_table.spans(va, size)
+        for span in spans:
             if span.pa is None:
                 raise PokeError(va, size, f"{span.va:#x} is not mapped")
             if span.prot in _WRITABLE:
@@ -524,7 +530,8 @@ class KernelMemory:
         mm = self.poking_mm if text_poke.private else None
         table = self.page_table if mm is None else mm
         size, first = len(data), align_down(va, PAGE_SIZE)
-        frames = self.page_table.frames(first, align_up(va + size, PAGE_SIZE) - first).tolist()
+        found = map(self.page_table.translate, range(first, va + size, PAGE_SIZE))
+        frames = [page.address for page in found if page is not None]
         done = 0
         for index in range(0, len(frames), text_poke.pages):
             step = frames[index : index + text_poke.pages]
@@ -549,9 +556,14 @@ class KernelMemory:
         if mm is None:
             self.write(address, data)
             return
-        for span in mm.spans(address, len(data)):
-            offset = span.va - address
-            self.physical.write(span.pa or 0, data[offset : offset + span.size])
+        done = 0
+        while done < len(data):
+            at, count = address + done, PAGE_SIZE - (address + done) % PAGE_SIZE
+            found = mm.translate(at)
+            if found is None or found.prot not in _WRITABLE:
+                raise AccessError("write", at, len(data) - done, "not mapped writable")
+            self.physical.write(found.address, data[done : done + count])
+            done += count
 
     def wx_aliases(self) -> list[int]:
         """Return the frames that are writable at one address and executable at another."""

@@ -40,6 +40,7 @@ PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 UNLIMITED = (1 << 62) - 1  # instructions
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
+STALE_RANGES = 512  # of more, all translated code is dropped
 TICK = 4_000_000  # instructions between timer ticks: 4 ms of a CPU that runs a thousand million
 _PERMS = tuple(
     sum(
@@ -110,6 +111,9 @@ class Cpu:
         # By address space: the kernel's upper half, and the lower half of `_mm`.
         self._looked_up: dict[int, Translation] = {}
         self._tagged: dict[int, Translation] = {}
+        # What is to be dropped before the next instruction: code by physical address, the TLB.
+        self._stale: dict[tuple[int, int], None] = {}
+        self._dropped = False
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -179,6 +183,8 @@ class Cpu:
         try:
             if budget <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
+            if self._dropped:
+                self._maintain()
             while True:
                 stop = None
                 try:
@@ -350,21 +356,39 @@ class Cpu:
             self._tagged.clear()
             self._drop_tlb()
 
-    def _drop_tlb(self) -> None:
-        self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
-
     def sync_icache(self, start: int, end: int) -> None:
         """Make what this CPU fetches from [start, end) be what stands there."""
+        table = self._memory.page_table
+        found = table.translate(start)
+        if found is not None and start % found.leaf + end - start <= found.leaf:
+            self._stale[found.address, end - start] = None
+        else:
+            for span in table.spans(start, end - start):
+                if span.pa is not None:
+                    self._stale[span.pa, span.size] = None
+        self._drop_tlb()
+
+    def _drop_tlb(self) -> None:
+        """Drop what Unicorn looked up: now, or before this CPU executes anything again."""
+        self._dropped = True
+        if self._budget is not None:
+            self._maintain()
+
+    def _maintain(self) -> None:
+        """Drop what the guest may not use any more: translated code, then the TLB."""
+        if len(self._stale) > STALE_RANGES:
+            self._stale.clear()
+            self.uc.ctl_flush_tb()
         self._maintaining = True
         try:
-            for span in self._memory.page_table.spans(start, end - start):
-                if span.pa is not None:
-                    at = PHYSICAL_WINDOW + span.pa
-                    self.uc.ctl_remove_cache(at, at + span.size)
+            for pa, size in self._stale:
+                at = PHYSICAL_WINDOW + pa
+                self.uc.ctl_remove_cache(at, at + size)
         finally:
-            self._maintaining = False
+            self._maintaining = self._dropped = False
+            self._stale.clear()
             # What was looked up at the window must not stay executable there.
-            self._drop_tlb()
+            self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
 
 
 def _constants(prefix: str) -> ModuleType:

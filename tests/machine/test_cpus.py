@@ -7,13 +7,13 @@ import pytest
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
 from archs import Anchor
-from machine.cpu import TLB_ENTRIES
+from machine.cpu import STALE_RANGES, TLB_ENTRIES
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.kernel import CANARY
 from machine.machine import Machine
 from machine.thread import interleave
 from samples import modules
-from tests.machine.snippets import snippet
+from tests.machine.snippets import code, put, snippet
 
 
 @pytest.fixture
@@ -112,6 +112,49 @@ def test_a_flush_of_one_cpu_leaves_the_others_stale(machine):
     assert [machine.call(load, va, cpu=n) for n in range(3)] == [2, 2, 2]
     table.clear_pte(va)
     table.set_pte(va, int(old[0]), memory.translate(other).prot)
+
+
+@pytest.mark.parametrize("others", [0, STALE_RANGES - 2, STALE_RANGES + 2])
+def test_an_idle_cpu_catches_up_with_any_number_of_syncs(machine, others):
+    """What was maintained while a CPU stood still holds when it goes on, however much it was."""
+    memory, one, two = machine.memory, code(machine.arch, "one"), code(machine.arch, "two")
+    va, jump = put(machine, one), snippet(machine, "jump")
+    assert machine.call(jump, va, cpu=1) == 1
+    memory.physical.write(memory.translate(va).address, two)
+    assert machine.call(jump, va, cpu=1) == 1
+    memory.sync_icache(va, va + len(two))
+    for n in range(others):
+        memory.sync_icache(machine.kernel.image.start + n, machine.kernel.image.start + n + 1)
+    assert machine.call(jump, va, cpu=1) == 2
+
+
+def test_a_breakpoint_says_where_the_guest_goes_on(machine):
+    """A trap with a handler resumes where that set the pc; without one it is a fault."""
+    trap, one = machine.arch.trap, code(machine.arch, "one")
+    va = put(machine, trap * (8 // len(trap)) + one)
+    hits, counter = [], machine.arch.calling.program_counter
+
+    def handler(cpu):
+        hits.append(cpu.number)
+        cpu.write(counter, va + 8)
+
+    machine.breakpoints[va] = handler
+    assert [machine.call(va, cpu=n) for n in (0, 2)] == [1, 1]
+    assert machine.call(snippet(machine, "apply"), va, 2) == 3
+    assert hits == [0, 2, 0]
+    thread = machine.start(va, cpu=1)
+    assert thread.step() is False
+    assert thread.pc == va + 8
+    assert thread.finish() == 1
+    # A handler that goes nowhere ends by the limit.
+    machine.breakpoints[va] = lambda cpu: cpu.write(counter, va)
+    with pytest.raises(Fault) as caught:
+        machine.call(va, instructions=50)
+    assert caught.value.kind is FaultKind.INSTRUCTION_LIMIT
+    del machine.breakpoints[va]
+    with pytest.raises(Fault) as caught:
+        machine.call(va)
+    assert (caught.value.kind, caught.value.pc) == (FaultKind.TRAP, va)
 
 
 def test_a_tlb_is_finite(machine):
