@@ -227,6 +227,8 @@ def test_fit_agrees_with_what_was_measured_before():
     assert abs(found[1] - 2332) <= 3
     here = arch_by_name("arm64").address_map()
     assert facts["room"] == (128 << 20) - here.image.size
+
+
 def test_poke_shows_what_each_step_is_for():
     """CPU 1 gets one function's result or the other's, but where a step is missing."""
     one, other = str(math.gcd(*poke.ARGUMENTS)), str(math.lcm(*poke.ARGUMENTS))
