@@ -104,11 +104,47 @@ def module_json(machine: Machine, module: Module) -> dict[str, Any]:
         "plt_reserved": report.plt_reserved,
         "depends": sorted(module.loaded.providers),
         "exports": [export.name for export in module.loaded.exports],
+        "parameters": [p.name for p in machine.parameters_of(module.loaded)],
+        "registered": registered(machine, module.name),
         "unknown_symbols": list(report.unknown),
         "init_result": report.init_result,
         "init_fault": str(report.init_fault) if report.init_fault else None,
         "log": [line.text for line in report.log],
     }
+
+
+def registered(machine: Machine, owner: str) -> list[dict[str, Any]]:
+    """Return what a module has registered, in the order of registration."""
+    return [
+        {
+            "kind": record.kind,
+            "name": record.name,
+            "address": record.address,
+            "owner": record.owner,
+            **record.fields,
+            "callbacks": {
+                name: {"address": address, "symbol": machine.symbolize(address)}
+                for name, address in record.callbacks.items()
+            },
+        }
+        for record in machine.registry.find(owner=owner)
+    ]
+
+
+def print_registered(out: Console, machine: Machine, owner: str) -> None:
+    """Show what a module has registered: kind, name, what else is known, its callbacks."""
+    rows = []
+    for record in machine.registry.find(owner=owner):
+        known = [f"{name}={_field(value)}" for name, value in record.fields.items() if value != ""]
+        rows.append((record.kind, record.name, " ".join((*known, *record.callbacks))))
+    if rows:
+        out.print(table(("registered", "name", "what it says, and its callbacks"), rows))
+
+
+def _field(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value[:6]) + (f",... ({len(value)})" if len(value) > 6 else "")
+    return str(value)
 
 
 def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:

@@ -190,15 +190,22 @@ class ElfView:
     @cached_property
     def modinfo(self) -> Mapping[str, str]:
         """The `tag=value` strings of `.modinfo`; of a repeated tag the first counts."""
-        section = self.section(".modinfo")
-        if section is None:
-            return {}
-        entries = bytes(self.contents(section)).split(b"\0")
-        pairs = (e.decode("utf-8", "backslashreplace").partition("=") for e in entries if e)
         found: dict[str, str] = {}
-        for tag, _, value in pairs:
+        for tag, value in self._modinfo:
             found.setdefault(tag, value)
         return found
+
+    @cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The names that the module answers to besides its own (MODULE_ALIAS)."""
+        return tuple(value for tag, value in self._modinfo if tag == "alias")
+
+    @cached_property
+    def _modinfo(self) -> tuple[tuple[str, str], ...]:
+        section = self.section(".modinfo")
+        entries = bytes(self.contents(section)).split(b"\0") if section is not None else []
+        parts = (e.decode("utf-8", "backslashreplace").partition("=") for e in entries if e)
+        return tuple((tag, value) for tag, _, value in parts)
 
     @cached_property
     def versions(self) -> frozenset[str]:

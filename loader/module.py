@@ -107,6 +107,11 @@ class LoadedModule:
         return found
 
     @cached_property
+    def names(self) -> Mapping[int, str]:
+        """Address -> the symbol there; of several, the first of the symbol table."""
+        return {address: name for name, address in reversed([*self.symbols.items()])}
+
+    @cached_property
     def _functions(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], tuple[int, ...]]:
         symbols = self.view.symbols
         placed = np.isin(symbols["shndx"], np.array(list(self.sections), np.uint16))

@@ -47,6 +47,7 @@ from machine.kernel.api.time import advance
 from machine.kernel.kernel import Kernel, LogLine
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
+from machine.kernel.registry import Registry
 from machine.module import Module, ModuleReport
 from machine.patching import Phase, Way, patch
 from machine.thread import Thread
@@ -156,7 +157,12 @@ class Machine:
         self.cpus = tuple(Cpu(self.arch, self.memory, number) for number in range(cpus))
         self.cpu = self.cpus[0]  # the one that runs now
         self.kernel = Kernel(
-            self.arch, self.memory, self.cpus, call=self._nested, symbolize=self.symbolize
+            self.arch,
+            self.memory,
+            self.cpus,
+            call=self._nested,
+            symbolize=self.symbolize,
+            locate=self.locate,
         )
         self.breakpoints: dict[int, Callable[[Cpu], None]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
@@ -338,8 +344,7 @@ class Machine:
         """Run a module's exit and take it out of memory; LoadError while others use it."""
         loaded = module.loaded
         if loaded.state is State.COMING and not loaded.users:
-            self.loader.discard(loaded)
-            del self.modules[loaded.name]
+            self._discard(loaded)
             return
         self.loader.begin_unload(loaded)
         address = loaded.symbols.get("cleanup_module")
@@ -349,8 +354,13 @@ class Machine:
             self._destroy_parameters(loaded)
         finally:
             self.kernel.flush_log()
-            self.loader.discard(loaded)
-            del self.modules[loaded.name]
+            self._discard(loaded)
+
+    def _discard(self, loaded: LoadedModule) -> None:
+        """Take a module out of memory, and what it left registered out of the registry."""
+        self.loader.discard(loaded)
+        self.kernel.registry.forget(loaded.name)
+        del self.modules[loaded.name]
 
     def _remove(self, module: Module) -> None:
         """Unload a dependency again, whatever its exit does."""
@@ -615,6 +625,11 @@ class Machine:
         self.kernel.supply(name, behaviour, prototype)
 
     @property
+    def registry(self) -> Registry:
+        """What modules have registered."""
+        return self.kernel.registry
+
+    @property
     def log(self) -> list[LogLine]:
         """The kernel log."""
         return self.kernel.log
@@ -630,6 +645,13 @@ class Machine:
                     return None
                 return f"{found[0]}+{found[1]:#x}/{found[2]:#x} [{loaded.name}]"
         return self.kernel.name_at(address)
+
+    def locate(self, address: int) -> tuple[str, str]:
+        """Return the module that `address` lies in and the symbol that it is; empty for none."""
+        for loaded in self.loader.modules.values():
+            if loaded.region_at(address) is not None:
+                return loaded.name, loaded.names.get(address, "")
+        return "", ""
 
     def _where(self, pc: int) -> str:
         for loaded in self.loader.modules.values():

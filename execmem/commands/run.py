@@ -89,6 +89,7 @@ def run(
         if loaded.report.init_result:
             said = f"init returned {loaded.report.init_result}"
         click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        report.print_registered(report.console(), machine, loaded.name)
         return
     assert result is not None
     click.echo(f"{function} = {result:#x} ({result})")

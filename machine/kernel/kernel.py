@@ -14,7 +14,7 @@ and cost no callback.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -27,6 +27,7 @@ from machine.faults import Fault, FaultKind
 from machine.kernel.heap import Heap
 from machine.kernel.printf import format_message, split_level
 from machine.kernel.prototypes import CType, parse
+from machine.kernel.registry import Field, Record, Registry
 from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
 
 SLOT = 64  # bytes: room to tell which unknown variable a field belongs to
@@ -37,8 +38,11 @@ PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
-# Slots, heap objects, symbols, and the ends of the variables and of the static per-cpu area.
-Mark: TypeAlias = tuple[int, frozenset[int], dict[str, int], tuple[int, int]]
+# Slots, heap objects, symbols, the ends of the variables and of the static per-cpu area, and
+# what is registered.
+Mark: TypeAlias = tuple[
+    int, frozenset[int], dict[str, int], tuple[int, int], dict[tuple[str, int], list[Record]]
+]
 UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
 
 
@@ -94,6 +98,8 @@ class Kernel:
         Runs a guest function: address and arguments -> result.
     symbolize
         Address -> `name+0xoff/0xsize [module]`, or None.
+    locate
+        Address -> the module that it lies in and the symbol that it is, empty for none.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Kernel:
         *,
         call: Callable[..., int],
         symbolize: Callable[[int], str | None],
+        locate: Callable[[int], tuple[str, str]],
     ) -> None:
         self.arch = arch
         self.memory = memory
@@ -111,6 +118,8 @@ class Kernel:
         self.cpu = cpus[0]
         self.call = call
         self.symbolize = symbolize
+        self.locate = locate
+        self.registry = Registry()
         self.heap = Heap(memory)
         self.log: list[LogLine] = []
         self.on_log: Callable[[LogLine], None] | None = None
@@ -338,15 +347,16 @@ class Kernel:
     def mark(self) -> Mark:
         """Return the kernel's state that loading a module changes, for `roll_back`."""
         ends = self._variables_end, self._percpu_static
-        return len(self._slots), self.heap.mark(), dict(self._addresses), ends
+        return len(self._slots), self.heap.mark(), dict(self._addresses), ends, self.registry.mark()
 
     def roll_back(self, mark: Mark) -> None:
         """Forget symbols and objects that came after `mark`."""
-        count, objects, addresses, ends = mark
+        count, objects, addresses, ends, registered = mark
         del self._slots[count:]
         self._addresses = dict(addresses)
         self._variables_end, self._percpu_static = ends
         self.heap.roll_back(objects)
+        self.registry.roll_back(registered)
 
     # Calls from the guest --------------------------------------------------------------------
 
@@ -403,14 +413,47 @@ class Kernel:
             yield self.word(stack)
             stack += 8
 
-    def caller(self) -> str:
-        """Return where the call being executed returns to, for messages."""
+    def return_to(self) -> int:
+        """Return where the call being executed returns to."""
         calling = self.arch.calling
         if calling.link is not None:
-            address = self.cpu.read(calling.link)
-        else:
-            address = self.word(self.cpu.read(calling.stack_pointer))
+            return self.cpu.read(calling.link)
+        return self.word(self.cpu.read(calling.stack_pointer))
+
+    def caller(self) -> str:
+        """Return where the call being executed returns to, for messages."""
+        address = self.return_to()
         return self.symbolize(address) or f"{address:#x}"
+
+    # What modules register --------------------------------------------------------------------
+
+    def register(
+        self,
+        kind: str,
+        address: int,
+        name: str = "",
+        *,
+        fields: Mapping[str, Field] | None = None,
+        callbacks: Mapping[str, int] | None = None,
+    ) -> Record:
+        """Enter what a module registers, during the call that registers it.
+
+        Parameters
+        ----------
+        kind, address, name, fields, callbacks
+            As in `Record`; without a name, the symbol at `address` is it.
+        """
+        owner, symbol = self.locate(address)
+        record = Record(
+            kind=kind,
+            name=name or symbol,
+            address=address,
+            owner=owner or self.locate(self.return_to())[0],
+            fields=fields or {},
+            callbacks=callbacks or {},
+        )
+        self.registry.add(record)
+        return record
 
     # What entries use --------------------------------------------------------------------------
 

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What modules registered with the kernel: one record each, as long as it is registered.
+
+A module's init is mostly registrations: here is a driver, an algorithm, a file system, and
+these are its callbacks. The kernel keeps that for whoever uses it; the record keeps it for a
+person who asks what the module offers, and for Python, which can call every callback. What
+a record says of its structure was read when it was registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import attrs
+
+Field: TypeAlias = "int | str | tuple[str, ...]"
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """One registration.
+
+    Parameters
+    ----------
+    kind
+        What it is: `shash`, `pci driver`, `filesystem`, `misc device` ...
+    name
+        What the module calls it.
+    address
+        Its structure; the handle that was returned, where there is none.
+    owner
+        The module that registered it; empty for nobody.
+    fields
+        What else is of interest.
+    callbacks
+        Member name -> address of the function.
+    """
+
+    kind: str
+    name: str
+    address: int
+    owner: str
+    fields: Mapping[str, Field] = attrs.field(factory=dict)
+    callbacks: Mapping[str, int] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Registry:
+    """What is registered now, in the order of registration."""
+
+    _records: dict[tuple[str, int], list[Record]] = attrs.field(factory=dict, init=False)
+
+    def add(self, record: Record) -> None:
+        """Enter a record; one structure may be registered several times."""
+        self._records.setdefault((record.kind, record.address), []).append(record)
+
+    def remove(self, kind: str, address: int) -> Record | None:
+        """Take the last record of a structure out and return it; None where there is none."""
+        found = self._records.get((kind, address))
+        if not found:
+            return None
+        record = found.pop()
+        if not found:
+            del self._records[kind, address]
+        return record
+
+    def forget(self, owner: str) -> tuple[Record, ...]:
+        """Take out, and return, what a module that goes has left registered."""
+        left = tuple(self.find(owner=owner))
+        kept = {
+            key: [r for r in records if r.owner != owner] for key, records in self._records.items()
+        }
+        self._records = {key: records for key, records in kept.items() if records}
+        return left
+
+    def find(
+        self, kind: str | None = None, name: str | None = None, owner: str | None = None
+    ) -> Iterator[Record]:
+        """Yield the records that have the given kind, name and owner."""
+        for record in self:
+            if (
+                kind in (None, record.kind)
+                and name in (None, record.name)
+                and owner in (None, record.owner)
+            ):
+                yield record
+
+    def at(self, kind: str, address: int) -> Record | None:
+        """Return the last record of a structure, or None."""
+        found = self._records.get((kind, address))
+        return found[-1] if found else None
+
+    def mark(self) -> dict[tuple[str, int], list[Record]]:
+        """Return what is registered now, for `roll_back`."""
+        return {key: list(records) for key, records in self._records.items()}
+
+    def roll_back(self, mark: Mapping[tuple[str, int], list[Record]]) -> None:
+        """Return to what was registered at `mark`."""
+        self._records = {key: list(records) for key, records in mark.items()}
+
+    def __iter__(self) -> Iterator[Record]:
+        for records in tuple(self._records.values()):
+            yield from tuple(records)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._records.values()))

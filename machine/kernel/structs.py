@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the members of kernel structures lie (Linux 6.12, Debian's configuration).
+
+A structure is declared as its header declares it, member after member, and laid out by C's
+rules: every member at the next multiple of its own alignment. That is the same for all
+architectures, CRYPTO_MINALIGN included: it is ARCH_KMALLOC_MINALIGN, 8 in all these kernels.
+Members that nobody here reads are there because the ones behind them are; a structure may
+end where nothing more is read.
+
+    struct("miscdevice", "minor:i32 name:str fops:ptr")
+
+Types: u8 .. u64, i8 .. i64, `ptr`, `fn` (a pointer to a function), `str` (a pointer to a
+string), `list` (struct list_head), `char[N]`, and structures declared before.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from allocator.types import align_up
+
+if TYPE_CHECKING:
+    from machine.kernel.kernel import Kernel
+
+POINTERS = frozenset({"ptr", "fn", "str"})
+_SIZES = dict.fromkeys(POINTERS, 8) | {f"{s}{8 << n}": 1 << n for s in "ui" for n in range(4)}
+_ARRAY = re.compile(r"(.+)\[(\d+)\]")
+_DECLARED: dict[str, str] = {}
+
+
+@attrs.frozen
+class Member:
+    """One member: its type as declared, where it lies, and its bytes."""
+
+    type: str
+    offset: int
+    size: int
+
+
+@attrs.frozen
+class Layout:
+    """A structure; members of members by their dotted names."""
+
+    name: str
+    size: int
+    align: int
+    members: Mapping[str, Member]
+
+
+def struct(name: str, members: str) -> None:
+    """Declare a structure."""
+    if name in _DECLARED:
+        raise ValueError(f"struct {name} is declared twice")
+    _DECLARED[name] = members
+
+
+@functools.cache
+def layout(name: str) -> Layout:
+    """Return where the members of a declared structure lie."""
+    members: dict[str, Member] = {}
+    end, most = 0, 1
+    for word in _DECLARED[name].split():
+        title, _, kind = word.partition(":")
+        size, align, inner = _type(kind)
+        at = align_up(end, align)
+        members[title] = Member(kind, at, size)
+        members |= {
+            f"{title}.{name}": attrs.evolve(m, offset=at + m.offset) for name, m in inner.items()
+        }
+        end, most = at + size, max(most, align)
+    return Layout(name, align_up(end, most), most, members)
+
+
+def _type(kind: str) -> tuple[int, int, Mapping[str, Member]]:
+    """Return size, alignment and members of a type."""
+    if kind == "list":
+        return 16, 8, {}
+    if found := _ARRAY.fullmatch(kind):
+        size, align, _ = _type(found[1])
+        return size * int(found[2]), align, {}
+    if kind == "char":
+        return 1, 1, {}
+    if kind in _SIZES:
+        return _SIZES[kind], _SIZES[kind], {}
+    inner = layout(kind)
+    return inner.size, inner.align, inner.members
+
+
+@attrs.frozen
+class View:
+    """A structure in guest memory, member by member."""
+
+    kernel: Kernel
+    layout: Layout
+    address: int
+
+    def at(self, member: str) -> int:
+        """Return the address of a member."""
+        return self.address + self.layout.members[member].offset
+
+    def number(self, member: str) -> int:
+        """Return an integer or a pointer."""
+        found = self.layout.members[member]
+        raw = self.kernel.memory.read(self.address + found.offset, found.size)
+        return int.from_bytes(raw, "little", signed=found.type[0] == "i")
+
+    def text(self, member: str) -> str:
+        """Return a string: the member's own characters, or those that it points at."""
+        found = self.layout.members[member]
+        at, limit = self.address + found.offset, found.size
+        if found.type == "str":
+            at, limit = self.kernel.word(at), 256
+        return self.kernel.string(at, limit).decode("utf-8", "backslashreplace") if at else ""
+
+    def put(self, member: str, value: int) -> None:
+        """Store an integer or a pointer."""
+        found = self.layout.members[member]
+        self.kernel.store(self.address + found.offset, value, found.size)
+
+    def functions(self) -> dict[str, int]:
+        """Return every callback that is set, by its member's name (in full where it is taken)."""
+        named: dict[str, int] = {}
+        for name, member in self.layout.members.items():
+            if member.type == "fn" and (address := self.number(name)):
+                short = name.rpartition(".")[2]
+                named[name if short in named else short] = address
+        return named
+
+
+def view(kernel: Kernel, name: str, address: int) -> View:
+    """Return the declared structure `name` at `address`."""
+    return View(kernel, layout(name), address)
