@@ -546,6 +546,12 @@ class Arch:
     emulation: Emulation
     finalisation: Finalisation | None = None
 
+    @property
+    def calls(self) -> list[int]:
+        """Relocations of the instructions that call and jump to functions."""
+        probes = [b.probe for b in self.branches if b.what in ("call", "jump") and b.probe]
+        return sorted({fill.relocation for probe in probes for fill in probe.fills})
+
 
 def rows(*table: Reloc) -> Rows:
     """Return a relocation table keyed by number; refuse a number that occurs twice."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -145,6 +146,21 @@ def _field(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value[:6]) + (f",... ({len(value)})" if len(value) > 6 else "")
     return str(value)
+
+
+def missing(machine: Machine) -> dict[str, Any]:
+    """Return which kernel symbols were missing or supplied, and how often they were called."""
+    return {"missing": machine.missing, "stubbed": machine.stubbed}
+
+
+def print_missing(machine: Machine) -> None:
+    """Say on stderr which kernel symbols were missing or supplied."""
+    for what, symbols in missing(machine).items():
+        called = [f"{n} ({count})" if count > 1 else n for n, count in symbols.items() if count]
+        idle = len(symbols) - len(called)
+        parts = [", ".join(called)] * bool(called) + [f"{idle} not called"] * bool(idle)
+        if parts:
+            click.echo(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
 
 
 def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:

@@ -181,6 +181,17 @@ class ElfView:
         return frozenset(names | ({GOT_SYMBOL} & set(self.undefined_names)))
 
     @cached_property
+    def called(self) -> frozenset[str]:
+        """Names of undefined symbols that a call or a jump leads to: functions, that is."""
+        first = max(self.first_global, 1)
+        found: set[int] = set()
+        for table in self.tables:
+            records = table.records[np.isin(table.records["type"], self.arch.calls)]
+            found.update(np.unique(records["symbol"]).tolist())
+        wanted = found & set(self.undefined_indices.tolist())
+        return frozenset(self.symbol_name(index) for index in wanted if index >= first)
+
+    @cached_property
     def global_symbols(self) -> Mapping[str, int]:
         """Names of defined global and weak symbols -> symbol index."""
         bind = self.symbols["info"] >> 4

@@ -25,8 +25,14 @@ class KernelSymbols(Protocol):
         """Return whether the kernel implements or declares `name`."""
         ...
 
-    def address(self, name: str) -> int:
-        """Return the address of a kernel symbol; an unknown one gets a stub that stops."""
+    def address(self, name: str, *, called: bool = True) -> int:
+        """Return the address of a kernel symbol; an unknown one gets something that stands in.
+
+        Parameters
+        ----------
+        called
+            Whether the module calls it; else it may be a variable.
+        """
         ...
 
 
@@ -92,8 +98,10 @@ class SymbolTable:
                     "no module and not the kernel has them; a stub stands in with --unknown fault"
                 )
                 raise UnresolvedSymbols(view.name, refused, hint)
-        for name in (*from_kernel, *unknown):
+        for name in from_kernel:
             found[name] = self.kernel.address(name)
+        for name in unknown:
+            found[name] = self.kernel.address(name, called=name in view.called)
         return found, frozenset(owners), tuple(unknown)
 
     def publish(self, module: str, exports: Iterable[Export]) -> None:

@@ -76,9 +76,9 @@ class Cpu:
 
     `on_tick` is called about every TICK instructions, as a timer interrupt would be: guest
     time passes with what the guest does, so runs are repeatable. `on_trap` is called with the
-    address of an instruction that trapped; where it returns True, the guest goes on at the
-    program counter that it set. A trap counts as one instruction, and what the guest executed
-    before it since the last stop does not count.
+    address of an instruction that trapped, `on_fetch` with one that cannot be executed; where
+    they return True, the guest goes on at the program counter that they set. That counts as
+    one instruction, and what the guest executed before it since the last stop does not count.
 
     Parameters
     ----------
@@ -114,6 +114,7 @@ class Cpu:
         # What is to be dropped before the next instruction: code by physical address, the TLB.
         self._stale: dict[tuple[int, int], None] = {}
         self._dropped = False
+        self.on_fetch: Callable[[int], bool] | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -198,7 +199,7 @@ class Cpu:
                     stop = self._stop(error)
                 if stop is not None:
                     self._miss = self._interrupt = None
-                    if stop.kind is not FaultKind.TRAP or not self._resumes(stop.pc):
+                    if not self._resumes(stop):
                         raise stop
                     at = self.read(program_counter)
                     self._budget = budget = budget - 1
@@ -229,8 +230,12 @@ class Cpu:
             self._expired = True
             self.uc.emu_stop()
 
-    def _resumes(self, address: int) -> bool:
-        return self.on_trap is not None and self.on_trap(address)
+    def _resumes(self, stop: Stop) -> bool:
+        if stop.kind is FaultKind.TRAP:
+            return self.on_trap is not None and self.on_trap(stop.pc)
+        return (
+            stop.kind is FaultKind.FETCH and self.on_fetch is not None and self.on_fetch(stop.pc)
+        )
 
     def _trap(self, number: int, at: int) -> Stop:
         at -= self._exceptions.beyond.get(number, 0)

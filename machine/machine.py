@@ -44,7 +44,7 @@ from machine.disassembly import Disassembler
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.api.params import Parameter, parameters
 from machine.kernel.api.time import advance
-from machine.kernel.kernel import Kernel, LogLine
+from machine.kernel.kernel import Kernel, LogLine, Unknown
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Registry
@@ -112,8 +112,10 @@ class Machine:
         Folder that holds `lib/modules/VERSION`, for modules by name and dependencies.
     unknown
         Symbols that neither a module nor the kernel has: `fault` gives them a stub that
-        stops the guest when it is called, `refuse` refuses to load the module unless its
-        build vouched for them.
+        stops the guest when it is called; `zero` lets functions return 0 and variables be
+        zeroed memory, and logs the first call of each; `trace` logs every call with the
+        argument registers; `refuse` refuses to load the module unless its build vouched
+        for them.
     checks
         How strict relocation is: `hardware` refuses what a field cannot hold, `kernel`
         checks what the kernel's loader checks and truncates the rest.
@@ -144,8 +146,11 @@ class Machine:
         cpus: int = 1,
     ) -> None:
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
-        if unknown not in ("fault", "refuse"):
-            raise ValueError(f"unknown={unknown!r}: expected 'fault' or 'refuse'")
+        try:
+            policy = Unknown(unknown)
+        except ValueError:
+            known = ", ".join(repr(choice.value) for choice in Unknown)
+            raise ValueError(f"unknown={unknown!r}: expected one of {known}") from None
         if text_poke and self.arch.text_poke is None:
             raise ValueError(f"{self.arch.name} has no text_poke")
         if not 1 <= cpus <= CPUS:
@@ -163,6 +168,7 @@ class Machine:
             call=self._nested,
             symbolize=self.symbolize,
             locate=self.locate,
+            unknown=policy,
         )
         self.breakpoints: dict[int, Callable[[Cpu], None]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
@@ -172,7 +178,7 @@ class Machine:
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
-            symbols=SymbolTable(self.kernel, refuse_unknown=unknown == "refuse"),
+            symbols=SymbolTable(self.kernel, refuse_unknown=policy is Unknown.REFUSE),
             percpu_alloc=self.kernel.percpu_alloc,
             percpu_free=self.kernel.percpu_free,
             percpu_write=self.kernel.percpu_write,
@@ -628,6 +634,16 @@ class Machine:
     def registry(self) -> Registry:
         """What modules have registered."""
         return self.kernel.registry
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Symbols that modules asked for and nobody implements -> times called."""
+        return dict(sorted(self.kernel.missing.items()))
+
+    @property
+    def stubbed(self) -> dict[str, int]:
+        """Kernel symbols that were supplied with `stub` -> times called."""
+        return self.kernel.stubbed
 
     @property
     def log(self) -> list[LogLine]:

@@ -71,10 +71,10 @@ def unknown_option(default: str) -> Callable[[F], F]:
     """Add --unknown with the command's own default."""
     return click.option(
         "--unknown",
-        type=click.Choice(["fault", "refuse"]),
+        type=click.Choice(["fault", "zero", "trace", "refuse"]),
         default=default,
         show_default=True,
-        help="symbols nobody has: stop when called, or refuse to load",
+        help="symbols nobody has: stop when called, return 0, say so each time, do not load",
     )
 
 

@@ -55,6 +55,7 @@ def run(
     values = [argument(text) for text in args]
     machine = machine_for(module, options)
     save = recording(machine, options)
+    click.get_current_context().call_on_close(lambda: report.print_missing(machine))
     loaded = load_one(machine, module, options, init=not no_init)
     fault = loaded.report.init_fault
     if fault is not None and function is None:
@@ -79,6 +80,7 @@ def run(
             "result": result,
             "outputs": outputs,
             "log": [line.text for line in machine.log],
+            **report.missing(machine),
         }
         report.print_json(document)
         return

@@ -13,6 +13,7 @@ and cost no callback.
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -36,6 +37,7 @@ RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the 
 PERCPU_SIZE = 64 * PAGE_SIZE
 PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
+ZEROS = 1024  # bytes that stand in for a variable of unknown size
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
 # Slots, heap objects, symbols, the ends of the variables and of the static per-cpu area, and
@@ -44,6 +46,15 @@ Mark: TypeAlias = tuple[
     int, frozenset[int], dict[str, int], tuple[int, int], dict[tuple[str, int], list[Record]]
 ]
 UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
+
+
+class Unknown(enum.Enum):
+    """What happens with symbols that neither a module nor the kernel has."""
+
+    FAULT = "fault"  # a stub that stops the guest when it is called
+    ZERO = "zero"  # a function that returns 0, or a zeroed variable; the first call is logged
+    TRACE = "trace"  # the same, and every call is logged with its arguments
+    REFUSE = "refuse"  # the module is not loaded, unless its build vouched for the symbol
 
 
 @attrs.frozen
@@ -85,6 +96,7 @@ class Slot:
     name: str
     function: Function | None = None
     callback: Callable[..., int | None] | None = None
+    supplied: bool = False
 
 
 class Kernel:
@@ -100,6 +112,8 @@ class Kernel:
         Address -> `name+0xoff/0xsize [module]`, or None.
     locate
         Address -> the module that it lies in and the symbol that it is, empty for none.
+    unknown
+        What stands in for symbols that nobody implements.
     """
 
     def __init__(
@@ -111,6 +125,7 @@ class Kernel:
         call: Callable[..., int],
         symbolize: Callable[[int], str | None],
         locate: Callable[[int], tuple[str, str]],
+        unknown: Unknown = Unknown.FAULT,
     ) -> None:
         self.arch = arch
         self.memory = memory
@@ -121,10 +136,13 @@ class Kernel:
         self.locate = locate
         self.registry = Registry()
         self.heap = Heap(memory)
+        self.unknown = unknown
         self.log: list[LogLine] = []
         self.on_log: Callable[[LogLine], None] | None = None
         self.calls: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
+        self._zeros: dict[int, str] = {}
+        self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
         self._slots: list[Slot] = []
         self._partial = ""
         self._level = 4
@@ -141,6 +159,7 @@ class Kernel:
         self.copy = self._code(arch.emulation.copy)
         for cpu in self.cpus:
             cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
+            cpu.on_fetch = self._called_variable
 
     # The image ---------------------------------------------------------------------------
 
@@ -256,17 +275,48 @@ class Kernel:
         """Return whether the kernel implements, declares or was given `name`."""
         if name in self._addresses:
             slot = self._slot_of(name)
-            return slot is None or slot.function is not None or slot.callback is not None
+            if slot is None:
+                return self._addresses[name] not in self._zeros
+            return slot.function is not None or slot.callback is not None
         return name in FUNCTIONS or name in DATA
 
-    def address(self, name: str) -> int:
-        """Return the address of a kernel symbol; an unknown one gets a stub that stops."""
+    def address(self, name: str, *, called: bool = True) -> int:
+        """Return the address of a kernel symbol; an unknown one gets something that stands in.
+
+        Parameters
+        ----------
+        called
+            Whether an unknown symbol is called; else it may be a variable, and where the
+            policy is not to stop, it is zeroed memory.
+        """
         found = self._addresses.get(name)
         if found is None:
             variable = DATA.get(name)
+            if variable is None and name not in FUNCTIONS:
+                self._asked[name] = None
+                if self.lenient and not called:
+                    variable = Data(name=name, size=ZEROS)
             found = self._variable(variable) if variable else self._stub(name)
             self._addresses[name] = found
+            if variable is not None and name not in DATA:
+                self._zeros[found] = name
         return found
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Symbols that modules asked for and nobody implements -> times called."""
+        return {name: self.calls.get(name, 0) for name in self._asked if not self.knows(name)}
+
+    @property
+    def lenient(self) -> bool:
+        """Whether unknown symbols do not stop the guest."""
+        return self.unknown in (Unknown.ZERO, Unknown.TRACE)
+
+    @property
+    def stubbed(self) -> dict[str, int]:
+        """Symbols that were supplied from outside -> times called."""
+        names = [slot.name for slot in self._slots if slot.supplied]
+        return {name: self.calls.get(name, 0) for name in names}
 
     def _stub(self, name: str) -> int:
         address = self._stubs.start + len(self._slots) * SLOT
@@ -282,7 +332,12 @@ class Kernel:
         if variable.percpu:
             base, self._percpu_static = self._percpu_static, self._percpu_static + size
         else:
-            base, self._variables_end = self._variables_end, self._variables_end + size
+            base = self._variables_end
+            room = Interval(self.image.start + VARIABLES, self.image.start + NEEDED)
+            if base + size > room.end:
+                what = "kernel variables"
+                raise AllocationError(what, size, (room,), "the image has no room for more")
+            self._variables_end += size
         # The address must be known before: contents may point at the variable itself.
         self._addresses[variable.name] = base
         for _ in self._on_each_cpu() if variable.percpu else (None,):
@@ -308,6 +363,7 @@ class Kernel:
                 raise ValueError(f"kernel symbol {name!r} is a variable or guest code")
             self._addresses[name] = self._stub(name)
             slot = self._slots[-1]
+        slot.supplied = True
         if prototype is not None and callable(behaviour):
             given = behaviour
             slot.function = Function(parse(prototype), lambda _kernel, *args: given(*args))
@@ -354,6 +410,8 @@ class Kernel:
         count, objects, addresses, ends, registered = mark
         del self._slots[count:]
         self._addresses = dict(addresses)
+        known = set(addresses.values())
+        self._zeros = {at: name for at, name in self._zeros.items() if at in known}
         self._variables_end, self._percpu_static = ends
         self.heap.roll_back(objects)
         self.registry.roll_back(registered)
@@ -392,6 +450,9 @@ class Kernel:
                     reason=f"{error.reason}, in {slot.name}()",
                 ) from None
             kind = prototype.result
+        elif self.lenient:
+            self._log_unknown(slot.name)
+            result, kind = 0, UNSIGNED_LONG
         else:
             raise Fault(
                 FaultKind.UNKNOWN_SYMBOL,
@@ -402,6 +463,34 @@ class Kernel:
         if kind.size:
             image = kind.to_register(result or 0, sign_extend_32=calling.sign_extend_32)
             self.cpu.write(calling.result, image)
+
+    def _log_unknown(self, name: str) -> None:
+        """Say that an unknown function was called: once, or each time with its arguments."""
+        if self.unknown is Unknown.TRACE:
+            values = zip(self._raw(), range(len(self.arch.calling.arguments)), strict=False)
+            args = ", ".join(f"{value:#x}" for value, _ in values)
+        elif self.calls[name] == 1:
+            args = "..."
+        else:
+            return
+        self.flush_log()
+        self._level = 4
+        self._emit(f"unknown {name}({args}) = 0, called from {self.caller()}")
+
+    def _called_variable(self, address: int) -> bool:
+        """Let a call of what could have been a variable return 0; False: it is not one."""
+        name = self._zeros.get(address)
+        if name is None:
+            return False
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self._log_unknown(name)
+        calling = self.arch.calling
+        back = self.return_to()
+        if calling.link is None:
+            self.cpu.write(calling.stack_pointer, self.cpu.read(calling.stack_pointer) + 8)
+        self.cpu.write(calling.result, 0)
+        self.cpu.write(calling.program_counter, back)
+        return True
 
     def _raw(self) -> Iterator[int]:
         """Yield the argument slots of the call being executed: registers, then the stack."""

@@ -21,7 +21,6 @@ from machine.kernel.structs import struct as declare
 from machine.machine import Machine
 from samples.modules import root
 
-
 declare("test_inner", "a:u8 b:u32")
 declare("test_outer", "x:u8 inner:test_inner y:u16 s:str name:char[5] z:u64")
 

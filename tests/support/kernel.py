@@ -15,13 +15,16 @@ class FakeKernel:
         self._known = frozenset(names)
         self._base = base
         self._addresses: dict[str, int] = {}
+        self.pointed_at: set[str] = set()
 
     def knows(self, name: str) -> bool:
         """Return whether the name was given."""
         return name in self._known
 
-    def address(self, name: str) -> int:
-        """Return an address of its own for every name."""
+    def address(self, name: str, *, called: bool = True) -> int:
+        """Return an address of its own for every name; remember which are not called."""
+        if not called:
+            self.pointed_at.add(name)
         return self._addresses.setdefault(name, self._base + 64 * len(self._addresses))
 
 
