@@ -175,6 +175,8 @@ class AddressMap:
         leaves out inherit MODULE_TEXT (execmem_init_missing).
     kaslr
         The seed that chose random offsets, or None without KASLR.
+    vmemmap
+        Address of the struct page of physical page 0; nothing is mapped there.
     """
 
     image: Interval
@@ -182,6 +184,7 @@ class AddressMap:
     vmalloc: Interval
     ranges: Mapping[ExecmemType, ExecmemRange]
     kaslr: int | None = None
+    vmemmap: int = 0
 
     def range_of(self, kind: ExecmemType) -> ExecmemRange:
         """Return the range of `kind`, MODULE_TEXT's where the architecture names none."""

@@ -292,6 +292,9 @@ class Emulation:
         its second by stores of one text_poke granule; empty where text is never poked.
     exceptions
         How exceptions are reported.
+    features
+        What the emulated CPU has and modules look for, by the kernel's numbers
+        (X86_FEATURE_*, KERNEL_HWCAP_*).
     """
 
     prefix: str
@@ -309,6 +312,7 @@ class Emulation:
     ret: bytes
     copy: bytes = b""
     exceptions: Exceptions = attrs.field(factory=Exceptions)
+    features: frozenset[int] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -518,6 +522,8 @@ class Arch:
         Section of the global offset table, where a module may have one.
     errata
         CPU errata that the loader can work around, by number.
+    scatterlist_size
+        Bytes of a struct scatterlist in the kernel's configuration.
     function_alignment
         Alignment of function entries in the kernel's configuration.
     finalisation
@@ -534,6 +540,7 @@ class Arch:
     address_map: Callable[..., AddressMap]
     image_size: int
     trap: bytes
+    scatterlist_size: int
     function_alignment: int
     branches: tuple[Branch, ...]
     code_model: str

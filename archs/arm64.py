@@ -100,6 +100,7 @@ def address_map(kaslr: int | None = None, image_size: int | None = None) -> Addr
             ExecmemType.BPF: ExecmemRange(range=vmalloc),
         },
         kaslr=kaslr,
+        vmemmap=0xFFFF_FDFF_C000_0000,  # of PAGE_OFFSET 52 bits deep, as the kernel counts
     )
 
 
@@ -434,6 +435,7 @@ ARM64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
+    scatterlist_size=32,
     function_alignment=8,
     branches=(
         Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
@@ -515,6 +517,7 @@ ARM64 = Arch(
         prefix="ARM64",
         mode="UC_MODE_ARM",
         model="UC_CPU_ARM64_MAX",
+        features=frozenset((0, 1, 3, 4, 5, 6, 7)),  # FP ASIMD AES PMULL SHA1 SHA2 CRC32
         registers="UC_ARM64_REG_",
         capstone_prefix="CS_ARCH_ARM64",
         capstone_mode=("CS_MODE_ARM",),

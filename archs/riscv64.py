@@ -92,6 +92,7 @@ def address_map(kaslr: int | None = None, image_size: int | None = None) -> Addr
             ),
         },
         kaslr=kaslr,
+        vmemmap=0xFFFF_FFC5_0000_0000,  # 4 GiB below vmalloc
     )
 
 
@@ -305,6 +306,7 @@ RISCV64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
+    scatterlist_size=24,  # no CONFIG_NEED_SG_DMA_LENGTH
     function_alignment=2,
     branches=(
         Branch(

@@ -93,6 +93,7 @@ def address_map(kaslr: int | None = None, image_size: int | None = None) -> Addr
         vmalloc=Interval(0xFFFF_C900_0000_0000, 0xFFFF_E900_0000_0000),
         ranges={ExecmemType.MODULE_TEXT: window},
         kaslr=kaslr,
+        vmemmap=0xFFFF_EA00_0000_0000,
     )
 
 
@@ -935,6 +936,7 @@ X86_64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=b"\xcc",
+    scatterlist_size=32,
     function_alignment=16,
     branches=(
         Branch(
@@ -1004,6 +1006,10 @@ X86_64 = Arch(
         prefix="X86",
         mode="UC_MODE_64",
         model="UC_CPU_X86_EPYC_ROME",
+        # FPU TSC CX8 CMOV MMX FXSR SSE SSE2; SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 MOVBE
+        # POPCNT AES: what QEMU 5.0 executes of it (no AVX)
+        features=frozenset((0, 4, 8, 15, 23, 24, 25, 26))
+        | {4 * 32 + bit for bit in (0, 1, 9, 13, 19, 20, 22, 23, 25)},
         registers="UC_X86_REG_",
         capstone_prefix="CS_ARCH_X86",
         capstone_mode=("CS_MODE_64",),

@@ -18,6 +18,7 @@ import click
 COMMANDS = {
     "load": "Load modules and show where everything lies.",
     "run": "Run a module's init, or call one of its functions.",
+    "crypto": "Hash, encrypt or compress with a module's algorithm.",
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",

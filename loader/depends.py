@@ -9,12 +9,15 @@ and `_` equal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import attrs
 
+from allocator.errors import ExecmemError
+from loader.elf import parse
 from loader.errors import BadModule, MissingDependency
-from loader.files import module_name
+from loader.files import module_name, read_module
 
 
 @attrs.frozen
@@ -88,6 +91,35 @@ def _folder(root: Path) -> Path:
     return versions[0]
 
 
+def modules_for(tree: ModuleTree, alias: str) -> list[str]:
+    """Return the modules that answer to an alias, in the order of the index.
+
+    `modules.alias` says so where there is one; otherwise the modules' own `alias=` lines do,
+    and the folder `crypto` is searched before all others for algorithms.
+    """
+    index = tree.folder / "modules.alias"
+    if index.is_file():
+        words = (line.split() for line in index.read_text("utf-8", "replace").splitlines())
+        found = [w[2] for w in words if len(w) == 3 and fnmatchcase(alias, w[1])]
+        return [name for name in dict.fromkeys(map(module_name, found)) if name in tree.files]
+    likely = [name for name, file in tree.files.items() if "/crypto/" in f"/{file}"]
+    rest = [name for name in tree.files if name not in set(likely)]
+    for group in (likely, rest):
+        found = [name for name in group if _answers(tree.folder / tree.files[name], alias)]
+        if found:
+            return found
+    return []
+
+
+def _answers(path: Path, alias: str) -> bool:
+    """Return whether a module has an alias; a file that is no module has none."""
+    try:
+        aliases = parse(read_module(path), path.name).aliases
+    except ExecmemError:
+        return False
+    return any(fnmatchcase(alias, pattern) for pattern in aliases)
+
+
 def find(tree: ModuleTree | None, name: str) -> Path:
     """Return the file of a module that is asked for by name.
 
@@ -104,3 +136,12 @@ def find(tree: ModuleTree | None, name: str) -> Path:
     if path is None or not path.is_file():
         raise MissingDependency(name, (name,), (), f"not in {tree.folder}")
     return path
+
+
+def find_any(tree: ModuleTree | None, name: str) -> Path:
+    """Return the file of a module that is asked for by name or alias; raises as `find`."""
+    if tree is not None and name not in tree.files:
+        answering = modules_for(tree, name)
+        if answering:
+            return find(tree, answering[0])
+    return find(tree, name)

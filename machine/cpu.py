@@ -233,9 +233,7 @@ class Cpu:
     def _resumes(self, stop: Stop) -> bool:
         if stop.kind is FaultKind.TRAP:
             return self.on_trap is not None and self.on_trap(stop.pc)
-        return (
-            stop.kind is FaultKind.FETCH and self.on_fetch is not None and self.on_fetch(stop.pc)
-        )
+        return stop.kind is FaultKind.FETCH and self.on_fetch is not None and self.on_fetch(stop.pc)
 
     def _trap(self, number: int, at: int) -> Stop:
         at -= self._exceptions.beyond.get(number, 0)

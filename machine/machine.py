@@ -34,7 +34,7 @@ from allocator import (
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
-from loader.depends import ModuleTree, find, open_tree
+from loader.depends import ModuleTree, find, modules_for, open_tree
 from loader.errors import BadParameter, InitFailed, MissingDependency
 from loader.files import SUFFIXES, decompress, module_name, read_module
 from loader.module import LoadedModule, Loader, State
@@ -42,6 +42,13 @@ from loader.symbols import SymbolTable
 from machine.cpu import TICK, Cpu, Stop
 from machine.disassembly import Disassembler
 from machine.faults import BadCall, Fault, FaultKind
+from machine.kernel.api.algorithms import (
+    CLASSES,
+    Algorithm,
+    CryptoError,
+    algorithm,
+    registered,
+)
 from machine.kernel.api.params import Parameter, parameters
 from machine.kernel.api.time import advance
 from machine.kernel.kernel import Kernel, LogLine, Unknown
@@ -649,6 +656,37 @@ class Machine:
     def log(self) -> list[LogLine]:
         """The kernel log."""
         return self.kernel.log
+
+    # Algorithms -------------------------------------------------------------------------------
+
+    def crypto(self, name: str, *, kind: str | None = None) -> Algorithm:
+        """Return a crypto algorithm that a module registered, to compute with.
+
+        Parameters
+        ----------
+        name
+            The algorithm's name (`md4`) or its driver's (`md4-generic`); of several, the one
+            of the highest priority. Where it is not registered, the modules under `root`
+            that have it as their alias are loaded first, as the kernel would request them.
+        kind
+            `shash`, `skcipher`, `aead`, `rng`, `scomp`, `compress` or `cipher`; None: any.
+
+        Raises
+        ------
+        CryptoError
+            Nobody has it.
+        """
+        record = registered(self.kernel, name, kind)
+        if record is None and self.tree is not None:
+            for module in modules_for(self.tree, f"crypto-{name}"):
+                if module not in self.modules:
+                    self.load(module)
+            record = registered(self.kernel, name, kind)
+        if record is None:
+            known = {r.name for r in self.registry if r.kind in CLASSES}
+            hint = f"registered are {', '.join(sorted(known))}" if known else "load its module"
+            raise CryptoError(name, "look up", 0, f"no such {kind or 'algorithm'}; {hint}")
+        return algorithm(self.kernel, record)
 
     # Explaining ------------------------------------------------------------------------------
 

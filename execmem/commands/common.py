@@ -98,7 +98,7 @@ def recording(machine: Machine, options: dict[str, Any]) -> Callable[[], None]:
 def machine_for(module: str, options: dict[str, Any]) -> Machine:
     """Return the machine for a module: its ELF header names the architecture."""
     from archs import arch as arch_by_name
-    from loader.depends import find, open_tree
+    from loader.depends import find_any, open_tree
     from loader.elf import arch_of
     from loader.files import SUFFIXES, read_module
     from machine.machine import Machine
@@ -112,7 +112,7 @@ def machine_for(module: str, options: dict[str, Any]) -> Machine:
     else:
         given = Path(module)
         is_file = "/" in module or module.endswith(SUFFIXES) or given.is_file()
-        path = given if is_file else find(open_tree(root) if root else None, module)
+        path = given if is_file else find_any(open_tree(root) if root else None, module)
         chosen = arch_of(read_module(path), path.name)
     machine = Machine(
         chosen,

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from machine.kernel.api import (
+    aes,
+    algorithms,
     bits,
+    compress,
     cpu,
     crypto,
     lists,
@@ -13,6 +16,10 @@ from machine.kernel.api import (
     memory,
     params,
     registry,
+    scatterlist,
+    skcipher,
     strings,
     time,
+    transforms,
+    xxhash,
 )

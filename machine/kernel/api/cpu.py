@@ -2,8 +2,7 @@
 """What the kernel knows of its CPUs and of where things lie; guards and bugs.
 
 Most of these are variables that inlined kernel code reads (arch/*/kernel/setup.c,
-kernel/cpu.c, kernel/panic.c). A CPU feature that a variable would announce is absent: the
-emulated CPU has it or not, and modules then take their generic path.
+kernel/cpu.c, kernel/panic.c). CPU features are announced as far as the emulated CPU has them.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ NR_CPUS = 8192  # the most that any of the modelled configurations has
 PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 PAGE_OFFSET_52 = -(1 << 52)  # arm64, ARM64_VA_BITS_52: memstart_addr makes up for 48 actual bits
+CAPABILITIES = 48  # struct cpuinfo_x86: where the words of capability bits stand
+CAPABILITY_WORDS = 24
 SV39, SV48 = 1 << 38, 1 << 47  # half of their address spaces
 ADDRESSES = 1 << 64
 
@@ -50,6 +51,10 @@ def _how_many(k: Kernel) -> bytes:
     return len(k.cpus).to_bytes(4, "little")
 
 
+def _capabilities(k: Kernel) -> bytes:
+    return sum(1 << n for n in k.arch.emulation.features).to_bytes(4 * CAPABILITY_WORDS, "little")
+
+
 data("pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("const_pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
 data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
@@ -60,7 +65,7 @@ data("nr_cpu_ids", 4, fill=_how_many)
 data("__num_online_cpus", 4, fill=_how_many)
 for _mask in ("online", "possible", "present", "active"):
     data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_every_cpu)
-data("boot_cpu_data", 512)
+data("boot_cpu_data", 512, fill=lambda k: bytes(CAPABILITIES) + _capabilities(k))
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
 data("fips_enabled", 4)
@@ -69,11 +74,11 @@ data("init_on_free", 16)
 data("init_on_alloc", 16)
 data("elfcorehdr_addr", 8)
 
-# Where memory lies, for inlined virt_to_page() and its like. There are no struct pages: a
-# vmemmap is named, as x86 has one, and nothing is mapped there.
+# Where memory lies, for inlined virt_to_page() and its like. There are no struct pages: only
+# their addresses count, and nothing is mapped there.
 data("page_offset_base", 8, fill=lambda k: _u64(k.memory.direct_map.start))
 data("vmalloc_base", 8, fill=lambda k: _u64(k.memory.address_map.vmalloc.start))
-data("vmemmap_base", 8, fill=lambda _k: _u64(0xFFFF_EA00_0000_0000))
+data("vmemmap_base", 8, fill=lambda k: _u64(k.memory.address_map.vmemmap))
 data("vmemmap_start_pfn", 8)
 data("phys_base", 8, fill=lambda k: _u64(_physical(k) - k.image.start + KERNEL_MAP))
 data("memstart_addr", 8, fill=lambda k: _u64(PAGE_OFFSET_52 - k.memory.direct_map.start))
@@ -118,12 +123,12 @@ def _ubsan_out_of_bounds(k: Kernel, _data: int, index: int) -> None:
 
 @function("int cpu_has_xfeatures(u64 xfeatures_mask, const char **feature_name)")
 def _cpu_has_xfeatures(_k: Kernel, _mask: int, _name: int) -> int:
-    return 0
+    return 0  # no AVX
 
 
 @function("bool cpu_have_feature(unsigned int num)")
-def _cpu_have_feature(_k: Kernel, _number: int) -> int:
-    return 0
+def _cpu_have_feature(k: Kernel, number: int) -> int:
+    return int(number in k.arch.emulation.features)
 
 
 @function("bool irq_fpu_usable(void)")

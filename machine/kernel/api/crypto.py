@@ -45,7 +45,8 @@ def _crc32_le(k: Kernel, crc: int, data: int, size: int) -> int:
 
 
 @function("u32 __crc32c_le(u32 crc, const unsigned char *p, size_t len)")
-def _crc32c(k: Kernel, crc: int, data: int, size: int) -> int:
+def crc32c(k: Kernel, crc: int, data: int, size: int) -> int:
+    """Return the CRC-32C of guest memory, continuing from `crc`."""
     for byte in k.memory.read(data, size) if size else b"":
         crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
     return crc

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem crypto`: let an algorithm that a module registered compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from execmem.commands.common import (
+    argument,
+    examples,
+    load_one,
+    machine_for,
+    module_options,
+    unknown_option,
+)
+
+
+@click.command()
+@click.argument("algorithm", metavar="ALGORITHM")
+@click.argument("data", metavar="DATA")
+@click.option("--key", metavar="KEY", help="the key, as DATA")
+@click.option("--iv", metavar="IV", help="the initialisation vector, as DATA")
+@click.option("--associated", metavar="DATA", default="str:", help="authenticated, not encrypted")
+@click.option("--tag-size", type=click.IntRange(min=0), metavar="N", help="bytes of the tag")
+@click.option("--decrypt", is_flag=True, help="decrypt or decompress")
+@click.option("--module", metavar="MODULE", help="the module, where no alias names it")
+@module_options
+@unknown_option("fault")
+@examples(
+    "execmem crypto md4 str:abc --root TREE --arch arm64",
+    "execmem crypto chacha20 file:PLAIN --key hex:00.. --iv hex:00.. --root TREE",
+    "execmem crypto deflate file:PACKED --decrypt --module deflate.ko",
+)
+def crypto(
+    algorithm: str,
+    data: str,
+    key: str | None,
+    iv: str | None,
+    associated: str,
+    tag_size: int | None,
+    decrypt: bool,
+    module: str | None,
+    **options: Any,
+) -> None:
+    """Hash, encrypt, compress or draw random numbers with a module's algorithm.
+
+    DATA is str:TEXT, hex:BYTES or file:PATH; for a random number generator out:SIZE, and
+    --key is its seed. The module is found under --root by its alias crypto-ALGORITHM.
+    """
+    from execmem import report
+    from machine.kernel.api.algorithms import compute
+
+    given = _bytes(data)
+    if module is None and options["root"] is None:
+        raise click.UsageError("where is the module? give --root or --module")
+    machine = machine_for(module or f"crypto-{algorithm}", options)
+    click.get_current_context().call_on_close(lambda: report.print_missing(machine))
+    if module is not None:
+        load_one(machine, module, options, init=True)
+    with machine.crypto(algorithm) as found:
+        result = compute(
+            found,
+            given,
+            key=None if key is None else _bytes(key),
+            iv=b"" if iv is None else _bytes(iv),
+            associated=_bytes(associated),
+            tag_size=tag_size,
+            decrypt=decrypt,
+        )
+    if options["as_json"]:
+        record = found.record
+        report.print_json(
+            {
+                "algorithm": record.name,
+                "driver": record.fields["cra_driver_name"],
+                "kind": record.kind,
+                "module": record.owner,
+                "arch": machine.arch.name,
+                "result": result.hex(),
+                "log": [line.text for line in machine.log],
+                **report.missing(machine),
+            }
+        )
+        return
+    click.echo(result.hex())
+
+
+def _bytes(text: str) -> bytes:
+    """Return the bytes that a word stands for."""
+    value = argument(text)
+    if isinstance(value, int):
+        raise click.UsageError(f"{text!r} is no DATA: expected str:, hex:, file: or out:")
+    return value.encode() if isinstance(value, str) else bytes(value)
