@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check samples oracle bench clean
+.PHONY: demo test check docs samples oracle bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/execmem demo tour
@@ -18,6 +18,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[docs]'
+	$(BIN)/python -m execmem.reference
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 # Needs gcc and binutils for the three architectures; see samples/modules/manifest.json.
 samples: $(VENV)/.installed

@@ -33,6 +33,7 @@ from sortedcontainers import SortedDict
 
 from allocator.errors import MappingError
 from allocator.events import Events
+from allocator.markup import table
 from allocator.types import (
     HUGE_PAGE_SIZE,
     LARGE_PAGE_SIZE,
@@ -343,6 +344,16 @@ class PageTable:
             elif entry is not None:
                 prot = _PROTS[entry & _PROT_BITS]
                 yield Leaf(align_down(start, size), size, entry & _FRAME, prot)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, int, int, Prot]] = []
+        for leaf in self.leaves():
+            if rows and rows[-1][2:] == (leaf.size, leaf.prot):
+                rows[-1] = (rows[-1][0], rows[-1][1] + 1, *rows[-1][2:])
+            else:
+                rows.append((f"{leaf.va:#x}", 1, leaf.size, leaf.prot))
+        cells = [(at, count, size_text(size), prot) for at, count, size, prot in rows]
+        return table(("from", "leaves", "of", "protection"), cells, "Leaves, runs of equal ones")
 
     def leaf_counts(self, interval: Interval | None = None) -> dict[int, int]:
         """Return the number of leaves by size (those that share an address with `interval`)."""

@@ -38,6 +38,7 @@ from allocator.workloads.itlb import CORES
 from allocator.workloads.sources import modules as module_loads
 from archs import Arch, archs
 from archs import arch as arch_by_name
+from execmem.figure import figure_class, write
 from execmem.report import WIDTH, table
 from loader.elf import ElfView, parse
 from loader.files import SUFFIXES, module_name, read_module
@@ -417,18 +418,12 @@ def svg(runs: Sequence[Run]) -> str:
 
 def png(path: str | Path, runs: Sequence[Run]) -> None:
     """Write the chart as PNG; ExecmemError without matplotlib (extra `plots`)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ExecmemError(
-            f"{path}: a PNG needs matplotlib: pip install 'execmem[plots]', or use --svg"
-        ) from None
     columns: dict[str, list[Run]] = {}
     for found in runs:
         columns.setdefault(found.arch.name, []).append(found)
     designs = len({r.design for r in runs})
     size = (4 * len(columns) + 1, len(PANELS) * (0.8 + 0.2 * designs))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = figure_class(path)(figsize=size, layout="constrained")
     axes = figure.subplots(len(PANELS), len(columns), squeeze=False)
     for panel, across in zip(PANELS, axes, strict=True):
         for (name, group), axis in zip(columns.items(), across, strict=True):
@@ -437,12 +432,4 @@ def png(path: str | Path, runs: Sequence[Run]) -> None:
             axis.invert_yaxis()
             axis.set_title(f"{panel.title}, {name}", fontsize="small")
             axis.margins(x=0.25)
-    save(path, lambda: figure.savefig(path, format="png", dpi=120))
-
-
-def save(path: str | Path, write: Callable[[], object]) -> None:
-    """Write a file; ExecmemError, naming it, where that fails."""
-    try:
-        write()
-    except OSError as error:
-        raise ExecmemError(f"{path}: {error.strerror or error}") from None
+    write(path, lambda: figure.savefig(path, format="png", dpi=120))

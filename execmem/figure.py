@@ -8,15 +8,23 @@ comes from the architectures' records.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+from allocator.errors import ExecmemError
+from allocator.markup import COLOURS
 from allocator.types import GIB, ExecmemType, size_text
 from archs import Arch, archs
 
+if TYPE_CHECKING:
+    from machine.machine import Machine
+    from machine.module import Module
+
 WIDTH, LEFT, ROW = 880, 96, 120
 SPAN = 7.4 * GIB  # what the width shows, centred on the start of the kernel image
-COLOURS = {"image": "#8a6d3b", "window": "#2b6cb0", "fallback": "#bcd4ec", "reach": "#b83280"}
+SPACE_COLOURS = {"image": "#8a6d3b", "window": "#2b6cb0", "fallback": "#bcd4ec", "reach": "#b83280"}
 
 STYLE = (
     "text{fill:#444;font-family:sans-serif}.name{font-size:15px;font-weight:bold}"
@@ -32,7 +40,7 @@ def _x(delta: float) -> float:
 def _bar(colour: str, lo: float, hi: float, y: int, title: str) -> str:
     x, width = _x(lo), max(_x(hi) - _x(lo), 1.5)
     return (
-        f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{COLOURS[colour]}">'
+        f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{SPACE_COLOURS[colour]}">'
         f"<title>{escape(title)}</title></rect>"
     )
 
@@ -56,7 +64,7 @@ def _row(arch: Arch, top: int) -> list[str]:
     radius = (right - left) / 2
     parts.append(
         f'<path d="M{left:.1f},{y} A{radius:.1f},{min(radius, 54):.1f} 0 0 1 {right:.1f},{y}" '
-        f'fill="none" stroke="{COLOURS["reach"]}" stroke-width="2"/>'
+        f'fill="none" stroke="{SPACE_COLOURS["reach"]}" stroke-width="2"/>'
     )
     size = size_text(text.range.size)
     note = f"window {size}; {call.mnemonic} reaches {call.reach}"
@@ -85,10 +93,58 @@ def address_spaces() -> str:
         )
     ):
         x = LEFT + number * 196
-        colour = COLOURS[kind]
+        colour = SPACE_COLOURS[kind]
         parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 17}" y="{y}" class="note">{escape(label)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def figure_class(path: str | Path) -> Any:
+    """Return matplotlib's Figure; ExecmemError without it (extra `plots`)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ExecmemError(
+            f"{path}: a PNG needs matplotlib: pip install 'execmem[plots]', or use --svg"
+        ) from None
+    return Figure
+
+
+def write(path: str | Path, how: Callable[[], object]) -> None:
+    """Write a file; ExecmemError, naming it, where that fails."""
+    try:
+        how()
+    except OSError as error:
+        raise ExecmemError(f"{path}: {error.strerror or error}") from None
+
+
+def save(machine: Machine, modules: Sequence[Module], *, svg: str | None, png: str | None) -> None:
+    """Write the address map of a machine's modules.
+
+    Raises
+    ------
+    ExecmemError
+        A file cannot be written, or matplotlib (extra `plots`) is missing for a PNG.
+    """
+    from machine import drawing
+
+    if svg is not None:
+        write(svg, lambda: Path(svg).write_text(drawing.svg(machine, modules), "utf-8"))
+    if png is None:
+        return
+    plot = figure_class(png)(figsize=(11, 2 + 0.3 * len(modules) * 4), layout="constrained")
+    axis = plot.subplots()
+    found = drawing.address_map(machine, modules)
+    lo = min(bar.start for bar in found)
+    for number, bar in enumerate(found):
+        width = max((bar.end - bar.start) / GIB, 0.004)
+        axis.barh(number, width, left=(bar.start - lo) / GIB, color=COLOURS[bar.colour])
+    axis.set_yticks(range(len(found)), [f"{bar.label}  {bar.note}" for bar in found])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"GiB from {lo:#x}")
+    names = ", ".join(module.name for module in modules)
+    axis.set_title(f"{names} on {machine.arch.title}, design {machine.design}")
+    write(png, lambda: plot.savefig(png, format="png", dpi=120))
 
 
 if __name__ == "__main__":

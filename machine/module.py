@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from allocator import Allocation
-from allocator.types import MemType
+from allocator.markup import table
+from allocator.types import MemType, size_text
 from loader.module import LoadedModule, LoadedSection, State
+from machine.drawing import svg
 from machine.faults import BadCall, Fault
 
 if TYPE_CHECKING:
@@ -53,6 +55,15 @@ class ModuleReport:
     init_result: int | None
     init_fault: Fault | None
     log: tuple[LogLine, ...]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (kind.name, f"{r.address:#x}", size_text(r.size), str(kind.final_prot))
+            for kind, r in self.regions.items()
+        ]
+        caption = f"{self.name} ({self.arch}, {self.design}): {sum(self.relocations.values())}"
+        caption += f" relocations, {self.plt_slots} of {self.plt_reserved} PLT entries"
+        return table(("region", "address", "size", "protection"), rows, caption)
 
 
 class Module:
@@ -150,6 +161,9 @@ class Module:
     def unload(self) -> None:
         """Run the module's exit and take it out of memory; LoadError while others use it."""
         self._machine.unload(self)
+
+    def _repr_svg_(self) -> str:
+        return svg(self._machine, [self])
 
     def __repr__(self) -> str:
         where = ", ".join(f"{kind.name} {r.interval}" for kind, r in self.regions.items())

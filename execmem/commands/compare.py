@@ -48,6 +48,7 @@ def compare(
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
     from execmem import compare, report
+    from execmem.figure import write
 
     try:
         chosen = [arch_by_name(name) for name in names]
@@ -69,7 +70,7 @@ def compare(
             progress=progress,
         )
     if svg is not None:
-        compare.save(svg, lambda: Path(svg).write_text(compare.svg(runs), "utf-8"))
+        write(svg, lambda: Path(svg).write_text(compare.svg(runs), "utf-8"))
     if png is not None:
         compare.png(png, runs)
     if as_json:

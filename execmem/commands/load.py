@@ -25,12 +25,16 @@ from execmem.commands.common import (
 @record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
+@click.option("--svg", metavar="FILE", help="draw the address map")
+@click.option("--png", metavar="FILE", help="draw the address map; needs matplotlib")
 @examples(
     "execmem load hello.ko --param who=you",
     "execmem load ext4 --root /path/to/tree --json",
     "execmem load ext4 --root /path/to/tree --arch arm64 --record ext4.jsonl",
 )
-def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
+def load(
+    modules: tuple[str, ...], init: bool, svg: str | None, png: str | None, **options: Any
+) -> None:
     """Load modules with their dependencies and show where everything lies.
 
     MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root.
@@ -41,6 +45,10 @@ def load(modules: tuple[str, ...], init: bool, **options: Any) -> None:
     save = recording(machine, options)
     loaded = [load_one(machine, name, options, init=init) for name in modules]
     save()
+    if svg is not None or png is not None:
+        from execmem import figure
+
+        figure.save(machine, list(machine.modules.values()), svg=svg, png=png)
     if options["as_json"]:
         everything = machine.modules.values()
         report.print_json({"modules": [report.module_json(machine, m) for m in everything]})

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ import pytest
 import execmem
 from execmem.cli import COMMANDS, main
 from execmem.figure import address_spaces
+from execmem.reference import PAGES
 from execmem.tables import document
 
 HERE = Path(__file__).parents[2]
-DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/*.md")])
+DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/**/*.md")])
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -73,6 +76,22 @@ def test_figure_is_what_the_records_say():
 def test_relocation_tables_are_what_the_rows_say():
     """The committed document is the one that the rows give today."""
     assert (HERE / "docs" / "relocations.md").read_text("utf-8") == document()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_reference_is_what_the_code_says(name):
+    """The committed page is the one that the commands and the records give today."""
+    assert (HERE / "docs" / "reference" / name).read_text("utf-8") == PAGES[name]()
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    """The documentation is a site; every page is in its menu and every link leads somewhere."""
+    pytest.importorskip("material", reason="mkdocs-material builds the site")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings writes the Python reference")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    assert "Machine" in (tmp_path / "reference" / "api.html").read_text("utf-8")
 
 
 def test_public_names():
