@@ -295,6 +295,8 @@ class Emulation:
     features
         What the emulated CPU has and modules look for, by the kernel's numbers
         (X86_FEATURE_*, KERNEL_HWCAP_*).
+    capabilities
+        What the CPU model can do, by the kernel's names.
     """
 
     prefix: str
@@ -313,6 +315,7 @@ class Emulation:
     copy: bytes = b""
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     features: frozenset[int] = frozenset()
+    capabilities: frozenset[str] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -413,9 +416,7 @@ class Thunks:
     aim
         Returns the same branches, aimed at other targets.
     registers
-        Symbol of the array of indirect thunks, one of `step` bytes for each register.
-    step
-        Bytes from one thunk of an array to the next.
+        Symbols of the indirect thunks, by register number.
     indirect
         Returns what takes the place of branches (rows of one length) to the thunks of
         registers, given their places; None where they stay.
@@ -435,8 +436,7 @@ class Thunks:
     length: Callable[[U8], Index]
     targets: Callable[[U8, U64], U64]
     aim: Callable[[U8, U64, U64], U8]
-    registers: str
-    step: int
+    registers: tuple[str, ...]
     indirect: Callable[[U8, U64, U64, Environment], U8 | None]
     returns: Callable[[U64, Environment], U8]
     padding: Callable[[U64, Environment], U8]

@@ -314,7 +314,7 @@ def _padding(functions: U64, environment: Environment) -> U8:
     return code
 
 
-THUNK_STEP = 32
+THUNK_STEP = 32  # from one thunk of an array to the next
 COUNTING_THUNKS = ("__x86_indirect_call_thunk_array", "__x86_indirect_jump_thunk_array")
 ITS_RETURN_THUNK = "its_return_thunk"
 CALL_DEPTH_OFFSET = 16  # of call_depth in struct pcpu_hot
@@ -324,8 +324,7 @@ THUNKS = Thunks(
     length=_length,
     targets=_targets,
     aim=_aim,
-    registers="__x86_indirect_thunk_array",
-    step=THUNK_STEP,
+    registers=tuple(f"__x86_indirect_thunk_{name}" for name in _JUMP_TO),
     indirect=_indirect,
     returns=_returns,
     padding=_padding,
@@ -1026,6 +1025,15 @@ X86_64 = Arch(
         ret=_RET,
         copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
         exceptions=Exceptions(beyond={3: 1}),
+        capabilities=frozenset(
+            (
+                "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "
+                "mmx fxsr sse sse2 syscall nx mmxext pdpe1gb rdtscp lm pni pclmulqdq monitor ssse3 "
+                "cx16 sse4_1 sse4_2 movbe popcnt aes xsave rdrand hypervisor lahf_lm svm cr8_legacy "
+                "abm sse4a fsgsbase bmi1 smep bmi2 adx smap clflushopt clwb xsaveopt xgetbv1 npt "
+                "lfence_rdtsc"
+            ).split()
+        ),
     ),
     finalisation=Finalisation(
         order=(

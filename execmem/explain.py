@@ -39,7 +39,8 @@ _SCRIPTS = ("motion.js", "map.js", "page.js")
 _STEPS = {
     "before": "Before: nothing of the module is in memory.",
     "allocate": "Allocate: every memory type gets a region; its address is known from here on.",
-    "relocate": "Relocate: the final bytes are computed, in a buffer; memory is as it was.",
+    "relocate": "Relocate: addresses are filled in, in a buffer; memory is as it was.",
+    "finalise": "Finalise: what this CPU and its mitigations decide is edited, in the buffer too.",
     "write": "Write: the bytes go to memory, through the design's way.",
     "finish": "Finish: final protections, and instruction caches told.",
     "init": "Init: the module's own init function has run.",

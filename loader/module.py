@@ -23,6 +23,7 @@ from archs import Arch, Checks
 from loader.elf import STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.errors import BadModule, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
+from loader.finalize import Environment, finalise
 from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan, with_stub_sections
 from loader.link import Linked, link_view
 from loader.symbols import Export, SymbolTable, exports_of
@@ -159,9 +160,11 @@ class Loader:
         Numbers of CPU errata to work around.
     stub_sections
         Add PLT and GOT sections to modules that were built without.
+    environment
+        What modules are finalised for; None: they run as they were relocated.
     observe
         Called with the name of each phase of a load when it is over: "allocate",
-        "relocate", "write", "finish", "init", "seal", "free init".
+        "relocate", "finalise", "write", "finish", "init", "seal", "free init".
     on_change
         Told of a module after it became COMING, LIVE or UNLOADED; must not raise.
     """
@@ -175,6 +178,7 @@ class Loader:
     checks: Checks = Checks.HARDWARE
     errata: tuple[str, ...] = ()
     stub_sections: bool = False
+    environment: Environment | None = None
     observe: Callable[[str], None] = lambda _phase: None
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
     on_change: Callable[[LoadedModule], None] = lambda _module: None
@@ -243,6 +247,9 @@ class Loader:
                 errata=self.errata,
             )
             self.observe("relocate")
+            if self.environment is not None:
+                finalise(view, layout, places, linked, self.environment)
+                self.observe("finalise")
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
             undo.callback(self.symbols.withdraw, title)

@@ -34,6 +34,7 @@ from allocator import (
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
+from archs.environment import Environment
 from loader.depends import ModuleTree, find, modules_for, open_tree
 from loader.errors import BadParameter, InitFailed, MissingDependency
 from loader.files import SUFFIXES, decompress, module_name, read_module
@@ -192,6 +193,12 @@ class Machine:
             checks=_checks(checks),
             errata=_known_errata(self.arch, errata),
             stub_sections=stub_sections,
+            # No mitigations: what is left of thunks and stubs runs natively.
+            environment=Environment(
+                features=self.arch.emulation.capabilities,
+                possible_cpus=cpus,
+                symbols=self.kernel.symbols,
+            ),
         )
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}

@@ -13,23 +13,22 @@ import numpy as np
 
 from loader.finalize.subject import Subject
 
-REGISTERS = 16
-
 
 def apply(subject: Subject) -> None:
     """Rewrite the branches to indirect thunks."""
-    thunks, environment = subject.rules.thunks, subject.environment
+    thunks = subject.rules.thunks
     sites = subject.sites(".retpoline_sites")
-    if thunks is None or not sites.size or thunks.registers not in environment.symbols:
+    if thunks is None or not sites.size:
         return
     code = subject.bytes_at(subject.offsets(sites), thunks.longest)
-    length = thunks.length(code)
-    away = thunks.targets(code, sites) - np.uint64(environment.symbols[thunks.registers])
-    register = away // np.uint64(thunks.step)
+    length, target = thunks.length(code), thunks.targets(code, sites)
+    register = np.full(sites.size, -1, np.int64)
+    for number, name in enumerate(thunks.registers):
+        if name in subject.imported:
+            register[target == np.uint64(subject.imported[name])] = number
     for size in set(length.tolist()) - {0}:
-        chosen = np.flatnonzero((length == size) & (register < REGISTERS))
-        places = sites[chosen]
-        at = subject.offsets(places, size)
-        new = thunks.indirect(code[chosen, :size], places, register[chosen], environment)
+        chosen = np.flatnonzero((length == size) & (register >= 0))
+        places, registers = sites[chosen], register[chosen].view(np.uint64)
+        new = thunks.indirect(code[chosen, :size], places, registers, subject.environment)
         if new is not None:
-            subject.write(at, new)
+            subject.write(subject.offsets(places, size), new)

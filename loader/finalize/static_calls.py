@@ -83,9 +83,8 @@ def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
 
 def _imported(subject: Subject) -> dict[int, str]:
     """Return the static calls that the module imports: address of key or trampoline -> name."""
-    given = zip(subject.view.undefined_names, subject.linked.values.given.tolist(), strict=True)
-    length = len(KEY)
-    return {value: name[length:] for name, value in given if name[:length] in (KEY, TRAMPOLINE)}
+    prefixes, length = (KEY, TRAMPOLINE), len(KEY)
+    return {at: n[length:] for n, at in subject.imported.items() if n[:length] in prefixes}
 
 
 def _resolved(

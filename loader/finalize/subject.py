@@ -196,6 +196,12 @@ class Subject:
         self.note(at, rows.shape[-1])
 
     @cached_property
+    def imported(self) -> Mapping[str, int]:
+        """The undefined symbols' values, by name."""
+        given = self.linked.values.given.tolist()
+        return dict(zip(self.view.undefined_names, given, strict=True))
+
+    @cached_property
     def _placed(self) -> list[int]:
         """Sections with bytes, in the order of their addresses."""
         found = [index for index in self.linked.offsets if self._size(index)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import attrs
@@ -280,6 +281,11 @@ class Kernel:
             return slot.function is not None or slot.callback is not None
         return name in FUNCTIONS or name in DATA
 
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """The symbols that have an address by now, as a live view."""
+        return MappingProxyType(self._addresses)
+
     def address(self, name: str, *, called: bool = True) -> int:
         """Return the address of a kernel symbol; an unknown one gets something that stands in.
 
@@ -409,7 +415,8 @@ class Kernel:
         """Forget symbols and objects that came after `mark`."""
         count, objects, addresses, ends, registered = mark
         del self._slots[count:]
-        self._addresses = dict(addresses)
+        self._addresses.clear()  # in place: `symbols` is a view of it
+        self._addresses.update(addresses)
         known = set(addresses.values())
         self._zeros = {at: name for at, name in self._zeros.items() if at in known}
         self._variables_end, self._percpu_static = ends
