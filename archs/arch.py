@@ -461,8 +461,8 @@ class Finalisation:
     ftrace
         Sites of the function tracer.
     static_call
-        Returns the code of static call sites, given the code before, the places, the function
-        (0: none), whether they are tail calls, and the environment.
+        Returns the code of static call sites, given the code before, the places, the functions
+        (0: none), which are tail calls, and the environment.
     thunks
         Branches that mitigations rewrite.
     same_size, variable_size
@@ -473,7 +473,7 @@ class Finalisation:
     environment: Callable[[Boot], Environment] | None = None
     features: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     ftrace: Ftrace | None = None
-    static_call: Callable[[U8, U64, int, bool, Environment], U8] | None = None
+    static_call: Callable[[U8, U64, U64, NDArray[np.bool_], Environment], U8] | None = None
     thunks: Thunks | None = None
     same_size: SameSize | None = None
     variable_size: VariableSize | None = None

@@ -289,21 +289,23 @@ def _returns(places: U64, environment: Environment) -> U8:
     return np.where(thunked[:, None], _branches(JUMP, places, thunk), plain)
 
 
-def _static_call(code: U8, places: U64, function: int, tail: bool, environment: Environment) -> U8:
+def _static_call(
+    code: U8, places: U64, functions: U64, tail: NDArray[np.bool_], environment: Environment
+) -> U8:
     """Return the code of static call sites (arch/x86/kernel/static_call.c)."""
-    symbols = environment.symbols
-    if code.shape[1] == 6 and tail:  # Jcc.d32
+    symbols, none = environment.symbols, functions == 0
+    if code.shape[1] == 6:  # Jcc.d32, a tail call
         name = "__static_call_return"
         if "rethunk" in environment.features:
             name = environment.options["return_thunk"]
-        return _aim(code, places, np.full(places.shape, function or symbols[name], np.uint64))
-    if tail:
-        return _branches(JUMP, places, function) if function else _returns(places, environment)
-    if not function:
-        return _rows(NOPS[5], places.size)
-    if function == symbols.get("__static_call_return0"):
-        return _rows(bytes.fromhex("2e2e2e31c0"), places.size)  # cs cs cs xorl %eax, %eax
-    return _branches(CALL, places, function)
+        return _aim(code, places, np.where(none, np.uint64(symbols.get(name, 0)), functions))
+    opcode = np.where(tail, JUMP, CALL).astype(np.uint8)
+    new = _aim(np.repeat(opcode[:, None], 5, axis=1), places, functions)
+    new[none & ~tail] = np.frombuffer(NOPS[5], np.uint8)
+    new[none & tail] = _returns(places[none & tail], environment)
+    zero = np.uint64(symbols.get("__static_call_return0", 0))
+    new[~none & ~tail & (functions == zero)] = np.frombuffer(CLEAR_RAX, np.uint8)
+    return new
 
 
 def _padding(functions: U64, environment: Environment) -> U8:
@@ -314,6 +316,7 @@ def _padding(functions: U64, environment: Environment) -> U8:
     return code
 
 
+CLEAR_RAX = bytes.fromhex("2e2e2e31c0")  # cs cs cs xorl %eax, %eax
 THUNK_STEP = 32  # from one thunk of an array to the next
 COUNTING_THUNKS = ("__x86_indirect_call_thunk_array", "__x86_indirect_jump_thunk_array")
 ITS_RETURN_THUNK = "its_return_thunk"

@@ -14,6 +14,8 @@ pointer of the kernel becomes a direct call of what the pointer holds
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from loader.errors import BadModule
@@ -54,24 +56,24 @@ def apply(subject: Subject) -> None:
         number = int((entries["replaced"] > entries["length"]).argmax())
         reason = f"the replacement of {int(places[number]):#x} is longer than its place"
         raise BadModule(subject.view.name, ".altinstructions", reason)
-    where = [
-        subject.offsets(places[n : n + 1], int(entries["length"][n])) for n in range(places.size)
-    ]
+    where = subject.offsets(places, entries["length"].astype(np.intp))
+    filled = entries["replaced"] > 0
+    start = np.zeros(places.size, np.intp)
+    start[filled] = subject.offsets(sources[filled], entries["replaced"][filled].astype(np.intp))
+    image, packed = subject.image, cache(rules.packed)
     for n, (_, _, feature, flags, length, replaced) in enumerate(entries.tolist()):
-        at = int(where[n][0])
-        place, source = int(places[n]), int(sources[n])
-        code = subject.image[at : at + length].tobytes()
+        at, source = int(where[n]), int(start[n])
+        code = image[at : at + length].tobytes()
         if (feature in has) != bool(flags & NOT):
-            (start,) = subject.offsets(sources[n : n + 1], replaced).tolist() if replaced else (0,)
-            new = subject.image[start : start + replaced].tobytes()
+            new: bytes | None = image[source : source + replaced].tobytes()
             if flags & DIRECT_CALL:
-                direct = rules.direct_call(code, place, new, subject.environment)
-                if direct is None:
-                    continue
-                new = direct
-            code = rules.moved(new.ljust(length, rules.filler), source, place, replaced)
-        code = rules.packed(code)
-        subject.write(where[n], np.frombuffer(code, np.uint8))
+                new = rules.direct_call(code, int(places[n]), new or b"", subject.environment)
+            if new is None:
+                continue
+            filler = rules.filler * (length - len(new))
+            code = rules.moved(new + filler, int(sources[n]), int(places[n]), replaced)
+        image[at : at + length] = np.frombuffer(packed(code), np.uint8)
+    subject.note(where, entries["length"].astype(np.intp))
 
 
 def places(subject: Subject) -> U64:

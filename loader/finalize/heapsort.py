@@ -14,13 +14,7 @@ from collections.abc import Sequence
 
 def order(keys: Sequence[int]) -> list[int]:
     """Return the permutation that the kernel's sort() makes of entries with these keys."""
-    at = list(range(len(keys)))
-    key = list(keys)
-
-    def swap(i: int, j: int) -> None:
-        at[i], at[j] = at[j], at[i]
-        key[i], key[j] = key[j], key[i]
-
+    at, key = list(range(len(keys))), list(keys)
     size, root, step = len(keys), len(keys) // 2, 1
     if size < 2:
         return at
@@ -29,30 +23,31 @@ def order(keys: Sequence[int]) -> list[int]:
             root -= step
         elif size > 3:
             size -= 1
-            swap(0, size)
-            step = 1 + (key[1] <= key[2])
-            root = step
+            at[0], at[size], key[0], key[size] = at[size], at[0], key[size], key[0]
+            root = step = 1 + (key[1] <= key[2])
             size -= 1
-            swap(root, size)
+            at[root], at[size], key[root], key[size] = at[size], at[root], key[size], key[root]
         else:
             break
         # Follow the larger children to a leaf, then climb to where the root's element belongs.
-        low = root
-        while 2 * low + 2 < size:
-            left = 2 * low + 1
-            low = left if key[left] > key[left + 1] else left + 1
-        if 2 * low + 2 == size:
-            low = 2 * low + 1
+        low, right = root, 2 * root + 2
+        while right < size:
+            low = right - 1 if key[right - 1] > key[right] else right
+            right = 2 * low + 2
+        if right == size:
+            low = right - 1
         moved = key[root]
         while low != root and moved >= key[low]:
             low = (low - 1) // 2
         # Everything on the way from there up to the root moves one level up.
-        hole = low
+        hole, above, higher = low, at[low], key[low]
         while low != root:
             low = (low - 1) // 2
-            swap(low, hole)
+            at[low], above = above, at[low]
+            key[low], higher = higher, key[low]
+        at[hole], key[hole] = above, higher
     size -= 1
-    swap(0, size)
+    at[0], at[size], key[0], key[size] = at[size], at[0], key[size], key[0]
     if size == 2 and key[0] > key[1]:
-        swap(0, 1)
+        at[0], at[1] = at[1], at[0]
     return at

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, MemType
 from loader.elf import ElfView
@@ -47,16 +48,11 @@ def attach(subject: Subject) -> None:
     table.point("key", words)
     subject.claim(table)
     keys, which = np.unique(words & ~FLAGS, return_inverse=True)
-    functions = [_function(subject, key, names.get(key)) for key in keys.tolist()]
+    functions, known = _functions(subject, keys, names)
     # A key leads to the modules that use it by a list on the heap.
     subject.note(subject.offsets(keys[subject.within(keys)] + MODULES, 8), 8, RUNNING)
-    tail = (words & TAIL) != 0
-    for function in set(functions) - {None}:
-        mine = np.isin(which, [n for n, f in enumerate(functions) if f == function])
-        for is_tail in (False, True):
-            sites = code[mine & (tail == is_tail)]
-            if function is not None and sites.size:
-                _write(subject, sites, function, is_tail=is_tail)
+    written = known[which]
+    _write(subject, code[written], functions[which][written], (words[written] & TAIL) != 0)
 
 
 def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
@@ -101,29 +97,36 @@ def _resolved(
     return found[which] | words & FLAGS, names
 
 
-def _function(subject: Subject, key: int, name: str | None) -> int | None:
-    """Return what a key calls now: 0 for nothing, None if nobody knows."""
+def _functions(
+    subject: Subject, keys: U64, names: Mapping[int, str]
+) -> tuple[U64, NDArray[np.bool_]]:
+    """Return what the keys call now, 0 for nothing, and which of them anybody knows."""
     environment = subject.environment
-    if name is None:
-        at = np.array([key], np.uint64)
-        if not subject.within(at).all():
-            return None
-        return int(subject.bytes_at(subject.offsets(at, 8), 8).view("<u8")[0, 0])
-    tracer = TRACER + name.removeprefix(TRACEPOINT) if name.startswith(TRACEPOINT) else ""
-    return environment.static_calls.get(name, environment.symbols.get(tracer))
+    known = subject.within(keys)
+    functions = np.zeros(keys.size, np.uint64)
+    functions[known] = subject.bytes_at(subject.offsets(keys[known], 8), 8).view(np.uint64)[:, 0]
+    for number, key in enumerate(keys.tolist()):
+        name = names.get(key)
+        if name is not None:
+            tracer = TRACER + name.removeprefix(TRACEPOINT) if name.startswith(TRACEPOINT) else ""
+            function = environment.static_calls.get(name, environment.symbols.get(tracer))
+            functions[number], known[number] = function or 0, function is not None
+    return functions, known
 
 
-def _write(subject: Subject, sites: U64, function: int, *, is_tail: bool) -> None:
-    """Write the calls at sites whose keys say the same."""
+def _write(subject: Subject, sites: U64, functions: U64, tail: NDArray[np.bool_]) -> None:
+    """Write the calls of functions (0: of nothing) at the sites."""
     rules = subject.rules
     assert rules.static_call is not None
     assert rules.thunks is not None
-    if function and not is_tail:  # a tail call enters the function itself: it was counted
-        function = int(redirected(subject, np.array([function], np.uint64))[0])
-    at = subject.offsets(sites)
-    length = rules.thunks.length(subject.bytes_at(at, rules.thunks.longest))
+    counted = (functions != 0) & ~tail  # a tail call enters the function itself
+    functions[counted] = redirected(subject, functions[counted])
+    code = subject.bytes_at(subject.offsets(sites), rules.thunks.longest)
+    length = rules.thunks.length(code)
     for size in set(length.tolist()) - {0}:
         chosen = np.flatnonzero(length == size)
-        before = subject.bytes_at(subject.offsets(sites[chosen], size), size)
-        after = rules.static_call(before, sites[chosen], function, is_tail, subject.environment)
-        subject.write(at[chosen], after)
+        at = subject.offsets(sites[chosen], size)
+        site, function = sites[chosen], functions[chosen]
+        environment = subject.environment
+        new = rules.static_call(code[chosen, :size], site, function, tail[chosen], environment)
+        subject.write(at, new)

@@ -157,7 +157,7 @@ class Subject:
         table = self.table(name, SITE)
         return np.empty(0, np.uint64) if table is None else table.targets("site")
 
-    def offsets(self, addresses: U64, width: int = 1) -> Index:
+    def offsets(self, addresses: U64, width: int | Index = 1) -> Index:
         """Return where addresses lie in the buffer.
 
         Raises
@@ -168,7 +168,7 @@ class Subject:
         starts, sizes, where = self._map
         number = np.searchsorted(starts, addresses, side="right") - 1
         inside = addresses - starts[number]
-        outside = (number < 0) | (inside + np.uint64(width) > sizes[number])
+        outside = (number < 0) | (inside + np.asarray(width, np.uint64) > sizes[number])
         if outside.any():
             first = int(addresses[outside.argmax()])
             raise BadModule(
