@@ -24,6 +24,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 import attrs
 import numpy as np
@@ -211,11 +212,15 @@ def _length(code: U8) -> Index:
 
 def _targets(code: U8, places: U64) -> U64:
     """Return where branches go; the place is that of the first byte."""
-    length = _length(code)
-    columns = np.arange(4) + np.maximum(length, 4)[:, None] - 4
-    words = np.take_along_axis(code, columns, axis=1)
+    if code.shape[1] == 5:
+        length: Index | int = 5
+        words = code[:, 1:]
+    else:
+        length = _length(code)
+        columns = np.arange(4) + np.maximum(length, 4)[:, None] - 4
+        words = np.take_along_axis(code, columns, axis=1)
     displacement = np.ascontiguousarray(words).view("<i4")[:, 0].astype(np.int64)
-    return np.asarray(places + (length + displacement).view(np.uint64))
+    return np.asarray(places + (displacement + length).view(np.uint64))
 
 
 def _aim(code: U8, places: U64, targets: U64) -> U8:
@@ -246,17 +251,21 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
         calls, jumps = (environment.symbols[name] for name in COUNTING_THUNKS)
         first = np.where((code[:, :2] == CALL).any(axis=1), calls, jumps).astype(np.uint64)
         return _aim(code, places, first + registers * np.uint64(THUNK_STEP))
-    forms = np.concatenate((code[:, :-4], registers.astype(np.uint8)[:, None]), axis=1)
-    kinds, which = np.unique(forms, axis=0, return_inverse=True)
+    # A thousand branches have few forms: the opcode, of one byte or two, and the register.
+    opcode = np.ascontiguousarray(code[:, [0, code.shape[1] - 5]]).view("<u2")[:, 0]
+    form = registers | opcode.astype(np.uint64) << np.uint64(8)
+    _, chosen, which = np.unique(form, return_index=True, return_inverse=True)
     fence = "retpoline_lfence" in features
-    new = np.array([_direct(bytes(kind), code.shape[1], fence) for kind in kinds])
-    changed: U8 = new[which.reshape(-1)]
-    return changed
+    kinds = [
+        _direct(code[n, :-4].tobytes(), int(registers[n]), code.shape[1], fence)
+        for n in chosen.tolist()
+    ]
+    new: U8 = np.array(kinds, np.uint8).reshape(-1, code.shape[1])[which]
+    return new
 
 
-def _direct(form: bytes, length: int, fence: bool) -> list[int]:
-    """Return an indirect branch of `length` bytes; `form` is the opcode and the register."""
-    *opcode, register = form
+def _direct(opcode: bytes, register: int, length: int, fence: bool) -> list[int]:
+    """Return an indirect branch in `length` bytes, for a branch to the register's thunk."""
     code = b""
     if opcode[0] == ESCAPE:  # Jcc thunk: skip an indirect jump on the opposite condition
         code += bytes((0x70 | (opcode[1] & 0xF) ^ 1, length - 2))
@@ -528,46 +537,49 @@ def _immediate(table: int, byte: int, field: int, prefixes: bytes, *, wide: bool
     return {0xC2: 2, 0xCA: 2, 0xC8: 3}.get(byte, int(byte in _IMM8))
 
 
+@lru_cache(maxsize=4096)
+def _relative(code: bytes) -> tuple[tuple[int, Instruction, tuple[int, int]], ...]:
+    """Return the fields of code that are relative: instruction's offset, instruction, field."""
+    found, at = [], 0
+    while (insn := decode(code, at)) is not None:
+        if insn.is_branch:
+            found.append((at, insn, insn.immediate))
+        if insn.relative:
+            found.append((at, insn, insn.displacement))
+        at += insn.length
+    return tuple(found)
+
+
 def _moved(code: bytes, source: int, place: int, size: int) -> bytes:
     """Return code with what is relative to its own address adjusted (apply_relocation)."""
-    new, shift, at = bytearray(code), source - place, 0
-    while at < len(code):
-        insn = decode(bytes(new), at)
-        if insn is None:
-            break
-        end = at + insn.length
-        fields = [insn.immediate] if insn.is_branch else []
-        fields += [insn.displacement] if insn.relative else []
-        for offset, width in fields:
-            field = slice(at + offset, at + offset + width)
-            away = int.from_bytes(new[field], "little", signed=True)
-            if not 0 <= end + away <= size:  # else the target moves along
-                value = away + shift & (1 << 8 * width) - 1
-                new[field] = value.to_bytes(width, "little")
-            near = away + shift + 3  # behind a jump of two bytes instead of five
-            if insn.opcode[0] == JUMP and -128 <= near < 128:
-                short = bytes((JUMP8, near & 0xFF))
-                new[at:end] = short + bytes((INT3,)) * (insn.length - 2)
-        at = end
+    fields, shift = _relative(code), source - place
+    if not fields:
+        return code
+    new = bytearray(code)
+    for at, insn, (offset, width) in fields:
+        field, end = slice(at + offset, at + offset + width), at + insn.length
+        away = int.from_bytes(new[field], "little", signed=True)
+        if not 0 <= end + away <= size:  # else the target moves along
+            value = away + shift & (1 << 8 * width) - 1
+            new[field] = value.to_bytes(width, "little")
+        near = away + shift + 3  # behind a jump of two bytes instead of five
+        if insn.opcode[0] == JUMP and -128 <= near < 128:
+            short = bytes((JUMP8, near & 0xFF))
+            new[at:end] = short + bytes((INT3,)) * (insn.length - 2)
     return bytes(new)
 
 
+@lru_cache(maxsize=4096)
 def _packed(code: bytes) -> bytes:
     """Return code with each run of NOPs made into one (optimize_nops)."""
     new, at = bytearray(code), 0
-    while at < len(code):
-        insn = decode(code, at)
-        if insn is None:
-            break
+    while (insn := decode(code, at)) is not None:
         first, at = at, at + insn.length
         if not insn.is_nop:
             continue
         if at == len(code):
             break
-        while at < len(code):
-            insn = decode(code, at)
-            if insn is None or not insn.is_nop:
-                break
+        while (insn := decode(code, at)) is not None and insn.is_nop:
             at += insn.length
         new[first:at] = _nop(at - first)
     return bytes(new)

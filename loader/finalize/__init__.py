@@ -20,6 +20,7 @@ prepare_coming_module).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -74,18 +75,14 @@ MECHANISMS: Mapping[str, Callable[[Subject], None]] = MappingProxyType(
 
 @attrs.frozen(eq=False)
 class Finalised:
-    """What finalisation did to a linked module.
+    """What finalisation did to a linked module, whose sections now hold the final bytes."""
 
-    Parameters
-    ----------
-    linked
-        The link, whose sections now hold the final bytes.
-    edits
-        By mechanism, the places that it decides, changed or not, in the order of application.
-    """
+    _subject: Subject
 
-    linked: Linked
-    edits: Mapping[str, Edits]
+    @cached_property
+    def edits(self) -> Mapping[str, Edits]:
+        """By mechanism, the places that it decides, changed or not, in order of application."""
+        return self._subject.edits()
 
 
 def finalise(
@@ -122,4 +119,4 @@ def finalise(
         if name not in without:
             subject.begin(name)
             MECHANISMS[name](subject)
-    return Finalised(linked, subject.edits())
+    return Finalised(subject)

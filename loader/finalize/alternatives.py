@@ -14,8 +14,6 @@ pointer of the kernel becomes a direct call of what the pointer holds
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from loader.errors import BadModule
@@ -60,7 +58,7 @@ def apply(subject: Subject) -> None:
     filled = entries["replaced"] > 0
     start = np.zeros(places.size, np.intp)
     start[filled] = subject.offsets(sources[filled], entries["replaced"][filled].astype(np.intp))
-    image, packed = subject.image, cache(rules.packed)
+    image = subject.image
     for n, (_, _, feature, flags, length, replaced) in enumerate(entries.tolist()):
         at, source = int(where[n]), int(start[n])
         code = image[at : at + length].tobytes()
@@ -72,7 +70,7 @@ def apply(subject: Subject) -> None:
                 continue
             filler = rules.filler * (length - len(new))
             code = rules.moved(new + filler, int(sources[n]), int(places[n]), replaced)
-        image[at : at + length] = np.frombuffer(packed(code), np.uint8)
+        image[at : at + length] = np.frombuffer(rules.packed(code), np.uint8)
     subject.note(where, entries["length"].astype(np.intp))
 
 

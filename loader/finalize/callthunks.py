@@ -25,7 +25,8 @@ def apply(subject: Subject) -> None:
     thunks = subject.rules.thunks
     if thunks is None or FEATURE not in subject.environment.features:
         return
-    sites = np.union1d(subject.sites(".call_sites"), alternatives.places(subject))
+    sites, others = subject.sites(".call_sites"), np.unique(alternatives.places(subject))
+    sites = np.concatenate((sites, others[~np.isin(others, sites)]))
     sites = sites[subject.within(sites, MemType.TEXT)]
     code = subject.bytes_at(subject.offsets(sites, thunks.call_size), thunks.call_size)
     call = thunks.is_call(code)

@@ -14,40 +14,44 @@ from collections.abc import Sequence
 
 def order(keys: Sequence[int]) -> list[int]:
     """Return the permutation that the kernel's sort() makes of entries with these keys."""
-    at, key = list(range(len(keys))), list(keys)
-    size, root, step = len(keys), len(keys) // 2, 1
+    size = len(keys)
     if size < 2:
-        return at
+        return list(range(size))
+    # One number stands for an entry: its key's rank, then its index, which must not be compared.
+    shift = size.bit_length()
+    rest = (1 << shift) - 1
+    ranks = {key: rank << shift for rank, key in enumerate(sorted(set(keys)))}
+    heap = [ranks[key] | index for index, key in enumerate(keys)]
+    root, step = size // 2, 1
     while True:
         if root:  # build the heap, or go on from where the second largest was taken
             root -= step
         elif size > 3:
             size -= 1
-            at[0], at[size], key[0], key[size] = at[size], at[0], key[size], key[0]
-            root = step = 1 + (key[1] <= key[2])
+            heap[0], heap[size] = heap[size], heap[0]
+            root = step = 1 + (heap[1] <= heap[2] | rest)
             size -= 1
-            at[root], at[size], key[root], key[size] = at[size], at[root], key[size], key[root]
+            heap[root], heap[size] = heap[size], heap[root]
         else:
             break
         # Follow the larger children to a leaf, then climb to where the root's element belongs.
         low, right = root, 2 * root + 2
         while right < size:
-            low = right - 1 if key[right - 1] > key[right] else right
+            low = right - (heap[right - 1] > heap[right] | rest)
             right = 2 * low + 2
         if right == size:
             low = right - 1
-        moved = key[root]
-        while low != root and moved >= key[low]:
-            low = (low - 1) // 2
+        moved = heap[root] | rest
+        while low != root and moved >= heap[low]:
+            low = (low - 1) >> 1
         # Everything on the way from there up to the root moves one level up.
-        hole, above, higher = low, at[low], key[low]
+        hole, above = low, heap[low]
         while low != root:
-            low = (low - 1) // 2
-            at[low], above = above, at[low]
-            key[low], higher = higher, key[low]
-        at[hole], key[hole] = above, higher
+            low = (low - 1) >> 1
+            heap[low], above = above, heap[low]
+        heap[hole] = above
     size -= 1
-    at[0], at[size], key[0], key[size] = at[size], at[0], key[size], key[0]
-    if size == 2 and key[0] > key[1]:
-        at[0], at[1] = at[1], at[0]
-    return at
+    heap[0], heap[size] = heap[size], heap[0]
+    if size == 2 and heap[0] > heap[1] | rest:
+        heap[0], heap[1] = heap[1], heap[0]
+    return [entry & rest for entry in heap]

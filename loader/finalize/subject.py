@@ -93,7 +93,7 @@ class Subject:
     addresses: Mapping[int, int]
     linked: Linked
     environment: Environment
-    _edits: dict[str, list[tuple[Index, Index]]] = attrs.field(factory=dict, init=False)
+    _edits: dict[str, list[tuple[Index, int | Index]]] = attrs.field(factory=dict, init=False)
     _mechanism: str = attrs.field(default="", init=False)
 
     @property
@@ -118,8 +118,7 @@ class Subject:
 
     def note(self, at: Index, width: int | Index, mechanism: str = "") -> None:
         """Claim `width` bytes at each offset of the buffer, for the current mechanism if none."""
-        widths = np.broadcast_to(np.asarray(width, np.intp), at.shape)
-        self._edits.setdefault(mechanism or self._mechanism, []).append((at, widths))
+        self._edits.setdefault(mechanism or self._mechanism, []).append((at, width))
 
     def claim(self, table: Table) -> None:
         """Claim a whole table for the current mechanism."""
@@ -128,29 +127,35 @@ class Subject:
     def edits(self) -> dict[str, Edits]:
         """Return what was claimed, by mechanism."""
         return {
-            name: Edits(*(np.concatenate(parts) for parts in zip(*runs, strict=True)))
+            name: Edits(
+                np.concatenate([at for at, _ in runs]),
+                np.concatenate([np.broadcast_to(np.intp(width), at.shape) for at, width in runs]),
+            )
             for name, runs in self._edits.items()
         }
 
     # Sections and addresses --------------------------------------------------------------------
 
-    def tables(self, name: str, dtype: np.dtype[np.void]) -> list[Table]:
-        """Return the sections called `name` that hold entries, as tables."""
-        found = []
-        for section in self.view.sections:
-            if section.name == name and self._size(section.index):
-                at, size = self.linked.offsets[section.index], self._size(section.index)
-                if size % dtype.itemsize:
-                    where = f"section {section.index} ({name})"
-                    reason = f"size {size:#x} is no multiple of {dtype.itemsize}"
-                    raise BadModule(self.view.name, where, reason)
-                entries = self.image[at : at + size].view(dtype)
-                found.append(Table(section.index, entries, self.addresses[section.index], at))
-        return found
-
     def table(self, name: str, dtype: np.dtype[np.void]) -> Table | None:
-        """Return the first section called `name` as a table; None without one, or an empty one."""
-        return next(iter(self.tables(name, dtype)), None)
+        """Return the first section called `name` as a table; None without one, or an empty one.
+
+        Raises
+        ------
+        BadModule
+            When its size is no multiple of an entry's.
+        """
+        section = self.view.section(name)
+        size = 0 if section is None else self._size(section.index)
+        if section is None or not size:
+            return None
+        if size % dtype.itemsize:
+            where = f"section {section.index} ({name})"
+            raise BadModule(
+                self.view.name, where, f"size {size:#x} is no multiple of {dtype.itemsize}"
+            )
+        at = self.linked.offsets[section.index]
+        entries = self.image[at : at + size].view(dtype)
+        return Table(section.index, entries, self.addresses[section.index], at)
 
     def sites(self, name: str) -> U64:
         """Return the addresses that a table of 32-bit self-relative words points at."""
