@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TOTALS = ("boot", "mod.", "sect.", "bytes", "relocs")
-DIFFERING = ("reloc", *KINDS, "unexpl.")
+DIFFERING = ("reloc", *KINDS, "other")
 LEGEND = (
     "mod., sect., bytes, relocs: compared. reloc: bytes that differ after relocation; the others "
-    "differ after finalisation, unexpl. being those that no mechanism decides."
+    "differ after finalisation, other being those that no mechanism decides."
 )
 
 

@@ -27,8 +27,8 @@ from allocator import Execmem
 from allocator.memory import KernelMemory
 from allocator.physical import PhysicalMemory
 from allocator.types import (
-    GIB,
     LARGE_PAGE_SIZE,
+    MIB,
     PAGE_SIZE,
     AddressMap,
     Consumer,
@@ -48,6 +48,7 @@ from loader.recording import Recording, Run, image_of
 Region: TypeAlias = tuple[int, int]  # address, and size in bytes
 
 BPF_PACK = LARGE_PAGE_SIZE  # bytes, per NUMA node
+MEMORY = 256 * MIB  # room for the largest region; nothing is written
 
 
 @attrs.frozen
@@ -245,7 +246,7 @@ class _Kernel:
     """Executable memory as the kernel has it; regions are address and size, page-rounded."""
 
     def __init__(self, arch: Arch, address_map: AddressMap) -> None:
-        self.memory = KernelMemory(PhysicalMemory(GIB), address_map)
+        self.memory = KernelMemory(PhysicalMemory(MEMORY), address_map)
         self.execmem = Execmem(
             self.memory, trap=arch.trap, text_poke=arch.text_poke, design="vmalloc"
         )

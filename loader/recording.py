@@ -19,7 +19,7 @@ import json
 import lzma
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +202,11 @@ class Run:
         # A static function may have an imported one's name; it moves as the others do, if at all.
         slides = Counter(at - known[n] for n, at in seen.items() if known.get(n, 0) >> 63)
         slide, count = next(iter(slides.most_common(1)), (0, 0))
-        if 2 * count > slides.total():
+        if slide and 2 * count > slides.total():
             known = {name: at + slide if at >> 63 else at for name, at in known.items()}
-        elif known:
+        elif known and 2 * count <= slides.total():
             known = {}  # another kernel
-        return known | seen
+        return {**known, **seen}
 
 
 def runs(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Run]:
@@ -330,7 +330,8 @@ def _text(path: Path) -> str:
     return (_unpacked(path) or b"").decode("utf-8", "backslashreplace")
 
 
-def _kallsyms(path: Path) -> dict[str, int]:
+@lru_cache(maxsize=1)  # one kernel per architecture
+def _kallsyms(path: Path) -> Mapping[str, int]:
     """Return the kernel's own symbols (no module's); of a repeated name the first counts."""
     found: dict[str, int] = {}
     for line in _text(path).splitlines():

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a kernel puts regions, played again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import archs
+from allocator.types import ExecmemType, MemType
+from execmem.cli import main
+from execmem.placement import place_runs
+from loader.elf import parse
+from loader.kallsyms import sizes_with_symbols
+from loader.layout import plan
+from loader.recording import BASE, runs
+from tests.support.elfwriter import A, Sec, Sym, W, X, write
+from tests.support.recorder import Made, record
+
+PAGE = 4096
+
+
+class Pages:
+    """A set of taken pages; the lowest free run is found by looking at every page."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.taken: set[int] = set()
+
+    def take(self, size: int) -> int:
+        """Return the lowest address with room for `size` bytes and a guard page."""
+        count = -(-size // PAGE) + 1
+        page = self.start // PAGE
+        while any(page + n in self.taken for n in range(count)):
+            page += 1
+        self.taken.update(range(page, page + count))
+        return page * PAGE
+
+    def give(self, address: int, size: int) -> None:
+        """Free a region and its guard page."""
+        self.taken -= set(range(address // PAGE, address // PAGE - (-size // PAGE) + 1))
+
+
+def boot(arch: archs.Arch, text: int, *, slide: int = 0) -> tuple[list[Made], str]:
+    """Return three modules where a kernel would put them, and its /proc/modules.
+
+    The second fails to load; the third fits where the second was.
+    """
+    window = arch.address_map().range_of(ExecmemType.MODULE_TEXT).range
+    pages = Pages(window.start + slide)
+    if arch.address_map().range_of(ExecmemType.BPF).range == window:
+        pages.take(2 << 20)
+    made, lines = [], []
+    for number, (name, errno) in enumerate((("one", 0), ("two", 19), ("three", 0))):
+        image = write(
+            arch.machine,
+            [
+                Sec(".text", bytes(text + 5000 * number), A | X),
+                Sec(".rodata", bytes(100), A),
+                Sec(".data", bytes(9000 if number == 1 else 10), A | W),
+                Sec(".init.text", bytes(5000), A | X),
+                Sec(".init.data", bytes(4), A | W),
+            ],
+            [Sym("function", ".text"), Sym("start", ".init.text")],
+        )
+        view = parse(image)
+        layout = plan(view)
+        sizes = {k: s for k, s in sizes_with_symbols(view, layout).items() if s}
+        regions = {
+            k: (pages.take(sizes[k]), -(-sizes[k] // PAGE) * PAGE) for k in MemType if k in sizes
+        }
+        for kind, region in regions.items():
+            if kind.is_init or errno:
+                pages.give(*region)
+        addresses = {i: regions[p.type][0] + p.offset for i, p in layout.placements.items()}
+        made.append(
+            Made(
+                name=name,
+                image=image,
+                addresses=addresses,
+                symbols={},
+                relocated={i: bytes(layout.size_of(view.sections[i])) for i in addresses},
+                regions={kind.name: region for kind, region in regions.items()},
+                append="" if slide else "nokaslr",
+                errno=errno,
+            )
+        )
+        size = sum(size for kind, (_, size) in regions.items() if not kind.is_init)
+        if not errno:
+            lines.append(f"{name} {size} 0 - Live {regions[MemType.TEXT][0]:#x}")
+    return made, "\n".join(reversed(lines)) + "\n"
+
+
+@pytest.mark.parametrize("slide", [0, 0x3000])
+@pytest.mark.parametrize("text", [100, 5000, 20000])
+def test_regions_are_predicted(arch: archs.Arch, tmp_path: Path, text: int, slide: int) -> None:
+    """First fit, guard pages, init memory used again, a failed load and KASLR's start."""
+    made, live = boot(arch, text, slide=slide)
+    record(tmp_path / arch.name, made, boot={"modules": live}, run="some")
+    record(tmp_path / arch.name, made[:1])
+    (placed,) = place_runs([run for run in runs(tmp_path) if run.name == "some"])
+    assert placed.deviations == ()
+    assert (placed.loads, placed.regions, placed.equal) == ((3, 0, 0), 15, 15)
+
+
+def test_a_deviation_is_shown_and_not_followed(
+    arch: archs.Arch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A region elsewhere is one deviation: what comes after it is judged by itself."""
+    made, live = boot(arch, 100)
+    base, size = made[0].regions["RODATA"]
+    far = base + (1 << 20)
+    made[0].regions = {**made[0].regions, "RODATA": (far, size)}
+    record(tmp_path / arch.name, made[:1], boot={"modules": live.splitlines()[-1]})
+    with pytest.raises(SystemExit):
+        main(["diff", "--placement", "--json", "--jobs", "1", "--oracle", str(tmp_path)])
+    (placed,) = json.loads(capsys.readouterr().out)["placement"]
+    (deviation,) = [d for d in placed["deviations"] if d["type"] == "RODATA"]
+    assert (deviation["predicted"], deviation["recorded"]) == ([base, size], [far, size])
+    assert placed["regions"] == 5
+    with pytest.raises(SystemExit):
+        main(["diff", "--placement", "--jobs", "1", "--oracle", str(tmp_path)])
+    assert f"predicted {base:#x}, recorded {far:#x}" in capsys.readouterr().out
+
+
+def test_regions_of_a_real_boot_are_predicted(oracle: Path, corpus: Path) -> None:
+    """In a boot with one CPU every recorded region lies where, and is as large as, predicted."""
+    found = place_runs([run for run in runs(oracle) if run.name == BASE], (corpus,))
+    (placed,) = found
+    assert placed.regions > 200
+    assert (placed.deviations, placed.equal) == ((), placed.regions)
