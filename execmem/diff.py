@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 import archs
 from archs import Checks
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
+from loader.errors import LoadError
 from loader.finalize import Environment, Finalised, finalise
 from loader.layout import Layout, plan
 from loader.link import Linked, link_view
@@ -113,6 +114,8 @@ class ModuleDiff:
     ----------
     skipped
         Why it was not compared; else empty.
+    refused
+        Whether that is because execmem refused the module.
     sections, size, relocations
         What was compared.
     laid_out
@@ -131,6 +134,7 @@ class ModuleDiff:
     run: str
     name: str
     skipped: str = ""
+    refused: bool = False
     sections: int = 0
     size: int = 0
     relocations: int = 0
@@ -178,7 +182,7 @@ class RunDiff:
     @property
     def equal(self) -> bool:
         """Whether relocation, text and read-only data are the kernel's, and all sizes."""
-        laid_out = any(m.laid_out for m in self.compared)
+        laid_out = any(m.laid_out or m.refused for m in self.modules)
         code = self.differing("text") + self.differing("rodata")
         return not (laid_out or self.total("relocated") or code)
 
@@ -389,13 +393,17 @@ def _ranges(
     kind, functions = kind_of(section), _Symbols(prediction.view)
     label = np.where(wrong, owner.astype(np.int16), -1)
     edges = np.flatnonzero(np.diff(label, prepend=-1, append=-1)).tolist()
-    # Whole instructions, where they have one size.
-    step = len(prediction.view.arch.trap) if kind == "text" else 1
+    # Whole instructions where they have one size, else whole sites of a mechanism.
+    step, done = len(prediction.view.arch.trap) if kind == "text" else 1, 0
     for first, last in pairwise(edges):
-        if label[first] < 0:
+        if label[first] < 0 or first < done:
             continue
         start, end = first // step * step, min(-(-last // step) * step, section.size)
         mechanism = "relocation" if point == RELOCATED else names[int(owner[first])]
+        if kind == "text" and step == 1 and mechanism in prediction.finalised.edits:
+            site, width = _site(prediction, mechanism, section.index, first)
+            start, end = min(start, site), max(end, site + width)
+        done = end
         yield Range(
             point,
             section.name,
@@ -407,6 +415,14 @@ def _ranges(
             ours[start:end].tobytes(),
             None if theirs is None else theirs[start:end].tobytes(),
         )
+
+
+def _site(prediction: Prediction, mechanism: str, section: int, offset: int) -> tuple[int, int]:
+    """Return offset and width of the site that holds a byte of a section."""
+    edits, base = prediction.finalised.edits[mechanism], prediction.linked.offsets[section]
+    inside = (edits.at <= base + offset) & (base + offset < edits.at + edits.width)
+    number = int(np.flatnonzero(inside)[-1])
+    return int(edits.at[number]) - base, int(edits.width[number])
 
 
 class _Symbols:
@@ -529,8 +545,13 @@ def _work(task: Task) -> list[ModuleDiff]:
     if image is None:
         reason = f"{first.file} is not in the recording; name a folder that has it with --root"
         return [ModuleDiff(r.arch_name, r.run, r.name, reason) for r in task.recordings]
-    view = parse(image, Path(first.file).name)
-    return [
-        compare(r, predict(r, view, e, without=task.without), ranges=task.ranges)
-        for r, e in zip(task.recordings, task.environments, strict=True)
-    ]
+    found = []
+    for recording, environment in zip(task.recordings, task.environments, strict=True):
+        try:
+            view = parse(image, Path(first.file).name)
+            prediction = predict(recording, view, environment, without=task.without)
+            found.append(compare(recording, prediction, ranges=task.ranges))
+        except LoadError as error:
+            who = (recording.arch_name, recording.run, recording.name)
+            found.append(ModuleDiff(*who, str(error), refused=True))
+    return found

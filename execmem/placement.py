@@ -47,19 +47,27 @@ from loader.recording import Recording, Run, image_of
 
 Region: TypeAlias = tuple[int, int]  # address, and size in bytes
 
+LATE, UNKNOWN = "init memory of earlier modules freed late", "unknown"
 BPF_PACK = LARGE_PAGE_SIZE  # bytes, per NUMA node
 MEMORY = 256 * MIB  # room for the largest region; nothing is written
 
 
 @attrs.frozen
 class Deviation:
-    """A region that lies elsewhere, or has another size, than predicted; sizes in bytes."""
+    """A region that lies elsewhere, or has another size, than predicted; sizes in bytes.
+
+    Parameters
+    ----------
+    reason
+        One of a few; `modules` are those that it is about.
+    """
 
     module: str
     type: MemType
     predicted: Region
     recorded: Region
     reason: str
+    modules: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -99,6 +107,7 @@ class Placed:
                     "predicted": list(d.predicted),
                     "recorded": list(d.recorded),
                     "reason": d.reason,
+                    "because_of": list(d.modules),
                 }
                 for d in self.deviations
             ],
@@ -227,12 +236,10 @@ def place(run: Run, loads: Sequence[Load]) -> Placed:
             regions += kind in recorded
             equal += kind in recorded and part == wanted
             if part != wanted:
-                reason = kernel.correct(part, wanted) or (
-                    "after modules of which only the text's address and the size are known"
-                    if unknown
-                    else "unknown"
-                )
-                deviations.append(Deviation(load.name, kind, part, wanted, reason))
+                reason, modules = kernel.correct(part, wanted)
+                if reason == UNKNOWN and unknown:
+                    reason = "after modules of which only the text's address and the size are known"
+                deviations.append(Deviation(load.name, kind, part, wanted, reason, modules))
             held.append((kind, wanted))
         for kind, part in held:
             if kind.is_init or load.failed:
@@ -267,17 +274,18 @@ class _Kernel:
         self._release(region)
         self._freed.append((_span(region), module))
 
-    def correct(self, predicted: Region, recorded: Region) -> str:
-        """Take the region that the kernel took instead of ours, and return why it did, if we know.
+    def correct(self, predicted: Region, recorded: Region) -> tuple[str, tuple[str, ...]]:
+        """Take the region that the kernel took instead of ours; return why, and because of whom.
 
         Init memory is freed by a worker: with several CPUs the next module may be faster.
         """
         self._release(predicted)
-        reason = "another size"
+        reason, modules = "another size", tuple[str, ...]()
         if predicted[1] == recorded[1]:
-            reason = self._because_late(predicted, recorded)
+            late = self._late_modules(predicted, recorded)
+            reason, modules = (UNKNOWN, ()) if late is None else (LATE, late)
         self._take(recorded)
-        return reason
+        return reason, modules
 
     def release_late(self) -> None:
         """Let the worker free what it was late with."""
@@ -285,7 +293,8 @@ class _Kernel:
             self.memory.release(span)
         self._late.clear()
 
-    def _because_late(self, predicted: Region, recorded: Region) -> str:
+    def _late_modules(self, predicted: Region, recorded: Region) -> tuple[str, ...] | None:
+        """Return whose init memory would still be there, if that explains the place."""
         for span in [span for span in self._late if span.overlaps(_span(recorded))]:
             self._late.remove(span)
             self.memory.release(span)
@@ -295,12 +304,11 @@ class _Kernel:
             probe = _span((place, predicted[1]))
             held = [(s, m) for s, m in self._freed if s.overlaps(probe) and self._reserve(s)]
             if not held:
-                return ""
+                return None
             self._late += [span for span, _ in held]
             names += [module for _, module in held]
             place = self._find(predicted[1])
-        modules = ", ".join(dict.fromkeys(names)) or "a module"
-        return f"init memory of {modules} freed late" if place == recorded[0] else ""
+        return tuple(dict.fromkeys(names)) if place == recorded[0] else None
 
     def _find(self, size: int) -> int:
         address, _ = region = self.alloc(size)

@@ -23,7 +23,13 @@ from execmem.commands.common import examples
 @click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
 @click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
 @click.option(
-    "--root", "roots", multiple=True, metavar="DIR", help="where to find files left out; repeatable"
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    envvar="EXECMEM_CORPUS",
+    help="where to find files left out (or EXECMEM_CORPUS); repeatable",
 )
 @click.option(
     "--without", multiple=True, metavar="MECHANISM", help="leave one out, to see it matter"
@@ -43,7 +49,7 @@ def diff(
     oracle: str,
     names: tuple[str, ...],
     arches: tuple[str, ...],
-    roots: tuple[str, ...],
+    roots: tuple[Path, ...],
     without: tuple[str, ...],
     placement: bool,
     jobs: int | None,
@@ -81,18 +87,17 @@ def diff(
     for name in wanted:
         if name not in known:
             raise click.UsageError(f"no recording has a module {name!r}")
-    trees = tuple(map(Path, roots))
     with diff_report.progress_bar(Console(stderr=True)) as progress:
         result = compare_runs(
             found,
             modules=wanted,
-            trees=trees,
+            trees=roots,
             ranges=bool(wanted),
             without=without,
             jobs=jobs or os.cpu_count() or 1,
             progress=progress,
         )
-    placements = place_runs(found, trees) if placement else ()
+    placements = place_runs(found, roots) if placement else ()
     if as_json:
         document = {"runs": [run.as_json(ranges=bool(wanted)) for run in result]}
         if placement:
