@@ -62,7 +62,8 @@ class Range:
     where
         Section and offset, and the symbol that contains it.
     mechanism
-        Who decides these bytes; "relocation" at the first point, "" where nobody claims them.
+        Who decides these bytes, at the first point the type of the relocation there; "" where
+        nobody claims them.
     ours, kernels
         The bytes; `kernels` is None where only a hash is known, then the range is the section.
     """
@@ -399,7 +400,9 @@ def _ranges(
         if label[first] < 0 or first < done:
             continue
         start, end = first // step * step, min(-(-last // step) * step, section.size)
-        mechanism = "relocation" if point == RELOCATED else names[int(owner[first])]
+        mechanism = names[int(owner[first])]
+        if point == RELOCATED:
+            mechanism = _relocation(prediction, section.address + start, section.address + end)
         if kind == "text" and step == 1 and mechanism in prediction.finalised.edits:
             site, width = _site(prediction, mechanism, section.index, first)
             start, end = min(start, site), max(end, site + width)
@@ -415,6 +418,17 @@ def _ranges(
             ours[start:end].tobytes(),
             None if theirs is None else theirs[start:end].tobytes(),
         )
+
+
+def _relocation(prediction: Prediction, start: int, end: int) -> str:
+    """Return the type of the first relocation that writes to [start, end)."""
+    records, rows = prediction.linked.records, prediction.view.arch.relocations
+    near = (records.place < np.uint64(end)) & (records.place >= np.uint64(max(start - 8, 0)))
+    for number in np.flatnonzero(near).tolist():
+        row, place = rows.get(int(records.type[number])), int(records.place[number])
+        if row is not None and place + rows.widths[row.number] > start:
+            return row.name
+    return "relocation"
 
 
 def _site(prediction: Prediction, mechanism: str, section: int, offset: int) -> tuple[int, int]:

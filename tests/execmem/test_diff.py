@@ -112,6 +112,31 @@ def test_a_difference_is_shown_with_its_place(
     assert (code, found["kernel_text"], found["mechanism"]) == (1, "nop", "ftrace")
 
 
+def test_a_wrong_relocation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After relocation the type of the relocation that wrote the bytes stands for a mechanism."""
+    module = traced()
+    module.symbols = {"far": FAR + 8}
+    record(tmp_path / "arm64", [module], boot=KALLSYMS)
+    code, out = diff("traced", "--oracle", tmp_path, capsys=capsys)
+    assert code == 1
+    assert "traced: .text+0x10 (f+0x8), 4 bytes, relocated, R_AARCH64_CALL26" in out
+    assert f"ours   fe 03 00 94  bl #{FAR + 8:#x}" in out
+    assert f"kernel fc 03 00 94  bl #{FAR:#x}" in out
+
+
+def test_a_refused_module_is_a_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What execmem cannot link at the kernel's addresses is reported, and is not equal."""
+    module = traced()
+    module.symbols = {"far": FAR + (1 << 28)}
+    record(tmp_path / "arm64", [module], boot=KALLSYMS)
+    code, out = diff("--oracle", tmp_path, "--json", capsys=capsys)
+    (run,) = json.loads(out)["runs"]
+    assert (code, run["modules"]) == (1, 0)
+    assert "R_AARCH64_CALL26" in run["skipped"][0]["reason"]
+
+
 def test_only_a_hash_counts_the_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without raw bytes an equal section is equal, and one that differs counts whole."""
     record(tmp_path / "arm64", [traced()], boot=KALLSYMS, raw=False)
