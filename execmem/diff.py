@@ -306,15 +306,7 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         List every differing range too, which needs the raw bytes.
     """
     linked, layout = prediction.linked, prediction.layout
-    planned = [
-        (s, layout.placements[s.index]) for s in recording.sections if s.index in layout.placements
-    ]
-    laid_out = tuple(
-        s.name
-        for s, p in planned
-        if (s.size, s.address)
-        != (p.size, recording.regions.get(p.type, (s.address - p.offset, 0))[0] + p.offset)
-    )
+    laid_out = tuple(s.name for s in recording.sections if _laid_out(s, recording, layout))
     chosen = [
         s for s in recording.compared if layout.size_of(prediction.view.sections[s.index]) == s.size
     ]
@@ -372,6 +364,16 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         hashed=tuple(sorted(set(hashed))),
         ranges=tuple(found),
     )
+
+
+def _laid_out(section: RecordedSection, recording: Recording, layout: Layout) -> bool:
+    """Return whether the kernel gave a section another size, or another place in its region."""
+    planned = layout.placements.get(section.index)
+    if planned is None:
+        return False
+    region = recording.regions.get(planned.type)
+    moved = region is not None and section.address != region[0] + planned.offset
+    return moved or section.size != planned.size
 
 
 def _only(owner: NDArray[np.uint8], names: tuple[str, ...]) -> str:

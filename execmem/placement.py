@@ -167,11 +167,10 @@ class _Sizes:
         errata = tuple(n for n in arch.errata if f"WORKAROUND_{n}" in features)
         recorded = {recording.name: recording for recording in run.recordings}
         loads = []
-        for line in reversed(run.live.splitlines()):
-            name, size, *_, address = line.split()[:6]
-            recording = recorded.pop(name, None)
-            sizes = self._of(arch, run, name, recording, errata)
-            loads.append(Load(name, False, int(size), int(address, 16), recording, sizes))
+        for live in run.live:
+            recording = recorded.pop(live.name, None)
+            sizes = self._of(arch, run, live.name, recording, errata)
+            loads.append(Load(live.name, False, live.size, live.address, recording, sizes))
         for recording in sorted(recorded.values(), key=lambda r: r.regions[MemType.TEXT]):
             text, held = recording.regions[MemType.TEXT]
             before = (n for n, load in enumerate(loads) if load.address >= text)

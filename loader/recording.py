@@ -130,12 +130,29 @@ class Recording:
     def raw(self) -> tuple[bytes | None, bytes | None]:
         """Return all sections' bytes at the two points, None where they were not kept."""
         base = self.folder / BASE if self.run == BASE else self.folder / "runs" / self.run
-        relocated = _unpacked(base / f"{self.name}.reloc.bin.xz")
-        change = _unpacked(base / f"{self.name}.init.xor.xz")
-        if relocated is None or change is None or len(change) != len(relocated):
+        relocated = self._kept(base / f"{self.name}.reloc.bin.xz")
+        change = self._kept(base / f"{self.name}.init.xor.xz")
+        if relocated is None or change is None:
             return relocated, None
         both = int.from_bytes(relocated, "little") ^ int.from_bytes(change, "little")
         return relocated, both.to_bytes(len(relocated), "little")
+
+    def _kept(self, path: Path) -> bytes | None:
+        """Return the bytes of all sections, if they were kept."""
+        found = _unpacked(path)
+        size = max((s.offset + s.size for s in self.sections), default=0)
+        if found is not None and len(found) != size:
+            raise BadModule(path.name, "recording", f"has {len(found)} bytes instead of {size}")
+        return found
+
+
+@attrs.frozen
+class LiveModule:
+    """A line of `/proc/modules`: bytes of all core regions, and where text begins."""
+
+    name: str
+    size: int
+    address: int
 
 
 @attrs.frozen
@@ -152,11 +169,14 @@ class Run:
         """What the boot said about itself."""
         folder = self.folder / "boot" / self.name
         first = self.recordings[0]
-        vulnerabilities = _text(folder / "vuln.json")
+        try:
+            vulnerabilities = json.loads(_text(folder / "vuln.json") or "{}")
+        except ValueError as error:
+            raise BadModule("vuln.json", "recording", f"not readable: {error}") from None
         return Boot(
             command_line=_text(folder / "cmdline").strip() or first.append,
             cpuinfo=_text(folder / "cpuinfo"),
-            vulnerabilities=json.loads(vulnerabilities) if vulnerabilities else {},
+            vulnerabilities=vulnerabilities,
             model=first.cpu,
             possible_cpus=first.cpus,
             symbols=self.kernel_symbols,
@@ -185,10 +205,16 @@ class Run:
                     found |= defaults(parse(image, recording.name), recording.addresses)
         return found
 
-    @property
-    def live(self) -> str:
-        """`/proc/modules` after the last load."""
-        return _text(self.folder / "boot" / self.name / "modules")
+    @cached_property
+    def live(self) -> tuple[LiveModule, ...]:
+        """`/proc/modules` after the last load, in the order of loads; empty if not kept."""
+        lines = _text(self.folder / "boot" / self.name / "modules").splitlines()
+        try:
+            # name size users used-by state address taints
+            words = [line.split() for line in reversed(lines)]
+            return tuple(LiveModule(w[0], int(w[1]), int(w[5], 16)) for w in words)
+        except (IndexError, ValueError) as error:
+            raise BadModule("modules", "recording", f"not readable: {error}") from None
 
     @cached_property
     def kernel_symbols(self) -> Mapping[str, int]:
@@ -334,8 +360,11 @@ def _text(path: Path) -> str:
 def _kallsyms(path: Path) -> Mapping[str, int]:
     """Return the kernel's own symbols (no module's); of a repeated name the first counts."""
     found: dict[str, int] = {}
-    for line in _text(path).splitlines():
-        address, _, name = line.split(" ", 2)
-        if "\t" not in name:
-            found.setdefault(name, int(address, 16))
+    try:
+        for line in _text(path).splitlines():
+            address, _, kind_and_name = line.partition(" ")
+            if "\t" not in kind_and_name:
+                found.setdefault(kind_and_name[2:], int(address, 16))
+    except ValueError as error:
+        raise BadModule(path.name, "recording", f"not readable: {error}") from None
     return found

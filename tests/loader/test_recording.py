@@ -61,7 +61,7 @@ def test_missing_parts_are_none(arch: archs.Arch, tmp_path: Path) -> None:
     (recording,) = run.recordings
     assert recording.raw() == (None, None)
     assert image_of(recording) is None
-    assert (run.boot.cpuinfo, run.boot.model, run.live) == ("", "max", "")
+    assert (run.boot.cpuinfo, run.boot.model, run.live) == ("", "max", ())
     tree = tmp_path / "tree" / "kernel"
     tree.mkdir(parents=True)
     (tree / "tiny.ko").write_bytes(b"\x7fELF of another build")
@@ -95,6 +95,15 @@ def test_damage_is_refused_by_name(arch: archs.Arch, tmp_path: Path) -> None:
     (folder / "base" / "tiny.reloc.bin.xz").write_bytes(b"no xz")
     with pytest.raises(BadModule, match=r"tiny.reloc.bin.xz.*damaged"):
         run.recordings[0].raw()
+    (folder / "base" / "tiny.reloc.bin.xz").write_bytes(lzma.compress(b"abc"))
+    with pytest.raises(BadModule, match=r"tiny.reloc.bin.xz.*3 bytes instead of 4"):
+        run.recordings[0].raw()
+    for name in ("vuln.json", "modules"):
+        (folder / "boot" / "base" / name).write_text("[", "ascii")
+    with pytest.raises(BadModule, match=r"vuln.json.*not readable"):
+        _ = run.boot
+    with pytest.raises(BadModule, match=r"modules.*not readable"):
+        _ = run.live
     path = folder / "base" / "tiny.json"
     facts = json.loads(path.read_text("ascii"))
     del facts["symbols"]
