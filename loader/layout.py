@@ -393,17 +393,9 @@ def with_stub_sections(view: ElfView) -> ElfView:
     return attrs.evolve(view, sections=(*view.sections, *extra))
 
 
-def file_sections(view: ElfView) -> frozenset[int]:
-    """Return the indices of the sections that hold the file's bytes before relocation.
-
-    PLT sections and NOBITS hold nothing.
-    """
-    plt = view.arch.plt
-    empty: set[str | None] = {view.arch.got_section}
-    if plt is not None:
-        empty |= {plt.section, plt.init_section, plt.got_section, *plt.placeholders}
-    return frozenset(
-        section.index
-        for section in view.sections
-        if section.type != SHT_NOBITS and section.name not in empty
-    )
+def empty_sections(view: ElfView) -> frozenset[str | None]:
+    """Return the names of sections that hold nothing before relocation, whatever the file has."""
+    plt, got = view.arch.plt, view.arch.got_section
+    if plt is None:
+        return frozenset((got,))
+    return frozenset((got, plt.section, plt.init_section, plt.got_section, *plt.placeholders))

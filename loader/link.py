@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from archs import Arch, Checks
 from archs.engine import Failure, Problem, Records, apply, compute, having, numbers_in
 from archs.reloc import Op, Reloc
-from loader.elf import STT_FUNC, ElfView, RelocationTable, parse
+from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.finalize import Environment, finalise
-from loader.layout import Layout, file_sections, plan, with_stub_sections
+from loader.layout import Layout, empty_sections, plan, with_stub_sections
 from loader.stubs import PltUse, Stubs, redirect, reserved
 from loader.work import SymbolValues, Work
 
@@ -293,10 +293,10 @@ def _buffer(
     # Pages of a large .bss that nobody touches cost nothing.
     sparse = size > 2 * len(view.data)
     image = np.zeros(size, np.uint8) if sparse else np.empty(size, np.uint8)
-    memory, source, end, held = image.data, memoryview(view.data), 0, file_sections(view)
+    memory, source, end, empty = image.data, memoryview(view.data), 0, empty_sections(view)
     for index, at in offsets.items():
         section = view.sections[index]
-        if index not in held or not section.size:
+        if section.type == SHT_NOBITS or section.name in empty or not section.size:
             continue
         if not sparse:
             memory[end:at] = bytes(at - end)

@@ -106,7 +106,7 @@ class SymbolValues:
     @cached_property
     def _worth_all(self) -> bool:
         """Whether to compute every value once is cheaper than those of each record."""
-        return self.view.symbols.size < 4 * sum(table.records.size for table in self.view.tables)
+        return 2 * self.view.symbols.size < sum(t.records.size for t in self.view.tables)
 
     @cached_property
     def _open(self) -> U64:
