@@ -42,7 +42,7 @@ from loader.layout import PERCPU_SECTION, Layout, plan
 from loader.link import link_view
 from samples.modules import names, path
 
-CORPUS = ("nouveau", "btrfs", "xfs", "jbd2", "crc16")  # from the largest to less than a median one
+CORPUS = ("nouveau", "btrfs", "xfs", "jbd2", "mbcache", "crc16")  # mbcache is a median one
 LARGEST = (540_000, 1_700_000)  # relocations and symbols of amdgpu, in the worst case together
 GROWTH = tuple(10**n for n in range(1, 7))
 ROUNDS = 9
