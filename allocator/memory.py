@@ -25,7 +25,14 @@ from typing import TypeVar
 import attrs
 import numpy as np
 
-from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
+from allocator.errors import (
+    AccessError,
+    AllocationError,
+    ExecmemError,
+    LifecycleError,
+    MappingError,
+    PokeError,
+)
 from allocator.events import Events
 from allocator.intervals import IntervalSet
 from allocator.pagetable import Frames, PageTable, Span, Translation
@@ -273,17 +280,28 @@ class KernelMemory:
         (vm_reset_perms in mm/vmalloc.c): alias invalid, one flush for mapping and alias,
         alias back to read-write. MappingError where a page is not mapped; nothing changed.
         """
-        frames = self.page_table.unmap(va, size)
-        aliases = self._alias_runs(frames)
         gone = Interval(va, va + size)
-        if all(span.prot is Prot.RW for alias in aliases for span in self._spans_of(alias)):
+        frames = self.page_table.frames(va, size, operation="unmap")
+        aliases = self._alias_runs(frames)
+        before = [span for alias in aliases for span in self._spans_of(alias)]
+        if all(span.prot is Prot.RW for span in before):
+            self.page_table.unmap(va, size)
             self.flush_tlb(gone)
         else:
-            for alias in aliases:
-                self.page_table.protect(alias.start, alias.size, Prot.NONE)
-            self.flush_tlb(gone, *aliases)
-            for alias in aliases:
-                self.page_table.protect(alias.start, alias.size, Prot.RW)
+            mapped = list(self._spans_of(gone))
+            self._change([(alias, Prot.NONE, Prot.RX | Prot.W) for alias in aliases])
+            try:
+                self.page_table.unmap(va, size)
+                self.flush_tlb(gone, *aliases)
+                self._change([(alias, Prot.RW, Prot.NONE) for alias in aliases])
+            except ExecmemError:
+                if self.translate(va) is None:
+                    for span in mapped:
+                        self.page_table.map_contiguous(
+                            span.va, span.pa or 0, span.prot, size=span.size
+                        )
+                self._restore(before)
+                raise
         self.physical.free_frames(frames)
 
     def vmalloc(
@@ -465,11 +483,19 @@ class KernelMemory:
         """
         ordered = self.check_poke(sites, text_poke)
         store = store or self._store
+        before: list[tuple[int, bytes]] = []
         for va, data, _ in ordered:
-            if PokeStep.ALIAS in omit:
-                store(None, va, data)
-            else:
-                self._poke(va, data, text_poke, flush=PokeStep.FLUSH not in omit, store=store)
+            if len(ordered) > 1:
+                before.append((va, self.read(va, len(data))))
+            try:
+                if PokeStep.ALIAS in omit:
+                    store(None, va, data)
+                else:
+                    self._poke(va, data, text_poke, flush=PokeStep.FLUSH not in omit, store=store)
+            except MappingError:
+                for address, old in before:
+                    self.put_back(address, old)
+                raise
             found = self.read(va, len(data))
             if found != data:
                 raise PokeError(va, len(data), f"the bytes read back differ: {found.hex()}")
@@ -532,19 +558,26 @@ class KernelMemory:
         size, first = len(data), align_down(va, PAGE_SIZE)
         found = map(self.page_table.translate, range(first, va + size, PAGE_SIZE))
         frames = [page.address for page in found if page is not None]
+        # Only what takes several steps can fail with some bytes written.
+        before = self.read(va, size) if len(frames) > text_poke.pages else b""
         done = 0
         for index in range(0, len(frames), text_poke.pages):
             step = frames[index : index + text_poke.pages]
             alias = text_poke.window
             pages = range(alias, alias + len(step) * PAGE_SIZE, PAGE_SIZE)
-            for page, frame in zip(pages, step, strict=True):
-                table.set_pte(page, frame, Prot.RW)
             offset = (va + done) % PAGE_SIZE
             count = min(size - done, len(step) * PAGE_SIZE - offset)
+            mapped = 0
             try:
+                for page, frame in zip(pages, step, strict=True):
+                    table.set_pte(page, frame, Prot.RW)
+                    mapped += 1
                 store(mm, alias + offset, data[done : done + count])
+            except MappingError:
+                self.put_back(va, before[:done])
+                raise
             finally:
-                for page in pages:
+                for page in pages[:mapped]:
                     table.clear_pte(page)
                 if flush:
                     dropped = Interval(pages.start, pages.stop)
@@ -573,6 +606,12 @@ class KernelMemory:
             executable = self.page_table.frames_with(Prot.X)
             frames.update(np.intersect1d(poked, executable, assume_unique=True).tolist())
         return sorted(frames)
+
+    def put_back(self, va: int, data: bytes) -> None:
+        """Store bytes that were at `va` before, whatever the mapping allows: to undo a step."""
+        for span in self.page_table.spans(va, len(data)):
+            offset = span.va - va
+            self.physical.write(span.pa or 0, data[offset : offset + span.size])
 
     def check(self) -> None:
         """Assert every invariant of frames, page table, address space and direct map together."""
@@ -643,19 +682,35 @@ class KernelMemory:
     def _set_memory(
         self, va: int, size: int, *, on: Prot = Prot.NONE, off: Prot = Prot.NONE
     ) -> None:
+        changes = [(Interval(va, va + size), on, off)]
         aliases: list[Interval] = []
         if Prot.W in on | off:
-            aliases = self._alias_runs(self.page_table.frames(va, size))
-        changes = [(va, size, on, off)]
-        changes += [(a.start, a.size, on & Prot.RW, off & Prot.W) for a in aliases]
-        # W goes from the alias first: what the range is about to execute is writable nowhere.
-        for start, length, more, less in reversed(changes) if Prot.W in off else changes:
-            self.page_table.change(start, length, on=more, off=less)
+            aliases = self._alias_runs(self.page_table.frames(va, size, operation="protect"))
+            changes += [(alias, on & Prot.RW, off & Prot.W) for alias in aliases]
+        # W goes from the alias before X comes here: no frame has both for a moment.
+        self._change(changes[::-1] if Prot.W in off else changes)
         self.flush_tlb(Interval(va, va + size), *aliases)
 
     def _protect_alias(self, va: int, size: int, prot: Prot) -> None:
-        for alias in self._alias_runs(self.page_table.frames(va, size)):
-            self.page_table.protect(alias.start, alias.size, prot)
+        aliases = self._alias_runs(self.page_table.frames(va, size))
+        self._change([(alias, prot, (Prot.RX | Prot.W) & ~prot) for alias in aliases])
+
+    def _change(self, changes: Iterable[tuple[Interval, Prot, Prot]]) -> None:
+        """Add and drop rights in every range, or, where one range refuses, in none."""
+        before: list[Span] = []
+        try:
+            for interval, on, off in changes:
+                spans = list(self._spans_of(interval))
+                self.page_table.change(interval.start, interval.size, on=on, off=off)
+                before += spans
+        except ExecmemError:
+            self._restore(before)
+            raise
+
+    def _restore(self, spans: list[Span]) -> None:
+        """Give spans the protection that they had, the last one first."""
+        for span in reversed(spans):
+            self.page_table.protect(span.va, span.size, span.prot)
 
 
 def _discard(callbacks: list[_Callback], callback: _Callback) -> None:

@@ -55,7 +55,11 @@ class Areas(Store):
         if allocation.type.is_text:
             self.memory.sync_icache(address, address + allocation.size)
             self.memory.set_memory_ro(address, size)
-            self.memory.set_memory_x(address, size)
+            try:
+                self.memory.set_memory_x(address, size)
+            except ExecmemError:
+                self.memory.set_memory_rw(address, size)
+                raise
         elif allocation.type in (MemType.RODATA, MemType.INIT_RODATA):
             self.memory.set_memory_ro(address, size)
 

@@ -138,16 +138,23 @@ class Pool(Store):
 
     def free(self, allocation: Allocation) -> None:
         """Restore protection and pattern, merge with the neighbours, return empty chunks."""
-        area = allocation.taken
-        if self.prot is Prot.RW:
-            found = self.memory.translate(area.start)
-            if found is not None and found.prot is not Prot.RW:  # sealed
-                self.memory.set_memory_rw(area.start, area.size)
-        else:
+        area, is_open = allocation.taken, self.is_open(allocation.taken)
+        before = self.memory.read(area.start, area.size)
+        if self.prot is not Prot.RW:
             self.clean(area)
+        elif not is_open:  # sealed
+            self.memory.set_memory_rw(area.start, area.size)
+        try:
+            self.give(area)
+        except ExecmemError:
+            if self.prot is not Prot.RW and is_open:
+                self.open(area)
+            elif self.prot is Prot.RW and not is_open:
+                self.memory.set_memory_ro(area.start, area.size)
+            self.memory.put_back(area.start, before)
+            raise
         if self.prot is Prot.RX:
             self.memory.events.filled_bytes += area.size
-        self.give(area)
 
     def check(self, live: Iterable[Allocation]) -> None:
         """Assert that free areas and allocations fill the chunks; what is free is clean."""
@@ -197,10 +204,23 @@ class Pool(Store):
 
     def give(self, area: Interval) -> None:
         """Put a clean area back, merge it with its neighbours, return chunks that are empty."""
-        for start in self.surplus(self.free_areas.add(area)):
-            end, reserved_end = self.chunks.pop(start)
-            self.free_areas.remove(Interval(start, end))
-            self.memory.depopulate(start, end - start)
+        merged = self.free_areas.add(area)
+        try:
+            self.trim(merged)
+        except ExecmemError:
+            self.free_areas.remove(area)
+            raise
+
+    def trim(self, area: Interval) -> None:
+        """Return the chunks that lie wholly in a free area; they adjoin."""
+        empty = self.surplus(area)
+        if not empty:
+            return
+        gone = Interval(empty[0], self.chunks[empty[-1]][0])
+        self.memory.depopulate(gone.start, gone.size)
+        self.free_areas.remove(gone)
+        for start in empty:
+            _, reserved_end = self.chunks.pop(start)
             self.memory.release(Interval(start, reserved_end))
             self.memory.events.chunks_returned += 1
 
@@ -249,8 +269,15 @@ class Pool(Store):
 
     # Slices --------------------------------------------------------------------------------
 
+    def is_open(self, area: Interval) -> bool:
+        """Return whether a slice is writable."""
+        found = self.memory.translate(area.start)
+        return found is not None and found.prot is Prot.RW
+
     def open(self, area: Interval) -> None:
-        """Make a slice of a chunk writable: first not executable, then RW."""
+        """Make a slice of a chunk writable, unless it is: first not executable, then RW."""
+        if self.is_open(area):
+            return
         if self.prot is Prot.RX:
             if self.lone:
                 self.memory.remap(area.start, area.size, Prot.R)
@@ -282,11 +309,18 @@ class Pool(Store):
             content = repeat(self.pattern, area.size, area.start)
             self.memory.poke(area.start, content, self.poke)
             return
+        was_open, before = self.is_open(area), self.memory.read(area.start, area.size)
         self.open(area)
         self.memory.fill(area.start, area.size, self.pattern)
         if self.prot is Prot.RX:
             self.memory.sync_icache(area.start, area.end)
-        self.close(area)
+        try:
+            self.close(area)
+        except ExecmemError:
+            self.memory.put_back(area.start, before)
+            if not was_open:
+                self.close(area)
+            raise
 
 
 def _merged(intervals: Iterable[Interval]) -> list[Interval]:

@@ -74,9 +74,9 @@ class Cache(_Cache):
         while self.put_off and not self._short(self.put_off[-1]):
             area = self.put_off[-1]
             self.clean(area)
+            self.give(area)
             self.memory.events.filled_bytes += area.size
             self.put_off.pop()
-            self.give(area)
 
     def held(self) -> Iterable[Interval]:
         """Return the slices whose free was put off."""
@@ -116,23 +116,43 @@ class ShadowCache(_Cache):
 
     def finish(self, allocation: Allocation) -> None:
         """Poke the whole shadow over the slice, once, and free it."""
-        shadow = self._shadows[allocation.address]
-        super().write(allocation, 0, self.memory.read(shadow, allocation.size))
+        address, size = allocation.address, allocation.size
+        before = self.memory.read(address, size)
+        super().write(allocation, 0, self.memory.read(self._shadows[address], size))
         super().finish(allocation)
-        self.memory.vfree(self._shadows.pop(allocation.address))
+        try:
+            self.memory.vfree(self._shadows[address])
+        except ExecmemError:
+            self.memory.put_back(address, before)
+            raise
+        del self._shadows[address]
 
     def free(self, allocation: Allocation) -> None:
-        """Free the shadow of a slice that was not finished, then fill the slice."""
-        super().free(allocation)
-        shadow = self._shadows.pop(allocation.address, None)
-        if shadow is not None:
-            self.memory.vfree(shadow)
+        """Free the shadow of a slice that was not finished, and fill the slice."""
+        shadow = self._shadows.get(allocation.address)
+        if shadow is None:
+            super().free(allocation)
+            return
+        before = self.memory.read(shadow, allocation.size)
+        self.memory.vfree(shadow)
+        try:
+            super().free(allocation)
+        except ExecmemError:
+            again = self.memory.vmalloc(allocation.size)
+            self.memory.write(again, before)
+            self._shadows[allocation.address] = again
+            raise
+        del self._shadows[allocation.address]
 
     def refill(self, size: int, align: int, place: Place) -> Interval | None:
         """Add chunks and take them out of the direct map."""
         fresh = super().refill(size, align, place)
         if fresh is not None:
-            self.memory.set_direct_map_invalid(fresh.start, fresh.size)
+            try:
+                self.memory.set_direct_map_invalid(fresh.start, fresh.size)
+            except ExecmemError:
+                self.trim(fresh)
+                raise
             self.memory.flush_tlb(fresh)
         return fresh
 
