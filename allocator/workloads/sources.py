@@ -147,6 +147,12 @@ def _concurrent(programs: int) -> Callable[[str], Iterable[Operation]]:
     return build
 
 
+def _pages(_arch: str) -> Iterator[Operation]:
+    """Return the programs of the published iTLB comparison: 200 KiB, a page each."""
+    for number in range(50):
+        yield Alloc(key=f"bpf-{number}", size=PAGE_SIZE, consumer=Consumer.BPF, align=8)
+
+
 def _attach(kind: Consumer, numbers: Iterable[int]) -> Iterator[Operation]:
     size = {Consumer.KPROBES: SLOT, Consumer.FTRACE: TRAMPOLINE, Consumer.THUNK: THUNK}[kind]
     for number in numbers:
@@ -203,6 +209,7 @@ WORKLOADS: Mapping[str, Source] = MappingProxyType(
         "bpf-512": Source("512 BPF programs of three pages at once", _concurrent(512), 8 * GIB),
         "bpf-1024": Source("1,024 BPF programs of three pages at once", _concurrent(1024), 8 * GIB),
         "bpf-2048": Source("2,048 BPF programs of three pages at once", _concurrent(2048), 8 * GIB),
+        "bpf-50-pages": Source("50 BPF programs of one page, to compare iTLB misses", _pages),
         "probes": Source("kprobes and ftrace attached and detached on a server", _probes),
         "no-modules": Source("thunks, trampolines, slots and programs, no modules", _no_modules),
     }

@@ -36,8 +36,8 @@ def compare(
     r"""Compare designs of executable memory on a workload.
 
     W is debian (every module of Debian 6.12), debian-alphabetical, desktop, server, churn,
-    bpf, bpf-512, bpf-1024, bpf-2048, probes or no-modules; or a folder of modules; or a
-    trace that --record wrote.
+    bpf, bpf-512, bpf-1024, bpf-2048, bpf-50-pages, probes or no-modules; or a folder of
+    modules; or a trace that --record wrote.
 
     \b
     Examples:
