@@ -9,7 +9,7 @@ floor keeps the same addresses in a sorted dict: insert, delete, and the lookup 
 begins at or below an address. That is the least that anything that finds areas by address
 does.
 
-    python -m benchmarks.alloc                     # to a million areas: about six minutes
+    python -m benchmarks.alloc                     # to a million areas: about ten minutes
     python -m benchmarks.alloc --largest 100000    # under a minute
 """
 
