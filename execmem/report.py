@@ -271,11 +271,29 @@ def arch_json(arch: Arch) -> dict[str, Any]:
             "name": arch.text_poke.name,
             "pages": arch.text_poke.pages,
             "granule": arch.text_poke.granule,
+            "window": arch.text_poke.window,
+            "private": arch.text_poke.private,
+            "flushes_all_cpus": arch.text_poke.broadcast,
+            "sync": arch.text_poke.sync,
+        },
+        "live_patch": None
+        if arch.live_patch is None
+        else {
+            "name": arch.live_patch.name,
+            "breakpoint": arch.live_patch.breakpoint.hex() if arch.live_patch.breakpoint else None,
+            "rule": arch.live_patch.rule,
         },
         "trap": arch.trap.hex(),
         "relocations": sum(not row.unsupported for row in arch.relocations.values()),
         "relocations_refused": sum(bool(row.unsupported) for row in arch.relocations.values()),
     }
+
+
+def _alias(arch: Arch) -> str:
+    """Return where the alias of a poke is mapped."""
+    if arch.text_poke is None:
+        return ""
+    return "private address space" if arch.text_poke.private else "fixmap"
 
 
 def print_archs(out: Console, archs: Sequence[Arch]) -> None:
@@ -299,6 +317,7 @@ def print_archs(out: Console, archs: Sequence[Arch]) -> None:
         row("text_poke", (a.text_poke.name if a.text_poke else "none" for a in archs)),
         row("  step", (f"{a.text_poke.pages} pages" if a.text_poke else "" for a in archs)),
         row("  granule", (f"{a.text_poke.granule} B" if a.text_poke else "" for a in archs)),
+        row("  alias", (_alias(a) for a in archs)),
         row("trap", (a.trap.hex(" ") for a in archs)),
         row("relocation types", (f["relocations"] for f in facts)),
         row("  refused by name", (f["relocations_refused"] for f in facts)),

@@ -75,10 +75,11 @@ class Cpu:
     """One emulated CPU over a kernel memory.
 
     `on_tick` is called about every TICK instructions, as a timer interrupt would be: guest
-    time passes with what the guest does, so runs are repeatable. `on_trap` is called with the
-    address of an instruction that trapped, `on_fetch` with one that cannot be executed; where
-    they return True, the guest goes on at the program counter that they set. That counts as
-    one instruction, and what the guest executed before it since the last stop does not count.
+    time passes with what the guest does, so runs are repeatable. Where an instruction traps,
+    the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
+    on, and `on_fetch` where there is nothing to execute; None from them, and the run ends. That
+    counts as one instruction, and what the guest executed before it since the last stop does
+    not count.
 
     Parameters
     ----------
@@ -106,7 +107,8 @@ class Cpu:
         self._exceptions = emulation.exceptions
         self.deadline: float | None = None
         self.on_tick: Callable[[], object] | None = None
-        self.on_trap: Callable[[int], bool] | None = None
+        self.on_trap: Callable[[int], int | None] | None = None
+        self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self._mm: PageTable | None = None
         # By address space: the kernel's upper half, and the lower half of `_mm`.
         self._looked_up: dict[int, Translation] = {}
@@ -114,7 +116,7 @@ class Cpu:
         # What is to be dropped before the next instruction: code by physical address, the TLB.
         self._stale: dict[tuple[int, int], None] = {}
         self._dropped = False
-        self.on_fetch: Callable[[int], bool] | None = None
+        self.on_fetch: Callable[[int], int | None] | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -198,14 +200,12 @@ class Cpu:
                 except unicorn.UcError as error:
                     stop = self._stop(error)
                 if stop is not None:
-                    self._miss = self._interrupt = None
-                    if not self._resumes(stop):
-                        raise stop
-                    at = self.read(program_counter)
+                    at = self._resume(stop)
                     self._budget = budget = budget - 1
                     if budget <= 0:
                         raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-                    continue
+                    if not self._expired:
+                        continue
                 if self._expired:
                     self._expired = False
                     if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -230,10 +230,21 @@ class Cpu:
             self._expired = True
             self.uc.emu_stop()
 
-    def _resumes(self, stop: Stop) -> bool:
+    def _resume(self, stop: Stop) -> int:
+        """Return where to go on after a stop that was expected; raise any other."""
+        self._miss = self._interrupt = None
+        found = None
         if stop.kind is FaultKind.TRAP:
-            return self.on_trap is not None and self.on_trap(stop.pc)
-        return stop.kind is FaultKind.FETCH and self.on_fetch is not None and self.on_fetch(stop.pc)
+            handler = self.breakpoints.get(stop.pc)
+            if handler is not None:
+                found = handler(self)
+            elif self.on_trap is not None:
+                found = self.on_trap(stop.pc)
+        elif stop.kind is FaultKind.FETCH and self.on_fetch is not None:
+            found = self.on_fetch(stop.pc)
+        if found is None:
+            raise stop
+        return found
 
     def _trap(self, number: int, at: int) -> Stop:
         at -= self._exceptions.beyond.get(number, 0)

@@ -178,11 +178,11 @@ class Machine:
             locate=self.locate,
             unknown=policy,
         )
-        self.breakpoints: dict[int, Callable[[Cpu], None]] = {}
+        self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
         for each in self.cpus:
             each.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
-            each.on_trap = self._on_trap
+            each.breakpoints = self.breakpoints
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
@@ -490,13 +490,6 @@ class Machine:
         else:
             cpu.write(calling.link, end)
         cpu.write(calling.stack_pointer, stack_pointer)
-
-    def _on_trap(self, address: int) -> bool:
-        """Let the handler of a breakpoint say where the guest goes on, if there is one."""
-        handler = self.breakpoints.get(address)
-        if handler is not None:
-            handler(self.cpu)
-        return handler is not None
 
     # CPUs ------------------------------------------------------------------------------------
 

@@ -213,8 +213,9 @@ class _Guest:
         self.machine.kernel.store(address, value)
 
 
-def _emulate(machine: Machine, emulate: Emulator, address: int, cpu: Cpu) -> None:
+def _emulate(machine: Machine, emulate: Emulator, address: int, cpu: Cpu) -> int:
     emulate(address, _Guest(cpu, machine))
+    return cpu.read(machine.arch.calling.program_counter)
 
 
 def _by_granule(machine: Machine, sites: Sequence[Site], phase: OnPhase) -> None:

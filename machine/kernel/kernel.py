@@ -484,11 +484,11 @@ class Kernel:
         self._level = 4
         self._emit(f"unknown {name}({args}) = 0, called from {self.caller()}")
 
-    def _called_variable(self, address: int) -> bool:
-        """Let a call of what could have been a variable return 0; False: it is not one."""
+    def _called_variable(self, address: int) -> int | None:
+        """Let a call of what could have been a variable return 0; None: it is not one."""
         name = self._zeros.get(address)
         if name is None:
-            return False
+            return None
         self.calls[name] = self.calls.get(name, 0) + 1
         self._log_unknown(name)
         calling = self.arch.calling
@@ -496,8 +496,7 @@ class Kernel:
         if calling.link is None:
             self.cpu.write(calling.stack_pointer, self.cpu.read(calling.stack_pointer) + 8)
         self.cpu.write(calling.result, 0)
-        self.cpu.write(calling.program_counter, back)
-        return True
+        return back
 
     def _raw(self) -> Iterator[int]:
         """Yield the argument slots of the call being executed: registers, then the stack."""

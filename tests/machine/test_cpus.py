@@ -132,11 +132,11 @@ def test_a_breakpoint_says_where_the_guest_goes_on(machine):
     """A trap with a handler resumes where that set the pc; without one it is a fault."""
     trap, one = machine.arch.trap, code(machine.arch, "one")
     va = put(machine, trap * (8 // len(trap)) + one)
-    hits, counter = [], machine.arch.calling.program_counter
+    hits = []
 
     def handler(cpu):
         hits.append(cpu.number)
-        cpu.write(counter, va + 8)
+        return va + 8
 
     machine.breakpoints[va] = handler
     assert [machine.call(va, cpu=n) for n in (0, 2)] == [1, 1]
@@ -146,11 +146,15 @@ def test_a_breakpoint_says_where_the_guest_goes_on(machine):
     assert thread.step() is False
     assert thread.pc == va + 8
     assert thread.finish() == 1
-    # A handler that goes nowhere ends by the limit.
-    machine.breakpoints[va] = lambda cpu: cpu.write(counter, va)
-    with pytest.raises(Fault) as caught:
-        machine.call(va, instructions=50)
-    assert caught.value.kind is FaultKind.INSTRUCTION_LIMIT
+    # A handler that goes nowhere ends by either limit.
+    machine.breakpoints[va] = lambda _cpu: va
+    for limits, kind in (
+        ({"instructions": 50}, FaultKind.INSTRUCTION_LIMIT),
+        ({"instructions": None, "seconds": 0.05}, FaultKind.TIME_LIMIT),
+    ):
+        with pytest.raises(Fault) as caught:
+            machine.call(va, **limits)
+        assert caught.value.kind is kind
     del machine.breakpoints[va]
     with pytest.raises(Fault) as caught:
         machine.call(va)
