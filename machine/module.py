@@ -128,6 +128,7 @@ class Module:
         instructions: int | None = -1,
         seconds: float | None = -1,
         returns: str = "u64",
+        cpu: int | None = None,
     ) -> int:
         """Call a function of the module and return its result.
 
@@ -142,6 +143,8 @@ class Module:
             Limits of this call; None: no limit; by default the machine's.
         returns
             C type of the result: the register is converted to it ("int": signed 32 bits).
+        cpu
+            Number of the CPU to run on; by default the one that the machine is on.
 
         Raises
         ------
@@ -155,7 +158,7 @@ class Module:
         if region is None or not region.type.is_text:
             raise BadCall(name, "is not a function: it lies in data")
         return self._machine.call(
-            address, *args, instructions=instructions, seconds=seconds, returns=returns
+            address, *args, instructions=instructions, seconds=seconds, returns=returns, cpu=cpu
         )
 
     def unload(self) -> None:

@@ -46,6 +46,7 @@ def test_each_cpu_computes_on_its_own(machine):
     module = machine.load(modules.path(machine.arch.name, "mathlib"))
     gcd = module.symbols["mathlib_gcd"]
     assert [machine.call(gcd, 12, 18, cpu=n) for n in range(3)] == [6, 6, 6]
+    assert module.call("mathlib_gcd", 10, 15, cpu=2) == 5
     assert machine.cpu.number == machine.memory.this_cpu == 0
     with machine.on(2) as cpu:
         assert (machine.cpu, machine.memory.this_cpu) == (cpu, 2)

@@ -7,6 +7,8 @@ What the new instruction does is known from running it; what its emulation does 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from allocator import PokeError, Site
 from machine.faults import BadCall, Fault, FaultKind
@@ -18,12 +20,12 @@ OLD, CALLED, JUMPED = (1, 0), (1, 1), (2, 1)  # the result of "site", and how of
 
 
 class Place:
-    """The snippet "site" in a machine of two CPUs; its NOP is what gets patched."""
+    """The snippet "site" in a machine of several CPUs; its NOP is what gets patched."""
 
-    def __init__(self, arch):
+    def __init__(self, arch, cpus=2):
         if arch.live_patch is None:
             pytest.skip(f"{arch.name} does not patch live")
-        self.machine = Machine(arch, cpus=2)
+        self.machine = Machine(arch, cpus=cpus)
         self.function = snippet(self.machine, "site")
         self.address = self.function + SITE[arch.name]
         self.call, self.hop = code(arch, "call"), code(arch, "hop")
@@ -53,6 +55,12 @@ class Place:
 def place(arch):
     """Return the place to patch, on each architecture."""
     return Place(arch)
+
+
+@pytest.fixture(scope="module")
+def where(arch):
+    """Return one place for many patches."""
+    return Place(arch, cpus=3)
 
 
 def refused(patch, *args, **kwargs):
@@ -101,6 +109,41 @@ def test_another_cpu_arrives_at_every_phase(place, arrives):
         assert place.visit(0) == place.visit() == after
     assert machine.breakpoints == {}
     machine.check()
+
+
+@settings(max_examples=25, deadline=None)
+@given(turns=st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(1, 9)), max_size=40))
+def test_no_interleaving_shows_anything_but_old_and_new(where, turns):
+    """CPUs that call the function again and again, wherever they stand at each phase."""
+    for thread in list(where.machine.threads.values()):
+        thread.cancel()
+    where.machine.patch(where.address, where.nop)
+    cells = {cpu: where.machine.alloc(8) for cpu in (1, 2)}
+    threads, begun, seen = {}, {}, []
+    left = list(turns)
+
+    def turn(phase):
+        for cpu, count in left[:10] if phase is not Phase.STOPPED else ():
+            thread = threads.get(cpu)
+            if thread is None or thread.done:
+                where.machine.write(cells[cpu], bytes(8))
+                threads[cpu] = where.machine.start(where.function, cells[cpu], cpu=cpu)
+                begun[cpu] = phase
+            if threads[cpu].step(count):
+                result = threads[cpu].result, where.machine.kernel.word(cells[cpu])
+                seen.append((begun[cpu], result))
+        del left[:10]
+
+    turn(None)
+    where.machine.patch(where.address, where.hop, expected=where.nop, on_phase=turn)
+    for cpu, thread in threads.items():
+        if not thread.done:
+            result = thread.finish(instructions=1000), where.machine.kernel.word(cells[cpu])
+            seen.append((begun[cpu], result))
+    assert {result for _, result in seen} <= {OLD, JUMPED}
+    # Who began after the first write meets the new instruction only.
+    late = {Phase.BREAKPOINT, Phase.TAIL, Phase.DONE}
+    assert {result for phase, result in seen if phase in late} <= {JUMPED}
 
 
 def test_the_conditions_are_the_cpus(arch):
