@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from allocator.types import AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
+from archs.text import TextPatching
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
@@ -493,6 +494,7 @@ class Arch:
        `live_patch` (None: text is not written while it may be executed).
     5. *explains*: `branches`, `title`, `code_model`.
     6. *finalises*: `finalisation` (None: modules run as they were relocated).
+    7. *traces*: `patching` (None: no static keys, ftrace or kprobes).
 
     Parameters
     ----------
@@ -552,6 +554,7 @@ class Arch:
     calling: CallingConvention
     emulation: Emulation
     finalisation: Finalisation | None = None
+    patching: TextPatching | None = None
 
     @property
     def calls(self) -> list[int]:

@@ -57,6 +57,7 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.text_arm64 import PATCHING
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
 KIMAGE_VADDR = 0xFFFF_8000_8000_0000
@@ -574,4 +575,5 @@ ARM64 = Arch(
             },
         ),
     ),
+    patching=PATCHING,
 )

@@ -58,6 +58,7 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.text_riscv64 import PATCHING
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
 IMAGE_SIZE = 0x1E6_B000  # [_start, _end) of Debian's 6.12.107 kernel, 30.4 MiB
@@ -435,4 +436,5 @@ RISCV64 = Arch(
             moved=moved,
         ),
     ),
+    patching=PATCHING,
 )

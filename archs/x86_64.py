@@ -65,6 +65,7 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
+from archs.text_x86_64 import PATCHING
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
@@ -1075,4 +1076,5 @@ X86_64 = Arch(
             filler=NOPS[1], moved=_moved, packed=_packed, direct_call=_direct_call
         ),
     ),
+    patching=PATCHING,
 )

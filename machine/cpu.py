@@ -313,6 +313,16 @@ class Cpu:
 
         self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
 
+    def each_instruction(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Call `callback(address)` before every instruction; return what ends that."""
+
+        def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+            if self._locating is None:
+                callback(address)
+
+        handle = self.uc.hook_add(uc_const.UC_HOOK_CODE, hook)
+        return lambda: self.uc.hook_del(handle)
+
     def _fill(
         self,
         _uc: unicorn.Uc,

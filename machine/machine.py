@@ -58,6 +58,11 @@ from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Registry
 from machine.module import Module, ModuleReport
 from machine.patching import Phase, Way, patch
+from machine.text.ftrace import LIMIT, Call, Replacement, Trace
+from machine.text.jump_labels import StaticKey
+from machine.text.kprobes import Hit, Probe
+from machine.text.live import LiveText
+from machine.text.static_calls import StaticCall
 from machine.thread import Thread
 
 DEFAULT_DESIGN = "strata"
@@ -206,6 +211,17 @@ class Machine:
         self._seats = [_Seat(each, self.memory.vmalloc(STACK_SIZE)) for each in self.cpus]
         self._seat = self._seats[0]
         self._stopper: Cpu | None = None
+        if self.arch.patching is not None:
+            self.kernel.text = LiveText(
+                self.arch,
+                self.arch.patching,
+                execmem=self.execmem,
+                kernel=self.kernel,
+                breakpoints=self.breakpoints,
+                modules=self.loader.modules.values,
+                where=self._where,
+                running=self._running,
+            )
 
     # Modules -------------------------------------------------------------------------------
 
@@ -277,6 +293,8 @@ class Machine:
         regions = dict(loaded.regions)
         result = stopped = None
         try:
+            if self.kernel.text is not None:
+                self.kernel.text.static_keys.adopt(loaded)
             self._set_parameters(loaded, params)
             if init:
                 result = self._run_init(loaded)
@@ -637,6 +655,89 @@ class Machine:
         """Supply a kernel symbol: a constant result, or a Python callback (see Kernel.supply)."""
         self.kernel.supply(name, behaviour, prototype)
 
+    def _running(self) -> Iterator[tuple[Cpu, int | None]]:
+        """Yield the CPUs that are in a call, and the address at which those that wait do."""
+        for seat in self._seats:
+            if seat.depth:
+                thread = self.threads.get(seat.cpu.number)
+                yield seat.cpu, None if thread is None else thread.pc
+
+    # Live text -----------------------------------------------------------------------------
+
+    @property
+    def text(self) -> LiveText:
+        """What patches the text of modules while it is live; ExecmemError where nothing does."""
+        if self.kernel.text is None:
+            raise ExecmemError(f"{self.arch.name}: live text cannot be patched")
+        return self.kernel.text
+
+    def trace(
+        self,
+        *patterns: str,
+        limit: int = LIMIT,
+        on_entry: Callable[[Call], object] | None = None,
+        on_exit: Callable[[Call], object] | None = None,
+    ) -> Trace:
+        """Trace functions until the result's `stop`, or as a context manager.
+
+        Parameters
+        ----------
+        patterns
+            `MODULE` or `MODULE:GLOB`.
+        limit
+            Calls to keep; further ones are counted only.
+        on_entry, on_exit
+            Called with each call as it begins and as it has returned.
+
+        Raises
+        ------
+        BadCall, PatchRefused
+            No such module, no function that matches, or somebody else holds one.
+        """
+        sites = [pair for pattern in patterns for pair in self.text.matching(pattern)]
+        return self.text.ftrace.start(sites, limit=limit, on_entry=on_entry, on_exit=on_exit)
+
+    def probe(self, place: int | str, handler: Callable[[Hit], object] | None = None) -> Probe:
+        """Put a probe at an instruction until the result's `remove`, or as a context manager.
+
+        Parameters
+        ----------
+        place
+            An address, or `MODULE:FUNCTION[+OFFSET]`.
+        handler
+            Called at each hit.
+
+        Raises
+        ------
+        BadCall, PatchRefused
+            No such place, or one that cannot be probed.
+        """
+        return self.text.kprobes.add(self.text.place(place), handler)
+
+    def replace(self, functions: Mapping[int | str, int | str]) -> Replacement:
+        """Let calls of functions go to other functions, as live patching does.
+
+        `functions` maps places (as for `probe`) to places. It lasts until the result's
+        `stop`, or the end of a `with` block; PatchRefused where it is not possible.
+        """
+        return self.text.replace(functions)
+
+    def static_key(self, name: str) -> StaticKey:
+        """Return a static key by the name of a variable of the kernel or exported by a module."""
+        return self.text.static_key(name, self._variable(name))
+
+    def static_call(self, name: str) -> StaticCall:
+        """Return a static call by its name, of the kernel or exported by a module."""
+        return self.text.static_call(name, self._variable)
+
+    def _variable(self, name: str) -> int:
+        export = self.loader.symbols.exports.get(name)
+        if export is not None:
+            return export.address
+        if not self.kernel.knows(name):
+            raise BadCall(name, "neither a module exports it nor has the kernel it")
+        return self.kernel.address(name)
+
     @property
     def registry(self) -> Registry:
         """What modules have registered."""
@@ -734,6 +835,8 @@ class Machine:
         """Return why the guest stopped, for a person."""
         reason = ""
         kind = stop.kind
+        if self.kernel.text is not None:
+            stop.pc = self.kernel.text.kprobes.origin(stop.pc)
         if kind is FaultKind.INSTRUCTION_LIMIT:
             reason = f"{limits[0]} instructions"
         elif kind is FaultKind.TIME_LIMIT:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -19,6 +19,10 @@ from machine.faults import BadCall, Fault
 if TYPE_CHECKING:
     from machine.kernel.kernel import LogLine
     from machine.machine import Argument, Machine
+    from machine.text.ftrace import Trace
+    from machine.text.jump_labels import StaticKey
+    from machine.text.kprobes import Hit, Probe
+    from machine.text.static_calls import StaticCall
 
 
 @attrs.frozen
@@ -160,6 +164,22 @@ class Module:
         return self._machine.call(
             address, *args, instructions=instructions, seconds=seconds, returns=returns, cpu=cpu
         )
+
+    def trace(self, glob: str = "*", **options: Any) -> Trace:
+        """Trace this module's functions whose name matches; see `Machine.trace`."""
+        return self._machine.trace(f"{self.name}:{glob}", **options)
+
+    def probe(self, place: str, handler: Callable[[Hit], object] | None = None) -> Probe:
+        """Probe this module at `FUNCTION[+OFFSET]`; see `Machine.probe`."""
+        return self._machine.probe(f"{self.name}:{place}", handler)
+
+    def static_key(self, name: str) -> StaticKey:
+        """Return a static key by the name of this module's variable."""
+        return self._machine.text.static_key(name, self.address_of(name))
+
+    def static_call(self, name: str) -> StaticCall:
+        """Return a static call that this module defines (DEFINE_STATIC_CALL) by its name."""
+        return self._machine.text.static_call(name, self.address_of)
 
     def unload(self) -> None:
         """Run the module's exit and take it out of memory; LoadError while others use it."""

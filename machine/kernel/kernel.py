@@ -17,7 +17,7 @@ import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -31,6 +31,9 @@ from machine.kernel.printf import format_message, split_level
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Field, Record, Registry
 from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
+
+if TYPE_CHECKING:
+    from machine.text.live import LiveText
 
 SLOT = 64  # bytes: room to tell which unknown variable a field belongs to
 CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
@@ -115,6 +118,8 @@ class Kernel:
         Address -> the module that it lies in and the symbol that it is, empty for none.
     unknown
         What stands in for symbols that nobody implements.
+
+    `text` is what patches text of modules, where there is something that does.
     """
 
     def __init__(
@@ -141,6 +146,7 @@ class Kernel:
         self.log: list[LogLine] = []
         self.on_log: Callable[[LogLine], None] | None = None
         self.calls: dict[str, int] = {}
+        self.text: LiveText | None = None
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too

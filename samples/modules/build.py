@@ -45,6 +45,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "logbook": (),
     "mathlib": (),
     "mathuser": ("mathlib",),
+    "patchable": (),
     "sealed": (),
     "sorting": (),
     "tables": (),
@@ -65,11 +66,14 @@ class Toolchain:
         Flags that make the stack protector read its canary where the kernel keeps it:
         at a fixed place of the per-cpu area (x86-64) or of the current task, which
         SP_EL0 (arm64) or tp (riscv64) points to.
+    traced
+        Flags that leave a call site for the tracer at every function's entry.
     """
 
     prefix: str
     flags: tuple[str, ...]
     guard: tuple[str, ...]
+    traced: tuple[str, ...]
 
 
 TOOLCHAINS: Mapping[str, Toolchain] = {
@@ -81,6 +85,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
             "-mstack-protector-guard-reg=sp_el0",
             "-mstack-protector-guard-offset=1384",
         ),
+        traced=("-fpatchable-function-entry=4,2", "-falign-functions=8"),
     ),
     "riscv64": Toolchain(
         prefix="riscv64-linux-gnu-",
@@ -98,6 +103,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
             "-mstack-protector-guard-reg=tp",
             "-mstack-protector-guard-offset=1400",
         ),
+        traced=("-fpatchable-function-entry=4",),
     ),
     "x86_64": Toolchain(
         prefix="x86_64-linux-gnu-",
@@ -116,6 +122,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
             "-mstack-protector-guard-reg=gs",
             "-mstack-protector-guard-offset=40",
         ),
+        traced=("-pg", "-mfentry", "-mrecord-mcount"),
     ),
 }
 
@@ -144,6 +151,7 @@ def commands(arch: str, name: str) -> list[list[str]]:
     chain = TOOLCHAINS[arch]
     guard = ("-fstack-protector-strong", *chain.guard)
     flags = [*COMMON, *chain.flags, *(guard if name == "logbook" else ["-fno-stack-protector"])]
+    flags += chain.traced if name == "patchable" else ()
     compiler = [chain.prefix + "gcc", *flags]
     identity = [f"-DNAME={name}", f'-DDEPENDS="{",".join(MODULES[name])}"']
     objects = [f"{name}.o", f"{name}.mod.o"]

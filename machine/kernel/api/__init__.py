@@ -18,6 +18,7 @@ from machine.kernel.api import (
     registry,
     scatterlist,
     skcipher,
+    static_keys,
     strings,
     time,
     transforms,

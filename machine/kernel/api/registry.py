@@ -657,21 +657,3 @@ def _try_module_get(_k: Kernel, _module: int) -> int:
 @function("void __module_get(struct module *module)", "void module_put(struct module *module)")
 def _module_reference(_k: Kernel, _module: int) -> None:
     return
-
-
-# struct static_key: the count of enablers is its first int; -1 means "being enabled".
-
-
-@function("int static_key_count(struct static_key *key)")
-def _static_key_count(k: Kernel, key: int) -> int:
-    return k.word(key, 4)
-
-
-@function("void static_key_enable(struct static_key *key)")
-def _static_key_enable(k: Kernel, key: int) -> None:
-    k.store(key, max(k.word(key, 4), 1), 4)
-
-
-@function("void static_key_disable(struct static_key *key)")
-def _static_key_disable(k: Kernel, key: int) -> None:
-    k.store(key, 0, 4)
