@@ -190,10 +190,12 @@ def _exclusive(insn: int) -> int:
 def decode(code: bytes, address: int) -> Insn:
     """Return what a probe makes of the instruction that `code` begins with."""
     first = int.from_bytes(code[:2], "little")
-    if len(code) < 2 or address % 2 or first == 0 or first & 0x1F == 0x1F:
+    if len(code) < 2 or address % 2 or first & 0x1F == 0x1F:
         return Insn(size=0, refusal="no valid instruction")
     if first & 3 != 3:
-        refusal = "a breakpoint stands there" if code[:2] == C_EBREAK else ""
+        refusal = {0: "an undefined instruction", 0x9002: "a breakpoint stands there"}.get(
+            first, ""
+        )
         return Insn(size=2, refusal=refusal, simulate=_simulated_compressed(first, address))
     if len(code) < 4:
         return Insn(size=0, refusal="no valid instruction")
