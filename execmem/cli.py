@@ -19,6 +19,8 @@ COMMANDS = {
     "load": "Load modules and show where everything lies.",
     "run": "Run a module's init, or call one of its functions.",
     "crypto": "Hash, encrypt or compress with a module's algorithm.",
+    "trace": "Show the tree of calls while a function runs.",
+    "probe": "Show the registers whenever an instruction is reached.",
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",

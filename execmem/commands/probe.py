@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem probe`: the registers at an instruction, through a breakpoint in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from execmem.commands.common import examples
+from execmem.commands.patching import Session, call_options, split_target
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:FUNCTION[+OFFSET]")
+@call_options
+@click.option("--registers", metavar="NAME,...", help="show these only")
+@click.option("--hits", default=10, show_default=True, metavar="N", help="show the first N hits")
+@examples(
+    "execmem probe patchable.ko:patchable_divide -- patchable_digits 321",
+    "execmem probe crc16:crc16+0x10 --root TREE -- crc16 0 str:123456789 9",
+)
+def probe(
+    target: str,
+    function: str,
+    args: tuple[str, ...],
+    registers: str | None,
+    hits: int,
+    **options: Any,
+) -> None:
+    """Show the registers whenever an instruction is reached while a function is called.
+
+    A breakpoint takes the instruction's place, and the instruction is executed out of line
+    or imitated, so that the result is the same. Afterwards every byte is as before. An ARG
+    is what `execmem run` takes.
+    """
+    from execmem import report
+
+    module, place = split_target(target)
+    if not place:
+        raise click.UsageError(f"{target!r}: expected MODULE:FUNCTION[+OFFSET]")
+    session = Session(module, args, options)
+    known = session.machine.arch.patching.kprobes.registers if session.machine.arch.patching else ()
+    chosen = tuple(registers.split(",")) if registers is not None else known
+    if not set(chosen) <= set(known):
+        raise click.UsageError(f"--registers: this architecture has {', '.join(known)}")
+    with session.text_unchanged(), session.module.probe(place) as found:
+        session.call(function)
+    instruction = session.machine.disassemble(found.address)
+    if options["as_json"]:
+        report.print_json(
+            session.outcome(function)
+            | {
+                "address": found.address,
+                "where": found.where,
+                "instruction": instruction,
+                "hits": [{name: hit.registers[name] for name in chosen} for hit in found.hits],
+                "restored": True,
+            }
+        )
+        if session.fault is not None:
+            raise session.fault
+        return
+    count = len(found.hits)
+    times = "once" if count == 1 else f"{count} times"
+    click.echo(f"{found.where}: {instruction}: reached {times}")
+    for number, hit in enumerate(found.hits[:hits], 1):
+        click.echo(f"hit {number}")
+        cells = [f"{name:>6} {hit.registers[name]:016x}" for name in chosen]
+        for at in range(0, len(cells), 3):
+            click.echo("".join(cells[at : at + 3]).rstrip())
+    if count > hits:
+        click.echo(f"and {count - hits} hits more (--hits)")
+    session.show(function)

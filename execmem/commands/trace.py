@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem trace`: the tree of calls, through call sites patched at functions' entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from execmem.commands.common import examples
+from execmem.commands.patching import Session, call_options, split_target
+
+if TYPE_CHECKING:
+    from machine.text.ftrace import Call
+
+SHOWN = 4  # argument registers; nobody knows how many a function takes
+
+
+@click.command()
+@click.argument("target", metavar="MODULE[:GLOB]")
+@call_options
+@click.option("--also", multiple=True, metavar="MODULE[:GLOB]", help="trace these functions too")
+@click.option("--args", "with_args", is_flag=True, help=f"show {SHOWN} argument registers")
+@click.option(
+    "--limit", default=1000, show_default=True, metavar="N", help="calls to keep; count the rest"
+)
+@examples(
+    "execmem trace patchable.ko -- patchable_digits 321",
+    "execmem trace ext4:ext4fs_* --root TREE --arch arm64 --args -- FUNCTION ARG",
+)
+def trace(
+    target: str,
+    function: str,
+    args: tuple[str, ...],
+    also: tuple[str, ...],
+    with_args: bool,
+    limit: int,
+    **options: Any,
+) -> None:
+    """Trace a module's functions while one of them is called.
+
+    Every function that matches GLOB gets its call site at the entry pointed at a
+    trampoline; the tree shows instructions from there to the return, callees included.
+    Afterwards every byte is as before. An ARG is what `execmem run` takes.
+    """
+    from execmem import report
+
+    module, glob = split_target(target)
+    session = Session(module, args, options)
+    patterns = [f"{session.module.name}:{glob or '*'}", *also]
+    with session.text_unchanged():
+        with session.machine.trace(*patterns, limit=limit) as found:
+            session.call(function)
+        sites = len(found.sites)
+    if options["as_json"]:
+        calls = [_json(session, depth, call) for depth, call in found.walk()]
+        report.print_json(
+            session.outcome(function)
+            | {"sites": sites, "calls": calls, "dropped": found.dropped, "restored": True}
+        )
+        if session.fault is not None:
+            raise session.fault
+        return
+    rows = []
+    for depth, call in found.walk():
+        registers = ", ".join(f"{value:#x}" for value in call.arguments[:SHOWN])
+        result = "did not return" if call.result is None else f"= {call.result:#x}"
+        text = f"{'  ' * depth}{call.function}({registers if with_args else ''}) {result}"
+        rows.append(("-" if call.instructions is None else call.instructions, text))
+    report.console().print(
+        report.table(("instructions", "call"), rows, right="instructions"), soft_wrap=True
+    )
+    if found.dropped:
+        click.echo(f"and {found.dropped} calls more (--limit)")
+    click.echo(f"{sites} call sites patched and restored")
+    session.show(function)
+
+
+def _json(session: Session, depth: int, call: Call) -> dict[str, Any]:
+    return {
+        "depth": depth,
+        "module": call.site.module,
+        "function": call.function,
+        "arguments": list(call.arguments),
+        "caller": session.machine.symbolize(call.caller) or f"{call.caller:#x}",
+        "result": call.result,
+        "instructions": call.instructions,
+    }
