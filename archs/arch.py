@@ -282,6 +282,8 @@ class Emulation:
         Registers that hold a fixed value.
     canary
         Where compiled code reads the stack protector's canary: anchor and offset.
+    current_variables
+        Per-cpu variables that begin with the current task, where no register holds it.
     percpu_from_zero
         Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
     code
@@ -314,6 +316,7 @@ class Emulation:
     code: Mapping[str, bytes]
     ret: bytes
     copy: bytes = b""
+    current_variables: tuple[str, ...] = ()
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()

@@ -1032,6 +1032,7 @@ X86_64 = Arch(
         anchors={"gs_base": Anchor.PERCPU},
         constants={"cr4": 0x620},  # OSFXSR, OSXMMEXCPT and PAE, as a booted kernel has them
         canary=(Anchor.PERCPU, 40),
+        current_variables=("pcpu_hot", "const_pcpu_hot"),
         percpu_from_zero=True,
         code={
             "__fentry__": _RET,

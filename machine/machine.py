@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -51,7 +51,8 @@ from machine.kernel.api.algorithms import (
     registered,
 )
 from machine.kernel.api.params import Parameter, parameters
-from machine.kernel.api.time import advance
+from machine.kernel.api.sched import idle, sleep
+from machine.kernel.api.time import NSEC_PER_SEC, advance
 from machine.kernel.kernel import Kernel, LogLine, Unknown
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
@@ -179,6 +180,8 @@ class Machine:
             self.memory,
             self.cpus,
             call=self._nested,
+            run=self._aside,
+            depth=lambda: self._seat.depth,
             symbolize=self.symbolize,
             locate=self.locate,
             unknown=policy,
@@ -188,6 +191,7 @@ class Machine:
         for each in self.cpus:
             each.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
             each.breakpoints = self.breakpoints
+        self.kernel.on_idle = partial(idle, self.kernel)
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
@@ -430,7 +434,21 @@ class Machine:
             for value, slot in zip(args, slots, strict=True):
                 if isinstance(value, Out):
                     value.data = self.memory.read(slot, len(value)) if len(value) else b""
+            if self.kernel.stirred and not self._seat.depth:
+                self.idle()
         return kind.from_register(raw)
+
+    def idle(self) -> None:
+        """Run what is due and nobody waits for: timers, work, threads, RCU callbacks.
+
+        It is done after every call. A fault in it goes to the log, and to `kernel.oopses`.
+        """
+        if self.kernel.on_idle is not None:
+            self.kernel.on_idle()
+
+    def sleep(self, seconds: float) -> None:
+        """Let guest time pass, and what is due meanwhile happen; Fault where that stops."""
+        sleep(self.kernel, int(seconds * NSEC_PER_SEC))
 
     def _slot(self, value: Argument, buffers: ExitStack) -> int:
         """Return the 64-bit slot of an argument; memory for it lives as long as `buffers`."""
@@ -455,6 +473,18 @@ class Machine:
         """Call back into the guest from a kernel function that the guest called."""
         return self._run(address, [a & ADDRESS_MASK for a in args], self._seat.limits)
 
+    def _aside(self, stack: int, address: int, slots: list[int], context: Any) -> int:
+        """Run a guest function on a stack of its own, or go on with one that was put aside."""
+        cpu, limits = self._seat.cpu, self._seat.limits
+        outer = cpu.context()
+        try:
+            if context is None:
+                return self._enter(address, slots, limits, stack)
+            cpu.restore(context)
+            return self._proceed(cpu.read(self.arch.calling.program_counter), limits)
+        finally:
+            cpu.restore(outer)
+
     def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
         """Run a guest function; inside another run, on the rest of its stack and limits."""
         seat = self._seat
@@ -471,15 +501,23 @@ class Machine:
             seat.cpu.restore(context)
 
     def _enter(
-        self, address: int, slots: list[int], limits: tuple[int | None, float | None]
+        self,
+        address: int,
+        slots: list[int],
+        limits: tuple[int | None, float | None],
+        stack: int | None = None,
     ) -> int:
         seat = self._seat
-        cpu = seat.cpu
-        self._prepare(seat, slots)
+        self._prepare(seat, slots, stack)
+        return self._proceed(address, limits)
+
+    def _proceed(self, address: int, limits: tuple[int | None, float | None]) -> int:
+        """Let the CPU run from `address` until the function under way returns."""
+        seat = self._seat
+        cpu, end = seat.cpu, self.kernel.return_address
         seat.depth += 1
         outer, seat.limits = seat.limits, limits
         try:
-            end = self.kernel.return_address
             cpu.run(address, end, instructions=limits[0], seconds=limits[1])
         except Stop as stop:
             raise self.explain(stop, limits) from None
@@ -488,12 +526,15 @@ class Machine:
             seat.limits = outer
         return cpu.read(self.arch.calling.result) & ADDRESS_MASK
 
-    def _prepare(self, seat: _Seat, slots: list[int]) -> None:
+    def _prepare(self, seat: _Seat, slots: list[int], stack: int | None = None) -> None:
         """Set a CPU's registers and stack as a call with these arguments does."""
         calling, cpu = self.arch.calling, seat.cpu
-        stack_pointer = (
-            cpu.read(calling.stack_pointer) - RED_ZONE if seat.depth else seat.stack + STACK_SIZE
-        )
+        if stack is not None:
+            stack_pointer = stack
+        elif seat.depth:
+            stack_pointer = cpu.read(calling.stack_pointer) - RED_ZONE
+        else:
+            stack_pointer = seat.stack + STACK_SIZE
         registers = len(calling.arguments)
         extra = b"".join(slot.to_bytes(8, "little") for slot in slots[registers:])
         stack_pointer = align_down(stack_pointer - len(extra), 16)

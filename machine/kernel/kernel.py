@@ -13,6 +13,7 @@ and cost no callback.
 
 from __future__ import annotations
 
+import copy
 import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,10 +45,15 @@ TASK_SIZE = 4 * PAGE_SIZE
 ZEROS = 1024  # bytes that stand in for a variable of unknown size
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
-# Slots, heap objects, symbols, the ends of the variables and of the static per-cpu area, and
-# what is registered.
+# Slots, heap objects, symbols, the ends of the variables and of the static per-cpu area, what
+# is registered, and what subsystems remember.
 Mark: TypeAlias = tuple[
-    int, frozenset[int], dict[str, int], tuple[int, int], dict[tuple[str, int], list[Record]]
+    int,
+    frozenset[int],
+    dict[str, int],
+    tuple[int, int],
+    dict[tuple[str, int], list[Record]],
+    dict[type, object],
 ]
 UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
 
@@ -93,6 +99,10 @@ class _VaList:
         return next(self.slots)
 
 
+class Parked(Exception):
+    """The kernel thread under way waits; its context was saved, and others run now."""
+
+
 @attrs.define
 class Slot:
     """What stands behind one stub: an entry of the table, a caller's own, or nothing."""
@@ -112,6 +122,11 @@ class Kernel:
         What it runs on; `cpu` is the CPU that it runs on now.
     call
         Runs a guest function: address and arguments -> result.
+    run
+        Runs a guest function, or goes on with one, on another stack: task, stack, address
+        and argument, or task and context -> result.
+    depth
+        Returns how many guest functions are under way, one called from the other.
     symbolize
         Address -> `name+0xoff/0xsize [module]`, or None.
     locate
@@ -129,6 +144,8 @@ class Kernel:
         cpus: Sequence[Cpu],
         *,
         call: Callable[..., int],
+        run: Callable[..., int],
+        depth: Callable[[], int],
         symbolize: Callable[[int], str | None],
         locate: Callable[[int], tuple[str, str]],
         unknown: Unknown = Unknown.FAULT,
@@ -138,6 +155,7 @@ class Kernel:
         self.cpus = tuple(cpus)
         self.cpu = cpus[0]
         self.call = call
+        self._run = run
         self.symbolize = symbolize
         self.locate = locate
         self.registry = Registry()
@@ -147,6 +165,11 @@ class Kernel:
         self.on_log: Callable[[LogLine], None] | None = None
         self.calls: dict[str, int] = {}
         self.text: LiveText | None = None
+        self.states: dict[type, object] = {}  # what subsystems remember, by its class
+        self.depth = depth
+        self.stirred = False  # whether something may have to be done when nobody calls
+        self.on_idle: Callable[[], None] | None = None
+        self.oopses: list[Fault] = []
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
@@ -275,6 +298,46 @@ class Kernel:
     def percpu_address(self, base: int) -> int:
         """Return the address of this CPU's copy of a per-cpu symbol."""
         return (base + self.percpu_offset) & ADDRESS_MASK
+
+    # Tasks ---------------------------------------------------------------------------------
+
+    def new_task(self) -> int:
+        """Return a task_struct, zeroed but for what compilers read of it."""
+        task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+        self.memory.fill(task, TASK_SIZE, b"\0")
+        anchor, offset = self.arch.emulation.canary
+        if anchor is Anchor.CURRENT:
+            self.memory.write(task + offset, CANARY.to_bytes(8, "little"))
+        return task
+
+    def run_as(self, task: int, *what: object) -> int:
+        """Run or go on with a guest function while `task` is current; see `run`."""
+        number = self.cpu.number
+        before, self._tasks[number] = self._tasks[number], task
+        self._show_current()
+        try:
+            return self._run(*what)
+        finally:
+            self._tasks[number] = before
+            self._show_current()
+
+    def _show_current(self) -> None:
+        """Put the current task where code looks for it: a register, or a per-cpu variable."""
+        for name, anchor in self.arch.emulation.anchors.items():
+            if anchor is Anchor.CURRENT:
+                self.cpu.write(name, self.current)
+        for name in self.arch.emulation.current_variables:
+            if name in self._addresses:
+                self.store(self.percpu_address(self._addresses[name]), self.current)
+
+    def stir(self) -> None:
+        """Say that something is to be done once the call from outside is over."""
+        self.stirred = True
+
+    def oops(self, what: str, fault: Fault) -> None:
+        """Report a fault in something that nobody called, and go on."""
+        self.oopses.append(fault)
+        self.print(f"{what}: {fault}\n".encode(), 1)
 
     # Symbols -------------------------------------------------------------------------------
 
@@ -415,11 +478,18 @@ class Kernel:
     def mark(self) -> Mark:
         """Return the kernel's state that loading a module changes, for `roll_back`."""
         ends = self._variables_end, self._percpu_static
-        return len(self._slots), self.heap.mark(), dict(self._addresses), ends, self.registry.mark()
+        return (
+            len(self._slots),
+            self.heap.mark(),
+            dict(self._addresses),
+            ends,
+            self.registry.mark(),
+            copy.deepcopy(self.states),
+        )
 
     def roll_back(self, mark: Mark) -> None:
         """Forget symbols and objects that came after `mark`."""
-        count, objects, addresses, ends, registered = mark
+        count, objects, addresses, ends, registered, self.states = mark
         del self._slots[count:]
         self._addresses.clear()  # in place: `symbols` is a view of it
         self._addresses.update(addresses)

@@ -608,9 +608,10 @@ def test_rcu_callbacks_wait_for_readers(guest):
         guest("rcu_barrier")
         assert ran == [head]
     block = guest("__kmalloc_noprof", 32, GFP_KERNEL)
+    guest("__rcu_read_lock")
     guest("kvfree_call_rcu", block, block)
     assert guest("ksize", block)
-    guest("rcu_barrier")
+    guest("__rcu_read_unlock")
     assert guest("ksize", block) == 0
     with guest.fails(FaultKind.PANIC, "rcu_read_unlock"):
         guest("__rcu_read_unlock")

@@ -8,9 +8,10 @@ that a module's inlined fast path and an entry always agree.
 
 from __future__ import annotations
 
+import errno as _errno
+import struct
 from collections.abc import Iterator
 from typing import NoReturn, TypeVar
-from weakref import WeakKeyDictionary
 
 from allocator.types import PAGE_SIZE
 from machine.faults import Fault, FaultKind
@@ -21,8 +22,10 @@ INT_MAX = (1 << 31) - 1
 UNLIMITED = 1 << 64  # a length that no string reaches
 CHUNK = 1 << 20
 
+# include/linux/errno.h: errors that user space never sees.
+_KERNEL_ERRNO = {"ERESTARTSYS": 512, "EPROBE_DEFER": 517, "ENOTSUPP": 524, "EIOCBQUEUED": 529}
+
 _INT = parse("int result(void)").result
-_STATES: WeakKeyDictionary[Kernel, dict[type, object]] = WeakKeyDictionary()
 _State = TypeVar("_State")
 
 
@@ -34,11 +37,15 @@ def stop(k: Kernel, reason: str, kind: FaultKind = FaultKind.PANIC) -> NoReturn:
 
 def state(k: Kernel, kind: type[_State]) -> _State:
     """Return this kernel's own `kind`, made at its first use."""
-    kinds = _STATES.setdefault(k, {})
-    found = kinds.get(kind)
+    found = k.states.get(kind)
     if not isinstance(found, kind):
-        found = kinds[kind] = kind()
+        found = k.states[kind] = kind()
     return found
+
+
+def errno(name: str) -> int:
+    """Return what a function returns that fails with an error of include/uapi/asm-generic."""
+    return -(_KERNEL_ERRNO.get(name) or getattr(_errno, name))
 
 
 def signed_int(raw: int) -> int:
@@ -65,3 +72,36 @@ def fill(k: Kernel, address: int, size: int, byte: int) -> None:
 def text(k: Kernel, address: int, limit: int = UNLIMITED) -> bytes:
     """Return the string at `address` without its NUL, at most `limit` bytes."""
     return k.string(address, limit)
+
+
+# Lists: struct list_head is next, previous ---------------------------------------------------
+
+
+def nodes(k: Kernel, head: int) -> Iterator[int]:
+    """Yield the nodes of a list."""
+    node = k.word(head)
+    while node != head:
+        yield node
+        node = k.word(node)
+
+
+def empty_list(k: Kernel, head: int) -> None:
+    """Make a list, or a node that is in none."""
+    k.memory.write(head, struct.pack("<QQ", head, head))
+
+
+def list_insert(k: Kernel, node: int, before: int) -> None:
+    """Put a node behind the node (or head) `before`."""
+    after = k.word(before)
+    k.memory.write(node, struct.pack("<QQ", after, before))
+    k.store(before, node)
+    k.store(after + 8, node)
+
+
+def list_del_init(k: Kernel, node: int) -> None:
+    """Take a node out of the list it is in, if it is in one."""
+    after, before = k.word(node), k.word(node + 8)
+    if after and after != node:
+        k.store(before, after)
+        k.store(after + 8, before)
+        empty_list(k, node)

@@ -8,9 +8,9 @@ is a BUG in the modelled kernel's configuration (BUG_ON_DATA_CORRUPTION), so it 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from machine.kernel.api.common import signed_int, stop
+from machine.kernel.api.common import nodes, signed_int, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import function
 
@@ -73,14 +73,6 @@ def _list_del_entry_valid(k: Kernel, entry: int) -> int:
                 f" ({place})",
             )
     return 1
-
-
-def nodes(k: Kernel, head: int) -> Iterator[int]:
-    """Yield the nodes of a list."""
-    node = k.word(head)
-    while node != head:
-        yield node
-        node = k.word(node)
 
 
 @function("void list_sort(void *priv, struct list_head *head, list_cmp_func_t *cmp)")

@@ -15,10 +15,11 @@ which either form reads as held, and give it back to 0, which both read as free.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import attrs
 
-from machine.kernel.api.common import state, stop
+from machine.kernel.api.common import empty_list, state, stop
 from machine.kernel.api.memory import kvfree
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import data, function
@@ -176,14 +177,10 @@ def _queued_rwlock_slowpath(k: Kernel, lock: int) -> None:
 # Mutexes -----------------------------------------------------------------------------------
 
 
-def _empty_list(k: Kernel, head: int) -> None:
-    k.memory.write(head, struct.pack("<QQ", head, head))
-
-
 @function("void __mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)")
 def _mutex_init(k: Kernel, lock: int, _name: int, _key: int) -> None:
     k.memory.write(lock, bytes(16))  # owner, wait_lock, osq
-    _empty_list(k, lock + 16)
+    empty_list(k, lock + 16)
 
 
 def _mutex_owner(k: Kernel, lock: int) -> int:
@@ -239,7 +236,7 @@ def _atomic_dec_and_mutex_lock(k: Kernel, atomic: int, lock: int) -> int:
 @function("void __init_rwsem(struct rw_semaphore *s, const char *n, struct lock_class_key *key)")
 def _init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> None:
     k.memory.write(sem, bytes(24))  # count, owner, osq, wait_lock
-    _empty_list(k, sem + 24)
+    empty_list(k, sem + 24)
 
 
 @function("int down_read_trylock(struct rw_semaphore *sem)")
@@ -329,24 +326,31 @@ def _up(k: Kernel, sem: int) -> None:
 
 @attrs.define
 class _Rcu:
-    """Readers under way, and what waits for them: functions with their argument, in order."""
+    """Readers under way, and what waits for them, in order."""
 
     readers: int = 0
-    waiting: list[tuple[int, int]] = attrs.field(factory=list)
+    waiting: list[Callable[[Kernel], object]] = attrs.field(factory=list)
 
 
-KVFREE = 0  # stands for a function: the argument is memory to free
+def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object]) -> None:
+    """Let `act` happen after the readers that are under way; `head` is the caller's rcu_head."""
+    if head:
+        k.memory.write(head, bytes(16))
+    state(k, _Rcu).waiting.append(act)
+    k.stir()
+
+
+def rcu_pending(k: Kernel) -> bool:
+    """Return whether something waits for readers, and none is under way."""
+    rcu = state(k, _Rcu)
+    return bool(rcu.waiting) and not rcu.readers
 
 
 def grace_period(k: Kernel) -> None:
     """Run what was given to call_rcu, now that no reader is under way."""
     rcu = state(k, _Rcu)
     while rcu.waiting and not rcu.readers:
-        function_, argument = rcu.waiting.pop(0)
-        if function_ == KVFREE:
-            kvfree(k, argument)
-        else:
-            k.call(function_, argument)
+        rcu.waiting.pop(0)(k)
 
 
 @function("void __rcu_read_lock(void)")
@@ -379,13 +383,13 @@ def _synchronize_rcu(k: Kernel) -> None:
     "void call_rcu_hurry(struct rcu_head *head, rcu_callback_t func)",
 )
 def _call_rcu(k: Kernel, head: int, func: int) -> None:
-    k.memory.write(head, struct.pack("<QQ", 0, func))
-    state(k, _Rcu).waiting.append((func, head))
+    call_rcu(k, head, lambda k: k.call(func, head))
+    k.store(head + 8, func)
 
 
 @function("void kvfree_call_rcu(struct rcu_head *head, void *ptr)")
-def _kvfree_call_rcu(k: Kernel, _head: int, pointer: int) -> None:
-    state(k, _Rcu).waiting.append((KVFREE, pointer))
+def _kvfree_call_rcu(k: Kernel, head: int, pointer: int) -> None:
+    call_rcu(k, head, lambda k: kvfree(k, pointer))
 
 
 @function("int init_srcu_struct(struct srcu_struct *ssp)")
@@ -432,7 +436,6 @@ def _local_bh(_k: Kernel, _ip: int, _count: int) -> None:
     "void __SCT__preempt_schedule_notrace(void)",
     "void preempt_schedule(void)",
     "void preempt_schedule_notrace(void)",
-    "void schedule(void)",
     "void yield(void)",
 )
 def _resched(_k: Kernel) -> int:

@@ -48,6 +48,11 @@ def advance(k: Kernel, nanoseconds: int) -> int:
     return clock.now
 
 
+def now(k: Kernel) -> int:
+    """Return nanoseconds since boot; looking costs nothing."""
+    return state(k, Clock).now
+
+
 def jiffies(k: Kernel) -> int:
     """Return the jiffies of now."""
     return _jiffies_at(state(k, Clock).now)
@@ -99,22 +104,6 @@ def _ktime_get_ts64(k: Kernel, ts: int) -> None:
     k.memory.write(ts, struct.pack("<qq", *divmod(advance(k, READING), NSEC_PER_SEC)))
 
 
-@function("void msleep(unsigned int msecs)")
-def _msleep(k: Kernel, msecs: int) -> None:
-    advance(k, msecs * 1_000_000)
-
-
-@function("unsigned long msleep_interruptible(unsigned int msecs)")
-def _msleep_interruptible(k: Kernel, msecs: int) -> int:
-    advance(k, msecs * 1_000_000)
-    return 0
-
-
-@function("void usleep_range_state(unsigned long min, unsigned long max, unsigned int state)")
-def _usleep_range_state(k: Kernel, least: int, _most: int, _state: int) -> None:
-    advance(k, least * 1000)
-
-
 @function("void __udelay(unsigned long usecs)", "void udelay(unsigned long usecs)")
 def _udelay(k: Kernel, usecs: int) -> None:
     advance(k, usecs * 1000)
@@ -128,12 +117,6 @@ def _ndelay(k: Kernel, nsecs: int) -> None:
 @function("void __const_udelay(unsigned long xloops)")
 def _const_udelay(k: Kernel, loops: int) -> None:
     advance(k, loops * 1_000_000_000 >> 32)  # 2**32 loops are a second
-
-
-@function("long schedule_timeout(long timeout)", "long schedule_timeout_uninterruptible(long t)")
-def _schedule_timeout(k: Kernel, timeout: int) -> int:
-    advance(k, timeout * NSEC_PER_JIFFY)
-    return 0
 
 
 @function("unsigned long __msecs_to_jiffies(const unsigned int m)")
