@@ -17,6 +17,7 @@ from allocator.types import PAGE_SIZE
 from machine.faults import Fault, FaultKind
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
+from machine.kernel.table import function
 
 INT_MAX = (1 << 31) - 1
 UNLIMITED = 1 << 64  # a length that no string reaches
@@ -46,6 +47,15 @@ def state(k: Kernel, kind: type[_State]) -> _State:
 def errno(name: str) -> int:
     """Return what a function returns that fails with an error of include/uapi/asm-generic."""
     return -(_KERNEL_ERRNO.get(name) or getattr(_errno, name))
+
+
+def _return_zero(_k: Kernel, *_args: object) -> int:
+    return 0
+
+
+def nothing(*prototypes: str) -> None:
+    """Declare functions that succeed and have nothing to do on this machine: they return 0."""
+    function(*prototypes)(_return_zero)
 
 
 def signed_int(raw: int) -> int:

@@ -255,7 +255,8 @@ def _kmem_cache_destroy(k: Kernel, cache: int) -> None:
 
 
 @function("void *kmem_cache_alloc_noprof(struct kmem_cache *s, gfp_t flags)")
-def _kmem_cache_alloc(k: Kernel, cache: int, gfp: int) -> int:
+def cache_alloc(k: Kernel, cache: int, gfp: int) -> int:
+    """Return an object of a slab cache, constructed; 0 without memory."""
     size, align, ctor, _, _ = _cache(k, cache)
     found = kmalloc(k, max(size, align), gfp)
     if found:
@@ -269,16 +270,17 @@ def _kmem_cache_alloc(k: Kernel, cache: int, gfp: int) -> int:
     "void *kmem_cache_alloc_lru_noprof(struct kmem_cache *s, struct list_lru *lru, gfp_t flags)"
 )
 def _kmem_cache_alloc_lru(k: Kernel, cache: int, _lru: int, gfp: int) -> int:
-    return _kmem_cache_alloc(k, cache, gfp)
+    return cache_alloc(k, cache, gfp)
 
 
 @function("void *kmem_cache_alloc_node_noprof(struct kmem_cache *s, gfp_t flags, int node)")
 def _kmem_cache_alloc_node(k: Kernel, cache: int, gfp: int, _node: int) -> int:
-    return _kmem_cache_alloc(k, cache, gfp)
+    return cache_alloc(k, cache, gfp)
 
 
 @function("void kmem_cache_free(struct kmem_cache *s, void *x)")
-def _kmem_cache_free(k: Kernel, cache: int, address: int) -> None:
+def cache_free(k: Kernel, cache: int, address: int) -> None:
+    """Give an object back to its slab cache, or stop the guest."""
     if not k.heap.size(address):
         name = text(k, _cache(k, cache)[3]).decode("utf-8", "replace")
         stop(k, f"kmem_cache_free of {address:#x} to {name}: no live object")
