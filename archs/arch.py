@@ -166,6 +166,9 @@ class CallingConvention:
     va_list
         Returns an iterator over the slots of a va_list: it is given the address of the
         va_list and a function that reads eight bytes of guest memory at an address.
+    indirect
+        Register of the address where a structure goes that is returned in memory; None where
+        that is the first argument.
     """
 
     arguments: tuple[str, ...]
@@ -175,6 +178,7 @@ class CallingConvention:
     link: str | None
     sign_extend_32: bool
     va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
+    indirect: str | None = None
 
 
 class Guest(Protocol):

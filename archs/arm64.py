@@ -513,6 +513,7 @@ ARM64 = Arch(
         link="x30",
         sign_extend_32=False,
         va_list=_va_list,
+        indirect="x8",
     ),
     emulation=Emulation(
         prefix="ARM64",

@@ -519,7 +519,10 @@ class Kernel:
         elif slot.function is not None:
             prototype = slot.function.prototype
             raw = self._raw()
-            args: list[object] = [p.type.from_register(next(raw)) for p in prototype.params]
+            args: list[object] = []
+            if prototype.indirect:
+                args.append(self.cpu.read(calling.indirect) if calling.indirect else next(raw))
+            args += [p.type.from_register(next(raw)) for p in prototype.params]
             if prototype.variadic:
                 args.append(_Slots(raw, iter(())))
             try:

@@ -134,12 +134,20 @@ class Param:
 
 @attrs.frozen(kw_only=True)
 class Prototype:
-    """A function's name and what it takes and returns."""
+    """A function's name and what it takes and returns.
+
+    Parameters
+    ----------
+    indirect
+        Whether the result is a structure in memory, at an address that the caller passes and
+        gets back: one of more than two registers.
+    """
 
     name: str
     result: CType
     params: tuple[Param, ...]
     variadic: bool
+    indirect: bool = False
 
 
 @functools.cache
@@ -186,7 +194,9 @@ def _function(tokens: list[str]) -> Prototype:
     name = tokens[opening - 1]
     if not name.isidentifier() or name in _BUILTIN | _QUALIFIERS:
         raise ValueError(f"no function name before the parameters: {name!r}")
-    result = _declaration(tokens[: opening - 1])
+    # A structure is returned as the address of it; see Prototype.indirect.
+    indirect = tokens[0] == "struct" and opening == 3
+    result = _declaration([*tokens[: opening - 1], *(["*"] if indirect else [])])
     params = _split(tokens[opening + 1 : -1])
     variadic = params[-1:] == [["..."]]
     if variadic:
@@ -199,7 +209,9 @@ def _function(tokens: list[str]) -> Prototype:
             raise ValueError(f"parameter {param.name!r} is void")
     if result.name:
         raise ValueError(f"unexpected {result.name!r}")
-    return Prototype(name=name, result=result.type, params=parsed, variadic=variadic)
+    return Prototype(
+        name=name, result=result.type, params=parsed, variadic=variadic, indirect=indirect
+    )
 
 
 def _closing(tokens: list[str], opening: int) -> int:

@@ -11,6 +11,7 @@ from machine.kernel.api import (
     compress,
     cpu,
     crypto,
+    cryptoqueue,
     firmware,
     lists,
     locks,
@@ -34,4 +35,5 @@ from machine.kernel.api import (
     workqueue,
     xarray,
     xxhash,
+    zstd,
 )

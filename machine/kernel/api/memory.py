@@ -24,6 +24,8 @@ MAX_PAGE_ORDER = 10
 LEAST_ALIGN = 8
 ARGS_CTOR = 24  # struct kmem_cache_args: where the constructor stands
 
+SYSINFO = 112  # include/uapi/linux/sysinfo.h
+
 # Our struct kmem_cache: object size, alignment, constructor, name, live objects.
 _CACHE = struct.Struct("<QQQQq")
 
@@ -385,6 +387,15 @@ def _kvfree_sensitive(k: Kernel, address: int, size: int) -> None:
     if address not in (0, ZERO_SIZE_PTR):
         fill(k, address, size, 0)
         kvfree(k, address)
+
+
+@function("void si_meminfo(struct sysinfo *val)")
+def _si_meminfo(k: Kernel, info: int) -> None:
+    # struct sysinfo: uptime, three loads, then total and free memory; the unit comes last.
+    pages = k.memory.physical.size // PAGE_SIZE
+    k.memory.write(info, bytes(SYSINFO))
+    k.memory.write(info + 32, struct.pack("<QQ", pages, pages))
+    k.store(info + SYSINFO - 8, PAGE_SIZE, 4)
 
 
 # Per-cpu memory ----------------------------------------------------------------------------

@@ -8,6 +8,8 @@ before an unmapped page, as it may on hardware.
 from __future__ import annotations
 
 import errno
+import re
+import uuid
 from collections.abc import Callable
 
 from machine.kernel.api.common import INT_MAX, UNLIMITED, fill, pieces, stop, text
@@ -554,3 +556,42 @@ def _bin2hex(k: Kernel, dest: int, src: int, count: int) -> int:
     if count:
         k.memory.write(dest, k.memory.read(src, count).hex().encode())
     return dest + 2 * count
+
+
+# UUIDs (lib/uuid.c): the text's first three groups are little-endian in a GUID -------------------
+
+_UUID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+data("guid_null", 16)
+data("uuid_null", 16)
+
+
+def _uuid(k: Kernel, text_: int, *, little: bool) -> bytes | None:
+    found = _UUID.match(k.string(text_, 36))
+    if found is None:
+        return None
+    parsed = uuid.UUID(found[0].decode())
+    return parsed.bytes_le if little else parsed.bytes
+
+
+@function("bool uuid_is_valid(const char *uuid)")
+def _uuid_is_valid(k: Kernel, text_: int) -> int:
+    return int(_uuid(k, text_, little=False) is not None)
+
+
+@function("int guid_parse(const char *uuid, guid_t *u)")
+def _guid_parse(k: Kernel, text_: int, at: int) -> int:
+    found = _uuid(k, text_, little=True)
+    if found is None:
+        return -errno.EINVAL
+    k.memory.write(at, found)
+    return 0
+
+
+@function("int uuid_parse(const char *uuid, uuid_t *u)")
+def _uuid_parse(k: Kernel, text_: int, at: int) -> int:
+    found = _uuid(k, text_, little=False)
+    if found is None:
+        return -errno.EINVAL
+    k.memory.write(at, found)
+    return 0

@@ -104,6 +104,11 @@ def _ktime_get_ts64(k: Kernel, ts: int) -> None:
     k.memory.write(ts, struct.pack("<qq", *divmod(advance(k, READING), NSEC_PER_SEC)))
 
 
+@function("void getboottime64(struct timespec64 *ts)")
+def _getboottime64(k: Kernel, ts: int) -> None:
+    k.memory.write(ts, struct.pack("<qq", BOOT, 0))
+
+
 @function("void __udelay(unsigned long usecs)", "void udelay(unsigned long usecs)")
 def _udelay(k: Kernel, usecs: int) -> None:
     advance(k, usecs * 1000)
