@@ -10,6 +10,7 @@ from machine.kernel.api import (
     block,
     compress,
     cpu,
+    cpuhp,
     crypto,
     cryptoqueue,
     firmware,

@@ -18,6 +18,7 @@ declare(
 )
 # Bytes of the parts of a disk, with room to spare: gendisk, block_device, request_queue.
 DISK, PART, QUEUE = 2048, 2048, 2048
+FREE_DISK = 80  # struct block_device_operations: who frees what belongs to the disk
 QUEUEDATA = 0  # struct request_queue begins with its owner's data
 
 
@@ -65,8 +66,12 @@ def _del_gendisk(k: Kernel, disk: int) -> None:
 
 @function("void put_disk(struct gendisk *disk)")
 def _put_disk(k: Kernel, disk: int) -> None:
-    if disk:
-        kfree(k, disk)
+    if not disk:
+        return
+    operations = view(k, "gendisk", disk).number("fops")
+    if operations and (release := k.word(operations + FREE_DISK)):
+        k.call(release, disk)
+    kfree(k, disk)
 
 
 nothing(

@@ -533,9 +533,7 @@ def _node(
     node = kmalloc(k, NODE, GFP_ZERO)
     if node:
         state(k, _Nodes).parents[node] = kind, parent
-        above = k.registry.at(kind, parent)
-        title = name.decode("utf-8", "replace")
-        path = f"{above.name}/{title}" if above else title
+        path = _path(k, kind, name.decode("utf-8", "replace"), parent)
         k.register(kind, node, path, fields=fields, callbacks={n: a for n, a in calls.items() if a})
     return node
 
@@ -602,19 +600,38 @@ def _debugfs_remove(k: Kernel, node: int) -> None:
     _remove(k, node)
 
 
+def _path(k: Kernel, kind: str, name: str, parent: int) -> str:
+    above = k.registry.at(kind, parent)
+    return f"{above.name}/{name}" if above else name
+
+
+def _remove_at(k: Kernel, kind: str, name: int, parent: int) -> None:
+    """Remove the entry of that name, and what was made below it by its path."""
+    path = _path(k, kind, text(k, name).decode("utf-8", "replace"), parent)
+    for record in list(k.registry.find(kind)):
+        if record.name == path or record.name.startswith(path + "/"):
+            _remove(k, record.address)
+
+
 @function(
-    "void debugfs_lookup_and_remove(const char *name, struct dentry *parent)",
     "void remove_proc_entry(const char *name, struct proc_dir_entry *parent)",
     "int remove_proc_subtree(const char *name, struct proc_dir_entry *parent)",
 )
-def _remove_named(k: Kernel, name: int, parent: int) -> int:
-    wanted = text(k, name).decode("utf-8", "replace")
-    for child in _below(k, parent):
-        record = k.registry.at(state(k, _Nodes).parents[child][0], child)
-        above = f"{wanted}" if not parent else f"/{wanted}"
-        if record is not None and (record.name == wanted or record.name.endswith(above)):
-            _remove(k, child)
+def _remove_proc_entry(k: Kernel, name: int, parent: int) -> int:
+    _remove_at(k, PROC, name, parent)
     return 0
+
+
+@function("void debugfs_lookup_and_remove(const char *name, struct dentry *parent)")
+def _debugfs_lookup_and_remove(k: Kernel, name: int, parent: int) -> None:
+    _remove_at(k, DEBUGFS, name, parent)
+
+
+@function("struct dentry *debugfs_lookup(const char *name, struct dentry *parent)")
+def _debugfs_lookup(k: Kernel, name: int, parent: int) -> int:
+    path = _path(k, DEBUGFS, text(k, name).decode("utf-8", "replace"), parent)
+    found = next(k.registry.find(DEBUGFS, path), None)
+    return found.address if found else 0
 
 
 @function("bool debugfs_initialized(void)")
