@@ -41,7 +41,8 @@ UNLIMITED = (1 << 62) - 1  # instructions
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
-TICK = 4_000_000  # instructions between timer ticks: 4 ms of a CPU that runs a thousand million
+TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
+INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _PERMS = tuple(
     sum(
         bit

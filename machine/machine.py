@@ -40,7 +40,7 @@ from loader.errors import BadParameter, InitFailed, MissingDependency
 from loader.files import SUFFIXES, decompress, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
-from machine.cpu import TICK, Cpu, Stop
+from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
 from machine.disassembly import Disassembler
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.api.algorithms import (
@@ -189,7 +189,7 @@ class Machine:
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
         for each in self.cpus:
-            each.on_tick = partial(advance, self.kernel, TICK)  # a nanosecond an instruction
+            each.on_tick = partial(advance, self.kernel, TICK * INSTRUCTION)
             each.breakpoints = self.breakpoints
         self.kernel.on_idle = partial(idle, self.kernel)
         self.loader = Loader(
