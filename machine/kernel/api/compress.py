@@ -128,6 +128,11 @@ def _end(k: Kernel, stream: int) -> int:
     return Z_OK if state(k, _Streams).live.pop(stream, None) else Z_STREAM_ERROR
 
 
+@function("int zlib_deflate_dfltcc_enabled(void)")
+def _deflate_in_hardware(_k: Kernel) -> int:
+    return 0
+
+
 @function("int zlib_deflate(struct z_stream *strm, int flush)")
 def _deflate(k: Kernel, stream: int, flush: int) -> int:
     found, z = state(k, _Streams).live.get(stream), view(k, "z_stream", stream)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from machine.kernel.api import skcipher  # noqa: F401 -- declares the request
 from machine.kernel.api.common import empty_list, errno, list_del_init, list_insert
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import struct, view
@@ -11,7 +12,6 @@ from machine.kernel.table import function
 MAY_BACKLOG = 0x400  # CRYPTO_TFM_REQ_MAY_BACKLOG
 
 struct("crypto_queue", "list:list backlog:ptr qlen:u32 max_qlen:u32")
-struct("crypto_async_request", "list:list complete:fn data:ptr tfm:ptr flags:u32")
 
 
 @function("void crypto_init_queue(struct crypto_queue *queue, unsigned int max_qlen)")
