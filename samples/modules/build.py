@@ -49,6 +49,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "sealed": (),
     "sorting": (),
     "tables": (),
+    "workers": (),
 }
 
 

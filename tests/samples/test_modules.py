@@ -188,9 +188,8 @@ each_arch = pytest.mark.parametrize("arch", ARCHS)
 
 
 def test_all_are_there() -> None:
-    """The ten modules of the build exist for each architecture and nothing else lies there."""
+    """The modules of the build exist for each architecture and nothing else lies there."""
     assert modules.names() == tuple(sorted(build.MODULES))
-    assert len(modules.names()) == 11
     found = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.ko")}
     wanted = {
         str(modules.path(arch, name).relative_to(PACKAGE))
