@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import enum
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
@@ -407,12 +408,12 @@ class Kernel:
         if variable.percpu:
             base, self._percpu_static = self._percpu_static, self._percpu_static + size
         else:
-            base = self._variables_end
+            base = align_up(self._variables_end, variable.align)
             room = Interval(self.image.start + VARIABLES, self.image.start + NEEDED)
             if base + size > room.end:
                 what = "kernel variables"
                 raise AllocationError(what, size, (room,), "the image has no room for more")
-            self._variables_end += size
+            self._variables_end = base + size
         # The address must be known before: contents may point at the variable itself.
         self._addresses[variable.name] = base
         for _ in self._on_each_cpu() if variable.percpu else (None,):
@@ -484,12 +485,15 @@ class Kernel:
             dict(self._addresses),
             ends,
             self.registry.mark(),
-            copy.deepcopy(self.states),
+            {kind: _copied(found) for kind, found in self.states.items()},
         )
 
     def roll_back(self, mark: Mark) -> None:
         """Forget symbols and objects that came after `mark`."""
-        count, objects, addresses, ends, registered, self.states = mark
+        count, objects, addresses, ends, registered, states = mark
+        # Time, for one, does not go back.
+        lasting = {kind: s for kind, s in self.states.items() if getattr(kind, "lasting", False)}
+        self.states = states | lasting
         del self._slots[count:]
         self._addresses.clear()  # in place: `symbols` is a view of it
         self._addresses.update(addresses)
@@ -692,6 +696,24 @@ class Kernel:
         if self._partial:
             text, self._partial = self._partial, ""
             self._emit(text)
+
+
+def _copied(found: object) -> object:
+    """Return a copy of what a subsystem remembers: of its fields and what they contain."""
+    made = copy.copy(found)
+    kind = type(found)
+    if attrs.has(kind):
+        for field in attrs.fields(kind):
+            setattr(made, field.name, _contained(getattr(found, field.name)))
+    return made
+
+
+def _contained(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _contained(item) for key, item in value.items()}
+    if isinstance(value, list | deque | set):
+        return type(value)(_contained(item) for item in value)
+    return value
 
 
 def _constant(value: int) -> Callable[[], int]:

@@ -61,6 +61,8 @@ class Data:
         Bytes.
     percpu
         Whether every CPU has its own copy.
+    align
+        Bytes; a page where code goes by way of its struct page, which names whole pages.
     fill
         Returns the initial contents; zeros without it.
     """
@@ -68,6 +70,7 @@ class Data:
     name: str
     size: int
     percpu: bool = False
+    align: int = 16
     fill: Callable[[Kernel], bytes] | None = None
 
 
@@ -89,8 +92,10 @@ def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
     return register
 
 
-def data(name: str, size: int, *, percpu: bool = False, fill: Any = None) -> None:
+def data(
+    name: str, size: int, *, percpu: bool = False, align: int = 16, fill: Any = None
+) -> None:
     """Register a kernel variable."""
     if name in DATA:
         raise ValueError(f"kernel symbol {name!r} is declared twice")
-    DATA[name] = Data(name=name, size=size, percpu=percpu, fill=fill)
+    DATA[name] = Data(name=name, size=size, percpu=percpu, align=align, fill=fill)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import ClassVar
 
 import attrs
 
@@ -69,7 +70,7 @@ data("boot_cpu_data", 512, fill=lambda k: bytes(CAPABILITIES) + _capabilities(k)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
 data("fips_enabled", 4)
-data("empty_zero_page", 4096)
+data("empty_zero_page", 4096, align=4096)
 data("init_on_free", 16)
 data("init_on_alloc", 16)
 data("elfcorehdr_addr", 8)
@@ -162,6 +163,7 @@ def _alt_cb_patch_nops(k: Kernel, *_args: int) -> None:
 
 @attrs.define
 class _Random:
+    lasting: ClassVar[bool] = True
     source: random.Random = attrs.field(factory=lambda: random.Random(0))  # noqa: S311 - repeatable, no secret
 
 

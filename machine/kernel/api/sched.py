@@ -57,9 +57,6 @@ class Thread:
     should_stop: bool = False
     should_park: bool = False
 
-    def __deepcopy__(self, _memo: object) -> Thread:
-        return self
-
 
 @attrs.define
 class Scheduler:

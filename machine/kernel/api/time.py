@@ -9,6 +9,7 @@ runs of the same code see the same times.
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
 import attrs
 
@@ -34,6 +35,7 @@ data("tsc_khz", 4, fill=lambda _k: (1_000_000).to_bytes(4, "little"))
 class Clock:
     """Nanoseconds since boot."""
 
+    lasting: ClassVar[bool] = True
     now: int = NSEC_PER_SEC
 
 
