@@ -92,9 +92,7 @@ def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
     return register
 
 
-def data(
-    name: str, size: int, *, percpu: bool = False, align: int = 16, fill: Any = None
-) -> None:
+def data(name: str, size: int, *, percpu: bool = False, align: int = 16, fill: Any = None) -> None:
     """Register a kernel variable."""
     if name in DATA:
         raise ValueError(f"kernel symbol {name!r} is declared twice")

@@ -70,12 +70,24 @@ BUILT_IN: dict[tuple[str, str], tuple[type[Algorithm], dict[str, int]]] = {
 }
 
 
+@attrs.define
+class _Transforms:
+    """Transforms that modules allocated, by their address; structures of built-in algorithms."""
+
+    live: dict[int, Algorithm] = attrs.field(factory=dict)
+    built_in: dict[tuple[str, str], int] = attrs.field(factory=dict)
+
+
 def _built_in(k: Kernel, kind: str, name: str) -> Algorithm | None:
     """Return an algorithm of the kernel itself, with the structure that inlined code reads."""
     found = BUILT_IN.get((kind, name))
     if found is None:
         return None
     made, fields = found
+    addresses = state(k, _Transforms).built_in
+    if (kind, name) in addresses:
+        address = addresses[kind, name]
+        return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
     structure = f"{kind}_alg" if kind in ALGORITHMS else "crypto_alg"
     address = k.heap.alloc(layout(structure).size, zero=True)
     if not address:
@@ -87,14 +99,8 @@ def _built_in(k: Kernel, kind: str, name: str) -> Algorithm | None:
     for field, value in fields.items():
         member = next(m for m in alg.layout.members if m.rpartition(".")[2] == field)
         alg.put(member, value)
+    addresses[kind, name] = address
     return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
-
-
-@attrs.define
-class _Transforms:
-    """Transforms that modules allocated, by their address."""
-
-    live: dict[int, Algorithm] = attrs.field(factory=dict)
 
 
 def _allocate(k: Kernel, kind: str, name: str) -> int:
