@@ -475,6 +475,8 @@ def _decode(code: bytes, start: int) -> Instruction | None:
     if code[at] >> 4 == 4:
         wide = bool(code[at] & 8)
         at += 1
+        if code[at] in _PREFIXES or code[at] >> 4 == 4:
+            return None  # a REX prefix that does not count
     opcode_at, byte = at, code[at]
     at += 1
     table = 0
@@ -503,6 +505,8 @@ def _decode(code: bytes, start: int) -> Instruction | None:
     displacement, relative, field = (0, 0), False, 0
     if modrm:
         mod, field, base = code[at] >> 6, code[at] >> 3 & 7, code[at] & 7
+        if table == 1 and 0x20 <= byte <= 0x23:
+            mod = 3  # control and debug registers
         at += 1
         relative = mod == 0 and base == 5
         if mod != 3 and base == 4:
