@@ -16,6 +16,7 @@ from execmem.cli import COMMANDS, main
 from execmem.figure import address_spaces
 from execmem.reference import PAGES
 from execmem.tables import document
+from loader.finalize import MECHANISMS
 
 HERE = Path(__file__).parents[2]
 DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/**/*.md")])
@@ -92,6 +93,13 @@ def test_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stderr
     assert "Machine" in (tmp_path / "reference" / "api.html").read_text("utf-8")
+
+
+def test_every_mechanism_is_explained():
+    """The page on finalising has one row for each mechanism, and no others."""
+    page = (HERE / "docs" / "finalise.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(MECHANISMS)
 
 
 def test_public_names():
