@@ -128,7 +128,7 @@ class Kprobes:
         execmem: Execmem,
         patches: Patches,
         kernel: Kernel,
-        breakpoints: dict[int, Callable[[Cpu], None]],
+        breakpoints: dict[int, Callable[[Cpu], int]],
         modules: Callable[[], Iterable[LoadedModule]],
         reserved: Callable[[LoadedModule, int, int], str],
     ) -> None:
@@ -183,7 +183,7 @@ class Kprobes:
         self._breakpoints[address] = partial(self._hit, address)
         if slot is not None:
             behind = address + insn.size
-            self._breakpoints[slot.address + insn.size] = partial(self._go_on, behind)
+            self._breakpoints[slot.address + insn.size] = lambda _cpu: behind
 
     def _instruction(self, address: int) -> Insn:
         """Return the instruction at an address; PatchRefused where it cannot be probed."""
@@ -268,11 +268,8 @@ class Kprobes:
 
     # Traps -----------------------------------------------------------------------------------
 
-    def _go_on(self, address: int, cpu: Cpu) -> None:
-        cpu.write(self._program_counter, address)
-
-    def _hit(self, pc: int, cpu: Cpu) -> None:
-        """Tell the probes at an address of a CPU's arrival, and let it go on behind."""
+    def _hit(self, pc: int, cpu: Cpu) -> int:
+        """Tell the probes at an address of a CPU's arrival; return where it goes on."""
         armed = self._armed[pc]
         if not self._patches.holds(armed.patch):
             raise Stop(FaultKind.TRAP, pc)  # of another module, which lies there now
@@ -285,13 +282,12 @@ class Kprobes:
             if probe.handler is not None:
                 probe.handler(hit)
         if self._armed.get(pc) is not armed:
-            return  # removed by its handler
+            return pc  # removed by its handler
         if armed.slot is not None:
-            self._go_on(armed.slot.address, cpu)
-            return
+            return armed.slot.address
         assert armed.insn.simulate is not None
         try:
-            self._go_on(armed.insn.simulate(guest) & ADDRESS_MASK, cpu)
+            return armed.insn.simulate(guest) & ADDRESS_MASK
         except AccessError as error:
             kind = FaultKind.WRITE if error.access == "write" else FaultKind.READ
             raise Stop(kind, pc, error.address) from None

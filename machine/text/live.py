@@ -46,7 +46,7 @@ class LiveText:
         *,
         execmem: Execmem,
         kernel: Kernel,
-        breakpoints: dict[int, Callable[[Cpu], None]],
+        breakpoints: dict[int, Callable[[Cpu], int]],
         modules: Callable[[], Iterable[LoadedModule]],
         where: Callable[[int], str],
         running: Running,
