@@ -520,6 +520,9 @@ ARM64 = Arch(
         mode="UC_MODE_ARM",
         model="UC_CPU_ARM64_MAX",
         features=frozenset((0, 1, 3, 4, 5, 6, 7)),  # FP ASIMD AES PMULL SHA1 SHA2 CRC32
+        capabilities=frozenset(
+            ("ALWAYS_BOOT", "ALWAYS_SYSTEM", "HAS_FPSIMD", "HAS_LSE_ATOMICS")  # it runs at EL1
+        ),
         registers="UC_ARM64_REG_",
         capstone_prefix="CS_ARCH_ARM64",
         capstone_mode=("CS_MODE_ARM",),

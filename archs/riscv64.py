@@ -389,6 +389,7 @@ RISCV64 = Arch(
         prefix="RISCV",
         mode="UC_MODE_RISCV64",
         model="UC_CPU_RISCV64_SIFIVE_U54",
+        capabilities=frozenset("imafdc"),
         registers="UC_RISCV_REG_",
         capstone_prefix="CS_ARCH_RISCV",
         capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
