@@ -63,6 +63,10 @@ class Boot:
         return {name: value for name, _, value in pairs}
 
 
+class SymbolNeeded(LookupError):
+    """Finalisation needs a kernel symbol that the environment does not have."""
+
+
 @attrs.frozen(kw_only=True)
 class Environment:
     """One boot, as far as module finalisation can see it.
@@ -88,6 +92,12 @@ class Environment:
     possible_cpus: int = 1
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     static_calls: Mapping[str, int] = attrs.field(factory=dict)
+
+    def symbol(self, name: str) -> int:
+        """Return a kernel symbol's address; SymbolNeeded where there is none."""
+        if name not in self.symbols:
+            raise SymbolNeeded(name)
+        return self.symbols[name]
 
     @cached_property
     def padded(self) -> NDArray[np.uint64]:

@@ -249,7 +249,7 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
     if "retpoline" in features and "retpoline_lfence" not in features:
         if "call_depth" not in features:
             return None
-        calls, jumps = (environment.symbols[name] for name in COUNTING_THUNKS)
+        calls, jumps = (environment.symbol(name) for name in COUNTING_THUNKS)
         first = np.where((code[:, :2] == CALL).any(axis=1), calls, jumps).astype(np.uint64)
         return _aim(code, places, first + registers * np.uint64(THUNK_STEP))
     # A thousand branches have few forms: the opcode, of one byte or two, and the register.
@@ -262,6 +262,13 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
         for n in chosen.tolist()
     ]
     new: U8 = np.array(kinds, np.uint8).reshape(-1, code.shape[1])[which]
+    if "indirect_thunk_its" in features:
+        # Where the branch would end in the lower half of a cache line, a thunk that does not.
+        # The kernel makes one for each module; the one of its own does the same.
+        length = np.uint64(2) + registers // np.uint64(8)
+        exposed = places + length - np.uint64(1) & np.uint64(0x20) == 0
+        thunks = np.uint64(environment.symbol(ITS_THUNKS)) + registers * np.uint64(ITS_STEP)
+        new = np.where(exposed[:, None], _aim(code, places, thunks), new)
     return new
 
 
@@ -280,11 +287,15 @@ def _direct(opcode: bytes, register: int, length: int, fence: bool) -> list[int]
     return list(code + NOPS[length - len(code)])
 
 
+def _return_thunk(environment: Environment) -> str:
+    return environment.options.get("return_thunk", "__x86_return_thunk")
+
+
 def _return_at(places: U64, environment: Environment) -> NDArray[np.bool_]:
     """Return where a return needs the thunk (cpu_wants_rethunk_at)."""
     if "rethunk" not in environment.features:
         return np.zeros(places.shape, np.bool_)
-    if environment.options["return_thunk"] != ITS_RETURN_THUNK:
+    if _return_thunk(environment) != ITS_RETURN_THUNK:
         return np.ones(places.shape, np.bool_)
     return np.asarray(places & np.uint64(0x20) == 0)
 
@@ -295,7 +306,7 @@ def _returns(places: U64, environment: Environment) -> U8:
     thunked = _return_at(places, environment)
     if not thunked.any():
         return plain
-    thunk = environment.symbols[environment.options["return_thunk"]]
+    thunk = environment.symbol(_return_thunk(environment))
     return np.where(thunked[:, None], _branches(JUMP, places, thunk), plain)
 
 
@@ -307,8 +318,9 @@ def _static_call(
     if code.shape[1] == 6:  # Jcc.d32, a tail call
         name = "__static_call_return"
         if "rethunk" in environment.features:
-            name = environment.options["return_thunk"]
-        return _aim(code, places, np.where(none, np.uint64(symbols.get(name, 0)), functions))
+            name = _return_thunk(environment)
+        nowhere = np.uint64(environment.symbol(name)) if none.any() else np.uint64(0)
+        return _aim(code, places, np.where(none, nowhere, functions))
     opcode = np.where(tail, JUMP, CALL).astype(np.uint8)
     new = _aim(np.repeat(opcode[:, None], 5, axis=1), places, functions)
     new[none & ~tail] = np.frombuffer(NOPS[5], np.uint8)
@@ -321,7 +333,7 @@ def _static_call(
 def _padding(functions: U64, environment: Environment) -> U8:
     """Return `sarq $5, %gs:pcpu_hot+16(%rip)` in front of functions (INCREMENT_CALL_DEPTH)."""
     code = _rows(bytes.fromhex("6548c13d0000000005"), functions.size).copy()
-    depth = np.uint64(environment.symbols["pcpu_hot"] + CALL_DEPTH_OFFSET)
+    depth = np.uint64(environment.symbol("pcpu_hot") + CALL_DEPTH_OFFSET)
     code[:, 4:8] = (depth - functions).astype("<u4")[:, None].view(np.uint8)
     return code
 
@@ -330,6 +342,7 @@ CLEAR_RAX = bytes.fromhex("2e2e2e31c0")  # cs cs cs xorl %eax, %eax
 THUNK_STEP = 32  # from one thunk of an array to the next
 COUNTING_THUNKS = ("__x86_indirect_call_thunk_array", "__x86_indirect_jump_thunk_array")
 ITS_RETURN_THUNK = "its_return_thunk"
+ITS_THUNKS, ITS_STEP = "__x86_indirect_its_thunk_array", 64
 CALL_DEPTH_OFFSET = 16  # of call_depth in struct pcpu_hot
 
 THUNKS = Thunks(

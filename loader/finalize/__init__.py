@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from archs.environment import Environment
+from archs.environment import Environment, SymbolNeeded
 from loader.elf import ElfView
+from loader.errors import UnresolvedSymbols
 from loader.finalize import (
     alternatives,
     callthunks,
@@ -112,11 +113,17 @@ def finalise(
     BadModule
         When a table of the module names a place outside it, or instructions that the
         mechanism does not know.
+    UnresolvedSymbols
+        When the environment lacks a symbol that its own features need.
     """
     subject = Subject(view, layout, addresses, linked, environment)
     finalisation = view.arch.finalisation
     for name in finalisation.order if finalisation else ():
         if name not in without:
             subject.begin(name)
-            MECHANISMS[name](subject)
+            try:
+                MECHANISMS[name](subject)
+            except SymbolNeeded as error:
+                hint = f"{name} needs the kernel's symbol: give it in Environment.symbols"
+                raise UnresolvedSymbols(view.name, (str(error),), hint) from None
     return Finalised(subject)

@@ -101,6 +101,24 @@ def test_plain_retpolines_stay():
     assert result.after == result.before
 
 
+@pytest.mark.parametrize(("at", "exposed"), [(0, True), (0x1E, True), (0x1F, False), (0x3F, True)])
+def test_an_indirect_branch_in_a_lower_half_needs_the_its_thunk(at, exposed):
+    """Without retpolines, a branch whose last byte is in the lower half goes through a thunk."""
+    symbols = {"__x86_indirect_its_thunk_array": KERNEL + 0x8000}
+    environment = Environment(features=frozenset({"indirect_thunk_its"}), symbols=symbols)
+    result = finalised(
+        b"\x90" * at + b"\xe8\0\0\0\0",
+        [sites(".retpoline_sites", [at])],
+        environment,
+        INDIRECT,
+        relas=[Rela(at + 1, 4, RAX, -4)],
+    )
+    (name, target, _), *_ = result.code(at, 5)
+    assert (name, target == "rax") == ("call", not exposed)
+    if exposed:
+        assert int(target, 16) == KERNEL + 0x8000
+
+
 @pytest.mark.parametrize(("opcode", "array"), [("e8", "call"), ("e9", "jump"), ("2ee8", "call")])
 def test_counting_thunks_have_arrays_of_their_own(opcode, array):
     """With call depth tracking a branch leads to its register's thunk that counts."""
