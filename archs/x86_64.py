@@ -757,7 +757,7 @@ _MODELS = {
             "clflushopt sha_ni xsaveopt xsavec xgetbv1 arat npt"
         ),
         (
-            "sysret_ss_attrs null_seg swapgs_fence spectre_v1 spectre_v2 spec_store_bypass "
+            "sysret_ss_attrs swapgs_fence spectre_v1 spectre_v2 spec_store_bypass "
             "retbleed smt_rsb srso div0"
         ),
     ),

@@ -76,13 +76,13 @@ TEXT = ".text.traced"
 
 def traced() -> bytes:
     """Return a module whose function calls the tracer, POPCNT or a function, and returns by a thunk."""
-    code = b"\xe8\0\0\0\0" + ANSWER + b"\x90" * 4 + b"\xe9\0\0\0\0"
-    relas = [Rela(1, 4, "__fentry__", -4), Rela(15, 4, "__x86_return_thunk", -4)]
+    code = b"\xe8\0\0\0\0" + ANSWER + b"\x90" * 4 + NOPS[5] + b"\xe9\0\0\0\0"
+    relas = [Rela(1, 4, "__fentry__", -4), Rela(20, 4, "__x86_return_thunk", -4)]
     alternative = struct.pack("<iiHHBB", 0, 0, 4 * 32 + 23, 0, 4, 4)
     extra = [
         Sec(TEXT, code, A | X, align=16, relas=relas),
         Sec("__mcount_loc", bytes(8), A, align=8, relas=[Rela(0, 1, "answer")]),
-        Sec(".return_sites", bytes(4), A, align=4, relas=[Rela(0, 2, "answer", 14)]),
+        Sec(".return_sites", bytes(4), A, align=4, relas=[Rela(0, 2, "answer", 19)]),
         Sec(".altinstr_replacement", bytes.fromhex("f30fb8c0"), A | X),
         Sec(
             ".altinstructions",
@@ -91,7 +91,7 @@ def traced() -> bytes:
             relas=[Rela(0, 2, "answer", 10), Rela(4, 2, "popcnt")],
         ),
         Sec("__jump_table", bytes(16), A | W, align=8, relas=[
-            Rela(0, 2, "answer", 10), Rela(4, 2, "answer", 14), Rela(8, 24, "key")
+            Rela(0, 2, "answer", 14), Rela(4, 2, "answer", 19), Rela(8, 24, "key")
         ]),
         Sec(".data.key", bytes(16), A | W, align=8),
     ]  # fmt: skip
@@ -110,8 +110,9 @@ def test_no_call_is_left_where_the_kernel_would_have_none(design):
     machine = Machine("x86_64", design=design)
     loaded = machine.load(traced(), init=False)
     address = loaded.symbols["answer"]
-    code = machine.read(address, 19)
-    assert code == NOPS[5] + ANSWER + bytes.fromhex("f30fb8c0") + b"\xc3\xcc\xcc\xcc\xcc"
+    code = machine.read(address, 24)
+    wanted = NOPS[5] + ANSWER + bytes.fromhex("f30fb8c0") + NOPS[5] + b"\xc3\xcc\xcc\xcc\xcc"
+    assert code == wanted
     assert machine.call(address) == 2  # POPCNT of 5
     assert not {"__fentry__", "__x86_return_thunk"} & set(machine.kernel.calls)
 
