@@ -66,7 +66,7 @@ def probe(
     click.echo(f"{found.where}: {instruction}: reached {times}")
     for number, hit in enumerate(found.hits[:hits], 1):
         click.echo(f"hit {number}")
-        cells = [f"{name:>6} {hit.registers[name]:016x}" for name in chosen]
+        cells = [f"{name:>8} {hit.registers[name]:016x}" for name in chosen]
         for at in range(0, len(cells), 3):
             click.echo("".join(cells[at : at + 3]).rstrip())
     if count > hits:

@@ -141,6 +141,7 @@ class Kprobes:
         self._modules = modules
         self._reserved = reserved
         self._armed: dict[int, _Armed] = {}
+        self._retired: dict[int, Allocation] = {}  # slots, by their breakpoint's address
 
     def add(self, address: int, handler: Callable[[Hit], object] | None = None) -> Probe:
         """Put a probe at an instruction of a module.
@@ -158,6 +159,7 @@ class Kprobes:
         AllocationError, PokeError
             There is no slot, or no way to write text.
         """
+        self._reap()
         probe = Probe(self, address, self._patches.where(address), handler)
         armed = self._armed.get(address)
         if armed is None or not self._patches.holds(armed.patch):
@@ -262,9 +264,17 @@ class Kprobes:
             self._patches.release([armed.patch])
             del self._armed[probe.address], self._breakpoints[probe.address]
             if armed.slot is not None:
-                del self._breakpoints[armed.slot.address + armed.insn.size]
-                self._execmem.free(armed.slot.address)
+                self._retired[armed.slot.address + armed.insn.size] = armed.slot
         armed.probes.remove(probe)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Free the slots of removed probes, but none that a CPU waits in."""
+        waiting = {pc for _, pc in self._patches.running() if pc is not None}
+        for behind, slot in list(self._retired.items()):
+            if not any(pc in slot.interval for pc in waiting):
+                del self._retired[behind], self._breakpoints[behind]
+                self._execmem.free(slot.address)
 
     # Traps -----------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Patches:
     def __init__(self, execmem: Execmem, where: Callable[[int], str], running: Running) -> None:
         self._execmem = execmem
         self.where = where
-        self._running = running
+        self.running = running
         self._live = SortedDict()  # address -> Patch
 
     def read(self, address: int, size: int) -> bytes:
@@ -111,7 +111,7 @@ class Patches:
         """
         changes = list(changes)
         for address, new, _ in changes:
-            for cpu, pc in self._running():
+            for cpu, pc in self.running():
                 if pc is not None and address < pc < address + len(new):
                     reason = f"CPU {cpu.number} waits at {pc:#x}, inside what would be written"
                     raise PatchRefused(what, address, self.where(address), reason)
