@@ -714,7 +714,8 @@ class Machine:
 
     def trace(
         self,
-        *patterns: str,
+        pattern: str,
+        *more: str,
         limit: int = LIMIT,
         on_entry: Callable[[Call], object] | None = None,
         on_exit: Callable[[Call], object] | None = None,
@@ -723,7 +724,7 @@ class Machine:
 
         Parameters
         ----------
-        patterns
+        pattern, more
             `MODULE` or `MODULE:GLOB`.
         limit
             Calls to keep; further ones are counted only.
@@ -735,7 +736,7 @@ class Machine:
         BadCall, PatchRefused
             No such module, no function that matches, or somebody else holds one.
         """
-        sites = [pair for pattern in patterns for pair in self.text.matching(pattern)]
+        sites = [pair for each in (pattern, *more) for pair in self.text.matching(each)]
         return self.text.ftrace.start(sites, limit=limit, on_entry=on_entry, on_exit=on_exit)
 
     def probe(self, place: int | str, handler: Callable[[Hit], object] | None = None) -> Probe:

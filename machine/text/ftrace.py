@@ -35,6 +35,8 @@ from machine.kernel.kernel import SLOT, Kernel
 from machine.text.patches import Patch, Patches, PatchRefused, Running
 
 LIMIT = 100_000  # calls kept
+REACH = 32  # bytes in which an entry of the table has its site
+STUBS = ("ftrace_enter", "ftrace_exit")  # kernel functions that trampolines call
 
 
 @attrs.frozen
@@ -187,8 +189,11 @@ class Ftrace:
 
     # Sites -----------------------------------------------------------------------------------
 
-    def sites(self, module: LoadedModule) -> Iterator[Site]:
-        """Yield where functions of a module can be traced, as far as it is in memory."""
+    def sites(self, module: LoadedModule, near: int | None = None) -> Iterator[Site]:
+        """Yield where functions of a module can be traced, as far as it is in memory.
+
+        `near` leaves out those that do not reach to an address.
+        """
         stub = self._encoding.stub
         address_of_stub = None if stub is None else self._kernel.address(stub)
         for section in module.sections.values():
@@ -197,6 +202,8 @@ class Ftrace:
             table = self._patches.read(section.address, section.size)
             for at in range(0, section.size - 7, 8):
                 entry = int.from_bytes(table[at : at + 8], "little")
+                if near is not None and not entry <= near < entry + REACH:
+                    continue
                 region = module.region_at(entry)
                 if region is None or entry + 16 > region.interval.end:
                     continue
@@ -212,7 +219,7 @@ class Ftrace:
         """Return whether an address lies in a site, behind its beginning."""
         return any(
             site.address < address < site.address + self._encoding.size
-            for site in self.sites(module)
+            for site in self.sites(module, address)
         )
 
     def matching(self, module: LoadedModule, pattern: str) -> list[Site]:
@@ -310,12 +317,8 @@ class Ftrace:
                 self._exits.clear()
 
     def _make(self) -> Allocation:
-        """Make the two trampolines, and the kernel's stubs that they call, once."""
-        stubs = []
-        for name, handler in (("ftrace_enter", self._entered), ("ftrace_exit", self._left)):
-            if not self._kernel.knows(name):
-                self._kernel.supply(name, handler, f"void {name}(void)")
-            stubs.append(self._kernel.address(name))
+        """Make the two trampolines."""
+        stubs = [self._kernel.address(name) for name in STUBS]
         size = self._encoding.code_size
         makers = (self._encoding.enter, self._encoding.exit)
         self._trampolines = self._code(list(zip(makers, stubs, strict=True)))
@@ -390,7 +393,7 @@ class Ftrace:
             return self._place(place)
         return self._cpu.read(self._calling.stack_pointer) & ADDRESS_MASK
 
-    def _entered(self) -> None:
+    def entered(self) -> None:
         """Note a call and see to it that its return comes by."""
         trace = self._active.get(self._get(self._encoding.site_end))
         if trace is None:
@@ -417,7 +420,7 @@ class Ftrace:
         if call is not None and trace.on_entry is not None:
             trace.on_entry(call)
 
-    def _left(self) -> None:
+    def left(self) -> None:
         """Note a return, and give the true return address back."""
         place = self._frame_of(self._encoding.returns_to)
         frames = self._stacks[self._cpu.number]

@@ -10,6 +10,7 @@ to the kernel; its first int counts who enabled it, and guest memory holds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -107,7 +108,14 @@ class StaticKeys:
         )
 
     def _size(self, site: JumpSite) -> int:
-        return self._labels.size(self._patches.read(site.code, max(self._labels.nops)))
+        return self._labels.size(self._code(site.code))
+
+    def _code(self, address: int) -> bytes:
+        """Return what a static branch at an address may consist of, less where memory ends."""
+        for size in sorted(self._labels.nops, reverse=True):
+            with suppress(AccessError):
+                return self._patches.read(address, size)
+        return b""
 
     # What the kernel offers ------------------------------------------------------------------
 
@@ -142,42 +150,56 @@ class StaticKeys:
         self._memory.write(key, count.to_bytes(4, "little"))
         if bool(before) != bool(count):
             try:
-                self._patches.poke("flip", self._changes(self.sites(key), enabled=bool(count)))
+                changes = self._changes(self.sites(key), self._code, enabled=bool(count))
+                self._patches.poke("flip", changes)
             except BaseException:
                 self._memory.write(key, before.to_bytes(4, "little"))
                 raise
 
     def adopt(self, module: LoadedModule) -> None:
         """Give a new module's sites the state that their keys have already."""
+        texts = {
+            region.address: self._patches.read(region.address, region.size)
+            for region in module.regions.values()
+            if region.type.is_text
+        }
+
+        def code(address: int) -> bytes:
+            start = max((start for start in texts if start <= address), default=address)
+            return texts.get(start, b"")[address - start :][: max(self._labels.nops)]
+
         changes = []
         for key, sites in self.table(module).items():
             try:
                 enabled = self.count(key) > 0
             except AccessError:
                 continue  # a key of the kernel's that this kernel does not have
-            changes += self._changes(sites, enabled=enabled)
+            changes += self._changes(sites, code, enabled=enabled)
         if changes:
             self._patches.poke("flip", changes)
 
     def _changes(
-        self, sites: Iterable[JumpSite], *, enabled: bool
+        self, sites: Iterable[JumpSite], code: Callable[[int], bytes], *, enabled: bool
     ) -> list[tuple[int, bytes, bytes]]:
         changes = []
         for site in sites:
-            size = self._size(site)
-            where = self._patches.where(site.code)
+            there = code(site.code)
+            size = self._labels.size(there)
             if not size:
-                raise PatchRefused("flip", site.code, where, "neither a NOP nor a jump is there")
+                raise self._refusal(site, "neither a NOP nor a jump is there")
             nop, jump = self._labels.nops[size], self._labels.jump(site.code, site.target, size)
             if jump is None:
-                raise PatchRefused("flip", site.code, where, f"{site.target:#x} is out of reach")
-            old = self._patches.read(site.code, size)
+                raise self._refusal(site, f"{site.target:#x} is out of reach")
+            old = there[:size]
             if old not in (nop, jump):
-                raise PatchRefused("flip", site.code, where, "it jumps somewhere else")
+                raise self._refusal(site, "it jumps somewhere else")
             new = jump if enabled != site.branch else nop
             if old != new:
                 changes.append((site.code, new, old))
         return changes
+
+    def _refusal(self, site: JumpSite, reason: str) -> PatchRefused:
+        return PatchRefused("flip", site.code, self._patches.where(site.code), reason)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Static keys and static calls (kernel/jump_label.c, kernel/static_call_inline.c).
+"""Static keys and static calls (kernel/jump_label.c, kernel/static_call_inline.c), and tracing.
 
 What they change is text; `machine.text` does it. A kernel that is not allowed to write text
 stops the caller.
@@ -109,3 +109,18 @@ def _static_call_update(k: Kernel, key: int, trampoline: int, target: int) -> No
 @function("long __static_call_return0(void)")
 def _return_zero(_k: Kernel) -> int:
     return 0
+
+
+# What trampolines call. The kernel's own do this in assembly, under names that no module knows.
+
+
+@function("void ftrace_enter(void)")
+def _ftrace_enter(k: Kernel) -> None:
+    assert k.text is not None
+    k.text.ftrace.entered()
+
+
+@function("void ftrace_exit(void)")
+def _ftrace_exit(k: Kernel) -> None:
+    assert k.text is not None
+    k.text.ftrace.left()
