@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import errno
 import functools
+import math
 import os
 import random
 import struct
@@ -360,6 +361,179 @@ def test_bch(load, errors):
     assert got == errors
     assert sorted(struct.unpack("<4I", bytes(places))[:errors]) == flipped
     module.call("bch_free", bch)
+
+
+# Searching, and disks that fail ----------------------------------------------------------------
+
+
+@pytest.fixture
+def started(arch, corpus):
+    """Return what loads a module of the corpus and runs its init, or skips where there is none."""
+
+    def loaded(name):
+        if not any(corpus.glob(f"lib/modules/*/kernel/**/{name}.ko*")):
+            pytest.skip(f"no {name} for {arch.name}")
+        machine = _started(arch.name, corpus)
+        return machine.modules.get(name) or machine.load(name)
+
+    return loaded
+
+
+@functools.cache
+def _started(name, root):
+    return Machine(name, root=root)
+
+
+@pytest.mark.parametrize("name", ["ts_kmp", "ts_bm"])
+@pytest.mark.parametrize("flags", [0, 2])
+def test_text_search(started, name, flags):
+    """Every place of a pattern is found, in text that comes in pieces; TS_IGNORECASE is 2."""
+    module = started(name)
+    machine = machine_of(module)
+    kernel = machine.kernel
+    (record,) = [r for r in machine.registry if r.kind == "text search" and r.owner == name]
+    chance = random.Random(5)
+    text = bytes(chance.choice(b"abAB") for _ in range(600))
+    for size in (1, 2, 5, 9):
+        start = chance.randrange(len(text) - size)
+        pattern = text[start : start + size]
+        # Boyer-Moore looks at one piece at a time (its documentation says so).
+        pieces = [text] if name == "ts_bm" else [text[at : at + 97] for at in range(0, 600, 97)]
+        assert _search(machine, kernel, record, pattern, pieces, flags) == _places(
+            text, pattern, flags
+        )
+
+
+def _places(text, pattern, flags):
+    if flags:
+        text, pattern = text.lower(), pattern.lower()
+    size = len(pattern)
+    return [at for at in range(len(text) - size + 1) if text[at : at + size] == pattern]
+
+
+def _search(machine, kernel, record, pattern, pieces, flags):
+    """Return where a registered text search finds a pattern, as textsearch_find() drives it."""
+    blocks = [machine.alloc(piece) for piece in pieces]
+    ends = [sum(map(len, pieces[:n])) for n in range(len(pieces) + 1)]
+
+    def next_block(consumed, dst, _config, _state):
+        for block, piece, end in zip(blocks, pieces, ends, strict=False):
+            if end <= consumed < end + len(piece):
+                kernel.store(dst, block + consumed - end)
+                return len(piece) - (consumed - end)
+        return 0
+
+    kernel.supply(
+        "search_block", next_block, "unsigned int search_block(u32 c, void **d, void *k, void *s)"
+    )
+    config = machine.call(record.callbacks["init"], pattern, len(pattern), GFP_KERNEL, flags)
+    # struct ts_config: ops, flags, get_next_block, finish; struct ts_state: offset, 48 bytes.
+    kernel.store(config + 16, kernel.address("search_block"))
+    state, places, offset = machine.alloc(56), [], 0
+    while True:
+        machine.write(state, offset.to_bytes(4, "little"))
+        found = machine.call(record.callbacks["find"], config, state, returns="u32")
+        if found == 0xFFFF_FFFF:
+            break
+        places.append(found)
+        offset = found + 1
+    for address in (state, config, *blocks):
+        machine.free(address)
+    return places
+
+
+def _gf_multiply(a, b):
+    """Return the product in GF(2**8) with the polynomial of RAID 6."""
+    product = 0
+    while b:
+        product ^= a if b & 1 else 0
+        a = a << 1 ^ (0x11D if a & 0x80 else 0)
+        b >>= 1
+    return product
+
+
+def _parity(disks):
+    """Return P and Q of data disks, by their definition."""
+    p, q = bytearray(len(disks[0])), bytearray(len(disks[0]))
+    for disk in reversed(disks):
+        for at, byte in enumerate(disk):
+            p[at] ^= byte
+            q[at] = _gf_multiply(q[at], 2) ^ byte
+    return bytes(p), bytes(q)
+
+
+def test_raid6_computes_parity_and_recovers_two_disks(started):
+    """P and Q are what their definition says; any two lost data disks come back."""
+    module = started("raid6_pq")
+    machine = machine_of(module)
+    chance, size, count = random.Random(3), 256, 5
+    data = [chance.randbytes(size) for _ in range(count)]
+    parity = _parity(data)
+    disks = [machine.alloc(contents) for contents in (*data, bytes(size), bytes(size))]
+    table = machine.alloc(struct.pack(f"<{count + 2}Q", *disks))
+    generate = machine.kernel.word(module.address_of("raid6_call"))
+    machine.call(generate, count + 2, size, table)
+    assert tuple(machine.read(disk, size) for disk in disks[-2:]) == parity
+    recover = machine.kernel.word(module.address_of("raid6_2data_recov"))
+    for one, two in ((0, 1), (1, 4), (2, 3)):
+        for lost in (one, two):
+            machine.write(disks[lost], chance.randbytes(size))
+        machine.call(recover, count + 2, size, one, two, table)
+        assert [machine.read(disk, size) for disk in disks[:count]] == data
+    recover = machine.kernel.word(module.address_of("raid6_datap_recov"))
+    for lost in (3, -2):
+        machine.write(disks[lost], chance.randbytes(size))
+    machine.call(recover, count + 2, size, 3, table)
+    assert [machine.read(disk, size) for disk in disks[:-1]] == [*data, parity[0]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_xor_of_blocks(started, count):
+    """xor_blocks adds up to four sources to the destination."""
+    module = started("xor")
+    machine = machine_of(module)
+    chance, size = random.Random(count), 4096
+    blocks = [chance.randbytes(size) for _ in range(count + 1)]
+    addresses = [machine.alloc(block) for block in blocks]
+    sources = machine.alloc(struct.pack(f"<{count}Q", *addresses[1:]))
+    module.call("xor_blocks", count, size, addresses[0], sources)
+    expected = functools.reduce(int.__xor__, (int.from_bytes(b, "little") for b in blocks))
+    assert machine.read(addresses[0], size) == expected.to_bytes(size, "little")
+
+
+@pytest.mark.parametrize("data", DATA, ids=len)
+def test_libcrc32c(started, data):
+    """The module asks the kernel's crypto API; the polynomial is Castagnoli's."""
+    got = started("libcrc32c").call("crc32c", 0xFFFF_FFFF, data, len(data), returns="u32")
+    assert got == crc(data, 0xFFFF_FFFF, width=32, polynomial=0x82F6_3B78, reflected=True)
+
+
+def test_gf128mul(load):
+    """Multiplication in GF(2**128) as GCM defines it (NIST SP 800-38D, 6.3), bit by bit."""
+    module, chance = load("gf128mul"), random.Random(1)
+    for _ in range(5):
+        x, y = chance.randbytes(16), chance.randbytes(16)
+        z, v = 0, int.from_bytes(y, "big")
+        for bit in range(128):
+            if int.from_bytes(x, "big") >> 127 - bit & 1:
+                z ^= v
+            v = v >> 1 ^ (0xE1 << 120 if v & 1 else 0)
+        machine = machine_of(module)
+        at = machine.alloc(x)
+        module.call("gf128mul_lle", at, y)
+        assert machine.read(at, 16) == z.to_bytes(16, "big")
+        machine.free(at)
+
+
+def test_cordic_turns_an_angle_into_coordinates(load):
+    """Cosine and sine of degrees, 16 bits behind the point."""
+    module = load("cordic")
+    for degrees in (-170, -90, 0, 30, 45, 135, 180):
+        # struct cordic_iq, two s32, comes back in one register.
+        raw = module.call("cordic_calc_iq", degrees)
+        x, y = struct.unpack("<2i", struct.pack("<Q", raw))
+        assert abs(x / 65536 - math.cos(math.radians(degrees))) < 1e-3
+        assert abs(y / 65536 - math.sin(math.radians(degrees))) < 1e-3
 
 
 # All of it -----------------------------------------------------------------------------------

@@ -364,6 +364,8 @@ def _rcu_read_unlock(k: Kernel) -> None:
     if not rcu.readers:
         stop(k, "rcu_read_unlock without rcu_read_lock")
     rcu.readers -= 1
+    if rcu.waiting:
+        k.stir()
 
 
 @function(
