@@ -509,6 +509,45 @@ def test_a_structure_is_returned_in_memory(guest):
     assert bound > (1 << window) + (4 << chain) + (4 << hashes)
 
 
+@EACH
+@settings(max_examples=15, deadline=None)
+@given(parts=st.lists(st.binary(max_size=12), max_size=6), room=st.integers(1, 40))
+def test_a_sequence_file_is_what_was_written_or_full(arch, parts, room):
+    """Parts are appended while they fit; the first that does not marks the file as too small."""
+    guest = _guest(arch.name)
+    buffer, file, source = guest.alloc(room), guest.alloc(128), guest.alloc(16)
+    guest.machine.write(file, struct.pack("<QQ", buffer, room))
+    expected = b""
+    for part in parts:
+        guest.machine.write(source, part)
+        fits = len(expected) + len(part) < room
+        assert guest("seq_write", file, source, len(part), returns="int") == (0 if fits else -1)
+        if not fits:
+            assert guest("seq_has_overflowed", file) == 1
+            break
+        expected += part
+    else:
+        assert guest.kernel.word(file + 24) == len(expected)
+        assert guest.machine.read(buffer, len(expected)) == expected
+    for address in (buffer, file, source):
+        guest.machine.free(address)
+
+
+def test_a_sequence_file_shows_numbers_and_text(guest):
+    """Formats, decimal numbers with a delimiter, escapes and padding, as fs/seq_file.c."""
+    buffer, file = guest.alloc(128), guest.alloc(128)
+    guest.machine.write(file, struct.pack("<QQ", buffer, 128))
+    guest("seq_printf", file, b"%s=%d\0", b"a\0", -3 & 0xFFFF_FFFF)
+    guest("seq_putc", file, ord(";"))
+    guest("seq_put_decimal_ull", file, b" \0", (1 << 64) - 1)
+    guest("seq_escape_mem", file, b"x y\n", 4, 0, b" \n\0")
+    guest.kernel.store(file + 32, 45)
+    guest("seq_pad", file, ord("|"))
+    guest("__seq_puts", file, b"end\0")
+    shown = b"a=-3; 18446744073709551615x\\040y\\012".ljust(45) + b"|end"
+    assert guest.machine.read(buffer, guest.kernel.word(file + 24)) == shown
+
+
 def test_crypto_requests_wait_in_line(guest):
     """First in, first out; a full queue takes only requests that may wait behind it."""
     queue = guest.alloc(32)

@@ -26,6 +26,7 @@ from machine.kernel.api import (
     registry,
     scatterlist,
     sched,
+    seqfile,
     skcipher,
     strings,
     text,

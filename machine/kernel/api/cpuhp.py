@@ -55,5 +55,6 @@ nothing(
     "void cpus_read_unlock(void)",
     "void migrate_disable(void)",
     "void migrate_enable(void)",
+    "bool __riscv_isa_extension_available(const unsigned long *isa_bitmap, unsigned int bit)",
     "const struct x86_cpu_id *x86_match_cpu(const struct x86_cpu_id *match)",
 )

@@ -233,15 +233,20 @@ data("kmalloc_caches", _TABLE + len(_BUCKETS) * (_CACHE.size + _TITLE), fill=_km
     " struct kmem_cache_args *args, slab_flags_t flags)"
 )
 def _kmem_cache_create_args(k: Kernel, name: int, size: int, args: int, _flags: int) -> int:
+    return create_cache(k, name, size, max(k.word(args, 4), LEAST_ALIGN), k.word(args + ARGS_CTOR))
+
+
+def create_cache(k: Kernel, name: int, size: int, align: int = LEAST_ALIGN, ctor: int = 0) -> int:
+    """Return a new slab cache; 0 where there can be none."""
     if not name or size > KMALLOC_MAX_SIZE:
         return 0
-    align, ctor = max(k.word(args, 4), LEAST_ALIGN), k.word(args + ARGS_CTOR)
     title = duplicate(k, text(k, name) + b"\0", 0)
     return duplicate(k, _CACHE.pack(size, align, ctor, title, 0), 0)
 
 
 @function("void kmem_cache_destroy(struct kmem_cache *s)")
-def _kmem_cache_destroy(k: Kernel, cache: int) -> None:
+def destroy_cache(k: Kernel, cache: int) -> None:
+    """Free a slab cache, and say so where objects of it still live."""
     if not cache:
         return
     _, _, _, name, live = _cache(k, cache)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 from machine.kernel.api.common import errno, nothing, signed_int, state
-from machine.kernel.api.memory import GFP_ZERO, kfree, kmalloc
+from machine.kernel.api.memory import GFP_ZERO, create_cache, destroy_cache, kfree, kmalloc
 from machine.kernel.api.registry import enter
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import struct as declare
@@ -30,9 +30,12 @@ def _init_net(k: Kernel) -> bytes:
 
 data("init_net", NET + 8 * MOST_IDS, fill=_init_net)
 data("init_task", 16384)
-data("br_fdb_test_addr_hook", 8)
-for _hook in "vlan_ioctl br_ioctl".split():
-    data(f"{_hook}_hook", 8)
+# Pointers that one module sets and another may follow.
+for _hook in (
+    "br_fdb_test_addr_hook nf_defrag_v4_hook nf_defrag_v6_hook udp_tunnel_nic_ops nf_ct_hook"
+    " nf_nat_hook nfnl_ct_hook nf_ctnetlink_has_listener ip_ct_attach"
+).split():
+    data(_hook, 8)
 
 
 # Per name space ------------------------------------------------------------------------------
@@ -228,3 +231,45 @@ nothing(
     "void phy_drivers_unregister(struct phy_driver *drv, int n)",
     "void sk_stream_kill_queues(struct sock *sk)",
 )
+
+
+# Queues of fragments (net/ipv4/inet_fragment.c): set up, never filled -----------------------------
+
+declare(
+    "inet_frags",
+    "qsize:u32 constructor:fn destructor:fn frag_expire:fn frags_cachep:ptr frags_cache_name:str",
+)
+declare("fqdir", "high_thresh:i64 low_thresh:i64 timeout:i32 max_dist:i32 f:ptr net:ptr dead:u8")
+FQDIR = 512  # bytes, with room for its hash table
+
+
+@function("int inet_frags_init(struct inet_frags *f)")
+def _inet_frags_init(k: Kernel, frags: int) -> int:
+    found = view(k, "inet_frags", frags)
+    cache = create_cache(k, found.number("frags_cache_name"), found.number("qsize"))
+    found.put("frags_cachep", cache)
+    return 0 if cache else errno("ENOMEM")
+
+
+@function("void inet_frags_fini(struct inet_frags *f)")
+def _inet_frags_fini(k: Kernel, frags: int) -> None:
+    found = view(k, "inet_frags", frags)
+    destroy_cache(k, found.number("frags_cachep"))
+    found.put("frags_cachep", 0)
+
+
+@function("int fqdir_init(struct fqdir **fqdirp, struct inet_frags *f, struct net *net)")
+def _fqdir_init(k: Kernel, at: int, frags: int, net: int) -> int:
+    directory = kmalloc(k, FQDIR, GFP_ZERO)
+    if not directory:
+        return errno("ENOMEM")
+    found = view(k, "fqdir", directory)
+    found.put("f", frags)
+    found.put("net", net)
+    k.store(at, directory)
+    return 0
+
+
+@function("void fqdir_exit(struct fqdir *fqdir)")
+def _fqdir_exit(k: Kernel, directory: int) -> None:
+    kfree(k, directory)
