@@ -430,6 +430,97 @@ def test_dev_messages_name_driver_and_device(guest):
     )
 
 
+def test_what_belongs_to_a_device_goes_with_it(guest):
+    """Memory, actions and resources are released when the device goes, the newest first."""
+    before, gone = guest.kernel.heap.live(), []
+    action = guest.callback("devm_action", gone.append, "void devm_action(void *data)")
+    release = guest.callback(
+        "devm_release", lambda _dev, res: gone.append(res), "void devm_release(void *d, void *r)"
+    )
+    device, name = guest.alloc(2048), guest.alloc(b"gadget\0")
+    guest("device_initialize", device)
+    guest("dev_set_name", device, name)
+    assert guest("device_add", device, returns="int") == 0
+    assert guest("devm_kmalloc", device, 100, GFP_KERNEL)
+    guest("__devm_add_action", device, action, 1, 0)
+    resource = guest("__devres_alloc_node", release, 24, GFP_KERNEL, -1, 0)
+    guest("devres_add", device, resource)
+    text = guest("devm_kasprintf", device, GFP_KERNEL, b"n%d\0", 5)
+    assert guest.kernel.string(text) == b"n5"
+    guest("__devm_add_action", device, action, 2, 0)
+    guest("__devm_add_action", device, action, 3, 0)
+    guest("devm_remove_action", device, action, 3)
+    early = guest("devm_kmalloc", device, 10, GFP_KERNEL)
+    guest("devm_kfree", device, early)
+    assert guest("ksize", early) == 0
+    with pytest.raises(Fault, match="not memory of this device"):
+        guest("devm_kfree", device, device)
+    guest("device_unregister", device)
+    assert gone == [2, resource, 1]
+    guest.machine.free(device)
+    guest.machine.free(name)
+    assert guest.kernel.heap.live() == before
+
+
+def test_a_group_of_resources_is_released_alone(guest):
+    """devres_release_group releases what was added since the group was opened."""
+    gone = []
+    action = guest.callback("group_action", gone.append, "void group_action(void *data)")
+    device = 0x1000
+    guest("__devm_add_action", device, action, 1, 0)
+    group = guest("devres_open_group", device, 0, GFP_KERNEL)
+    guest("__devm_add_action", device, action, 2, 0)
+    guest("__devm_add_action", device, action, 3, 0)
+    guest("devres_release_group", device, group)
+    assert gone == [3, 2]
+    guest("devm_release_action", device, action, 1)
+    assert gone == [3, 2, 1]
+
+
+@EACH
+@settings(max_examples=15, deadline=None)
+@given(data=st.binary(max_size=40), start=st.integers(0, (1 << 32) - 1))
+def test_csum_partial_is_the_internet_checksum(arch, data, start):
+    """RFC 1071: the sum of 16-bit words, folded, whatever the order of folding."""
+    guest = _guest(arch.name)
+    raw = guest("csum_partial", data or b"\0", len(data), start, returns="u32")
+    words = struct.unpack(f"<{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2))
+
+    def fold(total):
+        while total >> 16:
+            total = (total & 0xFFFF) + (total >> 16)
+        return total
+
+    assert fold(raw) == fold(start + sum(words))
+
+
+def test_the_last_reference_takes_the_lock(guest):
+    """refcount_dec_and_lock locks only where the count reaches 0."""
+    count, lock = guest.alloc((2).to_bytes(4, "little")), guest.alloc(4)
+    assert guest("refcount_dec_and_lock", count, lock) == 0
+    assert guest("refcount_dec_not_one", count) == 0
+    assert guest.kernel.word(lock, 4) == 0
+    assert guest("refcount_dec_and_lock", count, lock) == 1
+    assert guest("_raw_spin_trylock", lock) == 0
+    guest("_raw_spin_unlock", lock)
+
+
+def test_a_page_is_known_by_its_struct_page(guest):
+    """Neighbours are one struct page apart, and freeing by struct page frees the memory."""
+    before = guest.kernel.heap.live()
+    page = guest("alloc_pages_noprof", GFP_KERNEL | 0x100, 1)
+    (address,) = set(guest.kernel.heap.live()) - set(before)
+    assert guest.machine.read(address, 8192) == bytes(8192)
+    assert page % 64 == 0
+    guest("__free_pages", page, 1)
+    assert guest.kernel.heap.live() == before
+    area = guest("vmalloc_noprof", 8192)
+    first, second = (guest("vmalloc_to_page", area + at) for at in (0, 4096))
+    assert first != second
+    assert guest("vmalloc_to_page", area + 4095) == first
+    guest("vfree", area)
+
+
 # Networking and the rest -------------------------------------------------------------------------
 
 

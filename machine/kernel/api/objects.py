@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import attrs
 
 from machine.kernel.api.common import empty_list, errno, nothing, state, text
+from machine.kernel.api.devres import release_all
 from machine.kernel.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
 from machine.kernel.api.registry import enter
 from machine.kernel.kernel import Kernel
@@ -286,6 +287,7 @@ def _device_register(k: Kernel, device: int) -> int:
 
 @function("void device_del(struct device *dev)")
 def _device_del(k: Kernel, device: int) -> None:
+    release_all(k, device)
     if k.registry.remove("device", device) is not None:
         _put(k, device)
 
@@ -362,6 +364,7 @@ def _device_destroy(k: Kernel, cls: int, number: int) -> None:
 
 
 def _free_device(k: Kernel, device: int) -> None:
+    release_all(k, device)
     k.registry.remove("device", device)
     kfree(k, k.word(device))
     kfree(k, device)
@@ -436,6 +439,7 @@ def _platform_device_unregister(k: Kernel, address: int) -> None:
     if not address or address >= -4095 % (1 << 64):
         return
     device = view(k, "platform_device", address).at("dev")
+    release_all(k, device)
     k.registry.remove("device", device)
     if k.heap.size(address):
         kfree(k, k.word(device))
