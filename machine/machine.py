@@ -982,9 +982,12 @@ def _least(one: _Limit, other: _Limit) -> _Limit:
 
 def _result_type(returns: str) -> CType:
     try:
-        return parse(f"{returns} result(void)").result
+        found = parse(f"{returns} result(void)")
     except ValueError as error:
         raise BadCall("call", f"returns={returns!r}: {error}") from None
+    if found.indirect:
+        raise BadCall("call", f"returns={returns!r}: a structure does not fit a register")
+    return found.result
 
 
 __all__ = ["Argument", "ExecmemError", "Machine", "Module", "Out"]
