@@ -16,10 +16,11 @@ a flush that is meant for this CPU.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -38,9 +39,11 @@ PAGE_MASK = -PAGE_SIZE
 # done, physical memory answers at this window, where no architecture has anything.
 PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 UNLIMITED = (1 << 62) - 1  # instructions
+WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
+SLICE = 1.0  # seconds of the host after which guest time passes where nothing is counted
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _PERMS = tuple(
@@ -75,8 +78,9 @@ class Stop(Exception):
 class Cpu:
     """One emulated CPU over a kernel memory.
 
-    `on_tick` is called about every TICK instructions, as a timer interrupt would be: guest
-    time passes with what the guest does, so runs are repeatable. Where an instruction traps,
+    Counting instructions costs ten times the execution, so it is done only under a limit of
+    them. Then `on_tick` is called about every TICK instructions, as a timer interrupt would be;
+    otherwise after every second that the guest does nothing but execute. Where an instruction traps,
     the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
     on, and `on_fetch` where there is nothing to execute; None from them, and the run ends. That
     counts as one instruction, and what the guest executed before it since the last stop does
@@ -101,7 +105,14 @@ class Cpu:
         self._registers: dict[str, int] = {}
         self._miss: tuple[int, int] | None = None
         self._interrupt: int | None = None
-        self._budget: int | None = None  # of the run under way
+        self._box = ctypes.c_uint64()
+        self._pointer = ctypes.byref(self._box)
+        self._budget: int | None = None  # of the run under way, where it is limited
+        self._inside = False  # a run
+        self._watched: dict[int, int] = {}
+        self._counting = False  # by the run that is no callback
+        self._counted = False  # by Unicorn, since its last start or one before
+        self._since = 0.0
         self._expired = False
         self._maintaining = False
         self._locating: tuple[int, int] | None = None
@@ -151,17 +162,43 @@ class Cpu:
 
     def read(self, name: str) -> int:
         """Return the value of a register."""
-        return int(self.uc.reg_read(self.register(name)))
+        # The binding looks the register's type up each time; all of these have 64 bits or less.
+        box = self._box
+        box.value = 0
+        status = self.uc._do_reg_read(self.register(name), self._pointer)  # noqa: SLF001
+        if status != uc_const.UC_ERR_OK:
+            raise unicorn.UcError(status)
+        return box.value
 
     def write(self, name: str, value: int) -> None:
         """Set a register."""
-        self.uc.reg_write(self.register(name), value)
+        self._box.value = value
+        status = self.uc._do_reg_write(self.register(name), self._pointer)  # noqa: SLF001
+        if status != uc_const.UC_ERR_OK:
+            raise unicorn.UcError(status)
+
+    def bank(self, names: Sequence[str]) -> Callable[[list[int]], None]:
+        """Return what sets several registers at once, to as many values."""
+        count = len(names)
+        numbers = (ctypes.c_int * count)(*map(self.register, names))
+        values = (ctypes.c_uint64 * count)()
+        start, write = ctypes.addressof(values), self.uc._do_reg_write_batch  # noqa: SLF001
+        pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
+
+        def store(given: list[int]) -> None:
+            values[:] = given  # type: ignore[assignment]  # a list is invariant, ints are taken
+            status = write(numbers, pointers, count)
+            if status != uc_const.UC_ERR_OK:
+                raise unicorn.UcError(status)
+
+        return store
 
     def run(self, start: int, end: int, *, instructions: int | None, seconds: float | None) -> None:
         """Execute from `start` until `end` is reached.
 
         A run inside another one (from a callback) never outlives it. Unicorn has one counter:
-        the run around it counts anew afterwards, up to one less than before.
+        the run around it counts anew afterwards, up to one less than before. A run with a
+        limit inside one without counts only code that was not translated before.
 
         Parameters
         ----------
@@ -175,59 +212,99 @@ class Cpu:
         Stop
             When the guest faulted, trapped or ran into a limit.
         """
-        program_counter = self.arch.calling.program_counter
         outer, inner = self.deadline, None if seconds is None else time.monotonic() + seconds
         self.deadline = min((d for d in (outer, inner) if d is not None), default=None)
-        # Always counting: switching it on or off would drop all translated code.
-        around, own = self._budget, UNLIMITED if instructions is None else instructions
-        left = own if around is None else around - 1
-        self._budget = budget = min(own, left)
+        around, inside = self._budget, self._inside
+        left = UNLIMITED if around is None else around - 1
         self._miss = self._interrupt = None
-        at = start
+        self._inside = True
         try:
-            if budget <= 0:  # which is "no limit" to Unicorn
-                raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
             if self._dropped:
                 self._maintain()
-            while True:
-                stop = None
-                try:
-                    self.uc.emu_start(at, end, count=min(budget, TICK))
-                    at = self.read(program_counter)
-                    if at == end:
-                        return
-                    if self._interrupt is not None:
-                        stop = self._trap(self._interrupt, at)
-                except unicorn.UcError as error:
-                    stop = self._stop(error)
-                if stop is not None:
-                    at = self._resume(stop)
-                    self._budget = budget = budget - 1
-                    if budget <= 0:
-                        raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-                    if not self._expired:
-                        continue
-                if self._expired:
-                    self._expired = False
-                    if self.deadline is not None and time.monotonic() >= self.deadline:
-                        raise Stop(FaultKind.TIME_LIMIT, at)
-                    continue  # a stop meant for the run before this one
-                if budget <= TICK:
-                    raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-                self._budget = budget = budget - TICK
-                if self.on_tick is not None:
-                    self.on_tick()
+            if instructions is None and around is None:
+                if not inside:
+                    self._count(False)
+                self._run_free(start, end, nested=inside)
+                return
+            self._budget = left if instructions is None else min(instructions, left)
+            if not inside:
+                self._count(True)
+            try:
+                self._run_counted(start, end)
+            finally:
+                self._budget = None if around is None else left
         finally:
-            self.deadline, self._miss, self._interrupt = outer, None, None
-            self._budget = None if around is None else left
-            if around is not None:
-                # Starting at the end executes nothing, and sets the counter.
-                self.uc.emu_start(end, end, count=max(left, 1))
+            self.deadline, self._inside = outer, inside
+            self._miss = self._interrupt = None
+            if inside:
+                # Starting at the end executes nothing. It sets the counter, and takes back a
+                # stop and an exception that were this run's.
+                count = UNLIMITED if self._counted else 0
+                self.uc.emu_start(end, end, count=count if around is None else max(left, 1))
+
+    def _count(self, counting: bool) -> None:
+        """Translate code anew where from now on its instructions are counted, or are not."""
+        if counting != self._counting:
+            self._counting = counting
+            self.uc.ctl_flush_tb()
+
+    def _run_free(self, at: int, end: int, *, nested: bool) -> None:
+        """Execute until the end, without counting; now and then guest time passes."""
+        while True:
+            self._since = time.monotonic()
+            # To stop counting drops all translated code, which nobody may be in the middle of.
+            found = self._slice(at, end, UNLIMITED if nested and self._counted else 0)
+            if found is None:
+                return
+            at, resumed = found
+            if not resumed and self._expires(at) and self.on_tick is not None:
+                self.on_tick()
+
+    def _run_counted(self, at: int, end: int) -> None:
+        """Execute until the end or until the budget is spent; guest time passes with it."""
+        while True:
+            budget = self._budget
+            assert budget is not None
+            if budget <= 0:  # which is "no limit" to Unicorn
+                raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
+            found = self._slice(at, end, min(budget, TICK))
+            if found is None:
+                return
+            at, resumed = found
+            if resumed:
+                self._budget = budget - 1
+            elif not self._expires(at):
+                self._budget = budget - TICK
+                if budget > TICK and self.on_tick is not None:
+                    self.on_tick()
+
+    def _slice(self, at: int, end: int, count: int) -> tuple[int, bool] | None:
+        """Execute up to `count` instructions; None at the end, else where, and if by `_resumes`."""
+        self._counted = count > 0
+        try:
+            self.uc.emu_start(at, end, count=count)
+            at = self.read(self.arch.calling.program_counter)
+            if at == end:
+                return None
+            if self._interrupt is None:
+                return at, False
+            stop = self._trap(self._interrupt, at)
+        except unicorn.UcError as error:
+            stop = self._stop(error)
+        return self._resume(stop), True
+
+    def _expires(self, at: int) -> bool:
+        """Return whether somebody stopped the run; Stop where its time is over."""
+        expired, self._expired = self._expired, False
+        if expired and self.deadline is not None and time.monotonic() >= self.deadline:
+            raise Stop(FaultKind.TIME_LIMIT, at)
+        return expired
 
     def expire(self) -> None:
-        """Stop the run whose deadline has passed, if there is one; any thread may call this."""
-        deadline = self.deadline
-        if deadline is not None and time.monotonic() > deadline:
+        """Stop the run whose deadline or time slice has passed; any thread may call this."""
+        now, deadline = time.monotonic(), self.deadline
+        late = deadline is not None and now > deadline
+        if self._inside and (late or (self._budget is None and now - self._since > SLICE)):
             self._expired = True
             self.uc.emu_stop()
 
@@ -287,6 +364,7 @@ class Cpu:
         self._locating = page, access
         self._drop_tlb()
         try:
+            self._counted = True
             self.uc.emu_start(at, 0, count=1)
         except unicorn.UcError:
             pass
@@ -315,14 +393,30 @@ class Cpu:
         self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
 
     def each_instruction(self, callback: Callable[[int], None]) -> Callable[[], None]:
-        """Call `callback(address)` before every instruction; return what ends that."""
+        """Call `callback(address)` before every instruction; return what ends that.
+
+        In a run under way, before those that were not translated yet.
+        """
 
         def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
             if self._locating is None:
                 callback(address)
 
         handle = self.uc.hook_add(uc_const.UC_HOOK_CODE, hook)
+        if not self._inside:
+            self.uc.ctl_flush_tb()
         return lambda: self.uc.hook_del(handle)
+
+    def on_access(self, callback: Callable[[int, int, bool], None]) -> None:
+        """Call `callback(physical, size, write)` at each load and store of the guest."""
+
+        def hook(
+            _uc: unicorn.Uc, access: int, address: int, size: int, _value: int, _data: object
+        ) -> None:
+            if self._locating is None:
+                callback(address, size, access == uc_const.UC_MEM_WRITE)
+
+        self.uc.hook_add(uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE, hook)
 
     def _fill(
         self,
@@ -359,7 +453,35 @@ class Cpu:
             looked_up[page] = found
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
+        watched = self._watched.get(page)
+        if watched is not None and access != uc_const.UC_MEM_FETCH:
+            entry.paddr = watched
         return True
+
+    def watch(self, page: int, on_read: Callable[[], object]) -> None:
+        """Call `on_read` before each time that the guest reads of the page at an address.
+
+        The page becomes a device to the emulator; what stands in memory is read and written.
+        """
+        base = self._memory.physical.size + WATCHED + len(self._watched) * PAGE_SIZE
+
+        def place(offset: int) -> int:
+            found = self._memory.translate(page)
+            assert found is not None
+            return found.address + offset
+
+        def read(_uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
+            if offset % 8 == 0:  # a doubleword comes in two halves, the low one first
+                on_read()
+            return int.from_bytes(self._memory.physical.read(place(offset), size), "little")
+
+        def write(_uc: unicorn.Uc, offset: int, size: int, value: int, _data: object) -> None:
+            contents = (value % (1 << 8 * size)).to_bytes(size, "little")
+            self._memory.physical.write(place(offset), contents)
+
+        self.uc.mmio_map(base, PAGE_SIZE, read, None, write, None)
+        self._watched[page] = base
+        self._drop_tlb()
 
     def switch_mm(self, mm: PageTable | None) -> None:
         """Load another address space for the lower half; None: the kernel's own.
@@ -396,7 +518,7 @@ class Cpu:
     def _drop_tlb(self) -> None:
         """Drop what Unicorn looked up: now, or before this CPU executes anything again."""
         self._dropped = True
-        if self._budget is not None:
+        if self._inside:
             self._maintain()
 
     def _maintain(self) -> None:

@@ -21,8 +21,12 @@ class FaultKind(enum.Enum):
     UNKNOWN_SYMBOL = "unknown kernel symbol"
     INSTRUCTION_LIMIT = "instruction limit reached"
     TIME_LIMIT = "time limit reached"
+    MEMORY_LIMIT = "memory limit reached"
     STACK_PROTECTOR = "stack protector"
     PANIC = "panic"
+    OUT_OF_BOUNDS = "out-of-bounds access"
+    USE_AFTER_FREE = "use after free"
+    DOUBLE_FREE = "double free"
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -11,11 +11,12 @@ so that any interleaving of several can be made, and made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -53,6 +54,8 @@ from machine.kernel.api.algorithms import (
 from machine.kernel.api.params import Parameter, parameters
 from machine.kernel.api.sched import idle, sleep
 from machine.kernel.api.time import NSEC_PER_SEC, advance
+from machine.kernel.heap import LIMIT as HEAP_LIMIT
+from machine.kernel.kasan import CheckedHeap
 from machine.kernel.kernel import Kernel, LogLine, Unknown
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
@@ -67,7 +70,7 @@ from machine.text.static_calls import StaticCall
 from machine.thread import Thread
 
 DEFAULT_DESIGN = "strata"
-INSTRUCTIONS = 1_000_000_000
+INSTRUCTIONS: int | None = None  # counting them costs ten times the execution
 SECONDS = 60.0
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
@@ -105,6 +108,9 @@ class _Seat:
 
     cpu: Cpu
     stack: int
+    top: int  # where a call's return address goes, and the frame that this is in
+    top_frame: int
+    banks: dict[int, Callable[[list[int]], None]] = attrs.field(factory=dict)
     depth: int = 0
     limits: tuple[int | None, float | None] = (INSTRUCTIONS, SECONDS)
 
@@ -142,6 +148,11 @@ class Machine:
     cpus
         How many CPUs (harts) there are, 1 to 64. CPU 0 does everything that is not told
         otherwise.
+    kasan
+        Check every access to kmalloc memory to the byte; what a module has not freed when it
+        goes is in `leaks`.
+    heap_limit
+        Bytes that the guest may allocate; beyond, it gets no memory.
     """
 
     def __init__(
@@ -158,6 +169,8 @@ class Machine:
         stub_sections: bool = False,
         memory: int = GIB,
         cpus: int = 1,
+        kasan: bool = False,
+        heap_limit: int = HEAP_LIMIT,
     ) -> None:
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
         try:
@@ -185,6 +198,8 @@ class Machine:
             symbolize=self.symbolize,
             locate=self.locate,
             unknown=policy,
+            report=self._sanitizer_fault if kasan else None,
+            heap_limit=heap_limit,
         )
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
@@ -211,8 +226,13 @@ class Machine:
         )
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}
+        self.leaks: list[str] = []
+        # Limits of calls that have none of their own.
+        self.instructions: int | None = INSTRUCTIONS
+        self.seconds: float | None = SECONDS
         self._disassembler = Disassembler(self.arch)
-        self._seats = [_Seat(each, self.memory.vmalloc(STACK_SIZE)) for each in self.cpus]
+        self._return = self.kernel.return_address.to_bytes(8, "little")
+        self._seats = [self._new_seat(each) for each in self.cpus]
         self._seat = self._seats[0]
         self._stopper: Cpu | None = None
         if self.arch.patching is not None:
@@ -400,6 +420,8 @@ class Machine:
 
     def _discard(self, loaded: LoadedModule) -> None:
         """Take a module out of memory, and what it left registered out of the registry."""
+        if isinstance(self.kernel.heap, CheckedHeap):
+            self.leaks += [f"{loaded.name} leaks {o}" for o in self.kernel.heap.leaks(loaded.name)]
         self.loader.discard(loaded)
         self.kernel.registry.forget(loaded.name)
         del self.modules[loaded.name]
@@ -422,10 +444,16 @@ class Machine:
     ) -> int:
         """Call the guest function at `address`, on CPU number `cpu`; see `Module.call`."""
         limits = (
-            INSTRUCTIONS if instructions == _MACHINE_LIMIT else instructions,
-            SECONDS if seconds == _MACHINE_LIMIT else seconds,
+            self.instructions if instructions == _MACHINE_LIMIT else instructions,
+            self.seconds if seconds == _MACHINE_LIMIT else seconds,
         )
         kind = _result_type(returns)
+        if cpu is None and all(type(v) is int and 0 <= v <= ADDRESS_MASK for v in args):
+            # Nothing to convert.
+            raw = self._run(address, cast("Sequence[int]", args), limits)
+            if self.kernel.stirred and not self._seat.depth:
+                self.idle()
+            return kind.from_register(raw)
         with ExitStack() as buffers:
             if cpu is not None:
                 buffers.enter_context(self.on(cpu))
@@ -471,7 +499,9 @@ class Machine:
 
     def _nested(self, address: int, *args: int) -> int:
         """Call back into the guest from a kernel function that the guest called."""
-        return self._run(address, [a & ADDRESS_MASK for a in args], self._seat.limits)
+        seat = self._seat
+        limits = seat.limits if seat.depth else (self.instructions, self.seconds)
+        return self._run(address, [a & ADDRESS_MASK for a in args], limits)
 
     def _aside(self, stack: int, address: int, slots: list[int], context: Any) -> int:
         """Run a guest function on a stack of its own, or go on with one that was put aside."""
@@ -485,7 +515,9 @@ class Machine:
         finally:
             cpu.restore(outer)
 
-    def _run(self, address: int, slots: list[int], limits: tuple[int | None, float | None]) -> int:
+    def _run(
+        self, address: int, slots: Sequence[int], limits: tuple[int | None, float | None]
+    ) -> int:
         """Run a guest function; inside another run, on the rest of its stack and limits."""
         seat = self._seat
         if not seat.depth:
@@ -503,7 +535,7 @@ class Machine:
     def _enter(
         self,
         address: int,
-        slots: list[int],
+        slots: Sequence[int],
         limits: tuple[int | None, float | None],
         stack: int | None = None,
     ) -> int:
@@ -524,9 +556,16 @@ class Machine:
         finally:
             seat.depth -= 1
             seat.limits = outer
-        return cpu.read(self.arch.calling.result) & ADDRESS_MASK
+        return cpu.read(self.arch.calling.result)
 
-    def _prepare(self, seat: _Seat, slots: list[int], stack: int | None = None) -> None:
+    def _new_seat(self, cpu: Cpu) -> _Seat:
+        stack = self.memory.vmalloc(STACK_SIZE)
+        top = stack + STACK_SIZE - 8
+        found = self.memory.translate(top)
+        assert found is not None
+        return _Seat(cpu, stack, top, found.address)
+
+    def _prepare(self, seat: _Seat, slots: Sequence[int], stack: int | None = None) -> None:
         """Set a CPU's registers and stack as a call with these arguments does."""
         calling, cpu = self.arch.calling, seat.cpu
         if stack is not None:
@@ -535,20 +574,23 @@ class Machine:
             stack_pointer = cpu.read(calling.stack_pointer) - RED_ZONE
         else:
             stack_pointer = seat.stack + STACK_SIZE
-        registers = len(calling.arguments)
-        extra = b"".join(slot.to_bytes(8, "little") for slot in slots[registers:])
+        count = min(len(slots), len(calling.arguments))
+        extra = b"".join(slot.to_bytes(8, "little") for slot in slots[count:])
         stack_pointer = align_down(stack_pointer - len(extra), 16)
         if extra:
             self.memory.write(stack_pointer, extra)
-        for name, slot in zip(calling.arguments, slots, strict=False):
-            cpu.write(name, slot)
-        end = self.kernel.return_address
+        last = self.kernel.return_address
         if calling.link is None:
-            stack_pointer -= 8
-            self.memory.write(stack_pointer, end.to_bytes(8, "little"))
-        else:
-            cpu.write(calling.link, end)
-        cpu.write(calling.stack_pointer, stack_pointer)
+            last = stack_pointer = stack_pointer - 8
+            if stack_pointer == seat.top:  # so often that looking it up would show
+                self.memory.physical.write(seat.top_frame, self._return)
+            else:
+                self.memory.write(stack_pointer, self._return)
+        bank = seat.banks.get(count)
+        if bank is None:
+            names = (calling.stack_pointer, *calling.arguments[:count])
+            bank = seat.banks[count] = cpu.bank((*names, calling.link or names[0]))
+        bank([stack_pointer, *slots[:count], last])
 
     # CPUs ------------------------------------------------------------------------------------
 
@@ -585,7 +627,7 @@ class Machine:
             if seat.depth:
                 raise BadCall("start", f"CPU {cpu} is busy")
             self._prepare(seat, [self._slot(value, buffers) for value in args])
-            seat.depth, seat.limits = 1, (INSTRUCTIONS, SECONDS)
+            seat.depth, seat.limits = 1, (self.instructions, self.seconds)
             release = buffers.pop_all()
         thread = Thread(self, seat.cpu, address, kind)
 
@@ -630,7 +672,7 @@ class Machine:
         cpu = self.cpu
         cpu.switch_mm(mm)
         try:
-            self._run(self.kernel.copy, [address, buffer, len(data)], (INSTRUCTIONS, SECONDS))
+            self._run(self.kernel.copy, [address, buffer, len(data)], (None, SECONDS))
         finally:
             cpu.switch_mm(None)
             self.free(buffer)
@@ -899,6 +941,19 @@ class Machine:
             reason=reason,
         )
 
+    def _sanitizer_fault(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
+        """Stop the guest at an access that it may not make, itself or in a kernel function."""
+        pc = self.cpu.read(self.arch.calling.program_counter)
+        inside = self.kernel.executing
+        raise Fault(
+            kind=kind,
+            pc=pc,
+            where=self.kernel.caller() if inside else self._where(pc),
+            instruction="" if inside else self.disassemble(pc),
+            address=address,
+            reason=f"{reason}, in {inside}()" if inside else reason,
+        )
+
     def _access_reason(self, stop: Stop) -> str:
         assert stop.address is not None
         address = stop.address
@@ -980,6 +1035,7 @@ def _least(one: _Limit, other: _Limit) -> _Limit:
     return other if one is None else one if other is None else min(one, other)
 
 
+@functools.cache
 def _result_type(returns: str) -> CType:
     try:
         found = parse(f"{returns} result(void)")

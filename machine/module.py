@@ -77,6 +77,7 @@ class Module:
         self._machine = machine
         self.loaded = loaded
         self.report = report
+        self._functions: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -157,10 +158,15 @@ class Module:
         Fault
             The guest stopped.
         """
-        address = self.address_of(name)
-        region = self.loaded.region_at(address)
-        if region is None or not region.type.is_text:
-            raise BadCall(name, "is not a function: it lies in data")
+        live = self.loaded.state is State.LIVE
+        address = self._functions.get(name) if live else None
+        if address is None:
+            address = self.address_of(name)
+            region = self.loaded.region_at(address)
+            if region is None or not region.type.is_text:
+                raise BadCall(name, "is not a function: it lies in data")
+            if live:  # what is in memory now stays until the module goes
+                self._functions[name] = address
         return self._machine.call(
             address, *args, instructions=instructions, seconds=seconds, returns=returns, cpu=cpu
         )

@@ -16,6 +16,8 @@ POISON_INUSE = 0x5A  # include/linux/poison.h: never-initialised objects
 POISON_FREE = 0x6B  # and freed ones
 ZERO_SIZE_PTR = 16  # what kmalloc(0) returns: neither NULL nor usable
 SMALLEST = 8
+LIMIT = 512 << 20  # bytes of all objects together, with what each costs the host
+COST = 256
 LARGEST_ORDER = 9  # 2 MiB: the largest run physical memory hands out
 
 
@@ -27,9 +29,14 @@ class Heap:
     ----------
     memory
         Where pages come from.
+    limit
+        Bytes that live objects may come to, COST for each of them included: a guest that
+        allocates without end gets no memory, and the host keeps its own.
     """
 
     memory: KernelMemory
+    limit: int = LIMIT
+    used: int = attrs.field(default=0, init=False)
     _free: dict[int, list[int]] = attrs.field(factory=dict, init=False)
     _live: dict[int, tuple[int, int]] = attrs.field(factory=dict, init=False)
     _slabs: list[int] = attrs.field(factory=list, init=False)
@@ -39,21 +46,28 @@ class Heap:
         if size == 0:
             return ZERO_SIZE_PTR
         room = max(SMALLEST, 1 << (size - 1).bit_length())
+        if self.used + room + COST > self.limit:
+            return 0
         try:
             address = self._pages(room) if room > PAGE_SIZE // 2 else self._object(room)
         except AllocationError:
             return 0
         self._live[address] = (size, room)
+        self.used += room + COST
         self.memory.fill(address, room, b"\0" if zero else bytes([POISON_INUSE]))
         return address
 
     def vmalloc(self, size: int) -> int:
         """Return the address of `size` zeroed bytes, contiguous only virtually, or 0."""
+        room = align_up(size, PAGE_SIZE)
+        if self.used + room + COST > self.limit:
+            return 0
         try:
             address = self.memory.vmalloc(size)
         except AllocationError:
             return 0
-        self._live[address] = (size, align_up(size, PAGE_SIZE))
+        self._live[address] = (size, room)
+        self.used += room + COST
         return address
 
     def free(self, address: int) -> bool:
@@ -64,6 +78,7 @@ class Heap:
         if found is None:
             return False
         room = found[1]
+        self.used -= room + COST
         if room > PAGE_SIZE // 2:
             self._release(address)
         else:

@@ -18,8 +18,9 @@ import enum
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import attrs
 
@@ -28,7 +29,8 @@ from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, 
 from archs import Anchor, Arch
 from machine.cpu import Cpu
 from machine.faults import Fault, FaultKind
-from machine.kernel.heap import Heap
+from machine.kernel.heap import LIMIT, Heap
+from machine.kernel.kasan import CheckedHeap, CheckedMemory, Report, Site
 from machine.kernel.printf import format_message, split_level
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Field, Record, Registry
@@ -43,6 +45,8 @@ RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the 
 PERCPU_SIZE = 64 * PAGE_SIZE
 PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
+LOG_LINES = 200_000
+RECORDS = 50_000
 ZEROS = 1024  # bytes that stand in for a variable of unknown size
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
@@ -111,6 +115,7 @@ class Slot:
     name: str
     function: Function | None = None
     callback: Callable[..., int | None] | None = None
+    parameters: int = 0  # of the callback
     supplied: bool = False
 
 
@@ -134,6 +139,10 @@ class Kernel:
         Address -> the module that it lies in and the symbol that it is, empty for none.
     unknown
         What stands in for symbols that nobody implements.
+    report
+        Raises a fault: where given, every access to kmalloc memory is checked.
+    heap_limit
+        Bytes that the guest's heap may come to.
 
     `text` is what patches text of modules, where there is something that does.
     """
@@ -150,9 +159,11 @@ class Kernel:
         symbolize: Callable[[int], str | None],
         locate: Callable[[int], tuple[str, str]],
         unknown: Unknown = Unknown.FAULT,
+        report: Report | None = None,
+        heap_limit: int = LIMIT,
     ) -> None:
         self.arch = arch
-        self.memory = memory
+        self.memory = self._plain = memory
         self.cpus = tuple(cpus)
         self.cpu = cpus[0]
         self.call = call
@@ -160,7 +171,13 @@ class Kernel:
         self.symbolize = symbolize
         self.locate = locate
         self.registry = Registry()
-        self.heap = Heap(memory)
+        self.heap = Heap(memory, heap_limit)
+        self.executing = ""  # the kernel function that the guest is in
+        if report is not None:
+            self.heap = CheckedHeap(memory, self._site, report, heap_limit)
+            self.memory = CheckedMemory(memory, self.heap)
+            for cpu in self.cpus:
+                cpu.on_access(self.heap.check)
         self.unknown = unknown
         self.log: list[LogLine] = []
         self.on_log: Callable[[LogLine], None] | None = None
@@ -188,6 +205,9 @@ class Kernel:
         for name, code in arch.emulation.code.items():
             self._addresses[name] = self._code(code)
         self.copy = self._code(arch.emulation.copy)
+        for variable in DATA.values():
+            if variable.read is not None:  # these stay where they are
+                self.address(variable.name)
         for cpu in self.cpus:
             cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
             cpu.on_fetch = self._called_variable
@@ -405,10 +425,12 @@ class Kernel:
 
     def _variable(self, variable: Data) -> int:
         size = align_up(variable.size, 16)
+        if variable.read is not None:
+            size = align_up(size, PAGE_SIZE)
         if variable.percpu:
             base, self._percpu_static = self._percpu_static, self._percpu_static + size
         else:
-            base = align_up(self._variables_end, variable.align)
+            base = align_up(self._variables_end, PAGE_SIZE if variable.read else variable.align)
             room = Interval(self.image.start + VARIABLES, self.image.start + NEEDED)
             if base + size > room.end:
                 what = "kernel variables"
@@ -420,6 +442,9 @@ class Kernel:
             contents = b"" if variable.fill is None else variable.fill(self)
             address = self.percpu_address(base) if variable.percpu else base
             self.memory.write(address, contents.ljust(size, b"\0"))
+        if variable.read is not None:
+            for cpu in self.cpus:
+                cpu.watch(base, partial(variable.read, self))
         return base
 
     def supply(
@@ -446,6 +471,7 @@ class Kernel:
             slot.callback = None
             return
         slot.callback = behaviour if callable(behaviour) else _constant(behaviour)
+        slot.parameters = _positional(slot.callback)
 
     def _slot_of(self, name: str) -> Slot | None:
         address = self._addresses[name]
@@ -513,9 +539,17 @@ class Kernel:
             raise Fault(FaultKind.FETCH, address, f"{address:#x}", address=address)
         slot = self._slots[index]
         self.calls[slot.name] = self.calls.get(slot.name, 0) + 1
+        outer, self.executing = self.executing, slot.name
+        try:
+            self._serve(slot, address)
+        finally:
+            self.executing = outer
+
+    def _serve(self, slot: Slot, address: int) -> None:
+        """Do what stands behind a stub, and set the result."""
         calling = self.arch.calling
         if slot.callback is not None:
-            count = _positional(slot.callback)
+            count = slot.parameters
             result = slot.callback(
                 *(value for value, _ in zip(self._raw(), range(count), strict=False))
             )
@@ -603,6 +637,13 @@ class Kernel:
         address = self.return_to()
         return self.symbolize(address) or f"{address:#x}"
 
+    def _site(self) -> Site:
+        """Return who is in which kernel function."""
+        if not self.executing:
+            return Site("a place outside the guest", "", "")
+        at = self.return_to()
+        return Site(self.symbolize(at) or f"{at:#x}", self.locate(at)[0], self.executing)
+
     # What modules register --------------------------------------------------------------------
 
     def register(
@@ -621,6 +662,8 @@ class Kernel:
         kind, address, name, fields, callbacks
             As in `Record`; without a name, the symbol at `address` is it.
         """
+        if len(self.registry) >= RECORDS and self.executing:
+            self._overflow(f"{RECORDS} registrations")
         owner, symbol = self.locate(address)
         record = Record(
             kind=kind,
@@ -651,8 +694,10 @@ class Kernel:
         parts: list[bytes] = []
         left = limit
         while left > 0:
-            piece = self.memory.read(address, min(left, PAGE_SIZE - address % PAGE_SIZE))
+            piece = self._plain.read(address, min(left, PAGE_SIZE - address % PAGE_SIZE))
             end = piece.find(0)
+            if self._plain is not self.memory:  # only what the string has is touched
+                self.memory.read(address, end + 1 if end >= 0 else len(piece))
             if end >= 0:
                 parts.append(piece[:end])
                 break
@@ -664,7 +709,7 @@ class Kernel:
     def format(self, fmt: int, args: Arguments) -> bytes:
         """Return what the kernel's vsnprintf would form of the format at `fmt`."""
         return format_message(
-            self.string(fmt), args, self.memory, symbolize=self.symbolize, va_list=self.va_list
+            self.string(fmt), args, self._plain, symbolize=self.symbolize, va_list=self.va_list
         )
 
     def va_list(self, address: int) -> _VaList:
@@ -685,7 +730,14 @@ class Kernel:
             self._emit(line)
         self._partial = rest
 
+    def _overflow(self, what: str) -> NoReturn:
+        """Stop the guest before what it leaves behind outgrows the host."""
+        pc = self.cpu.read(self.arch.calling.program_counter)
+        raise Fault(FaultKind.MEMORY_LIMIT, pc, self.caller(), reason=what)
+
     def _emit(self, text: str) -> None:
+        if len(self.log) >= LOG_LINES and self.executing:
+            self._overflow(f"the kernel log holds {LOG_LINES} lines")
         line = LogLine(self._level, text)
         self.log.append(line)
         if self.on_log is not None:

@@ -50,10 +50,12 @@ class Registry:
     """What is registered now, in the order of registration."""
 
     _records: dict[tuple[str, int], list[Record]] = attrs.field(factory=dict, init=False)
+    _count: int = attrs.field(default=0, init=False)
 
     def add(self, record: Record) -> None:
         """Enter a record; one structure may be registered several times."""
         self._records.setdefault((record.kind, record.address), []).append(record)
+        self._count += 1
 
     def remove(self, kind: str, address: int) -> Record | None:
         """Take the last record of a structure out and return it; None where there is none."""
@@ -61,6 +63,7 @@ class Registry:
         if not found:
             return None
         record = found.pop()
+        self._count -= 1
         if not found:
             del self._records[kind, address]
         return record
@@ -72,6 +75,7 @@ class Registry:
             key: [r for r in records if r.owner != owner] for key, records in self._records.items()
         }
         self._records = {key: records for key, records in kept.items() if records}
+        self._count -= len(left)
         return left
 
     def find(
@@ -98,10 +102,11 @@ class Registry:
     def roll_back(self, mark: Mapping[tuple[str, int], list[Record]]) -> None:
         """Return to what was registered at `mark`."""
         self._records = {key: list(records) for key, records in mark.items()}
+        self._count = sum(map(len, mark.values()))
 
     def __iter__(self) -> Iterator[Record]:
         for records in tuple(self._records.values()):
             yield from tuple(records)
 
     def __len__(self) -> int:
-        return sum(map(len, self._records.values()))
+        return self._count

@@ -65,6 +65,8 @@ class Data:
         Bytes; a page where code goes by way of its struct page, which names whole pages.
     fill
         Returns the initial contents; zeros without it.
+    read
+        Called before each time that the guest reads the variable, which has a page of its own.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Data:
     percpu: bool = False
     align: int = 16
     fill: Callable[[Kernel], bytes] | None = None
+    read: Callable[[Kernel], object] | None = None
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -92,8 +95,16 @@ def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
     return register
 
 
-def data(name: str, size: int, *, percpu: bool = False, align: int = 16, fill: Any = None) -> None:
+def data(
+    name: str,
+    size: int,
+    *,
+    percpu: bool = False,
+    align: int = 16,
+    fill: Any = None,
+    read: Any = None,
+) -> None:
     """Register a kernel variable."""
     if name in DATA:
         raise ValueError(f"kernel symbol {name!r} is declared twice")
-    DATA[name] = Data(name=name, size=size, percpu=percpu, align=align, fill=fill)
+    DATA[name] = Data(name=name, size=size, percpu=percpu, align=align, fill=fill, read=read)

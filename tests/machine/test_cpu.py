@@ -278,14 +278,13 @@ def test_the_time_limit_stops_an_endless_loop(machine):
     assert machine.call(snippet(machine, "one"), seconds=0.1) == 1
 
 
-def test_limits_hold_by_default(machine, monkeypatch):
+def test_limits_hold_by_default(machine):
     """A call without limits of its own has the machine's; None takes them away."""
     one, spin = snippet(machine, "one"), snippet(machine, "spin")
-    monkeypatch.setattr(machine_module, "INSTRUCTIONS", 1)
+    machine.instructions = 1
     faults(FaultKind.INSTRUCTION_LIMIT, machine.call, one)
     assert machine.call(one, instructions=None) == 1
-    monkeypatch.setattr(machine_module, "INSTRUCTIONS", None)
-    monkeypatch.setattr(machine_module, "SECONDS", 0.05)
+    machine.instructions, machine.seconds = None, 0.05
     faults(FaultKind.TIME_LIMIT, machine.call, spin)
     assert machine.call(one, instructions=None, seconds=None) == 1
 

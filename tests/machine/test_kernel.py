@@ -318,3 +318,17 @@ def test_image_size(kernel):
     """The image keeps code, stubs and variables in large pages of their own."""
     leaves = list(kernel.memory.page_table.leaves(kernel.image))
     assert [leaf.size for leaf in leaves] == [LARGE_PAGE_SIZE] * 3
+
+
+# Time ----------------------------------------------------------------------------------------
+
+
+def test_loops_that_look_at_jiffies_end(machine):
+    """Jiffies pass by being read by the guest, four readings each, and not by Python."""
+    at, load = machine.kernel.address("jiffies"), snippet(machine, "load")
+    start = machine.kernel.word(at)
+    assert [machine.call(load, at) - start for _ in range(9)] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert machine.kernel.word(at) == machine.kernel.word(at) == start + 2
+    assert machine.call(load, machine.kernel.address("jiffies_64")) == start + 2
+    machine.call(snippet(machine, "store"), at + 8, 0x1234)  # its page is memory all the same
+    assert machine.kernel.word(at + 8) == machine.call(load, at + 8) == 0x1234

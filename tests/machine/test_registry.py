@@ -74,7 +74,9 @@ def test_records_come_and_go():
     assert registry.remove("shash", 1).owner == "other"
     assert registry.remove("shash", 7) is None
     assert [(r.kind, r.owner) for r in registry] == [("shash", "md4")]
+    assert len(registry) == 1
     registry.roll_back(mark)
+    assert len(registry) == 2
     assert [(r.kind, r.owner) for r in registry] == [("shash", "md4"), ("class", "x")]
 
 

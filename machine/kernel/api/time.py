@@ -21,12 +21,18 @@ HZ = 250
 NSEC_PER_SEC = 10**9
 NSEC_PER_JIFFY = NSEC_PER_SEC // HZ
 READING = 1000  # ns
+LOOKING = NSEC_PER_JIFFY // 4  # what reading jiffies costs: loops that wait for it count jiffies
 INITIAL_JIFFIES = -300 * HZ & 0xFFFF_FFFF  # include/linux/jiffies.h: wraps 5 minutes after boot
 BOOT = 1_700_000_000  # seconds since 1970 at which every machine boots
 MAX_JIFFY_OFFSET = ((1 << 63) - 1 >> 1) - 1
 
-data("jiffies", 8, fill=lambda _k: INITIAL_JIFFIES.to_bytes(8, "little"))
-data("jiffies_64", 8, fill=lambda _k: INITIAL_JIFFIES.to_bytes(8, "little"))
+for _name in ("jiffies", "jiffies_64"):
+    data(
+        _name,
+        8,
+        fill=lambda k: jiffies(k).to_bytes(8, "little"),
+        read=lambda k: advance(k, LOOKING),
+    )
 data("loops_per_jiffy", 8, fill=lambda _k: (4096).to_bytes(8, "little"))
 data("tsc_khz", 4, fill=lambda _k: (1_000_000).to_bytes(4, "little"))
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests that run away end in a typed fault, and the machine goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import pytest
+
+from machine.faults import Fault, FaultKind
+from machine.kernel import kernel as kernel_module
+from machine.kernel.heap import COST
+from machine.machine import STACK_SIZE, Machine
+from tests.machine.snippets import snippet
+
+
+@pytest.fixture
+def machine(arch):
+    """Return a machine of each architecture with little memory for its guest."""
+    return Machine(arch, heap_limit=1 << 20)
+
+
+def ends(machine, name, *args, **limits):
+    """Return the fault that an endless snippet ends in; the next call must work."""
+    at = snippet(machine, name)
+    with pytest.raises(Fault) as caught:
+        machine.call(at, *args, **limits)
+    assert machine.call(snippet(machine, "one")) == 1
+    assert machine._seat.depth == 0
+    return caught.value
+
+
+def test_instructions(machine):
+    """A loop ends at the instruction limit."""
+    fault = ends(machine, "spin", instructions=12_345)
+    assert fault.kind is FaultKind.INSTRUCTION_LIMIT
+
+
+def test_time(machine):
+    """A loop ends at the time limit, the machine's own where the call has none."""
+    machine.seconds = 0.1
+    assert ends(machine, "spin").kind is FaultKind.TIME_LIMIT
+
+
+def test_the_kernel_stack(machine):
+    """Endless recursion runs into the guard page below the stack."""
+    fault = ends(machine, "recurse")
+    assert (fault.kind, fault.reason) == (
+        FaultKind.WRITE,
+        "stack overflow: below the kernel stack",
+    )
+    assert machine._seat.stack - STACK_SIZE < fault.address < machine._seat.stack
+
+
+def test_recursion_through_the_kernel(machine):
+    """A function that a kernel function calls back, and that calls it again, ends."""
+    again = machine.kernel.address
+    machine.stub("again", lambda: machine.kernel.call(loop, again("again")))
+    loop = snippet(machine, "loop")
+    fault = ends(machine, "loop", machine.kernel.address("again"))
+    assert (fault.kind, fault.reason) == (FaultKind.PANIC, "callbacks nest too deep")
+
+
+def test_the_heap(machine):
+    """A guest that only allocates gets NULL at the limit; what it frees it can have again."""
+    kmalloc, kfree = (machine.kernel.address(n) for n in ("__kmalloc_noprof", "kfree"))
+    for size in (8, 3000, 100_000):
+        taken = []
+        while address := machine.call(kmalloc, size, 0xCC0):
+            taken.append(address)
+        room = 1 << (size - 1).bit_length()
+        assert len(taken) == (1 << 20) // (room + COST)
+        for address in taken:
+            machine.call(kfree, address)
+    assert machine.kernel.heap.used == 0
+    vmalloc = machine.kernel.address("vmalloc_noprof")
+    assert machine.call(vmalloc, 2 << 20) == 0
+    assert machine.call(vmalloc, 1 << 19) != 0
+
+
+def test_the_log(machine, monkeypatch):
+    """A guest that only prints ends; what it printed before is there."""
+    monkeypatch.setattr(kernel_module, "LOG_LINES", 100)
+    machine.stub("chat", lambda: machine.kernel.print(b"still here\n"))
+    fault = ends(machine, "loop", machine.kernel.address("chat"))
+    assert (fault.kind, fault.reason) == (
+        FaultKind.MEMORY_LIMIT,
+        "the kernel log holds 100 lines",
+    )
+    assert [line.text for line in machine.log] == ["still here"] * 100
+
+
+def test_registrations(machine, monkeypatch):
+    """A guest that only registers ends."""
+    monkeypatch.setattr(kernel_module, "RECORDS", 50)
+    machine.stub("enlist", lambda: machine.kernel.register("class", 0x1000, "c") and None)
+    fault = ends(machine, "loop", machine.kernel.address("enlist"))
+    assert (fault.kind, fault.reason) == (FaultKind.MEMORY_LIMIT, "50 registrations")
+    assert len(machine.registry) == 50
