@@ -27,6 +27,7 @@ COMMANDS = {
     "explain": "Write a page to explore: address space, reach, relocations.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
+    "sweep": "Load many modules in parallel, a line each.",
     "demo": "Run a demo, or list them.",
 }
 

@@ -47,6 +47,7 @@ def module_options(function: F) -> F:
             click.option(
                 "--erratum", "errata", multiple=True, metavar="NUMBER", help="work around it"
             ),
+            click.option("--kasan", is_flag=True, help="check accesses to kmalloc memory, leaks"),
             click.option("--with-plt", is_flag=True, help="add PLT and GOT sections"),
             click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
         )
@@ -124,6 +125,7 @@ def machine_for(module: str, options: dict[str, Any]) -> Machine:
         checks=options["checks"],
         errata=options["errata"],
         stub_sections=options["with_plt"],
+        kasan=options["kasan"],
     )
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")

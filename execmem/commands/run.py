@@ -82,7 +82,9 @@ def run(
             "log": [line.text for line in machine.log],
             **report.missing(machine),
         }
-        report.print_json(document)
+        if options["kasan"]:
+            machine.unload(loaded)
+        report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
         click.echo(line.text)
@@ -92,8 +94,11 @@ def run(
             said = f"init returned {loaded.report.init_result}"
         click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
         report.print_registered(report.console(), machine, loaded.name)
-        return
-    assert result is not None
-    click.echo(f"{function} = {result:#x} ({result})")
+    else:
+        click.echo(f"{function} = {result:#x} ({result})")
     for output in outputs:
         click.echo(f"out: {output}")
+    if options["kasan"]:
+        machine.unload(loaded)
+        for leak in machine.leaks:
+            click.echo(leak)
