@@ -568,6 +568,8 @@ class Machine:
     def _prepare(self, seat: _Seat, slots: Sequence[int], stack: int | None = None) -> None:
         """Set a CPU's registers and stack as a call with these arguments does."""
         calling, cpu = self.arch.calling, seat.cpu
+        if not seat.depth and self.kernel.text is not None:
+            self.kernel.text.ftrace.begin()
         if stack is not None:
             stack_pointer = stack
         elif seat.depth:

@@ -267,6 +267,7 @@ class Kernel:
                 cpu.write(name, anchors[anchor])
             anchor, offset = emulation.canary
             self.memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
+        self.boot_tasks = tuple(self._tasks)  # each CPU's own
         self._percpu_static = base + PAGE_SIZE
         self._percpu_free = IntervalSet([Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)])
         self._percpu_live: dict[int, Interval] = {}

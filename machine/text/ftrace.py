@@ -4,7 +4,7 @@
 A trampoline comes from execmem (consumer ftrace) and is real code: it calls into the kernel,
 where Python looks on, and goes on into the function with every register as it was. To see
 the return, the return address is replaced by the way into a second trampoline, and the true
-one kept on a shadow stack, as the function graph tracer does. Replacing a function (as live
+one kept on the task's shadow stack, as the function graph tracer does. Replacing a function (as live
 patching does) needs no callback: its trampoline goes elsewhere.
 
 Durations are instructions of the guest from behind the call site to the return, without those
@@ -178,7 +178,7 @@ class Ftrace:
         self._kernel = kernel
         self._running = running
         self._active: dict[int, Trace] = {}  # by the end of the site
-        self._stacks: list[list[_Frame]] = [[] for _ in kernel.cpus]
+        self._stacks: dict[int, list[_Frame]] = {}  # by task
         self._trampolines: Allocation | None = None
         self._retired: list[Allocation] = []
         self._exits: list[int] = []  # of all trampolines there are, the latest last
@@ -306,9 +306,12 @@ class Ftrace:
         self._reap()
 
     def _reap(self) -> None:
-        if not any(self._running()):
-            for frames in self._stacks:
-                frames.clear()
+        if any(self._running()):
+            return
+        for task in self._kernel.boot_tasks:
+            self._stacks.pop(task, None)
+        # What is left belongs to threads that wait, and will return some day.
+        if not any(self._stacks.values()):
             for allocation in self._retired:
                 self._execmem.free(allocation.address)
             self._retired.clear()
@@ -368,6 +371,13 @@ class Ftrace:
         if address not in self._own:
             self._clocks[number] += 1
 
+    def begin(self) -> None:
+        """Forget the calls of the task that now begins anew: a run that stopped left them."""
+        self._stacks.pop(self._kernel.current, None)
+
+    def _frames(self) -> list[_Frame]:
+        return self._stacks.setdefault(self._kernel.current, [])
+
     @property
     def _cpu(self) -> Cpu:
         return self._kernel.cpu
@@ -400,7 +410,7 @@ class Ftrace:
             return  # stopped by its own handler
         site = trace.sites[self._get(self._encoding.site_end) - self._encoding.size]
         place, parent = self._frame_of(self._encoding.parent), self._get(self._encoding.parent)
-        frames, tail = self._stacks[self._cpu.number], parent in self._exits
+        frames, tail = self._frames(), parent in self._exits
         # Frames below this one are of calls that never returned; one at the same place is
         # alive only if it called this function as the last thing it did.
         while frames and (frames[-1].place < place or (frames[-1].place == place and not tail)):
@@ -423,7 +433,7 @@ class Ftrace:
     def left(self) -> None:
         """Note a return, and give the true return address back."""
         place = self._frame_of(self._encoding.returns_to)
-        frames = self._stacks[self._cpu.number]
+        frames = self._frames()
         while frames and frames[-1].place < place:
             frames.pop()
         if not frames or frames[-1].place != place:

@@ -170,6 +170,40 @@ def test_a_run_that_stops_leaves_no_frames(machine, patchable, unchanged):
     check()
 
 
+def test_every_task_has_a_shadow_stack(machine, patchable, unchanged):
+    """A call on another task's stack in the middle of one leaves the first one's return alone."""
+    check = unchanged("patchable")
+    triple, task = patchable.symbols["patchable_triple"], machine.alloc(4096)
+    stacks = [machine.memory.vmalloc(4 * PAGE_SIZE) for _ in range(2)]
+    results = []
+
+    def entry(call):
+        for stack in stacks if call.function == "patchable_double" else ():
+            top = stack + 4 * PAGE_SIZE
+            results.append(machine.kernel.run_as(task, top, triple, [5], None))
+
+    with patchable.trace(on_entry=entry) as trace:
+        assert patchable.call("patchable_next", 20) == 42
+    assert results == [15, 15]
+    calls = [(depth, call.function, call.result) for depth, call in trace.walk()]
+    assert sorted(calls) == [
+        (0, "patchable_next", 42),
+        (0, "patchable_triple", 15),
+        (0, "patchable_triple", 15),
+        (1, "patchable_double", 42),
+    ]
+    check()
+
+
+def test_a_stopped_run_is_nobodys_parent(patchable):
+    """After a fault in the middle a call from further down the stack stands at depth 0."""
+    with patchable.trace("patchable_d*") as trace:
+        with pytest.raises(Fault):
+            patchable.call("patchable_digits", 10**15, instructions=60)
+        assert patchable.call("patchable_op", 1) == 3
+    assert [call.function for call in trace.calls] == ["patchable_digits", "patchable_double"]
+
+
 def test_calls_beyond_the_limit_are_counted(patchable):
     """A trace keeps as many calls as asked for; the rest is counted, results stay right."""
     with patchable.trace("patchable_fib", limit=5) as trace:
