@@ -10,9 +10,6 @@ An instruction that a probe replaces runs in a slot. Its operand may be relative
 instruction pointer: the displacement is made up for the distance of the slot. Branches,
 calls and returns are imitated (arch/x86/kernel/kprobes/core.c does the same), and what the
 kernel cannot imitate is refused: indirect calls through memory, far transfers.
-
-The decoder knows lengths and where the fields stand, nothing else: legacy, VEX and EVEX
-encodings in 64-bit mode (Intel SDM volume 2, chapter 2 and appendix A).
 """
 
 from __future__ import annotations
@@ -21,6 +18,8 @@ from collections.abc import Callable
 
 import attrs
 
+from archs.insn_x86_64 import Instruction, holds
+from archs.insn_x86_64 import decode as decode_instruction
 from archs.text import (
     Ftrace,
     Guest,
@@ -40,149 +39,6 @@ INT3 = b"\xcc"
 RETURN_ZERO = bytes.fromhex("2e2e2e31c0")  # xor %eax, %eax with prefixes that do nothing
 RETURN = bytes.fromhex("c3cccccccc")
 REGISTERS = tuple("rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split())
-
-
-# Lengths -------------------------------------------------------------------------------------
-
-
-def _opcodes(text: str) -> frozenset[int]:
-    """Return the set that a list of hex numbers and ranges stands for."""
-    found: set[int] = set()
-    for item in text.split():
-        first, _, last = item.partition("-")
-        found.update(range(int(first, 16), int(last or first, 16) + 1))
-    return frozenset(found)
-
-
-_PREFIXES = _opcodes("26 2e 36 3e 64-67 f0 f2 f3")
-_ARITHMETIC = frozenset(op for op in range(0x40) if op & 7 < 4)
-# By opcode map: 0 one byte, 1 behind 0F, 2 behind 0F 38, 3 behind 0F 3A.
-_MODRM = (
-    _ARITHMETIC | _opcodes("63 69 6b 80 81 83-8f c0 c1 c6 c7 d0-d3 d8-df f6 f7 fe ff"),
-    _opcodes("0-3 d f 10-23 28-2f 40-76 78-7f 90-9f a3-a5 ab-c7 d0-ff"),
-    _opcodes("0-ff"),
-    _opcodes("0-ff"),
-)
-_INVALID = (
-    _opcodes("6 7 e 16 17 1e 1f 27 2f 37 3f 60-62 82 9a c4 c5 ce d4-d6 ea"),
-    _opcodes("4 a c 24-27 36 39 3b-3f 7a 7b a6 a7"),
-    frozenset[int](),
-    frozenset[int](),
-)
-_IMM8 = (
-    _opcodes("4 c 14 1c 24 2c 34 3c 6a 6b 70-7f 80 83 a8 b0-b7 c0 c1 c6 c8 cd e0-e7 eb"),
-    _opcodes("f 70-73 a4 ac ba c2 c4-c6"),
-    frozenset[int](),
-    _opcodes("0-ff"),
-)
-# As wide as the operand, at most four bytes; branches always have four.
-_IMM32 = (
-    _opcodes("5 d 15 1d 25 2d 35 3d 68 69 81 a9 b8-bf c7"),
-    frozenset[int](),
-    frozenset[int](),
-    frozenset[int](),
-)
-_REL32 = (_opcodes("e8 e9"), _opcodes("80-8f"), frozenset[int](), frozenset[int]())
-_IMM16 = _opcodes("c2 c8 ca")
-
-
-@attrs.frozen(kw_only=True)
-class Encoding:
-    """Where the parts of one instruction stand.
-
-    Parameters
-    ----------
-    size
-        Bytes.
-    opcode
-        The last opcode byte, plus 0x100 behind 0F, 0x200 behind 0F 38, 0x300 behind 0F 3A.
-    rex
-        The REX prefix, or 0.
-    modrm
-        The ModRM byte, or None.
-    relative
-        Offset of a displacement that counts from the instruction pointer, or None.
-    immediate
-        Offset behind the operand, where immediates stand.
-    legacy
-        Whether it has neither a VEX nor an EVEX prefix.
-    """
-
-    size: int
-    opcode: int
-    rex: int
-    modrm: int | None
-    relative: int | None
-    immediate: int
-    legacy: bool
-
-
-def encoding(code: bytes) -> Encoding | None:
-    """Return how the instruction that `code` begins with is encoded, or None without one."""
-    try:
-        found = _encoding(code)
-    except IndexError:
-        return None
-    return found if found is not None and found.size <= min(15, len(code)) else None
-
-
-def _encoding(code: bytes) -> Encoding | None:
-    at, rex, narrow, short = 0, 0, False, False
-    while code[at] in _PREFIXES:
-        narrow |= code[at] == 0x66
-        short |= code[at] == 0x67
-        at += 1
-    if code[at] & 0xF0 == 0x40:
-        rex = code[at]
-        at += 1
-    kind, legacy = 0, True
-    if code[at] in (0xC4, 0xC5, 0x62) and not rex:
-        legacy = False
-        kind = {0xC4: code[at + 1] & 0x1F, 0xC5: 1, 0x62: code[at + 1] & 7}[code[at]]
-        at += {0xC4: 3, 0xC5: 2, 0x62: 4}[code[at]]
-        if kind not in (1, 2, 3):
-            return None
-    elif code[at] == 0x0F:
-        kind, at = 1, at + 1
-        if code[at] in (0x38, 0x3A):
-            kind, at = (2 if code[at] == 0x38 else 3), at + 1
-    op = code[at]
-    at += 1
-    if legacy and op in _INVALID[kind]:
-        return None
-    modrm = relative = None
-    if op in _MODRM[kind]:
-        modrm = code[at]
-        mode, base = modrm >> 6, modrm & 7
-        at += 1
-        if mode != 3 and base == 4:
-            base = code[at] & 7
-            at += 1
-            wide = mode == 0 and base == 5
-        else:
-            wide = mode == 0 and base == 5
-            relative = at if wide else None
-        at += 4 if wide or mode == 2 else mode == 1
-    immediate = at
-    if op in _IMM32[kind]:
-        at += 2 if narrow and not rex & 8 else 4
-        at += 4 if 0xB8 <= op <= 0xBF and rex & 8 else 0
-    at += 4 * (op in _REL32[kind]) + (op in _IMM8[kind])
-    if kind == 0:
-        at += 2 * (op in _IMM16)
-        if 0xA0 <= op <= 0xA3:
-            at += 4 if short else 8
-        if op in (0xF6, 0xF7) and modrm is not None and not modrm & 0x30:
-            at += 1 if op == 0xF6 else 2 if narrow and not rex & 8 else 4
-    return Encoding(
-        size=at,
-        opcode=kind << 8 | op,
-        rex=rex,
-        modrm=modrm,
-        relative=relative,
-        immediate=immediate,
-        legacy=legacy,
-    )
 
 
 # Static branches and calls ---------------------------------------------------------------------
@@ -259,23 +115,8 @@ def _redirect(place: int, target: int) -> bytes:
 
 # Probes ----------------------------------------------------------------------------------------
 
-_CARRY, _PARITY, _ZERO, _SIGN, _OVERFLOW = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 11
-
-
-def _holds(condition: int, flags: int) -> bool:
-    """Return whether a condition (the low four bits of Jcc) holds."""
-    differ = bool(flags & _SIGN) != bool(flags & _OVERFLOW)
-    value = (
-        bool(flags & _OVERFLOW),
-        bool(flags & _CARRY),
-        bool(flags & _ZERO),
-        bool(flags & (_CARRY | _ZERO)),
-        bool(flags & _SIGN),
-        bool(flags & _PARITY),
-        differ,
-        differ or bool(flags & _ZERO),
-    )[condition >> 1]
-    return value != bool(condition & 1)
+_ZERO = 1 << 6  # of RFLAGS
+_EVEX, _VEX3, _VEX2 = 0x62, 0xC4, 0xC5
 
 
 def _push(guest: Guest, value: int) -> None:
@@ -284,12 +125,44 @@ def _push(guest: Guest, value: int) -> None:
     guest.set_register("rsp", top)
 
 
-def _simulated(found: Encoding, code: bytes, address: int) -> Callable[[Guest], int] | None:
+@attrs.frozen
+class _Control:
+    """What decides about a transfer of control: opcode as a number, REX and ModRM."""
+
+    opcode: int
+    rex: int
+    modrm: int
+    legacy: bool
+
+    @classmethod
+    def of(cls, insn: Instruction, code: bytes) -> _Control:
+        at = len(insn.prefixes)
+        rex = code[at] if code[at] >> 4 == 4 else 0
+        at += bool(rex)
+        legacy = code[at] not in (_EVEX, _VEX3, _VEX2)
+        modrm = at + len(insn.opcode)
+        return cls(
+            opcode=int.from_bytes(insn.opcode, "big"),
+            rex=rex,
+            modrm=code[modrm] if modrm < insn.length else 0,
+            legacy=legacy,
+        )
+
+    @property
+    def field(self) -> int:
+        """The middle field of ModRM, which extends the opcode."""
+        return self.modrm >> 3 & 7
+
+
+def _simulated(
+    insn: Instruction, found: _Control, code: bytes, address: int
+) -> Callable[[Guest], int] | None:
     """Return what stands in for a transfer of control, or None for anything else."""
-    op, after = found.opcode, address + found.size & MASK64
-    immediate = code[found.immediate : found.size]
+    op, after = found.opcode, address + insn.length & MASK64
+    start, size = insn.immediate
+    immediate = code[start : start + size]
     target = after + int.from_bytes(immediate, "little", signed=True) & MASK64
-    register = REGISTERS[((found.modrm or 0) & 7) | (found.rex & 1) << 3]
+    register = REGISTERS[(found.modrm & 7) | (found.rex & 1) << 3]
 
     def jump(_guest: Guest) -> int:
         return target
@@ -299,7 +172,7 @@ def _simulated(found: Encoding, code: bytes, address: int) -> Callable[[Guest], 
         return target
 
     def branch(guest: Guest) -> int:
-        return target if _holds(op & 0xF, guest.register("eflags")) else after
+        return target if holds(op & 0xF, guest.register("eflags")) else after
 
     def loop(guest: Guest) -> int:
         count = guest.register("rcx")
@@ -317,7 +190,7 @@ def _simulated(found: Encoding, code: bytes, address: int) -> Callable[[Guest], 
 
     def indirect(guest: Guest) -> int:
         to = guest.register(register)
-        if (found.modrm or 0) & 0x38 == 0x10:
+        if found.field == 2:
             _push(guest, after)
         return to
 
@@ -325,13 +198,13 @@ def _simulated(found: Encoding, code: bytes, address: int) -> Callable[[Guest], 
         return jump
     if op == 0xE8:
         return call
-    if 0x70 <= op <= 0x7F or 0x180 <= op <= 0x18F:
+    if op >> 4 in (0x7, 0xF8):
         return branch
     if 0xE0 <= op <= 0xE3:
         return loop
     if op in (0xC2, 0xC3):
         return ret
-    if op == 0xFF and (found.modrm or 0) & 0x30 in (0x10, 0x20):
+    if op == 0xFF and found.field in (2, 4):
         return indirect
     return None
 
@@ -343,37 +216,36 @@ _REFUSED = {
     0xCF: "an interrupt return does not come back",
     0xCA: "a far return does not come back",
     0xCB: "a far return does not come back",
-    0x10B: "ud2 reports a bug by its own address",
-    0x105: "syscall does not come back",
-    0x107: "sysret does not come back",
-    0x134: "sysenter does not come back",
-    0x135: "sysexit does not come back",
+    0x0F0B: "ud2 reports a bug by its own address",
+    0x0F05: "syscall does not come back",
+    0x0F07: "sysret does not come back",
+    0x0F34: "sysenter does not come back",
+    0x0F35: "sysexit does not come back",
 }
 
 
-def _refusal(found: Encoding, code: bytes) -> str:
+def _refusal(insn: Instruction, found: _Control) -> str:
     if not found.legacy:
         return ""
-    if found.opcode == 0xFF and found.modrm is not None:
-        kind = found.modrm >> 3 & 7
-        if kind in (3, 5):
+    if found.opcode == 0xFF:
+        if found.field in (3, 5):
             return "a far transfer cannot be imitated"
-        if kind in (2, 4) and found.modrm >> 6 != 3:
+        if found.field in (2, 4) and found.modrm >> 6 != 3:
             return "an indirect branch through memory cannot be imitated"
-    if 0xE0 <= found.opcode <= 0xE3 and 0x67 in code[: found.immediate - 1]:
+    if 0xE0 <= found.opcode <= 0xE3 and 0x67 in insn.prefixes:
         return "a branch with another address size cannot be imitated"
     return _REFUSED.get(found.opcode, "")
 
 
 def decode(code: bytes, address: int) -> Insn:
     """Return what a probe makes of the instruction that `code` begins with."""
-    found = encoding(code)
-    if found is None:
+    insn = decode_instruction(code)
+    if insn is None:
         return Insn(size=0, refusal="no valid instruction")
-    own, at = code[: found.size], found.relative
+    own, found, at = code[: insn.length], _Control.of(insn, code), insn.displacement[0]
 
     def copy(slot: int) -> bytes | None:
-        if at is None:
+        if not insn.relative:
             return own
         distance = int.from_bytes(own[at : at + 4], "little", signed=True) + address - slot
         if not -(1 << 31) <= distance < 1 << 31:
@@ -381,9 +253,9 @@ def decode(code: bytes, address: int) -> Insn:
         return own[:at] + word(distance) + own[at + 4 :]
 
     return Insn(
-        size=found.size,
-        refusal=_refusal(found, code),
-        simulate=_simulated(found, code, address) if found.legacy else None,
+        size=insn.length,
+        refusal=_refusal(insn, found),
+        simulate=_simulated(insn, found, code, address) if found.legacy else None,
         copy=copy,
     )
 
