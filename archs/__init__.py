@@ -11,13 +11,13 @@ from archs.arch import (
     Emulation,
     Emulator,
     Erratum,
-    Guest,
     LivePatch,
     Plt,
 )
 from archs.arm64 import ARM64
 from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64
+from archs.text import Guest
 from archs.x86_64 import X86_64
 
 ALL: tuple[Arch, ...] = (X86_64, ARM64, RISCV64)

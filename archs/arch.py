@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import attrs
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from allocator.types import AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
-from archs.text import TextPatching
+from archs.text import Guest, TextPatching
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
@@ -179,26 +179,6 @@ class CallingConvention:
     sign_extend_32: bool
     va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
     indirect: str | None = None
-
-
-class Guest(Protocol):
-    """A CPU that stands at a breakpoint: its registers by name, and memory in words of 8 bytes."""
-
-    def read(self, name: str) -> int:
-        """Return a register."""
-        ...
-
-    def write(self, name: str, value: int) -> None:
-        """Set a register."""
-        ...
-
-    def load(self, address: int) -> int:
-        """Return the word at `address`."""
-        ...
-
-    def store(self, address: int, value: int) -> None:
-        """Store a word at `address`."""
-        ...
 
 
 Emulator: TypeAlias = Callable[[int, Guest], None]

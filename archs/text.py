@@ -16,21 +16,21 @@ import attrs
 
 
 class Guest(Protocol):
-    """The CPU that ran into a probe, as the instruction being imitated sees it."""
+    """A CPU that stands at a breakpoint, as the instruction being imitated sees it."""
 
-    def register(self, name: str) -> int:
-        """Return the value of a register."""
+    def read(self, name: str) -> int:
+        """Return a register."""
         ...
 
-    def set_register(self, name: str, value: int) -> None:
+    def write(self, name: str, value: int) -> None:
         """Set a register."""
         ...
 
-    def load(self, address: int, size: int) -> int:
+    def load(self, address: int, size: int = 8) -> int:
         """Return the unsigned little-endian word of `size` bytes at `address`."""
         ...
 
-    def store(self, address: int, value: int, size: int) -> None:
+    def store(self, address: int, value: int, size: int = 8) -> None:
         """Store the low `size` bytes of `value` at `address`."""
         ...
 

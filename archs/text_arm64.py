@@ -101,12 +101,12 @@ def _redirect(_place: int, target: int) -> bytes:
 
 
 def _get(guest: Guest, number: int) -> int:
-    return 0 if number == 31 else guest.register(f"x{number}")
+    return 0 if number == 31 else guest.read(f"x{number}")
 
 
 def _set(guest: Guest, number: int, value: int) -> None:
     if number != 31:
-        guest.set_register(f"x{number}", value & MASK64)
+        guest.write(f"x{number}", value & MASK64)
 
 
 def _holds(condition: int, nzcv: int) -> bool:
@@ -125,11 +125,11 @@ def _simulated(insn: int, address: int) -> Callable[[Guest], int] | None:
 
     def b(guest: Guest) -> int:
         if wide:
-            guest.set_register("x30", after)
+            guest.write("x30", after)
         return target26
 
     def b_cond(guest: Guest) -> int:
-        return target19 if _holds(insn & 15, guest.register("nzcv")) else after
+        return target19 if _holds(insn & 15, guest.read("nzcv")) else after
 
     def cbz(guest: Guest) -> int:
         value = _get(guest, rd) & (MASK64 if wide else 0xFFFF_FFFF)
@@ -142,7 +142,7 @@ def _simulated(insn: int, address: int) -> Callable[[Guest], int] | None:
     def br(guest: Guest) -> int:
         to = _get(guest, rn)
         if insn >> 21 & 3 == 1:
-            guest.set_register("x30", after)
+            guest.write("x30", after)
         return to
 
     def adr(guest: Guest) -> int:

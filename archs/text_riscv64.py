@@ -105,12 +105,12 @@ def _redirect(_place: int, target: int) -> bytes:
 
 
 def _get(guest: Guest, number: int) -> int:
-    return guest.register(f"x{number}") & MASK64 if number else 0
+    return guest.read(f"x{number}") & MASK64 if number else 0
 
 
 def _set(guest: Guest, number: int, value: int) -> None:
     if number:
-        guest.set_register(f"x{number}", value & MASK64)
+        guest.write(f"x{number}", value & MASK64)
 
 
 def _taken(kind: int, one: int, two: int) -> bool:

@@ -120,9 +120,9 @@ _EVEX, _VEX3, _VEX2 = 0x62, 0xC4, 0xC5
 
 
 def _push(guest: Guest, value: int) -> None:
-    top = guest.register("rsp") - 8 & MASK64
+    top = guest.read("rsp") - 8 & MASK64
     guest.store(top, value, 8)
-    guest.set_register("rsp", top)
+    guest.write("rsp", top)
 
 
 @attrs.frozen
@@ -172,24 +172,24 @@ def _simulated(
         return target
 
     def branch(guest: Guest) -> int:
-        return target if holds(op & 0xF, guest.register("eflags")) else after
+        return target if holds(op & 0xF, guest.read("eflags")) else after
 
     def loop(guest: Guest) -> int:
-        count = guest.register("rcx")
+        count = guest.read("rcx")
         if op != 0xE3:
             count = count - 1 & MASK64
-            guest.set_register("rcx", count)
-        zero = bool(guest.register("eflags") & _ZERO)
+            guest.write("rcx", count)
+        zero = bool(guest.read("eflags") & _ZERO)
         taken = (count != 0 and not zero, count != 0 and zero, count != 0, count == 0)[op & 3]
         return target if taken else after
 
     def ret(guest: Guest) -> int:
-        top = guest.register("rsp")
-        guest.set_register("rsp", top + 8 + int.from_bytes(immediate, "little") & MASK64)
+        top = guest.read("rsp")
+        guest.write("rsp", top + 8 + int.from_bytes(immediate, "little") & MASK64)
         return guest.load(top, 8)
 
     def indirect(guest: Guest) -> int:
-        to = guest.register(register)
+        to = guest.read(register)
         if found.field == 2:
             _push(guest, after)
         return to

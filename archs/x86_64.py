@@ -54,7 +54,6 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
-    Guest,
     Index,
     LivePatch,
     Probe,
@@ -65,6 +64,7 @@ from archs.arch import (
 from archs.environment import Boot, Environment
 from archs.insn_x86_64 import CALL, ESCAPE, JUMP, JUMP8, Instruction, decode, holds
 from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
+from archs.text import Guest
 from archs.text_x86_64 import PATCHING
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000

@@ -33,6 +33,7 @@ import attrs
 from allocator import ExecmemError, PokeStep, Site
 from archs import Emulator, LivePatch
 from machine.cpu import Cpu
+from machine.guest import Guest
 
 if TYPE_CHECKING:
     from machine.machine import Machine
@@ -193,28 +194,8 @@ def _handlers(machine: Machine, emulators: dict[int, Emulator | None]) -> Iterat
                 machine.breakpoints[at] = handler
 
 
-@attrs.frozen
-class _Guest:
-    """The CPU that trapped, as an emulator sees it."""
-
-    cpu: Cpu
-    machine: Machine
-
-    def read(self, name: str) -> int:
-        return self.cpu.read(name)
-
-    def write(self, name: str, value: int) -> None:
-        self.cpu.write(name, value)
-
-    def load(self, address: int) -> int:
-        return self.machine.kernel.word(address)
-
-    def store(self, address: int, value: int) -> None:
-        self.machine.kernel.store(address, value)
-
-
 def _emulate(machine: Machine, emulate: Emulator, address: int, cpu: Cpu) -> int:
-    emulate(address, _Guest(cpu, machine))
+    emulate(address, Guest(cpu, machine.kernel))
     return cpu.read(machine.arch.calling.program_counter)
 
 

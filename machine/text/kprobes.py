@@ -28,6 +28,7 @@ from archs.text import Kprobes as Encoding
 from loader.module import LoadedModule
 from machine.cpu import Cpu, Stop
 from machine.faults import FaultKind
+from machine.guest import Guest
 from machine.kernel.kernel import Kernel
 from machine.text.patches import Patch, Patches, PatchRefused
 
@@ -79,26 +80,6 @@ class _Armed:
     insn: Insn
     slot: Allocation | None
     probes: list[Probe]
-
-
-@attrs.frozen
-class _Guest:
-    """The CPU, as an imitated instruction sees it."""
-
-    cpu: Cpu
-    kernel: Kernel
-
-    def register(self, name: str) -> int:
-        return self.cpu.read(name) & ADDRESS_MASK
-
-    def set_register(self, name: str, value: int) -> None:
-        self.cpu.write(name, value)
-
-    def load(self, address: int, size: int) -> int:
-        return self.kernel.word(address, size)
-
-    def store(self, address: int, value: int, size: int) -> None:
-        self.kernel.store(address, value, size)
 
 
 class Kprobes:
@@ -283,10 +264,10 @@ class Kprobes:
         armed = self._armed[pc]
         if not self._patches.holds(armed.patch):
             raise Stop(FaultKind.TRAP, pc)  # of another module, which lies there now
-        guest = _Guest(cpu, self._kernel)
+        guest = Guest(cpu, self._kernel)
         cpu.write(self._program_counter, pc)
         for probe in tuple(armed.probes):
-            registers = {name: guest.register(name) for name in self._encoding.registers}
+            registers = {name: guest.read(name) for name in self._encoding.registers}
             hit = Hit(pc, registers)
             probe.hits.append(hit)
             if probe.handler is not None:

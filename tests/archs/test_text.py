@@ -18,8 +18,8 @@ from allocator.types import Consumer, MemType
 from loader.elf import parse
 from loader.files import read_module
 from machine.cpu import Stop
+from machine.guest import Guest
 from machine.machine import Machine
-from machine.text.kprobes import _Guest
 from samples import modules
 from tests.archs.test_registry import disassembler
 
@@ -234,7 +234,7 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
     place, chance = base + 0x200, random.Random(arch.name)
     names = arch.patching.kprobes.registers
     pc = arch.calling.program_counter
-    guest = _Guest(machine.cpu, machine.kernel)
+    guest = Guest(machine.cpu, machine.kernel)
 
     def state():
         return {name: machine.cpu.read(name) & MASK64 for name in names} | {
