@@ -297,6 +297,21 @@ def test_refused_instructions(arch, name, code, reason):
     assert reason in insn.refusal
 
 
+def test_conditional_static_calls_keep_their_condition():
+    """A conditional tail call goes to another target on the same condition, and never nowhere."""
+    import archs
+
+    encode = archs.arch("x86_64").patching.static_calls.encode
+    for condition in range(16):
+        code = bytes((0x0F, 0x80 | condition)) + bytes(4)
+        to = PLACE + 0x1234
+        before, after = decoded(archs.arch("x86_64"), code + encode(PLACE, code, to, True, False))
+        assert (before.mnemonic, after.size) == (after.mnemonic, 6)
+        assert target(after) - after.address == to - PLACE
+        assert encode(PLACE, code, 0, True, False) is None
+    assert encode(PLACE, b"\x48\x89\xd8\x90\x90\x90", PLACE, False, False) is None
+
+
 def test_relative_operands_are_made_up_for_the_distance():
     """A copied x86-64 instruction names the same address from its slot, or is refused."""
     import archs
