@@ -207,6 +207,7 @@ class Machine:
             each.on_tick = partial(advance, self.kernel, TICK * INSTRUCTION)
             each.breakpoints = self.breakpoints
         self.kernel.on_idle = partial(idle, self.kernel)
+        self.kernel.request_module = self._request
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
@@ -271,16 +272,43 @@ class Machine:
             `Module.report.init_fault` says where.
         """
         image, name, tree = self._source(module)
-        mark = self.kernel.mark()
+        mark, before = self.kernel.mark(), set(self.modules)
         with ExitStack() as undo:
             undo.callback(self.kernel.roll_back, mark)
-            for needed in self._needed(image, name, tree):
-                path = find(tree, needed)
-                dependency = self._load_one(read_module(path), path.name, init=init, params={})
-                undo.callback(self._remove, dependency)
-            loaded = self._load_one(image, name, init=init, params=params)
+            try:
+                for needed in self._needed(image, name, tree):
+                    path = find(tree, needed)
+                    self._load_one(read_module(path), path.name, init=init, params={})
+                loaded = self._load_one(image, name, init=init, params=params)
+            except BaseException:
+                # What it needed, and what the guest asked for meanwhile; users come last.
+                for other in reversed([m for n, m in self.modules.items() if n not in before]):
+                    self._remove(other)
+                raise
             undo.pop_all()
         return loaded
+
+    def _request(self, name: str) -> bool:
+        """Load the module that the guest asks for by name or alias; False where that fails.
+
+        Aliases are looked up in `modules.alias` only: to read every module would take long.
+        """
+        tree, title = self.tree, module_name(name)
+        if title in self.loader.modules:
+            return True
+        if tree is None:
+            return False
+        found = [title] if title in tree.files else []
+        if not found and (tree.folder / "modules.alias").is_file():
+            found = modules_for(tree, name)
+        for each in found:
+            if each not in self.loader.modules:
+                try:
+                    self.load(each)
+                except ExecmemError as error:
+                    self.kernel.print(f"request_module {name}: {error}\n".encode(), 4)
+                    return False
+        return bool(found)
 
     def _source(self, module: str | Path | bytes) -> tuple[bytes, str, ModuleTree | None]:
         """Return a module's bytes, its file's name, and the tree that its dependencies are in."""

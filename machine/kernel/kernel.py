@@ -187,6 +187,7 @@ class Kernel:
         self.depth = depth
         self.stirred = False  # whether something may have to be done when nobody calls
         self.on_idle: Callable[[], None] | None = None
+        self.request_module: Callable[[str], bool] | None = None
         self.oopses: list[Fault] = []
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}

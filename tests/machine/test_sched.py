@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import archs
 import samples.modules
 from allocator import ExecmemError
+from loader.errors import InitFailed
 from machine.faults import Fault, FaultKind
 from machine.machine import Machine
 
@@ -411,3 +412,36 @@ def test_waiting_for_nothing_is_a_deadlock(machine):
     assert "deadlock" in str(caught.value)
     assert "workers_hang" in str(caught.value)
     assert module.call("workers_ask", 2) == 6
+
+
+# Modules that modules ask for ------------------------------------------------------------------
+
+
+def _ask(machine, name):
+    return machine.call(machine.kernel.address("__request_module"), 1, name, returns="int")
+
+
+def test_the_guest_can_ask_for_a_module(machine):
+    """It is loaded with what it needs, once; what is not there is refused with -ENOENT."""
+    assert _ask(machine, b"mathuser\0") == 0
+    assert list(machine.modules) == ["mathlib", "mathuser"]
+    assert _ask(machine, b"math%s\0") != 0
+    assert _ask(machine, b"mathlib\0") == 0
+    assert list(machine.modules) == ["mathlib", "mathuser"]
+    assert _ask(machine, b"absent\0") == -2
+
+
+def test_a_failed_load_takes_requested_modules_out_too(machine):
+    """What an init asked for before it failed goes again, before what it may use."""
+    before = machine.kernel.heap.live()
+
+    def ask_then_fail(*_args):
+        assert machine.kernel.request_module("mathuser")
+        return -12
+
+    machine.stub("kthread_create_on_node", ask_then_fail)
+    with pytest.raises(InitFailed):
+        machine.load("workers")
+    assert machine.modules == {}
+    assert machine.kernel.heap.live() == before
+    machine.check()

@@ -107,6 +107,9 @@ def _allocate(k: Kernel, kind: str, name: str) -> int:
     """Return the address of a new transform, or an ERR_PTR."""
     record = registered(k, name, kind)
     found = algorithm(k, record) if record is not None else _built_in(k, kind, name)
+    if found is None and k.request_module is not None and k.request_module(f"crypto-{name}"):
+        record = registered(k, name, kind)
+        found = algorithm(k, record) if record is not None else None
     if found is None:
         return -errno.ENOENT
     try:
