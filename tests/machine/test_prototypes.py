@@ -228,3 +228,12 @@ def test_register_round_trip(text, value, garbage, sign_extend_32):
 def test_parsing_is_cached():
     """The same prototype is parsed once."""
     assert parse("int f(int x)") is parse("int f(int x)")
+
+
+def test_a_structure_can_be_returned_in_memory():
+    """Its address is passed and returned; a pointer to a structure is no such thing."""
+    found = parse("struct zstd_parameters zstd_get_params(int level, unsigned long long size)")
+    assert found.indirect
+    assert found.result.pointer
+    assert [p.name for p in found.params] == ["level", "size"]
+    assert not parse("struct page *f(void)").indirect
