@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from machine.machine import Argument, Machine
     from machine.module import Module
 
+SHOWN = 256  # bytes of a buffer
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -189,3 +190,10 @@ def print_log(out: Any, module: Module) -> None:
 
     for line in module.report.log:
         out.print(escape(f"| {line.text}"))
+
+
+def shortened(output: str) -> str:
+    """Return the hex digits of a buffer as far as a person reads them; --json has them all."""
+    if len(output) <= 2 * SHOWN:
+        return output
+    return f"{output[: 2 * SHOWN]}... ({len(output) // 2} bytes; --json shows all)"

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from execmem.commands.common import argument, load_one, machine_for, module_options, unknown_option
+from execmem.commands.common import (
+    argument,
+    load_one,
+    machine_for,
+    module_options,
+    shortened,
+    unknown_option,
+)
 
 if TYPE_CHECKING:
     from machine.faults import Fault
@@ -117,4 +124,4 @@ class Session:
         assert self.result is not None
         click.echo(f"{function} = {self.result:#x} ({self.result})")
         for output in self.outcome(function)["outputs"]:
-            click.echo(f"out: {output}")
+            click.echo(f"out: {shortened(output)}")

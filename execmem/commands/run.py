@@ -15,6 +15,7 @@ from execmem.commands.common import (
     module_options,
     record_option,
     recording,
+    shortened,
     unknown_option,
 )
 
@@ -97,7 +98,7 @@ def run(
     else:
         click.echo(f"{function} = {result:#x} ({result})")
     for output in outputs:
-        click.echo(f"out: {output}")
+        click.echo(f"out: {shortened(output)}")
     if options["kasan"]:
         machine.unload(loaded)
         for leak in machine.leaks:

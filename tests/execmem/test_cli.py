@@ -262,3 +262,17 @@ def test_every_listed_command_exists_under_its_own_name():
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         assert command.name == name
+
+
+@pytest.mark.parametrize("size", [256, 257])
+def test_large_buffers_are_shortened_for_people(run, size):
+    """Up to 256 bytes of an out: buffer are shown whole; of more the beginning and the size."""
+    code, out, _ = run(
+        "run", path("x86_64", "checksums"), "checksums_crc32", f"out:{size}", size, 0
+    )
+    assert code == 0
+    shown = next(line for line in out.splitlines() if line.startswith("out: ")).removeprefix(
+        "out: "
+    )
+    assert shown.startswith("00" * 256)
+    assert (f"({size} bytes; --json shows all)" in shown) is (size > 256)
