@@ -29,6 +29,7 @@ from loader.errors import InitFailed, LoadError
 from loader.files import SUFFIXES, module_name
 
 Row: TypeAlias = dict[str, Any]
+STARTING = 300.0  # seconds that a process may take to be ready
 OUTCOMES = ("ok", "init-ok", "init-error", "fault", "refused")
 
 
@@ -129,6 +130,9 @@ def _row(path: Path) -> Row:
 
 def _work(pipe: Connection, options: Options, job: Job) -> None:
     """Do what comes over the pipe until it closes; a worker's main function."""
+    import machine.machine  # noqa: F401 -- so that no module's time has it
+
+    pipe.send(None)  # ready
     while True:
         try:
             path = pipe.recv()
@@ -139,12 +143,13 @@ def _work(pipe: Connection, options: Options, job: Job) -> None:
 
 @attrs.define(eq=False)
 class _Worker:
-    """A process, its pipe, and the module it is at since when."""
+    """A process, its pipe, and the module it is at since when; None before it is ready."""
 
     process: SpawnProcess
     pipe: Connection
-    index: int = -1
+    index: int | None = None
     since: float = 0.0
+    finished: bool = False
 
 
 def sweep(
@@ -174,47 +179,50 @@ def sweep(
         process = context.Process(target=_work, args=(there, options, job), daemon=True)
         process.start()
         there.close()
-        return _Worker(process, here)
+        return _Worker(process, here, since=time.monotonic())
 
-    def give(worker: _Worker) -> bool:
-        """Give a worker its next module; False where none is left."""
-        index, path = next(waiting, (-1, None))
-        worker.index, worker.since = index, time.monotonic()
+    def give(worker: _Worker) -> None:
+        """Give a worker that is ready its next module, where one is left."""
+        worker.index, path = next(waiting, (None, None))
+        worker.since, worker.finished = time.monotonic(), path is None
         if path is not None:
             worker.pipe.send(path)
-        return path is not None
 
     def lost(worker: _Worker, reason: str) -> None:
         """Replace a worker, and write its module's row."""
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
+        if worker.index is None:
+            raise ExecmemError(f"a worker did not start: {reason}")
         row = _row(files[worker.index])
         row |= {"outcome": "fault", "error": reason}
         row["seconds"] = round(time.monotonic() - worker.since, 3)
         done[worker.index] = row
         fresh = start()
-        worker.process, worker.pipe = fresh.process, fresh.pipe
+        worker.process, worker.pipe, worker.index = fresh.process, fresh.pipe, None
+        worker.since = fresh.since
 
     try:
-        for _ in range(count):
-            workers.append(start())
-            give(workers[-1])
+        workers.extend(start() for _ in range(count))
         while given < len(files):
-            busy = [worker for worker in workers if worker.index >= 0]
+            busy = [worker for worker in workers if not worker.finished]
             ready = wait([worker.pipe for worker in busy], timeout=1.0)
             for worker in busy:
                 if worker.pipe in ready:
                     try:
-                        done[worker.index] = worker.pipe.recv()
+                        row = worker.pipe.recv()
                     except (EOFError, OSError):
                         worker.process.join()
                         lost(worker, f"the worker died (exit code {worker.process.exitcode})")
-                elif time.monotonic() - worker.since > options.seconds + options.grace:
-                    lost(worker, f"no answer within {options.seconds + options.grace:.0f} seconds")
-                else:
+                        continue
+                    if worker.index is not None:
+                        done[worker.index] = row
+                    give(worker)
                     continue
-                give(worker)
+                most = STARTING if worker.index is None else options.seconds + options.grace
+                if time.monotonic() - worker.since > most:
+                    lost(worker, f"no answer within {most:.0f} seconds")
             while given in done:
                 yield done.pop(given)
                 given += 1

@@ -268,10 +268,10 @@ def test_an_init_that_faults(arch, design, text_poke):
     machine.check()
 
 
-def test_init_out_of_its_limits(machine, monkeypatch):
+def test_init_out_of_its_limits(machine):
     """An init that does not end is stopped, and the module is gone."""
     before = held(machine)
-    monkeypatch.setattr("machine.machine.INSTRUCTIONS", 50)
+    machine.instructions = 50
     with pytest.raises(Fault) as caught:
         machine.load("tables")
     assert caught.value.kind is FaultKind.INSTRUCTION_LIMIT
