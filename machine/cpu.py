@@ -43,7 +43,6 @@ WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
-SLICE = 1.0  # seconds of the host after which guest time passes where nothing is counted
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _PERMS = tuple(
@@ -79,8 +78,8 @@ class Cpu:
     """One emulated CPU over a kernel memory.
 
     Counting instructions costs ten times the execution, so it is done only under a limit of
-    them. Then `on_tick` is called about every TICK instructions, as a timer interrupt would be;
-    otherwise after every second that the guest does nothing but execute. Where an instruction traps,
+    them, and only then `on_tick` is called about every TICK of them, as a timer interrupt would
+    be; otherwise time passes when the guest waits for it or looks at it. Where an instruction traps,
     the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
     on, and `on_fetch` where there is nothing to execute; None from them, and the run ends. That
     counts as one instruction, and what the guest executed before it since the last stop does
@@ -112,7 +111,6 @@ class Cpu:
         self._watched: dict[int, int] = {}
         self._counting = False  # by the run that is no callback
         self._counted = False  # by Unicorn, since its last start or one before
-        self._since = 0.0
         self._expired = False
         self._maintaining = False
         self._locating: tuple[int, int] | None = None
@@ -249,16 +247,15 @@ class Cpu:
             self.uc.ctl_flush_tb()
 
     def _run_free(self, at: int, end: int, *, nested: bool) -> None:
-        """Execute until the end, without counting; now and then guest time passes."""
+        """Execute until the end, without counting."""
         while True:
-            self._since = time.monotonic()
             # To stop counting drops all translated code, which nobody may be in the middle of.
             found = self._slice(at, end, UNLIMITED if nested and self._counted else 0)
             if found is None:
                 return
             at, resumed = found
-            if not resumed and self._expires(at) and self.on_tick is not None:
-                self.on_tick()
+            if not resumed:
+                self._expires(at)
 
     def _run_counted(self, at: int, end: int) -> None:
         """Execute until the end or until the budget is spent; guest time passes with it."""
@@ -301,10 +298,11 @@ class Cpu:
         return expired
 
     def expire(self) -> None:
-        """Stop the run whose deadline or time slice has passed; any thread may call this."""
-        now, deadline = time.monotonic(), self.deadline
-        late = deadline is not None and now > deadline
-        if self._inside and (late or (self._budget is None and now - self._since > SLICE)):
+        """Stop the run whose deadline has passed, if there is one; any thread may call this."""
+        deadline = self.deadline
+        if deadline is not None and time.monotonic() > deadline:
+            # A stop between a kernel function and its return would call it again: only the
+            # end of a run may come at any moment.
             self._expired = True
             self.uc.emu_stop()
 
