@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+_BY_MACHINE = {known.machine: known for known in ALL}
+
+
 def archs() -> tuple[Arch, ...]:
     """Return every architecture, in the order of the registry."""
     return ALL
@@ -70,4 +73,4 @@ def arch(name: str) -> Arch:
 
 def by_machine(machine: int) -> Arch | None:
     """Return the architecture whose modules carry `machine` in e_machine."""
-    return next((candidate for candidate in ALL if candidate.machine == machine), None)
+    return _BY_MACHINE.get(machine)

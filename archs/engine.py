@@ -21,13 +21,13 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.reloc import Checks, Op, Part, Reach, Reloc, Rows
+from archs.reloc import PAGE_MASK, REFUSED, SUMMED, Checks, Op, Part, Reach, Reloc, Rows
 
 U64: TypeAlias = NDArray[np.uint64]
 Index: TypeAlias = NDArray[np.intp]
 Selection: TypeAlias = "slice | Index"
 
-PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
+FEW = 512  # records up to which the number of calls into numpy counts, not their passes
 _EVERY = slice(None)
 
 
@@ -84,8 +84,8 @@ class Failure:
 
 def numbers_in(types: NDArray[np.uint32]) -> list[int]:
     """Return the relocation numbers that occur, ascending; a damaged file may hold any."""
-    if not types.size:
-        return []
+    if types.size <= FEW:
+        return sorted(set(types.tolist()))
     low, high = int(np.minimum.reduce(types)), int(np.maximum.reduce(types))
     if low == high:
         return [low]
@@ -148,12 +148,12 @@ def _field(part: Part, x: U64) -> U64:
         negative = value.view(np.int64) < 0
         value = np.where(negative, ~value, value)
         word = np.where(negative, np.uint64(0), np.uint64(part.movz))
-    for s in part.slices:
-        field = value >> np.uint64(s.x) if s.x else value
-        if s.x + s.bits < 64:
-            field = field & np.uint64((1 << s.bits) - 1)
-        if s.word:
-            field = field << np.uint64(s.word)
+    for right, mask, left in part.steps:
+        field = value if right is None else value >> right
+        if mask is not None:
+            field = field & mask
+        if left is not None:
+            field = field << left
         word = field if word is None else word | field
     assert word is not None
     return word
@@ -272,12 +272,24 @@ class _Places:
         np.add.at(wide, self.next, word >> self.left >> np.uint64(1))
 
 
-def encode(row: Reloc, image: NDArray[np.uint8], offset: Index, x: U64) -> None:
-    """Write the words of `row` at every `offset`."""
-    for part in row.parts:
+def _anywhere(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger]:
+    """Return a view of the words at every byte: slow for each, but one call stores them."""
+    return np.ndarray(max(image.size - size + 1, 0), f"<u{size}", image, 0, (1,))
+
+
+def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U64) -> None:
+    """Write the words of a row at every `offset`."""
+    for part in parts:
         at = offset + part.offset if part.offset else offset
         word = x if part.whole else _field(part, x)
-        _Places(image, part.size, at).store(word, part.mask, clean=False)
+        if at.size > FEW:
+            _Places(image, part.size, at).store(word, part.mask, clean=False)
+            continue
+        view = _anywhere(image, part.size)
+        found = word.astype(view.dtype)
+        if part.keep is not None:
+            found |= view[at] & part.keep
+        view[at] = found
 
 
 # Relocations that need others ------------------------------------------------------------------
@@ -336,11 +348,13 @@ def _accumulate(
     whatever stands at the place, and stores when the relocation section is done.
     """
     places = records.offset[index]
-    if (places[1:] < places[:-1]).any():
+    if np.count_nonzero(places[1:] < places[:-1]):
         order = np.argsort(places, kind="stable")
         index, places = index[order], places[order]
-    last = np.append(places[1:] != places[:-1], True).nonzero()[0]
-    first = np.append(0, last[:-1] + 1)
+    begins = np.ones(index.size + 1, np.bool_)
+    np.not_equal(places[1:], places[:-1], out=begins[1:-1])
+    (edges,) = begins.nonzero()
+    first, last = edges[:-1], edges[1:] - 1
     x = records.target[index]
     ops = rows.signs.take(records.type[index], mode="clip")
     np.negative(x, out=x, where=ops < 0)
@@ -366,7 +380,7 @@ def _accumulate(
             ]
             bad = (Problem.RANGE, np.array(wrong)) if any(wrong) else None
         elif bad is None:
-            encode(row, image, where, value)
+            encode(row.parts, image, where, value)
         if bad is not None:
             problem, wrong_ones = bad
             failed = index[last[chosen]][wrong_ones]
@@ -393,6 +407,59 @@ def _store_uleb(image: NDArray[np.uint8], at: int, value: int) -> bool:
         more = 0x80 if number < length - 1 else 0
         image[at + number] = (value >> (7 * number) & 0x7F) | more
     return True
+
+
+# A small batch ---------------------------------------------------------------------------------
+
+
+def _apply_few(
+    rows: Rows, image: NDArray[np.uint8], records: Records, checks: Checks, clean_target: bool
+) -> list[Failure] | None:
+    """Apply records all at once, whatever their types; do nothing and return None if any fails.
+
+    Sums are the exception: they come last, and bring their own failures. The steps are those
+    of `apply`, which says what is wrong. Here X is computed and checked by columns of the
+    table instead of row by row, and numpy stores words at any byte: slow for each word, but
+    one call.
+    """
+    few = rows.few[checks]
+    forms = few.forms.take(records.type, mode="clip")
+    counts = np.bincount(forms, minlength=2).tolist()
+    if counts[REFUSED]:
+        return None
+    target_bits, place_bits, least, span, low, width = few.columns.take(
+        records.type, axis=1, mode="clip"
+    )
+    at = records.offset
+    if clean_target and np.count_nonzero((at + width.view(np.intp))[:-1] > at[1:]):
+        return None
+    x = (records.target & target_bits) - (records.place & place_bits)
+    if rows.entangled:
+        (index,) = few.pairs[forms].nonzero()
+        if index.size and _pair(rows, records, index, x).size:
+            return None
+    # Unsigned, so that one comparison checks both ends.
+    if np.count_nonzero((x - least) >= span) or (few.aligned and np.count_nonzero(x & low)):
+        return None
+    order = forms.argsort(kind="stable")
+    places, values = at[order], x[order]
+    batches = []
+    end = 0
+    for form, count in enumerate(counts):
+        end += count
+        if count and few.parts[form]:
+            mine = slice(end - count, end)
+            batches.append((few.parts[form], places[mine], values[mine]))
+    if clean_target and any(
+        np.count_nonzero(_anywhere(image, part.size)[where]) for (part,), where, _ in batches
+    ):
+        return None
+    for parts, where, value in batches:
+        encode(parts, image, where, value)
+    if not counts[SUMMED]:
+        return []
+    (index,) = (forms == SUMMED).nonzero()
+    return _accumulate(rows, image, records, index, checks)
 
 
 # The engine ------------------------------------------------------------------------------------
@@ -426,6 +493,10 @@ def apply(
     numbers
         The types that occur, where that is known already.
     """
+    if 0 < records.type.size <= FEW:
+        done = _apply_few(rows, image, records, checks, clean_target)
+        if done is not None:
+            return done
     failures: list[Failure] = []
     summed: list[int] = []
     alike: dict[int, list[int]] = {}
@@ -519,7 +590,7 @@ def _store(
     row = rows[batch.numbers[0]]
     fits = _first_failure(row, batch.x, checks) is None
     if fits and not clean_target:
-        encode(row, image, batch.offset, batch.x)
+        encode(row.parts, image, batch.offset, batch.x)
         return []
     held = None
     if clean_target:

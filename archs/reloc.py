@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from allocator.types import size_text
 
+PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
+
 
 class Op(enum.Enum):
     """How X is computed; the value is the psABI's formula."""
@@ -86,6 +88,31 @@ class Part:
     def whole(self) -> bool:
         """Whether the word is X itself, every bit of it."""
         return self.slices == (Slice(0, 8 * self.size, 0),) and not self.bias
+
+    @cached_property
+    def steps(self) -> tuple[tuple[np.uint64 | None, np.uint64 | None, np.uint64 | None], ...]:
+        """For each slice: shift X right, mask it, shift it left; None where there is no need.
+
+        numpy's own integers, because it takes as long to make one as to use it.
+        """
+
+        def constant(value: int, needed: bool) -> np.uint64 | None:
+            return np.uint64(value) if needed else None
+
+        return tuple(
+            (
+                constant(s.x, s.x > 0),
+                constant((1 << s.bits) - 1, s.x + s.bits < 64),
+                constant(s.word, s.word > 0),
+            )
+            for s in self.slices
+        )
+
+    @cached_property
+    def keep(self) -> np.unsignedinteger[Any] | None:
+        """Bits of the word that stay, as an integer of its size; None where none do."""
+        kept = ~self.mask & (1 << 8 * self.size) - 1
+        return np.dtype(f"<u{self.size}").type(kept) if kept else None
 
     def insert(self, word: int, x: int) -> int:
         """Return `word` with the slices of `x` placed in it (the scalar model)."""
@@ -293,8 +320,71 @@ class Rows(dict[int, Reloc]):
             }
         return found
 
+    @cached_property
+    def few(self) -> Mapping[Checks, Few]:
+        """What a small batch of records is applied by."""
+        return {checks: Few.of(self, checks) for checks in Checks}
+
     def _array(self, kind: type[np.generic], entry: Callable[[Reloc], int]) -> NDArray[Any]:
         found = np.zeros(max(self) + 2, kind)
         for number, row in self.items():
             found[number] = entry(row)
         return found
+
+
+EVERY_BIT = (1 << 64) - 1
+REFUSED, SUMMED = 0, 1
+
+
+@attrs.frozen(eq=False)
+class Few:
+    """A table of relocations as columns, to apply records of many types in few steps.
+
+    Parameters
+    ----------
+    forms
+        Form of each number, REFUSED and SUMMED (what accumulates) or one for each way to
+        write words; the last entry stands for every number beyond.
+    columns
+        By number, as uint64: the bits of S+A and of P that count, in X = (S+A) - P; the
+        least X and the width of its interval (one X less where all fit); the bits of X that must be 0; bytes written.
+    pairs
+        Whether rows of a form take another's X.
+    parts
+        Words that each form writes.
+    aligned
+        Whether any X must be a multiple of something.
+    """
+
+    forms: NDArray[np.uint8]
+    columns: NDArray[np.uint64]
+    pairs: NDArray[np.bool_]
+    parts: tuple[tuple[Part, ...], ...]
+    aligned: bool
+
+    @classmethod
+    def of(cls, rows: Rows, checks: Checks) -> Few:
+        """Return the columns of a table under checks as strict as these."""
+        keys: dict[object, int] = {"refused": REFUSED, "sum": SUMMED}
+        forms = np.zeros(max(rows) + 2, np.uint8)
+        columns = np.zeros((6, forms.size), np.uint64)
+        columns[3] = EVERY_BIT
+        parts: list[tuple[Part, ...]] = [(), ()]
+        pairs = np.zeros(len(rows) + 2, np.bool_)
+        for number, row in rows.items():
+            if row.unsupported or (checks is Checks.KERNEL and not row.kernel):
+                continue
+            key = "sum" if row.accumulates else (row.op is Op.PAIR, row.parts)
+            form = forms[number] = keys.setdefault(key, len(keys))
+            if form == len(parts):
+                parts.append(row.parts)
+            pairs[form] = row.op is Op.PAIR
+            bits = int(PAGE_MASK) if row.op is Op.PAGE else EVERY_BIT
+            columns[:2, number] = bits, bits if row.op in (Op.PC, Op.PAGE) else 0
+            reach = None if row.accumulates else row.reach_under(checks)
+            if reach is not None and row.op is not Op.NONE:
+                lo, hi = max(reach.lo, -1 << 63), min(reach.hi, 1 << 63)
+                columns[2:4, number] = lo & EVERY_BIT, min(hi - lo, EVERY_BIT)
+                columns[4, number] = reach.align - 1 if checks is Checks.HARDWARE else 0
+            columns[5, number] = row.size
+        return cls(forms, columns, pairs, tuple(parts), bool(columns[4].any()))

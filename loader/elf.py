@@ -14,7 +14,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from operator import add
 from typing import NamedTuple
 
 import attrs
@@ -35,6 +36,7 @@ STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
 MAX_SIZE = 1 << 31
+USUAL_ALIGNS = frozenset((0, *(1 << bit for bit in range(MAX_ALIGN.bit_length()))))
 
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
 HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
@@ -80,6 +82,10 @@ class Section(NamedTuple):
         return bool(self.flags & SHF_EXECINSTR)
 
 
+# As Section(...) does, at half the cost: from one sequence of all fields.
+_section = partial(tuple.__new__, Section)
+
+
 @attrs.frozen(eq=False)
 class RelocationTable:
     """One RELA section: where it applies, and its records as an array of RELA."""
@@ -109,6 +115,8 @@ class ElfView:
         Index of the first symbol that is not local; local ones are never undefined.
     tables
         RELA sections in header order.
+    adjoining
+        Whether each of the tables begins where the one before ends.
     """
 
     name: str
@@ -119,6 +127,22 @@ class ElfView:
     first_global: int
     symbol_names: Section
     tables: tuple[RelocationTable, ...]
+    adjoining: bool = False
+
+    def joined(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
+        """Return the records of some tables, by ascending number, as one array.
+
+        It is a view of the file wherever these tables adjoin in it.
+        """
+        numbers = range(len(self.tables)) if numbers is None else numbers
+        first, last = self.tables[numbers[0]], self.tables[numbers[-1]]
+        if len(numbers) == 1:
+            return first.records
+        if self.adjoining and numbers[-1] - numbers[0] == len(numbers) - 1:
+            start, end = first.section.offset, last.section.offset + last.section.size
+            return np.frombuffer(self.data, RELA, (end - start) // RELA.itemsize, start)
+        tables = [self.tables[number].records for number in numbers]
+        return np.frombuffer(b"".join([table.tobytes() for table in tables]), RELA)
 
     def contents(self, section: Section) -> memoryview:
         """Return the file bytes of `section`; empty for NOBITS."""
@@ -131,7 +155,8 @@ class ElfView:
 
     @cached_property
     def _by_name(self) -> Mapping[str, Section]:
-        return {section.name: section for section in reversed(self.sections)}
+        names = [section.name for section in self.sections]
+        return dict(zip(reversed(names), reversed(self.sections), strict=True))
 
     def symbol_name(self, index: int) -> str:
         """Return the name of a symbol; section symbols are called after their section."""
@@ -254,17 +279,13 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     found, count, table = _header(data, name, arch)
     if count == 0:
         raise BadModule(name, "section headers", "there are none")
-    headers = list(SECTION.iter_unpack(data[table : table + count * SECTION.size]))
     string_index = int.from_bytes(data[62:64], "little")
-    sections = _sections(data, name, headers, string_index)
+    sections = _sections(data, name, data[table : table + count * SECTION.size], string_index)
     symbols, first_global, strings = _symbols(data, name, sections)
-    tables = tuple(
-        _table(data, name, sections, section)
-        for section in sections
-        if section.type in (SHT_RELA, SHT_REL)
-    )
-    _check_symbols_of(name, data, tables, symbols.size)
-    return ElfView(name, found, data, sections, symbols, first_global, strings, tables)
+    tables, adjoining = _tables(data, name, sections)
+    view = ElfView(name, found, data, sections, symbols, first_global, strings, tables, adjoining)
+    _check_symbols_of(view)
+    return view
 
 
 def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
@@ -323,40 +344,47 @@ def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
     return (found, count, table) if usual and found is not None else None
 
 
-def _sections(
-    data: bytes, name: str, headers: list[tuple[int, ...]], string_index: int
-) -> tuple[Section, ...]:
-    count = len(headers)
-    if not 0 < string_index < count:
+def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[Section, ...]:
+    """Return the checked sections; column by column, because most are as they should be."""
+    headers = list(SECTION.iter_unpack(table))
+    if not 0 < string_index < len(headers):
         raise BadModule(name, "ELF header", f"e_shstrndx {string_index} is no section")
     strings = _strings(data, name, headers[string_index], string_index)
-    # Offsets into ASCII are the same in bytes and in text.
-    text = strings.decode() if strings.isascii() else ""
-    sections = []
-    length, limit = len(data), len(strings)
-    for index, header in enumerate(headers):
-        at, kind, flags, _, offset, size, link, info, align, entsize = header
-        if at >= limit:
-            reason = f"name offset {at:#x} is outside the string table"
-            raise BadModule(name, f"section {index}", reason)
-        if text:
-            title = text[at : text.index("\0", at)]
-        else:
-            title = str(strings[at : strings.index(0, at)], "utf-8", "backslashreplace")
-        if (
-            (offset + size > length and kind != SHT_NOBITS and index)
-            or (align and align & (align - 1))
-            or (flags & SHF_ALLOC and (align > MAX_ALIGN or size >= MAX_SIZE))
-            or (kind == SHT_RELA and entsize != RELA.itemsize)
-        ):
+    starts, kinds, flags, _, offsets, sizes, links, infos, aligns, entsizes = zip(
+        *headers, strict=True
+    )
+    limit = len(strings)
+    if max(starts) >= limit:
+        index = next(number for number, start in enumerate(starts) if start >= limit)
+        reason = f"name offset {starts[index]:#x} is outside the string table"
+        raise BadModule(name, f"section {index}", reason)
+    if strings.isascii():
+        # Offsets into ASCII are the same in bytes and in text.
+        text = strings.decode("ascii")
+        titles = [text[start : text.index("\0", start)] for start in starts]
+    else:
+        titles = [
+            str(strings[start : strings.index(0, start)], "utf-8", "backslashreplace")
+            for start in starts
+        ]
+    widths = [width for kind, width in zip(kinds, entsizes, strict=True) if kind == SHT_RELA]
+    if (
+        max(map(add, offsets, sizes)) > len(data)
+        or not USUAL_ALIGNS.issuperset(aligns)
+        or max(sizes) >= MAX_SIZE
+        or widths.count(RELA.itemsize) != len(widths)
+    ):
+        for index, header in enumerate(headers):
             reason = _bad_section(data, header, index)
-            raise BadModule(name, f"section {index} ({title})", reason)
-        sections.append(Section(index, title, kind, flags, offset, size, align or 1, link, info))
-    return tuple(sections)
+            if reason:
+                raise BadModule(name, f"section {index} ({titles[index]})", reason)
+    aligns = tuple([align or 1 for align in aligns])
+    columns = range(len(headers)), titles, kinds, flags, offsets, sizes, aligns, links, infos
+    return tuple(map(_section, zip(*columns, strict=True)))
 
 
 def _bad_section(data: bytes, header: tuple[int, ...], index: int) -> str:
-    """Return what is wrong with a section header."""
+    """Return what is wrong with a section header, if anything."""
     _, kind, flags, _, offset, size, _, _, align, entsize = header
     if index and kind != SHT_NOBITS and offset + size > len(data):
         return f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
@@ -366,7 +394,9 @@ def _bad_section(data: bytes, header: tuple[int, ...], index: int) -> str:
         return f"alignment {align:#x} is above {MAX_ALIGN:#x}"
     if flags & SHF_ALLOC and size >= MAX_SIZE:
         return f"size {size:#x} is 2 GiB or more"
-    return f"entry size {entsize}, expected {RELA.itemsize}"
+    if kind == SHT_RELA and entsize != RELA.itemsize:
+        return f"entry size {entsize}, expected {RELA.itemsize}"
+    return ""
 
 
 def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> bytes:
@@ -400,68 +430,74 @@ def _symbols(
     # Local symbols may be hundreds of thousands; those that are used are looked at when they are.
     named = symbols[first:]
     index = named["shndx"]
-    beyond = index >= len(sections)
-    if beyond.any():
+    if named.size and int(np.maximum.reduce(index)) >= len(sections):
+        beyond = index >= len(sections)
         _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
         beyond &= index != SHN_ABS
         _first(name, "symbol", beyond, "lies in a section that does not exist", first)
-    if named.size and int(named["name"].max()) >= names.size:
+    if named.size and int(np.maximum.reduce(named["name"])) >= names.size:
         lost = named["name"] >= names.size
         _first(name, "symbol", lost, "name is outside the string table", first)
     return symbols, first, names
 
 
-def _table(
-    data: bytes, name: str, sections: tuple[Section, ...], section: Section
-) -> RelocationTable:
-    if not 0 < section.info < len(sections):
-        reason = f"applies to section {section.info}, which does not exist"
-        raise BadModule(name, _where(section), reason)
-    target = sections[section.info]
-    if section.type == SHT_REL:
-        if target.allocated:
+def _tables(
+    data: bytes, name: str, sections: tuple[Section, ...]
+) -> tuple[tuple[RelocationTable, ...], bool]:
+    """Return the relocation tables, and whether each begins where the one before ends."""
+    found = [section for section in sections if section.type in (SHT_RELA, SHT_REL)]
+    starts = [section.offset for section in found]
+    sizes = [section.size for section in found]
+    for section in found:
+        if not 0 < section.info < len(sections):
+            reason = f"applies to section {section.info}, which does not exist"
+            raise BadModule(name, _where(section), reason)
+        if section.type == SHT_REL and sections[section.info].allocated:
             raise BadModule(name, _where(section), "REL relocations; these architectures use RELA")
-        return RelocationTable(section, target, np.empty(0, RELA))
-    if section.size % RELA.itemsize:
-        raise BadModule(name, _where(section), f"size {section.size:#x} is no multiple of 24")
-    records = np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
-    return RelocationTable(section, target, records)
+        if section.type == SHT_RELA and section.size % RELA.itemsize:
+            reason = f"size {section.size:#x} is no multiple of {RELA.itemsize}"
+            raise BadModule(name, _where(section), reason)
+    rela = [section.type for section in found].count(SHT_RELA)
+    ends = list(map(add, starts, sizes))
+    if found and starts[1:] == ends[:-1] and len(found) == rela:
+        # A slice costs a third of a view.
+        whole = np.frombuffer(data, RELA, sum(sizes) // RELA.itemsize, starts[0])
+        first = starts[0]
+        tables = [
+            RelocationTable(
+                section,
+                sections[section.info],
+                whole[(start - first) // RELA.itemsize : (end - first) // RELA.itemsize],
+            )
+            for section, start, end in zip(found, starts, ends, strict=True)
+        ]
+        return tuple(tables), True
+    tables = [
+        RelocationTable(
+            section,
+            sections[section.info],
+            np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
+            if section.type == SHT_RELA
+            else np.empty(0, RELA),
+        )
+        for section in found
+    ]
+    return tuple(tables), False
 
 
 def _where(section: Section) -> str:
     return f"section {section.index} ({section.name})"
 
 
-def joined(data: bytes, tables: Sequence[RelocationTable]) -> NDArray[np.void]:
-    """Return the records of tables as one array: a view where they adjoin in the file."""
-    runs = _runs(tables)
-    if len(runs) == 1:
-        return np.frombuffer(data, RELA, sum(t.records.size for t in tables), runs[0][0])
-    return np.frombuffer(b"".join([data[start:end] for start, end in runs]), RELA)
-
-
-def _runs(tables: Sequence[RelocationTable]) -> list[tuple[int, int]]:
-    """Return the file offsets [start, end) of tables; those that adjoin are one."""
-    runs: list[tuple[int, int]] = []
-    for table in tables:
-        start = table.section.offset
-        end = start + table.records.nbytes
-        if runs and runs[-1][1] == start:
-            start = runs.pop()[0]
-        runs.append((start, end))
-    return runs
-
-
-def _check_symbols_of(
-    name: str, data: bytes, tables: tuple[RelocationTable, ...], symbols: int
-) -> None:
+def _check_symbols_of(view: ElfView) -> None:
     """Refuse relocations that name no symbol."""
-    for start, end in _runs(tables):
-        named = np.frombuffer(data, RELA, (end - start) // RELA.itemsize, start)["symbol"]
-        if named.size and int(np.maximum.reduce(named)) >= symbols:
-            for table in tables:
+    arrays = [view.joined()] if view.adjoining else [table.records for table in view.tables]
+    for records in arrays:
+        if records.size and int(np.maximum.reduce(records["symbol"])) >= view.symbols.size:
+            for table in view.tables:
+                lost = table.records["symbol"] >= view.symbols.size
                 where = f"{_where(table.section)} relocation"
-                _first(name, where, table.records["symbol"] >= symbols, "names no symbol")
+                _first(view.name, where, lost, "names no symbol")
 
 
 def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str, number_from: int = 0) -> None:

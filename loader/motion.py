@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs import Plt
-from archs.engine import PAGE_MASK
-from archs.reloc import Got, Op, Reloc
+from archs.reloc import PAGE_MASK, Got, Op, Reloc
 from loader.elf import RELA, RelocationTable
 from loader.layout import is_init, slot_candidates
 from loader.listing import Listing

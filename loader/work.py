@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK
 from archs.engine import U64, Index, Records, having, numbers_in
 from archs.reloc import Rows
-from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView, joined
+from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView
 from loader.layout import PERCPU_SECTION, Layout
 
 ALONE = 4096  # records from which a table is worth a piece of its own
@@ -259,8 +259,9 @@ class Work:
 
     def _piece(self, chosen: Sequence[int], part: slice = slice(None)) -> Piece:
         """Return (a part of) the records of the chosen tables."""
-        tables = [self.view.tables[self.tables[number]] for number in chosen]
-        origin = joined(self.view.data, tables)[part]
+        numbers = [self.tables[number] for number in chosen]
+        tables = [self.view.tables[number] for number in numbers]
+        origin = self.view.joined(numbers)[part]
         rows, kinds, symbol = self.view.arch.relocations, origin["type"].copy(), origin["symbol"]
         offset, addend, numbers = origin["offset"].copy(), origin["addend"], numbers_in(kinds)
         target = self.values.of(symbol)
