@@ -259,6 +259,27 @@ def test_a_fault_in_work_is_an_oops(bench):
     assert any(line.level == 1 and "system_wq" in line.text for line in bench.machine.log)
 
 
+def test_work_that_queues_itself_for_ever_stops_nobody(bench):
+    """A call ends all the same, and so does whoever waits for something else."""
+
+    def requeue(work):
+        bench.ran.append(work)
+        bench("queue_work_on", 0, bench.queue, work)
+
+    func = bench.callback("bench_forever", requeue, "void bench_forever(void *work)")
+    work, done = bench.work(func), bench.machine.alloc(32)
+    bench("queue_work_on", 0, bench.queue, work)
+    count = len(bench.ran)
+    assert count > 100
+    start = bench.kernel.word(bench.kernel.address("jiffies"))
+    assert bench("wait_for_completion_timeout", done, 2) == 0
+    assert bench.jiffies >= start + 2
+    assert bench("cancel_work_sync", work) == 1
+    count = len(bench.ran)
+    bench("msleep", 1)
+    assert len(bench.ran) == count
+
+
 # Waiting ---------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,10 @@ from machine.kernel.table import Arguments, data, function
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 KTHREAD_STACK = 4 * PAGE_SIZE
 HUNG = 120 * NSEC_PER_SEC  # as khungtaskd's idea of too long (kernel/hung_task.c)
+# How many things run before the kernel stops being idle, and before who waits for no set time
+# is told that it waits in vain: something may queue itself again and again.
+IDLE_STEPS, MOST_STEPS = 200, 5000
+SWITCH = 50_000  # ns that each thing costs, so that such a one cannot stop time
 
 # What is put off: a name for messages, and what to do.
 Deferred = tuple[str, Callable[[Kernel], object]]
@@ -114,17 +118,26 @@ def idle(k: Kernel) -> None:
     """Run everything that is due; what faults ends up in the log, as an oops of a worker does."""
     s = state(k, Scheduler)
     s.woken = False
-    while _step(k, now(k), oops=True):
-        pass
-    k.stirred = bool(s.timers or any(t.deadline is not None for t in s.threads.values()))
+    left = IDLE_STEPS
+    while left and _step(k, now(k), oops=True):
+        left -= 1
+    k.stirred = not left or bool(
+        s.timers or any(t.deadline is not None for t in s.threads.values())
+    )
 
 
 def sleep(k: Kernel, nanoseconds: int) -> None:
     """Let time pass, and everything happen that is due meanwhile."""
     until = now(k) + nanoseconds
-    while _step(k, until):
+    while not _over(k, until) and _step(k, until):
         pass
-    advance(k, until - now(k))
+    advance(k, max(until - now(k), 0))
+
+
+def _over(k: Kernel, until: int) -> bool:
+    """Return whether a time has come and no timer is left that was due by then."""
+    timers = state(k, Scheduler).timers.values()
+    return now(k) >= until and all(when > until for when, _, _ in timers)
 
 
 def _step(k: Kernel, until: int, *, oops: bool = False) -> bool:
@@ -160,6 +173,7 @@ def _step(k: Kernel, until: int, *, oops: bool = False) -> bool:
 
 
 def _perform(k: Kernel, name: str, act: Callable[[Kernel], object], *, oops: bool) -> None:
+    advance(k, SWITCH)
     try:
         act(k)
     except Fault as fault:
@@ -192,12 +206,15 @@ def block(k: Kernel, ready: Callable[[], bool], until: int | None = None) -> boo
         thread.context = k.cpu.context()
         raise Parked
     patience = now(k) + HUNG if until is None else until
+    left = MOST_STEPS
     while not ready():
-        if _step(k, patience):
+        late = until is not None and _over(k, until)
+        if left and not late and _step(k, patience):
+            left -= until is None
             continue
         if until is None:
             stop(k, "deadlock: waits for what nobody is left to bring")
-        advance(k, until - now(k))
+        advance(k, max(until - now(k), 0))
         return False
     return True
 
