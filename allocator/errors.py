@@ -8,6 +8,13 @@ import attrs
 from allocator.types import Interval
 
 
+def printable(text: str) -> str:
+    """Return `text` with what could move a cursor or forge a line escaped: names are input, too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class ExecmemError(Exception):
     """Anything that execmem refuses: one line a person can act on, with fields."""
 

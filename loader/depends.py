@@ -17,7 +17,7 @@ import attrs
 from allocator.errors import ExecmemError
 from loader.elf import parse
 from loader.errors import BadModule, MissingDependency
-from loader.files import module_name, read_module
+from loader.files import is_file, module_name, read_module
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ def open_tree(root: str | Path) -> ModuleTree:
 
 
 def _folder(root: Path) -> Path:
-    if (root / "modules.dep").is_file():
+    if is_file(root / "modules.dep"):
         return root
     versions = sorted(path.parent for path in root.glob("lib/modules/*/modules.dep"))
     if not versions:
@@ -98,8 +98,12 @@ def modules_for(tree: ModuleTree, alias: str) -> list[str]:
     and the folder `crypto` is searched before all others for algorithms.
     """
     index = tree.folder / "modules.alias"
-    if index.is_file():
-        words = (line.split() for line in index.read_text("utf-8", "replace").splitlines())
+    if is_file(index):
+        try:
+            lines = index.read_text("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise BadModule(str(index), "file", str(error)) from None
+        words = (line.split() for line in lines)
         found = [w[2] for w in words if len(w) == 3 and fnmatchcase(alias, w[1])]
         return [name for name in dict.fromkeys(map(module_name, found)) if name in tree.files]
     likely = [name for name, file in tree.files.items() if "/crypto/" in f"/{file}"]
@@ -133,7 +137,7 @@ def find(tree: ModuleTree | None, name: str) -> Path:
             name, (name,), (), "give the folder that holds lib/modules (--root)"
         )
     path = tree.path(name)
-    if path is None or not path.is_file():
+    if path is None or not is_file(path):
         raise MissingDependency(name, (name,), (), f"not in {tree.folder}")
     return path
 

@@ -37,6 +37,9 @@ MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
 MAX_SIZE = 1 << 31
 USUAL_ALIGNS = frozenset((0, *(1 << bit for bit in range(MAX_ALIGN.bit_length()))))
+# Names may overlap, so that a small file could ask for their number times its own size.
+MAX_NAME = 1024  # bytes; KSYM_NAME_LEN is 512
+MAX_UNDEFINED = 1 << 16  # the largest drivers have three thousand
 
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
 HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
@@ -169,7 +172,12 @@ class ElfView:
         if offset >= self.symbol_names.size:
             raise BadModule(self.name, "symbol table", f"name {offset:#x} is outside its strings")
         start = self.symbol_names.offset + offset
-        return str(self.data[start : self.data.index(0, start)], "utf-8", "backslashreplace")
+        end = self.data.find(0, start, start + MAX_NAME)
+        if end < 0:
+            raise BadModule(
+                self.name, "symbol table", f"name {offset:#x} has {MAX_NAME} bytes or more"
+            )
+        return str(self.data[start:end], "utf-8", "backslashreplace")
 
     @cached_property
     def undefined_indices(self) -> NDArray[np.intp]:
@@ -182,7 +190,10 @@ class ElfView:
         """Names of the undefined symbols, in the order of their indices."""
         data, start = self.data, self.symbol_names.offset
         names = (self.symbols["name"][self.undefined_indices] + np.uint64(start)).tolist()
-        found = [data[at : data.index(0, at)] for at in names]
+        found = [data[at : at + MAX_NAME].partition(b"\0")[0] for at in names]
+        if found and len(max(found, key=len)) == MAX_NAME:
+            reason = f"an undefined name has {MAX_NAME} bytes or more"
+            raise BadModule(self.name, "symbol table", reason)
         together = b"\0".join(found)
         if found and together.isascii():
             return tuple(together.decode("ascii").split("\0"))
@@ -358,15 +369,18 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
         index = next(number for number, start in enumerate(starts) if start >= limit)
         reason = f"name offset {starts[index]:#x} is outside the string table"
         raise BadModule(name, f"section {index}", reason)
+    # Without a NUL at the end of the range, find() gives -1.
+    ends = [strings.find(0, start, start + MAX_NAME) for start in starts]
+    if min(ends) < 0:
+        reason = f"its name has {MAX_NAME} bytes or more"
+        raise BadModule(name, f"section {ends.index(-1)}", reason)
+    spans = zip(starts, ends, strict=True)
     if strings.isascii():
         # Offsets into ASCII are the same in bytes and in text.
         text = strings.decode("ascii")
-        titles = [text[start : text.index("\0", start)] for start in starts]
+        titles = [text[start:end] for start, end in spans]
     else:
-        titles = [
-            str(strings[start : strings.index(0, start)], "utf-8", "backslashreplace")
-            for start in starts
-        ]
+        titles = [str(strings[start:end], "utf-8", "backslashreplace") for start, end in spans]
     widths = [width for kind, width in zip(kinds, entsizes, strict=True) if kind == SHT_RELA]
     if (
         max(map(add, offsets, sizes)) > len(data)
@@ -410,7 +424,8 @@ def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> byt
 def _symbols(
     data: bytes, name: str, sections: tuple[Section, ...]
 ) -> tuple[NDArray[np.void], int, Section]:
-    found = [section for section in sections if section.type == SHT_SYMTAB]
+    # Entry 0 is no section, whatever it says.
+    found = [section for section in sections[1:] if section.type == SHT_SYMTAB]
     if len(found) != 1:
         what = "no symbol table; was it stripped?" if not found else "more than one symbol table"
         raise BadModule(name, "symbol table", what)
@@ -419,7 +434,7 @@ def _symbols(
         raise BadModule(name, "symbol table", f"string table {table.link} is no section")
     names = sections[table.link]
     end = names.offset + names.size
-    if not names.size or data[end - 1 : end] != b"\0":
+    if not names.size or names.type == SHT_NOBITS or data[end - 1 : end] != b"\0":
         raise BadModule(name, "symbol table", "its string table is not NUL-terminated")
     if table.size % SYMBOL.itemsize or not table.size:
         raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of 24")
@@ -435,6 +450,9 @@ def _symbols(
         _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
         beyond &= index != SHN_ABS
         _first(name, "symbol", beyond, "lies in a section that does not exist", first)
+    if named.size > MAX_UNDEFINED and (undefined := int((index == 0).sum())) > MAX_UNDEFINED:
+        reason = f"{undefined} undefined symbols; the limit is {MAX_UNDEFINED}"
+        raise BadModule(name, "symbol table", reason)
     if named.size and int(np.maximum.reduce(named["name"])) >= names.size:
         lost = named["name"] >= names.size
         _first(name, "symbol", lost, "name is outside the string table", first)
@@ -445,7 +463,7 @@ def _tables(
     data: bytes, name: str, sections: tuple[Section, ...]
 ) -> tuple[tuple[RelocationTable, ...], bool]:
     """Return the relocation tables, and whether each begins where the one before ends."""
-    found = [section for section in sections if section.type in (SHT_RELA, SHT_REL)]
+    found = [section for section in sections[1:] if section.type in (SHT_RELA, SHT_REL)]
     starts = [section.offset for section in found]
     sizes = [section.size for section in found]
     for section in found:

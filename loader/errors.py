@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import attrs
 
-from allocator.errors import AllocationError, ExecmemError
+from allocator.errors import AllocationError, ExecmemError, printable
 from archs.reloc import Reach
 
 SHOWN = 20  # failures printed in full; the fields hold every one
@@ -26,7 +26,7 @@ class BadModule(LoadError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.module}: {self.where}: {self.reason}"
+        return printable(f"{self.module}: {self.where}: {self.reason}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -42,7 +42,7 @@ class MissingDependency(LoadError):
         text = f"{self.module}: missing dependency: {', '.join(self.missing)}"
         if self.symbols:
             text += f" (for {_names(self.symbols)})"
-        return f"{text}; hint: {self.hint}"
+        return printable(f"{text}; hint: {self.hint}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -56,7 +56,8 @@ class UnresolvedSymbols(LoadError):
     def __str__(self) -> str:
         count = len(self.names)
         noun = "symbol" if count == 1 else "symbols"
-        return f"{self.module}: {count} unresolved {noun}: {_names(self.names)}; hint: {self.hint}"
+        names = _names(self.names)
+        return printable(f"{self.module}: {count} unresolved {noun}: {names}; hint: {self.hint}")
 
 
 def _names(names: tuple[str, ...], most: int = 50) -> str:
@@ -89,6 +90,7 @@ class RelocationFailure:
         else:
             line += self.reason
         second = f"  place {self.place:#x}, target {self.target:#x}"
+        line = printable(line)
         return f"{line}\n{second}; hint: {self.hint}" if self.hint else f"{line}\n{second}"
 
 
@@ -103,7 +105,8 @@ class RelocationError(LoadError):
     def __str__(self) -> str:
         lines = [failure.text(self.module) for failure in self.failures[:SHOWN]]
         if self.total > SHOWN:
-            lines.append(f"{self.module}: and {self.total - SHOWN} more relocations")
+            more = f"{self.module}: and {self.total - SHOWN} more relocations"
+            lines.append(printable(more))
         return "\n".join(lines)
 
 
@@ -115,7 +118,7 @@ class OutOfMemory(LoadError):
     cause: AllocationError
 
     def __str__(self) -> str:
-        return f"{self.module}: {self.cause}"
+        return printable(f"{self.module}: {self.cause}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -127,7 +130,7 @@ class BadParameter(LoadError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.module}: parameter '{self.parameter}': {self.reason}"
+        return printable(f"{self.module}: parameter '{self.parameter}': {self.reason}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -140,7 +143,7 @@ class SymbolClash(LoadError):
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{n} (by {o})" for n, o in zip(self.names, self.owners, strict=True))
-        return f"{self.module}: exports symbols that are exported already: {pairs}"
+        return printable(f"{self.module}: exports symbols that are exported already: {pairs}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -152,7 +155,8 @@ class InitFailed(LoadError):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}: init returned -{self.errno} ({self.name}); the module was unloaded"
+        left = f"init returned -{self.errno} ({self.name}); the module was unloaded"
+        return printable(f"{self.module}: {left}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -163,7 +167,7 @@ class ModuleInUse(LoadError):
     users: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.module}: in use by {', '.join(self.users)}"
+        return printable(f"{self.module}: in use by {', '.join(self.users)}")
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -175,4 +179,4 @@ class ModuleStateError(LoadError):
     state: str
 
     def __str__(self) -> str:
-        return f"{self.module}: cannot {self.operation}: the module is {self.state}"
+        return printable(f"{self.module}: cannot {self.operation}: the module is {self.state}")

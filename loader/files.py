@@ -14,6 +14,7 @@ from pathlib import Path
 from loader.errors import BadModule
 
 MAX_SIZE = 1 << 30
+MAX_WINDOW = 1 << 28  # bytes that a decompressor may keep; xz -9 needs 65 MiB
 SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 _XZ, _GZIP, _ZSTD = b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -28,6 +29,14 @@ def module_name(path: str | Path) -> str:
     return Path(path).name.split(".ko")[0].replace("-", "_")
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether there is a file at `path`, which may be no path that a system takes."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long; a NUL in it
+        return False
+
+
 def read_module(path: str | Path) -> bytes:
     """Return the ELF image that the file at `path` holds.
 
@@ -36,18 +45,22 @@ def read_module(path: str | Path) -> bytes:
     BadModule
         When the file cannot be read or its compressed data is damaged or too large.
     """
+    name = Path(path).name
     try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise BadModule(Path(path).name, "file", error.strerror or str(error)) from None
-    return decompress(raw, Path(path).name)
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_SIZE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadModule(name, "file", getattr(error, "strerror", None) or str(error)) from None
+    if len(raw) > MAX_SIZE:
+        raise BadModule(name, "file", f"larger than {MAX_SIZE:#x} bytes")
+    return decompress(raw, name)
 
 
 def decompress(raw: bytes, name: str) -> bytes:
     """Return `raw` as it is, or decompressed when it is an xz, gzip or zstd stream."""
     try:
         if raw.startswith(_XZ):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), raw, name)
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_WINDOW), raw, name)
         if raw.startswith(_GZIP):
             return _bounded(zlib.decompressobj(wbits=31), raw, name)
         if raw.startswith(_ZSTD):

@@ -16,6 +16,7 @@ import numpy as np
 
 from allocator.types import MemType, align_up
 from loader.elf import SHT_SYMTAB, SYMBOL, ElfView
+from loader.errors import BadModule
 from loader.layout import PERCPU_SECTION, Layout
 
 _MOD_KALLSYMS = 32  # bytes of struct mod_kallsyms
@@ -23,8 +24,11 @@ _TYPE = 1  # byte per symbol in the table of types
 
 
 def sizes_with_symbols(view: ElfView, layout: Layout) -> Mapping[MemType, int]:
-    """Return bytes per memory type with the kernel's symbol tables, without page rounding."""
-    symbols, table = view.symbols, next(s for s in view.sections if s.type == SHT_SYMTAB)
+    """Return bytes per memory type with the kernel's symbol tables, without page rounding.
+
+    BadModule where a local symbol's name is outside the string table.
+    """
+    symbols, table = view.symbols, next(s for s in view.sections[1:] if s.type == SHT_SYMTAB)
     kept = np.zeros(len(view.sections) + 1, np.bool_)
     for index, placement in layout.placements.items():
         kept[index] = not placement.type.is_init
@@ -35,6 +39,8 @@ def sizes_with_symbols(view: ElfView, layout: Layout) -> Mapping[MemType, int]:
     core[0] = True
     names = symbols["name"][core].astype(np.intp)
     strings = np.frombuffer(view.contents(view.symbol_names), np.uint8)
+    if names.size and int(names.max()) >= strings.size:
+        raise BadModule(view.name, "symbol table", "a name is outside the string table")
     ends = np.flatnonzero(strings == 0)
     text = int((ends[np.searchsorted(ends, names)] + 1 - names).sum())
     sizes = dict(layout.sizes)

@@ -10,14 +10,14 @@ and symbol tables as they were: nothing is published before nothing more can fai
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from functools import cached_property
 
 import attrs
 import numpy as np
 
-from allocator import Allocation, AllocationError, Execmem, Pending
+from allocator import Allocation, AllocationError, Execmem, ExecmemError, Pending
 from allocator.types import MemType
 from archs import Arch, Checks
 from loader.elf import STT_FUNC, STT_OBJECT, ElfView, parse
@@ -166,7 +166,9 @@ class Loader:
         Called with the name of each phase of a load when it is over: "allocate",
         "relocate", "finalise", "write", "finish", "init", "seal", "free init".
     on_change
-        Told of a module after it became COMING, LIVE or UNLOADED; must not raise.
+        Told of a module after it became COMING, LIVE or UNLOADED.
+    postponed
+        Regions without a module that could not be freed yet.
     """
 
     arch: Arch
@@ -181,6 +183,7 @@ class Loader:
     environment: Environment | None = None
     observe: Callable[[str], None] = lambda _phase: None
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
+    postponed: list[Allocation] = attrs.field(factory=list)
     on_change: Callable[[LoadedModule], None] = lambda _module: None
 
     def form(self, image: bytes, name: str) -> LoadedModule:
@@ -198,6 +201,7 @@ class Loader:
         LoadError
             Nothing was changed.
         """
+        self.reclaim()
         view = parse(image, name, arch=self.arch)
         title = view.modinfo.get("name") or module_name(name)
         if view.section(THIS_MODULE) is None:
@@ -220,7 +224,11 @@ class Loader:
         for provider in module.providers:
             self.modules[provider].users.add(title)
         self.modules[title] = module
-        self.on_change(module)
+        try:
+            self.on_change(module)
+        except BaseException:
+            self.discard(module)
+            raise
         return module
 
     def _place(
@@ -297,13 +305,12 @@ class Loader:
         """Make a module LIVE after its init succeeded: seal ro_after_init, free init memory."""
         self._expect(module, "settle", State.COMING)
         self.observe("init")
-        module.state = State.LIVE
         sealed = module.regions.get(MemType.RO_AFTER_INIT)
         if sealed is not None:
             self.execmem.seal(sealed)
             self.observe("seal")
-        for kind in [kind for kind in module.regions if kind.is_init]:
-            self.execmem.free(module.regions.pop(kind).address)
+        module.state = State.LIVE
+        self._release([kind for kind in module.regions if kind.is_init], module)
         self.observe("free init")
         self.on_change(module)
 
@@ -322,13 +329,26 @@ class Loader:
             self.modules[provider].users.discard(module.name)
         del self.modules[module.name]
         # DATA goes last: it holds struct module.
-        for kind in sorted(module.regions, key=lambda kind: kind is MemType.DATA):
-            self.execmem.free(module.regions[kind].address)
-        module.regions.clear()
+        self._release(sorted(module.regions, key=lambda kind: kind is MemType.DATA), module)
         if module.percpu is not None:
             self.percpu_free(module.percpu)
         module.state = State.UNLOADED
         self.on_change(module)
+
+    def _release(self, kinds: Iterable[MemType], module: LoadedModule) -> None:
+        """Free regions of a module that is not to keep them.
+
+        Nothing may stop here, half way: what is refused now is freed later (`reclaim`).
+        """
+        self.postponed += [module.regions.pop(kind) for kind in kinds]
+        self.reclaim()
+
+    def reclaim(self) -> None:
+        """Free what could not be freed when its module let go of it; what still cannot stays."""
+        for region in list(self.postponed):
+            with suppress(ExecmemError):
+                self.execmem.free(region.address)
+                self.postponed.remove(region)
 
     def _expect(self, module: LoadedModule, operation: str, *states: State) -> None:
         if module.state not in states:

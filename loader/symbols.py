@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from loader.elf import ElfView
+from loader.elf import MAX_NAME, ElfView
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 
 KSYMTABS = ("__ksymtab", "__ksymtab_gpl")
@@ -132,10 +132,10 @@ def exports_of(
     found: list[Export] = []
     for title in KSYMTABS:
         section = view.section(title)
-        if section is None or strings is None or section.index not in linked:
+        if section is None or strings is None or not {section.index, strings.index} <= {*linked}:
             continue
         table, start = linked[section.index], addresses[section.index]
-        names, first = linked[strings.index], addresses[strings.index]
+        names, first = bytes(linked[strings.index]), addresses[strings.index]
         width = 4 if view.arch.prel32 else 8
         for at in range(0, len(table) - 3 * width + 1, 3 * width):
             value, name = (
@@ -143,7 +143,8 @@ def exports_of(
                 + (start + at + k if width == 4 else 0)
                 for k in (0, width)
             )
-            text = bytes(names[name - first :]).split(b"\0", 1)[0] if name >= first else b""
+            at_name = name - first
+            text = names[at_name : at_name + MAX_NAME].partition(b"\0")[0] if at_name >= 0 else b""
             if text:
                 found.append(
                     Export(text.decode("utf-8", "backslashreplace"), value, owner, "gpl" in title)

@@ -7,7 +7,7 @@ import enum
 
 import attrs
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, printable
 
 
 class FaultKind(enum.Enum):
@@ -65,7 +65,7 @@ class Fault(ExecmemError):
         at = f" at {self.where}"
         if not self.where.startswith("0x"):
             at += f" (pc {self.pc:#x})"
-        return f"{text}{at}{f': {self.instruction}' if self.instruction else ''}"
+        return printable(f"{text}{at}{f': {self.instruction}' if self.instruction else ''}")
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -38,7 +38,7 @@ from archs import arch as arch_by_name
 from archs.environment import Environment
 from loader.depends import ModuleTree, find, modules_for, open_tree
 from loader.errors import BadParameter, InitFailed, MissingDependency
-from loader.files import SUFFIXES, decompress, module_name, read_module
+from loader.files import SUFFIXES, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
@@ -316,7 +316,7 @@ class Machine:
             return decompress(bytes(module), "<bytes>"), "<bytes>", self.tree
         text = str(module)
         path = Path(module)
-        if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or path.is_file():
+        if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
             return read_module(path), path.name, self.tree or _tree_around(path)
         path = find(self.tree, text)
         return read_module(path), path.name, self.tree
@@ -356,6 +356,8 @@ class Machine:
                 # kernel would leave it after an oops in init, and its functions can be called.
                 stopped = error
             else:
+                if loaded.state is State.LIVE:
+                    self.loader.begin_unload(loaded)
                 self.loader.discard(loaded)
                 raise
         self.kernel.flush_log()
@@ -450,13 +452,15 @@ class Machine:
         """Take a module out of memory, and what it left registered out of the registry."""
         if isinstance(self.kernel.heap, CheckedHeap):
             self.leaks += [f"{loaded.name} leaks {o}" for o in self.kernel.heap.leaks(loaded.name)]
-        self.loader.discard(loaded)
-        self.kernel.registry.forget(loaded.name)
-        del self.modules[loaded.name]
+        try:
+            self.loader.discard(loaded)
+        finally:
+            self.kernel.registry.forget(loaded.name)
+            del self.modules[loaded.name]
 
     def _remove(self, module: Module) -> None:
         """Unload a dependency again, whatever its exit does."""
-        with suppress(Fault):
+        with suppress(ExecmemError):
             self.unload(module)
 
     # Calls -----------------------------------------------------------------------------------
@@ -1038,7 +1042,7 @@ def _modinfo(image: bytes, name: str) -> Mapping[str, str]:
 def _tree_around(path: Path) -> ModuleTree | None:
     """Return the module tree that a file lies in, if it lies in one."""
     for folder in path.resolve().parents:
-        if (folder / "modules.dep").is_file():
+        if is_file(folder / "modules.dep"):
             return open_tree(folder)
     return None
 

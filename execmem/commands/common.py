@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from allocator.errors import printable
+
 if TYPE_CHECKING:
     from machine.machine import Argument, Machine
     from machine.module import Module
@@ -102,7 +104,7 @@ def machine_for(module: str, options: dict[str, Any]) -> Machine:
     from archs import arch as arch_by_name
     from loader.depends import find_any, open_tree
     from loader.elf import arch_of
-    from loader.files import SUFFIXES, read_module
+    from loader.files import SUFFIXES, is_file, read_module
     from machine.machine import Machine
 
     root = options["root"]
@@ -113,8 +115,8 @@ def machine_for(module: str, options: dict[str, Any]) -> Machine:
             raise click.UsageError(str(error)) from None
     else:
         given = Path(module)
-        is_file = "/" in module or module.endswith(SUFFIXES) or given.is_file()
-        path = given if is_file else find_any(open_tree(root) if root else None, module)
+        a_file = "/" in module or module.endswith(SUFFIXES) or is_file(given)
+        path = given if a_file else find_any(open_tree(root) if root else None, module)
         chosen = arch_of(read_module(path), path.name)
     machine = Machine(
         chosen,
@@ -189,7 +191,7 @@ def print_log(out: Any, module: Module) -> None:
     from rich.markup import escape
 
     for line in module.report.log:
-        out.print(escape(f"| {line.text}"))
+        out.print(escape(f"| {printable(line.text)}"))
 
 
 def shortened(output: str) -> str:

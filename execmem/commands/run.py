@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from allocator.errors import printable
 from execmem.commands.common import (
     argument,
     examples,
@@ -88,7 +89,7 @@ def run(
         report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
-        click.echo(line.text)
+        click.echo(printable(line.text))
     if function is None:
         said = "has no init" if loaded.report.init_result is None else "init returned 0"
         if loaded.report.init_result:

@@ -65,7 +65,8 @@ def running(subject: Subject) -> None:
         subject.note(classes + _FIELDS, 16)
         # A check of an event's format may set a flag of the event and of a field (needs_test).
         fields = subject.offsets(np.unique(_words(subject, classes + _FIELDS_ARRAY)), 8)
-        while (fields := fields[_words(subject, fields) != 0]).size:
+        end = subject.image.size - _FIELD_ENTRY
+        while (fields := fields[_words(subject, fields) != 0]).size and fields.max() < end:
             subject.note(fields + _FIELD_FLAGS, 4)
             fields = fields + _FIELD_ENTRY
     srcu = _pointers(subject, "___srcu_struct_ptrs")

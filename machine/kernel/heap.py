@@ -74,7 +74,7 @@ class Heap:
         """Give an object back; False when `address` is not one (freed twice, never allocated)."""
         if address in (0, ZERO_SIZE_PTR):
             return True
-        found = self._live.pop(address, None)
+        found = self._live.get(address)
         if found is None:
             return False
         room = found[1]
@@ -84,6 +84,7 @@ class Heap:
         else:
             self.memory.fill(address, room, bytes([POISON_FREE]))
             self._free[room].append(address)
+        del self._live[address]
         return True
 
     def size(self, address: int) -> int:
@@ -112,8 +113,8 @@ class Heap:
         for spare in self._free.values():
             spare[:] = [a for a in spare if align_down(a, PAGE_SIZE) not in empty]
         for slab in empty:
-            self._slabs.remove(slab)
             self.memory.free_pages(slab)
+            self._slabs.remove(slab)
 
     def _object(self, room: int) -> int:
         spare = self._free.setdefault(room, [])

@@ -16,6 +16,9 @@ from __future__ import annotations
 import copy
 import enum
 import inspect
+import struct
+import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -60,6 +63,11 @@ Mark: TypeAlias = tuple[
     dict[tuple[str, int], list[Record]],
     dict[type, object],
 ]
+# What a handler may trip over when the guest's arguments are absurd.
+_TRIPPED = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError),
+    *(ValueError, struct.error, zlib.error),
+)
 UNSIGNED_LONG = CType(size=8, signed=False, pointer=False, text="unsigned long")
 
 
@@ -194,6 +202,7 @@ class Kernel:
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
         self._slots: list[Slot] = []
         self._partial = ""
+        self._spent = 0
         self._level = 4
         image = memory.address_map.image
         self.image = image
@@ -575,6 +584,12 @@ class Kernel:
                     address=error.address,
                     reason=f"{error.reason}, in {slot.name}()",
                 ) from None
+            except _TRIPPED as error:
+                if slot.supplied:
+                    raise  # a handler of the caller's own
+                # The arguments are the guest's: what a handler makes of absurd ones is its fault.
+                pc, reason = address, f"{slot.name}() with arguments that make no sense: {error!r}"
+                raise Fault(FaultKind.PANIC, pc, self.caller(), reason=reason) from error
             kind = prototype.result
         elif self.lenient:
             self._log_unknown(slot.name)
@@ -680,12 +695,26 @@ class Kernel:
 
     # What entries use --------------------------------------------------------------------------
 
+    def spend(self) -> None:
+        """Let the guest's time pass; loops whose length it chose call this.
+
+        A CPU cannot be stopped while the kernel works for it, so the limit is looked at here.
+        """
+        self._spent += 1
+        deadline = self.cpu.deadline
+        if not self._spent & 0xFF and deadline is not None and time.monotonic() > deadline:
+            pc = self.cpu.read(self.arch.calling.program_counter)
+            reason = "in a kernel function"
+            raise Fault(FaultKind.TIME_LIMIT, pc, self.caller(), reason=reason)
+
     def word(self, address: int, size: int = 8) -> int:
         """Return the little-endian word of `size` bytes at `address`."""
+        self.spend()
         return int.from_bytes(self.memory.read(address, size), "little")
 
     def store(self, address: int, value: int, size: int = 8) -> None:
         """Store the low `size` bytes of `value` at `address`."""
+        self.spend()
         self.memory.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
     def string(self, address: int, limit: int = 1 << 20) -> bytes:
@@ -696,6 +725,7 @@ class Kernel:
         parts: list[bytes] = []
         left = limit
         while left > 0:
+            self.spend()
             piece = self._plain.read(address, min(left, PAGE_SIZE - address % PAGE_SIZE))
             end = piece.find(0)
             if self._plain is not self.memory:  # only what the string has is touched

@@ -55,9 +55,15 @@ def _reset(k: Kernel, stream: int, found: _Stream) -> int:
     found.pending, found.ended = b"", False
     if len(found.options) > 1:
         level, method, bits, memory, strategy = found.options
-        found.deflate = zlib.compressobj(level, method, bits, memory, strategy)
+        try:
+            found.deflate = zlib.compressobj(level, method, bits, memory, strategy)
+        except ValueError:
+            return Z_STREAM_ERROR
     else:
-        found.inflate = zlib.decompressobj(found.options[0])
+        try:
+            found.inflate = zlib.decompressobj(found.options[0])
+        except ValueError:
+            return Z_STREAM_ERROR
     z = view(k, "z_stream", stream)
     for member in ("total_in", "total_out", "msg"):
         z.put(member, 0)
@@ -93,7 +99,7 @@ def _give(k: Kernel, z: View, found: _Stream) -> None:
 
 @function("int zlib_deflate_workspacesize(int windowBits, int memLevel)")
 def _deflate_workspacesize(_k: Kernel, bits: int, memory: int) -> int:
-    return (1 << abs(bits) + 2) + (1 << memory + 9) + 8192
+    return (1 << (abs(bits) + 2 & 31)) + (1 << (memory + 9 & 31)) + 8192
 
 
 @function("int zlib_inflate_workspacesize(void)")

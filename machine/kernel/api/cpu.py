@@ -14,7 +14,7 @@ from typing import ClassVar
 import attrs
 
 from machine.faults import FaultKind
-from machine.kernel.api.common import state, stop
+from machine.kernel.api.common import CHUNK, state, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import data, function
 
@@ -169,8 +169,9 @@ class _Random:
 
 @function("void get_random_bytes(void *buf, size_t len)")
 def _get_random_bytes(k: Kernel, buffer: int, size: int) -> None:
-    if size:
-        k.memory.write(buffer, state(k, _Random).source.randbytes(size))
+    for done in range(0, size, CHUNK):
+        some = state(k, _Random).source.randbytes(min(CHUNK, size - done))
+        k.memory.write(buffer + done, some)
 
 
 @function(

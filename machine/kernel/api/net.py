@@ -183,6 +183,7 @@ def _rtnl_register_many(k: Kernel, handlers: int, count: int) -> int:
 @function("void __rtnl_unregister_many(const struct rtnl_msg_handler *handlers, int n)")
 def _rtnl_unregister_many(k: Kernel, handlers: int, count: int) -> None:
     for n in range(count):
+        k.spend()
         k.registry.remove("rtnl message", handlers + 40 * n)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import attrs
 
 from allocator.types import PAGE_SIZE
-from machine.kernel.api.common import state, stop
+from machine.kernel.api.common import fill, state, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import struct, view
 from machine.kernel.table import function
@@ -131,7 +131,7 @@ def _sg_nents_for_len(k: Kernel, sg: int, size: int) -> int:
 @function("void sg_init_table(struct scatterlist *sgl, unsigned int nents)")
 def _sg_init_table(k: Kernel, sg: int, nents: int) -> None:
     size = k.arch.scatterlist_size
-    k.memory.write(sg, bytes(size * nents))
+    fill(k, sg, size * nents, 0)
     if nents:
         k.store(sg + (nents - 1) * size, END)
 

@@ -142,6 +142,7 @@ def _over(k: Kernel, until: int) -> bool:
 
 def _step(k: Kernel, until: int, *, oops: bool = False) -> bool:
     """Run the next thing, or let time jump to it, at most `until`; False where there is none."""
+    k.spend()
     s = state(k, Scheduler)
     if rcu_pending(k):
         _perform(k, "rcu", grace_period, oops=oops)

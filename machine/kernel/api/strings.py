@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable
 
-from machine.kernel.api.common import INT_MAX, UNLIMITED, fill, pieces, stop, text
+from machine.kernel.api.common import CHUNK, INT_MAX, UNLIMITED, fill, pieces, stop, text
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import data, function
 
@@ -91,7 +91,10 @@ def _memzero_explicit(k: Kernel, start: int, size: int) -> None:
 
 def _words(size: int, bits: int) -> Callable[[Kernel, int, int, int], int]:
     def handler(k: Kernel, start: int, value: int, count: int) -> int:
-        k.memory.write(start, (value & (1 << bits) - 1).to_bytes(size, "little") * count)
+        word = (value & (1 << bits) - 1).to_bytes(size, "little")
+        most = CHUNK // size
+        for done in range(0, count, most):
+            k.memory.write(start + size * done, word * min(most, count - done))
         return start
 
     return handler

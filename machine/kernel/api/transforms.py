@@ -21,7 +21,7 @@ from machine.kernel.api.algorithms import (
     algorithm,
     registered,
 )
-from machine.kernel.api.common import state, text
+from machine.kernel.api.common import state, stop, text
 from machine.kernel.api.crypto import crc32c
 from machine.kernel.api.registry import ALGORITHMS
 from machine.kernel.kernel import Kernel
@@ -122,7 +122,10 @@ def _allocate(k: Kernel, kind: str, name: str) -> int:
 
 def _of(k: Kernel, address: int) -> Algorithm:
     """Return the transform at an address."""
-    return state(k, _Transforms).live[address]
+    found = state(k, _Transforms).live.get(address)
+    if found is None:
+        stop(k, f"{address:#x} is no transform")
+    return found
 
 
 def _status(call: Algorithm, name: str, *args: int) -> int:

@@ -23,7 +23,8 @@ def _zstd_get_params(k: Kernel, result: int, level: int, size: int) -> int:
     # Compression: window, chain, hash and search log, shortest match, target, strategy;
     # frame: content size, checksum, no dictionary id.
     k.memory.write(
-        result, struct.pack("<10I", window, window, window, level, 4, 0, strategy, 1, 0, 0)
+        result,
+        struct.pack("<10I", window, window, window, level & 0xFFFFFFFF, 4, 0, strategy, 1, 0, 0),
     )
     return result
 
@@ -31,7 +32,7 @@ def _zstd_get_params(k: Kernel, result: int, level: int, size: int) -> int:
 @function("size_t zstd_cstream_workspace_bound(const struct zstd_compression_parameters *cparams)")
 def _zstd_cstream_bound(k: Kernel, parameters: int) -> int:
     window, chain, hashes = (k.word(parameters + 4 * n, 4) for n in range(3))
-    return (1 << window) + (4 << chain) + (4 << hashes) + 2 * BLOCK + TABLES
+    return (1 << (window & 31)) + (4 << (chain & 31)) + (4 << (hashes & 31)) + 2 * BLOCK + TABLES
 
 
 @function("size_t zstd_dstream_workspace_bound(size_t max_window_size)")

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What hostile input reaches: each target feeds one input to the product and lets no error out.
+
+A target has seeds (inputs that are good or nearly so), a mutation that knows their structure,
+and a function that returns whether the input was accepted. It lets through only what nobody
+promised: anything that is not of the ExecmemError family is an escape. Targets that load also
+prove, each time, that a refusal changed nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import lzma
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import attrs
+import zstandard
+
+import archs
+from allocator import AccessError, Execmem, ExecmemError, KernelMemory, PhysicalMemory
+from allocator.types import MIB
+from allocator.workloads import Runner, read_trace
+from archs.environment import Environment
+from execmem.compare import branch_reach
+from loader import files
+from loader.depends import find_any, open_tree
+from loader.elf import parse
+from loader.kallsyms import sizes_with_symbols
+from loader.layout import plan
+from loader.link import link
+from loader.module import Loader
+from loader.symbols import SymbolTable
+from machine import machine as guests
+from machine.cpu import Stop
+from machine.faults import Fault
+from machine.kernel.printf import format_message
+from machine.kernel.table import FUNCTIONS
+from machine.machine import Machine
+from samples import modules
+from tests.fuzz import mutation
+from tests.support.addresses import place
+from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W
+from tests.support.kernel import FakeKernel, FakePercpu
+from tests.support.modules import ABS64, PREL32, module
+
+MACHINES = (X86_64, AARCH64, RISCV)
+INSTRUCTIONS = 20_000  # that a guest may execute for one input
+
+
+@attrs.frozen
+class Target:
+    """One way in: seeds, a mutation, and what is done with an input."""
+
+    seeds: Callable[[], list[bytes]]
+    mutate: Callable[[bytes, Random], bytes]
+    run: Callable[[bytes, Random], bool]
+
+
+# ELF objects -------------------------------------------------------------------------------
+
+
+def finalisable(machine: int) -> bytes:
+    """Return a module with an entry or two of every table that finalisation reads."""
+    near, whole = PREL32[machine], ABS64[machine]
+
+    def relative(name: str, entry: int, words: int, count: int = 3) -> Sec:
+        places = [(e, w) for e in range(count) for w in range(words)]
+        relas = [Rela(entry * e + 4 * w, near, "mini_work", 4 * e) for e, w in places]
+        return Sec(name, bytes(entry * count), A | W, align=8, relas=relas)
+
+    def pointers(name: str, *targets: tuple[str, int]) -> Sec:
+        relas = [Rela(8 * n, whole, name, addend) for n, (name, addend) in enumerate(targets)]
+        return Sec(name, bytes(8 * len(targets)), A | W, align=8, relas=relas)
+
+    alternatives = bytearray(14 * 3)
+    for at in range(0, 42, 14):
+        alternatives[at + 8 : at + 14] = bytes((16, 0, 0, 0, 4, 3))
+    same_size = bytes(8) + bytes((0, 0, 4, 4))
+    event = [Rela(16, whole, "events", 128), Rela(56, whole, "events", 192)]
+    event += [Rela(64, whole, "text", 0), Rela(128, whole, "text", 8)]
+    event += [Rela(160, whole, "events", 256), Rela(256, whole, "text", 0)]
+    maps = [Rela(0, whole, "text", 8), Rela(8, whole, "text", 2)]
+    extra = [
+        relative("__ex_table", 12, 2),
+        relative("__jump_table", 16, 3),
+        relative(".retpoline_sites", 4, 1),
+        relative(".return_sites", 4, 1),
+        relative(".call_sites", 4, 1),
+        relative(".smp_locks", 4, 1),
+        relative(".ibt_endbr_seal", 4, 1),
+        relative(".orc_unwind_ip", 4, 1),
+        Sec(".orc_unwind", bytes(18), A),
+        relative(".static_call_sites", 8, 2),
+        Sec(
+            ".altinstructions",
+            bytes(alternatives) if machine == X86_64 else same_size * 3,
+            A,
+            relas=[
+                Rela(n * (14 if machine == X86_64 else 12) + 4 * w, near, "mini_work", w)
+                for n in range(3)
+                for w in range(2)
+            ],
+        ),
+        Sec(".alternative", bytes(20), A, relas=[Rela(4 * w, near, "mini_work") for w in (0, 1)]),
+        pointers("__mcount_loc", ("mini_work", 0), ("mini_work", 4)),
+        pointers("__patchable_function_entries", ("mini_work", 0), ("mini_work", 4)),
+        Sec("events", bytes(512), A | W, align=64, relas=event),
+        Sec("maps", bytes(24), A | W, align=8, relas=maps),
+        Sec("text", b"f FOO 1\0sys\0" + bytes(20), A | W, align=8),
+        pointers("_ftrace_events", ("events", 0), ("events", 0)),
+        pointers("_ftrace_eval_map", ("maps", 0)),
+        Sec("__dyndbg_classes", bytes(56), A | W),
+        pointers("___srcu_struct_ptrs", ("events", 0)),
+    ]
+    symbols = [Sym(name, name) for name in ("events", "maps", "text")]
+    return module(machine, exported=("mini_f",), percpu=64, extra=extra, symbols=symbols)
+
+
+@cache
+def objects() -> list[bytes]:
+    """Return our own modules, from the smallest to samples of compiled C."""
+    found = []
+    for machine in MACHINES:
+        found += [module(machine), finalisable(machine)]
+        found.append(module(machine, weak=("maybe",), exported=("mini_f",), plt=False))
+    for arch in archs.archs():
+        for name in ("hello", "tables", "sealed"):
+            found.append(modules.path(arch.name, name).read_bytes())
+    return found
+
+
+@cache
+def environments(name: str) -> tuple[Environment, ...]:
+    """Return a machine's environment, and one with every feature its tables know."""
+    arch = archs.arch(name)
+    few = Environment(features=arch.emulation.capabilities)
+    rules = arch.finalisation
+    if rules is None or not rules.features:
+        return (few,)
+    return few, Environment(features=frozenset(rules.features) - {"call_depth", "rethunk"})
+
+
+def parse_elf(data: bytes, _random: Random) -> bool:
+    """Parse, and plan the layout."""
+    return bool(plan(parse(data, "fuzz.ko")).sizes)
+
+
+def read_elf(data: bytes, random: Random) -> bool:
+    """Parse, plan, and ask for every name and table that a report shows."""
+    view = parse(data, "fuzz.ko")
+    layout = plan(view, errata=random.choice(((), ("843419",))))
+    assert view.undefined is not None
+    assert view.called is not None
+    assert view.modinfo is not None
+    assert view.versions is not None
+    assert view.aliases is not None
+    sizes_with_symbols(view, layout)
+    for index in range(0, view.symbols.size, 1 + view.symbols.size // 50):
+        view.symbol_name(index)
+    return view.global_symbols is not None
+
+
+def link_elf(data: bytes, random: Random) -> bool:
+    """Link, and finalise, with all sections near each other and symbols near or far."""
+    view = parse(data, "fuzz.ko")
+    base = view.arch.address_map().image.start
+    addresses = place(plan(view), base)
+    far = random.choice((0, 1 << 20, 1 << 31, 1 << 40))
+    symbols = {name: base + far + 64 * n for n, name in enumerate(view.undefined)}
+    environment = random.choice((None, *environments(view.arch.name)))
+    checks = random.choice(("hardware", "hardware", "kernel"))
+    stubs = random.random() < 0.2
+    link(data, addresses, symbols, checks=checks, environment=environment, percpu=0x1000,
+         stubs=stubs, errata=random.choice(((), ("843419",))))  # fmt: skip
+    return True
+
+
+@cache
+def _loader(name: str) -> tuple[Loader, FakePercpu, PhysicalMemory]:
+    arch = archs.arch(name)
+    physical = PhysicalMemory(32 * MIB)
+    execmem = Execmem(
+        KernelMemory(physical, arch.address_map()), trap=arch.trap, text_poke=arch.text_poke
+    )
+    percpu = FakePercpu()
+    kernel = FakeKernel("_printk", base=arch.address_map().image.start)
+    found = Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
+    found.environment = environments(name)[0]
+    return found, percpu, physical
+
+
+def load_elf(data: bytes, random: Random) -> bool:
+    """Form, settle, unload: whatever happens, everything is as before."""
+    view = parse(data, "fuzz.ko")
+    loader, percpu, physical = _loader(view.arch.name)
+    before = physical.free_bytes, len(loader.execmem.allocations())
+    try:
+        loaded = loader.form(data, "fuzz.ko")
+        if random.random() < 0.5:
+            loader.settle(loaded)
+            loader.begin_unload(loaded)
+        loader.discard(loaded)
+    finally:
+        assert (physical.free_bytes, len(loader.execmem.allocations())) == before
+        assert not loader.modules
+        assert not loader.symbols.exports
+        assert not percpu.live
+    return True
+
+
+class _Guests:
+    """Machines that are used again until something could have made them worse."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Machine, int]] = {}
+
+    def get(self, name: str) -> Machine:
+        """Return a machine that served fewer than 300 inputs."""
+        machine, uses = self._made.get(name, (None, 300))
+        if machine is None or uses >= 300:
+            self.drop(name)
+            machine, uses = Machine(name, memory=64 * MIB, unknown="zero"), 0
+        self._made[name] = machine, uses + 1
+        return machine
+
+    def drop(self, name: str) -> None:
+        """Forget a machine."""
+        self._made.pop(name, None)
+        gc.collect()  # each reserves a GiB for translated code
+
+
+GUESTS = _Guests()
+
+
+def run_guest(data: bytes, random: Random) -> bool:
+    """Load, run init, call what there is, unload; every allocation is back afterwards."""
+    name = archs.arch(parse(data, "fuzz.ko").arch.name).name
+    machine = GUESTS.get(name)
+    before = machine.execmem.allocations()
+    kept = guests.INSTRUCTIONS, guests.SECONDS
+    guests.INSTRUCTIONS, guests.SECONDS = INSTRUCTIONS, 2.0
+    try:
+        loaded = machine.load(data)
+        for function in list(loaded.symbols)[: random.randrange(4)]:
+            with suppress(ExecmemError):
+                loaded.call(function, b"x" * 64, 64)
+        with suppress(Fault):
+            loaded.unload()
+    finally:
+        guests.INSTRUCTIONS, guests.SECONDS = kept
+        assert machine.execmem.allocations() == before
+        assert not machine.modules
+        assert not machine.loader.modules
+        machine.log.clear()
+        if len(machine.kernel.heap.live()) > 5000:
+            GUESTS.drop(name)
+    return True
+
+
+# Files around modules --------------------------------------------------------------------------
+
+
+@cache
+def streams() -> list[bytes]:
+    """Return one small module in every wrapper."""
+    image = objects()[0][:3000]
+    frames = [lzma.compress(image), gzip.compress(image), zstandard.compress(image)]
+    stream = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    frames.append(stream.compress(image) + stream.flush())
+    frames += [lzma.compress(bytes(1 << 20)), gzip.compress(bytes(1 << 20))]
+    return [*frames, zstandard.compress(bytes(1 << 20)), image]
+
+
+def unwrap(data: bytes, _random: Random) -> bool:
+    """Decompress under a limit of one MiB."""
+    kept, files.MAX_SIZE = files.MAX_SIZE, MIB
+    try:
+        found = files.decompress(data, "fuzz.ko")
+        assert found is data or len(found) <= MIB
+        return found is not data  # what is no stream at all comes back as it is
+    finally:
+        files.MAX_SIZE = kept
+
+
+def _folder() -> Path:
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    return Path(tempfile.mkdtemp(prefix="execmem-fuzz-", dir=where))
+
+
+@cache
+def _tree() -> Path:
+    folder = _folder()
+    (folder / "kernel").mkdir()
+    for name in ("hello", "mathlib"):
+        (folder / "kernel" / f"{name}.ko").write_bytes(modules.path("x86_64", name).read_bytes())
+    return folder
+
+
+def dependencies(data: bytes, random: Random) -> bool:
+    """Read modules.dep (or modules.alias), and look up what it names."""
+    folder = _tree()
+    index, _, aliases = data.partition(b"\n\n")
+    (folder / "modules.dep").write_bytes(index)
+    (folder / "modules.alias").write_bytes(aliases)
+    tree = open_tree(folder)
+    names = [*[*tree.files][:3], "hello", "crypto-x", "b" * random.randrange(1, 400)]
+    for name in names:
+        assert tree.to_load(name)[-1] is not None
+        with suppress(ExecmemError):
+            find_any(tree, name)
+    return True
+
+
+def indices() -> list[bytes]:
+    """Return indices of a module tree: dependencies, a blank line, aliases."""
+    samples = (
+        modules.root("x86_64") / "lib/modules" / modules.RELEASE / "modules.dep"
+    ).read_bytes()
+    return [
+        samples + b"\n\nalias pci:v*d*sv* hello\nalias crypto-x mathlib\n",
+        b"kernel/hello.ko:\nkernel/mathlib.ko.zst: kernel/hello.ko\n\nalias crypto-* hello\n",
+        b"a.ko: b.ko\nb.ko: a.ko\n\nalias [a-z]?* a\n",
+    ]
+
+
+TRACE = b"""{"trace": 1, "arch": "x86_64", "workload": "w", "memory": 33554432}
+{"op": "alloc", "key": "b", "type": "TEXT", "size": 320, "align": 8, "consumer": "bpf"}
+{"op": "load", "module": "m", "regions": {"TEXT": [4024, 64], "DATA": [100, 8]}, \
+"plt_slots": [0, 0], "calls": [1, 0, 2], "depends": [], "settled": false}
+{"op": "settle", "module": "m"}
+{"op": "alloc", "key": "r", "type": "RO_AFTER_INIT", "size": 64, "align": 8, "consumer": "modules"}
+{"op": "seal", "key": "r"}
+{"op": "pages", "count": 3}
+{"op": "free", "key": "b"}
+{"op": "unload", "module": "m"}
+"""
+
+
+def trace(data: bytes, random: Random) -> bool:
+    """Read a trace, which is also what a workload file is, and carry it out."""
+    path = _tree() / "trace.jsonl"
+    path.write_bytes(data)
+    found = read_trace(path)
+    if found.arch not in {arch.name for arch in archs.archs()}:
+        return False
+    arch = archs.arch(found.arch)
+    memory = KernelMemory(PhysicalMemory(min(found.memory, 32 * MIB)), arch.address_map())
+    execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke,
+                      design=random.choice(("vmalloc", "strata", "rox_cache")))  # fmt: skip
+    runner = Runner(execmem, branch_reach(arch))
+    for operation in found.operations:
+        runner.step(operation)
+    runner.measure()
+    execmem.check()
+    return True
+
+
+# What the guest says -------------------------------------------------------------------------
+
+
+class _Slots:
+    def __init__(self, random: Random, pointers: list[int]) -> None:
+        self._random, self._pointers = random, pointers
+
+    def next(self) -> int:
+        """Return a pointer into something, or a number."""
+        return hostile(self._random, self._pointers)
+
+
+def hostile(random: Random, pointers: list[int]) -> int:
+    """Return an argument: mostly a pointer or a small size, sometimes anything."""
+    kind = random.randrange(8)
+    if kind < 3:
+        return random.choice(pointers) + random.choice((0, 0, 0, 1, 8, 64, 4088))
+    if kind < 5:
+        return random.randrange(300)
+    return mutation.number(random, 64)
+
+
+@cache
+def _memory() -> tuple[KernelMemory, list[int]]:
+    arch = archs.arch("x86_64")
+    memory = KernelMemory(PhysicalMemory(4 * MIB), arch.address_map())
+    start = memory.vmalloc(64 << 10)
+    pointers = [start, start + 4096, start + (64 << 10) - 3, 0, 8, 1 << 40, (1 << 64) - 4]
+    blob = Random(5).randbytes(4096)
+    memory.write(start, b"text %s %d\0" + bytes(60) + blob)
+    memory.write(start + 8192, b"A" * 4096)  # no NUL for a page
+    words = b"".join(p.to_bytes(8, "little") for p in pointers) * 8
+    memory.write(start + 4096, words)
+    return memory, pointers
+
+
+def formats(data: bytes, random: Random) -> bool:
+    """Format a message with forged arguments; the result stays small."""
+    memory, pointers = _memory()
+    args = _Slots(random, pointers)
+    found = format_message(data, args, memory, va_list=lambda _address: args)
+    assert len(found) < 64 * MIB
+    return True
+
+
+FORMATS = [b"%s %d %p\n", b"%pI6c %pISpfschl %pM %phN %64ph", b"%pR %pr %pra %pUb %pE %*pE %pV"]
+FORMATS += [b"%-08.3lld|%+x|%#o|%c|%%|%hhx|%zu|%tx", b"%*pb[l] %*pbl %p4cc %ps %pS %pB %pe"]
+
+
+@cache
+def _calls() -> list[str]:
+    return sorted(FUNCTIONS)
+
+
+def kernel_calls(data: bytes, random: Random) -> bool:
+    """Call kernel functions with forged arguments, one after the other, as a guest may."""
+    name = ("x86_64", "arm64", "riscv64")[len(data) % 3]
+    machine = GUESTS.get(name)
+    pointers = _pool(machine, data)
+    address = machine.kernel.address
+    functions = _calls()
+    for _ in range(4):
+        chosen = functions[random.randrange(len(functions))]
+        args = [hostile(random, pointers) for _ in range(random.choice((3, 6)))]
+        try:
+            machine.call(address(chosen), *args, instructions=2000, seconds=2.0)
+        except ExecmemError as error:
+            tripped = error.__cause__
+            if tripped is not None and not isinstance(tripped, ExecmemError | Stop):
+                tripped.add_note(f"{name}: {chosen}({', '.join(map(hex, args))})")
+                raise tripped from None  # the net held, but nothing should fall into it
+        except Exception as error:
+            error.add_note(f"{name}: {chosen}({', '.join(map(hex, args))})")
+            GUESTS.drop(name)
+            raise
+    machine.log.clear()
+    if len(machine.kernel.heap.live()) > 2000 or machine.memory.physical.free_bytes < 8 * MIB:
+        GUESTS.drop(name)
+    return True
+
+
+def _pool(machine: Machine, data: bytes) -> list[int]:
+    """Return pointers that a guest could have: objects that lead to each other, and none."""
+    heap = machine.kernel.heap
+    one, two = heap.alloc(4096, zero=True), heap.alloc(256, zero=True)
+    if not one or not two:
+        GUESTS.drop(machine.arch.name)
+        raise ExecmemError("full")
+    image = machine.kernel.image.start
+    pointers = [one, two, one + 4000, image, image + 0x200000, 0, 16, (1 << 64) - 22, 1 << 45]
+    found = (data + bytes(64))[:3000]
+    with suppress(AccessError):
+        machine.write(one, found)
+        for n, at in enumerate(pointers):
+            machine.write(one + 3072 + 8 * n, at.to_bytes(8, "little"))
+            machine.write(two + 8 * n, pointers[-n].to_bytes(8, "little"))
+    return [*pointers, one + 3072, one + 16]
+
+
+TARGETS: dict[str, Target] = {
+    "parse": Target(objects, mutation.elf, parse_elf),
+    "elf": Target(objects, mutation.elf, read_elf),
+    "link": Target(objects, mutation.elf, link_elf),
+    "load": Target(objects, mutation.elf, load_elf),
+    "guest": Target(objects, mutation.elf, run_guest),
+    "wrapper": Target(streams, mutation.packed, unwrap),
+    "depends": Target(indices, mutation.text, dependencies),
+    "trace": Target(lambda: [TRACE], mutation.text, trace),
+    "printf": Target(lambda: FORMATS, mutation.text, formats),
+    "kernel": Target(lambda: [b"%s %d\0", b"a=1,b=2\0" + bytes(100)], mutation.raw, kernel_calls),
+}
