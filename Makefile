@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs samples oracle bench clean
+.PHONY: demo test check docs samples oracle bench fuzz faults clean
 
 demo: $(VENV)/.installed
 	$(BIN)/execmem demo tour
@@ -44,6 +44,21 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.link
 	$(BIN)/python -m benchmarks.alloc
 	$(BIN)/python -m benchmarks.call
+
+# SECONDS for each target; with ENGINE=coverage atheris chooses the inputs (extra fuzz).
+SECONDS ?= 60
+fuzz: $(VENV)/.installed
+ifeq ($(ENGINE),coverage)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	for target in tables parse elf link load wrapper depends trace printf; do \
+		$(BIN)/python -m tests.fuzz.run $$target --coverage --seconds $(SECONDS) || exit 1; done
+else
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+endif
+
+# Refuse every step of every operation under every design; make test does a part of it.
+faults: $(VENV)/.installed
+	EXECMEM_FAULTS=1 $(BIN)/python -m pytest -q tests/machine/test_injection.py tests/allocator/test_faults.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

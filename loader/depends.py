@@ -81,7 +81,11 @@ def open_tree(root: str | Path) -> ModuleTree:
 def _folder(root: Path) -> Path:
     if is_file(root / "modules.dep"):
         return root
-    versions = sorted(path.parent for path in root.glob("lib/modules/*/modules.dep"))
+    try:
+        versions = sorted(path.parent for path in root.glob("lib/modules/*/modules.dep"))
+    except (OSError, ValueError) as error:  # too long; a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadModule(root.name, "module tree", reason) from None
     if not versions:
         raise BadModule(str(root), "module tree", "holds no lib/modules/VERSION/modules.dep")
     if len(versions) > 1:

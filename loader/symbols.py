@@ -13,7 +13,7 @@ from typing import Protocol
 import attrs
 
 from loader.elf import MAX_NAME, ElfView
-from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
+from loader.errors import BadModule, MissingDependency, SymbolClash, UnresolvedSymbols
 
 KSYMTABS = ("__ksymtab", "__ksymtab_gpl")
 
@@ -145,6 +145,8 @@ def exports_of(
             )
             at_name = name - first
             text = names[at_name : at_name + MAX_NAME].partition(b"\0")[0] if at_name >= 0 else b""
+            if len(text) == MAX_NAME:
+                raise BadModule(view.name, title, f"a name has {MAX_NAME} bytes or more")
             if text:
                 found.append(
                     Export(text.decode("utf-8", "backslashreplace"), value, owner, "gpl" in title)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from loader.errors import BadModule
 from loader.finalize.subject import U8, U64, Index, Subject
 from loader.layout import THIS_MODULE
 
@@ -30,6 +31,8 @@ _SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
 _FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
 _OUTPUTS = 4  # functions in struct trace_event_functions
 _SRCU_PERCPU = 8  # in struct srcu_struct
+MAX_TEXT = 1 << 24  # bytes of all formats, or of all names; strings may overlap
+MAX_WORK = 1 << 30  # bytes of formats times names to look for in them
 _CLASS_MAP = 56  # bytes of struct ddebug_class_map, which begins with a list head
 
 
@@ -121,6 +124,12 @@ def _replace_names(subject: Subject, events: Index) -> None:
     chosen = np.isin(systems[first], np.array(list(by_system), np.int64))
     formats, systems = formats[chosen], systems[first][chosen]
     texts = _strings(subject, formats)
+    names_of = {system: sum(map(len, found)) for system, found in by_system.items()}
+    if (
+        sum(len(text) * names_of[s] for text, s in zip(texts, systems.tolist(), strict=True))
+        > MAX_WORK
+    ):
+        raise BadModule(subject.view.name, "trace events", "too many names in too long formats")
     for at, system, old in zip(subject.offsets(formats), systems.tolist(), texts, strict=True):
         new = replace_names(old, by_system[system], patterns[system])
         if new != old + b"\0":
@@ -169,6 +178,13 @@ def _pattern(names: Mapping[bytes, bytes]) -> re.Pattern[bytes]:
 
 
 def _strings(subject: Subject, addresses: U64) -> list[bytes]:
-    """Return the NUL-terminated strings at addresses."""
+    """Return the NUL-terminated strings at addresses; BadModule where they are too much."""
     image = subject.image.tobytes() if addresses.size else b""
-    return [image[at : image.index(0, at)] for at in subject.offsets(addresses).tolist()]
+    found, left = [], MAX_TEXT
+    for at in subject.offsets(addresses).tolist():
+        found.append(image[at : max(image.find(0, at), at)])
+        left -= len(found[-1])
+        if left < 0:
+            reason = f"strings of more than {MAX_TEXT:#x} bytes"
+            raise BadModule(subject.view.name, "trace events", reason)
+    return found

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import attrs
 
 from allocator import AccessError, AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
-from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
+from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Interval, align_up
 from archs import Anchor, Arch
 from machine.cpu import Cpu
 from machine.faults import Fault, FaultKind
@@ -50,6 +50,8 @@ PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
 LOG_LINES = 200_000
 RECORDS = 50_000
+LOG_LIMIT = 16 * MIB  # characters that the log of a guest takes of the host's memory
+LINE_LIMIT = MIB
 ZEROS = 1024  # bytes that stand in for a variable of unknown size
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
@@ -203,6 +205,7 @@ class Kernel:
         self._slots: list[Slot] = []
         self._partial = ""
         self._spent = 0
+        self._log_left = LOG_LIMIT
         self._level = 4
         image = memory.address_map.image
         self.image = image
@@ -758,6 +761,8 @@ class Kernel:
         whole = self._partial + text.decode("utf-8", "replace")
         self._partial = ""
         *lines, rest = whole.split("\n")
+        if len(rest) > LINE_LIMIT:
+            lines, rest = [*lines, rest], ""
         for line in lines:
             self._emit(line)
         self._partial = rest
@@ -770,6 +775,9 @@ class Kernel:
     def _emit(self, text: str) -> None:
         if len(self.log) >= LOG_LINES and self.executing:
             self._overflow(f"the kernel log holds {LOG_LINES} lines")
+        if self._log_left < len(text) and self.executing:
+            self._overflow(f"the kernel log holds {LOG_LIMIT} characters")
+        self._log_left -= len(text)
         line = LogLine(self._level, text)
         self.log.append(line)
         if self.on_log is not None:

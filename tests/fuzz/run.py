@@ -154,7 +154,7 @@ def covered(target: str, seconds: float, corpus: Path) -> None:
             raise AssertionError(target)
 
     arguments = [sys.argv[0], str(where), f"-max_total_time={int(seconds)}", "-max_len=200000"]
-    arguments += ["-print_final_stats=1", "-verbosity=0", "-handle_alrm=0"]
+    arguments += ["-print_final_stats=1", "-verbosity=0"]
     atheris.Setup(arguments, one, custom_mutator=custom)
     atheris.Fuzz()
 

@@ -45,7 +45,7 @@ from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W
+from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import ABS64, PREL32, module
 
@@ -144,6 +144,13 @@ def environments(name: str) -> tuple[Environment, ...]:
     if rules is None or not rules.features:
         return (few,)
     return few, Environment(features=frozenset(rules.features) - {"call_depth", "rethunk"})
+
+
+@cache
+def tiny() -> list[bytes]:
+    """Return objects so small that most damage hits a table that is read."""
+    sections = [Sec(".text", b"code", A, relas=[Rela(0, 1, "f")]), Sec(".modinfo", b"name=x\0", A)]
+    return [write(machine, sections, [Sym("f"), Sym("g", ".text")]) for machine in MACHINES]
 
 
 def parse_elf(data: bytes, _random: Random) -> bool:
@@ -334,7 +341,7 @@ TRACE = b"""{"trace": 1, "arch": "x86_64", "workload": "w", "memory": 33554432}
 {"op": "load", "module": "m", "regions": {"TEXT": [4024, 64], "DATA": [100, 8]}, \
 "plt_slots": [0, 0], "calls": [1, 0, 2], "depends": [], "settled": false}
 {"op": "settle", "module": "m"}
-{"op": "alloc", "key": "r", "type": "RO_AFTER_INIT", "size": 64, "align": 8, "consumer": "modules"}
+{"op": "alloc", "key": "r", "type": "RO_AFTER_INIT", "size": 64, "align": 8, "consumer": "module"}
 {"op": "seal", "key": "r"}
 {"op": "pages", "count": 3}
 {"op": "free", "key": "b"}
@@ -461,6 +468,7 @@ def _pool(machine: Machine, data: bytes) -> list[int]:
 
 
 TARGETS: dict[str, Target] = {
+    "tables": Target(tiny, mutation.elf, parse_elf),
     "parse": Target(objects, mutation.elf, parse_elf),
     "elf": Target(objects, mutation.elf, read_elf),
     "link": Target(objects, mutation.elf, link_elf),

@@ -90,6 +90,7 @@ def registration(
         @function(text)
         def _register(k: Kernel, *args: int) -> int:
             for address in each(text, args):
+                k.spend()
                 enter(k, kind, structure, address, name=name, fields=fields, ids=ids)
             return 0
 
@@ -97,6 +98,7 @@ def registration(
         @function(text)
         def _unregister(k: Kernel, *args: int) -> int:
             for address in each(text, args):
+                k.spend()
                 k.registry.remove(kind, address)
             return 0
 
@@ -246,6 +248,7 @@ def _register_algs(k: Kernel, algs: int, count: int) -> int:
 @function("void crypto_unregister_algs(struct crypto_alg *algs, int count)")
 def _unregister_algs(k: Kernel, algs: int, count: int) -> None:
     for n in range(count):
+        k.spend()
         _unregister_alg(k, algs + n * layout("crypto_alg").size)
 
 

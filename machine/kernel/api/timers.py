@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from allocator.types import ADDRESS_MASK
 from machine.kernel.api.sched import clear_timer, set_timer
 from machine.kernel.api.time import INITIAL_JIFFIES, NSEC_PER_JIFFY, NSEC_PER_SEC, jiffies, now
 from machine.kernel.kernel import Kernel
@@ -161,6 +162,7 @@ def _hrtimer_setup(k: Kernel, timer: int, func: int, clock: int, mode: int) -> N
 
 
 def _arm_hrtimer(k: Kernel, timer: int, when: int) -> None:
+    when &= ADDRESS_MASK
     k.memory.write(timer + HR_EXPIRES, struct.pack("<QQ", when, when))
     k.store(timer + HR_STATE, 1, 1)
     set_timer(k, timer, when, ("hrtimer", lambda k: _fire_hrtimer(k, timer)))
