@@ -8,6 +8,7 @@ and `_` equal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +18,9 @@ import attrs
 from allocator.errors import ExecmemError
 from loader.elf import parse
 from loader.errors import BadModule, MissingDependency
-from loader.files import is_file, module_name, read_module
+from loader.files import ModuleFile, is_file, module_name, read_module
+
+_DEPENDS = re.compile(rb"\0depends=([^\0]{0,65536})\0")
 
 
 @attrs.frozen
@@ -126,6 +129,19 @@ def _answers(path: Path, alias: str) -> bool:
     except ExecmemError:
         return False
     return any(fnmatchcase(alias, pattern) for pattern in aliases)
+
+
+def depends_of(file: ModuleFile) -> list[str]:
+    """Return the modules that a file's `.modinfo` says it needs, found without parsing it.
+
+    Nothing where the file cannot be read: whoever loads it will say why.
+    """
+    try:
+        found = _DEPENDS.search(file.image())
+    except ExecmemError:
+        return []
+    names = found[1].decode("ascii", "replace").split(",") if found else []
+    return [module_name(name) for name in names if name]
 
 
 def find(tree: ModuleTree | None, name: str) -> Path:

@@ -11,6 +11,8 @@ import lzma
 import zlib
 from pathlib import Path
 
+import attrs
+
 from loader.errors import BadModule
 
 MAX_SIZE = 1 << 30
@@ -18,6 +20,31 @@ MAX_WINDOW = 1 << 28  # bytes that a decompressor may keep; xz -9 needs 65 MiB
 SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 _XZ, _GZIP, _ZSTD = b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@attrs.frozen
+class ModuleFile:
+    """A module's file that is not on disk: its name there, and its bytes as stored there."""
+
+    name: str
+    data: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModuleFile:
+        """Return what lies at `path`; BadModule where nothing can be read, or too much."""
+        name = Path(path).name
+        try:
+            with Path(path).open("rb") as file:
+                raw = file.read(MAX_SIZE + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise BadModule(name, "file", getattr(error, "strerror", None) or str(error)) from None
+        if len(raw) > MAX_SIZE:
+            raise BadModule(name, "file", f"larger than {MAX_SIZE:#x} bytes")
+        return cls(name, raw)
+
+    def image(self) -> bytes:
+        """Return the ELF image; BadModule when compressed data is damaged or too large."""
+        return decompress(self.data, self.name)
 
 
 def module_name(path: str | Path) -> str:
@@ -45,15 +72,7 @@ def read_module(path: str | Path) -> bytes:
     BadModule
         When the file cannot be read or its compressed data is damaged or too large.
     """
-    name = Path(path).name
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_SIZE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BadModule(name, "file", getattr(error, "strerror", None) or str(error)) from None
-    if len(raw) > MAX_SIZE:
-        raise BadModule(name, "file", f"larger than {MAX_SIZE:#x} bytes")
-    return decompress(raw, name)
+    return ModuleFile.read(path).image()
 
 
 def decompress(raw: bytes, name: str) -> bytes:

@@ -38,7 +38,7 @@ from archs import arch as arch_by_name
 from archs.environment import Environment
 from loader.depends import ModuleTree, find, modules_for, open_tree
 from loader.errors import BadParameter, InitFailed, MissingDependency
-from loader.files import SUFFIXES, decompress, is_file, module_name, read_module
+from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
@@ -250,13 +250,16 @@ class Machine:
 
     # Modules -------------------------------------------------------------------------------
 
-    def load(self, module: str | Path | bytes, /, *, init: bool = True, **params: object) -> Module:
+    def load(
+        self, module: str | Path | bytes | ModuleFile, /, *, init: bool = True, **params: object
+    ) -> Module:
         """Load a module with the modules it depends on, and run their init.
 
         Parameters
         ----------
         module
-            A path, the file's bytes, or a name that is looked up under `root`.
+            A path, the file's bytes (as `ModuleFile` with its name), or a name that is
+            looked up under `root`.
         init
             False: stop before init; the module stays in the state COMING.
         params
@@ -310,8 +313,12 @@ class Machine:
                     return False
         return bool(found)
 
-    def _source(self, module: str | Path | bytes) -> tuple[bytes, str, ModuleTree | None]:
+    def _source(
+        self, module: str | Path | bytes | ModuleFile
+    ) -> tuple[bytes, str, ModuleTree | None]:
         """Return a module's bytes, its file's name, and the tree that its dependencies are in."""
+        if isinstance(module, ModuleFile):
+            return module.image(), module.name, self.tree
         if isinstance(module, bytes | bytearray | memoryview):
             return decompress(bytes(module), "<bytes>"), "<bytes>", self.tree
         text = str(module)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
+from typing import Any
 
 import click
 
@@ -16,66 +18,112 @@ from execmem.commands.common import examples, unknown_option
 @click.option("--init", is_flag=True, help="run each module's init too")
 @unknown_option("fault")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="processes; all CPUs")
+@click.option("--scheduler", metavar="ADDRESS", help="work on this dask cluster instead")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
     metavar="S",
-    help="wall-clock limit of an init",
+    help="wall-clock limit of an init; 20 more for the module",
 )
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="what a module may take beside the guest's memory",
+)
+@click.option("--output", metavar="FILE", help="keep rows here as they are done")
+@click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option("--design", default="default", metavar="NAME", help="design of executable memory")
 @click.option("--json", "as_json", is_flag=True, help="print JSON lines, the summary last")
 @examples(
     "execmem sweep TREE/lib/modules/6.12.0 --init --unknown zero",
-    "execmem sweep a.ko b.ko.xz --json",
+    "execmem sweep linux-image.deb kernel-modules.rpm a.ko.xz --json",
+    "execmem sweep TREE --output rows.jsonl --resume",
+    "execmem sweep TREE --scheduler tcp://10.0.0.1:8786",
 )
 def sweep(
     paths: tuple[str, ...],
-    init: bool,
-    unknown: str,
     jobs: int | None,
-    seconds: float,
-    design: str,
+    scheduler: str | None,
+    memory: int,
+    output: str | None,
+    resume: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Load many modules, each by itself and in parallel, and say what becomes of each.
 
-    PATH is a module or a folder with modules anywhere below. A module is ok, init-ok,
-    init-error (its init returned an error), fault (the guest stopped) or refused.
+    PATH is a module, a .deb or .rpm package or a tarball with modules, or a folder with
+    any of these below. A module is ok, init-ok, init-error (its init returned an error),
+    fault (the guest stopped, or a limit was reached) or refused.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from execmem.sweep import Options, Summary, modules_under
+    from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
+    from loader.archives import is_archive
 
-    files = list(modules_under(paths))
-    options = Options(init=init, unknown=unknown, seconds=seconds, design=design)
+    if resume and output is None:
+        raise click.UsageError("--resume needs --output FILE")
+    if jobs is not None and scheduler is not None:
+        raise click.UsageError("--jobs is for this machine; a cluster has its own")
+    files = files_under(paths)
+    settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()
     errors = Console(stderr=True)
-    found = track(
-        rows(files, options, jobs),
-        description="modules",
-        total=len(files),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    for row in found:
-        summary.add(row)
-        if as_json:
-            click.echo(json.dumps(row))
-        else:
-            arch, outcome = row["arch"] or "?", row["outcome"]
-            click.echo(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
-    document = summary.document(time.monotonic() - start)
+    with closing(Journal(output, settings, resume=resume)) as journal:
+        earlier = list(journal)
+        done: dict[str, None] = {}
+        found = track(
+            rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler),
+            description="modules",
+            total=None if any(map(is_archive, files)) else len(files),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        )
+        for row in found:
+            done[row["file"]] = None
+            summary.add(row)
+            _print(row, as_json=as_json)
+        # What FILE holds besides belongs to the result.
+        others = [file for file in earlier if file not in done]
+        for file in others:
+            summary.add(journal.row(file))
+        document = summary.document(time.monotonic() - start)
+        journal.finish((*others, *done), document)
+    _print_summary(document, as_json=as_json)
+
+
+def _print(row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    arch, outcome = row["arch"] or "?", row["outcome"]
+    click.echo(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
+
+
+def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
+    from allocator.types import size_text
+
     if as_json:
         click.echo(json.dumps(document))
         return
     told = document["summary"]
     counts = ", ".join(f"{n} {name}" for name, n in told["outcomes"].items() if n)
     click.echo(f"summary: {told['modules']} modules: {counts or 'none'}")
-    if told["missing"]:
-        first = [f"{name} ({n})" for name, n in list(told["missing"].items())[:8]]
-        click.echo(f"missing most often: {', '.join(first)}")
+    lists = {
+        "relocations": [f"{name} ({n})" for name, n in told["relocation_types"].items()],
+        "memory": [f"{kind} {size_text(size)}" for kind, size in told["sizes"].items()],
+        "missing most often": [f"{name} ({n})" for name, n in told["missing"].items()],
+        "slowest": [f"{each['seconds']:.1f} s {each['file']}" for each in told["slowest"][:3]],
+        "errors": [f"{each['count']} x {each['error']}" for each in told["errors"]],
+    }
+    for title, entries in lists.items():
+        if entries:
+            click.echo(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")

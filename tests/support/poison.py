@@ -6,16 +6,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 from execmem.sweep import examine
 
 
-def poisoned(path, options):
+def poisoned(task, options):
     """Die, vanish or hang for modules of some names, and work on all others."""
-    if path.name.startswith("exits"):
+    name = Path(task.file).name
+    if name.startswith("exits"):
         os._exit(7)
-    if path.name.startswith("crashes"):
+    if name.startswith("crashes"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    if path.name.startswith("hangs"):
+    if name.startswith("hangs"):
         time.sleep(1000)
-    return examine(path, options)
+    return examine(task, options)
