@@ -42,8 +42,12 @@ oracle: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.link
-	$(BIN)/python -m benchmarks.alloc
+	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.call
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.alloc --largest 100000
+	$(BIN)/python -m benchmarks.poke
+	$(BIN)/python -m benchmarks.startup
 
 # SECONDS for each target; with ENGINE=coverage atheris chooses the inputs (extra fuzz).
 SECONDS ?= 60

@@ -62,14 +62,16 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; whatever execmem refuses becomes one line and exit code 1."""
-    from allocator.errors import ExecmemError
-
     try:
         cli.main(args=None if argv is None else list(argv), prog_name="execmem")
-    except ExecmemError as error:
-        click.echo(f"execmem: {error}", err=True)
-        sys.exit(1)
     except BrokenPipeError:
         # The reader went away (a pager that was quit): nothing is wrong with the result.
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        # Whoever raised one of the family has imported it; a help text has not.
+        errors = sys.modules.get("allocator.errors")
+        if errors is None or not isinstance(error, errors.ExecmemError):
+            raise
+        click.echo(f"execmem: {error}", err=True)
+        sys.exit(1)

@@ -99,8 +99,14 @@ def recording(machine: Machine, options: dict[str, Any]) -> Callable[[], None]:
     return lambda: recorder.save(options["record"])
 
 
-def machine_for(module: str, options: dict[str, Any]) -> Machine:
-    """Return the machine for a module: its ELF header names the architecture."""
+def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
+    """Return the machine for a module: its ELF header names the architecture.
+
+    Parameters
+    ----------
+    more
+        Further parameters of the machine.
+    """
     from archs import arch as arch_by_name
     from loader.depends import find_any, open_tree
     from loader.elf import arch_of
@@ -129,6 +135,7 @@ def machine_for(module: str, options: dict[str, Any]) -> Machine:
         errata=options["errata"],
         stub_sections=options["with_plt"],
         kasan=options["kasan"],
+        **more,
     )
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")

@@ -20,25 +20,41 @@ from execmem.commands.common import (
 
 
 @click.command()
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@click.argument("modules", nargs=-1, metavar="[MODULE...]")
 @module_options
 @record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
+@click.option("--all", "whole_tree", is_flag=True, help="load all modules under --root")
 @click.option("--svg", metavar="FILE", help="draw the address map")
 @click.option("--png", metavar="FILE", help="draw the address map; needs matplotlib")
 @examples(
     "execmem load hello.ko --param who=you",
     "execmem load ext4 --root /path/to/tree --json",
     "execmem load ext4 --root /path/to/tree --arch arm64 --record ext4.jsonl",
+    "execmem load --all --root /path/to/tree --design default,vmalloc",
 )
 def load(
-    modules: tuple[str, ...], init: bool, svg: str | None, png: str | None, **options: Any
+    modules: tuple[str, ...],
+    init: bool,
+    whole_tree: bool,
+    svg: str | None,
+    png: str | None,
+    **options: Any,
 ) -> None:
     """Load modules with their dependencies and show where everything lies.
 
-    MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root.
+    MODULE is a file (.ko, .ko.xz, .ko.gz, .ko.zst) or a name under --root. With --all, every
+    module under --root is loaded into one guest, for each of the designs named (`all`: each
+    that can work), with time, memory and reach; without --init, only its memory is formed.
     """
+    if whole_tree:
+        if modules or options["params"] or options["record"] or svg or png:
+            raise click.UsageError("--all takes no modules, --param, --record, --svg or --png")
+        _load_everything(init=init, options=options)
+        return
+    if not modules:
+        raise click.UsageError("name a MODULE, or --all with --root DIR")
     from execmem import report
 
     machine = machine_for(modules[0], options)
@@ -59,3 +75,40 @@ def load(
             out.print()
         report.print_module(out, machine, module)
         print_log(out, module)
+
+
+def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
+    """Load the whole tree, design by design."""
+    import gc
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from execmem import report
+    from execmem.compare import known_designs
+    from execmem.everything import MEMORY, load_all, show
+    from loader.depends import open_tree
+
+    if options["root"] is None:
+        raise click.UsageError("--all needs --root DIR")
+    names = sorted(open_tree(options["root"]).files)
+    if not names:
+        raise click.UsageError(f"{options['root']}: modules.dep lists no module")
+    wanted = options["design"].split(",")
+    runs, errors = [], Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        for design in known_designs(() if wanted == ["all"] else wanted):
+            machine = machine_for(names[0], options | {"design": design}, memory=MEMORY)
+            task = bar.add_task(design, total=len(names))
+            found = load_all(machine, names, init=init, tell=partial(bar.advance, task))
+            runs.append(found.as_json())
+            bar.remove_task(task)
+            if not options["as_json"]:
+                if len(runs) > 1:
+                    click.echo()
+                show(report.console(), runs[-1])
+            del machine, found
+            gc.collect()  # a machine is a cycle that holds gigabytes
+    if options["as_json"]:
+        report.print_json({"runs": runs})

@@ -68,8 +68,9 @@ def rows(
         while busy:
             ready = wait([found.pipe for found in busy], timeout=1.0)
             for found, task in list(busy.items()):
-                if found.pipe in ready or found.spent > found.seconds:
-                    row = answer(found, task, 0.0 if found.pipe not in ready else None)
+                answered = found.pipe in ready and not found.starts()
+                if answered or not found.left:
+                    row = answer(found, task, None if answered else 0.0)
                     give(found)
                     yield row
     finally:

@@ -26,8 +26,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from allocator.errors import ExecmemError
 from allocator.types import GIB
 
+START = 120.0  # seconds until a process has imported what it needs
 # What a machine maps beside its memory of 1 GiB: the emulator's translation buffer, and some.
 MACHINE = 2 * GIB + GIB // 4
 
@@ -65,6 +67,7 @@ class Worker:
                 start_new_session=True,  # an interrupt is for who gives the jobs
             )
         self.pipe = Connection(here.detach())
+        self.started = False
         self.since = time.monotonic()
         self._send(self._start)
 
@@ -79,8 +82,22 @@ class Worker:
 
     @property
     def spent(self) -> float:
-        """Seconds since the job was given."""
+        """Seconds since the job was given; a new process's start is not the job's."""
         return time.monotonic() - self.since
+
+    @property
+    def left(self) -> float:
+        """Seconds until the worker is given up."""
+        return max(0.0, (self.seconds if self.started else START) - self.spent)
+
+    def starts(self) -> bool:
+        """Return whether what it has to say is that it has started; take note of it."""
+        if not self.started:
+            with suppress(EOFError, OSError):  # it died; `result` says so
+                self.pipe.recv()
+                self.started, self.since = True, time.monotonic()
+                return True
+        return False
 
     def result(self, timeout: float | None = None) -> tuple[Any, str]:
         """Return a job's result and "", or None and why there is none; the worker is new then.
@@ -90,14 +107,16 @@ class Worker:
         timeout
             How long to wait at most, in seconds; None: until the job's time is over.
         """
-        left = max(0.0, self.seconds - self.spent)
         try:
-            if self.pipe.poll(left if timeout is None else min(timeout, left)):
-                return self.pipe.recv(), ""
-            reason = f"no answer within {self.seconds:.0f} seconds"
+            while self.pipe.poll(self.left if timeout is None else min(timeout, self.left)):
+                if not self.starts():
+                    return self.pipe.recv(), ""
+            reason = f"no answer within {self.seconds if self.started else START:.0f} seconds"
         except (EOFError, OSError):
             reason = f"the worker died (exit code {self.process.wait()})"
         self.close()
+        if not self.started:
+            raise ExecmemError(f"a worker did not start: {reason}")
         self._launch()
         return None, reason
 
@@ -123,6 +142,7 @@ def main(descriptor: int) -> None:
     mapped = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     _limit(resource.RLIMIT_AS, mapped * resource.getpagesize() + MACHINE + memory)
     _limit(resource.RLIMIT_CORE, 0)
+    pipe.send(None)
     while True:
         try:
             argument = pipe.recv()
