@@ -43,10 +43,11 @@ def modules(folder: Path, wanted: int) -> None:
 
 @attrs.define
 class Sweep:
-    """One sweep: seconds from the first row to the last, and memory meanwhile in MiB."""
+    """One sweep: seconds from the first row to the last, CPU time, memory meanwhile in MiB."""
 
     output: Path
     seconds: float = 0.0
+    cpu: float = 0.0
     main: list[float] = attrs.field(factory=list)
     workers: list[float] = attrs.field(factory=list)
 
@@ -56,6 +57,7 @@ class Sweep:
         command += ["--output", str(self.output), "--resume", "--json"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         began, first = time.monotonic(), None
+        before = os.times()
         while process.poll() is None:
             time.sleep(0.1)
             if first is None and self.output.exists() and self.output.stat().st_size > 500:
@@ -64,6 +66,8 @@ class Sweep:
                 process.kill()
             self.sample(process.pid)
         self.seconds = time.monotonic() - (first or began)
+        after = os.times()  # with the workers', whom the main process waits for
+        self.cpu = sum(after[2:4]) - sum(before[2:4])
         return process.returncode == 0
 
     def sample(self, main: int) -> None:
@@ -118,7 +122,9 @@ def main() -> None:
         rows, summary = found[1][0].rows()
         print(f"{len(rows)} modules, {summary['relocations']} relocations: {summary['outcomes']}")
         print("peak memory in MiB, first and second half of the time")
-        print(f"{'processes':>9} {'seconds':>8} {'a second':>8} {'x':>5}  main         worker")
+        print(
+            f"{'processes':>9} {'seconds':>8} {'a second':>8} {'x':>5} {'CPU s':>6}  main         worker"
+        )
         single = statistics.median(sweep.seconds for sweep in found[1])
         for jobs, sweeps in found.items():
             if any(sweep.rows() != (rows, summary) for sweep in sweeps):
@@ -126,6 +132,7 @@ def main() -> None:
             seconds = statistics.median(sweep.seconds for sweep in sweeps)
             print(
                 f"{jobs:9} {seconds:8.1f} {len(rows) / seconds:8.1f} {single / seconds:5.2f}"
+                f" {statistics.median(sweep.cpu for sweep in sweeps):6.1f}"
                 f"  {halves(sweeps[0].main)}  {halves(sweeps[0].workers)}"
             )
         if options.kills:
