@@ -63,6 +63,7 @@ def once(target: str, data: bytes, random: Random, tally: Tally) -> bool:
 
     began = time.perf_counter()
     accepted = False
+    handler = signal.signal(signal.SIGALRM, _too_slow)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         accepted = TARGETS[target].run(data, random)
@@ -75,6 +76,7 @@ def once(target: str, data: bytes, random: Random, tally: Tally) -> bool:
         _escaped(tally, data, error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
     tally.executions += 1
     tally.slowest = max(tally.slowest, time.perf_counter() - began)
     return accepted
@@ -92,7 +94,6 @@ def _escaped(tally: Tally, data: bytes, error: BaseException) -> None:
 def limited() -> None:
     """Put this process under its limits."""
     faulthandler.enable()
-    signal.signal(signal.SIGALRM, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 

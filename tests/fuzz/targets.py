@@ -36,7 +36,6 @@ from loader.layout import plan
 from loader.link import link
 from loader.module import Loader
 from loader.symbols import SymbolTable
-from machine import machine as guests
 from machine.cpu import Stop
 from machine.faults import Fault
 from machine.kernel.printf import format_message
@@ -250,8 +249,7 @@ def run_guest(data: bytes, random: Random) -> bool:
     name = archs.arch(parse(data, "fuzz.ko").arch.name).name
     machine = GUESTS.get(name)
     before = machine.execmem.allocations()
-    kept = guests.INSTRUCTIONS, guests.SECONDS
-    guests.INSTRUCTIONS, guests.SECONDS = INSTRUCTIONS, 2.0
+    machine.instructions, machine.seconds = INSTRUCTIONS, 2.0
     try:
         loaded = machine.load(data)
         for function in list(loaded.symbols)[: random.randrange(4)]:
@@ -260,7 +258,6 @@ def run_guest(data: bytes, random: Random) -> bool:
         with suppress(Fault):
             loaded.unload()
     finally:
-        guests.INSTRUCTIONS, guests.SECONDS = kept
         assert machine.execmem.allocations() == before
         assert not machine.modules
         assert not machine.loader.modules

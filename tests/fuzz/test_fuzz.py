@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,5 @@ def test_damage_that_shrinks(target, random, number):
     data = objects()[number]
     for _ in range(random.randrange(1, 5)):
         data = TARGETS[target].mutate(data, random)
-    try:
+    with suppress(ExecmemError):
         assert TARGETS[target].run(data, random) in (True, False)
-    except ExecmemError as error:
-        assert str(error)
