@@ -138,6 +138,8 @@ class ElfView:
         It is a view of the file wherever these tables adjoin in it.
         """
         numbers = range(len(self.tables)) if numbers is None else numbers
+        if not numbers:
+            return np.empty(0, RELA)
         first, last = self.tables[numbers[0]], self.tables[numbers[-1]]
         if len(numbers) == 1:
             return first.records

@@ -71,6 +71,16 @@ class Linked:
         """Value of every symbol, by symbol index."""
         return self.values.all[0]
 
+    def copy(self) -> Linked:
+        """Return the same result with bytes of its own: finalisation edits in place."""
+        image = self.image.copy()
+        memory = image.data
+        sections = {
+            index: memory[self.offsets[index] : self.offsets[index] + len(contents)]
+            for index, contents in self.sections.items()
+        }
+        return attrs.evolve(self, image=image, sections=sections)
+
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """Relocations applied, by type name, most frequent first."""

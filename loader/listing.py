@@ -255,9 +255,9 @@ class Listing:
 
     @classmethod
     def of(cls, module: LoadedModule) -> Listing:
-        """Return the listing of a module in memory."""
+        """Return the listing of a module in memory, as it was right after relocation."""
         places = {index: section.address for index, section in module.sections.items()}
-        return cls(module.view, module.linked, places)
+        return cls(module.view, module.relocated, places)
 
     @cached_property
     def tables(self) -> tuple[RelocationTable, ...]:

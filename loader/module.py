@@ -59,6 +59,8 @@ class LoadedModule:
         The module's name (`crc_itu_t`).
     view, layout, linked
         What the phases before gave.
+    relocated
+        What the link gave, before finalisation.
     regions
         Memory type -> allocation; init types vanish when they are freed.
     sections
@@ -79,6 +81,7 @@ class LoadedModule:
     view: ElfView
     layout: Layout
     linked: Linked
+    relocated: Linked
     regions: dict[MemType, Allocation]
     sections: Mapping[int, LoadedSection]
     unknown: tuple[str, ...]
@@ -255,7 +258,9 @@ class Loader:
                 errata=self.errata,
             )
             self.observe("relocate")
+            relocated = linked
             if self.environment is not None:
+                relocated = linked.copy()
                 finalise(view, layout, places, linked, self.environment)
                 self.observe("finalise")
             exports = exports_of(view, places, linked.sections, title)
@@ -277,6 +282,7 @@ class Loader:
             view=view,
             layout=layout,
             linked=linked,
+            relocated=relocated,
             regions=regions,
             sections=dict(_sections(layout, places, percpu)),
             unknown=unknown,

@@ -277,7 +277,7 @@ class Work:
             address, there, room, _ = self.spots[chosen[0]]
             group = None
         else:
-            sizes = [table.records.size for table in tables]
+            sizes = np.array([table.records.size for table in tables], np.intp)
             address, there, room, group = self.spots[list(chosen)].T.repeat(sizes, axis=1)
         at = (offset + there).view(np.intp)
         records = Records(at, offset + address, target, addend, kinds, group)

@@ -512,3 +512,14 @@ def test_the_architecture_can_be_demanded(arch: archs.Arch) -> None:
     other = next(a for a in archs.ALL if a is not arch)
     with pytest.raises(BadModule, match=f"built for {arch.name}, not for {other.name}"):
         link(image, {1: 0}, {}, arch=other)
+
+
+def test_an_object_without_relocations_links_in_every_way(arch: archs.Arch) -> None:
+    """Nothing to relocate is no special case: checks, errata and PLT sections change nothing."""
+    code = bytes(range(64))
+    image = write(arch.machine, [Sec(".text", code, flags=A | X), Sec(".plt", b"\0", flags=A | X)])
+    address = arch.address_map().image.start
+    for checks in ("hardware", "kernel"):
+        for errata in ((), tuple(arch.errata)):
+            linked = link(image, {1: address}, {}, checks=checks, errata=errata)
+            assert linked[1] == code

@@ -18,6 +18,7 @@ from loader.elf import ElfView, parse
 from loader.layout import plan
 from loader.link import link_view
 from loader.listing import Listing, decode, evaluate, insert, signed
+from machine.machine import Machine
 from samples import modules
 from tests.support import elfwriter as elf
 from tests.support import scalar
@@ -396,3 +397,24 @@ def test_a_uleb128_number_keeps_its_length(arch):
     assert last.letters["V"] == signed(first.value)
     # 800 is 6 * 128 + 32, and the last byte is kept although it adds nothing.
     assert last.after == bytes((0x80 | 32, 0x80 | 6, 0))
+
+
+def test_a_module_is_listed_as_relocated_not_as_finalised(arch):
+    """What finalisation edits afterwards (tracer sites, thunks) does not show as a relocation."""
+    machine = Machine(arch, root=modules.root(arch.name))
+    module = machine.load("patchable", init=False).loaded
+    listing = Listing.of(module)
+    symbols = {
+        name: int(module.linked.symbols[index])
+        for index, name in zip(
+            module.view.undefined_indices.tolist(), module.view.undefined_names, strict=True
+        )
+    }
+    pure = link_view(module.view, module.layout, listing.addresses, symbols)
+    told = {(r.section.index, r.offset): r.after for r in listing.select()}
+    assert told
+    for (section, offset), after in told.items():
+        assert bytes(pure.sections[section][offset : offset + len(after)]) == after
+    assert any(
+        bytes(pure.sections[s]) != bytes(module.linked.sections[s]) for s in pure.sections
+    ), "the sample has nothing to finalise"
