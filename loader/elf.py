@@ -12,8 +12,9 @@ follow is checked here, once, vectorised; later phases trust it.
 from __future__ import annotations
 
 import io
+import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from operator import add
 from typing import NamedTuple
@@ -28,8 +29,9 @@ from archs import ALL, Arch, by_machine
 from loader.errors import BadModule
 
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
-SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_RELA_LIVEPATCH = 1, 2, 4, 0x0010_0000
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
+SHN_LIVEPATCH = 0xFF20
 STB_LOCAL, STB_WEAK = 0, 2
 STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
 
@@ -42,6 +44,9 @@ MAX_NAME = 1024  # bytes; KSYM_NAME_LEN is 512
 MAX_UNDEFINED = 1 << 16  # the largest drivers have three thousand
 
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
+VMLINUX = "vmlinux"
+# Lengths as in klp_write_section_relocs().
+_LIVEPATCH_SECTION = re.compile(r"\.klp\.rela\.([^.]{1,55})")
 HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
 # Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
 SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -91,11 +96,15 @@ _section = partial(tuple.__new__, Section)
 
 @attrs.frozen(eq=False)
 class RelocationTable:
-    """One RELA section: where it applies, and its records as an array of RELA."""
+    """One RELA section: where it applies, and its records as an array of RELA.
+
+    `object` is whose symbols a livepatch's table names: a module, or `vmlinux`.
+    """
 
     section: Section
     target: Section
     records: NDArray[np.void]
+    object: str = ""
 
 
 @attrs.frozen(eq=False)
@@ -120,6 +129,8 @@ class ElfView:
         RELA sections in header order.
     adjoining
         Whether each of the tables begins where the one before ends.
+    late
+        Those that wait until a module is there, which a livepatch is for (`.klp.rela.MODULE.*`).
     """
 
     name: str
@@ -131,6 +142,7 @@ class ElfView:
     symbol_names: Section
     tables: tuple[RelocationTable, ...]
     adjoining: bool = False
+    late: tuple[RelocationTable, ...] = ()
 
     def joined(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return the records of some tables, by ascending number, as one array.
@@ -183,9 +195,13 @@ class ElfView:
 
     @cached_property
     def undefined_indices(self) -> NDArray[np.intp]:
-        """Indices of undefined symbols, the null symbol apart; they stand among the globals."""
+        """Indices of undefined symbols, the null symbol apart; they stand among the globals.
+
+        Those of a livepatch (SHN_LIVEPATCH) are among them.
+        """
         first = max(self.first_global, 1)
-        return np.flatnonzero(self.symbols["shndx"][first:] == SHN_UNDEF) + first
+        where = self.symbols["shndx"][first:]
+        return np.flatnonzero((where == SHN_UNDEF) | (where == SHN_LIVEPATCH)) + first
 
     @cached_property
     def undefined_names(self) -> tuple[str, ...]:
@@ -203,10 +219,21 @@ class ElfView:
 
     @cached_property
     def undefined(self) -> Mapping[str, int]:
-        """Names of undefined symbols -> symbol index (several entries of a name are legal)."""
-        indices = self.undefined_indices.tolist()
-        pairs = zip(self.undefined_names, indices, strict=True)
-        return {name: index for name, index in pairs if name}
+        """Names of undefined symbols -> symbol index (several entries of a name are legal).
+
+        Without those of a livepatch.
+        """
+        indices = self.undefined_indices
+        mine = (self.symbols["shndx"][indices] == SHN_UNDEF).tolist()
+        pairs = zip(self.undefined_names, indices.tolist(), mine, strict=True)
+        return {name: index for name, index, plain in pairs if name and plain}
+
+    def livepatch_symbols(self, tables: Iterable[RelocationTable]) -> Mapping[str, int]:
+        """Names of the SHN_LIVEPATCH symbols that a livepatch's tables use -> symbol index."""
+        used = [table.records["symbol"] for table in tables if table.object]
+        indices = np.unique(np.concatenate(used)) if used else np.empty(0, np.uint32)
+        indices = indices[self.symbols["shndx"][indices] == SHN_LIVEPATCH]
+        return {self.symbol_name(index): index for index in indices.tolist()}
 
     @cached_property
     def weak_undefined(self) -> frozenset[str]:
@@ -223,7 +250,7 @@ class ElfView:
         """Names of undefined symbols that a call or a jump leads to: functions, that is."""
         first = max(self.first_global, 1)
         found: set[int] = set()
-        for table in self.tables:
+        for table in (*self.tables, *self.late):
             records = table.records[np.isin(table.records["type"], self.arch.calls)]
             found.update(np.unique(records["symbol"]).tolist())
         wanted = found & set(self.undefined_indices.tolist())
@@ -298,7 +325,7 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     tables, adjoining = _tables(data, name, sections)
     view = ElfView(name, found, data, sections, symbols, first_global, strings, tables, adjoining)
     _check_symbols_of(view)
-    return view
+    return _with_late(view) if any(t.section.flags & SHF_RELA_LIVEPATCH for t in tables) else view
 
 
 def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
@@ -450,11 +477,13 @@ def _symbols(
     if named.size and int(np.maximum.reduce(index)) >= len(sections):
         beyond = index >= len(sections)
         _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
-        beyond &= index != SHN_ABS
+        beyond &= (index != SHN_ABS) & (index != SHN_LIVEPATCH)
         _first(name, "symbol", beyond, "lies in a section that does not exist", first)
-    if named.size > MAX_UNDEFINED and (undefined := int((index == 0).sum())) > MAX_UNDEFINED:
-        reason = f"{undefined} undefined symbols; the limit is {MAX_UNDEFINED}"
-        raise BadModule(name, "symbol table", reason)
+    if named.size > MAX_UNDEFINED:
+        undefined = int(((index == SHN_UNDEF) | (index == SHN_LIVEPATCH)).sum())
+        if undefined > MAX_UNDEFINED:
+            reason = f"{undefined} undefined symbols; the limit is {MAX_UNDEFINED}"
+            raise BadModule(name, "symbol table", reason)
     if named.size and int(np.maximum.reduce(named["name"])) >= names.size:
         lost = named["name"] >= names.size
         _first(name, "symbol", lost, "name is outside the string table", first)
@@ -503,6 +532,23 @@ def _tables(
         for section in found
     ]
     return tuple(tables), False
+
+
+def _with_late(view: ElfView) -> ElfView:
+    """Return the view of a livepatch, whose tables say whose symbols they name."""
+    named = []
+    for table in view.tables:
+        if not table.section.flags & SHF_RELA_LIVEPATCH:
+            named.append(table)
+            continue
+        found = _LIVEPATCH_SECTION.match(table.section.name)
+        if found is None:
+            reason = "a livepatch's relocations are called .klp.rela.OBJECT.SECTION"
+            raise BadModule(view.name, _where(table.section), reason)
+        named.append(attrs.evolve(table, object=found[1]))
+    late = tuple(table for table in named if table.object not in ("", VMLINUX))
+    now = tuple(table for table in named if table.object in ("", VMLINUX))
+    return attrs.evolve(view, tables=now, late=late, adjoining=False)
 
 
 def _where(section: Section) -> str:

@@ -111,6 +111,28 @@ class RelocationError(LoadError):
 
 
 @attrs.define(auto_exc=True, str=False)
+class LivepatchError(LoadError):
+    """Relocations of a livepatch that cannot be written; nothing was changed.
+
+    Parameters
+    ----------
+    module
+        What was to be loaded: the livepatch itself, or a module that it is for.
+    patch, where, reason
+        The livepatch, the place or symbol, and the rule.
+    """
+
+    module: str
+    patch: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        who = "" if self.patch == self.module else f"livepatch {self.patch}: "
+        return f"{self.module}: {who}{self.where}: {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
 class OutOfMemory(LoadError):
     """A region of the module found no room."""
 

@@ -259,7 +259,7 @@ class _Frob:
             texts = (init,) if found[True] is not None else (False, True)
             slots = sum(
                 self._count(table)
-                for table in self._view.tables
+                for table in (*self._view.tables, *self._view.late)
                 if table.target.executable and is_init(table.target.name) in texts
             )
             total += slots + 1
@@ -368,7 +368,8 @@ def _count_got(view: ElfView) -> int:
     total = 0
     for kinds, key in ((GOT_OF_SYMBOL, ["symbol"]), (GOT_OF_SUM, ["symbol", "addend"])):
         numbers = [n for n, row in view.arch.relocations.items() if row.got in kinds]
-        keys = [t.records[np.isin(t.records["type"], numbers)][key] for t in view.tables]
+        tables = (*view.tables, *view.late)
+        keys = [t.records[np.isin(t.records["type"], numbers)][key] for t in tables]
         total += int(np.unique(np.concatenate(keys)).size) if keys else 0
     return total
 

@@ -7,6 +7,7 @@ of the module in one set of arrays; every failure is collected before anything i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
@@ -113,7 +114,7 @@ def link(
     addresses
         Section index -> address, zero-size sections too.
     symbols
-        Undefined name -> address.
+        Undefined name -> address (a livepatch's by their whole names, `.klp.sym.vmlinux.x,0`).
     arch
         Refuse other architectures.
     checks
@@ -138,7 +139,8 @@ def link(
         view = with_stub_sections(view)
     errata = tuple(errata)
     layout = plan(view, errata=errata)
-    unknown = [name for name in view.undefined if name not in symbols]
+    wanted = (*view.undefined, *view.livepatch_symbols(view.tables))
+    unknown = [name for name in wanted if name not in symbols]
     missing = tuple(name for name in unknown if name not in view.weak_undefined)
     if missing:
         hint = "give each an address in `symbols`"
@@ -172,17 +174,50 @@ def link_view(
         del image  # some of it may be relocated
         _, image = _buffer(view, layout, addresses)
         stubs = _link_thoroughly(layout, addresses, work, image, checks, errata)
-    for at, code in stubs.patches.items():
-        image[at : at + len(code)] = np.frombuffer(code, np.uint8)
-    for use in stubs.contents():
-        at = offsets[use.section]
-        image[at : at + len(use.image)] = np.frombuffer(use.image, np.uint8)
+    _store_stubs(stubs, offsets, image)
     memory = image.data
     sections = {
         index: memory[at : at + layout.resized.get(index, view.sections[index].size)]
         for index, at in offsets.items()
     }
     return Linked(view.arch, sections, values, work, stubs, image, offsets)
+
+
+def link_late(
+    view: ElfView,
+    layout: Layout,
+    addresses: Mapping[int, int],
+    linked: Linked,
+    symbols: Mapping[str, int],
+    *,
+    objects: Iterable[str],
+    checks: Checks = Checks.HARDWARE,
+    errata: Iterable[str] = (),
+) -> NDArray[np.uint8]:
+    """Return a linked module's buffer with a livepatch's relocations for `objects` applied too.
+
+    PLT entries and GOT slots are dealt out behind those that are used. Nothing that was given
+    is changed; RelocationError as `link`.
+    """
+    chosen = tuple(table for table in view.late if table.object in set(objects))
+    view = attrs.evolve(view, tables=chosen, adjoining=False)
+    image, stubs = linked.image.copy(), copy.deepcopy(linked.stubs)
+    stubs.patches.clear()
+    values = SymbolValues.of_module(view, addresses, symbols, None)
+    work = Work.of_module(view, layout, addresses, linked.offsets, values)
+    if work.tables:
+        errata = [number for number in errata if number in view.arch.errata]
+        stubs = _link_thoroughly(layout, addresses, work, image, checks, errata, stubs)
+        _store_stubs(stubs, linked.offsets, image)
+    return image
+
+
+def _store_stubs(stubs: Stubs, offsets: Mapping[int, int], image: NDArray[np.uint8]) -> None:
+    for at, code in stubs.patches.items():
+        image[at : at + len(code)] = np.frombuffer(code, np.uint8)
+    for use in stubs.contents():
+        at = offsets[use.section]
+        image[at : at + len(use.image)] = np.frombuffer(use.image, np.uint8)
 
 
 def _link_plainly(layout: Layout, work: Work, image: NDArray[np.uint8], checks: Checks) -> bool:
@@ -218,6 +253,7 @@ def _link_thoroughly(
     image: NDArray[np.uint8],
     checks: Checks,
     errata: Iterable[str],
+    stubs: Stubs | None = None,
 ) -> Stubs:
     """Apply the records with everything that may stand between a place and its target.
 
@@ -226,21 +262,21 @@ def _link_thoroughly(
     RelocationError
         With every record that fails.
     """
-    view, stubs = work.view, Stubs()
-    failures = list(_misplaced(work))
-    if not failures:
-        stubs = redirect(layout, addresses, work, image, errata)
-        failures = stubs.failures + _others(
-            stubs.failures,
-            apply(
-                view.arch.relocations,
-                image,
-                work.records,
-                checks=checks,
-                clean_target=view.arch.clean_target,
-                numbers=work.whole.numbers,
-            ),
-        )
+    view, failures = work.view, list(_misplaced(work))
+    if failures:
+        raise _explain(view, layout, work, failures)
+    stubs = redirect(layout, addresses, work, image, errata, stubs)
+    failures = stubs.failures + _others(
+        stubs.failures,
+        apply(
+            view.arch.relocations,
+            image,
+            work.records,
+            checks=checks,
+            clean_target=view.arch.clean_target,
+            numbers=work.whole.numbers,
+        ),
+    )
     if failures:
         raise _explain(view, layout, work, failures)
     return stubs

@@ -26,6 +26,7 @@ from loader.files import module_name
 from loader.finalize import Environment, finalise
 from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan, with_stub_sections
 from loader.link import Linked, link_view
+from loader.livepatch import Livepatches, Written, check, resolve_at_load
 from loader.symbols import Export, SymbolTable, exports_of
 
 
@@ -75,6 +76,8 @@ class LoadedModule:
         What this module offers to others.
     percpu
         Symbol base and size of the per-cpu section, or None.
+    livepatch
+        What of a livepatch's relocations was written after the load; None: nothing.
     """
 
     name: str
@@ -90,6 +93,7 @@ class LoadedModule:
     state: State = State.COMING
     providers: frozenset[str] = frozenset()
     users: set[str] = attrs.field(factory=set)
+    livepatch: Written | None = None
 
     @property
     def arch(self) -> Arch:
@@ -217,9 +221,11 @@ class Loader:
         layout = plan(view, errata=self.errata)
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]
+        check(view)
         addresses, providers, unknown = self.symbols.resolve(view, missing)
+        more, missed = resolve_at_load(view, title, self.symbols, self.modules)
         try:
-            module = self._place(view, layout, title, addresses, unknown)
+            module = self._place(view, layout, title, {**addresses, **more}, (*unknown, *missed))
         except AllocationError as error:
             raise OutOfMemory(name, error) from error
         # What the module's depends= names is held, used or not, as modprobe would keep it.
@@ -276,19 +282,25 @@ class Loader:
                 regions[kind] = region.finish()
                 undo.callback(self.execmem.free, regions[kind].address)
             self.observe("finish")
+            module = LoadedModule(
+                name=title,
+                view=view,
+                layout=layout,
+                linked=linked,
+                relocated=relocated,
+                regions=regions,
+                sections=dict(_sections(layout, places, percpu)),
+                unknown=unknown,
+                exports=exports,
+                percpu=percpu,
+            )
+            self._livepatches.coming(module)
             undo.pop_all()
-        return LoadedModule(
-            name=title,
-            view=view,
-            layout=layout,
-            linked=linked,
-            relocated=relocated,
-            regions=regions,
-            sections=dict(_sections(layout, places, percpu)),
-            unknown=unknown,
-            exports=exports,
-            percpu=percpu,
-        )
+        return module
+
+    @property
+    def _livepatches(self) -> Livepatches:
+        return Livepatches(self.execmem, self.modules, self.checks, self.errata)
 
     def _allocate(self, layout: Layout, undo: ExitStack) -> dict[MemType, Pending]:
         pending: dict[MemType, Pending] = {}
@@ -330,6 +342,7 @@ class Loader:
     def discard(self, module: LoadedModule) -> None:
         """Take a module out of memory: after its exit, or after its init failed."""
         self._expect(module, "discard", State.COMING, State.GOING)
+        self._livepatches.going(module)
         self.symbols.withdraw(module.name)
         for provider in module.providers:
             self.modules[provider].users.discard(module.name)

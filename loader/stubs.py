@@ -100,6 +100,7 @@ def redirect(
     work: Work,
     image: NDArray[np.uint8],
     errata: Iterable[str] = (),
+    stubs: Stubs | None = None,
 ) -> Stubs:
     """Point records at GOT slots, and branches that do not reach at PLT entries.
 
@@ -113,8 +114,10 @@ def redirect(
         The buffer before relocation: an erratum's instructions are read from it.
     errata
         Numbers of CPU errata to work around.
+    stubs
+        What is used already, which is gone on with; None: nothing.
     """
-    view, stubs = work.view, reserved(layout, addresses)
+    view, stubs = work.view, stubs or reserved(layout, addresses)
     _point_at_got(addresses, work, stubs)
     active = [view.arch.errata[number] for number in errata if number in view.arch.errata]
     if view.arch.plt is None or not (layout.plt or active):
@@ -154,13 +157,14 @@ def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> Non
             stubs.failures.append(Failure(Problem.NO_GOT, rows[number], index, nothing))
         return
     base = addresses[stubs.got.section]
-    slots: dict[int, int] = {}
+    used = np.frombuffer(bytes(stubs.got.image), "<u8").tolist()
+    slots: dict[int, int] = {value: slot for slot, value in enumerate(used)}
     for one in having(records.type, numbers).tolist():
         target, addend = int(records.target[one]), int(records.addend[one])
         row = rows[int(records.type[one])]
         records.target[one] = _got_target(row, target, addend, base, slots) & ADDRESS_MASK
     stubs.got.used = len(slots)
-    stubs.got.image += b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
+    stubs.got.image[:] = b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
 
 
 def _got_target(row: Reloc, target: int, addend: int, base: int, slots: dict[int, int]) -> int:

@@ -41,6 +41,14 @@ EXAMPLES = [
         errors.InitFailed("a", 12, "ENOMEM"),
         "a: init returned -12 (ENOMEM); the module was unloaded",
     ),
+    (
+        errors.LivepatchError("a", "a", ".klp.sym.b.f,0", "b has no symbol 'f'"),
+        "a: .klp.sym.b.f,0: b has no symbol 'f'",
+    ),
+    (
+        errors.LivepatchError("b", "a", "0x10", "found 01, expected 00"),
+        "b: livepatch a: 0x10: found 01, expected 00",
+    ),
     (errors.ModuleInUse("a", ("b", "c")), "a: in use by b, c"),
     (errors.ModuleStateError("a", "unload", "going"), "a: cannot unload: the module is going"),
 ]

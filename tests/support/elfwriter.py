@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 PROGBITS, SYMTAB, STRTAB, RELA, NOTE, NOBITS, REL = 1, 2, 3, 4, 7, 8, 9
-W, A, X = 1, 2, 4
-UNDEF, ABS, COMMON = 0, 0xFFF1, 0xFFF2
+W, A, X, RELA_LIVEPATCH = 1, 2, 4, 0x100000
+UNDEF, LIVEPATCH, ABS, COMMON = 0, 0xFF20, 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 NOTYPE, OBJECT, FUNC, SECTION = 0, 1, 2, 3
 
@@ -61,7 +61,10 @@ class Rela:
 
 @attrs.frozen
 class Sec:
-    """One section; `size` counts for NOBITS only, `relas` become a `.rela` section behind it."""
+    """One section; `size` counts for NOBITS only, `relas` become a `.rela` section behind it.
+
+    `livepatch` holds records by object; each object's become a `.klp.rela` section.
+    """
 
     name: str
     data: bytes = b""
@@ -71,6 +74,7 @@ class Sec:
     size: int = 0
     relas: Sequence[Rela] = ()
     addr: int = 0
+    livepatch: Mapping[str, Sequence[Rela]] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -103,14 +107,19 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
     """Return the object file; symbols are reordered so that locals stand first."""
     titles, names = _Strings(), _Strings()
     plain: list[Sec] = []
-    tables: list[tuple[int, int]] = []  # index of the .rela section, index of its target
+    tables: list[tuple[int, int, Sequence[Rela]]] = []  # index of the .rela section, of its target
     numbers: dict[str, int] = {}
     for section in sections:
         plain.append(section)
         numbers.setdefault(section.name, len(plain))
+        target = len(plain)
         if section.relas:
             plain.append(Sec(f".rela{section.name}", type=RELA, align=8))
-            tables.append((len(plain), len(plain) - 1))
+            tables.append((len(plain), target, section.relas))
+        for title, relas in section.livepatch.items():
+            flags = A | RELA_LIVEPATCH
+            plain.append(Sec(f".klp.rela.{title}.{section.name}", b"", flags, RELA, 8))
+            tables.append((len(plain), target, relas))
     ordered = sorted(symbols, key=lambda s: s.bind != LOCAL)
     local = 1 + sum(s.bind == LOCAL for s in ordered)
     rows: dict[str, int] = {}
@@ -123,7 +132,7 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
         table += struct.pack("<IBBHQQ", title, info, 0, where, symbol.value, symbol.size)
     symtab = len(plain) + 1
     contents = {index: section.data for index, section in enumerate(plain, 1)}
-    for at, target in tables:
+    for at, _, relas in tables:
         contents[at] = b"".join(
             struct.pack(
                 "<QIIQ",
@@ -132,7 +141,7 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
                 rows[r.symbol] if isinstance(r.symbol, str) else r.symbol,
                 r.addend & (1 << 64) - 1,
             )
-            for r in plain[target - 1].relas
+            for r in relas
         )
     plain += [
         Sec(".symtab", bytes(table), type=SYMTAB, align=8),
@@ -142,7 +151,7 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
     contents |= {symtab: plain[-3].data, symtab + 1: plain[-2].data}
     starts = [titles.add(section.name) for section in plain]
     contents[symtab + 2] = bytes(titles.data)
-    targets = dict(tables)
+    targets = {at: target for at, target, _ in tables}
     image, headers = bytearray(64), bytearray(64)
     for index, section in enumerate(plain, 1):
         data = contents[index]

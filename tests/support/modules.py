@@ -103,6 +103,7 @@ def module(
     extra: Sequence[Sec] = (),
     symbols: Sequence[Sym] = (),
     plt: bool = True,
+    info: str = "",
 ) -> bytes:
     """Return a loadable module.
 
@@ -120,6 +121,8 @@ def module(
         Further sections and symbols.
     plt
         Whether the arm64 placeholders are there.
+    info
+        A further `tag=value` of `.modinfo`.
     """
     work, work_relas = calls(machine, *undefined)
     text, bodies = work, []
@@ -130,7 +133,8 @@ def module(
     init, init_relas = calls(machine, f"{name}_work")
     pointers = [f"{name}_work", *weak]
     data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
-    info = f"license=GPL\0depends={depends}\0name={name}\0vermagic=6.12.0 SMP mod_unload \0"
+    tags = ("license=GPL", f"depends={depends}", f"name={name}", "vermagic=6.12.0 SMP mod_unload ")
+    modinfo = "".join(f"{tag}\0" for tag in (*tags, info) if tag)
     this = [
         Rela(INIT_AT[machine], ABS64[machine], "init_module"),
         Rela(EXIT_AT[machine], ABS64[machine], "cleanup_module"),
@@ -142,7 +146,7 @@ def module(
         Sec(".exit.text", RETURN[machine], A | X, align=16),
         Sec(".rodata", bytes(4) + b"read only\0", A, align=8, relas=relative),
         Sec(".init.rodata", b"init rodata\0", A, align=4),
-        Sec(".modinfo", info.encode(), A),
+        Sec(".modinfo", modinfo.encode(), A),
         Sec(".data", bytes(8 * len(pointers)) + b"data", A | W, align=8, relas=data_relas),
         Sec(".init.data", b"init data", A | W, align=8),
         Sec(".data..ro_after_init", b"sealed later", A | W, align=8),
