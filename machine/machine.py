@@ -37,7 +37,7 @@ from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
 from loader.depends import ModuleTree, find, modules_for, open_tree
-from loader.errors import BadParameter, InitFailed, MissingDependency
+from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
@@ -442,7 +442,9 @@ class Machine:
     def unload(self, module: Module) -> None:
         """Run a module's exit and take it out of memory; LoadError while others use it."""
         loaded = module.loaded
-        if loaded.state is State.COMING and not loaded.users:
+        if loaded.state is State.COMING:
+            if loaded.users:
+                raise ModuleInUse(loaded.name, tuple(sorted(loaded.users)))
             self._discard(loaded)
             return
         self.loader.begin_unload(loaded)

@@ -479,7 +479,13 @@ class Replacement:
         self._patches = patches
         self._execmem = execmem
         self._held = held
+        self._users: list[tuple[LoadedModule, str]] = []
         self.trampolines: Interval = trampolines.interval
+
+    def hold(self, module: LoadedModule, user: str) -> None:
+        """Keep a module that others are led to from being unloaded until `stop`."""
+        module.users.add(user)
+        self._users.append((module, user))
 
     def stop(self) -> None:
         """Let the functions be themselves again: every byte is as it was before."""
@@ -487,6 +493,8 @@ class Replacement:
             self._patches.release(self._held)
             self._held = []
             self._execmem.free(self.trampolines.start)
+            for module, user in self._users:
+                module.users.discard(user)
 
     def __enter__(self) -> Self:
         return self

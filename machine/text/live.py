@@ -117,13 +117,12 @@ class LiveText:
 
     def replace(self, functions: Mapping[int | str, int | str]) -> Replacement:
         """Let calls of functions go to others; see `Machine.replace`."""
-        chosen = []
+        chosen: list[tuple[LoadedModule, Site, int]] = []
+        held: list[tuple[LoadedModule, str]] = []
         for old, new in functions.items():
-            address = self.place(old)
-            for module in self._modules():
-                if module.region_at(address) is not None:
-                    break
-            else:
+            address, there = self.place(old), self.place(new)
+            module, provider = self._around(address), self._around(there)
+            if module is None:
                 raise PatchRefused(
                     "replace", address, self.patches.where(address), "it lies in no module"
                 )
@@ -131,8 +130,16 @@ class LiveText:
             if not sites:
                 reason = "no call site for the tracer at its entry"
                 raise PatchRefused("replace", address, self.patches.where(address), reason)
-            chosen.append((module, sites[0], self.place(new)))
-        return self.ftrace.replace(chosen)
+            chosen.append((module, sites[0], there))
+            if provider is not None and provider is not module:
+                held.append((provider, f"the replacement of {self.patches.where(address)}"))
+        replacement = self.ftrace.replace(chosen)
+        for provider, user in held:
+            replacement.hold(provider, user)
+        return replacement
+
+    def _around(self, address: int) -> LoadedModule | None:
+        return next((m for m in self._modules() if m.region_at(address) is not None), None)
 
     def static_key(self, name: str, address: int) -> StaticKey:
         """Return the static key at an address."""

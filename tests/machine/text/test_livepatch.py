@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from allocator.types import MemType
-from loader.errors import InitFailed
+from loader.errors import InitFailed, ModuleInUse
 from tests.support.elfwriter import AARCH64, FUNC, LIVEPATCH, RISCV, X86_64, A, Rela, Sec, Sym, X
 from tests.support.modules import module as mini_module
 
@@ -69,6 +69,8 @@ def test_a_function_is_replaced_by_one_of_a_livepatch(machine, patch, first):
         assert target.call("patchable_next", 5) == 3 * (5 + 1 + 1)
         with machine.replace({"patchable:patchable_next": "fix:fixed_next"}):
             assert target.call("patchable_next", 5) == 1000 + 5 + 1
+        with pytest.raises(ModuleInUse, match="replacement of patchable_double"):
+            fix.unload()
     assert (text_of(machine, target), machine.execmem.allocations()) == (before, state)
     assert (target.call("patchable_double", 5), target.call("patchable_next", 5)) == (10, 12)
     fix.unload()
