@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import attrs
 
@@ -41,7 +41,9 @@ from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInU
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
+from machine.arguments import Argument, Out
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
+from machine.device import Device, find_device, no_device
 from machine.disassembly import Disassembler
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.api.algorithms import (
@@ -54,6 +56,7 @@ from machine.kernel.api.algorithms import (
 from machine.kernel.api.params import Parameter, parameters
 from machine.kernel.api.sched import idle, sleep
 from machine.kernel.api.time import NSEC_PER_SEC, advance
+from machine.kernel.api.user import user_memory
 from machine.kernel.heap import LIMIT as HEAP_LIMIT
 from machine.kernel.kasan import CheckedHeap
 from machine.kernel.kernel import Kernel, LogLine, Unknown
@@ -78,28 +81,6 @@ RED_ZONE = 256
 CPUS = 64  # the most that a machine has
 _MACHINE_LIMIT = -1
 _Limit = TypeVar("_Limit", int | None, float | None)
-
-
-class Out:
-    """A zeroed guest buffer for the time of one call, whose bytes can be read back.
-
-    >>> bytes(Out(4)).hex(), len(Out(4))
-    ('00000000', 4)
-    """
-
-    def __init__(self, size: int) -> None:
-        if size < 0:
-            raise ValueError(f"a buffer of {size} bytes")
-        self.data = bytes(size)
-
-    def __bytes__(self) -> bytes:
-        return self.data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-
-Argument: TypeAlias = "int | bytes | bytearray | str | Out"
 
 
 @attrs.define
@@ -915,6 +896,44 @@ class Machine:
             hint = f"registered are {', '.join(sorted(known))}" if known else "load its module"
             raise CryptoError(name, "look up", 0, f"no such {kind or 'algorithm'}; {hint}")
         return algorithm(self.kernel, record)
+
+    # Devices ----------------------------------------------------------------------------------
+
+    def device(self, name: str, *, minor: int | None = None) -> Device:
+        """Return a misc or character device that a module registered, to be opened.
+
+        Parameters
+        ----------
+        name
+            What it is called in `/dev`, or was registered as. Where it is not registered, the
+            modules under `root` that have it as their alias are loaded first, as opening
+            its node would.
+        minor
+            Which one, of a driver that has several; the first by default.
+
+        Raises
+        ------
+        DeviceError
+            Nobody has it.
+        """
+        found = find_device(self, name, minor)
+        if found is None and self.tree is not None:
+            for module in modules_for(self.tree, f"devname:{name}"):
+                if module not in self.modules:
+                    self.load(module)
+            found = find_device(self, name, minor)
+        if found is None:
+            raise no_device(self, name, minor)
+        return found
+
+    @contextmanager
+    def user(self, contents: bytes | int) -> Iterator[int]:
+        """Give user memory that holds `contents`, or that many zeros, for a while.
+
+        For what a device is given by address inside of a structure.
+        """
+        with user_memory(self.kernel, contents) as address:
+            yield address
 
     # Explaining ------------------------------------------------------------------------------
 

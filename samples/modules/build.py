@@ -45,6 +45,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "logbook": (),
     "mathlib": (),
     "mathuser": ("mathlib",),
+    "notes": (),
     "patchable": (),
     "sealed": (),
     "sorting": (),

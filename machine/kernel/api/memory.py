@@ -425,18 +425,7 @@ def _free_percpu(k: Kernel, base: int) -> None:
             stop(k, f"free_percpu of {base:#x}: never allocated, or freed before")
 
 
-# User memory: there is none, so every copy stops at its first byte ---------------------------
-
-
-@function("unsigned long _copy_from_user(void *to, const void __user *from, unsigned long n)")
-def _copy_from_user(k: Kernel, to: int, _from: int, size: int) -> int:
-    fill(k, to, size, 0)
-    return size
-
-
-@function("unsigned long _copy_to_user(void __user *to, const void *from, unsigned long n)")
-def _copy_to_user(_k: Kernel, _to: int, _from: int, size: int) -> int:
-    return size
+# Copies to and from user memory (mm/usercopy.c) --------------------------------------------------
 
 
 @function("void __check_object_size(const void *ptr, unsigned long n, bool to_user)")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from machine.kernel.api.common import empty_list
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
 from machine.kernel.registry import Field
@@ -558,6 +559,39 @@ def _register_chrdev_region(k: Kernel, first: int, count: int, name: int) -> int
 @function("void unregister_chrdev_region(dev_t from, unsigned count)")
 def _unregister_chrdev_region(k: Kernel, first: int, _count: int) -> None:
     k.registry.remove("char device", first)
+
+
+# struct cdev (fs/char_dev.c) begins with its kobject.
+struct("cdev", "kobj:u64[8] owner:ptr ops:ptr list:list dev:u32 count:u32")
+
+
+@function("void cdev_init(struct cdev *cdev, const struct file_operations *fops)")
+def _cdev_init(k: Kernel, cdev: int, fops: int) -> None:
+    found = view(k, "cdev", cdev)
+    k.memory.write(cdev, bytes(found.layout.size))
+    empty_list(k, found.at("list"))
+    found.put("ops", fops)
+
+
+@function("int cdev_add(struct cdev *p, dev_t dev, unsigned count)")
+def cdev_add(k: Kernel, cdev: int, first: int, count: int) -> int:
+    """Record the devices of a cdev, by the name of the region that their numbers are of."""
+    found = view(k, "cdev", cdev)
+    found.put("dev", first)
+    found.put("count", count)
+    number, minor = first >> 20, first & ((1 << 20) - 1)
+    regions = (r for r in k.registry.find("char device") if r.fields.get("major") == number)
+    fields: dict[str, Field] = {"major": number, "minor": minor, "count": count}
+    callbacks = file_operations(k, found.number("ops"))
+    name = next((r.name for r in regions), "")
+    k.register("char device", cdev, name, fields=fields, callbacks=callbacks)
+    return 0
+
+
+@function("void cdev_del(struct cdev *p)")
+def cdev_del(k: Kernel, cdev: int) -> None:
+    """Forget the devices of a cdev."""
+    k.registry.remove("char device", cdev)
 
 
 @function("int __register_blkdev(unsigned int major, const char *name, void *probe)")

@@ -24,8 +24,12 @@ typedef _Bool bool;
 #define NULL ((void *)0)
 #define true 1
 #define false 0
+#define ENOENT 2
 #define ENOMEM 12
+#define EFAULT 14
 #define EINVAL 22
+#define ENOTTY 25
+#define ENOSPC 28
 #define GFP_KERNEL 0xcc0u
 
 #define __section(name) __attribute__((section(name)))
@@ -284,5 +288,67 @@ static inline void spin_unlock(spinlock_t *lock)
 	__atomic_store_n(serving, (u16)(*serving + 1), __ATOMIC_RELEASE);
 }
 #endif
+
+/*
+ * Memory of user space. On arm64 the bare copy is what modules call, and the checks around
+ * it are inlined; a count is returned of what was not copied.
+ */
+#define __user
+#if defined(__aarch64__)
+unsigned long __arch_copy_to_user(void __user *to, const void *from, unsigned long size);
+unsigned long __arch_copy_from_user(void *to, const void __user *from, unsigned long size);
+#define copy_to_user __arch_copy_to_user
+#define copy_from_user __arch_copy_from_user
+#else
+unsigned long _copy_to_user(void __user *to, const void *from, unsigned long size);
+unsigned long _copy_from_user(void *to, const void __user *from, unsigned long size);
+#define copy_to_user _copy_to_user
+#define copy_from_user _copy_from_user
+#endif
+
+/* Devices: the beginning of struct file, operations on it, and misc devices. */
+#define _IO(type, number) ((unsigned int)(type) << 8 | (number))
+#define MISC_DYNAMIC_MINOR 255
+
+struct inode;
+
+struct file {
+	u64 count;
+	u32 lock;
+	u32 mode;
+	const void *operations;
+	void *mapping;
+	void *private_data;
+	struct inode *inode;
+	unsigned int f_flags;
+};
+
+struct file_operations {
+	struct module *owner;
+	u32 fop_flags;
+	void *llseek;
+	long (*read)(struct file *file, char __user *to, size_t count, long long *place);
+	long (*write)(struct file *file, const char __user *from, size_t count, long long *place);
+	void *read_iter, *write_iter, *iopoll, *iterate_shared, *poll;
+	long (*unlocked_ioctl)(struct file *file, unsigned int command, unsigned long argument);
+	void *compat_ioctl, *mmap;
+	int (*open)(struct inode *inode, struct file *file);
+	void *flush;
+	int (*release)(struct inode *inode, struct file *file);
+	void *more[18];
+};
+
+struct miscdevice {
+	int minor;
+	const char *name;
+	const struct file_operations *fops;
+	struct list_head list;
+	void *parent, *this_device, *groups;
+	const char *nodename;
+	u16 mode;
+};
+
+int misc_register(struct miscdevice *device);
+void misc_deregister(struct miscdevice *device);
 
 #endif /* SAMPLES_MODULE_H */

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What calls from Python may be given beside numbers."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+
+class Out:
+    """A zeroed guest buffer for the time of one call, whose bytes can be read back.
+
+    >>> bytes(Out(4)).hex(), len(Out(4))
+    ('00000000', 4)
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 0:
+            raise ValueError(f"a buffer of {size} bytes")
+        self.data = bytes(size)
+
+    def __bytes__(self) -> bytes:
+        return self.data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+Argument: TypeAlias = "int | bytes | bytearray | str | Out"

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that modules registered, opened and used as a process would use their nodes.
+
+The registration is a record of callbacks. What the kernel does around them is done here: an
+open file and an inode for them to look at, the arguments in user memory, the file's position,
+a module that cannot go while somebody has its device open (fs/read_write.c, fs/ioctl.c,
+fs/char_dev.c, drivers/char/misc.c).
+
+>>> from machine.machine import Machine
+>>> from samples.modules import root
+>>> machine = Machine("arm64", root=root("arm64"))
+>>> module = machine.load("notes")
+>>> with machine.device("notes") as notes:
+...     notes.write(b"remember"), notes.ioctl(0x6E00)
+(8, 8)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+import attrs
+
+from allocator.errors import ExecmemError
+from machine.arguments import Out
+from machine.kernel.api.files import Mode
+from machine.kernel.api.user import user_memory
+from machine.kernel.printf import MAX_ERRNO, errno_name
+from machine.kernel.registry import Record
+from machine.kernel.structs import View, layout, view
+
+if TYPE_CHECKING:
+    from machine.machine import Machine
+
+KINDS = ("misc device", "char device")
+MISC_MAJOR = 10
+S_IFCHR = 0o020600
+ENOIOCTLCMD = 515
+MOST = 0x7FFF_F000  # bytes of one read or write: MAX_RW_COUNT
+
+
+@attrs.define(auto_exc=True, str=False)
+class DeviceError(ExecmemError):
+    """A device refused what it was asked for, or there is no such device.
+
+    Parameters
+    ----------
+    device, operation
+        What was asked of whom.
+    error
+        The errno, positive; 0: nobody was asked.
+    reason
+        What is wrong, where the errno does not say it.
+    """
+
+    device: str
+    operation: str
+    error: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        code = f"-{self.error} ({errno_name(self.error)})" if self.error else ""
+        return f"{self.device}: {self.operation}: {', '.join(filter(None, (code, self.reason)))}"
+
+
+@attrs.define(eq=False)
+class Device:
+    """One device; a file of it is open from `open`, or the first use, until `close`.
+
+    Parameters
+    ----------
+    machine
+        Where it is registered.
+    record
+        The registration.
+    minor
+        Which of the devices that it covers.
+    """
+
+    machine: Machine
+    record: Record
+    minor: int
+    _file: View | None = attrs.field(default=None, init=False)
+    _inode: int = attrs.field(default=0, init=False)
+
+    @property
+    def name(self) -> str:
+        """What it is called in `/dev`, as far as the registration says it."""
+        return str(self.record.fields.get("node") or self.record.name)
+
+    def open(self, flags: int = os.O_RDWR) -> Self:
+        """Open a file of it; DeviceError where it refuses, or where one is open."""
+        if self._file is not None:
+            raise DeviceError(self.name, "open", 0, "it is open already")
+        if all(record is not self.record for record in self.machine.registry):
+            raise DeviceError(self.name, "open", errno.ENXIO, "its module has taken it back")
+        kernel, record = self.machine.kernel, self.record
+        self._inode = self.machine.alloc(layout("inode").size)
+        inode = view(kernel, "inode", self._inode)
+        inode.put("i_mode", S_IFCHR)
+        inode.put("i_rdev", self._major << 20 | self.minor)
+        file = view(kernel, "file", self.machine.alloc(layout("file").size))
+        if "node" in record.fields:
+            file.put("private_data", record.address)
+        file.put("f_op", self._operations)
+        if record.kind == "char device" and self._operations:
+            inode.put("i_cdev", record.address)
+        mode = Mode((flags + 1) & 3) | Mode.LSEEK | Mode.PREAD | Mode.PWRITE | Mode.OPENED
+        for right, able, names in (
+            (Mode.READ, Mode.CAN_READ, {"read", "read_iter"}),
+            (Mode.WRITE, Mode.CAN_WRITE, {"write", "write_iter"}),
+        ):
+            if mode & right and names & record.callbacks.keys():
+                mode |= able
+        for member, value in (
+            ("f_count", 1),
+            ("f_mode", mode),
+            ("f_inode", self._inode),
+            ("f_flags", flags),
+        ):
+            file.put(member, value)
+        self._file = file
+        try:
+            if "open" in record.callbacks:
+                self._call("open", self._inode, file.address, returns="int")
+        except BaseException:
+            self._forget()
+            raise
+        self._hold(True)
+        return self
+
+    def close(self) -> None:
+        """Close the file, if one is open; what the device says to that does not count."""
+        file = self._file
+        if file is None:
+            return
+        try:
+            if "flush" in self.record.callbacks:
+                self.machine.call(self.record.callbacks["flush"], file.address, 0)
+            if "release" in self.record.callbacks:
+                self.machine.call(self.record.callbacks["release"], self._inode, file.address)
+        finally:
+            self._hold(False)
+            self._forget()
+
+    def __enter__(self) -> Self:
+        if self._file is None:
+            self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes from the file's position on; none at the end."""
+        file = self._ready("read", size, Mode.READ)
+        with user_memory(self.machine.kernel, min(size, MOST)) as buffer:
+            count = self._transfer("read", file, buffer, size)
+            return self.machine.read(buffer, count) if count else b""
+
+    def write(self, data: bytes) -> int:
+        """Write `data` at the file's position; return how many bytes of it were taken."""
+        file = self._ready("write", len(data), Mode.WRITE)
+        with user_memory(self.machine.kernel, bytes(data[:MOST])) as buffer:
+            return self._transfer("write", file, buffer, len(data))
+
+    def ioctl(self, command: int, argument: int | bytes | bytearray | Out = 0) -> int:
+        """Do what `command` says, and return the device's answer.
+
+        Parameters
+        ----------
+        argument
+            A number, or contents of user memory whose address is the argument: `bytes`;
+            an `Out` is filled with what the device stores there, a `bytearray` is
+            read and filled.
+
+        Raises
+        ------
+        DeviceError
+            The device refused; ENOTTY where it does not know the command.
+        """
+        file = self._opened()
+        with self._argument(argument) as value:
+            if "unlocked_ioctl" not in self.record.callbacks:
+                raise DeviceError(self.name, f"ioctl {command:#x}", errno.ENOTTY)
+            return self._call(
+                "unlocked_ioctl",
+                file.address,
+                command & 0xFFFF_FFFF,
+                value,
+                title=f"ioctl {command:#x}",
+            )
+
+    # What the kernel does around it --------------------------------------------------------------
+
+    @property
+    def _major(self) -> int:
+        value = self.record.fields.get("major", MISC_MAJOR)
+        assert isinstance(value, int)
+        return value
+
+    @property
+    def _operations(self) -> int:
+        """The address of its struct file_operations; 0 where only the callbacks are known."""
+        structure = {"misc device": ("miscdevice", "fops"), "char device": ("cdev", "ops")}
+        if self.record.address < 1 << 32:  # a device number
+            return 0
+        name, member = structure[self.record.kind]
+        return view(self.machine.kernel, name, self.record.address).number(member)
+
+    @contextmanager
+    def _argument(self, argument: int | bytes | bytearray | Out) -> Iterator[int]:
+        if isinstance(argument, int):
+            yield argument & ((1 << 64) - 1)
+            return
+        with user_memory(self.machine.kernel, bytes(argument)) as address:
+            try:
+                yield address
+            finally:
+                found = self.machine.read(address, len(argument)) if len(argument) else b""
+                if isinstance(argument, Out):
+                    argument.data = found
+                elif isinstance(argument, bytearray):
+                    argument[:] = found
+
+    def _opened(self) -> View:
+        if self._file is None:
+            self.open()
+        assert self._file is not None
+        return self._file
+
+    def _ready(self, operation: str, size: int, right: Mode) -> View:
+        """Return the open file, if that operation is possible."""
+        file = self._opened()
+        if not file.number("f_mode") & right:
+            reason = "it is not open for that"
+            raise DeviceError(self.name, operation, errno.EBADF, reason)
+        if size < 0:
+            raise DeviceError(self.name, operation, errno.EINVAL, f"{size} bytes")
+        if operation not in self.record.callbacks:
+            more = f"{operation}_iter" in self.record.callbacks
+            reason = f"it has only {operation}_iter, which is not supported" if more else ""
+            raise DeviceError(self.name, operation, errno.EINVAL, reason)
+        return file
+
+    def _transfer(self, operation: str, file: View, buffer: int, size: int) -> int:
+        """Read or write at the file's position, which a failure leaves as it was."""
+        stream, before = file.number("f_mode") & Mode.STREAM, file.number("f_pos")
+        place = 0 if stream else file.at("f_pos")
+        size = min(size, MOST)
+        try:
+            count = self._call(operation, file.address, buffer, size, place)
+        except ExecmemError:
+            file.put("f_pos", before)
+            raise
+        if count > size:
+            reason = f"it says that it did {count:#x} of {size:#x} bytes"
+            raise DeviceError(self.name, operation, errno.EIO, reason)
+        return count
+
+    def _call(self, name: str, *args: int, title: str = "", returns: str = "long") -> int:
+        result = self.machine.call(self.record.callbacks[name], *args, returns=returns)
+        if -MAX_ERRNO <= result < 0:
+            error = errno.ENOTTY if result == -ENOIOCTLCMD else -result
+            raise DeviceError(self.name, title or name, error)
+        return result
+
+    def _hold(self, held: bool) -> None:
+        """Let the module stay for as long as the file is open (fops_get)."""
+        module = self.machine.modules.get(self.record.owner)
+        if module is not None and self._file is not None:
+            who = f"an open file of {self.name} ({self._file.address:#x})"
+            (module.loaded.users.add if held else module.loaded.users.discard)(who)
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            self.machine.free(self._file.address)
+        self.machine.free(self._inode)
+        self._file, self._inode = None, 0
+
+
+def find_device(machine: Machine, name: str, minor: int | None = None) -> Device | None:
+    """Return the device of a name in `/dev` or in the registry; None: nobody has it."""
+    for record in machine.registry:
+        if record.kind not in KINDS or name not in (record.name, record.fields.get("node")):
+            continue
+        first, count = record.fields.get("minor", 0), record.fields.get("count", 1)
+        assert isinstance(first, int)
+        assert isinstance(count, int)
+        number = first if minor is None else minor
+        if record.callbacks and first <= number < first + count:
+            return Device(machine, record, number)
+    return None
+
+
+def no_device(machine: Machine, name: str, minor: int | None) -> DeviceError:
+    """Return what says that nobody has a device, and which there are."""
+    known = sorted({r.name for r in machine.registry if r.kind in KINDS and r.callbacks})
+    hint = f"registered are {', '.join(known)}" if known else "load its module"
+    which = "" if minor is None else f" with the minor number {minor}"
+    return DeviceError(name, "look up", errno.ENOENT, f"no such device{which}; {hint}")

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module's devices are opened, read, written and asked from Python, by way of user memory."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from execmem import Machine, Out
+from loader.errors import ModuleInUse
+from machine.device import DeviceError
+from machine.kernel.structs import layout
+from samples.modules import root
+from tests.machine.test_registry import call
+
+SIZE, CLEAR, FIND = 0x6E00, 0x6E01, 0x6E02  # _IO('n', 0 ... 2)
+PAGE = 4096
+
+
+@functools.cache
+def _machine(name):
+    machine = Machine(name, root=root(name))
+    machine.load("notes")
+    return machine
+
+
+@pytest.fixture
+def machine(arch):
+    """Return a machine whose module `notes` has nothing to remember."""
+    found = _machine(arch.name)
+    with found.device("notes") as notes:
+        notes.ioctl(CLEAR)
+    return found
+
+
+def refused(error, operation, *args):
+    """Return the message of the refusal, which must have this errno."""
+    with pytest.raises(DeviceError) as caught:
+        operation(*args)
+    assert caught.value.error == error
+    return str(caught.value)
+
+
+_OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.binary(max_size=1500)),
+        st.tuples(st.just("read"), st.integers(0, 5000)),
+        st.tuples(st.just("open"), st.sampled_from((os.O_RDWR, os.O_RDWR | os.O_APPEND))),
+        st.tuples(st.just("clear"), st.none()),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(operations=_OPERATIONS)
+def test_notes_are_a_file_of_one_page(arch, operations):
+    """Reads, writes and positions of the sample device are those of a file of 4096 bytes."""
+    machine = _machine(arch.name)
+    notes = machine.device("notes").open()
+    notes.ioctl(CLEAR)
+    contents, place, append = b"", 0, False
+    for name, value in operations:
+        if name == "write":
+            start = len(contents) if append else place
+            taken = value[: max(PAGE - start, 0)]
+            if value and start >= PAGE:
+                refused(errno.ENOSPC, notes.write, value)
+                continue
+            assert notes.write(value) == len(taken)
+            place = start + len(taken)
+            contents = contents[:start] + taken + contents[start + len(taken) :]
+        elif name == "read":
+            expected = contents[place : place + value]
+            assert notes.read(value) == expected
+            place += len(expected)
+        elif name == "open":
+            notes.close()
+            notes.open(value)
+            place, append = 0, bool(value & os.O_APPEND)
+        else:
+            notes.ioctl(CLEAR)  # leaves the position where it is
+            contents, place = b"", 0
+            notes.close()
+            notes.open(os.O_RDWR | os.O_APPEND * append)
+        assert notes.ioctl(SIZE) == len(contents)
+    notes.close()
+
+
+def test_ioctl_takes_and_fills_user_memory(machine):
+    """An argument may be a number, bytes, an Out that is filled, a bytearray for both ways."""
+    with machine.device("notes") as notes:
+        notes.write(b"abc\0def")
+        both = bytearray(b"d\0\0\0\xff\xff\xff\xff")
+        assert notes.ioctl(FIND, both) == 0
+        assert both == b"d\0\0\0\x04\0\0\0"
+        out = Out(8)  # looks for NUL
+        assert notes.ioctl(FIND, out) == 0
+        assert bytes(out) == bytes(4) + b"\x03\0\0\0"
+        assert notes.ioctl(FIND, b"c" + bytes(7)) == 0
+        with machine.user(b"f" + bytes(7)) as address:
+            assert notes.ioctl(FIND, address) == 0
+            assert machine.read(address + 4, 4) == b"\x06\0\0\0"
+        assert refused(errno.ENOENT, notes.ioctl, FIND, b"z" + bytes(7)) == (
+            "notes: ioctl 0x6e02: -2 (ENOENT)"
+        )
+
+
+@pytest.mark.parametrize("address", [0, 0x1234, (1 << 32) - 4, 1 << 47, (1 << 64) - 8])
+def test_a_wrong_user_address_is_an_error_not_a_fault(machine, address):
+    """Where the user has no memory, or the kernel has it, copies say EFAULT."""
+    with machine.device("notes") as notes:
+        refused(errno.EFAULT, notes.ioctl, FIND, address)
+        refused(errno.EFAULT, notes.ioctl, FIND, machine.kernel.current)
+        refused(errno.ENOTTY, notes.ioctl, 0x6EFF)
+
+
+def test_a_file_counts_as_a_user_of_its_module(arch):
+    """A module stays while its device is open; afterwards the device is gone with it."""
+    machine = Machine(arch, root=root(arch.name))
+    module = machine.load("notes")
+    notes = machine.device("notes")
+    with notes:
+        assert module.call("notes_opened") == 1
+        with machine.device("notes"):
+            assert module.call("notes_opened") == 2
+            assert refused(0, notes.open) == "notes: open: it is open already"
+        with pytest.raises(ModuleInUse, match="an open file of notes"):
+            module.unload()
+    assert module.call("notes_opened") == 0
+    free = machine.memory.physical.free_bytes
+    with notes:
+        notes.write(bytes(3 * PAGE))
+    assert machine.memory.physical.free_bytes == free
+    module.unload()
+    refused(errno.ENXIO, notes.read, 1)
+    refused(errno.ENOENT, machine.device, "notes")
+    machine.memory.check()
+
+
+def test_open_flags_decide_what_is_possible(machine):
+    """A file that is open for one direction refuses the other; sizes are not negative."""
+    with machine.device("notes").open(os.O_RDONLY) as notes:
+        assert notes.read(1) == b""
+        refused(errno.EBADF, notes.write, b"x")
+        refused(errno.EINVAL, notes.read, -1)
+    with machine.device("notes").open(os.O_WRONLY) as notes:
+        assert notes.write(b"x") == 1
+        refused(errno.EBADF, notes.read, 1)
+    assert "registered are notes" in refused(errno.ENOENT, machine.device, "nodes")
+    refused(errno.ENOENT, functools.partial(machine.device, "notes", minor=77))
+
+
+def test_a_cdev_finds_its_structure_and_number(arch):
+    """cdev_add records a device by its region's name; its inode leads to the cdev."""
+    machine, seen = Machine(arch), []
+    machine.stub("spy", lambda inode, file: seen.append((inode, file)) or 0)
+    operations = bytearray(layout("file_operations").size)
+    place = layout("file_operations").members["open"].offset
+    operations[place : place + 8] = machine.kernel.address("spy").to_bytes(8, "little")
+    fops, cdev, dev = machine.alloc(operations), machine.alloc(256), machine.alloc(8)
+    assert call(machine, "alloc_chrdev_region", dev, 4, 3, machine.alloc(b"many\0")) == 0
+    number = machine.kernel.word(dev, 4)
+    call(machine, "cdev_init", cdev, fops)
+    assert call(machine, "cdev_add", cdev, number, 3) == 0
+    with machine.device("many", minor=5):
+        ((inode, file),) = seen
+        assert machine.kernel.word(inode + 576) == cdev  # i_cdev, as nvme and cec read it
+        assert machine.kernel.word(inode + 76, 4) == number + 1  # i_rdev
+        assert machine.kernel.word(file + 16) == fops
+        assert machine.kernel.word(file + 32) == 0  # private_data
+    call(machine, "cdev_del", cdev)
+    call(machine, "unregister_chrdev_region", number, 3)
+    refused(errno.ENOENT, machine.device, "many")
+
+
+# The kernel's functions --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(machine):
+    """Return the address of two pages of user memory, with nothing behind them."""
+    with machine.user(2 * PAGE) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    "name", ["_copy_to_user", "__arch_copy_to_user", "__asm_copy_to_user", "copy_to_user_nofault"]
+)
+def test_copies_to_the_user_end_at_its_last_page(machine, user, name):
+    """What could be copied was copied, and the number of the other bytes is returned."""
+    kernel = machine.alloc(bytes(range(100)))
+    end = user + 2 * PAGE
+    assert call(machine, name, user + PAGE - 50, kernel, 100) == 0
+    assert machine.read(user + PAGE - 50, 100) == bytes(range(100))
+    assert call(machine, name, end - 30, kernel, 100) == 70
+    assert machine.read(end - 30, 30) == bytes(range(30))
+    assert call(machine, name, end, kernel, 100) == 100
+    assert call(machine, name, kernel, kernel, 100) == 100  # not the user's
+    machine.free(kernel)
+
+
+@pytest.mark.parametrize(
+    ("name", "zeroes"),
+    [("_copy_from_user", True), ("__arch_copy_from_user", False), ("__asm_copy_from_user", False)],
+)
+def test_copies_from_the_user_end_at_its_last_page(machine, user, name, zeroes):
+    """The checked copy stores zeros for what it could not read; the bare one leaves it."""
+    end = user + 2 * PAGE
+    machine.write(end - 30, bytes(range(1, 31)))
+    kernel = machine.alloc(b"\xee" * 100)
+    assert call(machine, name, kernel, end - 30, 100) == 70
+    assert machine.read(kernel, 100) == bytes(range(1, 31)) + (b"\0" if zeroes else b"\xee") * 70
+    assert call(machine, name, kernel, kernel, 100) == 100
+    machine.free(kernel)
+
+
+@pytest.mark.parametrize("name", ["clear_user", "__clear_user", "__arch_clear_user"])
+def test_clearing_ends_at_the_users_last_page(machine, user, name):
+    """Zeros are stored as far as the user's memory goes."""
+    machine.write(user, b"\xff" * 2 * PAGE)
+    assert call(machine, name, user + 2 * PAGE - 10, 25) == 15
+    assert machine.read(user, 2 * PAGE) == b"\xff" * (2 * PAGE - 10) + bytes(10)
+
+
+def test_strings_of_the_user(machine, user):
+    """A string ends at its NUL or at the count; one that runs out of memory is EFAULT (or 0)."""
+    end, kernel = user + 2 * PAGE, machine.alloc(b"\xee" * 16)
+    machine.write(user, b"hello\0" + b"x" * (2 * PAGE - 6))
+    fault = -errno.EFAULT & ((1 << 64) - 1)
+    assert call(machine, "strncpy_from_user", kernel, user, 16) == 5
+    assert machine.read(kernel, 8) == b"hello\0\xee\xee"
+    assert call(machine, "strncpy_from_user", kernel, user, 3) == 3
+    assert call(machine, "strncpy_from_user", kernel, end - 4, 16) == fault
+    assert call(machine, "strncpy_from_user", kernel, kernel, 16) == fault
+    assert call(machine, "strnlen_user", user, 100) == 6
+    assert call(machine, "strnlen_user", user, 3) > 3
+    assert call(machine, "strnlen_user", end - 4, 100) == 0
+    copy = call(machine, "strndup_user", user, 100)
+    assert machine.read(copy, 6) == b"hello\0"
+    copied = call(machine, "memdup_user_nul", user, 4)
+    assert machine.read(copied, 5) == b"hell\0"
+    assert call(machine, "memdup_user", end - 4, 5) == fault
+    for address in (kernel, copy, copied):
+        machine.free(address)
+
+
+# Real devices ------------------------------------------------------------------------------------
+
+
+def test_loop_control_gives_a_free_number(arch, corpus):
+    """LOOP_CTL_GET_FREE and LOOP_CTL_ADD of the loop driver; LOOP_CTL_REMOVE of none is ENODEV."""
+    machine = Machine(arch, root=corpus)
+    machine.load("loop")
+    with machine.device("loop-control") as control:
+        first = control.ioctl(0x4C82)
+        assert first >= 0
+        assert control.ioctl(0x4C80, first + 40) == first + 40
+        refused(errno.EEXIST, control.ioctl, 0x4C80, first + 40)
+        refused(errno.ENODEV, control.ioctl, 0x4C81, first + 41)
+        refused(errno.EINVAL, control.read, 1)
