@@ -163,7 +163,7 @@ class Cpu:
         # The binding looks the register's type up each time; all of these have 64 bits or less.
         box = self._box
         box.value = 0
-        status = self.uc._do_reg_read(self.register(name), self._pointer)  # noqa: SLF001
+        status = self.uc._do_reg_read(self.register(name), self._pointer)  # noqa: SLF001 -- see above
         if status != uc_const.UC_ERR_OK:
             raise unicorn.UcError(status)
         return box.value
@@ -171,7 +171,7 @@ class Cpu:
     def write(self, name: str, value: int) -> None:
         """Set a register."""
         self._box.value = value
-        status = self.uc._do_reg_write(self.register(name), self._pointer)  # noqa: SLF001
+        status = self.uc._do_reg_write(self.register(name), self._pointer)  # noqa: SLF001 -- see above
         if status != uc_const.UC_ERR_OK:
             raise unicorn.UcError(status)
 
@@ -180,7 +180,7 @@ class Cpu:
         count = len(names)
         numbers = (ctypes.c_int * count)(*map(self.register, names))
         values = (ctypes.c_uint64 * count)()
-        start, write = ctypes.addressof(values), self.uc._do_reg_write_batch  # noqa: SLF001
+        start, write = ctypes.addressof(values), self.uc._do_reg_write_batch  # noqa: SLF001 -- same
         pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
 
         def store(given: list[int]) -> None:

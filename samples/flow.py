@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allocator.errors import ExecmemError
 from allocator.types import MemType, Prot
 from archs import Arch, archs
 from machine.machine import Machine
@@ -75,7 +76,7 @@ def _life(arch: Arch, *, poke: bool) -> dict[str, Any]:
     try:
         pending.write(0, code)
         late = "stored"
-    except Exception as error:  # noqa: BLE001 - the lesson shows which one
+    except ExecmemError as error:
         late = type(error).__name__
     machine.call(allocation.address)
     return {
