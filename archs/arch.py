@@ -272,6 +272,13 @@ class Emulation:
         Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
     code
         Kernel functions that are nothing but a few instructions, by name.
+    fixups
+        Of those that access user memory: where in them they do, and where they go on when
+        that fails.
+    fixup
+        What an entry of a module's `__ex_table` says, beside where to go on, of registers to
+        set after a failed access: the entry's last word -> register names and values; None
+        where that cannot be done here.
     ret
         A return instruction.
     copy
@@ -298,7 +305,9 @@ class Emulation:
     canary: tuple[Anchor, int]
     percpu_from_zero: bool
     code: Mapping[str, bytes]
+    fixup: Callable[[int], tuple[tuple[str, int], ...] | None]
     ret: bytes
+    fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     copy: bytes = b""
     current_variables: tuple[str, ...] = ()
     exceptions: Exceptions = attrs.field(factory=Exceptions)

@@ -21,6 +21,7 @@ memory.rst; arch/arm64/kernel/patching.c.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 
@@ -425,6 +426,15 @@ def concurrent(old: bytes, new: bytes) -> bool:
     )
 
 
+def _fixup(word: int) -> tuple[tuple[str, int], ...] | None:
+    """Return what an exception table entry sets (asm-extable.h): one register -EFAULT, one 0."""
+    kind, error, zero = word & 0xFFFF, word >> 16 & 31, word >> 21 & 31
+    if kind not in (2, 3):  # UACCESS_ERR_ZERO, KACCESS_ERR_ZERO
+        return None
+    values = (error, (1 << 64) - errno.EFAULT), (zero, 0)
+    return tuple((f"x{number}", value) for number, value in values if number != 31)
+
+
 ARM64 = Arch(
     name="arm64",
     aliases=("aarch64",),
@@ -532,6 +542,7 @@ ARM64 = Arch(
         canary=(Anchor.CURRENT, 1384),
         percpu_from_zero=False,
         code={},
+        fixup=_fixup,
         ret=(0xD65F_03C0).to_bytes(4, "little"),
         # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
         copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),

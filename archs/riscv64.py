@@ -23,6 +23,7 @@ arch/riscv/mm/init.c; Documentation/arch/riscv/vm-layout.rst.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 
@@ -296,6 +297,17 @@ def jump_to(place: int, target: int) -> bytes | None:
     return _J.insert(0x6F, distance).to_bytes(4, "little") if distance in _JAL else None
 
 
+def _fixup(word: int) -> tuple[tuple[str, int], ...] | None:
+    """Return what an exception table entry sets (asm-extable.h): one register -EFAULT, one 0."""
+    kind, error, zero = word & 0xFFFF, word >> 16 & 31, word >> 21 & 31
+    if kind == 1:  # FIXUP
+        return ()
+    if kind != 3:  # UACCESS_ERR_ZERO
+        return None
+    values = (error, (1 << 64) - errno.EFAULT), (zero, 0)
+    return tuple((f"x{number}", value) for number, value in values if number)
+
+
 RISCV64 = Arch(
     name="riscv64",
     aliases=("riscv", "rv64"),
@@ -399,6 +411,7 @@ RISCV64 = Arch(
         canary=(Anchor.CURRENT, 1400),
         percpu_from_zero=False,
         code={},
+        fixup=_fixup,
         ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
         # 1: lhu a3,(a1); sh a3,(a0); addi a0,a0,2; addi a1,a1,2; addi a2,a2,-2; bnez a2,1b; ret
         copy=bytes.fromhex("83d605002310d5000905890579166dfa8280"),

@@ -120,6 +120,58 @@ _JUMP_TO = {
 }
 _RET = b"\xc3"
 
+
+def _user_access() -> tuple[dict[str, bytes], dict[str, tuple[int, int]]]:
+    """Return the functions of arch/x86/lib that access user memory, and their fixups.
+
+    An address of the kernel's half becomes -1, where nothing is.
+    """
+    # mov %rax,%rdx; sar $63,%rdx; or %rdx,%rax / the access / xor %eax,%eax; ret /
+    # mov $-14,%rax; xor %edx,%edx; ret
+    get = ("4889c248c1fa3f4809d0", "31c0c3", "48c7c0f2ffffff31d2c3")
+    # mov %rcx,%rbx; sar $63,%rbx; or %rbx,%rcx / the access / xor %ecx,%ecx; ret /
+    # mov $-14,%ecx; ret
+    put = ("4889cb48c1fb3f4809d9", "31c9c3", "b9f2ffffffc3")
+    string = ("", "c3", "")  # what is left stays in %rcx
+    code, fixups = {}, {}
+    for names, access, (before, after, failed) in (
+        ("__get_user_1 __get_user_nocheck_1", "0fb610", get),  # movzbl (%rax),%edx
+        ("__get_user_2 __get_user_nocheck_2", "0fb710", get),
+        ("__get_user_4 __get_user_nocheck_4", "8b10", get),
+        ("__get_user_8 __get_user_nocheck_8", "488b10", get),
+        ("__put_user_1 __put_user_nocheck_1", "8801", put),  # mov %al,(%rcx)
+        ("__put_user_2 __put_user_nocheck_2", "668901", put),
+        ("__put_user_4 __put_user_nocheck_4", "8901", put),
+        ("__put_user_8 __put_user_nocheck_8", "488901", put),
+        ("rep_stos_alternative", "f3aa", string),
+        ("rep_movs_alternative", "f3a4", string),
+    ):
+        parts = [bytes.fromhex(part) for part in (before, access, after, failed)]
+        resume = parts[:3] if failed else parts[:2]
+        for name in names.split():
+            code[name] = b"".join(parts)
+            fixups[name] = len(parts[0]), sum(map(len, resume))
+    return code, fixups
+
+
+_USER_CODE, _USER_FIXUPS = _user_access()
+# Types of arch/x86/include/asm/extable_fixup_types.h: DEFAULT, FAULT, UACCESS; IMM_REG.
+_EX_PLAIN, _EX_IMM_REG = (1, 2, 3), 17
+_EX_REGISTERS = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+
+
+def _fixup(word: int) -> tuple[tuple[str, int], ...] | None:
+    """Return what an exception table entry sets: type, register, flags and immediate."""
+    kind, register, flags, immediate = word & 0xFF, word >> 8 & 15, word >> 12 & 15, word >> 16
+    if kind not in (*_EX_PLAIN, _EX_IMM_REG):
+        return None
+    cleared = tuple((name, 0) for bit, name in ((1, "rax"), (2, "rdx")) if flags & bit)
+    if kind in _EX_PLAIN:
+        return cleared
+    value = (immediate ^ 0x8000) - 0x8000
+    return (_EX_REGISTERS[register], value & ((1 << 64) - 1)), *cleared
+
+
 _DYNAMIC = "written by dynamic linkers, never in a relocatable object"
 _TLS = "the kernel has no thread-local storage"
 _VTABLE = "a note of the C++ compiler for garbage collection"
@@ -851,7 +903,10 @@ X86_64 = Arch(
             "__fentry__": _RET,
             "__x86_return_thunk": _RET,
             **{f"__x86_indirect_thunk_{name}": _JUMP_TO[name] for name in _REGISTERS},
+            **_USER_CODE,
         },
+        fixups=_USER_FIXUPS,
+        fixup=_fixup,
         ret=_RET,
         copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
         exceptions=Exceptions(beyond={3: 1}),

@@ -81,7 +81,8 @@ class Cpu:
     them, and only then `on_tick` is called about every TICK of them, as a timer interrupt would
     be; otherwise time passes when the guest waits for it or looks at it. Where an instruction traps,
     the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
-    on, and `on_fetch` where there is nothing to execute; None from them, and the run ends. That
+    on, `on_fetch` where there is nothing to execute, and `on_access_failed` where there is
+    nothing to load or store; None from them, and the run ends. That
     counts as one instruction, and what the guest executed before it since the last stop does
     not count.
 
@@ -127,6 +128,7 @@ class Cpu:
         self._stale: dict[tuple[int, int], None] = {}
         self._dropped = False
         self.on_fetch: Callable[[int], int | None] | None = None
+        self.on_access_failed: Callable[[int], int | None] | None = None
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -318,6 +320,8 @@ class Cpu:
                 found = self.on_trap(stop.pc)
         elif stop.kind is FaultKind.FETCH and self.on_fetch is not None:
             found = self.on_fetch(stop.pc)
+        elif stop.kind in (FaultKind.READ, FaultKind.WRITE) and self.on_access_failed is not None:
+            found = self.on_access_failed(stop.pc)
         if found is None:
             raise stop
         return found

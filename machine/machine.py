@@ -45,6 +45,7 @@ from machine.arguments import Argument, Out
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
 from machine.device import Device, find_device, no_device
 from machine.disassembly import Disassembler
+from machine.extable import fix
 from machine.faults import BadCall, Fault, FaultKind
 from machine.kernel.api.algorithms import (
     CLASSES,
@@ -187,6 +188,7 @@ class Machine:
         for each in self.cpus:
             each.on_tick = partial(advance, self.kernel, TICK * INSTRUCTION)
             each.breakpoints = self.breakpoints
+            each.on_access_failed = self._fix
         self.kernel.on_idle = partial(idle, self.kernel)
         self.kernel.request_module = self._request
         self.loader = Loader(
@@ -1032,6 +1034,10 @@ class Machine:
                 return f"{what}: {_region_text(loaded, region)}"
         name = self.kernel.name_at(address)
         return f"{what}: kernel symbol '{name}'" if name else what
+
+    def _fix(self, pc: int) -> int | None:
+        """Return where to go on after a failed access at `pc` that was expected; None: it was not."""
+        return fix(self.kernel, self.loader.modules.values(), pc)
 
     def check(self) -> None:
         """Assert every invariant of executable memory and of the page table."""

@@ -202,6 +202,7 @@ class Kernel:
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
+        self.fixups: dict[int, int] = {}  # of its own exception table
         self._slots: list[Slot] = []
         self._partial = ""
         self._spent = 0
@@ -216,7 +217,10 @@ class Kernel:
         self._stubs = Interval(image.start + STUBS, image.start + VARIABLES)
         self._percpu_area()
         for name, code in arch.emulation.code.items():
-            self._addresses[name] = self._code(code)
+            start = self._addresses[name] = self._code(code)
+            if name in arch.emulation.fixups:
+                access, resume = arch.emulation.fixups[name]
+                self.fixups[start + access] = start + resume
         self.copy = self._code(arch.emulation.copy)
         for variable in DATA.values():
             if variable.read is not None:  # these stay where they are

@@ -237,12 +237,26 @@ def test_x86_thunks_jump_to_the_register_of_their_name() -> None:
     """`__x86_indirect_thunk_REG` is `jmp REG`; the other helpers only return."""
     arch = archs.arch("x86_64")
     for name, code in arch.emulation.code.items():
+        if name in arch.emulation.fixups:
+            continue
         (instruction,) = disassembler(arch).disasm(code, 0)
         if name.startswith("__x86_indirect_thunk_"):
             register = name.removeprefix("__x86_indirect_thunk_")
             assert (instruction.mnemonic, instruction.op_str) == ("jmp", register)
         else:
             assert instruction.mnemonic == "ret"
+
+
+def test_x86_user_accesses_are_named_where_they_are() -> None:
+    """The fixup of each function that accesses user memory names the instruction that does it."""
+    arch = archs.arch("x86_64")
+    for name, (access, resume) in arch.emulation.fixups.items():
+        code = arch.emulation.code[name]
+        found = {i.address: i for i in disassembler(arch).disasm(code, 0)}
+        assert sum(i.size for i in found.values()) == len(code)
+        size = {"1": "byte", "2": "word", "4": "dword", "8": "qword"}.get(name[-1], "byte")
+        assert f"{size} ptr" in found[access].op_str
+        assert resume in found
 
 
 def test_va_list_walks_saved_registers_then_the_stack() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allocator.types import MemType
 from execmem import Machine, Out
 from loader.errors import ModuleInUse
 from machine.device import DeviceError
@@ -264,3 +265,72 @@ def test_loop_control_gives_a_free_number(arch, corpus):
         refused(errno.EEXIST, control.ioctl, 0x4C80, first + 40)
         refused(errno.ENODEV, control.ioctl, 0x4C81, first + 41)
         refused(errno.EINVAL, control.read, 1)
+
+
+def test_inlined_accesses_of_the_user_fail_as_expected(arch, corpus):
+    """RFKILL_IOCTL_MAX_SIZE reads a word by get_user(): 8 to 255 do, a wrong address is EFAULT."""
+    machine = Machine(arch, root=corpus)
+    machine.load("rfkill")
+    with machine.device("rfkill") as rfkill:
+        command = 1 << 30 | 4 << 16 | ord("R") << 8 | 2  # _IOW('R', 2, __u32)
+        assert rfkill.ioctl(command, (9).to_bytes(4, "little")) == 0
+        refused(errno.EINVAL, rfkill.ioctl, command, (3).to_bytes(4, "little"))
+        for address in (0, 0x123, (1 << 64) - 8):
+            refused(errno.EFAULT, rfkill.ioctl, command, address)
+        refused(errno.ENOTTY, rfkill.ioctl, command + 40, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_get_user_and_put_user_have_registers_of_their_own(size):
+    """x86-64: %rax to %edx and %eax; %rax to (%rcx) and %ecx: a value and 0, or -EFAULT."""
+    machine = _machine("x86_64")
+    address = machine.kernel.address
+    code = {
+        # mov %rdi,%rax; mov %rsi,%r11; push %rbx; call *%r11; pop %rbx; mov %rdx,%rax; ret
+        "value": "4889f84989f35341ffd35b4889d0c3",
+        # the same without mov %rdx,%rax
+        "error": "4889f84989f35341ffd35bc3",
+        # mov %rdi,%rcx; mov %rsi,%r11; mov %rdx,%rax; push %rbx; call *%r11; pop %rbx;
+        # movslq %ecx,%rax; ret
+        "put": "4889f94989f34889d05341ffd35b4863c1c3",
+    }
+    pending = machine.execmem.alloc(MemType.TEXT, 192)
+    for index, text in enumerate(code.values()):
+        pending.write(64 * index, bytes.fromhex(text))
+    start = pending.finish().address
+    value, error, put = (start + 64 * index for index in range(3))
+    get_user, put_user = address(f"__get_user_{size}"), address(f"__put_user_{size}")
+    most = (1 << 8 * size) - 1
+    with machine.user(16) as user:
+        machine.write(user, bytes(range(0xF0, 0x100)))
+        assert machine.call(value, user, get_user) == machine.kernel.word(user, size)
+        assert machine.call(error, user, get_user) == 0
+        assert machine.call(put, user + 8, put_user, 0x1122334455667788) == 0
+        assert machine.kernel.word(user + 8, size) == 0x1122334455667788 & most
+        for wrong in (0, user + PAGE, machine.kernel.current):
+            assert machine.call(error, wrong, get_user, returns="int") == -errno.EFAULT
+            assert machine.call(value, wrong, get_user) == 0
+            assert machine.call(put, wrong, put_user, 1, returns="int") == -errno.EFAULT
+    machine.execmem.free(start)
+
+
+def test_string_instructions_leave_the_rest_in_rcx():
+    """x86-64: rep_stos_alternative and rep_movs_alternative stop where the user's memory ends."""
+    machine = _machine("x86_64")
+    # mov %rdx,%rcx; xor %eax,%eax; mov %r8,%r11; call *%r11; mov %rcx,%rax; ret
+    code = bytes.fromhex("4889d131c04d89c341ffd34889c8c3")
+    pending = machine.execmem.alloc(MemType.TEXT, 64)
+    pending.write(0, code)
+    call_it = pending.finish().address
+    kernel = machine.alloc(bytes(range(64)))
+    with machine.user(PAGE) as user:
+        end = user + PAGE
+        machine.write(user, b"\xff" * PAGE)
+        movs = machine.kernel.address("rep_movs_alternative")
+        stos = machine.kernel.address("rep_stos_alternative")
+        assert machine.call(call_it, end - 20, kernel, 64, 0, movs) == 44
+        assert machine.read(end - 20, 20) == bytes(range(20))
+        assert machine.call(call_it, end - 5, 0, 64, 0, stos) == 59
+        assert machine.read(end - 20, 20) == bytes(range(15)) + bytes(5)
+    machine.free(kernel)
+    machine.execmem.free(call_it)
