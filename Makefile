@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/execmem demo tour
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
