@@ -29,6 +29,7 @@ from allocator.workloads import Runner, read_trace
 from archs.environment import Environment
 from execmem.compare import branch_reach
 from loader import files
+from loader.archives import modules_in, open_archive
 from loader.depends import find_any, open_tree
 from loader.elf import parse
 from loader.kallsyms import sizes_with_symbols
@@ -43,6 +44,7 @@ from machine.kernel.table import FUNCTIONS
 from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation
+from tests.support import packages
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
@@ -464,6 +466,38 @@ def _pool(machine: Machine, data: bytes) -> list[int]:
     return [*pointers, one + 3072, one + 16]
 
 
+# Packages and tarballs ---------------------------------------------------------------------
+
+# The first byte of an input is the kind of archive, as a file's name would tell it.
+KINDS = (
+    *((packages.tarball, ".tar" + packing, packing) for packing in packages.PACK),
+    *((packages.deb, ".deb", packing) for packing in (".gz", ".xz", ".zst")),
+    *((packages.rpm, ".rpm", packing) for packing in (".gz", ".xz", ".zst", ".bz2")),
+)
+
+
+@cache
+def archives() -> list[bytes]:
+    """Return one small archive of every kind and packing, two modules in each."""
+    files = [("lib/modules/1/x.ko", objects()[0][:3000]), ("lib/modules/1/y.ko", bytes(range(256)))]
+    return [
+        bytes([number]) + make(files, packing) for number, (make, _, packing) in enumerate(KINDS)
+    ]
+
+
+def unpack(data: bytes, _random: Random) -> bool:
+    """List an archive twice, once for what its modules need."""
+    suffix = KINDS[data[0] % len(KINDS)][1] if data else ".tar"
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data[1:])
+        file.flush()
+        open_archive(Path(file.name))
+        found = list(modules_in(Path(file.name)))
+    for member in found:
+        assert member.file is None or len(member.file.data) == member.size
+    return bool(found)
+
+
 TARGETS: dict[str, Target] = {
     "tables": Target(tiny, mutation.elf, parse_elf),
     "parse": Target(objects, mutation.elf, parse_elf),
@@ -472,6 +506,7 @@ TARGETS: dict[str, Target] = {
     "load": Target(objects, mutation.elf, load_elf),
     "guest": Target(objects, mutation.elf, run_guest),
     "wrapper": Target(streams, mutation.packed, unwrap),
+    "archive": Target(archives, mutation.raw, unpack),
     "depends": Target(indices, mutation.text, dependencies),
     "trace": Target(lambda: [TRACE], mutation.text, trace),
     "printf": Target(lambda: FORMATS, mutation.text, formats),
