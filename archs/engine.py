@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -26,8 +26,11 @@ from archs.reloc import PAGE_MASK, REFUSED, SUMMED, Checks, Op, Part, Reach, Rel
 U64: TypeAlias = NDArray[np.uint64]
 Index: TypeAlias = NDArray[np.intp]
 Selection: TypeAlias = "slice | Index"
+Kinds: TypeAlias = NDArray[np.integer[Any]]
 
-FEW = 512  # records up to which the number of calls into numpy counts, not their passes
+FEW = 4096  # records up to which the number of calls into numpy counts, not their passes
+HARDLY = 512  # up to which Python is as fast as numpy, and words at any byte cost nothing
+FAR = 4096  # relocation numbers are below, unless a file is damaged
 _EVERY = slice(None)
 
 
@@ -53,7 +56,7 @@ class Records:
     place: U64
     target: U64
     addend: U64
-    type: NDArray[np.uint32]
+    type: Kinds
     group: U64 | None = None
 
 
@@ -82,20 +85,20 @@ class Failure:
     x: U64
 
 
-def numbers_in(types: NDArray[np.uint32]) -> list[int]:
+def numbers_in(types: Kinds) -> list[int]:
     """Return the relocation numbers that occur, ascending; a damaged file may hold any."""
-    if types.size <= FEW:
+    if types.size <= HARDLY:
         return sorted(set(types.tolist()))
     low, high = int(np.minimum.reduce(types)), int(np.maximum.reduce(types))
     if low == high:
         return [low]
-    if high - low >= 64:
+    if high > FAR:
         return list(map(int, np.unique(types)))
-    bits = int(np.bitwise_or.reduce(np.uint64(1) << (types - np.uint32(low)).astype(np.uint64)))
-    return [low + bit for bit in range(high - low + 1) if bits >> bit & 1]
+    found: list[int] = np.bincount(types).nonzero()[0].tolist()
+    return found
 
 
-def having(types: NDArray[np.uint32], numbers: Sequence[int]) -> Index:
+def having(types: Kinds, numbers: Sequence[int]) -> Index:
     """Return the indices of the records that have one of the types."""
     found = types == numbers[0]
     for number in numbers[1:]:
@@ -149,127 +152,86 @@ def _field(part: Part, x: U64) -> U64:
         value = np.where(negative, ~value, value)
         word = np.where(negative, np.uint64(0), np.uint64(part.movz))
     for right, mask, left in part.steps:
-        field = value if right is None else value >> right
+        field = value.copy() if right is None else value >> right
         if mask is not None:
-            field = field & mask
+            field &= mask
         if left is not None:
-            field = field << left
-        word = field if word is None else word | field
+            field <<= left
+        if word is None:
+            word = field
+        else:
+            word |= field
     assert word is not None
     return word
 
 
 class _Places:
-    """Where words of one size are stored, and the fastest way that numpy has to get there.
+    """Where words are stored, and the fastest way that numpy has to get there.
 
-    Words behind one another are one slice. Otherwise numpy is four times faster where a view
-    is aligned, so the widest unit that divides every offset is used; a word that is wider
-    than the unit is stored in pieces, or added to the one or two aligned words of eight bytes
-    that hold it.
+    Words behind one another are one slice; aligned ones are entries of a view of the image.
+    Misaligned ones at even places are stored by halves. For others the view has a word at
+    every byte: five times slower, but nothing that numpy offers is faster.
 
     Attributes
     ----------
-    overlap
-        Whether some of the words may share bytes: they do not where offsets ascend far enough.
+    least
+        The smallest step from one place to the next.
     """
 
-    def __init__(self, image: NDArray[np.uint8], size: int, at: Index) -> None:
-        self.image, self.size, self.at = image, size, at
-        first, span = int(at[0]), int(at[-1]) - int(at[0])
-        least = int(np.minimum.reduce(at[1:] - at[:-1])) if at.size > 1 else size
-        self.overlap = least < size
+    def __init__(self, image: NDArray[np.uint8], at: Index) -> None:
+        self._image, self._at = image, at
+        self._first, self._span = int(at[0]), int(at[-1]) - int(at[0])
+        steps = at[1:] - at[:-1]
+        self.least = int(np.minimum.reduce(steps)) if steps.size else 1 << 62
+        self._low = int(np.bitwise_or.reduce(at)) & 7
+        self._ways: dict[tuple[int, int], tuple[NDArray[Any], Index | slice]] = {}
+
+    def _way(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
+        """Return a view of the image, and which of its words stand `offset` behind a place."""
+        image, at = self._image, self._at
+        if (self._low | offset) & (size - 1):
+            return _anywhere(image, size), at + offset if offset else at
         # Steps that are all at least the size, and are the size on average, all are the size.
-        behind = least == size and span == size * (at.size - 1) and first % size == 0
-        self.run = slice(first, first + size * at.size) if behind else None
-        if not behind:
-            low = int(np.bitwise_or.reduce(at)) | size
-            self.unit = min(low & -low, size)
-            self.straddles = self.unit < size < 8
+        if self.least >= size and self._span == size * (at.size - 1):
+            first = self._first + offset
+            return image[first : first + size * at.size].view(f"<u{size}"), _EVERY
+        shift = size.bit_length() - 1
+        index = at >> shift if shift else at
+        more = offset >> shift
+        return image[: image.size & -size].view(f"<u{size}"), index + more if more else index
 
-    def occupied(self) -> NDArray[np.bool_] | None:
-        """Return which words are not zero; None where all are."""
-        if self.run is not None:
-            words = self.image[self.run].view(f"<u{self.size}")
-        elif self.straddles:
-            words = self._straddling()
-        elif self.unit == self.size:
-            ((_, index),) = self._pieces(self.unit)
-            words = self._view(self.unit).take(index, mode="clip")
-        else:
-            return self._occupied_pieces()
-        return np.asarray(words != 0) if words.any() else None
+    def read(self, offset: int, size: int) -> NDArray[Any]:
+        """Return the words of `size` bytes that stand `offset` bytes behind each place."""
+        way = self._ways.get((offset, size)) or self._way(offset, size)
+        self._ways[offset, size] = way
+        view, index = way
+        if isinstance(index, slice):
+            return view
+        return view.take(index, mode="clip") if view.strides[0] == size else view[index]
 
-    def repeated(self) -> NDArray[np.bool_]:
-        """Return which words share bytes with an earlier one."""
-        order = np.argsort(self.at, kind="stable")
-        steps = self.at[order[1:]] - self.at[order[:-1]]
-        found = np.zeros(self.at.size, np.bool_)
-        found[order[1:][steps < self.size]] = True
+    def store(self, part: Part, x: U64) -> None:
+        """Replace the bits of a part's words that X decides."""
+        low = self._low | part.offset
+        if part.halves and low & 3 == 2:
+            for half in part.halves:
+                self.store(half, x)
+            return
+        way = self._ways.get((part.offset, part.size)) or self._way(part.offset, part.size)
+        view, index = way
+        words = (x if part.whole else _field(part, x)).astype(view.dtype)
+        if part.keep is not None:
+            self._ways[part.offset, part.size] = way
+            held = self.read(part.offset, part.size)
+            words |= held & part.keep
+        view[index] = words
+
+    def repeated(self, size: int) -> NDArray[np.bool_]:
+        """Return which words of `size` bytes share some with an earlier one."""
+        order = np.argsort(self._at, kind="stable")
+        steps = self._at[order[1:]] - self._at[order[:-1]]
+        found = np.zeros(self._at.size, np.bool_)
+        found[order[1:][steps < size]] = True
         return found
-
-    def store(self, word: U64, mask: int, *, clean: bool) -> None:
-        """Replace the bits of `mask`.
-
-        `clean` promises that `occupied` was asked, that no word holds anything and that no
-        two overlap.
-        """
-        whole = mask == (1 << 8 * self.size) - 1
-        if self.run is not None:
-            view = self.image[self.run].view(f"<u{self.size}")
-            if not whole:
-                word = view & view.dtype.type(~mask & (1 << 8 * self.size) - 1) | word
-            view[:] = word
-        elif whole and clean and self.straddles:
-            self._add(word & np.uint64(mask))
-        else:
-            self._store_units(word, mask)
-
-    def _view(self, unit: int) -> NDArray[np.unsignedinteger]:
-        return self.image[: self.image.size & -unit].view(f"<u{unit}")
-
-    def _pieces(self, unit: int) -> Iterable[tuple[int, Index]]:
-        """Yield the first bit of each piece of a word, and where it stands."""
-        first = self.at >> (unit.bit_length() - 1) if unit > 1 else self.at
-        for number in range(self.size // unit):
-            yield 8 * unit * number, first + number if number else first
-
-    def _occupied_pieces(self) -> NDArray[np.bool_] | None:
-        view = self._view(self.unit)
-        found = np.zeros(self.at.size, np.bool_)
-        for _, index in self._pieces(self.unit):
-            found |= view[index] != 0
-        return found if found.any() else None
-
-    def _store_units(self, word: U64, mask: int) -> None:
-        view, every = self._view(self.unit), (1 << 8 * self.unit) - 1
-        for shift, index in self._pieces(self.unit):
-            cut = mask >> shift & every
-            if not cut:
-                continue
-            part = word >> np.uint64(shift) if shift else word
-            part = part.astype(view.dtype, copy=cut != every)
-            if cut != every:
-                part &= view.dtype.type(cut)
-                part |= view[index] & view.dtype.type(~cut & every)
-            view[index] = part
-
-    def _straddling(self) -> U64:
-        """Return words at any byte, from one or two aligned words of eight bytes."""
-        wide, bits = self._view(8), 8 * self.size
-        self.index = self.at >> 3
-        self.shift = (self.at & 7).view(np.uint64) << np.uint64(3)
-        self.next = self.index + (self.shift > np.uint64(64 - bits))
-        self.left = np.uint64(63) - self.shift  # and one more: no shift by 64 is defined
-        words = wide.take(self.next, mode="clip") << self.left << np.uint64(1)
-        words |= wide.take(self.index, mode="clip") >> self.shift
-        words &= np.uint64((1 << bits) - 1)
-        return words
-
-    def _add(self, word: U64) -> None:
-        """Add to words that are zero: what shares an aligned word adds up correctly."""
-        wide = self._view(8)
-        np.add.at(wide, self.index, word << self.shift)
-        np.add.at(wide, self.next, word >> self.left >> np.uint64(1))
 
 
 def _anywhere(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger]:
@@ -279,14 +241,15 @@ def _anywhere(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger
 
 def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U64) -> None:
     """Write the words of a row at every `offset`."""
+    if offset.size > HARDLY:
+        places = _Places(image, offset)
+        for part in parts:
+            places.store(part, x)
+        return
     for part in parts:
         at = offset + part.offset if part.offset else offset
-        word = x if part.whole else _field(part, x)
-        if at.size > FEW:
-            _Places(image, part.size, at).store(word, part.mask, clean=False)
-            continue
         view = _anywhere(image, part.size)
-        found = word.astype(view.dtype)
+        found = (x if part.whole else _field(part, x)).astype(view.dtype)
         if part.keep is not None:
             found |= view[at] & part.keep
         view[at] = found
@@ -304,7 +267,7 @@ def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
     """
     before = index - 1
     wanted = records.target[index] - records.addend[index]
-    beside = rows.high.take(records.type[before], mode="clip")
+    beside = rows.high.take(records.type[before].astype(np.intp, copy=False), mode="clip")
     beside &= records.place[before] == wanted
     if records.group is not None:
         beside &= records.group[before] == records.group[index]
@@ -317,7 +280,7 @@ def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
 
 def _search_pair(rows: Rows, records: Records, index: Index, wanted: U64, x: U64) -> Index:
     """Do as `_pair`, the HI20 being anywhere in the same section."""
-    highs = rows.high.take(records.type, mode="clip").nonzero()[0]
+    highs = rows.high.take(records.type.astype(np.intp, copy=False), mode="clip").nonzero()[0]
     known = np.zeros(index.size, np.bool_)
     groups = np.zeros(records.type.size, np.uint64) if records.group is None else records.group
     for group in np.unique(groups[index]):
@@ -356,7 +319,7 @@ def _accumulate(
     (edges,) = begins.nonzero()
     first, last = edges[:-1], edges[1:] - 1
     x = records.target[index]
-    ops = rows.signs.take(records.type[index], mode="clip")
+    ops = rows.signs.take(records.type[index].astype(np.intp, copy=False), mode="clip")
     np.negative(x, out=x, where=ops < 0)
     total = np.add.reduceat(x, first)
     # What was there before a SET does not count.
@@ -423,13 +386,12 @@ def _apply_few(
     one call.
     """
     few = rows.few[checks]
-    forms = few.forms.take(records.type, mode="clip")
+    types = records.type.astype(np.intp, copy=False)
+    forms = few.forms.take(types, mode="clip")
     counts = np.bincount(forms, minlength=2).tolist()
     if counts[REFUSED]:
         return None
-    target_bits, place_bits, least, span, low, width = few.columns.take(
-        records.type, axis=1, mode="clip"
-    )
+    target_bits, place_bits, least, span, low, width = few.columns.take(types, 1, mode="clip")
     at = records.offset
     if clean_target and np.count_nonzero((at + width.view(np.intp))[:-1] > at[1:]):
         return None
@@ -511,13 +473,22 @@ def apply(
             summed.append(number)
         elif row.op is not Op.NONE:
             alike.setdefault(rows.forms[checks][number], []).append(number)
-    stored = [number for group in alike.values() for number in group]
-    x, unpaired = _values(rows, records, stored)
-    failures += unpaired
-    for group in alike.values():
+    # What PAIR records take; they come last.
+    pairs = [group for group in alike.values() if rows[group[0]].op is Op.PAIR]
+    kept = np.zeros(records.type.size, np.uint64) if pairs else None
+    for group in sorted(alike.values(), key=pairs.__contains__):
         # An index costs more than it is worth where it would name every record.
         index = having(records.type, group) if len(group) < len(numbers) else _EVERY
-        batch = _Batch(group, records.offset[index], x[index], index)
+        if kept is None or group not in pairs:
+            x = _values(rows, records, group, index)
+            if kept is not None:
+                kept[index] = x
+        else:
+            index = indices(index, kept.size)
+            missing = _pair(rows, records, index, kept)
+            failures += _by_type(rows, records, Problem.UNPAIRED, group, missing, kept)
+            x = kept[index]
+        batch = _Batch(group, records.offset[index], x, index)
         failures += _store(rows, image, records, batch, checks, clean_target)
     if summed:
         failures += _accumulate(rows, image, records, having(records.type, summed), checks)
@@ -533,28 +504,23 @@ def indices(index: Selection, size: int) -> Index:
     return np.arange(size)[index] if isinstance(index, slice) else index
 
 
-def _values(rows: Rows, records: Records, numbers: Sequence[int]) -> tuple[U64, list[Failure]]:
-    """Return X of the records that have these types, and the PAIR records that have none."""
-    unpaired: list[Failure] = []
-    op = [rows[number].op for number in numbers]
-    if Op.PC not in op and Op.PAGE not in op and Op.PAIR not in op:
-        return records.target, unpaired
-    x = records.target - records.place
-    if all(one is Op.PC for one in op):
-        return x, unpaired
-    plain = [n for n, one in zip(numbers, op, strict=True) if one in (Op.ABS, Op.SIZE)]
-    if plain:
-        index = having(records.type, plain)
-        x[index] = records.target[index]
-    pages = [n for n, one in zip(numbers, op, strict=True) if one is Op.PAGE]
-    if pages:
-        index = having(records.type, pages)
-        x[index] = (records.target[index] & PAGE_MASK) - (records.place[index] & PAGE_MASK)
-    pairs = [n for n, one in zip(numbers, op, strict=True) if one is Op.PAIR]
-    if pairs:
-        missing = _pair(rows, records, having(records.type, pairs), x)
-        unpaired = list(_by_type(rows, records, Problem.UNPAIRED, pairs, missing, x))
-    return x, unpaired
+def _values(rows: Rows, records: Records, numbers: Sequence[int], index: Selection) -> U64:
+    """Return X of the records at `index`, which are those that have these types."""
+    ops = {rows[number].op for number in numbers}
+    row = next((rows[n] for n in numbers if rows[n].op is Op.PC), rows[numbers[0]])
+    x = compute(row, records, index)
+    if len(ops) > 1:
+        types, target = records.type[index], records.target[index]
+        others = [n for n in numbers if rows[n].op in (Op.ABS, Op.SIZE)]
+        if row.op is Op.PC and others:
+            mine = having(types, others)
+            x[mine] = target[mine]
+        pages = [n for n in numbers if rows[n].op is Op.PAGE]
+        if pages and row.op is not Op.PAGE:
+            mine = having(types, pages)
+            place = records.place[index][mine]
+            x[mine] = (target[mine] & PAGE_MASK) - (place & PAGE_MASK)
+    return x
 
 
 def _by_type(
@@ -587,22 +553,23 @@ def _store(
     clean_target: bool,
 ) -> Iterable[Failure]:
     """Check and store a batch; return at most one failure for each type of it."""
-    row = rows[batch.numbers[0]]
+    row, held = rows[batch.numbers[0]], None
     fits = _first_failure(row, batch.x, checks) is None
     if fits and not clean_target:
         encode(row.parts, image, batch.offset, batch.x)
         return []
-    held = None
+    places = _Places(image, batch.offset)
     if clean_target:
-        # Where targets are clean a row is one plain word: check and store share the places.
+        # Where targets are clean a row is one plain word.
         (part,) = row.parts
-        places = _Places(image, part.size, batch.offset)
-        held = places.occupied()
-        if places.overlap and (twice := places.repeated()).any():
+        words = places.read(part.offset, part.size)
+        held = np.asarray(words != 0) if words.any() else None
+        if places.least < part.size and (twice := places.repeated(part.size)).any():
             held = twice if held is None else held | twice
-        if fits and held is None:
-            places.store(batch.x, part.mask, clean=True)
-            return []
+    if fits and held is None:
+        for part in row.parts:
+            places.store(part, batch.x)
+        return []
     index = indices(batch.index, records.type.size)
     failures = []
     for number in batch.numbers:

@@ -114,6 +114,27 @@ class Part:
         kept = ~self.mask & (1 << 8 * self.size) - 1
         return np.dtype(f"<u{self.size}").type(kept) if kept else None
 
+    @cached_property
+    def halves(self) -> tuple[Part, ...]:
+        """The same as parts of two bytes, without those that nothing is put into.
+
+        Empty for other than four bytes, and where MOVZ or MOVN depends on all of X.
+        """
+        if self.size != 4 or self.movz:
+            return ()
+        found = []
+        for low in (0, 16):
+            slices = []
+            for s in self.slices:
+                start, end = max(s.word, low), min(s.word + s.bits, low + 16)
+                if start < end:
+                    slices.append(Slice(s.x + start - s.word, end - start, start - low))
+            zeros = self.zeros >> low & 0xFFFF
+            if slices or zeros:
+                offset = self.offset + low // 8
+                found.append(Part(2, tuple(slices), offset, bias=self.bias, zeros=zeros))
+        return tuple(found)
+
     def insert(self, word: int, x: int) -> int:
         """Return `word` with the slices of `x` placed in it (the scalar model)."""
         value = x + self.bias
@@ -313,9 +334,11 @@ class Rows(dict[int, Reloc]):
         """Numbers that store the same words within the same reach have the same form."""
         found: dict[Checks, dict[int, int]] = {}
         for checks in Checks:
-            known: dict[tuple[tuple[Part, ...], Reach | None], int] = {}
+            known: dict[object, int] = {}
             found[checks] = {
-                number: known.setdefault((row.parts, row.reach_under(checks)), len(known))
+                number: known.setdefault(
+                    (row.op is Op.PAIR, row.parts, row.reach_under(checks)), len(known)
+                )
                 for number, row in self.items()
             }
         return found

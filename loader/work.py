@@ -89,7 +89,8 @@ class SymbolValues:
     @cached_property
     def all(self) -> tuple[U64, NDArray[np.bool_]]:
         """The value of every symbol, and whether it has one."""
-        code = self.view.symbols["shndx"] + np.uint16(SECTION_CODE)
+        # numpy takes four times as long by indices of any other size.
+        code = (self.view.symbols["shndx"] + np.uint16(SECTION_CODE)).astype(np.intp)
         values, defined = self.bases.take(code, mode="clip"), self.known.take(code, mode="clip")
         values += self.view.symbols["value"]
         undefined = self.view.undefined_indices
@@ -101,7 +102,9 @@ class SymbolValues:
     def _marked(self) -> U64:
         """The value of every symbol, NO_VALUE where it has none."""
         values, defined = self.all
-        return np.where(defined, values, np.uint64(NO_VALUE))
+        values = values.copy()
+        values[(~defined).nonzero()[0]] = NO_VALUE
+        return values
 
     @cached_property
     def _worth_all(self) -> bool:
@@ -125,7 +128,7 @@ class SymbolValues:
         if self._worth_all:
             return self._marked.take(at, mode="clip")
         # Field by field: numpy copies whole records ten times slower.
-        code = symbols["shndx"][at] + np.uint16(SECTION_CODE)
+        code = (symbols["shndx"][at] + np.uint16(SECTION_CODE)).astype(np.intp)
         values = symbols["value"][at]
         values += self.bases.take(code, mode="clip")
         rest = (~self.known.take(code, mode="clip")).nonzero()[0]
@@ -165,13 +168,15 @@ class Piece:
 
     def outside(self, rows: Rows) -> Index:
         """Return the records whose words do not lie in their sections."""
-        widths = rows.widths
         if isinstance(self.room, np.uint64):
             # Of one section the last place decides.
-            widest = int(widths.take(self.numbers, mode="clip").max(initial=0))
+            widest = max((rows[n].size for n in self.numbers if n in rows), default=0)
             if int(np.maximum.reduce(self.offset)) + widest <= int(self.room):
                 return np.empty(0, np.intp)
-        bad = widths.take(self.records.type, mode="clip") > self.room - self.offset
+        bad = (
+            rows.widths.take(self.records.type.astype(np.intp), mode="clip")
+            > self.room - self.offset
+        )
         bad |= self.offset > self.room
         index: Index = bad.nonzero()[0]
         return index

@@ -106,7 +106,7 @@ def test_a_number_may_stand_once() -> None:
 
 @pytest.mark.parametrize("checks", Checks)
 def test_types_of_one_form_are_stored_alike(arch: archs.Arch, checks: Checks) -> None:
-    """Types have the same form exactly if their words and their reach are the same."""
+    """Types have the same form exactly if their words, their reach and whose X they take are."""
     forms = arch.relocations.forms[checks]
     for one in arch.relocations.values():
         for other in arch.relocations.values():
@@ -116,4 +116,19 @@ def test_types_of_one_form_are_stored_alike(arch: archs.Arch, checks: Checks) ->
                 else (one.kernel_reach, other.kernel_reach)
             )
             alike = one.parts == other.parts and reaches[0] == reaches[1]
+            alike &= (one.op is Op.PAIR) == (other.op is Op.PAIR)
             assert (forms[one.number] == forms[other.number]) == alike
+
+
+@given(data=st.data())
+def test_the_halves_of_a_part_are_the_part(data: st.DataObject, arch: archs.Arch) -> None:
+    """A word stored by its halves is the word, with every bit outside the part as it was."""
+    parts = [part for row in arch.relocations.values() for part in row.parts if part.halves]
+    part = data.draw(st.sampled_from(parts))
+    word = data.draw(st.integers(0, (1 << 32) - 1))
+    x = data.draw(st.integers(-(1 << 63), (1 << 63) - 1))
+    halves = {0: word & 0xFFFF, 2: word >> 16}
+    for half in part.halves:
+        at = half.offset - part.offset
+        halves[at] = half.insert(halves[at], x)
+    assert halves[0] | halves[2] << 16 == part.insert(word, x)
