@@ -145,7 +145,7 @@ def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray
 
 def _field(part: Part, x: U64) -> U64:
     """Return the bits of a part's word that X decides."""
-    value = x + np.uint64(part.bias) if part.bias else x
+    value = x if part.added is None else x + part.added
     word = None
     if part.movz:
         negative = value.view(np.int64) < 0
@@ -218,7 +218,7 @@ class _Places:
             return
         way = self._ways.get((part.offset, part.size)) or self._way(part.offset, part.size)
         view, index = way
-        words = (x if part.whole else _field(part, x)).astype(view.dtype)
+        words = (x if part.whole else _field(part, x)).astype(part.word)
         if part.keep is not None:
             self._ways[part.offset, part.size] = way
             held = self.read(part.offset, part.size)
@@ -249,7 +249,7 @@ def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U6
     for part in parts:
         at = offset + part.offset if part.offset else offset
         view = _anywhere(image, part.size)
-        found = (x if part.whole else _field(part, x)).astype(view.dtype)
+        found = (x if part.whole else _field(part, x)).astype(part.word)
         if part.keep is not None:
             found |= view[at] & part.keep
         view[at] = found

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from allocator.types import size_text
 
+Constant: TypeAlias = NDArray[np.uint64]
 PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
 
 
@@ -90,14 +91,14 @@ class Part:
         return self.slices == (Slice(0, 8 * self.size, 0),) and not self.bias
 
     @cached_property
-    def steps(self) -> tuple[tuple[np.uint64 | None, np.uint64 | None, np.uint64 | None], ...]:
+    def steps(self) -> tuple[tuple[Constant | None, Constant | None, Constant | None], ...]:
         """For each slice: shift X right, mask it, shift it left; None where there is no need.
 
-        numpy's own integers, because it takes as long to make one as to use it.
+        Arrays of no dimension, because numpy takes as long to make one as to use it.
         """
 
-        def constant(value: int, needed: bool) -> np.uint64 | None:
-            return np.uint64(value) if needed else None
+        def constant(value: int, needed: bool) -> Constant | None:
+            return np.array(value, np.uint64) if needed else None
 
         return tuple(
             (
@@ -109,10 +110,20 @@ class Part:
         )
 
     @cached_property
-    def keep(self) -> np.unsignedinteger[Any] | None:
+    def keep(self) -> NDArray[Any] | None:
         """Bits of the word that stay, as an integer of its size; None where none do."""
         kept = ~self.mask & (1 << 8 * self.size) - 1
-        return np.dtype(f"<u{self.size}").type(kept) if kept else None
+        return np.array(kept, self.word) if kept else None
+
+    @cached_property
+    def word(self) -> np.dtype[Any]:
+        """The type of the words."""
+        return np.dtype(f"<u{self.size}")
+
+    @cached_property
+    def added(self) -> Constant | None:
+        """What is added to X first, if anything."""
+        return np.array(self.bias, np.uint64) if self.bias else None
 
     @cached_property
     def halves(self) -> tuple[Part, ...]:

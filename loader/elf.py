@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import accumulate
 from operator import add
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ MAX_SIZE = 1 << 31
 USUAL_ALIGNS = frozenset((0, *(1 << bit for bit in range(MAX_ALIGN.bit_length()))))
 # Names may overlap, so that a small file could ask for their number times its own size.
 MAX_NAME = 1024  # bytes; KSYM_NAME_LEN is 512
+USUAL_NAME = 128  # bytes; what is copied to look for the end of a name
 MAX_UNDEFINED = 1 << 16  # the largest drivers have three thousand
 
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
@@ -94,8 +96,7 @@ class Section(NamedTuple):
 _section = partial(tuple.__new__, Section)
 
 
-@attrs.frozen(eq=False)
-class RelocationTable:
+class RelocationTable(NamedTuple):
     """One RELA section: where it applies, and its records as an array of RELA.
 
     `object` is whose symbols a livepatch's table names: a module, or `vmlinux`.
@@ -208,10 +209,12 @@ class ElfView:
         """Names of the undefined symbols, in the order of their indices."""
         data, start = self.data, self.symbol_names.offset
         names = (self.symbols["name"][self.undefined_indices] + np.uint64(start)).tolist()
-        found = [data[at : at + MAX_NAME].partition(b"\0")[0] for at in names]
-        if found and len(max(found, key=len)) == MAX_NAME:
-            reason = f"an undefined name has {MAX_NAME} bytes or more"
-            raise BadModule(self.name, "symbol table", reason)
+        found = [data[at : at + USUAL_NAME].partition(b"\0")[0] for at in names]
+        if found and len(max(found, key=len)) == USUAL_NAME:
+            found = [data[at : at + MAX_NAME].partition(b"\0")[0] for at in names]
+            if len(max(found, key=len)) == MAX_NAME:
+                reason = f"an undefined name has {MAX_NAME} bytes or more"
+                raise BadModule(self.name, "symbol table", reason)
         together = b"\0".join(found)
         if found and together.isascii():
             return tuple(together.decode("ascii").split("\0"))
@@ -510,15 +513,11 @@ def _tables(
     ends = list(map(add, starts, sizes))
     if found and starts[1:] == ends[:-1] and len(found) == rela:
         # A slice costs a third of a view.
-        whole = np.frombuffer(data, RELA, sum(sizes) // RELA.itemsize, starts[0])
-        first = starts[0]
+        counts = [size // RELA.itemsize for size in sizes]
+        whole = np.frombuffer(data, RELA, sum(counts), starts[0])
         tables = [
-            RelocationTable(
-                section,
-                sections[section.info],
-                whole[(start - first) // RELA.itemsize : (end - first) // RELA.itemsize],
-            )
-            for section, start, end in zip(found, starts, ends, strict=True)
+            RelocationTable(section, sections[section.info], whole[end - count : end])
+            for section, count, end in zip(found, counts, accumulate(counts), strict=True)
         ]
         return tuple(tables), True
     tables = [
@@ -545,7 +544,7 @@ def _with_late(view: ElfView) -> ElfView:
         if found is None:
             reason = "a livepatch's relocations are called .klp.rela.OBJECT.SECTION"
             raise BadModule(view.name, _where(table.section), reason)
-        named.append(attrs.evolve(table, object=found[1]))
+        named.append(table._replace(object=found[1]))
     late = tuple(table for table in named if table.object not in ("", VMLINUX))
     now = tuple(table for table in named if table.object in ("", VMLINUX))
     return attrs.evolve(view, tables=now, late=late, adjoining=False)

@@ -11,7 +11,7 @@ meaning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import attrs
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, MemType, align_up
 from archs import Plt
-from archs.engine import having
+from archs.engine import HARDLY, having
 from archs.reloc import Got
 from loader.elf import (
     SHF_ALLOC,
@@ -39,6 +39,7 @@ GOT_OF_SUM = frozenset((Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
+INIT = ".init"
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
 NOT_PLACED = frozenset((*UNLOADED_SECTIONS, PERCPU_SECTION))
@@ -71,7 +72,7 @@ REGIONS = tuple(
 
 def is_init(name: str) -> bool:
     """Return whether a section is freed after init: a prefix test, so `.init.plt` counts."""
-    return name.startswith(".init")
+    return name.startswith(INIT)
 
 
 @attrs.frozen
@@ -95,6 +96,10 @@ class Placement(NamedTuple):
     offset: int
     size: int
     align: int
+
+
+# As Placement(...) does, at half the cost: from one sequence of all fields.
+_placement = partial(tuple.__new__, Placement)
 
 
 @attrs.frozen
@@ -154,12 +159,12 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     for section in view.sections[1:]:
-        flags, align = section.flags, section.align
-        if section.index in forced:
-            flags, align = flags | forced[section.index][0], forced[section.index][1]
-        if not flags & SHF_ALLOC or section.name in NOT_PLACED:
+        index, name, _, flags, _, _, align, _, _ = section
+        if index in forced:
+            flags, align = flags | forced[index][0], forced[index][1]
+        if not flags & SHF_ALLOC or name in NOT_PLACED:
             continue
-        if section.name in RO_AFTER_INIT_SECTIONS:
+        if name in RO_AFTER_INIT_SECTIONS:
             flags |= SHF_RO_AFTER_INIT
         if flags & SHF_WRITE and flags & SHF_EXECINSTR:
             where = f"section {section.index} ({section.name})"
@@ -185,24 +190,24 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
 def _sweep(
     sections: list[tuple[Section, int, int]], resized: Mapping[int, int]
 ) -> tuple[dict[int, Placement], dict[MemType, int], dict[MemType, int]]:
-    placed: list[list[tuple[Section, int]]] = [[] for _ in REGIONS]
+    placed: list[list[Placement]] = [[] for _ in REGIONS]
+    ends, most = [0] * len(REGIONS), [1] * len(REGIONS)
     for section, flags, align in sections:
-        number = _region(flags & REGION_FLAGS, is_init(section.name))
-        if number is not None:
-            placed[number].append((section, align))
-    placements: dict[int, Placement] = {}
-    sizes: dict[MemType, int] = {}
-    aligns: dict[MemType, int] = {}
-    for kind, inside in zip(REGIONS, placed, strict=True):
-        size, most = 0, 1
-        for section, align in inside:
-            width = resized.get(section.index, section.size)
-            offset = (size + align - 1) & -align
-            placements[section.index] = Placement(section, kind, offset, width, align)
-            size, most = offset + width, max(most, align)
-        if inside:
-            sizes[kind], aligns[kind] = size, most
-    return placements, sizes, aligns
+        number = _region(flags & REGION_FLAGS, section.name.startswith(INIT))
+        if number is None:
+            continue
+        width = resized.get(section.index, section.size)
+        offset = (ends[number] + align - 1) & -align
+        ends[number] = offset + width
+        most[number] = max(most[number], align)
+        placed[number].append(_placement((section, REGIONS[number], offset, width, align)))
+    placements = {one[0][0]: one for inside in placed for one in inside}
+    taken = [number for number, inside in enumerate(placed) if inside]
+    return (
+        placements,
+        {REGIONS[number]: ends[number] for number in taken},
+        {REGIONS[number]: most[number] for number in taken},
+    )
 
 
 @cache
@@ -342,10 +347,14 @@ def _count_branches(view: ElfView, table: RelocationTable) -> int:
     """
     template = view.arch.plt
     assert template is not None
+    records = table.records
+    if template.sorts and records.size <= HARDLY:
+        count = _count_few(view, table, template)
+        if count < records.size:
+            return count
     index = _branches(view, table)
     if not index.size:
         return 0
-    records = table.records
     if not template.sorts:
         return int(np.unique(records[index][["type", "symbol", "addend"]]).size)
     if index.size < records.size:
@@ -361,6 +370,21 @@ def _count_branches(view: ElfView, table: RelocationTable) -> int:
     count = int(np.unique(rest[["type", "symbol"]]).size + before.size - rest.size)
     duplicate = before.size and last[2] == 0 and before[-1].tolist() == last
     return count + (not duplicate)
+
+
+def _count_few(view: ElfView, table: RelocationTable, template: Plt) -> int:
+    """Return the same for few records, which Python counts faster than numpy.
+
+    The number of records where each needs an entry, which may be one too many.
+    """
+    branches = [one for one in table.records.tolist() if one[1] in template.branches]
+    where = view.symbols["shndx"][[one[2] for one in branches]].tolist() if branches else []
+    here = table.target.index
+    outside = [one for one, section in zip(branches, where, strict=True) if section != here]
+    if len(outside) == table.records.size:
+        return len(outside)
+    plain = [(kind, symbol) for _, kind, symbol, addend in outside if not addend]
+    return len(outside) - len(plain) + len(set(plain))
 
 
 def _count_got(view: ElfView) -> int:

@@ -26,6 +26,7 @@ from loader.stubs import PltUse, Stubs, redirect, reserved
 from loader.work import SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
+SMALL = 1 << 16  # bytes that cost less than a call for each gap between sections
 _GAP = 16  # bytes between sections in the buffer: room for the widest word past an end
 
 
@@ -336,8 +337,8 @@ def _buffer(
         width = layout.resized.get(index, view.sections[index].size)
         size += (width + 2 * _GAP - 1) & -_GAP
     size += _GAP
-    # Pages of a large .bss that nobody touches cost nothing.
-    sparse = size > 2 * len(view.data)
+    # Pages of a large .bss that nobody touches cost nothing; few bytes are zeroed at once.
+    sparse = size > 2 * len(view.data) or size < SMALL
     image = np.zeros(size, np.uint8) if sparse else np.empty(size, np.uint8)
     memory, source, end, empty = image.data, memoryview(view.data), 0, empty_sections(view)
     for index, at in offsets.items():

@@ -227,7 +227,7 @@ def test_a_row_that_goes_through_the_got_names_its_slot(arch, kind, op):
     view = attrs.evolve(
         clean.view,
         arch=attrs.evolve(arch, relocations={1: row}),
-        tables=(attrs.evolve(table, records=records),),
+        tables=(table._replace(records=records),),
     )
     (one,) = Listing(view, linked, clean.addresses).select()
     expected = GOT_FORMULAS[kind](got + 8, got + 16, got, place)
@@ -293,7 +293,7 @@ def refused(arch: archs.Arch, number: int) -> object:
     clean = listed(image)
     records = clean.view.tables[0].records.copy()
     records["type"] = number
-    table = attrs.evolve(clean.view.tables[0], records=records)
+    table = clean.view.tables[0]._replace(records=records)
     damaged = Listing(attrs.evolve(clean.view, tables=(table,)), clean.linked, clean.addresses)
     (one,) = damaged.select()
     return one
