@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import attrs
@@ -143,7 +144,7 @@ def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray
 # Words ---------------------------------------------------------------------------------------
 
 
-def _field(part: Part, x: U64) -> U64:
+def field_of(part: Part, x: U64) -> U64:
     """Return the bits of a part's word that X decides."""
     value = x if part.added is None else x + part.added
     word = None
@@ -165,34 +166,33 @@ def _field(part: Part, x: U64) -> U64:
     return word
 
 
-class _Places:
+class Places:
     """Where words are stored, and the fastest way that numpy has to get there.
 
     Words behind one another are one slice; aligned ones are entries of a view of the image.
     Misaligned ones at even places are stored by halves. For others the view has a word at
     every byte: five times slower, but nothing that numpy offers is faster.
-
-    Attributes
-    ----------
-    least
-        The smallest step from one place to the next.
     """
 
     def __init__(self, image: NDArray[np.uint8], at: Index) -> None:
         self._image, self._at = image, at
         self._first, self._span = int(at[0]), int(at[-1]) - int(at[0])
-        steps = at[1:] - at[:-1]
-        self.least = int(np.minimum.reduce(steps)) if steps.size else 1 << 62
         self._low = int(np.bitwise_or.reduce(at)) & 7
         self._ways: dict[tuple[int, int], tuple[NDArray[Any], Index | slice]] = {}
 
-    def _way(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
+    @cached_property
+    def least(self) -> int:
+        """The smallest step from one place to the next."""
+        steps = self._at[1:] - self._at[:-1]
+        return int(np.minimum.reduce(steps)) if steps.size else 1 << 62
+
+    def way(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
         """Return a view of the image, and which of its words stand `offset` behind a place."""
         image, at = self._image, self._at
         if (self._low | offset) & (size - 1):
             return _anywhere(image, size), at + offset if offset else at
         # Steps that are all at least the size, and are the size on average, all are the size.
-        if self.least >= size and self._span == size * (at.size - 1):
+        if self._span == size * (at.size - 1) and self.least >= size:
             first = self._first + offset
             return image[first : first + size * at.size].view(f"<u{size}"), _EVERY
         shift = size.bit_length() - 1
@@ -202,7 +202,7 @@ class _Places:
 
     def read(self, offset: int, size: int) -> NDArray[Any]:
         """Return the words of `size` bytes that stand `offset` bytes behind each place."""
-        way = self._ways.get((offset, size)) or self._way(offset, size)
+        way = self._ways.get((offset, size)) or self.way(offset, size)
         self._ways[offset, size] = way
         view, index = way
         if isinstance(index, slice):
@@ -216,9 +216,9 @@ class _Places:
             for half in part.halves:
                 self.store(half, x)
             return
-        way = self._ways.get((part.offset, part.size)) or self._way(part.offset, part.size)
+        way = self._ways.get((part.offset, part.size)) or self.way(part.offset, part.size)
         view, index = way
-        words = (x if part.whole else _field(part, x)).astype(part.word)
+        words = (x if part.whole else field_of(part, x)).astype(part.word)
         if part.keep is not None:
             self._ways[part.offset, part.size] = way
             held = self.read(part.offset, part.size)
@@ -242,14 +242,14 @@ def _anywhere(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger
 def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U64) -> None:
     """Write the words of a row at every `offset`."""
     if offset.size > HARDLY:
-        places = _Places(image, offset)
+        places = Places(image, offset)
         for part in parts:
             places.store(part, x)
         return
     for part in parts:
         at = offset + part.offset if part.offset else offset
         view = _anywhere(image, part.size)
-        found = (x if part.whole else _field(part, x)).astype(part.word)
+        found = (x if part.whole else field_of(part, x)).astype(part.word)
         if part.keep is not None:
             found |= view[at] & part.keep
         view[at] = found
@@ -558,7 +558,7 @@ def _store(
     if fits and not clean_target:
         encode(row.parts, image, batch.offset, batch.x)
         return []
-    places = _Places(image, batch.offset)
+    places = Places(image, batch.offset)
     if clean_target:
         # Where targets are clean a row is one plain word.
         (part,) = row.parts

@@ -2,7 +2,8 @@
 """What reading, planning and linking a module costs, beside other linkers and the floor.
 
 The floor does what no linker can do without: one numpy view per relocation table, read
-once, and one copy of every allocated section. Ours and the floor run in this process on the
+once, and one copy of every allocated section. *least* (least.py) is what no linker in numpy
+can do without, *read* what ours takes to read the file. Ours and the floor run in this process on the
 same bytes; peers (see peers.py) are processes, so what they need for an empty object of the
 same architecture is subtracted. All take turns, and every figure is a median of CPU time
 (user + system), so that a busy machine disturbs all of them alike.
@@ -36,6 +37,7 @@ import numpy as np
 
 from archs import arch, archs
 from benchmarks import peers, synthetic
+from benchmarks.least import Least
 from loader.elf import RELA, SHT_NOBITS, ElfView, parse
 from loader.files import read_module
 from loader.layout import PERCPU_SECTION, Layout, plan
@@ -90,6 +92,19 @@ def floor(view: ElfView) -> int:
     return total + len(copies)
 
 
+def read(image: bytes) -> None:
+    """Parse, and decode the names of the undefined symbols, which a link has to look up."""
+    len(parse(image).undefined_names)
+
+
+def least_of(view: ElfView) -> Least:
+    """Return the passes that numpy cannot link the module without."""
+    layout = plan(view)
+    start, places, _ = placed(view, layout)
+    names = dict.fromkeys(view.undefined_names, start)
+    return Least(view, link_view(view, layout, places, names, percpu=start), places)
+
+
 @attrs.frozen
 class Peer:
     """What one peer took for one module: milliseconds with and without the empty run, bytes."""
@@ -120,6 +135,8 @@ class Row:
     first: float
     ours: float
     floor: float
+    least: float
+    read: float
     peers: Mapping[str, Peer | str]
 
     def best(self) -> float | None:
@@ -174,12 +191,17 @@ class Contest:
         inner = 1 if relocations > 10_000 else 10
         commands = self._commands(view)
         mine: list[float] = []
+        bare: list[float] = []
         least: list[float] = []
+        reads: list[float] = []
+        passes = least_of(view)
         times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
         failed: dict[str, str] = {}
         for _ in range(self._rounds):
             mine += timed(partial(ours, image), inner)
-            least += timed(partial(floor, view), inner)
+            bare += timed(partial(floor, view), inner)
+            least += timed(passes, inner)
+            reads += timed(partial(read, image), inner)
             for peer, (command, empty) in commands.items():
                 done = times[peer]
                 if peer in failed or (done and done[0][0] > SLOW * 1000):
@@ -202,7 +224,9 @@ class Contest:
             len(view.symbols),
             first[0],
             statistics.median(mine),
+            statistics.median(bare),
             statistics.median(least),
+            statistics.median(reads),
             found | failed,
         )
 
@@ -360,10 +384,11 @@ def show_rows(rows: Sequence[Row]) -> None:
     columns = list(peers.PEERS)
     print("CPU milliseconds, a peer's empty run subtracted (~0: lost in its noise)")
     print("best: ours / fastest C++ linker; ld proc.: ours / a whole ld process")
-    heads = ("ours", "first", "floor", "x floor", *columns, "best", "ld proc.")
+    heads = ("ours", "first", "floor", "x floor", "least", "read", *columns, "best", "ld proc.")
     print(f"{'module':10} {'arch':8} {'relocs':>7} " + " ".join(f"{h:>8}" for h in heads))
     for row in rows:
         mine = [_number(v) for v in (row.ours, row.first, row.floor, row.ours / row.floor)]
+        mine += [_number(row.least), _number(row.read)]
         theirs = [_net(row.peers.get(column)) for column in columns]
         cells = [*mine, *theirs, _number(row.best()), _number(row.of_ld_process())]
         print(

@@ -335,7 +335,7 @@ def _branches(view: ElfView, table: RelocationTable) -> NDArray[np.intp]:
         return np.empty(0, np.intp)
     index = having(table.records["type"].copy(), template.branches)
     if template.sorts and index.size:
-        symbols = table.records["symbol"][index]
+        symbols = table.records["symbol"][index].astype(np.intp)
         index = index[view.symbols["shndx"][symbols] != table.target.index]
     return index
 
@@ -359,10 +359,13 @@ def _count_branches(view: ElfView, table: RelocationTable) -> int:
         return int(np.unique(records[index][["type", "symbol", "addend"]]).size)
     if index.size < records.size:
         plain = index[records["addend"][index] == 0]
-        keys = records["symbol"][plain].astype(np.uint64) << np.uint64(32)
-        keys |= records["type"][plain]
-        keys.sort()
-        return index.size - int(np.count_nonzero(keys[1:] == keys[:-1]))
+        kinds, symbols = records["type"][plain], records["symbol"][plain].astype(np.intp)
+        different = 0
+        for number in template.branches:
+            named = np.zeros(view.symbols.size, np.bool_)
+            named[symbols[kinds == number]] = True
+            different += int(np.count_nonzero(named))
+        return index.size - plain.size + different
     # The last record stays unsorted behind the others.
     visited = records[slot_candidates(view, table)][["type", "symbol", "addend"]]
     before, last = visited[:-1], visited[-1].tolist()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What numpy needs at the least to link a module, whoever writes the linker.
+
+The floor of the benchmark reads and copies; this computes and stores, too, with everything
+prepared that a linker has to find out: the value of every symbol, which records are stored
+alike, which HI20 a record takes its X from, which records add up, and the fastest view of
+every place. Nothing is checked, nothing parsed, and small tables are left out. What is left
+are the passes over the records that any link with numpy makes, and the copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from archs.engine import U64, Index, Places, field_of, having, numbers_in
+from archs.reloc import PAGE_MASK, Op, Part
+from loader.elf import SHT_NOBITS, ElfView, RelocationTable
+from loader.link import Linked
+
+SMALL = 1000  # records below which a table is left out
+Word = tuple[Part, NDArray[Any], Index | slice]
+
+
+@attrs.frozen(eq=False)
+class _Group:
+    """Records that are stored alike, the records before them, and the words they write."""
+
+    op: Op
+    index: Index | slice
+    before: Index
+    words: tuple[Word, ...]
+
+
+@attrs.frozen(eq=False)
+class _Sums:
+    """Records that add up: which, the first of each place, which subtract, and the words."""
+
+    index: Index
+    first: Index
+    negative: NDArray[np.bool_]
+    words: tuple[tuple[Index, Word], ...]
+
+
+@attrs.frozen(eq=False)
+class _Table:
+    records: NDArray[np.void]
+    address: U64
+    groups: tuple[_Group, ...]
+    paired: bool
+    sums: _Sums | None
+
+
+class Least:
+    """The passes for one linked module; call it to make them."""
+
+    def __init__(self, view: ElfView, linked: Linked, addresses: Mapping[int, int]) -> None:
+        self._values = linked.symbols.copy()
+        self._image = linked.image.copy()
+        self._tables = [
+            self._prepared(view, table, linked.offsets[index], addresses[index])
+            for table in view.tables
+            if (index := table.target.index) in linked.offsets and table.records.size >= SMALL
+        ]
+        self._contents = [
+            view.contents(section)
+            for section in view.sections
+            if section.allocated and section.type != SHT_NOBITS
+        ]
+
+    def __call__(self) -> list[bytes]:
+        """Read, compute and store every record, and copy the sections."""
+        for table in self._tables:
+            records, place = table.records, None
+            target = self._values.take(records["symbol"].astype(np.intp), mode="clip")
+            target += records["addend"]
+            kept = np.empty(records.size, np.uint64) if table.paired else None
+            for group in table.groups:
+                if group.op is Op.PAIR and kept is not None:
+                    x = kept[group.before]
+                else:
+                    x = target[group.index]
+                    if group.op in (Op.PC, Op.PAGE):
+                        place = records["offset"] + table.address if place is None else place
+                        p = place[group.index]
+                        x = x - p if group.op is Op.PC else (x & PAGE_MASK) - (p & PAGE_MASK)
+                    if kept is not None:
+                        kept[group.index] = x
+                for word in group.words:
+                    _store(word, x)
+            if table.sums is not None:
+                x = target[table.sums.index]
+                np.negative(x, out=x, where=table.sums.negative)
+                total = np.add.reduceat(x, table.sums.first)
+                for mine, word in table.sums.words:
+                    _store(word, total[mine])
+        return [bytes(contents) for contents in self._contents]
+
+    def _prepared(self, view: ElfView, table: RelocationTable, there: int, address: int) -> _Table:
+        rows, types = view.arch.relocations, table.records["type"].copy()
+        at = (table.records["offset"] + np.uint64(there)).view(np.intp)
+        alike: dict[tuple[Op, tuple[Part, ...]], list[int]] = {}
+        summed: list[int] = []
+        for number in numbers_in(types):
+            row = rows[number]
+            if row.accumulates:
+                summed.append(number)
+            elif row.op is not Op.NONE:
+                alike.setdefault((row.op, row.parts), []).append(number)
+        groups = []
+        for (op, parts), numbers in sorted(alike.items(), key=lambda item: item[0][0] is Op.PAIR):
+            index = having(types, numbers)
+            every = index.size == types.size
+            words = tuple(w for part in parts for w in self._words(part, at[index]))
+            groups.append(_Group(op, slice(None) if every else index, index - 1, words))
+        sums = self._sums(view, types, at, having(types, summed)) if summed else None
+        paired = any(op is Op.PAIR for op, _ in alike)
+        return _Table(table.records, np.array(address, np.uint64), tuple(groups), paired, sums)
+
+    def _sums(self, view: ElfView, types: NDArray[np.uint32], at: Index, index: Index) -> _Sums:
+        index = index[np.argsort(at[index], kind="stable")]
+        places = at[index]
+        first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
+        rows = view.arch.relocations
+        negative = np.array([rows[number].op is Op.SUB for number in types[index].tolist()])
+        kinds, words = types[index[first]], []
+        for number in numbers_in(kinds):
+            mine = having(kinds, [number])
+            for part in rows[number].parts:
+                words += [(mine, word) for word in self._words(part, places[first[mine]])]
+        return _Sums(index, first, negative, tuple(words))
+
+    def _words(self, part: Part, at: Index) -> list[Word]:
+        places, low = Places(self._image, at), int(np.bitwise_or.reduce(at)) | part.offset
+        parts = part.halves if part.halves and low & 3 == 2 else (part,)
+        return [(one, *places.way(one.offset, one.size)) for one in parts]
+
+
+def _store(word: Word, x: U64) -> None:
+    part, view, index = word
+    found = (x if part.whole else field_of(part, x)).astype(part.word)
+    if part.keep is not None:
+        aligned = view.strides[0] == part.size and not isinstance(index, slice)
+        found |= (view.take(index, mode="clip") if aligned else view[index]) & part.keep
+    view[index] = found
