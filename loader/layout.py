@@ -365,7 +365,7 @@ def _count_branches(view: ElfView, table: RelocationTable) -> int:
             named = np.zeros(view.symbols.size, np.bool_)
             named[symbols[kinds == number]] = True
             different += int(np.count_nonzero(named))
-        return index.size - plain.size + different
+        return int(index.size - plain.size) + different
     # The last record stays unsorted behind the others.
     visited = records[slot_candidates(view, table)][["type", "symbol", "addend"]]
     before, last = visited[:-1], visited[-1].tolist()
