@@ -3,9 +3,9 @@
 
 It works on arrays, one entry per relocation. X is computed for all of them in a few passes
 over adjoining memory; what is stored alike (the same words, the same reach) is stored
-together, whatever its types are called. Places are written through the widest aligned view
-of the image that fits. Addresses stay uint64 throughout (uint64 + int64 would become
-float64 and lose bits) and are viewed as int64 only to compare.
+together, whatever its types are called. Places are written through an aligned view of the
+image where they allow it (see Places). Addresses stay uint64 throughout (uint64 + int64 would
+become float64 and lose bits) and are viewed as int64 only to compare.
 
 Checks come as reductions of a whole batch first; which records are wrong is asked only where
 something is.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
 from archs.engine import U64, Index, Records, having, numbers_in
-from archs.reloc import Rows
+from archs.reloc import Op, Rows
 from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView
 from loader.layout import PERCPU_SECTION, Layout
 
@@ -241,18 +241,15 @@ class Work:
     def pieces(self) -> Iterator[Piece]:
         """Yield all relocations, in any order of tables, in pieces that caches hold.
 
-        Large tables come by themselves, cut where no record depends on another; small ones
-        together.
+        Large tables come by themselves and cut; small ones together.
         """
-        cut = not self.view.arch.relocations.entangled
         small: list[int] = []
         pending = 0
         for number, table in enumerate(self.tables):
             size = self.view.tables[table].records.size
             if size >= ALONE:
-                step = PIECE if cut else size
-                for start in range(0, size, step):
-                    yield self._piece([number], slice(start, start + step))
+                for part in self._parts(self.view.tables[table].records):
+                    yield self._piece([number], part)
                 continue
             small.append(number)
             pending += size
@@ -261,6 +258,26 @@ class Work:
                 small, pending = [], 0
         if small:
             yield self._piece(small)
+
+    def _parts(self, records: NDArray[np.void]) -> Iterator[slice]:
+        """Yield the parts of a table, cut where records do without those before the cut.
+
+        They may add up with others at the same place, and take X of a HI20, which stands right
+        before as compilers write it. One that stands elsewhere is not found then, and the link
+        starts over with all records.
+        """
+        rows, size, start = self.view.arch.relocations, records.size, 0
+        offset, kinds = records["offset"], records["type"]
+        ordered = size <= PIECE or not np.count_nonzero(offset[1:] < offset[:-1])
+        while start < size:
+            end = start + PIECE if ordered or not rows.entangled else size
+            while rows.entangled and end < size:
+                row = rows.get(int(kinds[end]))
+                if offset[end] != offset[end - 1] and (row is None or row.op is not Op.PAIR):
+                    break
+                end += 1
+            yield slice(start, end)
+            start = end
 
     def _piece(self, chosen: Sequence[int], part: slice = slice(None)) -> Piece:
         """Return (a part of) the records of the chosen tables."""

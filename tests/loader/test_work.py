@@ -16,7 +16,7 @@ from loader.link import link, link_view
 from samples.modules import names, path
 from tests.support import elfwriter as elf
 from tests.support.addresses import place, resolve
-from tests.support.elfwriter import LOCAL, WEAK, A, Rela, Sec, Sym, W, write
+from tests.support.elfwriter import LOCAL, WEAK, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import ABS64
 from tests.support.psabi import Table, World, check
 
@@ -47,6 +47,31 @@ def test_pieces_of_any_size_give_the_models_bytes(
         view, addresses = world.view, world.addresses
         linked = link_view(view, plan(view), addresses, world.symbols, percpu=world.percpu)
         assert check(world, linked.sections, NO_TABLE) == linked.records.type.size > 0
+
+
+def test_what_a_cut_would_part_stays_together_or_is_linked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sums at one place, and LO12s that share a HI20, near or far, come out right in any pieces."""
+    monkeypatch.setattr(work, "ALONE", 1)
+    high, low, add, sub = 23, 24, 35, 39
+    code = b"".join(word.to_bytes(4, "little") for word in (0x517, 0x50513, 0x50513, 0x50513))
+    text = [Rela(0, high, "far"), *(Rela(at, low, "label") for at in (4, 8, 12))]
+    sums = [Rela(at, kind, "far", at) for at in (0, 4, 8) for kind in (add, sub, add)]
+    for relas in (sums, [*sums[1:], sums[0]]):
+        sections = [
+            Sec(".text", code, A | X, relas=text),
+            Sec(".data", b"\xff" * 12, A | W, relas=relas),
+        ]
+        image = write(243, sections, [Sym("label", ".text", 0, bind=LOCAL), Sym("far")])
+        (data,) = (one.index for one in parse(image).sections if one.name == ".data")
+        for piece in (1, 2, 3, 5, 1 << 15):
+            monkeypatch.setattr(work, "PIECE", piece)
+            found = link(image, {1: 0x1000, data: 0x2000}, {"far": 0x12345})
+            words = np.frombuffer(found[1], "<u4") >> 12
+            assert words.tolist() == [0x11, 0x34550, 0x34550, 0x34550]
+            totals = np.frombuffer(found[data], "<u4").tolist()
+            assert totals == [0x12345, 0x12349, 0x1234D]
 
 
 def test_what_links_plainly_links_the_same_with_everything_looked_at(
