@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What numpy needs at the least to link a module, whoever writes the linker.
+"""What numpy needs at the least to link a module, by the fastest passes that we know.
 
 The floor of the benchmark reads and copies; this computes and stores, too, with everything
 prepared that a linker has to find out: the value of every symbol, which records are stored
 alike, which HI20 a record takes its X from, which records add up, and the fastest view of
 every place. Nothing is checked, nothing parsed, and small tables are left out. What is left
-are the passes over the records that any link with numpy makes, and the copies.
+are passes over the records, and the copies.
 """
 
 from __future__ import annotations

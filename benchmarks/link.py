@@ -2,8 +2,8 @@
 """What reading, planning and linking a module costs, beside other linkers and the floor.
 
 The floor does what no linker can do without: one numpy view per relocation table, read
-once, and one copy of every allocated section. *least* (least.py) is what no linker in numpy
-can do without, *read* what ours takes to read the file. Ours and the floor run in this process on the
+once, and one copy of every allocated section. *least* (least.py) is what numpy needs at the
+least to compute and store, *read* what ours takes to read the file. Ours and the floor run in this process on the
 same bytes; peers (see peers.py) are processes, so what they need for an empty object of the
 same architecture is subtracted. All take turns, and every figure is a median of CPU time
 (user + system), so that a busy machine disturbs all of them alike.
@@ -98,7 +98,7 @@ def read(image: bytes) -> None:
 
 
 def least_of(view: ElfView) -> Least:
-    """Return the passes that numpy cannot link the module without."""
+    """Return the passes that a link of the module with numpy needs at the least."""
     layout = plan(view)
     start, places, _ = placed(view, layout)
     names = dict.fromkeys(view.undefined_names, start)
