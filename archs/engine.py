@@ -27,7 +27,6 @@ from archs.reloc import PAGE_MASK, REFUSED, SUMMED, Checks, Op, Part, Reach, Rel
 U64: TypeAlias = NDArray[np.uint64]
 Index: TypeAlias = NDArray[np.intp]
 Selection: TypeAlias = "slice | Index"
-Kinds: TypeAlias = NDArray[np.integer[Any]]
 
 FEW = 4096  # records up to which the number of calls into numpy counts, not their passes
 HARDLY = 512  # up to which Python is as fast as numpy, and words at any byte cost nothing
@@ -57,7 +56,7 @@ class Records:
     place: U64
     target: U64
     addend: U64
-    type: Kinds
+    type: NDArray[np.uint32]
     group: U64 | None = None
 
 
@@ -86,7 +85,7 @@ class Failure:
     x: U64
 
 
-def numbers_in(types: Kinds) -> list[int]:
+def numbers_in(types: NDArray[np.uint32]) -> list[int]:
     """Return the relocation numbers that occur, ascending; a damaged file may hold any."""
     if types.size <= HARDLY:
         return sorted(set(types.tolist()))
@@ -99,13 +98,21 @@ def numbers_in(types: Kinds) -> list[int]:
     return found
 
 
-def having(types: Kinds, numbers: Sequence[int]) -> Index:
+def having(types: NDArray[np.uint32], numbers: Sequence[int]) -> Index:
     """Return the indices of the records that have one of the types."""
     found = types == numbers[0]
     for number in numbers[1:]:
         found |= types == number
     index: Index = found.nonzero()[0]
     return index
+
+
+def by_number(column: NDArray[Any], types: NDArray[np.uint32]) -> NDArray[Any]:
+    """Return each record's entry of an array by relocation number (see Rows).
+
+    numpy takes four times as long by indices of any other size than its own.
+    """
+    return column.take(types.astype(np.intp), mode="clip")
 
 
 def compute(row: Reloc, records: Records, index: Selection) -> U64:
@@ -144,7 +151,7 @@ def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray
 # Words ---------------------------------------------------------------------------------------
 
 
-def field_of(part: Part, x: U64) -> U64:
+def _field(part: Part, x: U64) -> U64:
     """Return the bits of a part's word that X decides."""
     value = x if part.added is None else x + part.added
     word = None
@@ -186,8 +193,14 @@ class Places:
         steps = self._at[1:] - self._at[:-1]
         return int(np.minimum.reduce(steps)) if steps.size else 1 << 62
 
-    def way(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
-        """Return a view of the image, and which of its words stand `offset` behind a place."""
+    def _way(self, part: Part) -> tuple[NDArray[Any], Index | slice]:
+        """Return a view of the image, and which of its words are those of a part."""
+        key = part.offset, part.size
+        if key not in self._ways:
+            self._ways[key] = self._find(*key)
+        return self._ways[key]
+
+    def _find(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
         image, at = self._image, self._at
         if (self._low | offset) & (size - 1):
             return _anywhere(image, size), at + offset if offset else at
@@ -200,29 +213,23 @@ class Places:
         more = offset >> shift
         return image[: image.size & -size].view(f"<u{size}"), index + more if more else index
 
-    def read(self, offset: int, size: int) -> NDArray[Any]:
-        """Return the words of `size` bytes that stand `offset` bytes behind each place."""
-        way = self._ways.get((offset, size)) or self.way(offset, size)
-        self._ways[offset, size] = way
-        view, index = way
+    def read(self, part: Part) -> NDArray[Any]:
+        """Return the words of a part."""
+        view, index = self._way(part)
         if isinstance(index, slice):
             return view
-        return view.take(index, mode="clip") if view.strides[0] == size else view[index]
+        return view.take(index, mode="clip") if view.strides[0] == part.size else view[index]
 
     def store(self, part: Part, x: U64) -> None:
         """Replace the bits of a part's words that X decides."""
-        low = self._low | part.offset
-        if part.halves and low & 3 == 2:
+        if part.halves and (self._low | part.offset) & 3 == 2:
             for half in part.halves:
                 self.store(half, x)
             return
-        way = self._ways.get((part.offset, part.size)) or self.way(part.offset, part.size)
-        view, index = way
-        words = (x if part.whole else field_of(part, x)).astype(part.word)
+        view, index = self._way(part)
+        words = (x if part.whole else _field(part, x)).astype(part.word)
         if part.keep is not None:
-            self._ways[part.offset, part.size] = way
-            held = self.read(part.offset, part.size)
-            words |= held & part.keep
+            words |= self.read(part) & part.keep
         view[index] = words
 
     def repeated(self, size: int) -> NDArray[np.bool_]:
@@ -249,7 +256,7 @@ def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U6
     for part in parts:
         at = offset + part.offset if part.offset else offset
         view = _anywhere(image, part.size)
-        found = (x if part.whole else field_of(part, x)).astype(part.word)
+        found = (x if part.whole else _field(part, x)).astype(part.word)
         if part.keep is not None:
             found |= view[at] & part.keep
         view[at] = found
@@ -267,7 +274,7 @@ def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
     """
     before = index - 1
     wanted = records.target[index] - records.addend[index]
-    beside = rows.high.take(records.type[before].astype(np.intp, copy=False), mode="clip")
+    beside = by_number(rows.high, records.type[before])
     beside &= records.place[before] == wanted
     if records.group is not None:
         beside &= records.group[before] == records.group[index]
@@ -280,7 +287,7 @@ def _pair(rows: Rows, records: Records, index: Index, x: U64) -> Index:
 
 def _search_pair(rows: Rows, records: Records, index: Index, wanted: U64, x: U64) -> Index:
     """Do as `_pair`, the HI20 being anywhere in the same section."""
-    highs = rows.high.take(records.type.astype(np.intp, copy=False), mode="clip").nonzero()[0]
+    highs = by_number(rows.high, records.type).nonzero()[0]
     known = np.zeros(index.size, np.bool_)
     groups = np.zeros(records.type.size, np.uint64) if records.group is None else records.group
     for group in np.unique(groups[index]):
@@ -319,7 +326,7 @@ def _accumulate(
     (edges,) = begins.nonzero()
     first, last = edges[:-1], edges[1:] - 1
     x = records.target[index]
-    ops = rows.signs.take(records.type[index].astype(np.intp, copy=False), mode="clip")
+    ops = by_number(rows.signs, records.type[index])
     np.negative(x, out=x, where=ops < 0)
     total = np.add.reduceat(x, first)
     # What was there before a SET does not count.
@@ -386,7 +393,7 @@ def _apply_few(
     one call.
     """
     few = rows.few[checks]
-    types = records.type.astype(np.intp, copy=False)
+    types = records.type.astype(np.intp)
     forms = few.forms.take(types, mode="clip")
     counts = np.bincount(forms, minlength=2).tolist()
     if counts[REFUSED]:
@@ -506,20 +513,12 @@ def indices(index: Selection, size: int) -> Index:
 
 def _values(rows: Rows, records: Records, numbers: Sequence[int], index: Selection) -> U64:
     """Return X of the records at `index`, which are those that have these types."""
-    ops = {rows[number].op for number in numbers}
     row = next((rows[n] for n in numbers if rows[n].op is Op.PC), rows[numbers[0]])
     x = compute(row, records, index)
-    if len(ops) > 1:
-        types, target = records.type[index], records.target[index]
-        others = [n for n in numbers if rows[n].op in (Op.ABS, Op.SIZE)]
-        if row.op is Op.PC and others:
-            mine = having(types, others)
-            x[mine] = target[mine]
-        pages = [n for n in numbers if rows[n].op is Op.PAGE]
-        if pages and row.op is not Op.PAGE:
-            mine = having(types, pages)
-            place = records.place[index][mine]
-            x[mine] = (target[mine] & PAGE_MASK) - (place & PAGE_MASK)
+    others = [n for n in numbers if rows[n].op is not row.op]
+    if row.op is Op.PC and others:
+        mine = having(records.type[index], others)
+        x[mine] = records.target[index][mine]
     return x
 
 
@@ -562,7 +561,7 @@ def _store(
     if clean_target:
         # Where targets are clean a row is one plain word.
         (part,) = row.parts
-        words = places.read(part.offset, part.size)
+        words = places.read(part)
         held = np.asarray(words != 0) if words.any() else None
         if places.least < part.size and (twice := places.repeated(part.size)).any():
             held = twice if held is None else held | twice

@@ -342,13 +342,18 @@ class Rows(dict[int, Reloc]):
 
     @cached_property
     def forms(self) -> Mapping[Checks, Mapping[int, int]]:
-        """Numbers that store the same words within the same reach have the same form."""
+        """Numbers that store the same words within the same reach have the same form.
+
+        But X is computed for them together, which what takes another's X or pages is kept out of.
+        """
+        apart = (Op.PAIR, Op.PAGE)
         found: dict[Checks, dict[int, int]] = {}
         for checks in Checks:
             known: dict[object, int] = {}
             found[checks] = {
                 number: known.setdefault(
-                    (row.op is Op.PAIR, row.parts, row.reach_under(checks)), len(known)
+                    (row.op if row.op in apart else None, row.parts, row.reach_under(checks)),
+                    len(known),
                 )
                 for number, row in self.items()
             }

@@ -11,39 +11,38 @@ are passes over the records, and the copies.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.engine import U64, Index, Places, field_of, having, numbers_in
+from archs.engine import U64, Index, Places, having, numbers_in
 from archs.reloc import PAGE_MASK, Op, Part
 from loader.elf import SHT_NOBITS, ElfView, RelocationTable
 from loader.link import Linked
 
 SMALL = 1000  # records below which a table is left out
-Word = tuple[Part, NDArray[Any], Index | slice]
 
 
 @attrs.frozen(eq=False)
 class _Group:
-    """Records that are stored alike, the records before them, and the words they write."""
+    """Records that are stored alike, the records before them, their places and words."""
 
     op: Op
     index: Index | slice
     before: Index
-    words: tuple[Word, ...]
+    places: Places
+    parts: tuple[Part, ...]
 
 
 @attrs.frozen(eq=False)
 class _Sums:
-    """Records that add up: which, the first of each place, which subtract, and the words."""
+    """Records that add up: which, the first of each place, which subtract; sums by their words."""
 
     index: Index
     first: Index
     negative: NDArray[np.bool_]
-    words: tuple[tuple[Index, Word], ...]
+    stored: tuple[tuple[Index, Places, Part], ...]
 
 
 @attrs.frozen(eq=False)
@@ -71,6 +70,7 @@ class Least:
             for section in view.sections
             if section.allocated and section.type != SHT_NOBITS
         ]
+        self()  # places remember the view that serves them
 
     def __call__(self) -> list[bytes]:
         """Read, compute and store every record, and copy the sections."""
@@ -90,14 +90,14 @@ class Least:
                         x = x - p if group.op is Op.PC else (x & PAGE_MASK) - (p & PAGE_MASK)
                     if kept is not None:
                         kept[group.index] = x
-                for word in group.words:
-                    _store(word, x)
+                for part in group.parts:
+                    group.places.store(part, x)
             if table.sums is not None:
                 x = target[table.sums.index]
                 np.negative(x, out=x, where=table.sums.negative)
                 total = np.add.reduceat(x, table.sums.first)
-                for mine, word in table.sums.words:
-                    _store(word, total[mine])
+                for mine, places, part in table.sums.stored:
+                    places.store(part, total[mine])
         return [bytes(contents) for contents in self._contents]
 
     def _prepared(self, view: ElfView, table: RelocationTable, there: int, address: int) -> _Table:
@@ -115,8 +115,8 @@ class Least:
         for (op, parts), numbers in sorted(alike.items(), key=lambda item: item[0][0] is Op.PAIR):
             index = having(types, numbers)
             every = index.size == types.size
-            words = tuple(w for part in parts for w in self._words(part, at[index]))
-            groups.append(_Group(op, slice(None) if every else index, index - 1, words))
+            places, chosen = Places(self._image, at[index]), slice(None) if every else index
+            groups.append(_Group(op, chosen, index - 1, places, parts))
         sums = self._sums(view, types, at, having(types, summed)) if summed else None
         paired = any(op is Op.PAIR for op, _ in alike)
         return _Table(table.records, np.array(address, np.uint64), tuple(groups), paired, sums)
@@ -127,23 +127,9 @@ class Least:
         first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
         rows = view.arch.relocations
         negative = np.array([rows[number].op is Op.SUB for number in types[index].tolist()])
-        kinds, words = types[index[first]], []
+        kinds, stored = types[index[first]], []
         for number in numbers_in(kinds):
             mine = having(kinds, [number])
-            for part in rows[number].parts:
-                words += [(mine, word) for word in self._words(part, places[first[mine]])]
-        return _Sums(index, first, negative, tuple(words))
-
-    def _words(self, part: Part, at: Index) -> list[Word]:
-        places, low = Places(self._image, at), int(np.bitwise_or.reduce(at)) | part.offset
-        parts = part.halves if part.halves and low & 3 == 2 else (part,)
-        return [(one, *places.way(one.offset, one.size)) for one in parts]
-
-
-def _store(word: Word, x: U64) -> None:
-    part, view, index = word
-    found = (x if part.whole else field_of(part, x)).astype(part.word)
-    if part.keep is not None:
-        aligned = view.strides[0] == part.size and not isinstance(index, slice)
-        found |= (view.take(index, mode="clip") if aligned else view[index]) & part.keep
-    view[index] = found
+            where = Places(self._image, places[first[mine]])
+            stored += [(mine, where, part) for part in rows[number].parts]
+        return _Sums(index, first, negative, tuple(stored))

@@ -3,9 +3,9 @@
 
 The floor does what no linker can do without: one numpy view per relocation table, read
 once, and one copy of every allocated section. *least* (least.py) is what numpy needs at the
-least to compute and store, *read* what ours takes to read the file. Ours and the floor run in this process on the
-same bytes; peers (see peers.py) are processes, so what they need for an empty object of the
-same architecture is subtracted. All take turns, and every figure is a median of CPU time
+least to compute and store, *read* what ours takes to read the file. These run in this process
+on the same bytes; peers (see peers.py) are processes, so what they need for an empty object of
+the same architecture is subtracted. All take turns, and every figure is a median of CPU time
 (user + system), so that a busy machine disturbs all of them alike.
 
     python -m benchmarks.link [MODULE...]            # ours, floor and peers

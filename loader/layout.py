@@ -39,7 +39,6 @@ GOT_OF_SUM = frozenset((Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
-INIT = ".init"
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
 NOT_PLACED = frozenset((*UNLOADED_SECTIONS, PERCPU_SECTION))
@@ -72,7 +71,7 @@ REGIONS = tuple(
 
 def is_init(name: str) -> bool:
     """Return whether a section is freed after init: a prefix test, so `.init.plt` counts."""
-    return name.startswith(INIT)
+    return name.startswith(".init")
 
 
 @attrs.frozen
@@ -159,12 +158,12 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     for section in view.sections[1:]:
-        index, name, _, flags, _, _, align, _, _ = section
-        if index in forced:
-            flags, align = flags | forced[index][0], forced[index][1]
-        if not flags & SHF_ALLOC or name in NOT_PLACED:
+        flags, align = section.flags, section.align
+        if section.index in forced:
+            flags, align = flags | forced[section.index][0], forced[section.index][1]
+        if not flags & SHF_ALLOC or section.name in NOT_PLACED:
             continue
-        if name in RO_AFTER_INIT_SECTIONS:
+        if section.name in RO_AFTER_INIT_SECTIONS:
             flags |= SHF_RO_AFTER_INIT
         if flags & SHF_WRITE and flags & SHF_EXECINSTR:
             where = f"section {section.index} ({section.name})"
@@ -193,7 +192,7 @@ def _sweep(
     placed: list[list[Placement]] = [[] for _ in REGIONS]
     ends, most = [0] * len(REGIONS), [1] * len(REGIONS)
     for section, flags, align in sections:
-        number = _region(flags & REGION_FLAGS, section.name.startswith(INIT))
+        number = _region(flags & REGION_FLAGS, is_init(section.name))
         if number is None:
             continue
         width = resized.get(section.index, section.size)
@@ -201,7 +200,7 @@ def _sweep(
         ends[number] = offset + width
         most[number] = max(most[number], align)
         placed[number].append(_placement((section, REGIONS[number], offset, width, align)))
-    placements = {one[0][0]: one for inside in placed for one in inside}
+    placements = {one.section.index: one for inside in placed for one in inside}
     taken = [number for number, inside in enumerate(placed) if inside]
     return (
         placements,

@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archs import Arch, Checks
-from archs.engine import Failure, Problem, Records, apply, compute, having, numbers_in
+from archs.engine import (
+    Failure,
+    Problem,
+    Records,
+    apply,
+    by_number,
+    compute,
+    having,
+    numbers_in,
+)
 from archs.reloc import Op, Reloc
 from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
@@ -364,7 +373,7 @@ def _misplaced(work: Work) -> Iterable[Failure]:
         return
     homeless = np.flatnonzero(~work.values.all[1][whole.symbol])
     # A record without a word (R_*_NONE, R_RISCV_RELAX) may name anything.
-    homeless = homeless[rows.widths.take(whole.records.type[homeless], mode="clip") > 0]
+    homeless = homeless[by_number(rows.widths, whole.records.type[homeless]) > 0]
     if homeless.size:
         yield Failure(Problem.HOMELESS, None, homeless, np.zeros(homeless.size, np.uint64))
 

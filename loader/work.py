@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
-from archs.engine import U64, Index, Records, having, numbers_in
+from archs.engine import U64, Index, Records, by_number, having, numbers_in
 from archs.reloc import Op, Rows
 from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView
 from loader.layout import PERCPU_SECTION, Layout
@@ -173,10 +173,7 @@ class Piece:
             widest = max((rows[n].size for n in self.numbers if n in rows), default=0)
             if int(np.maximum.reduce(self.offset)) + widest <= int(self.room):
                 return np.empty(0, np.intp)
-        bad = (
-            rows.widths.take(self.records.type.astype(np.intp), mode="clip")
-            > self.room - self.offset
-        )
+        bad = by_number(rows.widths, self.records.type) > self.room - self.offset
         bad |= self.offset > self.room
         index: Index = bad.nonzero()[0]
         return index
@@ -268,9 +265,11 @@ class Work:
         """
         rows, size, start = self.view.arch.relocations, records.size, 0
         offset, kinds = records["offset"], records["type"]
-        ordered = size <= PIECE or not np.count_nonzero(offset[1:] < offset[:-1])
+        step = PIECE
+        if rows.entangled and size > PIECE and np.count_nonzero(offset[1:] < offset[:-1]):
+            step = size
         while start < size:
-            end = start + PIECE if ordered or not rows.entangled else size
+            end = start + step
             while rows.entangled and end < size:
                 row = rows.get(int(kinds[end]))
                 if offset[end] != offset[end - 1] and (row is None or row.op is not Op.PAIR):
