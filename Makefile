@@ -20,7 +20,7 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/python -m execmem.reference
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
@@ -34,11 +34,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zstd,test]'
 	touch $@
 
-# ORACLE (or EXECMEM_ORACLE) names recordings of real kernels, CORPUS the files they leave out.
+# ORACLE (a path list) names recordings of real kernels, CORPUS the files they leave out.
 ORACLE ?= $(EXECMEM_ORACLE)
 CORPUS ?= $(EXECMEM_CORPUS)
 oracle: $(VENV)/.installed
-	$(BIN)/execmem diff --placement --oracle "$(ORACLE)" $(if $(CORPUS),--root "$(CORPUS)")
+	EXECMEM_ORACLE="$(ORACLE)" EXECMEM_CORPUS="$(CORPUS)" $(BIN)/execmem diff --placement
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.link

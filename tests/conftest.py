@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What every test may ask for: each architecture, real modules, a real kernel's answers.
 
-Tests need nothing but the repository. Two folders make them stronger where they exist:
-`EXECMEM_CORPUS` holds distribution modules, `EXECMEM_ORACLE` what a booted kernel made of
-them in memory. Both hold one folder per architecture, named as the distribution names it.
+Tests need nothing but the repository. Folders make them stronger where they exist:
+`EXECMEM_CORPUS` holds distribution modules, one folder per architecture, named as the
+distribution names it; `EXECMEM_ORACLE`, a path list, what booted kernels made of modules in
+memory (folders per architecture, or `RELEASE-ARCH` ones); `EXECMEM_KERNELS` kernel images,
+configurations and modules, in `RELEASE-ARCH` folders.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -22,27 +25,53 @@ def arch(request: pytest.FixtureRequest) -> archs.Arch:
     return request.param
 
 
-def _folder(variable: str, what: str) -> Path:
+def _folders(variable: str, what: str) -> list[Path]:
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} names no folder with {what}")
-    return Path(value)
+    return [Path(part) for part in value.split(os.pathsep) if part]
 
 
-def _of_arch(folder: Path, arch: archs.Arch) -> Path:
-    for name in (arch.name, *arch.aliases):
-        if (folder / name).is_dir():
-            return folder / name
-    pytest.skip(f"{folder} has nothing for {arch.name}")
+def _of_arch(folders: Iterable[Path], arch: archs.Arch) -> Path:
+    for folder in folders:
+        for name in (arch.name, *arch.aliases):
+            if (folder / name).is_dir():
+                return folder / name
+    pytest.skip(f"{os.pathsep.join(map(str, folders))} has nothing for {arch.name}")
+
+
+def _of_releases(folders: Iterable[Path], arch: archs.Arch) -> dict[str, Path]:
+    """Return the `RELEASE-ARCH` folders of an architecture, by release."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+            release, dash, name = path.name.rpartition("-")
+            if dash and name in (arch.name, *arch.aliases):
+                found[release] = path
+    if not found:
+        pytest.skip(f"{os.pathsep.join(map(str, folders))} has no release for {arch.name}")
+    return found
 
 
 @pytest.fixture
 def corpus(arch: archs.Arch) -> Path:
     """Return the root (of lib/modules/VERSION) that holds distribution modules of `arch`."""
-    return _of_arch(_folder("EXECMEM_CORPUS", "distribution modules"), arch)
+    return _of_arch(_folders("EXECMEM_CORPUS", "distribution modules"), arch)
 
 
 @pytest.fixture
 def oracle(arch: archs.Arch) -> Path:
     """Return the folder of what a real kernel of `arch` did with its modules."""
-    return _of_arch(_folder("EXECMEM_ORACLE", "recordings of real kernels"), arch)
+    return _of_arch(_folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
+
+
+@pytest.fixture
+def other_recordings(arch: archs.Arch) -> dict[str, Path]:
+    """Return what real kernels of other releases did with their modules: release -> folder."""
+    return _of_releases(_folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
+
+
+@pytest.fixture
+def kernels(arch: archs.Arch) -> dict[str, Path]:
+    """Return release -> folder with its image, configuration and modules (`boot`, `lib`)."""
+    return _of_releases(_folders("EXECMEM_KERNELS", "kernels"), arch)

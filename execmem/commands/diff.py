@@ -15,10 +15,13 @@ from execmem.commands.common import examples
 @click.argument("modules", metavar="[MODULE]...", nargs=-1)
 @click.option(
     "--oracle",
+    "oracles",
+    multiple=True,
+    type=click.Path(path_type=Path),
     metavar="DIR",
     envvar="EXECMEM_ORACLE",
     required=True,
-    help="recordings of real kernels (or EXECMEM_ORACLE)",
+    help="recordings of real kernels (or EXECMEM_ORACLE, a path list); repeatable",
 )
 @click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
 @click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
@@ -46,7 +49,7 @@ from execmem.commands.common import examples
 def diff(
     ctx: click.Context,
     modules: tuple[str, ...],
-    oracle: str,
+    oracles: tuple[Path, ...],
     names: tuple[str, ...],
     arches: tuple[str, ...],
     roots: tuple[Path, ...],
@@ -79,9 +82,11 @@ def diff(
     for name in without:
         if name not in MECHANISMS:
             raise click.UsageError(f"--without {name!r}: expected one of {', '.join(MECHANISMS)}")
-    found = [run for run in runs(oracle, names) if not chosen or run.arch_name in chosen]
+    recorded = (run for oracle in oracles for run in runs(oracle, names))
+    found = [run for run in recorded if not chosen or run.arch_name in chosen]
     if not found:
-        raise click.UsageError(f"--oracle {oracle}: holds no such recording")
+        listed = os.pathsep.join(map(str, oracles))
+        raise click.UsageError(f"--oracle {listed}: holds no such recording")
     wanted = tuple(module_name(name) for name in modules)
     known = {recording.name for run in found for recording in run.recordings}
     for name in wanted:
