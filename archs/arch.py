@@ -164,8 +164,11 @@ class CallingConvention:
     sign_extend_32
         Whether 32-bit unsigned values are sign-extended in registers (riscv64).
     va_list
-        Returns an iterator over the slots of a va_list: it is given the address of the
-        va_list and a function that reads eight bytes of guest memory at an address.
+        Returns an iterator over the slots of a va_list: it is given what a function gets that
+        takes one, and a function that reads eight bytes of guest memory at an address.
+    va_list_is_pointer
+        Whether a va_list is a pointer to its slots, so that a function that takes one gets that
+        pointer; else it gets the address of the object, or of a copy of it.
     indirect
         Register of the address where a structure goes that is returned in memory; None where
         that is the first argument.
@@ -178,6 +181,7 @@ class CallingConvention:
     link: str | None
     sign_extend_32: bool
     va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
+    va_list_is_pointer: bool = False
     indirect: str | None = None
 
 

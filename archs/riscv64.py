@@ -98,9 +98,8 @@ def address_map(kaslr: int | None = None, image_size: int | None = None) -> Addr
     )
 
 
-def _va_list(address: int, load: Callable[[int], int]) -> Iterator[int]:
+def _va_list(slot: int, load: Callable[[int], int]) -> Iterator[int]:
     """Yield the slots of a va_list: a pointer to consecutive doublewords (psABI, chapter 2)."""
-    slot = load(address)
     while True:
         yield load(slot)
         slot += 8
@@ -396,6 +395,7 @@ RISCV64 = Arch(
         link="ra",
         sign_extend_32=True,
         va_list=_va_list,
+        va_list_is_pointer=True,
     ),
     emulation=Emulation(
         prefix="RISCV",

@@ -748,12 +748,17 @@ class Kernel:
     def format(self, fmt: int, args: Arguments) -> bytes:
         """Return what the kernel's vsnprintf would form of the format at `fmt`."""
         return format_message(
-            self.string(fmt), args, self._plain, symbolize=self.symbolize, va_list=self.va_list
+            self.string(fmt), args, self._plain, symbolize=self.symbolize, va_list=self.va_list_at
         )
 
-    def va_list(self, address: int) -> _VaList:
-        """Return the slots that the va_list object at `address` still holds."""
-        return _VaList(self.arch.calling.va_list(address, self.word))
+    def va_list(self, value: int) -> _VaList:
+        """Return the slots that a va_list still holds, given as the argument that it is passed as."""
+        return _VaList(self.arch.calling.va_list(value, self.word))
+
+    def va_list_at(self, address: int) -> _VaList:
+        """Return the slots that the va_list object at `address` still holds (a `va_list *`)."""
+        is_pointer = self.arch.calling.va_list_is_pointer
+        return self.va_list(self.word(address) if is_pointer else address)
 
     def print(self, message: bytes, level: int | None = None) -> None:
         """Append to the kernel log; a message without newline waits for its continuation."""

@@ -59,8 +59,9 @@ _TYPEDEFS = {
     for size, sign, *names in map(str.split, _INTEGERS.strip().splitlines())
     for name in names
 }
-# Pointers by another name. A va_list parameter is one on all three: an array that decays on
-# x86-64, a copy passed by reference on arm64 (AAPCS64 6.8.2, B.4), a void * on riscv64.
+# Pointers by another name. A va_list parameter is one on all three: to an array on x86-64, to a
+# copy on arm64 (AAPCS64 6.8.2, B.4), both of which lead to the slots, and to the slots
+# themselves on riscv64.
 _POINTER_TYPEDEFS = frozenset(
     """
     va_list acpi_handle irq_handler_t work_func_t rcu_callback_t notifier_fn_t smp_call_func_t
