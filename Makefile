@@ -54,7 +54,7 @@ SECONDS ?= 60
 fuzz: $(VENV)/.installed
 ifeq ($(ENGINE),coverage)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
-	for target in tables parse elf link load wrapper depends trace printf; do \
+	for target in btf tables parse elf link load wrapper depends trace printf; do \
 		$(BIN)/python -m tests.fuzz.run $$target --coverage --seconds $(SECONDS) || exit 1; done
 else
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)

@@ -44,7 +44,7 @@ from machine.kernel.table import FUNCTIONS
 from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation
-from tests.support import packages
+from tests.support import btfwriter, packages
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
@@ -498,7 +498,17 @@ def unpack(data: bytes, _random: Random) -> bool:
     return bool(found)
 
 
+def types(data: bytes, _random: Random) -> bool:
+    """Read BTF and ask it everything."""
+    return btfwriter.ask_everything(data)
+
+
 TARGETS: dict[str, Target] = {
+    "btf": Target(
+        lambda: [btfwriter.blob(order).blob() for order in "<>"],
+        mutation.raw,
+        types,
+    ),
     "tables": Target(tiny, mutation.elf, parse_elf),
     "parse": Target(objects, mutation.elf, parse_elf),
     "elf": Target(objects, mutation.elf, read_elf),
