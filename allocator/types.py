@@ -26,6 +26,21 @@ HUGE_PAGE_SIZE = GIB
 ADDRESS_MASK = (1 << 64) - 1
 
 
+class Hex(int):
+    """A number of up to 64 bits that is written in hex: an address, a register, a displacement.
+
+    Programs that read JSON keep 53 bits of a number, so documents hold it as a string.
+
+    >>> Hex(0xFFFF800000000000), Hex(0), Hex(-0x80000000)
+    (0xffff800000000000, 0x0, -0x80000000)
+    """
+
+    def __str__(self) -> str:
+        return f"{int(self):#x}"
+
+    __repr__ = __str__
+
+
 def align_up(value: int, alignment: int) -> int:
     """Return the least multiple of `alignment` (a power of two) that is not below `value`."""
     return (value + alignment - 1) & -alignment

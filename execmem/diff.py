@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import archs
+from allocator.types import Hex
 from archs import Checks
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.errors import LoadError
@@ -85,7 +86,7 @@ class Range:
             "point": self.point,
             "section": self.section,
             "offset": self.offset,
-            "address": self.address,
+            "address": Hex(self.address),
             "bytes": len(self.ours),
             "symbol": self.symbol,
             "mechanism": self.mechanism,

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from allocator.errors import ExecmemError
-from allocator.types import GIB, MemType, size_text
+from allocator.types import GIB, Hex, MemType, size_text
 from archs.reloc import Reloc
 from execmem.report import module_extents, table
 from execmem.sweep.summary import kind_of
@@ -110,14 +110,14 @@ class Whole:
             "large_share": {kind.name: share for kind, share in report.large_share.items()},
             "padding_bytes": report.padding_bytes,
             "fallbacks": report.fallbacks,
-            "text": list(self.text),
+            "text": [Hex(address) for address in self.text],
             "plt_slots": self.plt_slots,
             "modules_before_first_plt": self.before_first_plt,
             "relocations": {
                 name: {
                     "count": found.count,
-                    "lo": found.lo,
-                    "hi": found.hi,
+                    "lo": Hex(found.lo),
+                    "hi": Hex(found.hi),
                     "share": round(found.share, 4),
                 }
                 for name, found in sorted(self.reached.items())

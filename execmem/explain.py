@@ -196,7 +196,7 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
         "arch": machine.arch.name,
         "title": machine.arch.title,
         "design": machine.design,
-        "kaslr": machine.memory.address_map.kaslr,
+        "kaslr": None if (seed := machine.memory.address_map.kaslr) is None else str(seed),
         "bands": _bands(machine),
         "branches": [
             {"mnemonic": b.mnemonic, "lo": _hex(b.reach.lo), "hi": _hex(b.reach.hi), "what": b.what}

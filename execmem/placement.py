@@ -34,6 +34,7 @@ from allocator.types import (
     Consumer,
     ExecmemRange,
     ExecmemType,
+    Hex,
     Interval,
     MemType,
     align_up,
@@ -104,14 +105,18 @@ class Placed:
                 {
                     "module": d.module,
                     "type": d.type.name,
-                    "predicted": list(d.predicted),
-                    "recorded": list(d.recorded),
+                    "predicted": _region(d.predicted),
+                    "recorded": _region(d.recorded),
                     "reason": d.reason,
                     "because_of": list(d.modules),
                 }
                 for d in self.deviations
             ],
         }
+
+
+def _region(region: Region) -> list[int]:
+    return [Hex(region[0]), region[1]]
 
 
 @attrs.frozen

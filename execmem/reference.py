@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reference pages written from the code: the command line and the architectures.
+"""Reference pages written from the code: the command line, JSON and the architectures.
 
 `python -m execmem.reference` writes them; a test compares the committed files.
 """
@@ -14,7 +14,34 @@ import click
 from allocator.types import ExecmemType, size_text
 from archs import Arch, archs
 from execmem.cli import COMMANDS, cli
+from execmem.schema import DOCUMENTS, ENVELOPE, Keys
 
+JSON = """# JSON output
+
+Written from `execmem/schema.py`, to which the tests hold every command.
+
+With `--json` a command writes one document to stdout (`sweep` one a line), and what people
+should know besides to stderr. Keys that are documented here stay; others may come.
+
+| kind | written as |
+|---|---|
+| hex | a string in lower-case hex, whatever its size: `"0x0"`, `"0xffff800000000000"`; where it is signed (displacements, addends, results of a signed type) with the sign in front: `"-0x80000000"` |
+| number | an integer below 2^53: counts, sizes in bytes, indices |
+| fraction | a number with a fraction: seconds, shares |
+| text | a string |
+| bytes | a string of two lower-case hex digits a byte, without a prefix |
+| true/false | `true` or `false` |
+| object | an object or a list, whose keys follow |
+| any | what depends on the input; it keeps the rule for numbers |
+
+**Whatever may have 64 bits is hex**: addresses, registers, values of symbols and relocations,
+addends, displacements, what a function returned. Programs that read JSON (jq, JavaScript,
+spreadsheets) keep 53 bits of a number and round the others away. Where a document would need a
+larger number elsewhere, the command refuses to write it. In Python `int(text, 0)` reads hex.
+
+In a path `[]` is each element of a list, and `{}` each key that depends on the input.
+
+"""
 HERE = Path(__file__).parent.parent / "docs" / "reference"
 
 
@@ -89,8 +116,22 @@ def _poke(arch: Arch) -> str:
     return f"`{poke.name}`, {pages}, granules of {poke.granule}"
 
 
+def json_output() -> str:
+    """Return every JSON document's keys."""
+    parts = [JSON + "## Every document\n", _keys(ENVELOPE)]
+    for name, keys in DOCUMENTS.items():
+        parts += [f"## {name}\n", _keys(keys)]
+    return "\n".join(parts)
+
+
+def _keys(keys: Keys) -> str:
+    rows = [f"| `{path}` | {kind.value} | {meaning} |" for path, (kind, meaning) in keys.items()]
+    return "\n".join(["| key | kind | what |", "|---|---|---|", *rows, ""])
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
+    "../json.md": json_output,
     "architectures.md": architectures,
 }
 

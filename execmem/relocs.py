@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from allocator.types import ADDRESS_MASK, Interval
+from allocator.types import ADDRESS_MASK, Hex, Interval
 from archs.reloc import Op
 from loader.listing import Listing, Relocation, Selection
 from machine.disassembly import Disassembler
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LINE = 80
+ABSOLUTE = (Op.ABS, Op.SET)
 
 
 class Code:
@@ -99,24 +100,34 @@ def _record(code: Code, relocation: Relocation) -> dict[str, Any]:
         "section": relocation.section.name,
         "offset": relocation.offset,
         "containing": relocation.containing,
-        "place": relocation.place,
+        "place": Hex(relocation.place),
         "type": relocation.type,
         "formula": relocation.formula,
         "computation": relocation.computation,
         "symbol": relocation.symbol,
-        "symbol_value": relocation.value,
-        "addend": relocation.addend,
-        "target": relocation.target,
-        "value": relocation.x,
+        "symbol_value": _hex(relocation.value),
+        "addend": _hex(relocation.addend),
+        "target": _hex(relocation.target),
+        "value": _hex(_result(relocation)),
         "before": relocation.before.hex(),
         "after": relocation.after.hex(),
         "before_text": before,
         "after_text": after,
         "via": None
         if via is None
-        else {"section": via.section, "offset": via.offset, "address": via.address},
+        else {"section": via.section, "offset": via.offset, "address": Hex(via.address)},
         "reason": relocation.reason,
     }
+
+
+def _hex(value: int | None) -> Hex | None:
+    return None if value is None else Hex(value)
+
+
+def _result(relocation: Relocation) -> int | None:
+    """Return X: an address where the formula gives one, else with its sign."""
+    row, x = relocation.row, relocation.x
+    return x if x is None or row is None or row.op not in ABSOLUTE else x & ADDRESS_MASK
 
 
 def show(out: Console, code: Code, selection: Selection, limit: int | None) -> None:
@@ -153,11 +164,10 @@ def _lines(code: Code, relocation: Relocation) -> Iterator[str]:
 
 def _computation(relocation: Relocation) -> Iterator[str]:
     """Yield the formula, its numbers and its result, on one line where that is not too long."""
-    row, x = relocation.row, relocation.x
+    row, x = relocation.row, _result(relocation)
     if row is None or x is None:
         return
-    absolute = row.op in (Op.ABS, Op.SET)
-    result = f"{x & ADDRESS_MASK:#x}" if absolute else f"{x:+#x}"
+    result = f"{x:#x}" if row.op in ABSOLUTE else f"{x:+#x}"
     formula = f"  {relocation.formula} ="
     if not relocation.computation:
         yield f"{formula} {result}"

@@ -6,9 +6,8 @@ Tables fit 80 columns and need no colour; addresses are hex, sizes in binary uni
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from allocator.types import ExecmemType, size_text
+from allocator.types import ExecmemType, Hex, Interval, size_text
 from archs import Arch
+from execmem import documents
 from loader.link import Extent, extents
 from samples.story import Heading, Lines, Story, Text
 
@@ -54,9 +54,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: st
     return found
 
 
-def print_json(document: object) -> None:
-    """Write one JSON document to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document to stdout; `execmem` and `notices` are added."""
+    sys.stdout.write(documents.text(document))
 
 
 # Modules ---------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def regions(machine: Machine, module: Module) -> list[dict[str, Any]]:
         found.append(
             {
                 "type": kind.name,
-                "address": region.address,
+                "address": Hex(region.address),
                 "size": region.size,
                 "prot": str(translation.prot) if translation else "freed",
                 "leaf": size_text(translation.leaf) if translation else "",
@@ -95,7 +95,7 @@ def module_json(machine: Machine, module: Module) -> dict[str, Any]:
                 "index": index,
                 "name": section.name,
                 "type": section.type.name if section.type else "PERCPU",
-                "address": section.address,
+                "address": Hex(section.address),
                 "size": section.size,
             }
             for index, section in sorted(report.sections.items())
@@ -108,7 +108,7 @@ def module_json(machine: Machine, module: Module) -> dict[str, Any]:
         "parameters": [p.name for p in machine.parameters_of(module.loaded)],
         "registered": registered(machine, module.name),
         "unknown_symbols": list(report.unknown),
-        "init_result": report.init_result,
+        "init_result": None if report.init_result is None else Hex(report.init_result),
         "init_fault": str(report.init_fault) if report.init_fault else None,
         "log": [line.text for line in report.log],
     }
@@ -120,11 +120,11 @@ def registered(machine: Machine, owner: str) -> list[dict[str, Any]]:
         {
             "kind": record.kind,
             "name": record.name,
-            "address": record.address,
+            "address": Hex(record.address),
             "owner": record.owner,
             **record.fields,
             "callbacks": {
-                name: {"address": address, "symbol": machine.symbolize(address)}
+                name: {"address": Hex(address), "symbol": machine.symbolize(address)}
                 for name, address in record.callbacks.items()
             },
         }
@@ -248,19 +248,20 @@ def arch_json(arch: Arch) -> dict[str, Any]:
         "name": arch.name,
         "aliases": list(arch.aliases),
         "machine": arch.machine,
-        "image": {"start": here.image.start, "end": here.image.end},
-        "direct_map": here.direct_map,
-        "vmalloc": {"start": here.vmalloc.start, "end": here.vmalloc.end},
+        "image": _span(here.image),
+        "direct_map": Hex(here.direct_map),
+        "vmalloc": _span(here.vmalloc),
         "ranges": {
-            kind.value: {
-                "start": here.range_of(kind).range.start,
-                "end": here.range_of(kind).range.end,
-                "fallback": [f.start, f.end] if (f := here.range_of(kind).fallback) else None,
+            kind.value: _span(here.range_of(kind).range)
+            | {
+                "fallback": [Hex(f.start), Hex(f.end)]
+                if (f := here.range_of(kind).fallback)
+                else None
             }
             for kind in ExecmemType
         },
         "branches": [
-            {"mnemonic": b.mnemonic, "what": b.what, "lo": b.reach.lo, "hi": b.reach.hi}
+            {"mnemonic": b.mnemonic, "what": b.what, "lo": Hex(b.reach.lo), "hi": Hex(b.reach.hi)}
             for b in arch.branches
         ],
         "code_model": arch.code_model,
@@ -271,7 +272,7 @@ def arch_json(arch: Arch) -> dict[str, Any]:
             "name": arch.text_poke.name,
             "pages": arch.text_poke.pages,
             "granule": arch.text_poke.granule,
-            "window": arch.text_poke.window,
+            "window": Hex(arch.text_poke.window),
             "private": arch.text_poke.private,
             "flushes_all_cpus": arch.text_poke.broadcast,
             "sync": arch.text_poke.sync,
@@ -287,6 +288,11 @@ def arch_json(arch: Arch) -> dict[str, Any]:
         "relocations": sum(not row.unsupported for row in arch.relocations.values()),
         "relocations_refused": sum(bool(row.unsupported) for row in arch.relocations.values()),
     }
+
+
+def _span(interval: Interval) -> dict[str, Any]:
+    """Return a half-open interval of addresses."""
+    return {"start": Hex(interval.start), "end": Hex(interval.end)}
 
 
 def _alias(arch: Arch) -> str:
@@ -348,13 +354,13 @@ def reach_json(arch: Arch, found: Measurement) -> dict[str, Any]:
         "arch": arch.name,
         "instruction": branch.mnemonic,
         "what": branch.what,
-        "lo": branch.reach.lo,
-        "hi": branch.reach.hi,
-        "measured": None if measured is None else [measured.lo, measured.hi],
+        "lo": Hex(branch.reach.lo),
+        "hi": Hex(branch.reach.hi),
+        "measured": None if measured is None else [Hex(measured.lo), Hex(measured.hi)],
         "step": found.step,
         "example": found.text,
-        "lands_past_lo": found.past_lo,
-        "lands_past_hi": found.past_hi,
+        "lands_past_lo": None if found.past_lo is None else Hex(found.past_lo),
+        "lands_past_hi": None if found.past_hi is None else Hex(found.past_hi),
     }
 
 

@@ -8,7 +8,7 @@ and whoever stores it must not assume four-byte alignment.
 
 from __future__ import annotations
 
-from allocator.types import PAGE_SIZE
+from allocator.types import PAGE_SIZE, Hex
 from archs import arch as arch_by_name
 from machine.machine import Machine
 from samples.bench import fill, listing, put, row
@@ -38,7 +38,11 @@ def main() -> Story:
     poke = arch.text_poke
     assert poke is not None
     story = Story("auipc", "RISC-V: an instruction across two pages")
-    story.facts = {"place": here, "results": results, "pages": poke.pages}
+    story.facts = {
+        "place": Hex(here),
+        "results": [Hex(result) for result in results],
+        "pages": poke.pages,
+    }
     story.parts = [
         Text(
             f"auipc t0 ; jr t0 at {here:#x}: two bytes on one page, six on the next. It is poked "

@@ -8,7 +8,7 @@ comes next. The lesson does that, with a hand that the linker never lends.
 
 from __future__ import annotations
 
-from allocator.types import MemType
+from allocator.types import Hex, MemType
 from archs import arch as arch_by_name
 from archs.arm64 import plt_entry
 from machine.faults import Fault
@@ -41,7 +41,12 @@ def main() -> Story:
         fault = str(error).splitlines()[0]
     there = machine.read(init.address, 12)
     story = Story("initplt", "arm64: init text's PLT entries die with init")
-    story.facts = {"before": before, "fault": fault, "there": there.hex(), "trap": arch.trap.hex()}
+    story.facts = {
+        "before": Hex(before),
+        "fault": fault,
+        "there": there.hex(),
+        "trap": arch.trap.hex(),
+    }
     story.parts = [
         Text(
             f"A core function at {caller:#x} branches to an entry in init text at "

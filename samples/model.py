@@ -8,7 +8,7 @@ only data out of the top 2 GiB breaks the second before the first.
 
 from __future__ import annotations
 
-from allocator.types import GIB
+from allocator.types import GIB, Hex
 from loader.errors import RelocationError
 from loader.link import link_view
 from loader.module import LoadedModule
@@ -37,7 +37,7 @@ def main() -> Story:
         types = sorted({motion.rows[int(motion.type[one])].name for one in failed})
         rows.append((name, f"{address:#x}", str(len(failed)), ", ".join(types) or "loads"))
     story = Story("model", "x86-64: the kernel code model, and 32S")
-    story.facts = {"rows": [list(r) for r in rows], "data": data}
+    story.facts = {"rows": [list(r) for r in rows], "data": Hex(data)}
     story.parts = [
         Text(
             "Data and rodata of tables.ko move down; its text stays. R_X86_64_32S stores an "

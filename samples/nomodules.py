@@ -9,7 +9,7 @@ from the range its architecture gives it.
 from __future__ import annotations
 
 from allocator import Execmem, KernelMemory, PhysicalMemory
-from allocator.types import GIB, Consumer, MemType, size_text
+from allocator.types import GIB, Consumer, Hex, MemType, size_text
 from archs import archs
 from samples.story import Grid, Story, Text
 
@@ -34,7 +34,11 @@ def main() -> Story:
             reaches = all(to - got.address in call.reach for to in (image.start, image.end - 4))
             leaf = memory.translate(got.address)
             assert leaf is not None
-            facts[consumer.value] = {"address": got.address, "reaches": reaches, "leaf": leaf.leaf}
+            facts[consumer.value] = {
+                "address": Hex(got.address),
+                "reaches": reaches,
+                "leaf": leaf.leaf,
+            }
             rows.append(
                 (
                     arch.title,

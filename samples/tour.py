@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from allocator.types import ExecmemType, size_text
+from allocator.types import ExecmemType, Hex, size_text
 from archs import Arch, archs
 from loader.link import extents
 from machine.machine import Machine
@@ -69,10 +69,10 @@ def _visit(story: Story, arch: Arch, expected: int) -> dict[str, Any]:
     ]
     module.unload()
     return {
-        "result": result,
-        "expected": expected,
+        "result": Hex(result),
+        "expected": Hex(expected),
         "relocations": dict(module.report.relocations),
-        "text": next(r.address for k, r in module.report.regions.items() if k.is_text),
+        "text": next(Hex(r.address) for k, r in module.report.regions.items() if k.is_text),
     }
 
 

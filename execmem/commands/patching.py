@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from allocator.types import Hex
 from execmem.commands.common import (
     argument,
     load_one,
@@ -111,7 +112,7 @@ class Session:
             "module": self.module.name,
             "arch": self.machine.arch.name,
             "function": function,
-            "result": self.result,
+            "result": None if self.result is None else Hex(self.result),
             "fault": None if self.fault is None else str(self.fault),
             "outputs": [bytes(value).hex() for value in self.values if isinstance(value, Out)],
             "log": [line.text for line in self.machine.log],

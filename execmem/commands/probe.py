@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
 
@@ -51,10 +52,10 @@ def probe(
         report.print_json(
             session.outcome(function)
             | {
-                "address": found.address,
+                "address": Hex(found.address),
                 "where": found.where,
                 "instruction": instruction,
-                "hits": [{name: hit.registers[name] for name in chosen} for hit in found.hits],
+                "hits": [{name: Hex(hit.registers[name]) for name in chosen} for hit in found.hits],
                 "restored": True,
             }
         )

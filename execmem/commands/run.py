@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from allocator.errors import printable
+from allocator.types import Hex
 from execmem.commands.common import (
     argument,
     examples,
@@ -79,7 +80,7 @@ def run(
     if options["as_json"]:
         document = report.module_json(machine, loaded) | {
             "function": function,
-            "result": result,
+            "result": None if result is None else Hex(result),
             "outputs": outputs,
             "log": [line.text for line in machine.log],
             **report.missing(machine),

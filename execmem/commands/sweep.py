@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import closing
 from typing import Any
 
 import click
 
+from execmem import documents
 from execmem.commands.common import examples, unknown_option
 
 
@@ -102,7 +102,7 @@ def sweep(
 
 def _print(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(row))
+        click.echo(documents.line(row))
         return
     arch, outcome = row["arch"] or "?", row["outcome"]
     click.echo(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
@@ -112,7 +112,7 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     from allocator.types import size_text
 
     if as_json:
-        click.echo(json.dumps(document))
+        click.echo(documents.line(document))
         return
     told = document["summary"]
     counts = ", ".join(f"{n} {name}" for name, n in told["outcomes"].items() if n)

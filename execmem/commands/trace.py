@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
 
@@ -81,8 +82,8 @@ def _json(session: Session, depth: int, call: Call) -> dict[str, Any]:
         "depth": depth,
         "module": call.site.module,
         "function": call.function,
-        "arguments": list(call.arguments),
+        "arguments": [Hex(value) for value in call.arguments],
         "caller": session.machine.symbolize(call.caller) or f"{call.caller:#x}",
-        "result": call.result,
+        "result": None if call.result is None else Hex(call.result),
         "instructions": call.instructions,
     }

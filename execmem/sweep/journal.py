@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 
 from allocator.errors import ExecmemError
+from execmem import documents
 from execmem.sweep.job import Options, Row
 
 
@@ -85,10 +86,10 @@ class Journal:
         if meaning is None:
             self._append({"options": self._meaning})
 
-    def _append(self, document: object) -> int:
+    def _append(self, document: Mapping[str, Any]) -> int:
         """Write one line, whole; return where it begins."""
         start = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(document).encode() + b"\n")
+        self._file.write(documents.line(document).encode() + b"\n")
         self._file.flush()
         return start
 
@@ -122,7 +123,7 @@ class Journal:
                     self._file.seek(self._at[name])
                     file.write(self._file.readline())
                 summary["summary"]["options"] = self._meaning
-                file.write(json.dumps(summary).encode() + b"\n")
+                file.write(documents.line(summary).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             finished.replace(self.path)

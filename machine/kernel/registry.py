@@ -32,7 +32,7 @@ class Record:
     owner
         The module that registered it; empty for nobody.
     fields
-        What else is of interest.
+        What else is of interest; what has 64 bits is a `Hex`.
     callbacks
         Member name -> address of the function.
     """

@@ -59,9 +59,9 @@ def test_load_json_has_the_keys_that_scripts_rely_on(run, arch):
         assert {"index", "name", "type", "address", "size"} <= section.keys()
         holder = next((r for r in module["regions"] if r["type"] == section["type"]), None)
         if holder and section["size"]:
-            end = section["address"] + section["size"]
-            assert holder["address"] <= section["address"]
-            assert end <= holder["address"] + holder["size"]
+            start, first = (int(part["address"], 0) for part in (section, holder))
+            assert first <= start
+            assert start + section["size"] <= first + holder["size"]
 
 
 def test_load_shows_a_table_of_at_most_80_columns(run, arch):

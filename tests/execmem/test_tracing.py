@@ -40,14 +40,18 @@ def test_trace_as_json(run, arch):
     assert code == 0
     document = json.loads(out)
     assert (document["module"], document["arch"]) == ("patchable", arch.name)
-    assert (document["result"], document["sites"], document["restored"]) == (6, 3, True)
+    assert (document["result"], document["sites"], document["restored"]) == ("0x6", 3, True)
     calls = document["calls"]
     assert [(c["depth"], c["function"]) for c in calls] == [
         (0, "patchable_digits"),
         *[(1, "patchable_divide")] * 3,
     ]
-    assert [c["arguments"][:2] for c in calls[1:]] == [[321, 10], [32, 10], [3, 10]]
-    assert [c["result"] for c in calls] == [6, 32, 3, 0]
+    assert [c["arguments"][:2] for c in calls[1:]] == [
+        ["0x141", "0xa"],
+        ["0x20", "0xa"],
+        ["0x3", "0xa"],
+    ]
+    assert [c["result"] for c in calls] == ["0x6", "0x20", "0x3", "0x0"]
     assert all(c["caller"].startswith("patchable_digits+") for c in calls[1:])
     assert calls[0]["instructions"] > sum(c["instructions"] for c in calls[1:]) > 0
 
@@ -95,9 +99,9 @@ def test_probe_as_json(run, arch):
     )
     assert code == 0
     document = json.loads(out)
-    assert document["hits"] == [{first: 321}, {first: 32}, {first: 3}]
+    assert document["hits"] == [{first: "0x141"}, {first: "0x20"}, {first: "0x3"}]
     assert document["where"] == "patchable_divide+0x0 [patchable]"
-    assert (document["result"], document["restored"]) == (6, True)
+    assert (document["result"], document["restored"]) == ("0x6", True)
     assert document["instruction"]
 
 

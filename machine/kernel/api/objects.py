@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from allocator.types import Hex
 from machine.kernel.api.common import empty_list, errno, nothing, state, text
 from machine.kernel.api.devres import release_all
 from machine.kernel.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
@@ -577,7 +578,11 @@ def _debugfs_create_dir(k: Kernel, name: int, parent: int) -> int:
 def _debugfs_create_file(
     k: Kernel, name: int, mode: int, parent: int, argument: int, fops: int
 ) -> int:
-    fields: dict[str, str | int] = {"mode": oct(mode), "data": argument, "operations": fops}
+    fields: dict[str, str | int] = {
+        "mode": oct(mode),
+        "data": Hex(argument),
+        "operations": Hex(fops),
+    }
     return _node(k, DEBUGFS, text(k, name), parent, fields)
 
 
@@ -588,7 +593,7 @@ def _debugfs_create_file(
     )
 )
 def _debugfs_create_value(k: Kernel, name: int, mode: int, parent: int, value: int) -> None:
-    _node(k, DEBUGFS, text(k, name), parent, {"mode": oct(mode), "data": value})
+    _node(k, DEBUGFS, text(k, name), parent, {"mode": oct(mode), "data": Hex(value)})
 
 
 @function(
@@ -689,7 +694,7 @@ def _proc_symlink(k: Kernel, name: int, parent: int, target: int) -> int:
     " struct proc_dir_entry *parent, const struct proc_ops *proc_ops, void *data)",
 )
 def _proc_create(k: Kernel, name: int, mode: int, parent: int, ops: int, *_data: int) -> int:
-    return _node(k, PROC, text(k, name), parent, {"mode": oct(mode), "operations": ops})
+    return _node(k, PROC, text(k, name), parent, {"mode": oct(mode), "operations": Hex(ops)})
 
 
 @function(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from allocator.types import Hex
 from machine.kernel.api.common import empty_list
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
@@ -53,8 +54,11 @@ def _text(k: Kernel, address: int) -> str:
 
 
 def _value(found: View, member: str) -> Field:
-    kind = found.layout.members[member].type
-    return found.text(member) if kind == "str" or kind.startswith("char") else found.number(member)
+    found_as = found.layout.members[member]
+    if found_as.type == "str" or found_as.type.startswith("char"):
+        return found.text(member)
+    number = found.number(member)
+    return Hex(number) if found_as.size > 4 else number
 
 
 def registration(

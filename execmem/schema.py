@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands in each command's JSON document: the keys, and what kind of value each has.
+
+A key is named by its path: `modules[].regions[].address` is in each element of two lists, and
+`relocations{}` stands for keys that depend on the input. `docs/json.md` is written from here
+(`python -m execmem.reference`), and the tests hold every command's documents to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, TypeAlias
+
+import attrs
+
+from execmem.documents import EXACT
+
+_HEX = re.compile(r"-?0x(0|[1-9a-f][0-9a-f]{0,15})")
+_BYTES = re.compile(r"(?:[0-9a-f]{2})*")
+
+
+class Kind(enum.Enum):
+    """What a value is; the name of each is how the documentation calls it."""
+
+    HEX = "hex"
+    COUNT = "number"
+    REAL = "fraction"
+    TEXT = "text"
+    BYTES = "bytes"
+    FLAG = "true/false"
+    PART = "object"
+    ANY = "any"
+
+
+HEX, COUNT, REAL, TEXT, BYTES, FLAG, PART, ANY = Kind
+Keys: TypeAlias = Mapping[str, tuple[Kind, str]]
+
+NULL = "; null: "  # in a key's meaning, before the reason why it may be null
+SOME = "; only "  # before the reason why it may be missing
+
+ENVELOPE: Keys = {
+    "execmem": (TEXT, "the version that wrote the document"),
+    "notices[]": (ANY, "what a person should know about how modules were loaded"),
+}
+
+_REGISTERED: Keys = {
+    "kind": (TEXT, "`shash`, `pci driver`, `misc device` ..."),
+    "name": (TEXT, "what the module calls it"),
+    "address": (HEX, "its structure, or a handle"),
+    "owner": (TEXT, "the module"),
+    "callbacks{}.address": (HEX, "a function that was registered, by member"),
+    "callbacks{}.symbol": (TEXT, f"its name{NULL}nobody knows"),
+    "{}": (ANY, "what else is known of this kind; 64-bit members are hex"),
+}
+
+_MODULE: Keys = {
+    "name": (TEXT, "the module"),
+    "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+    "design": (TEXT, "of executable memory"),
+    "state": (TEXT, "`coming`, `live` ..."),
+    "regions[].type": (TEXT, "memory type"),
+    "regions[].address": (HEX, "where it begins"),
+    "regions[].size": (COUNT, "bytes"),
+    "regions[].prot": (TEXT, "`R-X` and the like, or `freed`"),
+    "regions[].leaf": (TEXT, "size of the leaf that maps it"),
+    "regions[].fallback": (FLAG, "whether it lies in the fallback range"),
+    "sections[].index": (COUNT, "in the file"),
+    "sections[].name": (TEXT, "as the file says"),
+    "sections[].type": (TEXT, "memory type, or `PERCPU`"),
+    "sections[].address": (HEX, "where it lies"),
+    "sections[].size": (COUNT, "bytes"),
+    "relocations{}": (COUNT, "by type, how many"),
+    "plt_slots": (COUNT, "PLT entries used"),
+    "plt_reserved": (COUNT, "PLT entries for which there is room"),
+    "depends[]": (TEXT, "modules whose symbols it uses"),
+    "exports[]": (TEXT, "symbols that it exports"),
+    "parameters[]": (TEXT, "parameters that it takes"),
+    **{f"registered[].{path}": key for path, key in _REGISTERED.items()},
+    "unknown_symbols[]": (TEXT, "kernel symbols that nobody has"),
+    "init_result": (HEX, f"what init returned{NULL}it was not run to its end"),
+    "init_fault": (TEXT, f"why init stopped{NULL}it did not"),
+    "log[]": (TEXT, "lines of the kernel log"),
+}
+
+_MISSING: Keys = {
+    "missing{}": (COUNT, "calls of each kernel symbol that nobody has"),
+    "stubbed{}": (COUNT, "calls of each symbol of `--stub`"),
+}
+
+_CALL: Keys = {
+    "module": (TEXT, "the module"),
+    "arch": (TEXT, "its architecture"),
+    "function": (TEXT, "what was called"),
+    "result": (HEX, f"what it returned{NULL}it did not"),
+    "fault": (TEXT, f"why the guest stopped{NULL}it did not"),
+    "outputs[]": (BYTES, "of each `out:` argument"),
+    "log[]": (TEXT, "lines of the kernel log"),
+}
+
+
+def _spans(path: str, what: str) -> Keys:
+    return {f"{path}.start": (HEX, what), f"{path}.end": (HEX, "the first address behind it")}
+
+
+_LEAVES: Keys = {
+    "leaves{}{}": (COUNT, "leaves that map a memory type, by size"),
+    "large_share{}": (REAL, "share of a memory type under large leaves, 0 to 1"),
+}
+
+_SUMMARY: Keys = {
+    "summary.modules": (COUNT, "rows"),
+    "summary.outcomes{}": (COUNT, "modules by outcome"),
+    "summary.archs{}": (COUNT, "modules by architecture"),
+    "summary.relocations": (COUNT, "of all modules"),
+    "summary.relocation_types{}": (COUNT, "by type"),
+    "summary.plt_slots": (COUNT, "of all modules"),
+    "summary.sizes{}": (COUNT, "bytes by memory type"),
+    "summary.missing{}": (COUNT, "modules that called a symbol that nobody has"),
+    "summary.errors[].error": (TEXT, "what errors have in common"),
+    "summary.errors[].count": (COUNT, "how many"),
+    "summary.errors[].first": (TEXT, "the first file"),
+    "summary.slowest[].file": (TEXT, "the slowest modules"),
+    "summary.slowest[].seconds": (REAL, "wall-clock time"),
+    "summary.seconds": (REAL, "wall-clock time of all"),
+    "summary.options{}": (ANY, f"of the sweep{SOME}in the file of `--output`"),
+}
+
+# Document -> its keys, beside those of the envelope.
+DOCUMENTS: Mapping[str, Keys] = {
+    "load": {f"modules[].{path}": key for path, key in _MODULE.items()},
+    "load --all": {
+        "runs[].arch": (TEXT, "architecture"),
+        "runs[].design": (TEXT, "design"),
+        "runs[].modules": (COUNT, "modules that were loaded"),
+        "runs[].refused": (COUNT, "modules that were not"),
+        "runs[].errors[].error": (TEXT, "what errors have in common"),
+        "runs[].errors[].count": (COUNT, "how many"),
+        "runs[].seconds": (REAL, "wall-clock time"),
+        "runs[].guest_bytes": (COUNT, "guest memory in use"),
+        "runs[].resident_bytes": (COUNT, "by which the process grew"),
+        "runs[].bytes{}": (COUNT, "by memory type"),
+        **{f"runs[].{path}": key for path, key in _LEAVES.items()},
+        "runs[].padding_bytes": (COUNT, "held beyond what was asked for"),
+        "runs[].fallbacks": (COUNT, "allocations from the fallback range"),
+        "runs[].text[]": (HEX, "start and end of all text"),
+        "runs[].plt_slots": (COUNT, "PLT entries used"),
+        "runs[].modules_before_first_plt": (
+            COUNT,
+            f"modules loaded before the first PLT entry{NULL}there is none",
+        ),
+        "runs[].relocations{}.count": (COUNT, "by type, how many"),
+        "runs[].relocations{}.lo": (HEX, "the lowest displacement"),
+        "runs[].relocations{}.hi": (HEX, "the highest displacement"),
+        "runs[].relocations{}.share": (REAL, "of its reach that is used, 0 to 1"),
+    },
+    "run": {
+        **_MODULE,
+        "function": (TEXT, f"what was called{NULL}init only"),
+        "result": (HEX, f"what it returned{NULL}init only"),
+        "outputs[]": (BYTES, "of each `out:` argument"),
+        **_MISSING,
+        "leaks[]": (TEXT, "memory not freed, with `--kasan`"),
+    },
+    "crypto": {
+        "algorithm": (TEXT, "its name"),
+        "driver": (TEXT, "its driver's name"),
+        "kind": (TEXT, "`shash`, `skcipher` ..."),
+        "module": (TEXT, "who registered it"),
+        "arch": (TEXT, "architecture"),
+        "result": (BYTES, "what was computed"),
+        "log[]": (TEXT, "lines of the kernel log"),
+        **_MISSING,
+    },
+    "trace": {
+        **_CALL,
+        "sites": (COUNT, "call sites that were patched"),
+        "calls[].depth": (COUNT, "0 for the outermost"),
+        "calls[].module": (TEXT, "of the function"),
+        "calls[].function": (TEXT, "its name"),
+        "calls[].arguments[]": (HEX, "argument registers"),
+        "calls[].caller": (TEXT, "`function+0xoffset/0xsize [module]`"),
+        "calls[].result": (HEX, f"result register{NULL}it did not return"),
+        "calls[].instructions": (COUNT, f"from entry to return{NULL}it did not return"),
+        "dropped": (COUNT, "calls beyond `--limit`"),
+        "restored": (FLAG, "text is as it was"),
+    },
+    "probe": {
+        **_CALL,
+        "address": (HEX, "of the instruction"),
+        "where": (TEXT, "`function+0xoffset [module]`"),
+        "instruction": (TEXT, "disassembled"),
+        "hits[]{}": (HEX, "each register that was asked for, at each hit"),
+        "restored": (FLAG, "text is as it was"),
+    },
+    "relocs": {
+        "module": (TEXT, "the module"),
+        "arch": (TEXT, "its architecture"),
+        "relocations[].section": (TEXT, "section of the place"),
+        "relocations[].offset": (COUNT, "in the section"),
+        "relocations[].containing": (TEXT, "`function+0xoffset`"),
+        "relocations[].place": (HEX, "P"),
+        "relocations[].type": (TEXT, "the psABI's name"),
+        "relocations[].formula": (TEXT, "what is computed"),
+        "relocations[].computation": (TEXT, "with its numbers"),
+        "relocations[].symbol": (TEXT, "name of the symbol"),
+        "relocations[].symbol_value": (HEX, "S"),
+        "relocations[].addend": (HEX, "A, signed"),
+        "relocations[].target": (HEX, "S+A"),
+        "relocations[].value": (HEX, f"the result: an address, or signed{NULL}there is none"),
+        "relocations[].before": (BYTES, "at the place, in the file"),
+        "relocations[].after": (BYTES, "at the place, in memory"),
+        "relocations[].before_text": (TEXT, "as instructions or words"),
+        "relocations[].after_text": (TEXT, "as instructions or words"),
+        "relocations[].via": (PART, f"the entry below{NULL}the bytes lead to S+A"),
+        "relocations[].via.section": (TEXT, "PLT or GOT section"),
+        "relocations[].via.offset": (COUNT, "in it"),
+        "relocations[].via.address": (HEX, "of the entry"),
+        "relocations[].reason": (TEXT, "why it is not supported; empty for none"),
+        "matching": (COUNT, "that the filters match"),
+        "total": (COUNT, "in the module"),
+        "counts{}": (COUNT, "of those that match, by type"),
+    },
+    "reach": {
+        "rows[].arch": (TEXT, "architecture"),
+        "rows[].instruction": (TEXT, "mnemonic"),
+        "rows[].what": (TEXT, "`call`, `data` ..."),
+        "rows[].lo": (HEX, "lowest displacement, as the psABI says"),
+        "rows[].hi": (HEX, "first displacement that is too far"),
+        "rows[].measured[]": (HEX, f"the same two, found by executing{NULL}not measured"),
+        "rows[].step": (COUNT, "bytes between two displacements"),
+        "rows[].example": (TEXT, "disassembled at its farthest"),
+        "rows[].lands_past_lo": (HEX, f"where one step below leads{NULL}nowhere"),
+        "rows[].lands_past_hi": (HEX, f"where one step above leads{NULL}nowhere"),
+    },
+    "archs": {
+        "archs[].name": (TEXT, "architecture"),
+        "archs[].aliases[]": (TEXT, "other names"),
+        "archs[].machine": (COUNT, "e_machine"),
+        **_spans("archs[].image", "the kernel image"),
+        "archs[].direct_map": (HEX, "where it begins"),
+        **_spans("archs[].vmalloc", "the vmalloc area"),
+        **_spans("archs[].ranges{}", "by use, where executable memory may lie"),
+        "archs[].ranges{}.fallback[]": (HEX, f"start and end of where else{NULL}nowhere"),
+        "archs[].branches[].mnemonic": (TEXT, "instruction"),
+        "archs[].branches[].what": (TEXT, "`call`, `data` ..."),
+        "archs[].branches[].lo": (HEX, "lowest displacement"),
+        "archs[].branches[].hi": (HEX, "first displacement that is too far"),
+        "archs[].code_model": (TEXT, "of modules"),
+        "archs[].plt_entry_bytes": (COUNT, f"size{NULL}no PLT"),
+        "archs[].text_poke": (PART, f"what stands below{NULL}none"),
+        "archs[].text_poke.name": (TEXT, "the kernel's name"),
+        "archs[].text_poke.pages": (COUNT, "mapped at once"),
+        "archs[].text_poke.granule": (COUNT, "bytes written at once"),
+        "archs[].text_poke.window": (HEX, "where the alias is mapped"),
+        "archs[].text_poke.private": (FLAG, "in an address space of its own"),
+        "archs[].text_poke.flushes_all_cpus": (FLAG, "or only its own CPU"),
+        "archs[].text_poke.sync": (TEXT, "how other CPUs learn of it"),
+        "archs[].live_patch": (PART, f"what stands below{NULL}none"),
+        "archs[].live_patch.name": (TEXT, "the kernel's name"),
+        "archs[].live_patch.breakpoint": (BYTES, f"instruction{NULL}none is used"),
+        "archs[].live_patch.rule": (TEXT, "what may be written under other CPUs"),
+        "archs[].trap": (BYTES, "instruction that fills unused text"),
+        "archs[].relocations": (COUNT, "types that are applied"),
+        "archs[].relocations_refused": (COUNT, "types that are refused by name"),
+    },
+    "explain": {
+        "file": (TEXT, "the page"),
+        "views[].module": (TEXT, "the module"),
+        "views[].arch": (TEXT, "architecture"),
+        "views[].design": (TEXT, "design"),
+        "views[].count": (COUNT, "relocations"),
+    },
+    "diff": {
+        "runs[].arch": (TEXT, "architecture"),
+        "runs[].run": (TEXT, "the boot"),
+        "runs[].modules": (COUNT, "modules that were compared"),
+        "runs[].sections": (COUNT, "sections that were compared"),
+        "runs[].bytes": (COUNT, "bytes that were compared"),
+        "runs[].relocations": (COUNT, "relocations that were applied"),
+        "runs[].sections_laid_out_differently": (COUNT, "other size or place"),
+        "runs[].reloc_bytes_differing": (COUNT, "after relocation"),
+        "runs[].text_bytes_differing": (COUNT, "in the end"),
+        "runs[].rodata_bytes_differing": (COUNT, "in the end"),
+        "runs[].data_bytes_differing": (COUNT, "in the end"),
+        "runs[].unexplained": (COUNT, "bytes that no mechanism decides"),
+        "runs[].mechanisms{}{}.changed": (COUNT, "bytes that a mechanism changed, by kind"),
+        "runs[].mechanisms{}{}.differing": (COUNT, "bytes of it that differ, by kind"),
+        "runs[].sections_known_by_hash_only": (COUNT, "that differ"),
+        "runs[].skipped[].module": (TEXT, "not compared"),
+        "runs[].skipped[].reason": (TEXT, "why"),
+        "runs[].differences[].module": (TEXT, f"of each range{SOME}for modules that are named"),
+        "runs[].differences[].point": (TEXT, "`relocated` or `final`"),
+        "runs[].differences[].section": (TEXT, "where"),
+        "runs[].differences[].offset": (COUNT, "in the section"),
+        "runs[].differences[].address": (HEX, "in the kernel"),
+        "runs[].differences[].bytes": (COUNT, "how many differ"),
+        "runs[].differences[].symbol": (TEXT, "`symbol+0xoffset`"),
+        "runs[].differences[].mechanism": (TEXT, "who decides; empty for nobody"),
+        "runs[].differences[].ours": (BYTES, "the first 32"),
+        "runs[].differences[].kernel": (BYTES, f"the first 32{NULL}only a hash is known"),
+        "runs[].differences[].ours_text": (TEXT, "as instructions"),
+        "runs[].differences[].kernel_text": (TEXT, "as instructions"),
+        "placement[].arch": (TEXT, f"architecture{SOME}with `--placement`"),
+        "placement[].run": (TEXT, "the boot"),
+        "placement[].modules": (COUNT, "modules that were recorded"),
+        "placement[].modules_not_recorded": (COUNT, "of which there is a file"),
+        "placement[].modules_unknown": (COUNT, "of which address and size are known"),
+        "placement[].regions": (COUNT, "recorded"),
+        "placement[].regions_equal": (COUNT, "predicted"),
+        "placement[].deviations[].module": (TEXT, "whose region it is"),
+        "placement[].deviations[].type": (TEXT, "memory type"),
+        "placement[].deviations[].predicted[]": (ANY, "address (hex) and size (number)"),
+        "placement[].deviations[].recorded[]": (ANY, "address (hex) and size (number)"),
+        "placement[].deviations[].reason": (TEXT, "why"),
+        "placement[].deviations[].because_of[]": (TEXT, "modules that it is about"),
+    },
+    "compare": {
+        "runs[].arch": (TEXT, "architecture"),
+        "runs[].design": (TEXT, "design"),
+        "runs[].workload": (TEXT, "workload"),
+        "runs[].modules": (COUNT, "modules that were loaded"),
+        "runs[].modules_before_first_plt": (COUNT, "before the first that needs a PLT entry"),
+        "runs[].plt_modules": (COUNT, "modules that need PLT entries"),
+        "runs[].plt_slots": (COUNT, "entries that they reserve"),
+        "runs[].out_of_reach": (COUNT, "trampolines that do not reach all of the image"),
+        **{f"runs[].{path}": key for path, key in _LEAVES.items()},
+        "runs[].direct_map_splits": (COUNT, "direct-map leaves that were split"),
+        "runs[].direct_map_before{}": (COUNT, "its leaves by size"),
+        "runs[].direct_map_after{}": (COUNT, "its leaves by size"),
+        "runs[].tlb_flushes": (COUNT, "all"),
+        "runs[].tlb_flushes_local": (COUNT, "of one CPU"),
+        "runs[].tlb_flushes_all": (COUNT, "of all CPUs"),
+        "runs[].pokes": (COUNT, "pokes"),
+        "runs[].poked_bytes": (COUNT, "bytes poked"),
+        "runs[].padding_bytes": (COUNT, "held beyond what was asked for"),
+        "runs[].free_mapped_bytes": (COUNT, "mapped and unused"),
+        "runs[].largest_free_share": (REAL, "largest free run, 0 to 1"),
+        "runs[].chunks_pinned": (COUNT, "2 MiB held by something tiny"),
+        "runs[].window_used": (COUNT, "bytes of the module window"),
+        "runs[].fallback_used": (COUNT, "bytes of the fallback window"),
+        "runs[].fallbacks": (COUNT, "allocations from the fallback window"),
+        "runs[].refills": (COUNT, "chunks that were taken"),
+        "runs[].chunks_returned": (COUNT, "chunks that were given back"),
+        "runs[].guard_pages": (COUNT, "guard pages"),
+        "runs[].live_bytes": (COUNT, "in use at the end"),
+        "runs[].itlb_misses{}": (REAL, "by core, per million calls"),
+        "runs[].failures[].operation": (COUNT, "place in the workload"),
+        "runs[].failures[].who": (TEXT, "module or consumer"),
+        "runs[].failures[].what": (TEXT, "memory type"),
+        "runs[].failures[].size": (COUNT, "bytes"),
+        "runs[].failures[].reason": (TEXT, "why it was refused"),
+        "runs[].operations": (COUNT, "calls of alloc and free"),
+        "runs[].seconds": (REAL, "wall-clock time"),
+        "runs[].microseconds_per_operation": (REAL, "wall-clock time"),
+    },
+    "sweep": {
+        "arch": (TEXT, f"architecture{NULL}unknown"),
+        "module": (TEXT, "name"),
+        "file": (TEXT, "path, or `ARCHIVE:PATH`"),
+        "outcome": (TEXT, "`ok`, `init-ok`, `init-error`, `fault`, `refused`"),
+        "error": (TEXT, f"why{NULL}nothing is wrong"),
+        "relocations": (COUNT, "how many"),
+        "relocation_types{}": (COUNT, "by type"),
+        "plt_slots": (COUNT, "PLT entries used"),
+        "sizes{}": (COUNT, "bytes by memory type"),
+        "missing[]": (TEXT, "symbols that were called and that nobody has"),
+        "seconds": (REAL, "wall-clock time"),
+    },
+    "sweep, last line": _SUMMARY,
+    "demo": {"demos[].name": (TEXT, "the demo"), "demos[].title": (TEXT, "what it shows")},
+    "demo NAME": {
+        "name": (TEXT, "the demo"),
+        "title": (TEXT, "what it shows"),
+        "facts": (ANY, "the numbers that the story rests on"),
+    },
+}
+
+
+_CHECKS: Mapping[Kind, Callable[[Any], bool]] = {
+    HEX: lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value)),
+    COUNT: lambda value: type(value) is int and abs(value) < EXACT,
+    REAL: lambda value: type(value) in (int, float),
+    TEXT: lambda value: isinstance(value, str),
+    BYTES: lambda value: isinstance(value, str) and bool(_BYTES.fullmatch(value)),
+    FLAG: lambda value: isinstance(value, bool),
+    PART: lambda _: True,
+    ANY: lambda _: True,
+}
+
+
+@attrs.define
+class _Node:
+    """What may stand at one place in a document."""
+
+    kind: Kind = PART
+    null: bool = False
+    optional: bool = False
+    fields: dict[str, _Node] = attrs.field(factory=dict)
+    each: _Node | None = None  # of a list
+    free: _Node | None = None  # under keys that depend on the input
+
+
+@cache
+def _tree(name: str) -> _Node:
+    root = _Node()
+    for path, (kind, meaning) in {**ENVELOPE, **DOCUMENTS[name]}.items():
+        node = named = whole = outer = root
+        for word in re.findall(r"\[]|{}|[^][.{}]+", path):
+            outer = node
+            if word == "[]":
+                node.each = node = node.each or _Node()
+            elif word == "{}":
+                node.free = node = node.free or _Node()
+            else:
+                named = node = node.fields.setdefault(word, _Node())
+            if word in ("[]", "{}"):
+                whole = named
+        node.kind = kind
+        (outer if path.endswith("[]") else node).null |= NULL in meaning
+        if SOME in meaning:
+            whole.optional = True
+    return root
+
+
+def complaints(name: str, document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a document is not what `DOCUMENTS` says of it."""
+    yield from _complaints(_tree(name), document, name)
+
+
+def _complaints(node: _Node, value: Any, path: str) -> Iterator[str]:
+    if value is None and not node.null and node.kind is not ANY:
+        yield f"{path} is null"
+    if value is None or node.kind is ANY:
+        return
+    if isinstance(value, list) and node.each is not None:
+        for each in value:
+            yield from _complaints(node.each, each, f"{path}[]")
+    elif isinstance(value, dict) and (node.fields or node.free):
+        for key, each in value.items():
+            below = node.fields.get(key, node.free)
+            if below is None:
+                yield f"{path}.{key} is not documented"
+            else:
+                yield from _complaints(below, each, f"{path}.{key}")
+        for key, below in node.fields.items():
+            if key not in value and not below.optional:
+                yield f"{path}.{key} is missing"
+    elif node.fields or node.each or node.free or not _CHECKS[node.kind](value):
+        yield f"{path} is {value!r}, not {node.kind.value}"

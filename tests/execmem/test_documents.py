@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""JSON: one rule for numbers, one envelope, and every key as documented, for every command."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.metadata import version
+
+import pytest
+
+from allocator.errors import ExecmemError
+from allocator.types import Hex
+from execmem.cli import COMMANDS, main
+from execmem.documents import EXACT, envelope, line, text
+from execmem.schema import DOCUMENTS, complaints
+from samples import DEMOS
+from samples.modules import path, root
+
+TOP = (1 << 64) - 1
+
+
+def documents(capsys, *words):
+    """Run the command line; return the documents that it writes."""
+    with pytest.raises(SystemExit) as done:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert not done.value.code, err
+    if words[0] == "sweep":
+        return [json.loads(each) for each in out.splitlines()]
+    return [json.loads(out)]
+
+
+def numbers(value, where=""):
+    """Yield every number of a document with its place."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from numbers(each, f"{where}.{key}")
+    elif isinstance(value, list):
+        for each in value:
+            yield from numbers(each, f"{where}[]")
+    elif type(value) in (int, float):
+        yield where, value
+
+
+def check(name, document):
+    """Check a document against its keys, the envelope, and what a double can hold."""
+    assert list(complaints(name, document)) == []
+    assert document["execmem"] == version("execmem")
+    assert document["notices"] == []
+    for where, number in numbers(document):
+        assert float(number) == number, where
+        assert abs(number) < EXACT, where
+
+
+def test_every_command_is_in_the_schema():
+    """No command has --json without its keys being written down."""
+    assert {name.split(",")[0].split(" ")[0] for name in DOCUMENTS} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("load", ["load", "mathuser", "--init"]),
+        ("load", ["load", "sealed"]),
+        ("load --all", ["load", "--all"]),
+        ("run", ["run", "mathuser"]),
+        ("run", ["run", "mathuser", "mathuser_lcm", "21", "6", "--kasan"]),
+        ("run", ["run", "logbook", "logbook_render", "out:8", "8"]),
+        ("trace", ["trace", "patchable", "--limit", "2", "--", "patchable_fib", "4"]),
+        ("probe", ["probe", "patchable:patchable_divide", "--", "patchable_digits", "321"]),
+        ("relocs", ["relocs", "mathuser"]),
+        ("relocs", ["relocs", "tables"]),
+    ],
+)
+def test_documents_about_modules(capsys, arch, name, words):
+    """Each command that loads writes what is documented, with hex addresses, on every architecture."""
+    for found in documents(
+        capsys, *words[:1], "--root", root(arch.name), "--arch", arch.name, "--json", *words[1:]
+    ):
+        check(name, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("reach", ["reach"]),
+        ("archs", ["archs"]),
+        ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
+        ("demo", ["demo"]),
+        *(("demo NAME", ["demo", name]) for name in DEMOS),
+    ],
+)
+def test_documents_without_a_module(capsys, name, words):
+    """The other commands write what is documented, too."""
+    for found in documents(capsys, *words, "--json"):
+        check(name, found)
+
+
+def test_documents_of_explain(capsys, arch, tmp_path):
+    """`explain` tells what its page shows."""
+    page = tmp_path / "page.html"
+    (found,) = documents(capsys, "explain", path(arch.name, "hello"), "--html", page, "--json")
+    check("explain", found)
+
+
+def test_documents_of_a_sweep(capsys, tmp_path, arch):
+    """Each line is a document of its own, printed or in the file; the last is the summary."""
+    files = [path(arch.name, name) for name in ("hello", "failing", "mathuser")]
+    output = tmp_path / "rows"
+    printed = documents(
+        capsys, "sweep", *files, "--init", "--json", "--jobs", 1, "--output", output
+    )
+    for *rows, last in (printed, [json.loads(each) for each in output.read_text().splitlines()]):
+        for row in rows:
+            check("sweep", row)
+        check("sweep, last line", last)
+
+
+def test_documents_of_crypto(capsys, arch, corpus):
+    """What an algorithm computes is bytes; the rest is as documented."""
+    (found,) = documents(
+        capsys, "crypto", "md4", "str:abc", "--root", corpus, "--arch", arch.name, "--json"
+    )
+    check("crypto", found)
+
+
+def test_registrations_are_as_documented(capsys, arch, corpus):
+    """What a real module registers has hex addresses, and hex where a member has 64 bits."""
+    (found,) = documents(
+        capsys, "run", "loop", "--root", corpus, "--arch", arch.name, "--json", "--unknown", "zero"
+    )
+    check("run", found)
+    assert found["registered"]
+
+
+def test_documents_of_diff(capsys, arch, oracle, corpus):
+    """Boots, ranges that differ and placement are as documented."""
+    words = ("diff", "loop", "--oracle", oracle.parent, "--run", "base", "--arch", arch.name)
+    more = ("--root", corpus, "--placement", "--without", "ftrace", "--json", "--jobs", "1")
+    with pytest.raises(SystemExit):
+        main([str(word) for word in (*words, *more)])
+    check("diff", json.loads(capsys.readouterr().out))
+
+
+# The rule itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (0, "0x0"),
+        (10, "0xa"),
+        (TOP, "0x" + 16 * "f"),
+        (-22, "-0x16"),
+        (-(1 << 63), "-0x8" + 15 * "0"),
+    ],
+)
+def test_hex_numbers_are_strings_however_small(value, wanted):
+    """Lower case, no leading zeros, a sign before the prefix; and back by int(text, 0)."""
+    assert envelope({"at": Hex(value)})["at"] == wanted
+    assert int(wanted, 0) == value
+
+
+def test_numbers_that_readers_would_round_are_refused():
+    """A number that a double cannot hold never leaves, whatever it is in."""
+    for value in (EXACT, -EXACT, TOP, math.inf, math.nan):
+        with pytest.raises(ExecmemError, match=r"runs\[\]\.size is "):
+            envelope({"runs": [{"size": value}]})
+    for value in (EXACT - 1, 1 - EXACT, 0.5, True, None):
+        assert envelope({"size": value})["size"] == value
+    with pytest.raises(TypeError):
+        envelope({"data": b""})
+
+
+def test_a_document_keeps_the_version_that_made_it():
+    """A row that is read again and written again is the same row."""
+    row = json.loads(line({"file": "a"}))
+    assert json.loads(line(row | {"execmem": "0.0.1"}))["execmem"] == "0.0.1"
+    assert list(row) == ["execmem", "notices", "file"]
+    assert json.loads(text(row)) == row
+
+
+def test_complaints_name_the_key():
+    """The schema finds what is missing, undocumented, of another kind, or null."""
+    good = {"execmem": "1", "notices": [], "demos": [{"name": "a", "title": "b"}]}
+    assert list(complaints("demo", good)) == []
+    for demos, said in (
+        ([{"name": "a"}], "demo.demos[].title is missing"),
+        ([{"name": "a", "title": "b", "more": 1}], "demo.demos[].more is not documented"),
+        ([{"name": 1, "title": "b"}], "demo.demos[].name is 1, not text"),
+        ([{"name": None, "title": "b"}], "demo.demos[].name is null"),
+        ({}, "demo.demos is {}, not object"),
+    ):
+        assert list(complaints("demo", good | {"demos": demos})) == [said]
