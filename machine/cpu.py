@@ -31,6 +31,7 @@ from unicorn import unicorn_const as uc_const
 from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
 from archs import Arch
+from machine.budget import Counter, Limits
 from machine.faults import FaultKind
 
 PAGE_MASK = -PAGE_SIZE
@@ -82,9 +83,7 @@ class Cpu:
     be; otherwise time passes when the guest waits for it or looks at it. Where an instruction traps,
     the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
     on, `on_fetch` where there is nothing to execute, and `on_access_failed` where there is
-    nothing to load or store; None from them, and the run ends. That
-    counts as one instruction, and what the guest executed before it since the last stop does
-    not count.
+    nothing to load or store; None from them, and the run ends. The instruction counts.
 
     Parameters
     ----------
@@ -94,9 +93,13 @@ class Cpu:
         The page table that answers TLB misses, and the buffer behind it.
     number
         Which CPU it is; a flush that is meant for one CPU means `memory.this_cpu`.
+    limits
+        What it may execute, of all CPUs of a machine together.
     """
 
-    def __init__(self, arch: Arch, memory: KernelMemory, number: int = 0) -> None:
+    def __init__(
+        self, arch: Arch, memory: KernelMemory, number: int = 0, limits: Limits | None = None
+    ) -> None:
         emulation = arch.emulation
         self.arch = arch
         self.number = number
@@ -107,7 +110,10 @@ class Cpu:
         self._interrupt: int | None = None
         self._box = ctypes.c_uint64()
         self._pointer = ctypes.byref(self._box)
-        self._budget: int | None = None  # of the run under way, where it is limited
+        self.limits = Limits() if limits is None else limits
+        self._budget = self.limits.budget  # of the run under way
+        self._armed = 0  # instructions that Unicorn was told to execute at most, not paid yet
+        self._since_tick = 0
         self._inside = False  # a run
         self._watched: dict[int, int] = {}
         self._counting = False  # by the run that is no callback
@@ -116,7 +122,6 @@ class Cpu:
         self._maintaining = False
         self._locating: tuple[int, int] | None = None
         self._exceptions = emulation.exceptions
-        self.deadline: float | None = None
         self.on_tick: Callable[[], object] | None = None
         self.on_trap: Callable[[int], int | None] | None = None
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
@@ -135,6 +140,7 @@ class Cpu:
             self.uc.ctl_set_page_size(PAGE_SIZE)
         self.uc.ctl_set_cpu_model(getattr(self._constants, emulation.model))
         self.uc.ctl_set_tlb_mode(uc_const.UC_TLB_VIRTUAL)
+        self._counter = Counter(self.uc)
         physical = memory.physical
         self.uc.mem_map_ptr(0, physical.size, uc_const.UC_PROT_ALL, physical.address)
         self.uc.hook_add(uc_const.UC_HOOK_TLB_FILL, self._fill)
@@ -196,57 +202,77 @@ class Cpu:
     def run(self, start: int, end: int, *, instructions: int | None, seconds: float | None) -> None:
         """Execute from `start` until `end` is reached.
 
-        A run inside another one (from a callback) never outlives it. Unicorn has one counter:
-        the run around it counts anew afterwards, up to one less than before. A run with a
-        limit inside one without counts only code that was not translated before.
+        A run inside another one (from a callback) never outlives it, and pays from the same
+        budget. One with a limit of instructions inside one without counts only code that was
+        not translated before.
 
         Parameters
         ----------
         instructions
-            Most instructions to execute; None: no limit.
+            Most instructions to execute; None: as many as `limits` has left.
         seconds
-            Most wall-clock time; None: no limit.
+            Most wall-clock time; None: what `limits` has left.
 
         Raises
         ------
         Stop
             When the guest faulted, trapped or ran into a limit.
         """
-        outer, inner = self.deadline, None if seconds is None else time.monotonic() + seconds
-        self.deadline = min((d for d in (outer, inner) if d is not None), default=None)
-        around, inside = self._budget, self._inside
-        left = UNLIMITED if around is None else around - 1
+        limits, inside = self.limits, self._inside
+        limits.pay()  # for what the run around has executed
+        outer = limits.enter(instructions, seconds)
+        around, self._budget = self._budget, limits.budget
+        payer, limits.pay = limits.pay, self._pay
         self._miss = self._interrupt = None
         self._inside = True
         try:
+            if self._budget.late:
+                raise Stop(FaultKind.TIME_LIMIT, start)
             if self._dropped:
                 self._maintain()
-            if instructions is None and around is None:
-                if not inside:
-                    self._count(False)
-                self._run_free(start, end, nested=inside)
-                return
-            self._budget = left if instructions is None else min(instructions, left)
+            counted = self._budget.left is not None
             if not inside:
-                self._count(True)
-            try:
+                self._count(counted, end)
+            if counted:
                 self._run_counted(start, end)
-            finally:
-                self._budget = None if around is None else left
+            else:
+                self._run_free(start, end, nested=inside)
         finally:
-            self.deadline, self._inside = outer, inside
+            limits.leave(outer)
+            limits.pay = payer
+            self._inside, self._budget = inside, around
             self._miss = self._interrupt = None
             if inside:
                 # Starting at the end executes nothing. It sets the counter, and takes back a
                 # stop and an exception that were this run's.
+                left = around.left
                 count = UNLIMITED if self._counted else 0
-                self.uc.emu_start(end, end, count=count if around is None else max(left, 1))
+                if left is not None:
+                    count = self._armed = min(max(left, 1), TICK)
+                self.uc.emu_start(end, end, count=count)
+                if left is not None and left <= 0:
+                    self.uc.emu_stop()
 
-    def _count(self, counting: bool) -> None:
+    @property
+    def deadline(self) -> float | None:
+        """The moment at which the time of what runs now is over."""
+        return self._budget.deadline
+
+    def _pay(self) -> None:
+        """Take what was executed since Unicorn's last start from the budget."""
+        armed, self._armed = self._armed, 0
+        if armed and self._budget.left is not None:
+            executed = self._counter.read(armed)
+            self._budget.take(executed)
+            self._since_tick += executed
+
+    def _count(self, counting: bool, nowhere: int) -> None:
         """Translate code anew where from now on its instructions are counted, or are not."""
         if counting != self._counting:
             self._counting = counting
             self.uc.ctl_flush_tb()
+            if counting and not self._counter.found:
+                self._counter.find(nowhere)
 
     def _run_free(self, at: int, end: int, *, nested: bool) -> None:
         """Execute until the end, without counting."""
@@ -261,25 +287,27 @@ class Cpu:
 
     def _run_counted(self, at: int, end: int) -> None:
         """Execute until the end or until the budget is spent; guest time passes with it."""
+        budget = self._budget
         while True:
-            budget = self._budget
-            assert budget is not None
-            if budget <= 0:  # which is "no limit" to Unicorn
+            left = budget.left
+            assert left is not None
+            if left <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-            found = self._slice(at, end, min(budget, TICK))
+            found = self._slice(at, end, min(left, TICK))
             if found is None:
                 return
             at, resumed = found
-            if resumed:
-                self._budget = budget - 1
-            elif not self._expires(at):
-                self._budget = budget - TICK
-                if budget > TICK and self.on_tick is not None:
-                    self.on_tick()
+            if not resumed:
+                self._expires(at)
+                while self._since_tick >= TICK:
+                    self._since_tick -= TICK
+                    if self.on_tick is not None:
+                        self.on_tick()
 
     def _slice(self, at: int, end: int, count: int) -> tuple[int, bool] | None:
         """Execute up to `count` instructions; None at the end, else where, and if by `_resumes`."""
         self._counted = count > 0
+        self._armed = count
         try:
             self.uc.emu_start(at, end, count=count)
             at = self.read(self.arch.calling.program_counter)
@@ -289,20 +317,22 @@ class Cpu:
                 return at, False
             stop = self._trap(self._interrupt, at)
         except unicorn.UcError as error:
+            self._pay()
             stop = self._stop(error)
+        finally:
+            self._pay()
         return self._resume(stop), True
 
     def _expires(self, at: int) -> bool:
         """Return whether somebody stopped the run; Stop where its time is over."""
         expired, self._expired = self._expired, False
-        if expired and self.deadline is not None and time.monotonic() >= self.deadline:
+        if expired and self._budget.late:
             raise Stop(FaultKind.TIME_LIMIT, at)
         return expired
 
     def expire(self) -> None:
         """Stop the run whose deadline has passed, if there is one; any thread may call this."""
-        deadline = self.deadline
-        if deadline is not None and time.monotonic() > deadline:
+        if self._inside and self._budget.late:
             # A stop between a kernel function and its return would call it again: only the
             # end of a run may come at any moment.
             self._expired = True

@@ -27,6 +27,7 @@ import attrs
 
 from allocator.errors import ExecmemError
 from machine.arguments import Out
+from machine.budget import one_budget
 from machine.kernel.api.files import Mode
 from machine.kernel.api.user import user_memory
 from machine.kernel.printf import MAX_ERRNO, errno_name
@@ -41,6 +42,7 @@ MISC_MAJOR = 10
 S_IFCHR = 0o020600
 ENOIOCTLCMD = 515
 MOST = 0x7FFF_F000  # bytes of one read or write: MAX_RW_COUNT
+_one_budget = one_budget(lambda device: device.machine.limits)
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -92,6 +94,7 @@ class Device:
         """What it is called in `/dev`, as far as the registration says it."""
         return str(self.record.fields.get("node") or self.record.name)
 
+    @_one_budget
     def open(self, flags: int = os.O_RDWR) -> Self:
         """Open a file of it; DeviceError where it refuses, or where one is open."""
         if self._file is not None:
@@ -133,6 +136,7 @@ class Device:
         self._hold(True)
         return self
 
+    @_one_budget
     def close(self) -> None:
         """Close the file, if one is open; what the device says to that does not count."""
         file = self._file
@@ -155,6 +159,7 @@ class Device:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @_one_budget
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes from the file's position on; none at the end."""
         file = self._ready("read", size, Mode.READ)
@@ -162,12 +167,14 @@ class Device:
             count = self._transfer("read", file, buffer, size)
             return self.machine.read(buffer, count) if count else b""
 
+    @_one_budget
     def write(self, data: bytes) -> int:
         """Write `data` at the file's position; return how many bytes of it were taken."""
         file = self._ready("write", len(data), Mode.WRITE)
         with user_memory(self.machine.kernel, bytes(data[:MOST])) as buffer:
             return self._transfer("write", file, buffer, len(data))
 
+    @_one_budget
     def ioctl(self, command: int, argument: int | bytes | bytearray | Out = 0) -> int:
         """Do what `command` says, and return the device's answer.
 

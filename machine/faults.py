@@ -28,6 +28,20 @@ class FaultKind(enum.Enum):
     USE_AFTER_FREE = "use after free"
     DOUBLE_FREE = "double free"
 
+    @property
+    def is_limit(self) -> bool:
+        """Whether nothing was wrong but that the guest took too much."""
+        return self in (self.INSTRUCTION_LIMIT, self.TIME_LIMIT, self.MEMORY_LIMIT)
+
+
+# How each limit is raised, and how cleared.
+LIMIT_HINTS = {
+    FaultKind.INSTRUCTION_LIMIT: "raise it with --instructions N, clear it with 0"
+    " (Machine.instructions, None)",
+    FaultKind.TIME_LIMIT: "raise it with --seconds S, clear it with 0 (Machine.seconds, None)",
+    FaultKind.MEMORY_LIMIT: "raise it with Machine(heap_limit=BYTES)",
+}
+
 
 @attrs.define(auto_exc=True, str=False)
 class Fault(ExecmemError):
@@ -47,6 +61,8 @@ class Fault(ExecmemError):
         For memory accesses: the address.
     reason
         What is wrong with it, and what it points at.
+    hint
+        What a person can do about it.
     """
 
     kind: FaultKind
@@ -55,6 +71,7 @@ class Fault(ExecmemError):
     instruction: str = ""
     address: int | None = None
     reason: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         text = self.kind.value
@@ -65,7 +82,9 @@ class Fault(ExecmemError):
         at = f" at {self.where}"
         if not self.where.startswith("0x"):
             at += f" (pc {self.pc:#x})"
-        return printable(f"{text}{at}{f': {self.instruction}' if self.instruction else ''}")
+        instruction = f": {self.instruction}" if self.instruction else ""
+        hint = f"; hint: {self.hint}" if self.hint else ""
+        return printable(f"{text}{at}{instruction}{hint}")
 
 
 @attrs.define(auto_exc=True, str=False)

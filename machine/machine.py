@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import attrs
 
@@ -42,11 +42,12 @@ from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name,
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
 from machine.arguments import Argument, Out
+from machine.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
 from machine.device import Device, find_device, no_device
 from machine.disassembly import Disassembler
 from machine.extable import fix
-from machine.faults import BadCall, Fault, FaultKind
+from machine.faults import LIMIT_HINTS, BadCall, Fault, FaultKind
 from machine.kernel.api.algorithms import (
     CLASSES,
     Algorithm,
@@ -74,19 +75,16 @@ from machine.text.static_calls import StaticCall
 from machine.thread import Thread
 
 DEFAULT_DESIGN = "strata"
-INSTRUCTIONS: int | None = None  # counting them costs ten times the execution
-SECONDS = 60.0
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
 CPUS = 64  # the most that a machine has
-_MACHINE_LIMIT = -1
-_Limit = TypeVar("_Limit", int | None, float | None)
+_one_budget = one_budget(lambda machine: machine.limits)
 
 
 @attrs.define
 class _Seat:
-    """What runs on a CPU: how deep calls nest on its stack, under which limits."""
+    """What runs on a CPU: how deep calls nest on its stack."""
 
     cpu: Cpu
     stack: int
@@ -94,7 +92,6 @@ class _Seat:
     top_frame: int
     banks: dict[int, Callable[[list[int]], None]] = attrs.field(factory=dict)
     depth: int = 0
-    limits: tuple[int | None, float | None] = (INSTRUCTIONS, SECONDS)
 
 
 class Machine:
@@ -168,7 +165,10 @@ class Machine:
         self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=self.design)
-        self.cpus = tuple(Cpu(self.arch, self.memory, number) for number in range(cpus))
+        self.limits = Limits()
+        self.cpus = tuple(
+            Cpu(self.arch, self.memory, number, self.limits) for number in range(cpus)
+        )
         self.cpu = self.cpus[0]  # the one that runs now
         self.kernel = Kernel(
             self.arch,
@@ -182,6 +182,7 @@ class Machine:
             unknown=policy,
             report=self._sanitizer_fault if kasan else None,
             heap_limit=heap_limit,
+            limits=self.limits,
         )
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
@@ -211,9 +212,6 @@ class Machine:
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
-        # Limits of calls that have none of their own.
-        self.instructions: int | None = INSTRUCTIONS
-        self.seconds: float | None = SECONDS
         self._disassembler = Disassembler(self.arch)
         self._return = self.kernel.return_address.to_bytes(8, "little")
         self._seats = [self._new_seat(each) for each in self.cpus]
@@ -233,6 +231,7 @@ class Machine:
 
     # Modules -------------------------------------------------------------------------------
 
+    @_one_budget
     def load(
         self, module: str | Path | bytes | ModuleFile, /, *, init: bool = True, **params: object
     ) -> Module:
@@ -422,6 +421,7 @@ class Machine:
                 if release:
                     self.call(release, parameter.arg)
 
+    @_one_budget
     def unload(self, module: Module) -> None:
         """Run a module's exit and take it out of memory; LoadError while others use it."""
         loaded = module.loaded
@@ -457,47 +457,91 @@ class Machine:
 
     # Calls -----------------------------------------------------------------------------------
 
+    @contextmanager
+    def budget(
+        self,
+        *,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
+    ) -> Iterator[Budget]:
+        """Let everything meanwhile take from one budget, as if it were one call from outside.
+
+        Every call from outside (`load`, `unload`, `call`, `idle`, `sleep`, a step of a thread)
+        does so for itself, and for whatever it brings: the init of dependencies, callbacks,
+        timers, work, threads. When the budget is spent the call ends in a Fault, and nothing
+        runs on. Inside of another budget there is never more than that one has left.
+
+        Parameters
+        ----------
+        instructions, seconds
+            Limits; None: none. By default the machine's, or those of the budget around.
+        """
+        with self.limits.whole(instructions, seconds) as budget:
+            yield budget
+
+    @property
+    def instructions(self) -> int | None:
+        """Most instructions of a call from outside that has no limit of its own; None: no limit."""
+        return self.limits.instructions
+
+    @instructions.setter
+    def instructions(self, most: int | None) -> None:
+        self.limits.instructions = most
+
+    @property
+    def seconds(self) -> float | None:
+        """Most time of a call from outside that has no limit of its own; None: no limit."""
+        return self.limits.seconds
+
+    @seconds.setter
+    def seconds(self, most: float | None) -> None:
+        self.limits.seconds = most
+
     def call(
         self,
         address: int,
         *args: Argument,
-        instructions: int | None = _MACHINE_LIMIT,
-        seconds: float | None = _MACHINE_LIMIT,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
         returns: str = "u64",
         cpu: int | None = None,
     ) -> int:
         """Call the guest function at `address`, on CPU number `cpu`; see `Module.call`."""
-        limits = (
-            self.instructions if instructions == _MACHINE_LIMIT else instructions,
-            self.seconds if seconds == _MACHINE_LIMIT else seconds,
-        )
         kind = _result_type(returns)
-        if cpu is None and all(type(v) is int and 0 <= v <= ADDRESS_MASK for v in args):
-            # Nothing to convert.
-            raw = self._run(address, cast("Sequence[int]", args), limits)
-            if self.kernel.stirred and not self._seat.depth:
-                self.idle()
+        limits = self.limits
+        entered = limits.enter(*limits.given(instructions, seconds))
+        try:
+            if cpu is None and all(type(v) is int and 0 <= v <= ADDRESS_MASK for v in args):
+                # Nothing to convert.
+                raw = self._run(address, cast("Sequence[int]", args))
+                if self.kernel.stirred and not self._seat.depth:
+                    self.idle()
+                return kind.from_register(raw)
+            with ExitStack() as buffers:
+                if cpu is not None:
+                    buffers.enter_context(self.on(cpu))
+                slots = [self._slot(value, buffers) for value in args]
+                raw = self._run(address, slots)
+                for value, slot in zip(args, slots, strict=True):
+                    if isinstance(value, Out):
+                        value.data = self.memory.read(slot, len(value)) if len(value) else b""
+                if self.kernel.stirred and not self._seat.depth:
+                    self.idle()
             return kind.from_register(raw)
-        with ExitStack() as buffers:
-            if cpu is not None:
-                buffers.enter_context(self.on(cpu))
-            slots = [self._slot(value, buffers) for value in args]
-            raw = self._run(address, slots, limits)
-            for value, slot in zip(args, slots, strict=True):
-                if isinstance(value, Out):
-                    value.data = self.memory.read(slot, len(value)) if len(value) else b""
-            if self.kernel.stirred and not self._seat.depth:
-                self.idle()
-        return kind.from_register(raw)
+        finally:
+            limits.leave(entered)
 
+    @_one_budget
     def idle(self) -> None:
         """Run what is due and nobody waits for: timers, work, threads, RCU callbacks.
 
-        It is done after every call. A fault in it goes to the log, and to `kernel.oopses`.
+        It is done after every call, within its limits. A fault in it goes to the log, and to
+        `kernel.oopses`; a limit that is reached is a Fault.
         """
         if self.kernel.on_idle is not None:
             self.kernel.on_idle()
 
+    @_one_budget
     def sleep(self, seconds: float) -> None:
         """Let guest time pass, and what is due meanwhile happen; Fault where that stops."""
         sleep(self.kernel, int(seconds * NSEC_PER_SEC))
@@ -523,63 +567,53 @@ class Machine:
 
     def _nested(self, address: int, *args: int) -> int:
         """Call back into the guest from a kernel function that the guest called."""
-        seat = self._seat
-        limits = seat.limits if seat.depth else (self.instructions, self.seconds)
-        return self._run(address, [a & ADDRESS_MASK for a in args], limits)
+        slots = [a & ADDRESS_MASK for a in args]
+        if self.limits.depth:
+            return self._run(address, slots)
+        with self.budget():
+            return self._run(address, slots)
 
     def _aside(self, stack: int, address: int, slots: list[int], context: Any) -> int:
         """Run a guest function on a stack of its own, or go on with one that was put aside."""
-        cpu, limits = self._seat.cpu, self._seat.limits
+        cpu = self._seat.cpu
         outer = cpu.context()
         try:
             if context is None:
-                return self._enter(address, slots, limits, stack)
+                return self._enter(address, slots, stack)
             cpu.restore(context)
-            return self._proceed(cpu.read(self.arch.calling.program_counter), limits)
+            return self._proceed(cpu.read(self.arch.calling.program_counter))
         finally:
             cpu.restore(outer)
 
-    def _run(
-        self, address: int, slots: Sequence[int], limits: tuple[int | None, float | None]
-    ) -> int:
-        """Run a guest function; inside another run, on the rest of its stack and limits."""
+    def _run(self, address: int, slots: Sequence[int]) -> int:
+        """Run a guest function; inside another run, on the rest of its stack."""
         seat = self._seat
         if not seat.depth:
-            return self._enter(address, slots, limits)
+            return self._enter(address, slots)
         if seat.depth >= NESTING:
             pc = seat.cpu.read(self.arch.calling.program_counter)
             raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
-        limits = (_least(limits[0], seat.limits[0]), _least(limits[1], seat.limits[1]))
         context = seat.cpu.context()
         try:
-            return self._enter(address, slots, limits)
+            return self._enter(address, slots)
         finally:
             seat.cpu.restore(context)
 
-    def _enter(
-        self,
-        address: int,
-        slots: Sequence[int],
-        limits: tuple[int | None, float | None],
-        stack: int | None = None,
-    ) -> int:
-        seat = self._seat
-        self._prepare(seat, slots, stack)
-        return self._proceed(address, limits)
+    def _enter(self, address: int, slots: Sequence[int], stack: int | None = None) -> int:
+        self._prepare(self._seat, slots, stack)
+        return self._proceed(address)
 
-    def _proceed(self, address: int, limits: tuple[int | None, float | None]) -> int:
+    def _proceed(self, address: int) -> int:
         """Let the CPU run from `address` until the function under way returns."""
         seat = self._seat
         cpu, end = seat.cpu, self.kernel.return_address
         seat.depth += 1
-        outer, seat.limits = seat.limits, limits
         try:
-            cpu.run(address, end, instructions=limits[0], seconds=limits[1])
+            cpu.run(address, end, instructions=None, seconds=None)
         except Stop as stop:
-            raise self.explain(stop, limits) from None
+            raise self.explain(stop) from None
         finally:
             seat.depth -= 1
-            seat.limits = outer
         return cpu.read(self.arch.calling.result)
 
     def _new_seat(self, cpu: Cpu) -> _Seat:
@@ -653,7 +687,7 @@ class Machine:
             if seat.depth:
                 raise BadCall("start", f"CPU {cpu} is busy")
             self._prepare(seat, [self._slot(value, buffers) for value in args])
-            seat.depth, seat.limits = 1, (self.instructions, self.seconds)
+            seat.depth = 1
             release = buffers.pop_all()
         thread = Thread(self, seat.cpu, address, kind)
 
@@ -698,7 +732,9 @@ class Machine:
         cpu = self.cpu
         cpu.switch_mm(mm)
         try:
-            self._run(self.kernel.copy, [address, buffer, len(data)], (None, SECONDS))
+            # The kernel's own work, which a guest without budget may not stop half way.
+            with self.limits.apart(SECONDS):
+                self._run(self.kernel.copy, [address, buffer, len(data)])
         finally:
             cpu.switch_mm(None)
             self.free(buffer)
@@ -979,16 +1015,16 @@ class Machine:
             code += self.read(address + len(code), 16 - len(code))
         return next((size for _, size, _ in self._disassembler.all(code, address)), 0)
 
-    def explain(self, stop: Stop, limits: tuple[int | None, float | None]) -> Fault:
+    def explain(self, stop: Stop) -> Fault:
         """Return why the guest stopped, for a person."""
         reason = ""
-        kind = stop.kind
+        kind, budget = stop.kind, self.limits.budget
         if self.kernel.text is not None:
             stop.pc = self.kernel.text.kprobes.origin(stop.pc)
         if kind is FaultKind.INSTRUCTION_LIMIT:
-            reason = f"{limits[0]} instructions"
+            reason = f"{budget.instructions} instructions"
         elif kind is FaultKind.TIME_LIMIT:
-            reason = f"{limits[1]} seconds"
+            reason = f"{budget.seconds} seconds"
         elif kind is FaultKind.TRAP and stop.number is not None:
             reason = f"exception {stop.number}"
         elif stop.address is not None and (name := self.kernel.unknown_at(stop.address)):
@@ -1003,6 +1039,7 @@ class Machine:
             instruction=self.disassemble(stop.pc),
             address=None if kind is FaultKind.UNKNOWN_SYMBOL else stop.address,
             reason=reason,
+            hint=LIMIT_HINTS.get(kind, ""),
         )
 
     def _sanitizer_fault(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
@@ -1096,11 +1133,6 @@ def _parameter_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_parameter_text(item) for item in value)
     return str(value)
-
-
-def _least(one: _Limit, other: _Limit) -> _Limit:
-    """Return the tighter of two limits; None is no limit."""
-    return other if one is None else one if other is None else min(one, other)
 
 
 @functools.cache

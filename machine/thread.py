@@ -18,8 +18,6 @@ from machine.kernel.prototypes import CType
 if TYPE_CHECKING:
     from machine.machine import Machine
 
-SECONDS = 60.0
-
 
 class Thread:
     """A call on a CPU, made by `Machine.start`; nothing runs until it is stepped."""
@@ -44,26 +42,26 @@ class Thread:
     def step(self, instructions: int = 1) -> bool:
         """Execute so many instructions, or fewer to the end; return whether the call is done.
 
-        A breakpoint counts as one instruction, and what was executed before it in the same
-        step does not count. BadCall when the call is over, or runs (it cannot step itself);
-        Fault when the guest stops, which ends the call.
+        A breakpoint counts as one instruction. A step is a call from outside: it has the
+        machine's time. BadCall when the call is over, or runs (it cannot step itself); Fault
+        when the guest stops, which ends the call.
         """
         if self.done or self._running:
             what = "is over" if self.done else "is running"
             raise BadCall("step", f"the call on CPU {self.cpu.number} {what}")
         machine, finished = self._machine, False
-        with machine.on(self.cpu.number):
+        with machine.on(self.cpu.number), machine.budget(instructions=instructions):
             self._running = True
             try:
                 end = machine.kernel.return_address
-                self.cpu.run(self.pc, end, instructions=instructions, seconds=SECONDS)
+                self.cpu.run(self.pc, end, instructions=None, seconds=None)
                 raw = self.cpu.read(machine.arch.calling.result) & ADDRESS_MASK
                 self._result, finished = self._returns.from_register(raw), True
             except Stop as stop:
                 self.pc = stop.pc
                 finished = stop.kind is not FaultKind.INSTRUCTION_LIMIT
                 if finished:
-                    raise machine.explain(stop, (instructions, SECONDS)) from None
+                    raise machine.explain(stop) from None
             except BaseException:
                 finished = True
                 raise
@@ -76,8 +74,8 @@ class Thread:
     def finish(self, *, instructions: int = 1_000_000_000) -> int:
         """Run the call to its end and return its result; Fault when it is stopped before."""
         if not self.step(instructions):
-            stop = Stop(FaultKind.INSTRUCTION_LIMIT, self.pc)
-            raise self._machine.explain(stop, (instructions, SECONDS))
+            with self._machine.budget(instructions=instructions):
+                raise self._machine.explain(Stop(FaultKind.INSTRUCTION_LIMIT, self.pc))
         return self.result
 
     def cancel(self) -> None:

@@ -52,6 +52,18 @@ def module_options(function: F) -> F:
             ),
             click.option("--kasan", is_flag=True, help="check accesses to kmalloc memory, leaks"),
             click.option("--with-plt", is_flag=True, help="add PLT and GOT sections"),
+            click.option(
+                "--instructions",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help="limit of a load with all it runs, and of a call; 0: none",
+            ),
+            click.option(
+                "--seconds",
+                type=click.FloatRange(min=0),
+                metavar="S",
+                help="limit of a load with all it runs, and of a call (60); 0: none",
+            ),
             click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
         )
     ):
@@ -137,6 +149,9 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         kasan=options["kasan"],
         **more,
     )
+    for limit in ("instructions", "seconds"):
+        if options[limit] is not None:
+            setattr(machine, limit, options[limit] or None)
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         machine.stub(name, _integer(value) if value else 0)

@@ -38,10 +38,6 @@ def call_options(function: F) -> F:
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
             click.option("--returns", default="u64", metavar="TYPE", help="C type of the result"),
-            click.option(
-                "--instructions", type=int, metavar="N", help="limit of the call; 0: none"
-            ),
-            click.option("--seconds", type=float, metavar="S", help="limit of the call; 0: none"),
         )
     ):
         function = decorator(function)
@@ -73,15 +69,9 @@ class Session:
         """Call the function; a fault is kept for later."""
         from machine.faults import Fault
 
-        limits = {
-            name: self.options[name] or None
-            for name in ("instructions", "seconds")
-            if self.options[name] is not None
-        }
+        returns = self.options["returns"]
         try:
-            self.result = self.module.call(
-                function, *self.values, returns=self.options["returns"], **limits
-            )
+            self.result = self.module.call(function, *self.values, returns=returns)
         except Fault as fault:
             self.fault = fault
         self.machine.kernel.flush_log()

@@ -31,8 +31,6 @@ from execmem.commands.common import (
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")
 @click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
-@click.option("--instructions", type=int, metavar="N", help="limit of the call; 0: none")
-@click.option("--seconds", type=float, metavar="S", help="limit of the call; 0: none")
 @examples(
     "execmem run hello.ko --param who=you",
     "execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64",
@@ -43,8 +41,6 @@ def run(
     args: tuple[str, ...],
     no_init: bool,
     returns: str,
-    instructions: int | None,
-    seconds: float | None,
     **options: Any,
 ) -> None:
     """Run a module's init, or call one of its functions.
@@ -68,12 +64,7 @@ def run(
     result = None
     first = len(machine.log)
     if function is not None:
-        limits: dict[str, Any] = {}
-        if instructions is not None:
-            limits["instructions"] = instructions or None
-        if seconds is not None:
-            limits["seconds"] = seconds or None
-        result = loaded.call(function, *values, returns=returns, **limits)
+        result = loaded.call(function, *values, returns=returns)
         machine.kernel.flush_log()
     save()
     outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]

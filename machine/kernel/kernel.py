@@ -17,7 +17,6 @@ import copy
 import enum
 import inspect
 import struct
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +29,9 @@ import attrs
 from allocator import AccessError, AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Interval, align_up
 from archs import Anchor, Arch
+from machine.budget import Limits
 from machine.cpu import Cpu
-from machine.faults import Fault, FaultKind
+from machine.faults import LIMIT_HINTS, Fault, FaultKind
 from machine.kernel.heap import LIMIT, Heap
 from machine.kernel.kasan import CheckedHeap, CheckedMemory, Report, Site
 from machine.kernel.printf import format_message, split_level
@@ -48,6 +48,7 @@ RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the 
 PERCPU_SIZE = 64 * PAGE_SIZE
 PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
+LOOK = 256  # loads and the like, between looks at the limits
 LOG_LINES = 200_000
 RECORDS = 50_000
 LOG_LIMIT = 16 * MIB  # characters that the log of a guest takes of the host's memory
@@ -153,6 +154,8 @@ class Kernel:
         Raises a fault: where given, every access to kmalloc memory is checked.
     heap_limit
         Bytes that the guest's heap may come to.
+    limits
+        What the guest may take now, of instructions and time.
 
     `text` is what patches text of modules, where there is something that does.
     """
@@ -171,8 +174,10 @@ class Kernel:
         unknown: Unknown = Unknown.FAULT,
         report: Report | None = None,
         heap_limit: int = LIMIT,
+        limits: Limits | None = None,
     ) -> None:
         self.arch = arch
+        self.limits = Limits() if limits is None else limits
         self.memory = self._plain = memory
         self.cpus = tuple(cpus)
         self.cpu = cpus[0]
@@ -658,7 +663,10 @@ class Kernel:
 
     def caller(self) -> str:
         """Return where the call being executed returns to, for messages."""
-        address = self.return_to()
+        try:
+            address = self.return_to()
+        except AccessError as error:
+            return f"an unknown place: no stack at {error.address:#x}"
         return self.symbolize(address) or f"{address:#x}"
 
     def _site(self) -> Site:
@@ -702,17 +710,35 @@ class Kernel:
 
     # What entries use --------------------------------------------------------------------------
 
-    def spend(self) -> None:
-        """Let the guest's time pass; loops whose length it chose call this.
+    def spend(self, work: int = 1) -> None:
+        """Let the guest pay for what the kernel does; loops whose length it chose call this.
 
-        A CPU cannot be stopped while the kernel works for it, so the limit is looked at here.
+        A CPU cannot be stopped while the kernel works for it, so the limits are looked at here,
+        each time that much was done since the last look. It costs an instruction.
+
+        Parameters
+        ----------
+        work
+            Steps, each of about the length of a load from memory.
         """
-        self._spent += 1
-        deadline = self.cpu.deadline
-        if not self._spent & 0xFF and deadline is not None and time.monotonic() > deadline:
-            pc = self.cpu.read(self.arch.calling.program_counter)
-            reason = "in a kernel function"
-            raise Fault(FaultKind.TIME_LIMIT, pc, self.caller(), reason=reason)
+        self._spent += work
+        if self._spent >= LOOK:
+            self._spent = 0
+            budget = self.limits.budget
+            if budget.left is not None:
+                budget.take(1)
+                if budget.left <= 0:
+                    self._exhausted(FaultKind.INSTRUCTION_LIMIT, budget.instructions)
+            if budget.late:
+                self._exhausted(FaultKind.TIME_LIMIT, budget.seconds)
+
+    def _exhausted(self, kind: FaultKind, limit: float | None) -> NoReturn:
+        unit = "seconds" if kind is FaultKind.TIME_LIMIT else "instructions"
+        inside = f"in {self.executing}()" if self.executing else "between calls of the guest"
+        pc = self.cpu.read(self.arch.calling.program_counter)
+        where = self.caller() if self.executing else self.symbolize(pc) or f"{pc:#x}"
+        reason = f"{limit} {unit}, {inside}"
+        raise Fault(kind, pc, where, reason=reason, hint=LIMIT_HINTS[kind])
 
     def word(self, address: int, size: int = 8) -> int:
         """Return the little-endian word of `size` bytes at `address`."""

@@ -15,6 +15,7 @@ from archs import ALL
 from execmem.cli import COMMANDS, cli, main
 from samples import DEMOS
 from samples.modules import names, path, root
+from tests.support.modules import module
 
 
 @pytest.fixture
@@ -42,6 +43,38 @@ def refused(result: tuple[int, str, str], *words: str) -> str:
     for word in words:
         assert word in err
     return err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("run", ()),
+        ("load", ("--init",)),
+        ("explain", ("--html", "page.html")),
+        ("crypto", ("str:x", "--module")),
+        ("trace", ("mini", "--", "mini_work")),
+        ("probe", ("mini", "--", "mini_work")),
+    ],
+)
+def test_limits_hold_for_whatever_a_command_runs(run, arch, tmp_path, monkeypatch, command, words):
+    """An init that never returns ends at --instructions or --seconds, and the line says how to go on."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini.ko").write_bytes(module(arch.machine, spins="init", undefined=()))
+    for option, value, kind in (
+        ("--instructions", 1000, "instruction limit reached: 1000 instructions"),
+        ("--seconds", 0.1, "time limit reached: 0.1 seconds"),
+    ):
+        target = "./mini.ko"
+        if command == "crypto":
+            given = ("md4", *words, target)
+        elif command in ("trace", "probe"):
+            given = (f"{target}:mini_work", *words[1:])
+            given = (given[0], option, value, *given[1:])
+        else:
+            given = (target, *words)
+        more = () if command in ("trace", "probe") else (option, value)
+        line = refused(run(command, *given, *more), kind, "hint: raise it with " + option)
+        assert "Machine." in line
 
 
 def test_load_json_has_the_keys_that_scripts_rely_on(run, arch):
@@ -211,7 +244,8 @@ def test_limits_stop_a_call(run, arch):
     """--instructions stops a call that runs longer, naming the function."""
     words = ("tables_crc64", "str:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "37")
     module = path(arch.name, "tables")
-    refused(run("run", module, *words, "--instructions", "20"), "20 instructions", "tables_crc64")
+    words = (*words, "--no-init", "--instructions", "20")
+    refused(run("run", module, *words), "20 instructions", "tables_crc64")
     assert run("run", module, *words, "--instructions", "0", "--seconds", "0")[0] == 0
 
 

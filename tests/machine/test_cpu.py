@@ -290,7 +290,7 @@ def test_limits_hold_by_default(machine):
 
 
 def test_an_instruction_limit_survives_callbacks(machine):
-    """A loop that calls back into Python and the guest ends by its own limit all the same."""
+    """A loop that calls back into Python and the guest pays for each instruction, once."""
     one, calls = snippet(machine, "one"), []
     machine.stub("limited", lambda: calls.append(machine.call(one, instructions=10)))
     machine.stub("unlimited", lambda: calls.append(machine.call(one, instructions=None)))
@@ -299,7 +299,8 @@ def test_an_instruction_limit_survives_callbacks(machine):
         address = machine.kernel.address(name)
         loop = snippet(machine, "loop")
         faults(FaultKind.INSTRUCTION_LIMIT, machine.call, loop, address, instructions=200)
-        assert 40 <= len(calls) <= 200
+        # Two instructions around the call, the stub's, two of what is called; one or two before.
+        assert len(calls) in (39, 40)
     assert machine.call(one) == 1
 
 

@@ -42,6 +42,12 @@ RETURN = {
     AARCH64: bytes.fromhex("c0035fd6"),
     RISCV: bytes.fromhex("8280"),
 }
+# A jump to itself.
+SPIN = {
+    X86_64: b"\xeb\xfe",
+    AARCH64: bytes.fromhex("00000014"),
+    RISCV: bytes.fromhex("01a0"),
+}
 # struct module of Linux 6.12: where init and exit stand, from the kernels' type information.
 INIT_AT = {X86_64: 312, AARCH64: 312, RISCV: 312}
 EXIT_AT = {X86_64: 1200, AARCH64: 1192, RISCV: 1152}
@@ -104,6 +110,7 @@ def module(
     symbols: Sequence[Sym] = (),
     plt: bool = True,
     info: str = "",
+    spins: str = "",
 ) -> bytes:
     """Return a loadable module.
 
@@ -123,6 +130,8 @@ def module(
         Whether the arm64 placeholders are there.
     info
         A further `tag=value` of `.modinfo`.
+    spins
+        `init` or `exit`: that never returns.
     """
     work, work_relas = calls(machine, *undefined)
     text, bodies = work, []
@@ -131,6 +140,11 @@ def module(
         bodies.append(Sym(body, ".text", len(text), len(RETURN[machine]), FUNC))
         text += RETURN[machine]
     init, init_relas = calls(machine, f"{name}_work")
+    leave = RETURN[machine]
+    if spins == "init":
+        init, init_relas = SPIN[machine], ()
+    elif spins == "exit":
+        init, init_relas, leave = RETURN[machine], (), SPIN[machine]
     pointers = [f"{name}_work", *weak]
     data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
     tags = ("license=GPL", f"depends={depends}", f"name={name}", "vermagic=6.12.0 SMP mod_unload ")
@@ -143,7 +157,7 @@ def module(
     sections = [
         Sec(".text", text, A | X, align=16, relas=work_relas),
         Sec(".init.text", init, A | X, align=16, relas=init_relas),
-        Sec(".exit.text", RETURN[machine], A | X, align=16),
+        Sec(".exit.text", leave, A | X, align=16),
         Sec(".rodata", bytes(4) + b"read only\0", A, align=8, relas=relative),
         Sec(".init.rodata", b"init rodata\0", A, align=4),
         Sec(".modinfo", modinfo.encode(), A),
@@ -157,7 +171,7 @@ def module(
         Sym(f"{name}_work", ".text", 0, len(work), FUNC, LOCAL),
         Sym(f"{name}_table", ".rodata", 0, 14, OBJECT, LOCAL),
         Sym("init_module", ".init.text", 0, len(init), FUNC),
-        Sym("cleanup_module", ".exit.text", 0, len(RETURN[machine]), FUNC),
+        Sym("cleanup_module", ".exit.text", 0, len(leave), FUNC),
         Sym("__this_module", ".gnu.linkonce.this_module", 0, THIS_MODULE_SIZE, OBJECT),
         *bodies,
         *(Sym(n) for n in dict.fromkeys(undefined)),

@@ -21,6 +21,7 @@ from typing import ClassVar, Self
 import attrs
 
 from allocator.errors import ExecmemError
+from machine.budget import one_budget
 from machine.kernel.api import scatterlist
 from machine.kernel.api.registry import ALGORITHMS
 from machine.kernel.kernel import Kernel
@@ -31,6 +32,7 @@ from machine.kernel.structs import layout, struct, view
 
 CHUNK = 1 << 20  # bytes given to one call of an update
 MOST = 1 << 28  # bytes that decompressing may come to
+_one_budget = one_budget(lambda algorithm: algorithm.kernel.limits)
 _INT = parse("int result(void)").result
 
 struct("crypto_shash", "descsize:u32 base:crypto_tfm")
@@ -126,6 +128,7 @@ class Algorithm:
     def _created(self) -> None:
         """Fill in what the structure around the transform has."""
 
+    @_one_budget
     def close(self) -> None:
         """Let the algorithm take its transform down."""
         if self._object:
@@ -170,6 +173,7 @@ class Algorithm:
         finally:
             self.kernel.heap.free(address)
 
+    @_one_budget
     def set_key(self, key: bytes) -> None:
         """Give the transform its key."""
         name = next((n for n in ("setkey", "cia_setkey") if n in self.record.callbacks), "setkey")
@@ -198,6 +202,7 @@ class Hash(Algorithm):
     def _created(self) -> None:
         view(self.kernel, self.STRUCTURE, self._object).put("descsize", self.number("descsize"))
 
+    @_one_budget
     def digest(self, data: bytes, *, key: bytes | None = None, chunk: int = CHUNK) -> bytes:
         """Return the digest of `data`, given to the algorithm in pieces of `chunk` bytes."""
         if key is not None:
@@ -223,10 +228,12 @@ class Skcipher(Algorithm):
     CREATE = ("cra_init", "init")
     DESTROY = ("exit", "cra_exit")
 
+    @_one_budget
     def encrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
         """Return `data` encrypted."""
         return self._run("encrypt", data, key, iv)
 
+    @_one_budget
     def decrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
         """Return `data` decrypted."""
         return self._run("decrypt", data, key, iv)
@@ -260,6 +267,7 @@ class Aead(Skcipher):
 
     STRUCTURE = "crypto_aead"
 
+    @_one_budget
     def encrypt(
         self,
         data: bytes,
@@ -273,6 +281,7 @@ class Aead(Skcipher):
         tag = self.number("maxauthsize") if tag_size is None else tag_size
         return self._seal("encrypt", data, key, iv, associated, tag, len(data) + tag)
 
+    @_one_budget
     def decrypt(
         self,
         data: bytes,
@@ -317,6 +326,7 @@ class Aead(Skcipher):
 class Rng(Algorithm):
     """A random number generator (rng)."""
 
+    @_one_budget
     def generate(self, size: int, *, seed: bytes | None = None) -> bytes:
         """Return `size` bytes, after seeding where a seed is given."""
         transform = self.transform
@@ -331,11 +341,13 @@ class Rng(Algorithm):
 class Compressor(Algorithm):
     """A compression algorithm, as scomp or in the older form."""
 
+    @_one_budget
     def compress(self, data: bytes, *, room: int | None = None) -> bytes:
         """Return `data` compressed; at most `room` bytes, by default a little more than given."""
         most = len(data) + len(data) // 8 + 512 if room is None else room
         return self._run("compress", data, most)
 
+    @_one_budget
     def decompress(self, data: bytes, *, room: int | None = None) -> bytes:
         """Return `data` decompressed; at most `room` bytes, by default as much as it takes."""
         most = max(4 * len(data), 4096) if room is None else room
@@ -370,10 +382,12 @@ class Compressor(Algorithm):
 class Cipher(Algorithm):
     """A block cipher (cipher): block by block, which is no way to keep a secret."""
 
+    @_one_budget
     def encrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
         """Return every block of `data` encrypted."""
         return self._blocks("cia_encrypt", data, key, iv)
 
+    @_one_budget
     def decrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
         """Return every block of `data` decrypted."""
         return self._blocks("cia_decrypt", data, key, iv)

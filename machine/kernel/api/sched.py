@@ -178,7 +178,7 @@ def _perform(k: Kernel, name: str, act: Callable[[Kernel], object], *, oops: boo
     try:
         act(k)
     except Fault as fault:
-        if not oops:
+        if not oops or fault.kind.is_limit:  # which is the call's, whatever spent it
             raise
         k.oops(name, fault)
 
