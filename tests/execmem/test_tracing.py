@@ -80,11 +80,13 @@ def test_trace_of_several_modules(run, arch, tmp_path):
 def test_a_fault_ends_a_trace_with_its_tree(run, arch):
     """Calls that did not return are shown as such, then the reason, with exit code 1."""
     words = "--", "patchable_fib", "25"
-    code, out, err = run("trace", sample(arch), "--instructions", 400, *words)
+    code, out, err = run("trace", sample(arch), "--no-init", "--instructions", 400, *words)
     assert code == 1
     assert "did not return" in out
     assert "instruction limit" in err
-    code, out, err = run("trace", sample(arch), "--instructions", 400, "--json", *words)
+    code, out, err = run(
+        "trace", sample(arch), "--no-init", "--instructions", 400, "--json", *words
+    )
     assert code == 1
     assert "instruction limit" in json.loads(out)["fault"]
     assert json.loads(out)["calls"][0]["result"] is None
