@@ -524,8 +524,9 @@ class Arch:
         Section of the global offset table, where a module may have one.
     errata
         CPU errata that the loader can work around, by number.
-    scatterlist_size
-        Bytes of a struct scatterlist in the kernel's configuration.
+    structure_sizes
+        Kernel structures whose size depends on the architecture or its kernel's configuration,
+        and their bytes.
     function_alignment
         Alignment of function entries in the kernel's configuration.
     finalisation
@@ -542,7 +543,7 @@ class Arch:
     address_map: Callable[..., AddressMap]
     image_size: int
     trap: bytes
-    scatterlist_size: int
+    structure_sizes: tuple[tuple[str, int], ...]
     function_alignment: int
     branches: tuple[Branch, ...]
     code_model: str

@@ -446,7 +446,8 @@ ARM64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
-    scatterlist_size=32,
+    # Devices have memory for DMA of their own.
+    structure_sizes=(("device", 784), ("scatterlist", 32)),
     function_alignment=8,
     branches=(
         Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),

@@ -318,7 +318,8 @@ RISCV64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
-    scatterlist_size=24,  # no CONFIG_NEED_SG_DMA_LENGTH
+    # No CONFIG_NEED_SG_DMA_LENGTH.
+    structure_sizes=(("device", 768), ("scatterlist", 24)),
     function_alignment=2,
     branches=(
         Branch(

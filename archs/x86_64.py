@@ -816,7 +816,7 @@ X86_64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=b"\xcc",
-    scatterlist_size=32,
+    structure_sizes=(("device", 768), ("scatterlist", 32)),
     function_alignment=16,
     branches=(
         Branch(

@@ -55,7 +55,7 @@ from machine.kernel.api.algorithms import (
     algorithm,
     registered,
 )
-from machine.kernel.api.params import Parameter, parameters
+from machine.kernel.api.params import FREE, SET, Parameter, parameters
 from machine.kernel.api.sched import idle, sleep
 from machine.kernel.api.time import NSEC_PER_SEC, advance
 from machine.kernel.api.user import user_memory
@@ -398,7 +398,7 @@ class Machine:
             text = _parameter_text(value)
             buffer = self.alloc(text.encode() + b"\0")
             try:
-                setter = self.kernel.word(parameter.ops + 8)
+                setter = self.kernel.word(parameter.ops + SET)
                 raw = self.call(setter, buffer, parameter.address)
             except AccessError:
                 reason = "this kernel does not have its operations, " + (
@@ -417,7 +417,7 @@ class Machine:
         """Let each parameter free what its `set` allocated (destroy_params)."""
         for parameter in self.parameters_of(loaded):
             if self.kernel.unknown_at(parameter.ops) is None:
-                release = self.kernel.word(parameter.ops + 24)
+                release = self.kernel.word(parameter.ops + FREE)
                 if release:
                     self.call(release, parameter.arg)
 

@@ -54,6 +54,8 @@ _INTEGERS = """
 8 - netdev_features_t irq_hw_number_t kernel_ulong_t acpi_size acpi_physical_address
 8 + s64 __s64 int64_t ssize_t ptrdiff_t intptr_t loff_t off_t ktime_t time64_t clock_t
 """
+# Enumerations are unsigned, but for those that have a negative enumerator.
+_SIGNED_ENUMS = frozenset({"cpuhp_state"})
 _TYPEDEFS = {
     name: (int(size), sign == "+")
     for size, sign, *names in map(str.split, _INTEGERS.strip().splitlines())
@@ -298,8 +300,8 @@ def _scalar(words: list[str]) -> tuple[int, bool, bool]:
     """Return size, sign and booleanness of the type that `words` name."""
     if words[0] in ("struct", "union"):
         raise ValueError(f"{' '.join(words)!r} by value is not supported")
-    if words[0] == "enum":  # enumerators are ints
-        return 4, True, False
+    if words[0] == "enum":
+        return 4, words[1] in _SIGNED_ENUMS, False
     if words[0] == "bool":
         return 1, False, True
     if words[0] not in _BUILTIN:

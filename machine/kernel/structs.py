@@ -4,21 +4,28 @@
 A structure is declared as its header declares it, member after member, and laid out by C's
 rules: every member at the next multiple of its own alignment. That is the same for all
 architectures, CRYPTO_MINALIGN included: it is ARCH_KMALLOC_MINALIGN, 8 in all these kernels.
-Members that nobody here reads are there because the ones behind them are; a structure may
-end where nothing more is read.
+Members that nobody here reads are there because the ones behind them are, or are left out:
+`@N` says that the next member is at byte N, or, at the end, that the structure has N bytes.
+`...` at the end says that there is more that nobody reads; then nobody may ask for the size,
+unless the architecture's record has it (`Arch.structure_sizes`).
 
-    struct("miscdevice", "minor:i32 name:str fops:ptr")
+    struct("miscdevice", "minor:i32 name:str fops:ptr ...")
 
 Types: u8 .. u64, i8 .. i64, `ptr`, `fn` (a pointer to a function), `str` (a pointer to a
-string), `list` (struct list_head), `char[N]`, and structures declared before.
+string), `list` (struct list_head), `char[N]`, and structures declared before. A dotted name is
+that of a member of a member, which is declared as if it stood here.
+
+Whoever has room for a structure without reading it says so by `room`. tests/machine/test_btf.py
+compares all of it with what kernels say of themselves.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import struct as struct_
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -31,6 +38,8 @@ POINTERS = frozenset({"ptr", "fn", "str"})
 _SIZES = dict.fromkeys(POINTERS, 8) | {f"{s}{8 << n}": 1 << n for s in "ui" for n in range(4)}
 _ARRAY = re.compile(r"(.+)\[(\d+)\]")
 _DECLARED: dict[str, str] = {}
+_ROOMS: dict[str, list[int]] = {}
+Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
 
 @attrs.frozen
@@ -44,12 +53,19 @@ class Member:
 
 @attrs.frozen
 class Layout:
-    """A structure; members of members by their dotted names."""
+    """A structure; members of members by their dotted names; `end` is None if there is more."""
 
     name: str
-    size: int
+    end: int | None
     align: int
     members: Mapping[str, Member]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        if self.end is None:
+            raise ValueError(f"struct {self.name} is declared in part only")
+        return self.end
 
 
 def struct(name: str, members: str) -> None:
@@ -59,36 +75,74 @@ def struct(name: str, members: str) -> None:
     _DECLARED[name] = members
 
 
+def room(name: str, size: int) -> int:
+    """Return `size`: bytes in which the structure `name` fits, whatever the architecture."""
+    _ROOMS.setdefault(name, []).append(size)
+    return size
+
+
+def offset_of(name: str, member: str) -> int:
+    """Return where a member of a declared structure lies."""
+    return layout(name).members[member].offset
+
+
 @functools.cache
-def layout(name: str) -> Layout:
-    """Return where the members of a declared structure lie."""
+def layout(name: str, sizes: Sizes = ()) -> Layout:
+    """Return where the members of a declared structure lie.
+
+    Parameters
+    ----------
+    name
+        The structure.
+    sizes
+        Bytes of the structures whose size depends on the architecture (`Arch.structure_sizes`).
+    """
     members: dict[str, Member] = {}
-    end, most = 0, 1
+    end, most, whole = 0, 1, True
     for word in _DECLARED[name].split():
+        if word == "...":
+            whole = False
+            continue
+        if word[0] == "@":
+            end = int(word[1:])
+            continue
         title, _, kind = word.partition(":")
-        size, align, inner = _type(kind)
+        size, align, inner = _type(kind, sizes)
         at = align_up(end, align)
         members[title] = Member(kind, at, size)
         members |= {
             f"{title}.{name}": attrs.evolve(m, offset=at + m.offset) for name, m in inner.items()
         }
         end, most = at + size, max(most, align)
-    return Layout(name, align_up(end, most), most, members)
+    size_here = dict(sizes).get(name)
+    if size_here is None and whole:
+        size_here = align_up(end, most)
+    return Layout(name, size_here, most, members)
 
 
-def _type(kind: str) -> tuple[int, int, Mapping[str, Member]]:
+def _type(kind: str, sizes: Sizes) -> tuple[int, int, Mapping[str, Member]]:
     """Return size, alignment and members of a type."""
     if kind == "list":
         return 16, 8, {}
     if found := _ARRAY.fullmatch(kind):
-        size, align, _ = _type(found[1])
+        size, align, _ = _type(found[1], sizes)
         return size * int(found[2]), align, {}
     if kind == "char":
         return 1, 1, {}
     if kind in _SIZES:
         return _SIZES[kind], _SIZES[kind], {}
-    inner = layout(kind)
+    inner = layout(kind, sizes)
     return inner.size, inner.align, inner.members
+
+
+def packed(name: str) -> struct_.Struct:
+    """Return what packs and unpacks the members of a declared structure that are numbers."""
+    code, end = "<", 0
+    for member in layout(name).members.values():
+        kind = "BHxIxxxQ"[member.size - 1]
+        code += "x" * (member.offset - end) + (kind.lower() if member.type[0] == "i" else kind)
+        end = member.offset + member.size
+    return struct_.Struct(code + "x" * (layout(name).size - end))
 
 
 @attrs.frozen
@@ -134,4 +188,4 @@ class View:
 
 def view(kernel: Kernel, name: str, address: int) -> View:
     """Return the declared structure `name` at `address`."""
-    return View(kernel, layout(name), address)
+    return View(kernel, layout(name, kernel.arch.structure_sizes), address)

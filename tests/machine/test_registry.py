@@ -16,12 +16,15 @@ from loader.elf import parse
 from loader.files import read_module
 from machine.faults import Fault, FaultKind
 from machine.kernel.registry import Record, Registry
-from machine.kernel.structs import layout, view
+from machine.kernel.structs import layout, packed, view
 from machine.kernel.structs import struct as declare
 from machine.machine import Machine
 from samples.modules import root
 
 declare("test_inner", "a:u8 b:u32")
+declare("test_part", "a:u8 @24 b.c:u32 ...")
+declare("test_whole", "a:u8 @24 b.c:u32 @36 @40")
+declare("test_around", "y:u8 part:test_part z:u8")
 declare("test_outer", "x:u8 inner:test_inner y:u16 s:str name:char[5] z:u64")
 
 
@@ -40,6 +43,22 @@ def test_members_lie_by_the_rules_of_c():
     assert found.size == struct.calcsize("@B3xBxxxIHP5sQ")
     with pytest.raises(ValueError, match="declared twice"):
         declare("test_inner", "a:u8")
+
+
+def test_members_that_are_left_out_keep_the_places_of_others(arch):
+    """@N places what follows, `...` leaves the size open, which the architecture may know."""
+    found = layout("test_part")
+    assert {name: member.offset for name, member in found.members.items()} == {"a": 0, "b.c": 24}
+    assert found.end is None
+    with pytest.raises(ValueError, match="test_part is declared in part"):
+        assert found.size
+    assert layout("test_whole").size == 40
+    assert layout("test_part", (("test_part", 56),)).size == 56
+    assert layout("test_around", (("test_part", 56),)).members["z"].offset == 60
+    sizes = dict(arch.structure_sizes)
+    device = layout("platform_device", arch.structure_sizes).members["dev"]
+    assert device.size == sizes["device"]
+    assert packed("test_whole").unpack(struct.pack("<B23xI12x", 7, 9)) == (7, 9)
 
 
 def test_members_are_read_and_written(arch):
@@ -89,7 +108,7 @@ def test_a_driver_is_recorded_with_its_ids(arch):
     """A PCI driver's record has its name, the ids it matches and its callbacks, until it goes."""
     machine = Machine(arch)
     fields = layout("pci_driver").members
-    driver = bytearray(layout("pci_driver").size)
+    driver = bytearray(512)
     ids = struct.pack(
         "<IIIIIIQII", 0x10DE, 0xFFFF_FFFF, -1 % 2**32, -1 % 2**32, 3 << 16, 0xFF0000, 0, 0, 0
     )
@@ -105,6 +124,37 @@ def test_a_driver_is_recorded_with_its_ids(arch):
     assert found.callbacks == {"probe": 0x1000}
     call(machine, "pci_unregister_driver", at)
     assert not list(machine.registry)
+
+
+def test_arguments_come_where_the_kernels_prototypes_have_them(arch):
+    """Tables with a name of their own, and notifiers of a name space, are recorded as they are."""
+    machine = Machine(arch)
+    name, block = machine.alloc(b"noise\0"), machine.alloc(struct.pack("<QQi4x", 0x1000, 0, 7))
+    table = machine.alloc(struct.pack("<QQiHxxQQQQ", name, 0, 4, 0o644, 0, 0, 0, 0))
+    call(machine, "__register_sysctl_init", machine.alloc(b"kernel\0"), table, name, 1)
+    (found,) = machine.registry.find("sysctl")
+    assert (found.name, found.fields["names"]) == ("kernel", ("noise",))
+    net = machine.kernel.address("init_net")
+    assert call(machine, "register_fib_notifier", net, block, 0, 0) == 0
+    (found,) = machine.registry.find("fib notifier")
+    assert (found.address, found.fields, found.callbacks) == (
+        block,
+        {"priority": 7},
+        {"notifier_call": 0x1000},
+    )
+    assert call(machine, "unregister_fib_notifier", net, block) == 0
+    assert not list(machine.registry.find("fib notifier"))
+
+
+def test_a_packet_type_is_recorded_with_its_function(arch):
+    """What is called for a packet is the pointer at byte 16 of struct packet_type."""
+    machine = Machine(arch)
+    packet = machine.alloc(
+        struct.pack(">H", 0x88CC) + bytes(14) + struct.pack("<Q", 0x1000) + bytes(48)
+    )
+    call(machine, "dev_add_pack", packet)
+    (found,) = machine.registry.find("packet type")
+    assert (found.name, found.callbacks) == ("0x88cc", {"func": 0x1000})
 
 
 def test_dynamic_numbers_differ(arch):

@@ -152,7 +152,7 @@ def test_an_hrtimer_that_restarts_itself_is_periodic(bench):
 
 
 def test_rounded_jiffies_are_whole_seconds(bench):
-    """round_jiffies rounds to HZ, and never into the past."""
+    """round_jiffies rounds to HZ, and never into the past; each CPU has jiffies of its own."""
     now = bench.jiffies
     for ahead in (1, 100, 250, 260, 1000):
         got = bench.machine.call(bench.kernel.address("round_jiffies"), now + ahead)
@@ -160,6 +160,11 @@ def test_rounded_jiffies_are_whole_seconds(bench):
         assert got > now
         up = bench.machine.call(bench.kernel.address("round_jiffies_up"), now + ahead)
         assert up >= now + ahead
+        for cpu in (0, 1, 2, 63):
+            there = bench.machine.call(bench.kernel.address("__round_jiffies"), now + ahead, cpu)
+            assert there == now + ahead or (there + 3 * cpu) % 250 == 0
+            assert there > now
+            assert abs(there - now - ahead) <= 250
 
 
 # Work ------------------------------------------------------------------------------------------

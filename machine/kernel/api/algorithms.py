@@ -111,7 +111,7 @@ class Algorithm:
             self._tfm = self._object + shape.members["base"].offset
             tfm = view(self.kernel, "crypto_tfm", self._tfm)
             tfm.put("refcnt", 1)
-            tfm.put("alg", alg)
+            tfm.put("__crt_alg", alg)
             self._created()
             for name in self.CREATE:
                 if name in self.record.callbacks:
@@ -186,7 +186,7 @@ class Algorithm:
         size = max(len(contents) + room, 1)
         with (
             self.buffer(contents.ljust(size, b"\0")) as data,
-            self.buffer(self.kernel.arch.scatterlist_size) as sg,
+            self.buffer(scatterlist.entry_size(self.kernel)) as sg,
         ):
             scatterlist.set_entry(self.kernel, sg, data, size)
             yield sg, data

@@ -6,20 +6,19 @@ from __future__ import annotations
 from machine.kernel.api.common import nothing
 from machine.kernel.api.memory import GFP_ZERO, kfree, kmalloc
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import room, view
 from machine.kernel.structs import struct as declare
-from machine.kernel.structs import view
 from machine.kernel.table import function
 
 declare(
     "gendisk",
     "major:i32 first_minor:i32 minors:i32 disk_name:char[32] events:u16 event_flags:u16"
-    " part_tbl_lock:u32 part_tbl_flags:u32 part_tbl_head:ptr part0:ptr fops:ptr queue:ptr"
-    " private_data:ptr",
+    " part_tbl.xa_lock:u32 part_tbl.xa_flags:u32 part_tbl.xa_head:ptr part0:ptr fops:ptr queue:ptr"
+    " private_data:ptr ...",
 )
-# Bytes of the parts of a disk, with room to spare: gendisk, block_device, request_queue.
-DISK, PART, QUEUE = 2048, 2048, 2048
-FREE_DISK = 80  # struct block_device_operations: who frees what belongs to the disk
-QUEUEDATA = 0  # struct request_queue begins with its owner's data
+declare("request_queue", "queuedata:ptr ...")
+# Bytes of the parts of a disk, with room to spare.
+DISK, PART, QUEUE = room("gendisk", 2048), room("block_device", 2048), room("request_queue", 2048)
 
 
 def _disk(k: Kernel, queuedata: int) -> int:
@@ -28,7 +27,7 @@ def _disk(k: Kernel, queuedata: int) -> int:
         found = view(k, "gendisk", disk)
         found.put("part0", disk + DISK)
         found.put("queue", disk + DISK + PART)
-        k.store(disk + DISK + PART + QUEUEDATA, queuedata)
+        view(k, "request_queue", disk + DISK + PART).put("queuedata", queuedata)
     return disk
 
 
@@ -69,7 +68,9 @@ def _put_disk(k: Kernel, disk: int) -> None:
     if not disk:
         return
     operations = view(k, "gendisk", disk).number("fops")
-    if operations and (release := k.word(operations + FREE_DISK)):
+    if operations and (
+        release := view(k, "block_device_operations", operations).number("free_disk")
+    ):
         k.call(release, disk)
     kfree(k, disk)
 

@@ -16,13 +16,22 @@ import attrs
 from machine.faults import FaultKind
 from machine.kernel.api.common import CHUNK, state, stop
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of, room
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
 NR_CPUS = 8192  # the most that any of the modelled configurations has
 PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 PAGE_OFFSET_52 = -(1 << 52)  # arm64, ARM64_VA_BITS_52: memstart_addr makes up for 48 actual bits
-CAPABILITIES = 48  # struct cpuinfo_x86: where the words of capability bits stand
+declare("cpuinfo_x86", "@48 x86_capability:u32[24] ...")
+declare("pcpu_hot", "current_task:ptr preempt_count:i32 cpu_number:i32 @64")
+declare(
+    "kernel_mapping",
+    "page_offset:u64 virt_addr:u64 virt_offset:u64 phys_addr:u64 size:u64 va_pa_offset:u64"
+    " va_kernel_pa_offset:u64",
+)
+CAPABILITIES = offset_of("cpuinfo_x86", "x86_capability")
 CAPABILITY_WORDS = 24
 SV39, SV48 = 1 << 38, 1 << 47  # half of their address spaces
 ADDRESSES = 1 << 64
@@ -40,8 +49,11 @@ def _physical(k: Kernel) -> int:
 
 
 def _pcpu_hot(k: Kernel) -> bytes:
-    # arch/x86/include/asm/current.h: current_task, preempt_count, cpu_number.
-    return _u64(k.current) + struct.pack("<II", PREEMPT_ENABLED, k.cpu.number) + bytes(48)
+    return (
+        _u64(k.current)
+        + struct.pack("<II", PREEMPT_ENABLED, k.cpu.number)
+        + bytes(layout("pcpu_hot").size - 16)
+    )
 
 
 def _every_cpu(k: Kernel) -> bytes:
@@ -56,8 +68,8 @@ def _capabilities(k: Kernel) -> bytes:
     return sum(1 << n for n in k.arch.emulation.features).to_bytes(4 * CAPABILITY_WORDS, "little")
 
 
-data("pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
-data("const_pcpu_hot", 64, percpu=True, fill=_pcpu_hot)
+data("pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
+data("const_pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
 data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
 data("numa_node", 4, percpu=True)
 data("x86_cpu_to_apicid", 4, percpu=True, fill=lambda k: k.cpu.number.to_bytes(4, "little"))
@@ -66,7 +78,9 @@ data("nr_cpu_ids", 4, fill=_how_many)
 data("__num_online_cpus", 4, fill=_how_many)
 for _mask in ("online", "possible", "present", "active"):
     data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_every_cpu)
-data("boot_cpu_data", 512, fill=lambda k: bytes(CAPABILITIES) + _capabilities(k))
+data(
+    "boot_cpu_data", room("cpuinfo_x86", 512), fill=lambda k: bytes(CAPABILITIES) + _capabilities(k)
+)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
 data("fips_enabled", 4)
@@ -90,15 +104,13 @@ data("pgtable_l5_enabled", 1, fill=lambda k: bytes([k.memory.direct_map.start < 
 
 
 def _kernel_map(k: Kernel) -> bytes:
-    # arch/riscv/include/asm/page.h, struct kernel_mapping: page_offset, virt_addr,
-    # virt_offset, phys_addr, size, then the two distances from virtual to physical.
     start, physical = k.image.start, _physical(k)
     direct = k.memory.direct_map.start
     fields = (direct, start, 0, physical, k.image.size, direct, start - physical)
     return b"".join(map(_u64, fields))
 
 
-data("kernel_map", 80, fill=_kernel_map)
+data("kernel_map", layout("kernel_mapping").size, fill=_kernel_map)
 
 
 # Guards ------------------------------------------------------------------------------------

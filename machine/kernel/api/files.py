@@ -16,13 +16,13 @@ from machine.kernel.table import function
 struct(
     "file",
     "f_count:u64 f_lock:u32 f_mode:u32 f_op:ptr f_mapping:ptr private_data:ptr f_inode:ptr"
-    " f_flags:u32 f_iocb_flags:u32 f_cred:ptr f_path:u64[2] f_pos_lock:u64[4] f_pos:i64 more:u64[16]",
+    " f_flags:u32 f_iocb_flags:u32 f_cred:ptr f_path:u64[2] f_pos_lock:u64[4] f_pos:i64 @184",
 )
 struct(
     "inode",
     "i_mode:u16 i_opflags:u16 i_uid:u32 i_gid:u32 i_flags:u32 i_acl:ptr i_default_acl:ptr i_op:ptr"
     " i_sb:ptr i_mapping:ptr i_security:ptr i_ino:u64 i_nlink:u32 i_rdev:u32 i_size:i64"
-    " between:u64[61] i_cdev:ptr more:u64[8]",
+    " @576 i_cdev:ptr @624",
 )
 
 

@@ -11,15 +11,16 @@ from machine.kernel.api.common import errno, nothing, text
 from machine.kernel.api.memory import GFP_ZERO, kmalloc
 from machine.kernel.api.sched import defer
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import room
 from machine.kernel.table import Arguments, data, function
 
 AE_NOT_FOUND = 5
-KEY = 256  # bytes of a struct key, with room to spare
+KEY = room("key", 256)
 USERMODE_HELPER_ABSENT = -2
 
 data("acpi_disabled", 4)  # there is ACPI, with empty tables
-data("acpi_gbl_FADT", 512)
-data("efi", 1024)
+data("acpi_gbl_FADT", room("acpi_table_fadt", 512))
+data("efi", room("efi", 1024))
 data("acpi_root_dir", 8)
 
 nothing(
@@ -53,7 +54,8 @@ nothing(
     "struct device_node *of_find_node_opts_by_path(const char *path, const char **opts)",
     "struct device_node *of_find_matching_node_and_match(void *from, const void *m, void **match)",
     "void of_node_put(struct device_node *node)",
-    "int vga_switcheroo_register_handler(const void *handler, int flags)",
+    "int vga_switcheroo_register_handler(const void *handler,"
+    " enum vga_switcheroo_handler_flags_t flags)",
     "void vga_switcheroo_unregister_handler(void)",
     "bool apple_gmux_present(void)",
     "bool cc_platform_has(enum cc_attr attr)",
@@ -148,6 +150,6 @@ nothing(
     "int x509_load_certificate_list(const u8 *list, unsigned long size, const struct key *ring)",
     "int register_key_type(struct key_type *ktype)",
     "void unregister_key_type(struct key_type *ktype)",
-    "void drop_reasons_register_subsys(int subsys, const void *list)",
-    "void drop_reasons_unregister_subsys(int subsys)",
+    "void drop_reasons_register_subsys(enum skb_drop_reason_subsys subsys, const void *list)",
+    "void drop_reasons_unregister_subsys(enum skb_drop_reason_subsys subsys)",
 )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from machine.kernel.api.common import nodes, signed_int, stop
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import function
 
 LIST_POISON1, LIST_POISON2 = 0xDEAD_0000_0000_0100, 0xDEAD_0000_0000_0122
@@ -183,7 +185,8 @@ def _bsearch(k: Kernel, key: int, base: int, count: int, size: int, compare: int
 # struct rb_node: parent and colour (1 black), right, left. An entry that changes a tree
 # keeps both rules: no red node has a red child, every path has as many black nodes.
 
-RIGHT, LEFT = 8, 16
+declare("rb_node", "__rb_parent_color:u64 rb_right:ptr rb_left:ptr")
+RIGHT, LEFT = offset_of("rb_node", "rb_right"), offset_of("rb_node", "rb_left")
 BLACK = 1
 
 

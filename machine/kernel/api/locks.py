@@ -22,8 +22,17 @@ import attrs
 from machine.kernel.api.common import empty_list, state, stop
 from machine.kernel.api.memory import kvfree
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
+declare("mutex", "owner:u64 wait_lock:u32 osq:u32 wait_list:list")
+declare("rw_semaphore", "count:u64 owner:u64 osq:u32 wait_lock:u32 wait_list:list")
+declare("semaphore", "lock:u32 count:u32 wait_list:list")
+declare("qrwlock", "cnts:u32 wait_lock:u32")
+declare("callback_head", "next:ptr func:fn")
+MUTEX_LIST, RWSEM_LIST = offset_of("mutex", "wait_list"), offset_of("rw_semaphore", "wait_list")
+SEM_COUNT, RCU_FUNCTION = offset_of("semaphore", "count"), offset_of("callback_head", "func")
 LOCKED_BYTE, TICKET = 0xFF, 1 << 16
 OWNER_FLAGS = 7  # enum: waiters, handoff, pickup in the low bits of mutex.owner
 WRITER, WRITER_MASK, READER = 0xFF, 0x1FF, 1 << 9  # include/asm-generic/qrwlock.h
@@ -179,8 +188,8 @@ def _queued_rwlock_slowpath(k: Kernel, lock: int) -> None:
 
 @function("void __mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)")
 def _mutex_init(k: Kernel, lock: int, _name: int, _key: int) -> None:
-    k.memory.write(lock, bytes(16))  # owner, wait_lock, osq
-    empty_list(k, lock + 16)
+    k.memory.write(lock, bytes(MUTEX_LIST))
+    empty_list(k, lock + MUTEX_LIST)
 
 
 def _mutex_owner(k: Kernel, lock: int) -> int:
@@ -235,8 +244,8 @@ def _atomic_dec_and_mutex_lock(k: Kernel, atomic: int, lock: int) -> int:
 
 @function("void __init_rwsem(struct rw_semaphore *s, const char *n, struct lock_class_key *key)")
 def _init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> None:
-    k.memory.write(sem, bytes(24))  # count, owner, osq, wait_lock
-    empty_list(k, sem + 24)
+    k.memory.write(sem, bytes(RWSEM_LIST))
+    empty_list(k, sem + RWSEM_LIST)
 
 
 @function("int down_read_trylock(struct rw_semaphore *sem)")
@@ -299,9 +308,9 @@ def _downgrade_write(k: Kernel, sem: int) -> None:
 
 @function("int down_trylock(struct semaphore *sem)")
 def _down_trylock(k: Kernel, sem: int) -> int:
-    count = k.word(sem + 4, 4)
+    count = k.word(sem + SEM_COUNT, 4)
     if count:
-        k.store(sem + 4, count - 1, 4)
+        k.store(sem + SEM_COUNT, count - 1, 4)
     return int(count == 0)
 
 
@@ -318,7 +327,7 @@ def _down(k: Kernel, sem: int) -> int:
 
 @function("void up(struct semaphore *sem)")
 def _up(k: Kernel, sem: int) -> None:
-    k.store(sem + 4, k.word(sem + 4, 4) + 1, 4)
+    k.store(sem + SEM_COUNT, k.word(sem + SEM_COUNT, 4) + 1, 4)
 
 
 # RCU ---------------------------------------------------------------------------------------
@@ -386,7 +395,7 @@ def _synchronize_rcu(k: Kernel) -> None:
 )
 def _call_rcu(k: Kernel, head: int, func: int) -> None:
     call_rcu(k, head, lambda k: k.call(func, head))
-    k.store(head + 8, func)
+    k.store(head + RCU_FUNCTION, func)
 
 
 @function("void kvfree_call_rcu(struct rcu_head *head, void *ptr)")

@@ -13,12 +13,19 @@ from machine.kernel.api.memory import kmalloc
 from machine.kernel.api.time import jiffies
 from machine.kernel.kernel import Kernel
 from machine.kernel.printf import pointer_hash
+from machine.kernel.structs import struct as declare
+from machine.kernel.structs import view
 from machine.kernel.table import Arguments, function
 
 KERN_EMERG, KERN_WARNING, KERN_INFO, KERN_DEBUG = 0, 4, 6, 7
 CUT_HERE = b"------------[ cut here ]------------\n"  # include/asm-generic/bug.h
 DUMP_PREFIX_ADDRESS, DUMP_PREFIX_OFFSET = 1, 2
 RATELIMIT_MSG_ON_RELEASE = 1
+
+declare(
+    "ratelimit_state",
+    "lock:u32 interval:i32 burst:i32 printed:i32 missed:i32 flags:u32 begin:u64",
+)
 
 
 @function(
@@ -67,19 +74,22 @@ def _printk_ratelimit(_k: Kernel, _func: int) -> int:
 
 @function("int ___ratelimit(struct ratelimit_state *rs, const char *func)")
 def _ratelimit(k: Kernel, rs: int, func: int) -> int:
-    interval, burst, printed, missed, flags = (k.word(rs + at, 4) for at in range(4, 24, 4))
-    begin, now = k.word(rs + 24), jiffies(k)
+    found = view(k, "ratelimit_state", rs)
+    interval, burst, printed, missed, flags, begin = map(
+        found.number, ("interval", "burst", "printed", "missed", "flags", "begin")
+    )
+    now = jiffies(k)
     if interval == 0:
         return 1
     if begin == 0 or now > begin + interval:
         if begin and missed and not flags & RATELIMIT_MSG_ON_RELEASE:
             k.print(text(k, func) + b": %d callbacks suppressed\n" % missed, KERN_WARNING)
             missed = 0
-        k.store(rs + 24, now)
+        found.put("begin", now)
         printed = 0
     passes = burst > printed
-    k.store(rs + 12, printed + passes, 4)
-    k.store(rs + 16, missed + (not passes), 4)
+    found.put("printed", printed + passes)
+    found.put("missed", missed + (not passes))
     return int(passes)
 
 

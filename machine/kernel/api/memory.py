@@ -16,15 +16,18 @@ from allocator.types import KIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE
 from machine.kernel.api.common import INT_MAX, fill, pieces, stop, text
 from machine.kernel.heap import ZERO_SIZE_PTR
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of, view
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
 GFP_ZERO = 1 << 8  # ___GFP_ZERO_BIT of include/linux/gfp_types.h, 6.12
 KMALLOC_MAX_SIZE = 4 * MIB  # a run of MAX_PAGE_ORDER
 MAX_PAGE_ORDER = 10
 LEAST_ALIGN = 8
-ARGS_CTOR = 24  # struct kmem_cache_args: where the constructor stands
+declare("kmem_cache_args", "align:u32 @24 ctor:fn")
+ARGS_CTOR = offset_of("kmem_cache_args", "ctor")
 
-SYSINFO = 112  # include/uapi/linux/sysinfo.h
+declare("sysinfo", "@32 totalram:u64 freeram:u64 @104 mem_unit:u32 @112")
 
 # Our struct kmem_cache: object size, alignment, constructor, name, live objects.
 _CACHE = struct.Struct("<QQQQq")
@@ -396,11 +399,11 @@ def _kvfree_sensitive(k: Kernel, address: int, size: int) -> None:
 
 @function("void si_meminfo(struct sysinfo *val)")
 def _si_meminfo(k: Kernel, info: int) -> None:
-    # struct sysinfo: uptime, three loads, then total and free memory; the unit comes last.
     pages = k.memory.physical.size // PAGE_SIZE
-    k.memory.write(info, bytes(SYSINFO))
-    k.memory.write(info + 32, struct.pack("<QQ", pages, pages))
-    k.store(info + SYSINFO - 8, PAGE_SIZE, 4)
+    found = view(k, "sysinfo", info)
+    k.memory.write(info, bytes(found.layout.size))
+    for member, value in (("totalram", pages), ("freeram", pages), ("mem_unit", PAGE_SIZE)):
+        found.put(member, value)
 
 
 # Per-cpu memory ----------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from machine.kernel.api.locks import mutex_lock, spin_lock
 from machine.kernel.api.memory import GFP_ZERO, kfree, kmalloc
 from machine.kernel.api.scatterlist import page_address, page_of
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import room
 from machine.kernel.table import data, function
 
-data("init_user_ns", 1024)
-data("nop_mnt_idmap", 64)
+data("init_user_ns", room("user_namespace", 1024))
+data("nop_mnt_idmap", room("mnt_idmap", 256))
 data("USER_PTR_MAX", 8, fill=lambda _k: ((1 << 47) - PAGE_SIZE).to_bytes(8, "little"))
 data("hugetlb_optimize_vmemmap_key", 16)
 

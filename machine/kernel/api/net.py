@@ -13,23 +13,24 @@ from machine.kernel.api.common import errno, nothing, signed_int, state
 from machine.kernel.api.memory import GFP_ZERO, create_cache, destroy_cache, kfree, kmalloc
 from machine.kernel.api.registry import enter
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of, room, view
 from machine.kernel.structs import struct as declare
-from machine.kernel.structs import view
 from machine.kernel.table import data, function
 
-# struct net, 6.12: where the table of what modules keep in it is. The table's first three
+# Behind the name space lies the table of what modules keep in it, `gen`. The table's first three
 # slots are its own header, so numbers begin behind them (MIN_PERNET_OPS_ID).
-NET, NET_GEN = 8192, 3224
+declare("net", "@3224 gen:ptr ...")
+NET = room("net", 8192)
 FIRST_ID, MOST_IDS = 3, 512
 
 
 def _init_net(k: Kernel) -> bytes:
     table = k.address("init_net") + NET
-    return bytes(NET_GEN) + table.to_bytes(8, "little")
+    return bytes(offset_of("net", "gen")) + table.to_bytes(8, "little")
 
 
 data("init_net", NET + 8 * MOST_IDS, fill=_init_net)
-data("init_task", 16384)
+data("init_task", room("task_struct", 16384))
 # Pointers that one module sets and another may follow.
 for _hook in (
     "br_fdb_test_addr_hook nf_defrag_v4_hook nf_defrag_v6_hook udp_tunnel_nic_ops nf_ct_hook"
@@ -121,17 +122,18 @@ def _rtnl_unlock(k: Kernel) -> None:
     state(k, _Rtnl).held = False
 
 
-@function("bool rtnl_is_locked(void)")
+@function("int rtnl_is_locked(void)")
 def _rtnl_is_locked(k: Kernel) -> int:
     return int(state(k, _Rtnl).held)
 
 
 # Families, protocols, hooks --------------------------------------------------------------------
 
-declare("packet_type", "type:u16 ignore_outgoing:u8 dev:ptr tracker:ptr func:fn")
+declare("packet_type", "type:u16 ignore_outgoing:u8 dev:ptr func:fn ...")
 declare("rtnl_msg_handler", "owner:ptr protocol:i32 msgtype:i32 doit:fn dumpit:fn flags:i32")
+HANDLER = layout("rtnl_msg_handler").size
 declare("net_proto_family", "family:i32 create:fn owner:ptr")
-declare("rtnl_af_ops", "list:list family:i32")
+declare("rtnl_af_ops", "list:list family:i32 ...")
 
 
 @function("void dev_add_pack(struct packet_type *pt)")
@@ -176,7 +178,7 @@ def _sock_unregister(k: Kernel, number: int) -> None:
 @function("int __rtnl_register_many(const struct rtnl_msg_handler *handlers, int n)")
 def _rtnl_register_many(k: Kernel, handlers: int, count: int) -> int:
     for n in range(count):
-        enter(k, "rtnl message", "rtnl_msg_handler", handlers + 40 * n, fields=("msgtype",))
+        enter(k, "rtnl message", "rtnl_msg_handler", handlers + HANDLER * n, fields=("msgtype",))
     return 0
 
 
@@ -184,7 +186,7 @@ def _rtnl_register_many(k: Kernel, handlers: int, count: int) -> int:
 def _rtnl_unregister_many(k: Kernel, handlers: int, count: int) -> None:
     for n in range(count):
         k.spend()
-        k.registry.remove("rtnl message", handlers + 40 * n)
+        k.registry.remove("rtnl message", handlers + HANDLER * n)
 
 
 nothing(
@@ -238,10 +240,14 @@ nothing(
 
 declare(
     "inet_frags",
-    "qsize:u32 constructor:fn destructor:fn frag_expire:fn frags_cachep:ptr frags_cache_name:str",
+    "qsize:u32 constructor:fn destructor:fn frag_expire:fn frags_cachep:ptr frags_cache_name:str"
+    " ...",
 )
-declare("fqdir", "high_thresh:i64 low_thresh:i64 timeout:i32 max_dist:i32 f:ptr net:ptr dead:u8")
-FQDIR = 512  # bytes, with room for its hash table
+declare(
+    "fqdir",
+    "high_thresh:i64 low_thresh:i64 timeout:i32 max_dist:i32 f:ptr net:ptr dead:u8 ...",
+)
+FQDIR = room("fqdir", 512)
 
 
 @function("int inet_frags_init(struct inet_frags *f)")

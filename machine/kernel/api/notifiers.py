@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from machine.kernel.api.common import errno
 from machine.kernel.api.registry import enter
 from machine.kernel.kernel import Kernel
-from machine.kernel.structs import view
+from machine.kernel.structs import offset_of, room, view
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
 STOP_MASK = 0x8000
-# struct atomic_notifier_head: a spinlock first; blocking: a rw_semaphore; raw: nothing.
-_HEADS = {"atomic": 8, "blocking": 40, "raw": 0}
+declare("atomic_notifier_head", "lock:u32 head:ptr")
+declare("blocking_notifier_head", "rwsem:rw_semaphore head:ptr")
+declare("raw_notifier_head", "head:ptr")
+_KINDS = ("atomic", "blocking", "raw")
 _CHAINS = "panic_notifier_list reboot_notifier_list".split()
 
 for _name in _CHAINS:
-    data(_name, 64)
+    data(_name, room("blocking_notifier_head", 64))
 
 
 def blocks(k: Kernel, at: int) -> Iterator[tuple[int, int]]:
@@ -68,12 +71,12 @@ def _call(k: Kernel, at: int, event: int, argument: int) -> int:
     return result
 
 
-def _kind(name: str, offset: int) -> None:
+def _kind(name: str, first: int) -> None:
     head = f"struct {name}_notifier_head *nh"
 
     @function(f"int {name}_notifier_chain_register({head}, struct notifier_block *n)")
     def _register(k: Kernel, at: int, block: int) -> int:
-        return _insert(k, at + offset, block)
+        return _insert(k, at + first, block)
 
     if name != "raw":
 
@@ -81,16 +84,16 @@ def _kind(name: str, offset: int) -> None:
             f"int {name}_notifier_chain_register_unique_prio({head}, struct notifier_block *n)"
         )
         def _register_unique(k: Kernel, at: int, block: int) -> int:
-            return _insert(k, at + offset, block, unique=True)
+            return _insert(k, at + first, block, unique=True)
 
     @function(f"int {name}_notifier_chain_unregister({head}, struct notifier_block *n)")
     def _unregister(k: Kernel, at: int, block: int) -> int:
-        return _take_out(k, at + offset, block)
+        return _take_out(k, at + first, block)
 
     @function(f"int {name}_notifier_call_chain({head}, unsigned long val, void *v)")
     def _call_chain(k: Kernel, at: int, event: int, argument: int) -> int:
-        return _call(k, at + offset, event, argument)
+        return _call(k, at + first, event, argument)
 
 
-for _name, _offset in _HEADS.items():
-    _kind(_name, _offset)
+for _name in _KINDS:
+    _kind(_name, offset_of(f"{_name}_notifier_head", "head"))

@@ -8,7 +8,6 @@ reference counts, list heads), record what a person may want to see, and accept 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 import attrs
@@ -19,24 +18,26 @@ from machine.kernel.api.devres import release_all
 from machine.kernel.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
 from machine.kernel.api.registry import enter
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, room, view
 from machine.kernel.structs import struct as declare
-from machine.kernel.structs import view
 from machine.kernel.table import Arguments, data, function
 
 KERN_DEBUG = 7
 
 # Kobjects (include/linux/kobject.h) ----------------------------------------------------------
 
-declare("kobject", "name:str entry:list parent:ptr kset:ptr ktype:ptr sd:ptr kref:u32 state:u32")
-declare("kobj_type", "release:fn sysfs_ops:ptr default_groups:ptr")
+declare("kobject", "name:str entry:list parent:ptr kset:ptr ktype:ptr sd:ptr kref:u32 @64")
+declare("kobj_type", "release:fn sysfs_ops:ptr default_groups:ptr @48")
 declare("kset", "list:list list_lock:u32 kobj:kobject uevent_ops:ptr")
 # struct device begins with its kobject (include/linux/device.h).
 declare(
     "device",
     "kobj:kobject parent:ptr p:ptr init_name:str type:ptr bus:ptr driver:ptr platform_data:ptr"
-    " driver_data:ptr",
+    " driver_data:ptr ...",
 )
-KOBJECT, KSET, DEVICE, CLASS = 64, 112, 2048, 192  # bytes; a device with room to spare
+# Bytes to allocate for each, with room to spare.
+KOBJECT, KSET, CLASS = layout("kobject").size, layout("kset").size, room("class", 192)
+DEVICE = room("platform_device", room("device", 2048))
 
 
 def _object_variable(name: str) -> None:
@@ -145,8 +146,8 @@ def _dynamic_kobj_release(k: Kernel, kobject: int) -> None:
 
 data(
     "dynamic_kobj_ktype",
-    24,
-    fill=lambda k: struct.pack("<QQQ", k.address("dynamic_kobj_release"), 0, 0),
+    layout("kobj_type").size,
+    fill=lambda k: k.address("dynamic_kobj_release").to_bytes(8, "little"),
 )
 
 
@@ -182,7 +183,11 @@ def _kset_release(k: Kernel, kobject: int) -> None:
     kfree(k, kobject - (view(k, "kset", 0).at("kobj")))
 
 
-data("kset_ktype", 24, fill=lambda k: struct.pack("<QQQ", k.address("kset_release"), 0, 0))
+data(
+    "kset_ktype",
+    layout("kobj_type").size,
+    fill=lambda k: k.address("kset_release").to_bytes(8, "little"),
+)
 
 
 @function("int kset_register(struct kset *kset)")
@@ -381,10 +386,9 @@ def _root_device_unregister(k: Kernel, device: int) -> None:
     _free_device(k, device)
 
 
-# struct platform_device_info: parent, fwnode, a flag, name, id. A platform device: name, id,
-# a flag, then the device (include/linux/platform_device.h).
-declare("platform_device_info", "parent:ptr fwnode:ptr of_node_reused:u8 name:str id:i32")
-declare("platform_device", "name:str id:i32 id_auto:u8 dev:device")
+# include/linux/platform_device.h
+declare("platform_device_info", "parent:ptr fwnode:ptr of_node_reused:u8 name:str id:i32 ...")
+declare("platform_device", "name:str id:i32 id_auto:u8 dev:device ...")
 
 
 def _platform_device(k: Kernel, name: int, number: int, parent: int) -> int:
@@ -522,7 +526,7 @@ def _dev_err_probe(k: Kernel, device: int, err: int, fmt: int, args: Arguments) 
 
 # Entries of file systems that show something ----------------------------------------------------
 
-NODE = 192  # bytes of what stands for a dentry or a proc_dir_entry
+NODE = room("dentry", room("proc_dir_entry", 192))  # bytes of what stands for one
 
 
 @attrs.define
@@ -559,6 +563,7 @@ def _remove(k: Kernel, node: int) -> None:
     kfree(k, node)
 
 
+declare("seq_operations", "start:fn stop:fn next:fn show:fn")
 DEBUGFS, PROC = "debugfs entry", "proc entry"
 
 
@@ -655,10 +660,14 @@ def _proc_remove(k: Kernel, node: int) -> None:
 
 @function(
     "struct proc_dir_entry *proc_mkdir(const char *name, struct proc_dir_entry *parent)",
-    "struct proc_dir_entry *proc_create_mount_point(const char *name, struct proc_dir_entry *p)",
 )
 def _proc_mkdir(k: Kernel, name: int, parent: int) -> int:
     return _node(k, PROC, text(k, name), parent, {})
+
+
+@function("struct proc_dir_entry *proc_create_mount_point(const char *name)")
+def _proc_create_mount_point(k: Kernel, name: int) -> int:
+    return _proc_mkdir(k, name, 0)
 
 
 @function(
@@ -718,19 +727,20 @@ def _proc_create_single(k: Kernel, name: int, mode: int, parent: int, show: int,
 def _proc_create_seq(
     k: Kernel, name: int, mode: int, parent: int, ops: int, _size: int, _data: int
 ) -> int:
-    start, stop, following, show = struct.unpack("<4Q", k.memory.read(ops, 32))
-    fields: dict[str, str | int] = {"mode": oct(mode)}
-    calls = {"start": start, "stop": stop, "next": following, "show": show}
-    return _node(k, PROC, text(k, name), parent, fields, **calls)
+    calls = view(k, "seq_operations", ops).functions()
+    return _node(k, PROC, text(k, name), parent, {"mode": oct(mode)}, **calls)
 
 
-# struct ctl_table: name, data, most bytes, mode, handler, poll, two limits: 56 bytes.
-declare("ctl_table", "procname:str data:ptr maxlen:i32 mode:u16 handler:fn poll:ptr limits:ptr[2]")
-CTL_TABLE = 56
+declare(
+    "ctl_table",
+    "procname:str data:ptr maxlen:i32 mode:u16 proc_handler:fn poll:ptr extra1:ptr extra2:ptr",
+)
+CTL_TABLE = layout("ctl_table").size
+SYSCTL_HEADER = room("ctl_table_header", 192)
 
 
 def _sysctls(k: Kernel, path: int, table: int, count: int) -> int:
-    header = kmalloc(k, NODE, GFP_ZERO)
+    header = kmalloc(k, SYSCTL_HEADER, GFP_ZERO)
     prefix = text(k, path).decode("utf-8", "replace")
     names = []
     for n in range(count):
@@ -742,12 +752,18 @@ def _sysctls(k: Kernel, path: int, table: int, count: int) -> int:
 
 @function(
     "struct ctl_table_header *register_sysctl_sz(const char *path, struct ctl_table *table,"
-    " size_t table_size)",
-    "struct ctl_table_header *__register_sysctl_init(const char *path, struct ctl_table *table,"
-    " size_t table_size)",
+    " size_t table_size)"
 )
 def _register_sysctl(k: Kernel, path: int, table: int, count: int) -> int:
     return _sysctls(k, path, table, count)
+
+
+@function(
+    "void __register_sysctl_init(const char *path, struct ctl_table *table,"
+    " const char *table_name, size_t table_size)"
+)
+def _register_sysctl_init(k: Kernel, path: int, table: int, _name: int, count: int) -> None:
+    _sysctls(k, path, table, count)
 
 
 @function(
@@ -769,12 +785,12 @@ def _unregister_sysctl(k: Kernel, header: int) -> None:
 
 # LEDs and input --------------------------------------------------------------------------------
 
-LED_TRIGGER, INPUT_DEVICE = 256, 2048
-declare("led_trigger", "name:str")
+LED_TRIGGER = room("led_trigger", 256)
+declare("led_trigger", "name:str ...")
 declare(
     "input_handler",
     "private:ptr event:fn events:fn filter:fn match:fn connect:fn disconnect:fn start:fn"
-    " passive_observer:u8 legacy_minors:u8 minor:i32 name:str id_table:ptr",
+    " legacy_minors:u8 minor:i32 name:str id_table:ptr ...",
 )
 
 

@@ -10,7 +10,6 @@ parameter types of their own upon them.
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable
 
 import attrs
@@ -20,15 +19,20 @@ from machine.kernel.api.common import INT_MAX, signed_int, state, text
 from machine.kernel.api.memory import duplicate, kfree
 from machine.kernel.api.strings import kstrto, kstrtobool
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of, packed
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
-# include/linux/moduleparam.h: name, mod, ops, perm, level, flags, arg.
-KERNEL_PARAM = struct.Struct("<QQQHbBxxxxQ")
-ARG = 32
-OPS = struct.Struct("<IxxxxQQQ")  # flags, set, get, free
+# include/linux/moduleparam.h
+declare("kernel_param", "name:str mod:ptr ops:ptr perm:u16 level:i8 flags:u8 arg:ptr")
+declare("kernel_param_ops", "flags:u32 set:fn get:fn free:fn")
+declare("kparam_array", "max:u32 elemsize:u32 num:ptr ops:ptr elem:ptr")
+declare("kparam_string", "maxlen:u32 string:ptr")
+KERNEL_PARAM, OPS, _ARRAY = map(packed, ("kernel_param", "kernel_param_ops", "kparam_array"))
+ARG, STRING = offset_of("kernel_param", "arg"), offset_of("kparam_string", "string")
+SET, GET, FREE = (offset_of("kernel_param_ops", member) for member in ("set", "get", "free"))
 FL_NOARG = 1
 CHARP_MAX = 1024
-_ARRAY = struct.Struct("<IIQQQ")  # struct kparam_array: max, elemsize, num, ops, elem
 
 
 @attrs.frozen(kw_only=True)
@@ -285,7 +289,7 @@ def _param_get_charp(k: Kernel, buffer: int, kp: int) -> int:
 
 @function("int param_set_copystring(const char *val, const struct kernel_param *kp)")
 def _param_set_copystring(k: Kernel, value: int, kp: int) -> int:
-    room, string = k.word(_arg(k, kp), 4), k.word(_arg(k, kp) + 8)
+    room, string = k.word(_arg(k, kp), 4), k.word(_arg(k, kp) + STRING)
     contents = text(k, value, room)
     if len(contents) == room:
         _complain(k, kp, f"string doesn't fit in {room - 1} chars.")
@@ -296,7 +300,7 @@ def _param_set_copystring(k: Kernel, value: int, kp: int) -> int:
 
 @function("int param_get_string(char *buffer, const struct kernel_param *kp)")
 def _param_get_string(k: Kernel, buffer: int, kp: int) -> int:
-    return _put(k, buffer, text(k, k.word(_arg(k, kp) + 8)) + b"\n")
+    return _put(k, buffer, text(k, k.word(_arg(k, kp) + STRING)) + b"\n")
 
 
 _ops("charp", "param_set_charp", "param_get_charp", free="param_free_charp")
@@ -322,7 +326,7 @@ def _param_array_set(k: Kernel, value: int, kp: int) -> int:
     if not value:
         _complain(k, kp, "expects arguments")
         return -errno.EINVAL
-    setter = k.word(ops + 8)
+    setter = k.word(ops + SET)
     items = text(k, value).split(b",")
     one, error, done = _element(k, kp), 0, 0
     for index, item in enumerate(items[:most]):
@@ -345,7 +349,7 @@ def _param_array_set(k: Kernel, value: int, kp: int) -> int:
 @function("int param_array_get(char *buffer, const struct kernel_param *kp)")
 def _param_array_get(k: Kernel, buffer: int, kp: int) -> int:
     most, size, number, ops, first = _array(k, kp)
-    getter = k.word(ops + 16)
+    getter = k.word(ops + GET)
     one, done, error = _element(k, kp), 0, 0
     for index in range(k.word(number, 4) if number else most):
         if index:
@@ -363,7 +367,7 @@ def _param_array_get(k: Kernel, buffer: int, kp: int) -> int:
 @function("void param_array_free(void *arg)")
 def _param_array_free(k: Kernel, arg: int) -> None:
     most, size, number, ops, first = _ARRAY.unpack(k.memory.read(arg, _ARRAY.size))
-    release = k.word(ops + 24)
+    release = k.word(ops + FREE)
     if release:
         for index in range(k.word(number, 4) if number else most):
             k.call(release, first + index * size)

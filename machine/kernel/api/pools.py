@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import struct
 
-from machine.kernel.api.common import errno, nothing, stop
+from machine.kernel.api.common import empty_list, errno, nothing, stop
 from machine.kernel.api.locks import call_rcu
 from machine.kernel.api.memory import GFP_ZERO, cache_alloc, cache_free, kfree, kmalloc
 from machine.kernel.api.wait import init_head, wake_up
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of, room, view
 from machine.kernel.structs import struct as declare
-from machine.kernel.structs import view
 from machine.kernel.table import Arguments, data, function
 
 # Mempools ------------------------------------------------------------------------------------
@@ -23,9 +23,9 @@ from machine.kernel.table import Arguments, data, function
 declare(
     "mempool_t",
     "lock:u32 min_nr:i32 curr_nr:i32 elements:ptr pool_data:ptr alloc:fn free:fn"
-    " wait_lock:u32 wait:list",
+    " wait:wait_queue_head",
 )
-MEMPOOL, MEMPOOL_WAIT = 72, 48
+MEMPOOL, MEMPOOL_WAIT = layout("mempool_t").size, offset_of("mempool_t", "wait")
 
 
 def _fill(k: Kernel, pool: int, least: int, alloc: int, free: int, argument: int) -> int:
@@ -143,9 +143,14 @@ def _mempool_kfree(k: Kernel, element: int, _size: int) -> None:
     kfree(k, element)
 
 
-# Per-cpu counters: lock, count, list of all of them, what the CPUs counted --------------------
+# Per-cpu counters ---------------------------------------------------------------------------------
 
-COUNTER, COUNT, COUNTERS = 40, 8, 32
+declare("percpu_counter", "lock:u32 count:i64 list:list counters:ptr")
+COUNTER, COUNT, COUNTERS = (
+    layout("percpu_counter").size,
+    offset_of("percpu_counter", "count"),
+    offset_of("percpu_counter", "counters"),
+)
 
 data("percpu_counter_batch", 4, fill=lambda _k: (32).to_bytes(4, "little"))
 
@@ -204,7 +209,10 @@ def _percpu_counter_compare(k: Kernel, counter: int, other: int, _batch: int) ->
 
 # Per-cpu references: the address of the CPU's count, with two flags, and the rest ---------------
 
-REF_DEAD, REF_ATOMIC, REF_DATA = 2, 1, 64
+declare("percpu_ref", "percpu_count_ptr:u64 data:ptr")
+declare("percpu_ref_data", "count:u64 release:fn ...")
+REF_DEAD, REF_ATOMIC, REF_DATA = 2, 1, room("percpu_ref_data", 64)
+REF_MORE, REF_RELEASE = offset_of("percpu_ref", "data"), offset_of("percpu_ref_data", "release")
 REF_INIT_ATOMIC, REF_INIT_DEAD = 1, 2
 
 
@@ -229,7 +237,7 @@ def _percpu_ref_init(k: Kernel, ref: int, release: int, flags: int, _gfp: int) -
 
 @function("void percpu_ref_exit(struct percpu_ref *ref)")
 def _percpu_ref_exit(k: Kernel, ref: int) -> None:
-    base, more = k.word(ref), k.word(ref + 8)
+    base, more = k.word(ref), k.word(ref + REF_MORE)
     if more:
         k.percpu_free(base & ~3)
         kfree(k, more)
@@ -241,17 +249,17 @@ def _percpu_ref_kill(k: Kernel, ref: int, confirm: int) -> None:
     k.store(ref, k.word(ref) | REF_ATOMIC | REF_DEAD)
     if confirm:
         k.call(confirm, ref)
-    more = k.word(ref + 8)
+    more = k.word(ref + REF_MORE)
     left = k.word(more) - 1
     k.store(more, left)
     if left == 0:
-        k.call(k.word(more + 8), ref)
+        k.call(k.word(more + REF_RELEASE), ref)
 
 
 @function("void percpu_ref_reinit(struct percpu_ref *ref)")
 def _percpu_ref_reinit(k: Kernel, ref: int) -> None:
     k.store(ref, k.word(ref) & ~REF_DEAD)
-    more = k.word(ref + 8)
+    more = k.word(ref + REF_MORE)
     k.store(more, k.word(more) + 1)
 
 
@@ -262,7 +270,7 @@ def _percpu_ref_resurrect(k: Kernel, ref: int) -> None:
 
 @function("bool percpu_ref_is_zero(struct percpu_ref *ref)")
 def _percpu_ref_is_zero(k: Kernel, ref: int) -> int:
-    more = k.word(ref + 8)
+    more = k.word(ref + REF_MORE)
     return int(not more or k.word(more) == 0)
 
 
@@ -275,7 +283,10 @@ nothing(
 
 # Memory that could be given back, if ever it became scarce ----------------------------------------
 
-SHRINKER, LIST_LRU_NODE = 192, 128
+declare("shrinker", "count_objects:fn scan_objects:fn ...")
+declare("list_lru", "node:ptr ...")
+declare("list_lru_node", "lock:u32 lru.list:list ...")
+SHRINKER, LIST_LRU_NODE = room("shrinker", 192), room("list_lru_node", 128)
 
 
 @function("struct shrinker *shrinker_alloc(unsigned int flags, const char *fmt, ...)")
@@ -285,8 +296,7 @@ def _shrinker_alloc(k: Kernel, _flags: int, _fmt: int, _args: Arguments) -> int:
 
 @function("void shrinker_register(struct shrinker *shrinker)")
 def _shrinker_register(k: Kernel, shrinker: int) -> None:
-    count, scan = struct.unpack("<QQ", k.memory.read(shrinker, 16))
-    k.register("shrinker", shrinker, callbacks={"count_objects": count, "scan_objects": scan})
+    k.register("shrinker", shrinker, callbacks=view(k, "shrinker", shrinker).functions())
 
 
 @function("void shrinker_free(struct shrinker *shrinker)")
@@ -296,14 +306,16 @@ def _shrinker_free(k: Kernel, shrinker: int) -> None:
         call_rcu(k, 0, lambda k: kfree(k, shrinker))
 
 
-@function("int __list_lru_init(struct list_lru *lru, bool memcg_aware, struct shrinker *shrinker)")
-def _list_lru_init(k: Kernel, lru: int, _aware: int, _shrinker: int) -> int:
-    # struct list_lru: the nodes; a node: lock, list, a count.
+@function(
+    "int __list_lru_init(struct list_lru *lru, bool memcg_aware, struct lock_class_key *key,"
+    " struct shrinker *shrinker)"
+)
+def _list_lru_init(k: Kernel, lru: int, _aware: int, _key: int, _shrinker: int) -> int:
     node = kmalloc(k, LIST_LRU_NODE, GFP_ZERO)
     if not node:
         return errno("ENOMEM")
-    init_head(k, node)
-    k.store(lru, node)
+    empty_list(k, view(k, "list_lru_node", node).at("lru.list"))
+    view(k, "list_lru", lru).put("node", node)
     return 0
 
 
@@ -322,7 +334,9 @@ nothing(
 
 # Per-cpu reader-writer semaphores: an rcu_sync, a count per CPU, and who waits ---------------------
 
-PCPU_RWSEM, READ_COUNT = 96, 56
+declare("percpu_rw_semaphore", "@48 read_count:ptr @96")
+PCPU_RWSEM = layout("percpu_rw_semaphore").size
+READ_COUNT = offset_of("percpu_rw_semaphore", "read_count")
 
 
 @function(

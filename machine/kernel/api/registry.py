@@ -84,17 +84,17 @@ def registration(
         Prototypes. A parameter called `count` says that the structures are an array.
     """
 
-    def each(text: str, args: tuple[int, ...]) -> Iterator[int]:
+    def each(k: Kernel, text: str, args: tuple[int, ...]) -> Iterator[int]:
         parameters = parse(text).params
         at = next(i for i, p in enumerate(parameters) if f"struct {structure} *" in p.type.text)
         counts = [value for p, value in zip(parameters, args, strict=True) if p.name == "count"]
-        step = layout(structure).size
+        step = layout(structure, k.arch.structure_sizes).size if counts else 0
         yield from (args[at] + n * step for n in range(counts[0] if counts else 1))
 
     def entering(text: str) -> None:
         @function(text)
         def _register(k: Kernel, *args: int) -> int:
-            for address in each(text, args):
+            for address in each(k, text, args):
                 k.spend()
                 enter(k, kind, structure, address, name=name, fields=fields, ids=ids)
             return 0
@@ -102,7 +102,7 @@ def registration(
     def leaving(text: str) -> None:
         @function(text)
         def _unregister(k: Kernel, *args: int) -> int:
-            for address in each(text, args):
+            for address in each(k, text, args):
                 k.spend()
                 k.registry.remove(kind, address)
             return 0
@@ -123,10 +123,10 @@ struct(
     "crypto_alg",
     "cra_list:list cra_users:list cra_flags:u32 cra_blocksize:u32 cra_ctxsize:u32"
     " cra_alignmask:u32 cra_priority:i32 cra_refcnt:u32 cra_name:char[128]"
-    " cra_driver_name:char[128] cra_type:ptr cra_u:cipher_alg cra_init:fn cra_exit:fn"
+    " cra_driver_name:char[128] cra_type:ptr cra_u.cipher:cipher_alg cra_init:fn cra_exit:fn"
     " cra_destroy:fn cra_module:ptr",
 )
-# Unions whose first arm is a compression algorithm's; the cipher's has the keys' sizes first.
+# cra_u is a union; a compression algorithm's arm is declared apart.
 struct("compress_alg", "coa_compress:fn coa_decompress:fn")
 struct("hash_alg_common", "digestsize:u32 statesize:u32 base:crypto_alg")
 struct(
@@ -137,7 +137,7 @@ struct(
 struct(
     "ahash_alg",
     "init:fn update:fn final:fn finup:fn digest:fn export:fn import:fn setkey:fn init_tfm:fn"
-    " exit_tfm:fn clone_tfm:fn halg:hash_alg_common",
+    " exit_tfm:fn clone_tfm:fn reqsize:u32 halg:hash_alg_common",
 )
 struct(
     "skcipher_alg_common",
@@ -172,7 +172,7 @@ struct(
 )
 struct(
     "crypto_template",
-    "list:list instances:ptr module:ptr create:fn name:char[128]",
+    "list:list instances.first:ptr module:ptr create:fn name:char[128]",
 )
 
 COMMON = ("cra_driver_name", "cra_priority", "cra_blocksize")
@@ -222,12 +222,15 @@ def _bare(k: Kernel, alg: int) -> str:
 
 def _enter_alg(k: Kernel, alg: int) -> None:
     kind = _bare(k, alg)
-    fields = (*COMMON, *(("cra_u.cia_min_keysize", "cra_u.cia_max_keysize") * (kind == "cipher")))
+    fields = (
+        *COMMON,
+        *(("cra_u.cipher.cia_min_keysize", "cra_u.cipher.cia_max_keysize") * (kind == "cipher")),
+    )
     found = view(k, "crypto_alg", alg)
     callbacks = found.functions()
     if kind == "compress":
         callbacks = {n: a for n, a in callbacks.items() if not n.startswith("cia_")}
-        callbacks |= view(k, "compress_alg", found.at("cra_u")).functions()
+        callbacks |= view(k, "compress_alg", found.at("cra_u.cipher")).functions()
     values = {member.rpartition(".")[2]: _value(found, member) for member in fields}
     k.register(kind, alg, found.text("cra_name"), fields=values, callbacks=callbacks)
 
@@ -269,21 +272,21 @@ struct(
     "pci_driver",
     "name:str id_table:ptr probe:fn remove:fn suspend:fn resume:fn shutdown:fn"
     " sriov_configure:fn sriov_set_msix_vec_count:fn sriov_get_vf_total_msix:fn err_handler:ptr"
-    " groups:ptr dev_groups:ptr driver:device_driver",
+    " groups:ptr dev_groups:ptr driver:device_driver ...",
 )
 struct(
     "platform_driver",
-    "probe:fn remove:fn shutdown:fn suspend:fn resume:fn driver:device_driver id_table:ptr",
+    "probe:fn remove:fn shutdown:fn suspend:fn resume:fn driver:device_driver id_table:ptr ...",
 )
 struct(
     "usb_driver",
     "name:str probe:fn disconnect:fn unlocked_ioctl:fn suspend:fn resume:fn reset_resume:fn"
-    " pre_reset:fn post_reset:fn shutdown:fn id_table:ptr",
+    " pre_reset:fn post_reset:fn shutdown:fn id_table:ptr ...",
 )
 struct(
     "i2c_driver",
     "class:u32 probe:fn remove:fn shutdown:fn alert:fn command:fn driver:device_driver"
-    " id_table:ptr",
+    " id_table:ptr ...",
 )
 struct("spi_driver", "id_table:ptr probe:fn remove:fn shutdown:fn driver:device_driver")
 struct(
@@ -295,11 +298,12 @@ struct(
 struct(
     "hid_driver",
     "name:str id_table:ptr dyn_list:list dyn_lock:u32 match:fn probe:fn remove:fn"
-    " report_table:ptr raw_event:fn",
+    " report_table:ptr raw_event:fn ...",
 )
 struct(
     "acpi_driver",
-    "name:char[80] class:char[80] ids:ptr flags:u32 add:fn remove:fn notify:fn drv:device_driver",
+    "name:char[80] class:char[80] ids:ptr flags:u32"
+    " ops.add:fn ops.remove:fn ops.notify:fn drv:device_driver",
 )
 struct(
     "pci_device_id",
@@ -316,7 +320,7 @@ struct("hid_device_id", "bus:u16 group:u16 vendor:u32 product:u32 driver_data:u6
 struct("platform_device_id", "name:char[20] driver_data:u64")
 struct("i2c_device_id", "name:char[20] driver_data:u64")
 struct("spi_device_id", "name:char[32] driver_data:u64")
-struct("acpi_device_id", "name:char[16] driver_data:u64 cls:u32 cls_msk:u32")
+struct("acpi_device_id", "id:char[16] driver_data:u64 cls:u32 cls_msk:u32")
 
 
 def _table(structure: str, end: tuple[str, ...], spell: Callable[[View], str]) -> Ids:
@@ -359,8 +363,8 @@ _HID = _table(
 _VIRTIO = _table("virtio_device_id", ("device",), lambda v: f"{v.number('device')}")
 
 
-def _names(structure: str) -> Ids:
-    return _table(structure, ("name",), lambda v: v.text("name"))
+def _names(structure: str, member: str = "name") -> Ids:
+    return _table(structure, (member,), lambda v: v.text(member))
 
 
 registration(
@@ -423,7 +427,7 @@ registration(
     "acpi_driver",
     "int __acpi_bus_register_driver(struct acpi_driver *drv, struct module *owner)",
     "void acpi_bus_unregister_driver(struct acpi_driver *drv)",
-    ids=("ids", _names("acpi_device_id")),
+    ids=("ids", _names("acpi_device_id", "id")),
 )
 registration(
     "driver",
@@ -437,8 +441,9 @@ registration(
 struct(
     "bus_type",
     "name:str dev_name:str bus_groups:ptr dev_groups:ptr drv_groups:ptr match:fn uevent:fn"
-    " probe:fn sync_state:fn remove:fn shutdown:fn online:fn offline:fn suspend:fn resume:fn"
-    " num_vf:fn dma_configure:fn dma_cleanup:fn pm:ptr need_parent_lock:u8",
+    " probe:fn sync_state:fn remove:fn shutdown:fn irq_get_affinity:fn online:fn offline:fn suspend:fn resume:fn"
+    " num_vf:fn dma_configure:fn dma_cleanup:fn pm:ptr driver_override:u8"
+    " need_parent_lock:u8",
 )
 struct(
     "class",
@@ -449,7 +454,7 @@ struct(
     "file_operations",
     "owner:ptr fop_flags:u32 llseek:fn read:fn write:fn read_iter:fn write_iter:fn iopoll:fn"
     " iterate_shared:fn poll:fn unlocked_ioctl:fn compat_ioctl:fn mmap:fn open:fn flush:fn"
-    " release:fn fsync:fn fasync:fn lock:fn",
+    " release:fn fsync:fn fasync:fn lock:fn ...",
 )
 struct(
     "miscdevice",
@@ -458,7 +463,7 @@ struct(
 )
 struct(
     "block_device_operations",
-    "submit_bio:fn poll_bio:fn open:fn release:fn ioctl:fn compat_ioctl:fn",
+    "submit_bio:fn poll_bio:fn open:fn release:fn ioctl:fn compat_ioctl:fn @80 free_disk:fn ...",
 )
 MISC_DYNAMIC_MINOR = 255
 
@@ -620,17 +625,20 @@ def _unregister_blkdev(k: Kernel, number: int, _name: int) -> None:
 
 struct(
     "file_system_type",
-    "name:str fs_flags:i32 init_fs_context:fn parameters:ptr mount:fn kill_sb:fn owner:ptr",
+    "name:str fs_flags:i32 init_fs_context:fn parameters:ptr mount:fn kill_sb:fn owner:ptr ...",
 )
-struct("ts_ops", "name:str init:fn find:fn destroy:fn get_pattern:fn get_pattern_len:fn owner:ptr")
-struct("nls_table", "charset:str alias:str uni2char:fn char2uni:fn")
+struct(
+    "ts_ops",
+    "name:str init:fn find:fn destroy:fn get_pattern:fn get_pattern_len:fn owner:ptr ...",
+)
+struct("nls_table", "charset:str alias:str uni2char:fn char2uni:fn ...")
 struct(
     "pernet_operations",
     "list:list init:fn pre_exit:fn exit:fn exit_batch:fn exit_batch_rtnl:fn id:ptr size:u64",
 )
 struct("notifier_block", "notifier_call:fn next:ptr priority:i32")
-struct("genl_family", "hdrsize:u32 name:char[16] version:u32 maxattr:u32")
-struct("rtnl_link_ops", "list:list kind:str priv_size:u64 alloc:fn setup:fn")
+struct("genl_family", "hdrsize:u32 name:char[16] version:u32 maxattr:u32 ...")
+struct("rtnl_link_ops", "list:list kind:str priv_size:u64 alloc:fn setup:fn ...")
 
 registration(
     "filesystem",
@@ -667,7 +675,7 @@ registration(
 
 # Notifier chains by the functions that add to them, each with its counterpart.
 for _chain in (
-    "netdevice_notifier inetaddr_notifier inet6addr_notifier netevent_notifier fib_notifier"
+    "netdevice_notifier inetaddr_notifier inet6addr_notifier netevent_notifier"
     " switchdev_notifier switchdev_blocking_notifier pm_notifier reboot_notifier oom_notifier"
     " die_notifier keyboard_notifier acpi_notifier module_notifier inetaddr_validator_notifier"
     " inet6addr_validator_notifier"
@@ -679,6 +687,14 @@ for _chain in (
         f"int unregister_{_chain}(struct notifier_block *nb)",
         fields=("priority",),
     )
+registration(
+    "fib notifier",
+    "notifier_block",
+    "int register_fib_notifier(struct net *net, struct notifier_block *nb, void *cb,"
+    " struct netlink_ext_ack *extack)",
+    "int unregister_fib_notifier(struct net *net, struct notifier_block *nb)",
+    fields=("priority",),
+)
 registration(
     "netlink notifier",
     "notifier_block",

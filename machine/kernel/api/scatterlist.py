@@ -15,18 +15,24 @@ import attrs
 from allocator.types import PAGE_SIZE
 from machine.kernel.api.common import fill, state, stop
 from machine.kernel.kernel import Kernel
-from machine.kernel.structs import struct, view
+from machine.kernel.structs import layout, struct, view
 from machine.kernel.table import function
 
-STRUCT_PAGE = 64  # bytes
+struct("page", "@64")
+STRUCT_PAGE = layout("page").size
 CHAIN, END = 1, 2  # the low bits of page_link
 
-struct("scatterlist", "page_link:u64 offset:u32 length:u32 dma_address:u64")
+struct("scatterlist", "page_link:u64 offset:u32 length:u32 dma_address:u64 ...")
 struct(
     "sg_mapping_iter",
-    "page:ptr addr:ptr length:u64 consumed:u64 sg:ptr sg_pgoffset:u32 pg_nents:u32 pg_advance:i32"
-    " nents:u32 offset:u32 remaining:u32 flags:u32",
+    "page:ptr addr:ptr length:u64 consumed:u64 piter.sg:ptr piter.sg_pgoffset:u32"
+    " piter.__nents:u32 piter.__pg_advance:i32 @56 __offset:u32 __remaining:u32 __flags:u32",
 )
+
+
+def entry_size(k: Kernel) -> int:
+    """Return the bytes of an entry of a list."""
+    return layout("scatterlist", k.arch.structure_sizes).size
 
 
 def page_of(k: Kernel, address: int) -> int:
@@ -57,7 +63,7 @@ def following(k: Kernel, sg: int) -> int:
     """Return the entry after one, 0 after the last (sg_next)."""
     if k.word(sg) & END:
         return 0
-    sg += k.arch.scatterlist_size
+    sg += entry_size(k)
     link = k.word(sg)
     return link & ~3 if link & CHAIN else sg
 
@@ -130,7 +136,7 @@ def _sg_nents_for_len(k: Kernel, sg: int, size: int) -> int:
 
 @function("void sg_init_table(struct scatterlist *sgl, unsigned int nents)")
 def _sg_init_table(k: Kernel, sg: int, nents: int) -> None:
-    size = k.arch.scatterlist_size
+    size = entry_size(k)
     fill(k, sg, size * nents, 0)
     if nents:
         k.store(sg + (nents - 1) * size, END)
@@ -185,7 +191,7 @@ def _scatterwalk_ffwd(k: Kernel, dst: int, sg: int, size: int) -> int:
             _sg_init_table(k, dst, 2)
             set_entry(k, dst, address + size, length - size, last=not after)
             if after:
-                k.store(dst + k.arch.scatterlist_size, after | CHAIN)
+                k.store(dst + entry_size(k), after | CHAIN)
             return dst
         if not size:
             return sg
@@ -208,9 +214,9 @@ class _Iterations:
 def _sg_miter_start(k: Kernel, miter: int, sg: int, nents: int, flags: int) -> None:
     found = view(k, "sg_mapping_iter", miter)
     k.memory.write(miter, bytes(found.layout.size))
-    found.put("sg", sg)
-    found.put("nents", nents)
-    found.put("flags", flags)
+    found.put("piter.sg", sg)
+    found.put("piter.__nents", nents)
+    found.put("__flags", flags)
     state(k, _Iterations).at[miter] = sg, 0
 
 

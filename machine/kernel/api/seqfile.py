@@ -12,7 +12,7 @@ from machine.kernel.kernel import Kernel
 from machine.kernel.structs import struct, view
 from machine.kernel.table import Arguments, function
 
-struct("seq_file", "buf:ptr size:u64 from:u64 count:u64 pad_until:u64 index:i64 read_pos:i64")
+struct("seq_file", "buf:ptr size:u64 from:u64 count:u64 pad_until:u64 index:i64 read_pos:i64 ...")
 
 
 def append(k: Kernel, file: int, contents: bytes) -> int:

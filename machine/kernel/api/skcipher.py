@@ -17,7 +17,7 @@ from machine.kernel.kernel import Kernel
 from machine.kernel.structs import View, struct, view
 from machine.kernel.table import function
 
-struct("crypto_tfm", "refcnt:u32 flags:u32 node:i32 exit:fn alg:ptr")
+struct("crypto_tfm", "refcnt:u32 crt_flags:u32 node:i32 exit:fn __crt_alg:ptr")
 struct("crypto_async_request", "list:list complete:ptr data:ptr tfm:ptr flags:u32")
 struct(
     "skcipher_request",
@@ -32,7 +32,8 @@ struct("crypto_aead", "authsize:u32 reqsize:u32 base:crypto_tfm")
 struct("scatter_walk", "sg:ptr offset:u32")
 struct(
     "skcipher_walk",
-    "src_page:ptr src:ptr dst_page:ptr dst:ptr in:scatter_walk nbytes:u32 out:scatter_walk"
+    "src.virt.page:ptr src.virt.addr:ptr dst.virt.page:ptr dst.virt.addr:ptr"
+    " in:scatter_walk nbytes:u32 out:scatter_walk"
     " total:u32 buffers:list page:ptr buffer:ptr oiv:ptr iv:ptr ivsize:u32 flags:i32"
     " blocksize:u32 stride:u32 alignmask:u32",
 )
@@ -59,7 +60,7 @@ def _algorithm(k: Kernel, request: View, structure: str, base: str) -> View:
     """Return the algorithm that a request is for."""
     tfm = view(k, "crypto_tfm", request.number("base.tfm"))
     found = view(k, structure, 0)
-    return view(k, structure, tfm.number("alg") - found.layout.members[base].offset)
+    return view(k, structure, tfm.number("__crt_alg") - found.layout.members[base].offset)
 
 
 def _start(k: Kernel, address: int, request: View, skip: int, total: int) -> int:
@@ -83,8 +84,8 @@ def _next(k: Kernel, walk: View, found: _Walk) -> None:
     """Put the next piece into the buffer: at most a page, whole blocks unless it is the last."""
     count = min(walk.number("total"), PAGE_SIZE)
     k.memory.write(found.buffer, scatterlist.read(k, found.src, found.at, count))
-    walk.put("src", found.buffer)
-    walk.put("dst", found.buffer)
+    walk.put("src.virt.addr", found.buffer)
+    walk.put("dst.virt.addr", found.buffer)
     walk.put("nbytes", count)
 
 

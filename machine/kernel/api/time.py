@@ -80,7 +80,10 @@ def _ktime_get(k: Kernel) -> int:
     return advance(k, READING)
 
 
-@function("ktime_t ktime_get_with_offset(int offs)", "ktime_t ktime_get_coarse_with_offset(int o)")
+@function(
+    "ktime_t ktime_get_with_offset(enum tk_offsets offs)",
+    "ktime_t ktime_get_coarse_with_offset(enum tk_offsets offs)",
+)
 def _ktime_get_with_offset(k: Kernel, offset: int) -> int:
     # enum tk_offsets: TK_OFFS_REAL, TK_OFFS_BOOT, TK_OFFS_TAI; nobody suspends here.
     return advance(k, READING) + (0 if offset == 1 else BOOT * NSEC_PER_SEC)

@@ -11,14 +11,31 @@ import struct
 
 from allocator.types import ADDRESS_MASK
 from machine.kernel.api.sched import clear_timer, set_timer
-from machine.kernel.api.time import INITIAL_JIFFIES, NSEC_PER_JIFFY, NSEC_PER_SEC, jiffies, now
+from machine.kernel.api.time import (
+    HZ,
+    INITIAL_JIFFIES,
+    NSEC_PER_JIFFY,
+    NSEC_PER_SEC,
+    jiffies,
+    now,
+)
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import function
 
-# struct timer_list (include/linux/timer_types.h): list node (next, pprev), expires, function.
-PPREV, EXPIRES, FUNCTION, TIMER_FLAGS = 8, 16, 24, 32
-# struct hrtimer (include/linux/hrtimer_types.h): tree node with the time, soft time, function.
-HR_NODE, HR_EXPIRES, HR_SOFT, HR_FUNCTION, HR_STATE = 0, 24, 32, 40, 56
+# include/linux/timer_types.h, hrtimer_types.h
+declare("timer_list", "entry.next:ptr entry.pprev:ptr expires:u64 function:fn flags:u32")
+declare(
+    "hrtimer",
+    "@24 node.expires:i64 _softexpires:i64 function:fn base:ptr state:u8 @64",
+)
+PPREV, EXPIRES, FUNCTION = (
+    offset_of("timer_list", member) for member in ("entry.pprev", "expires", "function")
+)
+HR_EXPIRES, HR_FUNCTION, HR_STATE = (
+    offset_of("hrtimer", member) for member in ("node.expires", "function", "state")
+)
 HRTIMER_MODE_REL = 1
 HRTIMER_RESTART = 1
 
@@ -112,34 +129,39 @@ def _timer_shutdown(k: Kernel, timer: int) -> int:
 # Rounding: to whole seconds, so that several timers expire together. --------------------------
 
 
-def _round(value: int, current: int, *, up: bool) -> int:
-    rest = value % 250
-    rounded = value - rest if rest < 250 // 4 and not up else value - rest + 250
+def _round(k: Kernel, value: int, current: int, *, up: bool, cpu: int | None = None) -> int:
+    """Return the whole second of a jiffy, three jiffies apart for each CPU."""
+    skew = 3 * (k.cpu.number if cpu is None else cpu)
+    rest = (value + skew) % HZ
+    rounded = value - rest if rest < HZ // 4 and not up else value - rest + HZ
     return rounded if rounded > current else value
 
 
-@function(
-    "unsigned long round_jiffies(unsigned long j)", "unsigned long __round_jiffies(unsigned long j)"
-)
+@function("unsigned long round_jiffies(unsigned long j)")
 def _round_jiffies(k: Kernel, value: int) -> int:
-    return _round(value, jiffies(k), up=False)
+    return _round(k, value, jiffies(k), up=False)
+
+
+@function("unsigned long __round_jiffies(unsigned long j, int cpu)")
+def _round_jiffies_of(k: Kernel, value: int, cpu: int) -> int:
+    return _round(k, value, jiffies(k), up=False, cpu=cpu)
 
 
 @function("unsigned long round_jiffies_up(unsigned long j)")
 def _round_jiffies_up(k: Kernel, value: int) -> int:
-    return _round(value, jiffies(k), up=True)
+    return _round(k, value, jiffies(k), up=True)
 
 
 @function("unsigned long round_jiffies_relative(unsigned long j)")
 def _round_jiffies_relative(k: Kernel, value: int) -> int:
     current = jiffies(k)
-    return _round(value + current, current, up=False) - current
+    return _round(k, value + current, current, up=False) - current
 
 
 @function("unsigned long round_jiffies_up_relative(unsigned long j)")
 def _round_jiffies_up_relative(k: Kernel, value: int) -> int:
     current = jiffies(k)
-    return _round(value + current, current, up=True) - current
+    return _round(k, value + current, current, up=True) - current
 
 
 # High resolution ---------------------------------------------------------------------------

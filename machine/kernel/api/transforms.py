@@ -26,10 +26,12 @@ from machine.kernel.api.crypto import crc32c
 from machine.kernel.api.registry import ALGORITHMS
 from machine.kernel.kernel import Kernel
 from machine.kernel.registry import Record
-from machine.kernel.structs import layout, view
+from machine.kernel.structs import layout, struct, view
 from machine.kernel.table import function
 
 BLOCK = 16
+struct("shash_desc", "tfm:ptr")
+DESC = layout("shash_desc").size
 
 
 class BuiltInCrc32c(Hash):
@@ -39,11 +41,11 @@ class BuiltInCrc32c(Hash):
         """Do what the callback of crc32c-generic does."""
         k = self.kernel
         if name == "init":
-            k.store(args[0] + 8, 0xFFFF_FFFF, 4)
+            k.store(args[0] + DESC, 0xFFFF_FFFF, 4)
         elif name == "update":
-            k.store(args[0] + 8, crc32c(k, k.word(args[0] + 8, 4), args[1], args[2]), 4)
+            k.store(args[0] + DESC, crc32c(k, k.word(args[0] + DESC, 4), args[1], args[2]), 4)
         elif name == "final":
-            k.store(args[1], ~k.word(args[0] + 8, 4), 4)
+            k.store(args[1], ~k.word(args[0] + DESC, 4), 4)
         return 0
 
 
@@ -89,7 +91,7 @@ def _built_in(k: Kernel, kind: str, name: str) -> Algorithm | None:
         address = addresses[kind, name]
         return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
     structure = f"{kind}_alg" if kind in ALGORITHMS else "crypto_alg"
-    address = k.heap.alloc(layout(structure).size, zero=True)
+    address = k.heap.alloc(layout(structure, k.arch.structure_sizes).size, zero=True)
     if not address:
         return None
     alg = view(k, structure, address)
@@ -198,7 +200,7 @@ def _shash_digest(k: Kernel, desc: int, data: int, size: int, out: int) -> int:
 )
 def _shash_tfm_digest(k: Kernel, tfm: int, data: int, size: int, out: int) -> int:
     found = _of(k, tfm)
-    with found.buffer(8 + found.number("descsize")) as desc:
+    with found.buffer(DESC + found.number("descsize")) as desc:
         k.store(desc, tfm)
         return _shash_digest(k, desc, data, size, out)
 

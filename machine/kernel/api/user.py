@@ -77,8 +77,7 @@ def reachable(k: Kernel, address: int, size: int, right: Prot) -> int:
 @function(
     "unsigned long __arch_copy_from_user(void *to, const void __user *from, unsigned long n)",
     "unsigned long __asm_copy_from_user(void *to, const void __user *from, unsigned long n)",
-    "unsigned long __copy_user_nocache(void *to, const void __user *from, unsigned long n)",
-    "unsigned long copy_from_user_nofault(void *to, const void __user *from, unsigned long n)",
+    "long __copy_user_nocache(void *to, const void __user *from, unsigned int n)",
 )
 def raw_copy_from_user(k: Kernel, to: int, source: int, size: int) -> int:
     """Copy what can be; return how many bytes could not be."""
@@ -100,7 +99,6 @@ def copy_from_user(k: Kernel, to: int, source: int, size: int) -> int:
     "unsigned long _copy_to_user(void __user *to, const void *from, unsigned long n)",
     "unsigned long __arch_copy_to_user(void __user *to, const void *from, unsigned long n)",
     "unsigned long __asm_copy_to_user(void __user *to, const void *from, unsigned long n)",
-    "unsigned long copy_to_user_nofault(void __user *to, const void *from, unsigned long n)",
 )
 def copy_to_user(k: Kernel, to: int, source: int, size: int) -> int:
     """Copy what can be; return how many bytes could not be."""
@@ -108,6 +106,16 @@ def copy_to_user(k: Kernel, to: int, source: int, size: int) -> int:
     for at, piece in pieces(k, source, done):
         k.memory.write(to + at - source, piece)
     return size - done
+
+
+@function("long copy_from_user_nofault(void *to, const void __user *from, size_t n)")
+def _copy_from_user_nofault(k: Kernel, to: int, source: int, size: int) -> int:
+    return errno("EFAULT") if raw_copy_from_user(k, to, source, size) else 0
+
+
+@function("long copy_to_user_nofault(void __user *to, const void *from, size_t n)")
+def _copy_to_user_nofault(k: Kernel, to: int, source: int, size: int) -> int:
+    return errno("EFAULT") if copy_to_user(k, to, source, size) else 0
 
 
 @function(

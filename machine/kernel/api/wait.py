@@ -22,12 +22,24 @@ from machine.kernel.api.sched import (
 )
 from machine.kernel.api.time import NSEC_PER_JIFFY, now
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import data, function
 
-# struct wait_queue_head: lock, list. struct wait_queue_entry: flags, task, function, list.
-HEAD, ENTRY_TASK, ENTRY_FUNCTION, ENTRY_LIST = 8, 8, 16, 24
+# include/linux/wait.h, wait_bit.h, swait.h: what the heads and entries of queues have in common.
+declare("wait_queue_head", "lock:u32 head:list")
+declare("wait_queue_entry", "flags:u32 private:ptr func:fn entry:list")
+declare("wait_bit_key", "flags:ptr bit_nr:i32 timeout:u64")
+declare("wait_bit_queue_entry", "key:wait_bit_key wq_entry:wait_queue_entry")
+declare("swait_queue_head", "lock:u32 task_list:list")
+declare("swait_queue", "task:ptr task_list:list")
+declare("completion", "done:u32 wait:swait_queue_head")
+HEAD, SWAIT_LIST = offset_of("wait_queue_head", "head"), offset_of("swait_queue", "task_list")
+ENTRY_TASK, ENTRY_FUNCTION, ENTRY_LIST = (
+    offset_of("wait_queue_entry", member) for member in ("private", "func", "entry")
+)
 EXCLUSIVE, WOKEN = 1, 2
-KEY_SIZE = 24  # struct wait_bit_queue_entry: the key, then an entry
+KEY_SIZE = offset_of("wait_bit_queue_entry", "wq_entry")
 ALL = 1 << 30
 
 
@@ -298,14 +310,14 @@ def _swake_up_all(k: Kernel, head: int) -> None:
 )
 def _prepare_to_swait(k: Kernel, head: int, wait: int, _state: int) -> int:
     k.store(wait, k.current)
-    if k.word(wait + 8) == wait + 8:
-        list_insert(k, wait + 8, k.word(head + HEAD + 8))
+    if k.word(wait + SWAIT_LIST) == wait + SWAIT_LIST:
+        list_insert(k, wait + SWAIT_LIST, k.word(head + HEAD + 8))
     return 0
 
 
 @function("void finish_swait(struct swait_queue_head *q, struct swait_queue *wait)")
 def _finish_swait(k: Kernel, _head: int, wait: int) -> None:
-    list_del_init(k, wait + 8)
+    list_del_init(k, wait + SWAIT_LIST)
 
 
 @function("int rcuwait_wake_up(struct rcuwait *w)")

@@ -16,16 +16,23 @@ from machine.kernel.api.sched import block, defer, queued, set_timer, withdraw
 from machine.kernel.api.time import NSEC_PER_JIFFY, jiffies, now
 from machine.kernel.api.timers import PPREV, arm, disarm
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import Arguments, data, function
 
-# struct work_struct: data (bit 0: pending), list, function. struct delayed_work adds a timer,
-# the queue and the CPU; struct rcu_work an rcu_head and the queue (include/linux/workqueue_types.h).
-PENDING = 1
-WORK_FUNCTION, WORK_SIZE = 24, 32
-TIMER, QUEUE, CPU = WORK_SIZE, 72, 80
-RCU_HEAD, RCU_QUEUE = WORK_SIZE, 48
-# struct tasklet_struct: next, state, count, use_callback, function, data.
-TASKLET_STATE, TASKLET_COUNT, TASKLET_CALLBACK, TASKLET_FUNCTION, TASKLET_DATA = 8, 16, 20, 24, 32
+# include/linux/workqueue_types.h, workqueue.h, interrupt.h
+declare("work_struct", "data:u64 entry:list func:fn")
+declare("delayed_work", "work:work_struct timer:timer_list wq:ptr cpu:i32")
+declare("rcu_work", "work:work_struct rcu:ptr[2] wq:ptr")
+declare("tasklet_struct", "next:ptr state:u64 count:u32 use_callback:u8 func:fn data:u64")
+PENDING = 1  # the lowest bit of a work's data
+WORK_FUNCTION, WORK_SIZE = offset_of("work_struct", "func"), layout("work_struct").size
+TIMER, QUEUE = offset_of("delayed_work", "timer"), offset_of("delayed_work", "wq")
+RCU_HEAD, RCU_QUEUE = offset_of("rcu_work", "rcu"), offset_of("rcu_work", "wq")
+TASKLET_STATE, TASKLET_COUNT, TASKLET_CALLBACK, TASKLET_FUNCTION, TASKLET_DATA = (
+    offset_of("tasklet_struct", member)
+    for member in ("state", "count", "use_callback", "func", "data")
+)
 QUEUE_NAME = 32  # WQ_NAME_LEN
 
 _SYSTEM = (

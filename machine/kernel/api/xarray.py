@@ -18,12 +18,21 @@ from collections.abc import Iterator
 from machine.kernel.api.common import INT_MAX, errno, stop
 from machine.kernel.api.memory import duplicate, kfree
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import function
 
 # struct xarray: lock, flags, head (a radix_tree_root is the same). struct xa_node: shift,
 # offset, count, number of values, parent, array, list, slots, marks (include/linux/xarray.h).
-FLAGS, HEAD = 4, 8
-PARENT, ARRAY, SLOTS, MARKS, NODE_SIZE = 8, 16, 40, 552, 576
+declare("xarray", "xa_lock:u32 xa_flags:u32 xa_head:ptr")
+declare(
+    "xa_node",
+    "shift:u8 offset:u8 count:u8 nr_values:u8 parent:ptr array:ptr private_list:list"
+    " slots:ptr[64] marks:u64[3]",
+)
+FLAGS, HEAD = offset_of("xarray", "xa_flags"), offset_of("xarray", "xa_head")
+PARENT, SLOTS, MARKS = (offset_of("xa_node", member) for member in ("parent", "slots", "marks"))
+NODE_SIZE = layout("xa_node").size
 SHIFT, WIDTH = 6, 64
 MARK_KINDS = 3
 GFP_BITS_SHIFT = 25  # where the root keeps its marks: 6.12 without hardware tags
@@ -525,7 +534,8 @@ def _preload(_k: Kernel, _gfp: int) -> int:
 
 # IDR: struct idr adds the lowest number and the next one -----------------------------------
 
-IDR_BASE, IDR_NEXT = 16, 20
+declare("idr", "idr_rt:xarray idr_base:u32 idr_next:u32")
+IDR_BASE, IDR_NEXT = offset_of("idr", "idr_base"), offset_of("idr", "idr_next")
 
 
 def _idr_alloc(k: Kernel, idr: int, item: int, first: int, last: int) -> int:
@@ -632,7 +642,8 @@ def _idr_destroy(k: Kernel, idr: int) -> None:
 
 # IDA: a tree of bitmaps of 1024 numbers ----------------------------------------------------
 
-BITMAP_BITS, BITMAP_SIZE = 1024, 128
+declare("ida_bitmap", "bitmap:u64[16]")
+BITMAP_BITS, BITMAP_SIZE = 1024, layout("ida_bitmap").size
 
 
 @function("int ida_alloc_range(struct ida *ida, unsigned int min, unsigned int max, gfp_t gfp)")

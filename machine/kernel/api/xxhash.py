@@ -10,13 +10,15 @@ from __future__ import annotations
 import struct
 
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import struct as declare
 from machine.kernel.table import function
 
 MASK = (1 << 64) - 1
 P1, P2, P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 P4, P5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
 STRIPE = 32
-STATE = struct.Struct("<Q4Q32sI4x")  # total, four sums, bytes not summed yet and their number
+declare("xxh64_state", "total_len:u64 v1:u64 v2:u64 v3:u64 v4:u64 mem64:u64[4] memsize:u32")
+STATE = struct.Struct("<Q4Q32sI4x")  # with the bytes not summed yet as they are
 
 
 def _turn(value: int, count: int) -> int:
