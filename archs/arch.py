@@ -248,6 +248,49 @@ class Exceptions:
 
 
 @attrs.frozen(kw_only=True)
+class ModuleStruct:
+    """struct module of the modelled kernel, Linux 6.12 (BTF of Debian's configuration).
+
+    Parameters
+    ----------
+    size
+        Bytes, as `.gnu.linkonce.this_module` has them in a module of that build.
+    members
+        Member -> offset, of those that somebody writes or reads.
+    release
+        How the version of such a kernel begins.
+    """
+
+    size: int
+    members: Mapping[str, int] = attrs.field(repr=False)
+    release: str = "6.12"
+
+
+# Where members stand in struct module (include/linux/module.h) on every 64-bit architecture:
+# in builds of 5.10 to 7.2 alike, and in those of 6.12.
+MODULE_HEAD = {"state": 0, "list": 8, "name": 24, "mkobj": 80, "version": 184, "srcversion": 192}
+MODULE_NAME_SIZE = 56
+_MODULE_6_12 = {
+    **MODULE_HEAD,
+    "syms": 208,
+    "num_syms": 224,
+    "kp": 264,
+    "num_kp": 272,
+    "num_gpl_syms": 276,
+    "gpl_syms": 280,
+    "num_exentries": 300,
+    "extable": 304,
+    "init": 312,
+    "mem": 320,
+}
+
+
+def module_struct(size: int, **members: int) -> ModuleStruct:
+    """Return struct module of 6.12, given its size and the members behind those of the architecture."""
+    return ModuleStruct(size=size, members={**_MODULE_6_12, **members})
+
+
+@attrs.frozen(kw_only=True)
 class Emulation:
     """What the emulated computer needs to know; constants by their Unicorn/capstone names.
 
@@ -529,6 +572,8 @@ class Arch:
         and their bytes.
     function_alignment
         Alignment of function entries in the kernel's configuration.
+    module_struct
+        struct module in the kernel's configuration.
     finalisation
         What the kernel edits in a module before its init runs.
     """
@@ -545,6 +590,7 @@ class Arch:
     trap: bytes
     structure_sizes: tuple[tuple[str, int], ...]
     function_alignment: int
+    module_struct: ModuleStruct
     branches: tuple[Branch, ...]
     code_model: str
     plt: Plt | None

@@ -54,6 +54,7 @@ from archs.arch import (
     Plt,
     Probe,
     SameSize,
+    module_struct,
     rows,
 )
 from archs.environment import Boot, Environment
@@ -449,6 +450,17 @@ ARM64 = Arch(
     # Devices have memory for DMA of their own.
     structure_sizes=(("device", 784), ("scatterlist", 32)),
     function_alignment=8,
+    module_struct=module_struct(
+        1280,
+        taints=864,
+        args=960,
+        percpu=968,
+        percpu_size=976,
+        source_list=1160,
+        target_list=1176,
+        exit=1192,
+        refcnt=1200,
+    ),
     branches=(
         Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
         Branch(mnemonic="b", reach=signed(28, 4), what="jump", probe=_probe(0x1400_0000, 282)),

@@ -311,6 +311,11 @@ class Rows(dict[int, Reloc]):
     """
 
     @cached_property
+    def pointers(self) -> tuple[int, ...]:
+        """Numbers that store an address in eight bytes."""
+        return tuple(n for n, row in self.items() if row.op is Op.ABS and row.parts == data(8))
+
+    @cached_property
     def widths(self) -> NDArray[np.uint64]:
         """Bytes written, by number."""
         return self._array(np.uint64, lambda row: row.size)

@@ -55,6 +55,7 @@ from archs.arch import (
     Plt,
     Probe,
     SameSize,
+    module_struct,
     rows,
 )
 from archs.environment import Boot, Environment
@@ -321,6 +322,17 @@ RISCV64 = Arch(
     # No CONFIG_NEED_SG_DMA_LENGTH.
     structure_sizes=(("device", 768), ("scatterlist", 24)),
     function_alignment=2,
+    module_struct=module_struct(
+        1216,
+        taints=824,
+        args=920,
+        percpu=928,
+        percpu_size=936,
+        source_list=1120,
+        target_list=1136,
+        exit=1152,
+        refcnt=1160,
+    ),
     branches=(
         Branch(
             mnemonic="auipc + jalr",

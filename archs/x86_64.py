@@ -59,6 +59,7 @@ from archs.arch import (
     Probe,
     Thunks,
     VariableSize,
+    module_struct,
     rows,
 )
 from archs.environment import Boot, Environment
@@ -818,6 +819,17 @@ X86_64 = Arch(
     trap=b"\xcc",
     structure_sizes=(("device", 768), ("scatterlist", 32)),
     function_alignment=16,
+    module_struct=module_struct(
+        1280,
+        taints=848,
+        args=944,
+        percpu=952,
+        percpu_size=960,
+        source_list=1168,
+        target_list=1184,
+        exit=1200,
+        refcnt=1208,
+    ),
     branches=(
         Branch(
             mnemonic="call rel32",

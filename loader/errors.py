@@ -183,13 +183,32 @@ class InitFailed(LoadError):
 
 @attrs.define(auto_exc=True, str=False)
 class ModuleInUse(LoadError):
-    """Unloading refused: other modules hold references."""
+    """Unloading refused: somebody holds the module (EWOULDBLOCK), or it cannot go (EBUSY).
+
+    Parameters
+    ----------
+    users
+        Modules, and others, that use it.
+    references
+        What the guest holds beside them (try_module_get).
+    permanent
+        Whether it has an init and no exit.
+    """
 
     module: str
-    users: tuple[str, ...]
+    users: tuple[str, ...] = ()
+    references: int = 0
+    permanent: bool = False
 
     def __str__(self) -> str:
-        return printable(f"{self.module}: in use by {', '.join(self.users)}")
+        if self.users:
+            return printable(f"{self.module}: in use by {', '.join(self.users)}")
+        if self.permanent:
+            text = "permanent: it has an init and no exit"
+        else:
+            plural = "" if self.references == 1 else "s"
+            text = f"in use: the guest holds {self.references} reference{plural} (try_module_get)"
+        return printable(f"{self.module}: {text}; hint: only force takes it out")
 
 
 @attrs.define(auto_exc=True, str=False)

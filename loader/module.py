@@ -28,6 +28,7 @@ from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan, with_stub_s
 from loader.link import Linked, link_view
 from loader.livepatch import Livepatches, Written, check, resolve_at_load
 from loader.symbols import Export, SymbolTable, exports_of
+from loader.this_module import ThisModule, this_module
 
 
 class State(enum.Enum):
@@ -78,6 +79,8 @@ class LoadedModule:
         Symbol base and size of the per-cpu section, or None.
     livepatch
         What of a livepatch's relocations was written after the load; None: nothing.
+    this
+        What is known of its struct module.
     """
 
     name: str
@@ -94,11 +97,22 @@ class LoadedModule:
     providers: frozenset[str] = frozenset()
     users: set[str] = attrs.field(factory=set)
     livepatch: Written | None = None
+    this: ThisModule | None = None
 
     @property
     def arch(self) -> Arch:
         """The architecture the module was built for."""
         return self.view.arch
+
+    def member(self, name: str | None = None) -> int | None:
+        """Return the address of struct module or of a member; None where that is not known."""
+        place = None if self.this is None else self.sections.get(self.this.section.index)
+        if self.this is None or place is None:
+            return None
+        if name is None:
+            return place.address
+        offset = self.this.members.get(name)
+        return None if offset is None else place.address + offset
 
     @cached_property
     def symbols(self) -> Mapping[str, int]:
@@ -211,7 +225,8 @@ class Loader:
         self.reclaim()
         view = parse(image, name, arch=self.arch)
         title = view.modinfo.get("name") or module_name(name)
-        if view.section(THIS_MODULE) is None:
+        this = this_module(view)
+        if this is None:
             reason = f"no {THIS_MODULE} section: a relocatable object, but no kernel module"
             raise BadModule(name, "sections", reason)
         if title in self.modules:
@@ -226,6 +241,7 @@ class Loader:
         more, missed = resolve_at_load(view, title, self.symbols, self.modules)
         try:
             module = self._place(view, layout, title, {**addresses, **more}, (*unknown, *missed))
+            module.this = this
         except AllocationError as error:
             raise OutOfMemory(name, error) from error
         # What the module's depends= names is held, used or not, as modprobe would keep it.

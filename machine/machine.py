@@ -66,6 +66,7 @@ from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Registry
 from machine.module import Module, ModuleReport
+from machine.module_structs import ModuleStructs
 from machine.patching import Phase, Way, patch
 from machine.text.ftrace import LIMIT, Call, Replacement, Trace
 from machine.text.jump_labels import StaticKey
@@ -209,6 +210,7 @@ class Machine:
                 symbols=self.kernel.symbols,
             ),
         )
+        self.structs = self.kernel.modules = ModuleStructs(self.kernel, self.loader.modules)
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
@@ -334,6 +336,7 @@ class Machine:
         regions = dict(loaded.regions)
         result = stopped = None
         try:
+            self.structs.coming(loaded)
             if self.kernel.text is not None:
                 self.kernel.text.static_keys.adopt(loaded)
             self._set_parameters(loaded, params)
@@ -347,6 +350,7 @@ class Machine:
             else:
                 if loaded.state is State.LIVE:
                     self.loader.begin_unload(loaded)
+                self.structs.gone(loaded)
                 self.loader.discard(loaded)
                 raise
         self.kernel.flush_log()
@@ -369,13 +373,14 @@ class Machine:
         return module
 
     def _run_init(self, loaded: LoadedModule) -> int | None:
-        address = loaded.symbols.get("init_module")
+        address = self.structs.entry(loaded, "init")
         result = None
-        if address is not None:
+        if address:
             result = parse("int init(void)").result.from_register(self.call(address))
             if result < 0:
                 raise InitFailed(loaded.name, -result, errno_name(-result))
         self.loader.settle(loaded)
+        self.structs.live(loaded)
         return result
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[Parameter, ...]:
@@ -422,18 +427,35 @@ class Machine:
                     self.call(release, parameter.arg)
 
     @_one_budget
-    def unload(self, module: Module) -> None:
-        """Run a module's exit and take it out of memory; LoadError while others use it."""
+    def unload(self, module: Module, *, force: bool = False) -> None:
+        """Run a module's exit and take it out of memory (delete_module).
+
+        Parameters
+        ----------
+        force
+            Also where the guest holds references to it, or it has an init and no exit.
+
+        Raises
+        ------
+        LoadError
+            Others use it, or it is not to be taken out without force.
+        """
         loaded = module.loaded
         if loaded.state is State.COMING:
             if loaded.users:
                 raise ModuleInUse(loaded.name, tuple(sorted(loaded.users)))
             self._discard(loaded)
             return
+        if not force and not loaded.users and loaded.state is State.LIVE:
+            if self.structs.entry(loaded, "init") and not self.structs.entry(loaded, "exit"):
+                raise ModuleInUse(loaded.name, permanent=True)
+            if held := self.structs.held(loaded):
+                raise ModuleInUse(loaded.name, references=held)
         self.loader.begin_unload(loaded)
-        address = loaded.symbols.get("cleanup_module")
+        address = self.structs.entry(loaded, "exit")
+        self.structs.going(loaded)
         try:
-            if address is not None:
+            if address:
                 self.call(address)
             self._destroy_parameters(loaded)
         finally:
@@ -445,6 +467,7 @@ class Machine:
         if isinstance(self.kernel.heap, CheckedHeap):
             self.leaks += [f"{loaded.name} leaks {o}" for o in self.kernel.heap.leaks(loaded.name)]
         try:
+            self.structs.gone(loaded)
             self.loader.discard(loaded)
         finally:
             self.kernel.registry.forget(loaded.name)
@@ -453,7 +476,7 @@ class Machine:
     def _remove(self, module: Module) -> None:
         """Unload a dependency again, whatever its exit does."""
         with suppress(ExecmemError):
-            self.unload(module)
+            self.unload(module, force=True)
 
     # Calls -----------------------------------------------------------------------------------
 

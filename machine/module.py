@@ -187,9 +187,9 @@ class Module:
         """Return a static call that this module defines (DEFINE_STATIC_CALL) by its name."""
         return self._machine.text.static_call(name, self.address_of)
 
-    def unload(self) -> None:
-        """Run the module's exit and take it out of memory; LoadError while others use it."""
-        self._machine.unload(self)
+    def unload(self, *, force: bool = False) -> None:
+        """Run the module's exit and take it out of memory; see `Machine.unload`."""
+        self._machine.unload(self, force=force)
 
     def _repr_svg_(self) -> str:
         return svg(self._machine, [self])

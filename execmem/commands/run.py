@@ -77,7 +77,7 @@ def run(
             **report.missing(machine),
         }
         if options["kasan"]:
-            machine.unload(loaded)
+            machine.unload(loaded, force=True)
         report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
@@ -93,6 +93,6 @@ def run(
     for output in outputs:
         click.echo(f"out: {shortened(output)}")
     if options["kasan"]:
-        machine.unload(loaded)
+        machine.unload(loaded, force=True)
         for leak in machine.leaks:
             click.echo(leak)

@@ -40,6 +40,7 @@ from machine.kernel.registry import Field, Record, Registry
 from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
 
 if TYPE_CHECKING:
+    from machine.module_structs import ModuleStructs
     from machine.text.live import LiveText
 
 SLOT = 64  # bytes: room to tell which unknown variable a field belongs to
@@ -157,7 +158,8 @@ class Kernel:
     limits
         What the guest may take now, of instructions and time.
 
-    `text` is what patches text of modules, where there is something that does.
+    `text` is what patches text of modules, where there is something that does; `modules` keeps
+    what the guest sees of them.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class Kernel:
         self.on_log: Callable[[LogLine], None] | None = None
         self.calls: dict[str, int] = {}
         self.text: LiveText | None = None
+        self.modules: ModuleStructs | None = None
         self.states: dict[type, object] = {}  # what subsystems remember, by its class
         self.depth = depth
         self.stirred = False  # whether something may have to be done when nobody calls

@@ -29,7 +29,7 @@ from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import ABS64, PREL32, THIS_MODULE_SIZE, exports, module
 
-THIS = Sec(".gnu.linkonce.this_module", bytes(THIS_MODULE_SIZE), A | W, align=64)
+THIS = Sec(".gnu.linkonce.this_module", bytes(max(THIS_MODULE_SIZE.values())), A | W, align=64)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ a module cannot do without (a call, a pointer, a self-relative word) and nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tests.support.elfwriter import (
     AARCH64,
@@ -51,18 +51,32 @@ SPIN = {
 # struct module of Linux 6.12: where init and exit stand, from the kernels' type information.
 INIT_AT = {X86_64: 312, AARCH64: 312, RISCV: 312}
 EXIT_AT = {X86_64: 1200, AARCH64: 1192, RISCV: 1152}
-THIS_MODULE_SIZE = 1280
+THIS_MODULE_SIZE = {X86_64: 1280, AARCH64: 1280, RISCV: 1216}
 
 
-def calls(machine: int, *targets: str | tuple[str, int]) -> tuple[bytes, tuple[Rela, ...]]:
-    """Return code that calls each target (a name, or name and addend) and returns; and its relocations."""
+# Code that keeps the return address over calls, and brings it back.
+KEEP = {
+    X86_64: (b"", b""),
+    AARCH64: (bytes.fromhex("fd7bbfa9"), bytes.fromhex("fd7bc1a8")),
+    RISCV: (bytes.fromhex("411106e4"), bytes.fromhex("a2604101")),
+}
+
+
+def calls(
+    machine: int, *targets: str | tuple[str, int], keep: bool = False
+) -> tuple[bytes, tuple[Rela, ...]]:
+    """Return code that calls each target (a name, or name and addend) and returns; and its relocations.
+
+    Only with `keep` it can be executed.
+    """
     code, at, addend = CALL_CODE[machine]
-    text, relas = b"", []
+    before, after = KEEP[machine] if keep else (b"", b"")
+    text, relas = before, []
     for target in targets:
         name, more = (target, 0) if isinstance(target, str) else target
         relas.append(Rela(len(text) + at, CALL[machine], name, addend + more))
         text += code
-    return text + RETURN[machine], tuple(relas)
+    return text + after + RETURN[machine], tuple(relas)
 
 
 def exports(
@@ -111,6 +125,12 @@ def module(
     plt: bool = True,
     info: str = "",
     spins: str = "",
+    vermagic: str = "6.12.0 SMP mod_unload ",
+    this_size: int = 0,
+    entries: Mapping[int, str] | None = None,
+    functions: tuple[str, str] = ("init_module", "cleanup_module"),
+    texts: tuple[str, str] = (".init.text", ".exit.text"),
+    runs: bool = False,
 ) -> bytes:
     """Return a loadable module.
 
@@ -132,14 +152,22 @@ def module(
         A further `tag=value` of `.modinfo`.
     spins
         `init` or `exit`: that never returns.
+    vermagic
+        What the module says that it was built for.
+    this_size, entries
+        Bytes of struct module, and offset -> function of its pointers; 6.12's by default.
+    functions, texts
+        What init and exit are called, and the sections that they are in.
+    runs
+        Whether its functions can be executed, not only linked.
     """
-    work, work_relas = calls(machine, *undefined)
+    work, work_relas = calls(machine, *undefined, keep=runs)
     text, bodies = work, []
     for body in exported:
         text += bytes(-len(text) % 16)
         bodies.append(Sym(body, ".text", len(text), len(RETURN[machine]), FUNC))
         text += RETURN[machine]
-    init, init_relas = calls(machine, f"{name}_work")
+    init, init_relas = calls(machine, f"{name}_work", keep=runs)
     leave = RETURN[machine]
     if spins == "init":
         init, init_relas = SPIN[machine], ()
@@ -147,17 +175,18 @@ def module(
         init, init_relas, leave = RETURN[machine], (), SPIN[machine]
     pointers = [f"{name}_work", *weak]
     data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
-    tags = ("license=GPL", f"depends={depends}", f"name={name}", "vermagic=6.12.0 SMP mod_unload ")
+    tags = ("license=GPL", f"depends={depends}", f"name={name}", f"vermagic={vermagic}")
     modinfo = "".join(f"{tag}\0" for tag in (*tags, info) if tag)
-    this = [
-        Rela(INIT_AT[machine], ABS64[machine], "init_module"),
-        Rela(EXIT_AT[machine], ABS64[machine], "cleanup_module"),
-    ]
+    if entries is None:
+        entries = {INIT_AT[machine]: functions[0], EXIT_AT[machine]: functions[1]}
+    this = [Rela(at, ABS64[machine], target) for at, target in entries.items()]
+    this_size = this_size or THIS_MODULE_SIZE[machine]
+    this_module = (bytes(24) + name.encode()).ljust(this_size, b"\0")
     relative = [Rela(0, PREL32[machine], f"{name}_table", 8)]
     sections = [
         Sec(".text", text, A | X, align=16, relas=work_relas),
-        Sec(".init.text", init, A | X, align=16, relas=init_relas),
-        Sec(".exit.text", leave, A | X, align=16),
+        Sec(texts[0], init, A | X, align=16, relas=init_relas),
+        Sec(texts[1], leave, A | X, align=16),
         Sec(".rodata", bytes(4) + b"read only\0", A, align=8, relas=relative),
         Sec(".init.rodata", b"init rodata\0", A, align=4),
         Sec(".modinfo", modinfo.encode(), A),
@@ -165,14 +194,14 @@ def module(
         Sec(".init.data", b"init data", A | W, align=8),
         Sec(".data..ro_after_init", b"sealed later", A | W, align=8),
         Sec(".bss", b"", A | W, NOBITS, 32, size=40),
-        Sec(".gnu.linkonce.this_module", bytes(THIS_MODULE_SIZE), A | W, align=64, relas=this),
+        Sec(".gnu.linkonce.this_module", this_module, A | W, align=64, relas=this),
     ]
     table = [
         Sym(f"{name}_work", ".text", 0, len(work), FUNC, LOCAL),
         Sym(f"{name}_table", ".rodata", 0, 14, OBJECT, LOCAL),
-        Sym("init_module", ".init.text", 0, len(init), FUNC),
-        Sym("cleanup_module", ".exit.text", 0, len(leave), FUNC),
-        Sym("__this_module", ".gnu.linkonce.this_module", 0, THIS_MODULE_SIZE, OBJECT),
+        Sym(functions[0], texts[0], 0, len(init), FUNC),
+        Sym(functions[1], texts[1], 0, len(leave), FUNC),
+        Sym("__this_module", ".gnu.linkonce.this_module", 0, len(this_module), OBJECT),
         *bodies,
         *(Sym(n) for n in dict.fromkeys(undefined)),
         *(Sym(n, bind=WEAK) for n in weak),

@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from allocator.types import Hex
-from machine.kernel.api.common import empty_list
+from loader.module import State
+from machine.kernel.api.common import empty_list, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
 from machine.kernel.registry import Field
 from machine.kernel.structs import View, layout, struct, view
-from machine.kernel.table import function
+from machine.kernel.table import data, function
+from machine.module_structs import BASE, STATES
 
 Ids = Callable[[Kernel, int], Iterator[str]]
 MOST_IDS = 4096
@@ -706,11 +708,50 @@ registration(
 # Modules that hold on to themselves, and static keys ------------------------------------------
 
 
+data("modules", 16, fill=lambda k: 2 * k.address("modules").to_bytes(8, "little"))
+
+
+def _of_module(k: Kernel, module: int, member: str) -> int:
+    """Return the address of a member of struct module; stop where it is not known."""
+    found = None if k.modules is None else k.modules.at(module)
+    if found is None or found.this is None:
+        stop(k, f"no module's struct module lies at {module:#x}")
+    address = found.member(member)
+    if address is None:
+        built = f"built for {found.this.build}" if found.this.build else "of an unknown build"
+        stop(k, f"struct module of {found.name}, {built}: where its '{member}' stands is not known")
+    return address
+
+
 @function("bool try_module_get(struct module *module)")
-def _try_module_get(_k: Kernel, _module: int) -> int:
+def _try_module_get(k: Kernel, module: int) -> int:
+    if not module:
+        return 1
+    count = _of_module(k, module, "refcnt")
+    if k.word(_of_module(k, module, "state"), 4) == STATES[State.GOING] or not k.word(count, 4):
+        return 0
+    k.store(count, k.word(count, 4) + 1, 4)
     return 1
 
 
-@function("void __module_get(struct module *module)", "void module_put(struct module *module)")
-def _module_reference(_k: Kernel, _module: int) -> None:
-    return
+@function("void __module_get(struct module *module)")
+def _module_get(k: Kernel, module: int) -> None:
+    if module:
+        count = _of_module(k, module, "refcnt")
+        k.store(count, k.word(count, 4) + 1, 4)
+
+
+@function("void module_put(struct module *module)")
+def _module_put(k: Kernel, module: int) -> None:
+    if module:
+        count = _of_module(k, module, "refcnt")
+        before = k.word(count, 4)
+        if not before or before >> 31:
+            k.print(b"WARNING: module_put() of a module that nobody holds\n", 4)
+        else:
+            k.store(count, before - 1, 4)
+
+
+@function("int module_refcount(struct module *mod)")
+def _module_refcount(k: Kernel, module: int) -> int:
+    return k.word(_of_module(k, module, "refcnt"), 4) - BASE

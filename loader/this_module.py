@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where `struct module` of a file has what the kernel reads and writes in it.
+
+A kernel's build leaves one struct module in every `.ko`, in a section of its own: the name,
+and pointers to init and exit, which are the only relocations there. The kernel calls what
+those members point at, whatever the functions' symbols are called.
+
+Its layout depends on version, architecture and configuration. That of the modelled kernel is
+data (`Arch.module_struct`). In a module of another build the pointers tell where init and exit
+stand, since init comes first; of one alone, the function's alias or section tells which it is.
+What nothing tells is unknown, and is not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from allocator.types import ADDRESS_MASK
+from archs.arch import MODULE_HEAD, MODULE_NAME_SIZE
+from loader.elf import ElfView, Section
+from loader.errors import BadModule
+from loader.files import module_name
+from loader.layout import THIS_MODULE
+
+_ALIASES = {"init_module": "init", "cleanup_module": "exit"}
+_SECTIONS = {".init.text": "init", ".exit.text": "exit"}
+
+
+@attrs.frozen
+class ThisModule:
+    """struct module in a file.
+
+    Parameters
+    ----------
+    section
+        The section that it is.
+    members
+        Member -> offset, of those whose place is known: all of the modelled kernel's, or what
+        a module of another build tells.
+    modelled
+        Whether it is laid out as in the modelled kernel.
+    build
+        For which kernel the module says that it was built; empty: it does not say.
+    """
+
+    section: Section
+    members: Mapping[str, int]
+    modelled: bool
+    build: str
+
+
+def this_module(view: ElfView) -> ThisModule | None:
+    """Return what is known of struct module in a file; None where it has none.
+
+    Raises
+    ------
+    BadModule
+        When it has pointers of which cannot be told which is init and which is exit.
+    """
+    section = view.section(THIS_MODULE)
+    if section is None:
+        return None
+    usual = view.arch.module_struct
+    build = view.modinfo.get("vermagic", "").partition(" ")[0]
+    pointers = _pointers(view, section)
+    places = {usual.members["init"], usual.members["exit"]}
+    if section.size == usual.size and pointers.keys() <= places:
+        told = pointers.keys() == places or not build
+        if told or build.startswith(usual.release):
+            return ThisModule(section, usual.members, True, build)
+    members = {}
+    name = bytes(view.contents(section))[MODULE_HEAD["name"] :][:MODULE_NAME_SIZE]
+    title = (view.modinfo.get("name") or module_name(view.name)).encode()
+    if title and name.partition(b"\0")[0] == title:
+        members.update(MODULE_HEAD)
+    members.update(_entries(view, section, pointers))
+    # `void (*exit)(void); atomic_t refcnt;` since 3.19
+    if "exit" in members and members["exit"] + 12 <= section.size:
+        members["refcnt"] = members["exit"] + 8
+    return ThisModule(section, members, False, build)
+
+
+def _pointers(view: ElfView, section: Section) -> Mapping[int, tuple[int, int]]:
+    """Return offset -> symbol and addend of the pointers in a section, in ascending order."""
+    found: dict[int, tuple[int, int]] = {}
+    for table in view.tables:
+        if table.target.index == section.index:
+            wanted = np.isin(table.records["type"], view.arch.relocations.pointers)
+            rows = table.records[wanted][["offset", "symbol", "addend"]].tolist()
+            found |= {offset: (symbol, addend) for offset, symbol, addend in rows}
+    return dict(sorted(found.items()))
+
+
+def _entries(
+    view: ElfView, section: Section, pointers: Mapping[int, tuple[int, int]]
+) -> Mapping[str, int]:
+    """Return where init and exit stand in a struct module of another build."""
+    if not pointers:
+        return {}
+    where = f"section {section.index} ({THIS_MODULE})"
+    if len(pointers) > 2:
+        reason = f"{len(pointers)} pointers: which are init and exit cannot be told"
+        raise BadModule(view.name, where, reason)
+    first, *last = pointers
+    if last:
+        return {"init": first, "exit": last[0]}
+    member = _meaning(view, *pointers[first])
+    if not member:
+        usual = view.arch.module_struct.members
+        reason = (
+            f"one pointer, at {first:#x} of {section.size:#x}: whether to init or to exit neither "
+            f"its symbol nor its section tells (a kernel {view.arch.module_struct.release} has "
+            f"them at {usual['init']:#x} and {usual['exit']:#x})"
+        )
+        raise BadModule(view.name, where, reason)
+    return {member: first}
+
+
+def _meaning(view: ElfView, index: int, addend: int) -> str:
+    """Return `init` or `exit` for a function, as its aliases or its section tell; else nothing."""
+    symbols = view.symbols
+    shndx = int(symbols["shndx"][index])
+    target = int(symbols["value"][index]) + addend & ADDRESS_MASK
+    same = (symbols["shndx"] == shndx) & (symbols["value"] == target)
+    names = [view.symbol_name(index), *map(view.symbol_name, np.flatnonzero(same).tolist())]
+    found = {_ALIASES[name] for name in names if name in _ALIASES}
+    if not found and 0 < shndx < len(view.sections):
+        title = view.sections[shndx].name
+        found = {m for start, m in _SECTIONS.items() if f"{title}.".startswith(f"{start}.")}
+    return found.pop() if len(found) == 1 else ""
