@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from allocator.designs import COUNTEREXAMPLES, DESIGNS, Context, Design, Request
+from allocator.designs import COUNTEREXAMPLES, DESIGNS, Context, Design, DesignLike, Request
 from allocator.designs.base import Allocation
 from allocator.errors import (
     AccessError,
     AllocationError,
+    DesignError,
     ExecmemError,
     LifecycleError,
     MappingError,
@@ -44,6 +45,8 @@ __all__ = [
     "Consumer",
     "Context",
     "Design",
+    "DesignError",
+    "DesignLike",
     "Events",
     "Execmem",
     "ExecmemError",

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 import attrs
 
 from allocator.types import Interval
@@ -13,6 +16,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question about the names that are nearest to one that nobody knows, or nothing."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 class ExecmemError(Exception):
@@ -28,12 +37,15 @@ class AllocationError(ExecmemError):
     ranges: tuple[Interval, ...]
     reason: str
     hint: str = ""
+    design: str = ""
 
     def __str__(self) -> str:
         tried = ", ".join(str(interval) for interval in self.ranges) or "no range"
         hint = f"; hint: {self.hint}" if self.hint else ""
+        design = f" (design {self.design})" if self.design else ""
         return (
-            f"cannot allocate {self.size:#x} bytes of {self.what} in {tried}: {self.reason}{hint}"
+            f"cannot allocate {self.size:#x} bytes of {self.what} in {tried}: "
+            f"{self.reason}{design}{hint}"
         )
 
 
@@ -85,3 +97,32 @@ class PokeError(ExecmemError):
 
     def __str__(self) -> str:
         return f"poke of {self.size:#x} bytes at {self.address:#x}: {self.reason}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class DesignError(ExecmemError):
+    """A design from outside that raised something, or did not do what it owes.
+
+    What it manages is in no known state then: it is not called again.
+
+    Parameters
+    ----------
+    operation
+        What it was asked for: `alloc`, `write`, `finish`, `seal`, `free` ...
+    what
+        Type and consumer of the request; empty where there was none.
+    size, address
+        Bytes that were asked for, and where they lie; None before they lie anywhere.
+    """
+
+    design: str
+    operation: str
+    what: str
+    size: int
+    address: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        of = f" of {self.size:#x} bytes of {self.what}" if self.what else ""
+        at = "" if self.address is None else f" at {self.address:#x}"
+        return printable(f"design {self.design}: {self.operation}{of}{at}: {self.reason}")

@@ -22,7 +22,7 @@ from typing import Protocol, Self
 import attrs
 from sortedcontainers import SortedDict
 
-from allocator.designs import COUNTEREXAMPLES, DESIGNS
+from allocator.designs import DEFAULT, DesignLike, choose
 from allocator.designs.base import Allocation, Context, Design, Request
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
 from allocator.events import Events
@@ -188,7 +188,8 @@ class Execmem:
     text_poke
         How finished text can be written, or None.
     design
-        A name in `DESIGNS` or `COUNTEREXAMPLES`.
+        A name in `DESIGNS` or `COUNTEREXAMPLES` or one that an installed package brings, a
+        file (`./mine.py`), or a class derived from `Design`.
     """
 
     def __init__(
@@ -197,17 +198,15 @@ class Execmem:
         *,
         trap: bytes,
         text_poke: TextPoke | None,
-        design: str = "strata",
+        design: DesignLike = DEFAULT,
     ) -> None:
-        chosen = DESIGNS.get(design) or COUNTEREXAMPLES.get(design)
-        if chosen is None:
-            raise ExecmemError(f"no design {design!r}; there are {', '.join(sorted(DESIGNS))}")
+        chosen = choose(design)
         if len(trap) not in (1, 2, 4):
             raise ExecmemError(f"a trap pattern has 1, 2 or 4 bytes, not {len(trap)}")
         self.memory = memory
         self.text_poke = text_poke
         context = Context(memory=memory, trap=trap, text_poke=text_poke)
-        self.design: Design = chosen(context)
+        self.design: Design = chosen.make(context)
         self._live = SortedDict()  # address -> Allocation
         self._pending: dict[int, Allocation] = {}
         self._sealed: set[int] = set()
@@ -246,7 +245,11 @@ class Execmem:
             what = f"{mem_type.name} for {consumer.value}"
             reason = f"size {size} and alignment {align} are not a positive size and a power of two"
             raise AllocationError(what, size, request.intervals, reason)
-        allocation = self.design.alloc(request)
+        try:
+            allocation = self.design.alloc(request)
+        except AllocationError as error:
+            error.design = error.design or self.design.name
+            raise
         self.memory.events.padding_bytes += allocation.reserved - size
         self.memory.events.fallbacks += allocation.fallback
         self._pending[allocation.address] = allocation

@@ -76,6 +76,11 @@ class Prot(enum.Flag):
     def __str__(self) -> str:
         return "".join(c if self & Prot[c] else "-" for c in "RWX")
 
+    @property
+    def executable(self) -> bool:
+        """Whether instructions can be fetched."""
+        return bool(self & Prot.X)
+
 
 class MemType(enum.Enum):
     """The seven memory types of a module, in the kernel's order (enum mod_mem_type)."""

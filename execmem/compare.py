@@ -21,7 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
-from allocator.designs import COUNTEREXAMPLES
+from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known_designs
+from allocator.designs.find import UnknownDesign
+from allocator.errors import DesignError
+from allocator.plugins import said
 from allocator.types import GIB, MIB, PAGE_SIZE, MemType, align_up, size_text
 from allocator.workloads import (
     WORKLOADS,
@@ -46,6 +49,16 @@ from loader.layout import Layout, plan
 
 ANYWHERE = Interval(-(1 << 64), 1 << 64)
 Progression = Callable[[str, int, int], None]
+
+
+@attrs.frozen(kw_only=True)
+class Broken:
+    """A run that a design ended: it raised something, or did not do what it owes."""
+
+    arch: str
+    design: str
+    workload: str
+    error: str
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +92,7 @@ def branch_reach(arch: Arch) -> BranchReach:
 
 def execmem_for(
     arch: Arch,
-    design: str,
+    design: DesignLike,
     *,
     memory: int = 2 * GIB,
     kaslr: int | None = None,
@@ -94,23 +107,36 @@ def execmem_for(
     )
 
 
-def known_designs(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the designs of these names (`default` stands for one); all, where there are none.
+def designs_of(names: Iterable[DesignLike]) -> tuple[Chosen, ...]:
+    """Return the designs that are named (`default` stands for one); ours, where none is.
 
-    Designs that cannot work must be named. ExecmemError for a name that no design has.
+    Designs that cannot work must be named, and so must those of other packages. ExecmemError
+    for a name that no design has, and for two designs of one name.
     """
-    known = [*DESIGNS, *COUNTEREXAMPLES]
-    found: dict[str, None] = {}
-    for name in names:
-        if name == "default":
-            from machine.machine import DEFAULT_DESIGN
+    found: dict[str, Chosen] = {}
+    try:
+        all_chosen = [choose(name) for name in list(names) or DESIGNS]
+    except UnknownDesign as error:
+        ours = ("default", *DESIGNS, *COUNTEREXAMPLES)
+        brought = (name for name in error.known if name not in ours)
+        raise UnknownDesign(error.name, (*ours, *brought)) from None
+    for chosen in all_chosen:
+        if found.setdefault(chosen.name, chosen).design is not chosen.design:
+            raise ExecmemError(f"two designs are called {chosen.name!r}")
+    return tuple(found.values())
 
-            found[DEFAULT_DESIGN] = None
-        elif name in known:
-            found[name] = None
-        else:
-            raise ExecmemError(f"no design {name!r}; there are default, {', '.join(known)}")
-    return tuple(found or DESIGNS)
+
+def listing() -> dict[str, list[dict[str, Any]]]:
+    """Return what designs and workloads can be named, as the JSON document shows it."""
+    default = choose("default").name
+    return {
+        "designs": [
+            attrs.asdict(one) | {"default": one.name == default} for one in known_designs()
+        ],
+        "workloads": [
+            {"name": name, "summary": source.title} for name, source in WORKLOADS.items()
+        ],
+    }
 
 
 def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
@@ -209,38 +235,63 @@ def measured(view: ElfView, layout: Layout | None = None) -> Module:
 
 def compare(
     pairs: Iterable[tuple[Arch, Workload]],
-    designs: Sequence[str],
+    designs: Iterable[DesignLike],
     *,
     kaslr: int | None = None,
     text_poke: bool = True,
     check: bool = False,
     progress: Progression = lambda _what, _done, _total: None,
+    broken: list[Broken] | None = None,
+    finished: Callable[[Run], None] = lambda _run: None,
 ) -> list[Run]:
     """Run every workload under every design.
 
     Parameters
     ----------
     check
-        Verify every invariant of memory after each run (AssertionError).
+        Verify every invariant of memory after each run.
     progress
         Told what runs, operations done, and operations in all.
+    broken
+        Gets the runs that a design ended; the others go on. Without it, DesignError.
+    finished
+        Gets each run as soon as it is done.
     """
     runs = []
+    chosen = designs_of(designs)
     for arch, load in pairs:
-        for design in designs:
-            execmem = execmem_for(
-                arch, design, memory=load.memory, kaslr=kaslr, text_poke=text_poke
-            )
-            what, total = f"{arch.name} {design}", len(load.operations)
+        for design in chosen:
+            what, total = f"{arch.name} {design.name}", len(load.operations)
 
             def tell(done: int, what: str = what, total: int = total) -> None:
                 progress(what, done, total)
 
-            measures = run(load, execmem, branch_reach(arch), progress=tell)
-            if check:
-                execmem.check()
-            runs.append(Run(arch=arch, design=design, workload=load, measures=measures))
+            try:
+                execmem = execmem_for(
+                    arch, design, memory=load.memory, kaslr=kaslr, text_poke=text_poke
+                )
+                measures = run(load, execmem, branch_reach(arch), progress=tell)
+                if check:
+                    _check(execmem)
+            except DesignError as error:
+                if broken is None:
+                    raise
+                broken.append(
+                    Broken(arch=arch.name, design=design.name, workload=load.name, error=str(error))
+                )
+                continue
+            runs.append(Run(arch=arch, design=design.name, workload=load, measures=measures))
+            finished(runs[-1])
     return runs
+
+
+def _check(execmem: Execmem) -> None:
+    """Verify every invariant; DesignError where one does not hold."""
+    try:
+        execmem.check()
+    except AssertionError as error:
+        reason = str(error) or said(error)
+        raise DesignError(execmem.design.name, "check", "", 0, None, reason) from error
 
 
 @contextmanager
@@ -272,6 +323,21 @@ LEGEND = (
     "map text. text, data, rodata: share under 2 MiB leaves. splits: of direct-map leaves. "
     "iTLB: misses per 1,000 calls"
 )
+
+
+def show_listing(out: Console, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print what designs and workloads can be named."""
+    rows = []
+    for one in found["designs"]:
+        notes = ["the default"] * one["default"] + [f"from {one['origin']}"] * bool(one["origin"])
+        name, told = one["name"], one["error"] or one["summary"]
+        rows.append((name, f"{told} ({', '.join(notes)})" if notes else told))
+    rows.append(("./FILE.py", "the design that a file of yours holds"))
+    out.print(table(("design", "what it does"), rows))
+    out.print()
+    rows = [(one["name"], one["summary"]) for one in found["workloads"]]
+    rows += [("a folder", "the modules in it"), ("a file", "a trace that --record wrote")]
+    out.print(table(("workload", "what happens"), rows))
 
 
 def show(out: Console, runs: Sequence[Run]) -> None:

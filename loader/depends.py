@@ -2,23 +2,25 @@
 """Modules by name: a tree as `modprobe -d` takes it, with its `modules.dep`.
 
 `modules.dep` lists, for each file, the files that it needs, deepest last; paths are
-relative to `lib/modules/VERSION`. Names compare as the kernel compares them, with `-`
-and `_` equal.
+relative to `lib/modules/VERSION`. Where nobody ran depmod, the modules' own `depends=` lines
+say the same, and are read when they are needed. Names compare as the kernel compares them,
+with `-` and `_` equal.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import attrs
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, did_you_mean
 from loader.elf import parse
-from loader.errors import BadModule, MissingDependency
-from loader.files import ModuleFile, is_file, module_name, read_module
+from loader.errors import BadModule, NoModule
+from loader.files import SUFFIXES, ModuleFile, is_file, module_name, read_module
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]{0,65536})\0")
 
@@ -35,11 +37,14 @@ class ModuleTree:
         Module name -> path relative to `folder`.
     needs
         Module name -> names of the modules it needs, in the order to load them.
+    indexed
+        Whether `modules.dep` says so, and not the modules themselves.
     """
 
     folder: Path
     files: Mapping[str, str]
     needs: Mapping[str, tuple[str, ...]]
+    indexed: bool = True
 
     def path(self, name: str) -> Path | None:
         """Return the file of the module called `name`, or None."""
@@ -54,14 +59,17 @@ class ModuleTree:
 def open_tree(root: str | Path) -> ModuleTree:
     """Return the module tree under `root`: `root/lib/modules/VERSION` or that folder itself.
 
+    A folder of modules without `modules.dep` will do, too.
+
     Raises
     ------
     BadModule
-        Where there is no `modules.dep`, several versions to choose from, or a bad line.
+        Where there are no modules, several versions to choose from, or a bad line.
     """
-    root = Path(root)
-    folder = _folder(root)
+    folder = _folder(Path(root))
     index = folder / "modules.dep"
+    if not is_file(index):
+        return _without_index(folder, _modules_under(folder))
     files: dict[str, str] = {}
     needs: dict[str, tuple[str, ...]] = {}
     try:
@@ -81,16 +89,119 @@ def open_tree(root: str | Path) -> ModuleTree:
     return ModuleTree(folder, files, needs)
 
 
+def tree_around(path: str | Path) -> ModuleTree | None:
+    """Return the module tree that a file lies in; None where it lies in none.
+
+    Modules in the same folder are a tree where they are all that the file needs.
+    """
+    file = Path(path).resolve()
+    for folder in file.parents:
+        if is_file(folder / "modules.dep"):
+            return open_tree(folder)
+        if folder.parent.name == "modules" and folder.parent.parent.name == "lib":
+            return _without_index(folder, _modules_under(folder))
+    beside = _without_index(file.parent, [*_listed(file.parent), file.name])
+    needs = beside.needs[module_name(file)]
+    return beside if needs and all(name in beside.files for name in needs) else None
+
+
+class _Needs(Mapping[str, tuple[str, ...]]):
+    """What modules need by their own account, read when it is asked for."""
+
+    def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
+        self._folder, self._files = folder, files
+        self._direct: dict[str, list[str]] = {}
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        if name not in self._files:
+            raise KeyError(name)
+        order: dict[str, None] = {}
+        entered = {name}
+        stack = [(name, iter(self._of(name)))]
+        while stack:
+            current, rest = stack[-1]
+            needed = next(rest, None)
+            if needed is None:
+                stack.pop()
+                order[current] = None
+            elif needed not in entered:  # nor twice, nor in circles
+                entered.add(needed)
+                stack.append((needed, iter(self._of(needed))))
+        del order[name]
+        return tuple(order)
+
+    def _of(self, name: str) -> list[str]:
+        if name not in self._direct:
+            path = self._files.get(name)
+            try:
+                found = [] if path is None else depends_of(ModuleFile.read(self._folder / path))
+            except BadModule:
+                found = []  # whoever loads it will say why
+            self._direct[name] = found
+        return self._direct[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+
+def _without_index(folder: Path, paths: Iterable[str]) -> ModuleTree:
+    files = {module_name(path): path for path in paths}
+    return ModuleTree(folder, files, _Needs(folder, files), indexed=False)
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the names of the modules in a folder, sorted."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+    except OSError:
+        return []
+
+
+def _modules_under(folder: Path) -> list[str]:
+    """Return the modules below a folder, sorted, relative to it."""
+    found = (
+        str(Path(top, name).relative_to(folder))
+        for top, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(SUFFIXES)
+    )
+    return sorted(found)
+
+
+def _holds_modules(folder: Path) -> bool:
+    names = (name for _, _, names in os.walk(folder) for name in names)
+    return any(name.endswith(SUFFIXES) for name in names)
+
+
 def _folder(root: Path) -> Path:
     if is_file(root / "modules.dep"):
         return root
     try:
-        versions = sorted(path.parent for path in root.glob("lib/modules/*/modules.dep"))
+        versions = sorted(
+            path
+            for pattern in ("lib/modules/*", "usr/lib/modules/*")
+            for path in root.glob(pattern)
+            if path.is_dir() and (is_file(path / "modules.dep") or _holds_modules(path))
+        )
+        found = root.is_dir()
     except (OSError, ValueError) as error:  # too long; a NUL in it
         reason = getattr(error, "strerror", None) or str(error)
         raise BadModule(root.name, "module tree", reason) from None
+    if (root / "lib").resolve() == (root / "usr" / "lib").resolve():
+        versions = [path for path in versions if path.parts[: len(root.parts) + 1][-1] == "lib"]
+    if not versions and not found:
+        raise BadModule(str(root), "module tree", "no such folder")
+    if not versions and _holds_modules(root):
+        return root
     if not versions:
-        raise BadModule(str(root), "module tree", "holds no lib/modules/VERSION/modules.dep")
+        reason = "holds no lib/modules/VERSION, and no modules anywhere"
+        raise BadModule(str(root), "module tree", reason)
     if len(versions) > 1:
         names = ", ".join(path.name for path in versions)
         reason = f"holds several versions ({names}); name one: {versions[0]}"
@@ -149,16 +260,18 @@ def find(tree: ModuleTree | None, name: str) -> Path:
 
     Raises
     ------
-    MissingDependency
+    NoModule
         Where there is no tree, or it has no such module.
     """
     if tree is None:
-        raise MissingDependency(
-            name, (name,), (), "give the folder that holds lib/modules (--root)"
-        )
+        hint = ": give the folder that holds lib/modules (--root)"
+        raise NoModule(name, (name,), (), hint)
     path = tree.path(name)
-    if path is None or not is_file(path):
-        raise MissingDependency(name, (name,), (), f"not in {tree.folder}")
+    if path is None:
+        near = did_you_mean(module_name(name), tree.files)
+        raise NoModule(name, (name,), (), near, str(tree.folder))
+    if not is_file(path):
+        raise NoModule(name, (name,), (), ": modules.dep names a file that is gone", str(path))
     return path
 
 

@@ -46,6 +46,23 @@ class MissingDependency(LoadError):
 
 
 @attrs.define(auto_exc=True, str=False)
+class NoModule(MissingDependency):
+    """A module that was asked for by name is not there.
+
+    Parameters
+    ----------
+    tree
+        Where it was looked for; empty where there was nowhere to look.
+    """
+
+    tree: str = ""
+
+    def __str__(self) -> str:
+        where = f" in {self.tree}" if self.tree else ""
+        return printable(f"no module {self.module}{where}{self.hint}")
+
+
+@attrs.define(auto_exc=True, str=False)
 class UnresolvedSymbols(LoadError):
     """Undefined symbols that nothing provides, every one of them."""
 

@@ -20,10 +20,10 @@ from typing import Any, NoReturn, cast
 
 import attrs
 
-import machine.kernel.api  # noqa: F401 -- importing it fills the kernel's table
 from allocator import (
     AccessError,
     Allocation,
+    DesignLike,
     Execmem,
     ExecmemError,
     KernelMemory,
@@ -36,7 +36,7 @@ from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
-from loader.depends import ModuleTree, find, modules_for, open_tree
+from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
@@ -48,6 +48,7 @@ from machine.device import Device, find_device, no_device
 from machine.disassembly import Disassembler
 from machine.extable import fix
 from machine.faults import LIMIT_HINTS, BadCall, Fault, FaultKind
+from machine.kernel.api import bring_installed
 from machine.kernel.api.algorithms import (
     CLASSES,
     Algorithm,
@@ -75,7 +76,6 @@ from machine.text.live import LiveText
 from machine.text.static_calls import StaticCall
 from machine.thread import Thread
 
-DEFAULT_DESIGN = "strata"
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
@@ -103,7 +103,9 @@ class Machine:
     arch
         A name (`x86_64`, `arm64`, `riscv64`, or an alias) or a record.
     design
-        How executable memory is managed: a name of `allocator.DESIGNS`, or `default`.
+        How executable memory is managed: a name of `allocator.DESIGNS` or of an installed
+        package's design, `default`, a file (`./mine.py`), or a class derived from
+        `allocator.Design`.
     text_poke
         False: do without text_poke, as on an architecture that has none; None: as it has.
     kaslr
@@ -139,7 +141,7 @@ class Machine:
         self,
         arch: str | Arch,
         *,
-        design: str = "default",
+        design: DesignLike = "default",
         text_poke: bool | None = None,
         kaslr: int | None = None,
         root: str | Path | None = None,
@@ -152,6 +154,7 @@ class Machine:
         kasan: bool = False,
         heap_limit: int = HEAP_LIMIT,
     ) -> None:
+        bring_installed()
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
         try:
             policy = Unknown(unknown)
@@ -162,10 +165,10 @@ class Machine:
             raise ValueError(f"{self.arch.name} has no text_poke")
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
-        self.design = DEFAULT_DESIGN if design == "default" else design
         self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
-        self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=self.design)
+        self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=design)
+        self.design = self.execmem.design.name
         self.limits = Limits()
         self.cpus = tuple(
             Cpu(self.arch, self.memory, number, self.limits) for number in range(cpus)
@@ -308,7 +311,7 @@ class Machine:
         text = str(module)
         path = Path(module)
         if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
-            return read_module(path), path.name, self.tree or _tree_around(path)
+            return read_module(path), path.name, self.tree or tree_around(path)
         path = find(self.tree, text)
         return read_module(path), path.name, self.tree
 
@@ -1131,14 +1134,6 @@ def _modinfo(image: bytes, name: str) -> Mapping[str, str]:
     from loader.elf import parse as parse_elf
 
     return parse_elf(image, name).modinfo
-
-
-def _tree_around(path: Path) -> ModuleTree | None:
-    """Return the module tree that a file lies in, if it lies in one."""
-    for folder in path.resolve().parents:
-        if is_file(folder / "modules.dep"):
-            return open_tree(folder)
-    return None
 
 
 def _parameter_type(loaded: LoadedModule, name: str) -> str:

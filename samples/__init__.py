@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from typing import get_args
 
-from samples.story import Story
+from allocator.errors import ExecmemError, printable
+from allocator.plugins import DEMOS as GROUP
+from allocator.plugins import bring, installed, origin, said
+from samples.story import Part, Story
 
 # In the order of a course.
 DEMOS: dict[str, str] = {
@@ -29,9 +34,51 @@ DEMOS: dict[str, str] = {
 }
 
 
+def titles() -> dict[str, str]:
+    """Return every lesson and what it shows, ours first; those of packages that fail say why."""
+    found = dict(DEMOS)
+    for name, point in sorted(installed(GROUP).items()):
+        if name not in found:
+            try:
+                lines = (bring(point).__doc__ or "").strip().splitlines()
+                told = printable(lines[0]) if lines else ""
+            except ExecmemError as error:
+                told = str(error)
+            found[name] = f"{told} ({origin(point)})".strip()
+    return found
+
+
 def story_of(name: str) -> Story:
-    """Run the demo called `name` and return what it tells; KeyError for an unknown name."""
-    if name not in DEMOS:
-        raise KeyError(name)
-    story: Story = import_module(f"samples.{name}").main()
-    return story
+    """Run the lesson called `name` and return what it tells.
+
+    Raises
+    ------
+    KeyError
+        There is none of this name.
+    ExecmemError
+        The package that brings it raises something, or returns no story.
+    """
+    if name in DEMOS:
+        story: Story = import_module(f"samples.{name}").main()
+        return story
+    point = installed(GROUP)[name]
+    main = bring(point)
+    told: object = None
+    where = f"{GROUP} {name!r} of {origin(point)}"
+    try:
+        told = getattr(main, "main", main)()
+    except ExecmemError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ExecmemError(printable(f"{where}: {said(error)}")) from error
+    if not isinstance(told, Story):
+        raise ExecmemError(printable(f"{where}: returned {type(told).__name__}, no Story"))
+    strange = [part for part in told.parts if not isinstance(part, get_args(Part))]
+    if strange:
+        kind = type(strange[0]).__name__
+        raise ExecmemError(printable(f"{where}: a story has no part of type {kind}"))
+    try:
+        json.dumps(told.as_json())
+    except (TypeError, ValueError) as error:
+        raise ExecmemError(printable(f"{where}: its facts are no JSON: {error}")) from None
+    return told

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from allocator.designs.base import Context, Design, Request
 from allocator.designs.blocks import ThreeBlock, TwoBlock
 from allocator.designs.bpf_prog_pack import BpfProgPack
+from allocator.designs.find import DEFAULT, Chosen, DesignLike, Known, absolute, find_design, known
 from allocator.designs.per_type import PerType
 from allocator.designs.rox_cache import RoxCache, RoxCache613
 from allocator.designs.strata import Strata
@@ -17,10 +18,14 @@ from allocator.designs.vmalloc import Vmalloc, VmallocElse
 
 __all__ = [
     "COUNTEREXAMPLES",
+    "DEFAULT",
     "DESIGNS",
     "BpfProgPack",
+    "Chosen",
     "Context",
     "Design",
+    "DesignLike",
+    "Known",
     "PerType",
     "Request",
     "RoxCache",
@@ -31,6 +36,9 @@ __all__ = [
     "TwoBlock",
     "Vmalloc",
     "VmallocElse",
+    "absolute",
+    "choose",
+    "known_designs",
 ]
 
 DESIGNS: Mapping[str, type[Design]] = MappingProxyType(
@@ -52,3 +60,13 @@ DESIGNS: Mapping[str, type[Design]] = MappingProxyType(
 
 # Designs that cannot work, to be chosen by name and looked at; nobody iterates over them.
 COUNTEREXAMPLES: Mapping[str, type[Design]] = MappingProxyType({VmallocElse.name: VmallocElse})
+
+
+def choose(design: DesignLike) -> Chosen:
+    """Return the design that a name, a file or a class means; ExecmemError where none is meant."""
+    return find_design(design, DESIGNS, COUNTEREXAMPLES)
+
+
+def known_designs() -> list[Known]:
+    """Return every design that can be chosen by name and can work, ours first."""
+    return known(DESIGNS)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -191,7 +191,8 @@ class Design(ABC):
     most once (RO_AFTER_INIT only) and `free` once.
     """
 
-    name: ClassVar[str]
+    name: str  # of the class
+    aside: float = 0.0  # seconds that went into watching it, which its own time leaves out
 
     def __init__(self, context: Context) -> None:
         self.context = context

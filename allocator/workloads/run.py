@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import attrs
 
 from allocator.designs.base import Allocation
-from allocator.errors import AllocationError, ExecmemError
+from allocator.errors import AllocationError, DesignError, ExecmemError
 from allocator.events import Events
 from allocator.execmem import Execmem, Pending, Report
 from allocator.types import (
@@ -185,8 +185,11 @@ class Runner:
         self._seconds = 0.0
 
     def step(self, operation: Operation) -> None:
-        """Carry out one operation; a refusal by the allocator becomes a `Failure`."""
-        began = time.perf_counter()
+        """Carry out one operation; a refusal by the allocator becomes a `Failure`.
+
+        DesignError where a design from outside fails, which ends the run.
+        """
+        began = time.perf_counter() - self.execmem.design.aside
         if isinstance(operation, Load):
             self._load(operation.module, settled=operation.settled)
         elif isinstance(operation, Settle):
@@ -201,7 +204,7 @@ class Runner:
             self._seal(operation.key)
         else:
             self._pages(operation)
-        self._seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - self.execmem.design.aside - began
         self._done += 1
 
     def measure(self) -> Measures:
@@ -269,6 +272,8 @@ class Runner:
                     live[kind] = taken.finish()
                     undo.callback(self.execmem.free, live[kind].address)
                 undo.pop_all()
+        except DesignError:
+            raise  # nobody knows what the design has left behind
         except ExecmemError as error:
             self._fail(module.name, error)
             self._failed.add(module.name)
@@ -334,6 +339,8 @@ class Runner:
             ) as pending:
                 pending.write(0, bytes(operation.size))
                 self._held[operation.key] = pending.finish()
+        except DesignError:
+            raise
         except ExecmemError as error:
             self._fail(operation.key, error)
 
@@ -351,6 +358,8 @@ class Runner:
         if key in self._held:
             try:
                 self.execmem.seal(self._held[key])
+            except DesignError:
+                raise
             except ExecmemError as error:
                 self._fail(key, error)
 

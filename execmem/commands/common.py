@@ -26,7 +26,10 @@ def module_options(function: F) -> F:
             click.option("--root", metavar="DIR", help="folder that holds lib/modules/VERSION"),
             click.option("--arch", metavar="ARCH", help="architecture of a module given by name"),
             click.option(
-                "--design", default="default", metavar="NAME", help="design of executable memory"
+                "--design",
+                default="default",
+                metavar="NAME",
+                help="design of executable memory, or ./FILE.py",
             ),
             click.option("--kaslr", type=int, metavar="SEED", help="randomise as this boot would"),
             click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
@@ -122,19 +125,27 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     from archs import arch as arch_by_name
     from loader.depends import find_any, open_tree
     from loader.elf import arch_of
-    from loader.files import SUFFIXES, is_file, read_module
+    from loader.files import read_module
     from machine.machine import Machine
 
-    root = options["root"]
+    root, a_file = options["root"], is_path(module)
     if options["arch"] is not None:
         try:
             chosen = arch_by_name(options["arch"])
         except ValueError as error:
             raise click.UsageError(str(error)) from None
+        if not root and not a_file:
+            root = sample_root(module, chosen.name)
+    elif not root and not a_file:
+        from archs import archs
+
+        chosen = archs()[0]
+        root = sample_root(module, chosen.name)
+        click.echo(
+            f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True
+        )
     else:
-        given = Path(module)
-        a_file = "/" in module or module.endswith(SUFFIXES) or is_file(given)
-        path = given if a_file else find_any(open_tree(root) if root else None, module)
+        path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
     machine = Machine(
         chosen,
@@ -152,6 +163,12 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     for limit in ("instructions", "seconds"):
         if options[limit] is not None:
             setattr(machine, limit, options[limit] or None)
+    tree = machine.tree
+    if tree is not None and not tree.indexed:
+        hint = (
+            f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
+        )
+        click.echo(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         machine.stub(name, _integer(value) if value else 0)
@@ -161,11 +178,36 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
 def load_one(machine: Machine, name: str, options: dict[str, Any], *, init: bool) -> Module:
     """Load one module of the command line, unless a dependency brought it already."""
     from loader.files import module_name
+    from samples import modules as samples
 
     already = machine.modules.get(module_name(name))
     if already is not None:
         return already
-    return machine.load(name, init=init, **_parameters(options["params"]))
+    what: str | Path = name
+    if machine.tree is None and not is_path(name) and module_name(name) in samples.names():
+        what = samples.path(machine.arch.name, module_name(name))
+    return machine.load(what, init=init, **_parameters(options["params"]))
+
+
+def is_path(module: str) -> bool:
+    """Return whether a module is given as a file, and not by name."""
+    from loader.files import SUFFIXES, is_file
+
+    return "/" in module or module.endswith(SUFFIXES) or is_file(module)
+
+
+def sample_root(module: str, arch: str) -> str:
+    """Return the samples' tree for a module that is one of them; NoModule where it is none."""
+    from allocator.errors import did_you_mean
+    from loader.errors import NoModule
+    from loader.files import module_name
+    from samples import modules as samples
+
+    name = module_name(module)
+    if name not in samples.names():
+        hint = f"{did_you_mean(name, samples.names())}: give the folder that holds lib/modules (--root)"
+        raise NoModule(module, (module,), (), hint, "the samples")
+    return str(samples.root(arch))
 
 
 def _parameters(words: Sequence[str]) -> dict[str, object]:

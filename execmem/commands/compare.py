@@ -5,11 +5,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import click
+
+from execmem.commands.common import examples
 
 
 @click.command()
-@click.option("--design", "designs", multiple=True, metavar="NAME", help="only this; repeatable")
+@click.option(
+    "--design",
+    "designs",
+    multiple=True,
+    metavar="NAME",
+    help="only this (or ./FILE.py); repeatable",
+)
 @click.option(
     "--workload", default="server", show_default=True, metavar="W", help="a name or a path"
 )
@@ -20,8 +29,17 @@ import click
 @click.option("--svg", metavar="FILE", help="write a chart")
 @click.option("--png", metavar="FILE", help="write a chart; needs matplotlib")
 @click.option("--record", metavar="FILE", help="write the workload as a trace (one ARCH)")
+@click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@click.pass_context
+@examples(
+    "execmem compare --list",
+    "execmem compare",
+    "execmem compare --workload debian --arch arm64 --svg debian.svg",
+    "execmem compare --workload churn --arch x86_64 --record churn.jsonl",
+)
 def compare(
+    ctx: click.Context,
     designs: tuple[str, ...],
     workload: str,
     names: tuple[str, ...],
@@ -31,19 +49,13 @@ def compare(
     svg: str | None,
     png: str | None,
     record: str | None,
+    only_list: bool,
     as_json: bool,
 ) -> None:
-    r"""Compare designs of executable memory on a workload.
+    """Compare designs of executable memory on a workload.
 
-    W is debian (every module of Debian 6.12), debian-alphabetical, desktop, server, churn,
-    bpf, bpf-512, bpf-1024, bpf-2048, bpf-50-pages, probes or no-modules; or a folder of
-    modules; or a trace that --record wrote.
-
-    \b
-    Examples:
-      execmem compare
-      execmem compare --workload debian --arch arm64 --svg debian.svg
-      execmem compare --workload churn --arch x86_64 --record churn.jsonl
+    W is a name that --list tells, a folder of modules, or a trace that --record wrote. A
+    design that fails ends its own run only; the exit code is 1 then.
     """
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
@@ -54,12 +66,20 @@ def compare(
         chosen = [arch_by_name(name) for name in names]
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    using = compare.known_designs(designs)
+    if only_list:
+        found = compare.listing()
+        if as_json:
+            report.print_json(found)
+        else:
+            compare.show_listing(report.console(), found)
+        return
+    using = compare.designs_of(designs)
     pairs = compare.workloads(workload, chosen)
     if record is not None:
         if len(pairs) != 1:
             raise click.UsageError("--record writes the trace of one architecture: give one --arch")
         write_trace(record, pairs[0][1])
+    broken: list[compare.Broken] = []
     with compare.progress_bar() as progress:
         runs = compare.compare(
             pairs,
@@ -68,12 +88,22 @@ def compare(
             text_poke=not no_text_poke,
             check=check,
             progress=progress,
+            broken=broken,
         )
     if svg is not None:
         write(svg, lambda: Path(svg).write_text(compare.svg(runs), "utf-8"))
     if png is not None:
         compare.png(png, runs)
     if as_json:
-        report.print_json({"runs": [found.as_json() for found in runs]})
-        return
-    compare.show(report.console(), runs)
+        report.print_json(
+            {
+                "runs": [found.as_json() for found in runs],
+                "errors": [attrs.asdict(each) for each in broken],
+            }
+        )
+    else:
+        compare.show(report.console(), runs)
+        for each in broken:
+            click.echo(f"execmem: {each.arch}: {each.error}", err=True)
+    if broken:
+        ctx.exit(1)

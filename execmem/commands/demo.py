@@ -17,18 +17,21 @@ from execmem.commands.common import examples
 )
 def demo(name: str | None, as_json: bool) -> None:
     """Run a demo, or list them."""
+    from allocator.errors import did_you_mean
     from execmem import report
-    from samples import DEMOS, story_of
+    from samples import DEMOS, story_of, titles
 
     if name is None:
         if as_json:
-            listing = [{"name": n, "title": title} for n, title in DEMOS.items()]
+            listing = [{"name": n, "title": title} for n, title in titles().items()]
             report.print_json({"demos": listing})
             return
-        report.console().print(report.table(("demo", "what it shows"), DEMOS.items()))
+        report.console().print(report.table(("demo", "what it shows"), titles().items()))
         return
-    if name not in DEMOS:
-        raise click.UsageError(f"no demo {name!r}; there are {', '.join(DEMOS)}")
+    if name not in DEMOS and name not in titles():
+        known = titles()
+        near = did_you_mean(name, known)
+        raise click.UsageError(f"no demo {name!r}{near}; there are {', '.join(known)}")
     story = story_of(name)
     if as_json:
         report.print_json(story.as_json())

@@ -86,7 +86,7 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     from rich.progress import Progress
 
     from execmem import report
-    from execmem.compare import known_designs
+    from execmem.compare import designs_of
     from execmem.everything import MEMORY, load_all, show
     from loader.depends import open_tree
 
@@ -98,9 +98,9 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     wanted = options["design"].split(",")
     runs, errors = [], Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        for design in known_designs(() if wanted == ["all"] else wanted):
+        for design in designs_of(() if wanted == ["all"] else wanted):
             machine = machine_for(names[0], options | {"design": design}, memory=MEMORY)
-            task = bar.add_task(design, total=len(names))
+            task = bar.add_task(design.name, total=len(names))
             found = load_all(machine, names, init=init, tell=partial(bar.advance, task))
             runs.append(found.as_json())
             bar.remove_task(task)

@@ -37,7 +37,9 @@ from execmem.commands.common import examples, unknown_option
 )
 @click.option("--output", metavar="FILE", help="keep rows here as they are done")
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
-@click.option("--design", default="default", metavar="NAME", help="design of executable memory")
+@click.option(
+    "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON lines, the summary last")
 @examples(
     "execmem sweep TREE/lib/modules/6.12.0 --init --unknown zero",
@@ -64,6 +66,7 @@ def sweep(
     from rich.console import Console
     from rich.progress import track
 
+    from allocator.designs import absolute, choose
     from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
     from loader.archives import is_archive
@@ -72,6 +75,8 @@ def sweep(
         raise click.UsageError("--resume needs --output FILE")
     if jobs is not None and scheduler is not None:
         raise click.UsageError("--jobs is for this machine; a cluster has its own")
+    choose(options["design"])
+    options["design"] = absolute(options["design"])  # the workers' folder may be another
     files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import attrs
 
 from allocator import AccessError, AddressMap, AllocationError, IntervalSet, KernelMemory, Prot
+from allocator.errors import ExecmemError
+from allocator.plugins import said
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Interval, align_up
 from archs import Anchor, Arch
 from machine.budget import Limits
@@ -599,12 +601,17 @@ class Kernel:
                     address=error.address,
                     reason=f"{error.reason}, in {slot.name}()",
                 ) from None
-            except _TRIPPED as error:
-                if slot.supplied:
-                    raise  # a handler of the caller's own
+            except ExecmemError:
+                raise
+            except Exception as error:
+                ours = slot.function.ours
+                if slot.supplied or (ours and not isinstance(error, _TRIPPED)):
+                    raise  # a handler of the caller's own; a fault of execmem's
                 # The arguments are the guest's: what a handler makes of absurd ones is its fault.
-                pc, reason = address, f"{slot.name}() with arguments that make no sense: {error!r}"
-                raise Fault(FaultKind.PANIC, pc, self.caller(), reason=reason) from error
+                reason = f"{slot.name}() with arguments that make no sense: {error!r}"
+                if not ours:
+                    reason = f"{slot.name}() of {slot.function.handler.__module__}: {said(error)}"
+                raise Fault(FaultKind.PANIC, address, self.caller(), reason=reason) from error
             kind = prototype.result
         elif self.lenient:
             self._log_unknown(slot.name)

@@ -50,6 +50,11 @@ class Function:
         """The symbol."""
         return self.prototype.name
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is part of execmem, and not brought by another package."""
+        return self.handler.__module__.startswith("machine.")
+
 
 @attrs.frozen(kw_only=True)
 class Data:

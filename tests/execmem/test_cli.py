@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import lzma
+import shutil
 import zlib
 
 import click
@@ -190,6 +191,50 @@ def test_missing_dependency_is_named_with_its_symbols(run, tmp_path, arch):
     lonely.write_bytes(path(arch.name, "mathuser").read_bytes())
     line = refused(run("load", lonely), "mathlib", "mathlib_gcd", "mathlib_powmod", "--root")
     assert "missing dependency" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["load NAME", "run NAME", "relocs NAME", "explain NAME --html page.html", "load NAME mathlib"],
+)
+def test_a_samples_name_needs_no_root(run, words, arch, tmp_path, monkeypatch):
+    """A sample module's name works wherever a module's does; without --arch, which is said."""
+    monkeypatch.chdir(tmp_path)
+    given = words.replace("NAME", "mathuser").split()
+    code, out, err = run(*given, "--arch", arch.name)
+    assert (code, err) == (0, "")
+    assert out
+    code, _, err = run(*given)
+    assert code == 0
+    if "explain" not in words:  # which shows every architecture
+        assert err == "mathuser: the sample module, for x86_64 (--arch ARCH: another)\n"
+    line = refused(run(*words.replace("NAME", "mathusr").split()), "did you mean mathuser?")
+    assert line.startswith("execmem: no module mathusr in the samples")
+
+
+def test_a_sample_may_follow_a_file_and_a_file_a_sample(run, tmp_path, arch):
+    """The second module may be a sample's name or a file, whatever the first was."""
+    file = tmp_path / "mine.ko"
+    file.write_bytes(path(arch.name, "hello").read_bytes())
+    for first in ((file, "mathuser"), ("mathuser", file, "--arch", arch.name)):
+        code, out, _ = run("load", *first, "--json")
+        assert code == 0
+        names = {module["name"] for module in json.loads(out)["modules"]}
+        assert names == {"hello", "mathlib", "mathuser"}
+
+
+def test_a_tree_without_an_index_is_used_and_said(run, tmp_path, arch):
+    """Where there is no modules.dep the modules are asked, and a line says so."""
+    kernel = path(arch.name, "hello").parent
+    folder = tmp_path / "lib" / "modules" / "6.12.0"
+    shutil.copytree(kernel, folder / "kernel")
+    code, out, err = run("load", "mathuser", "--root", tmp_path, "--json")
+    assert code == 0
+    assert [module["name"] for module in json.loads(out)["modules"]] == ["mathlib", "mathuser"]
+    wanted = f"no modules.dep: asking the modules (depmod -b {tmp_path} 6.12.0 writes it)"
+    assert err == f"{folder}: {wanted}\n"
+    code, _, err = run("load", "mathuser", "--root", kernel)
+    assert (code, err) == (0, f"{kernel}: no modules.dep: asking the modules\n")
 
 
 def test_unresolved_symbols_are_all_named(run, tmp_path, arch):

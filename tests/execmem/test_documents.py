@@ -87,6 +87,7 @@ def test_documents_about_modules(capsys, arch, name, words):
         ("reach", ["reach"]),
         ("archs", ["archs"]),
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
+        ("compare --list", ["compare", "--list"]),
         ("demo", ["demo"]),
         *(("demo NAME", ["demo", name]) for name in DEMOS),
     ],

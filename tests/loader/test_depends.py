@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from loader.depends import find, open_tree
-from loader.errors import BadModule, MissingDependency
+from loader.depends import find, open_tree, tree_around
+from loader.errors import BadModule, MissingDependency, NoModule
 from loader.files import read_module
+from samples.modules import path, root
 
 DEP = """\
 kernel/lib/a.ko.xz:
@@ -69,7 +71,7 @@ def test_several_versions_are_not_chosen_between(tmp_path: Path) -> None:
 
 def test_a_root_without_modules_is_refused(tmp_path: Path) -> None:
     """A folder that holds no tree is named."""
-    with pytest.raises(BadModule, match="holds no lib/modules/VERSION"):
+    with pytest.raises(BadModule, match="holds no lib/modules/VERSION, and no modules"):
         open_tree(tmp_path)
 
 
@@ -110,3 +112,64 @@ def test_a_distributions_tree_is_whole(corpus: Path) -> None:
             assert set(found.to_load(needed)) <= set(order[: at + 1])
     first = next(n for n in found.files if found.path(n).is_file())
     assert read_module(find(found, first)).startswith(b"\x7fELF")
+
+
+def test_modules_without_an_index_say_what_they_need(tmp_path, arch):
+    """Where nobody ran depmod, the modules' own lines give what `modules.dep` would say."""
+    whole = open_tree(root(arch.name))
+    folder = tmp_path / "lib" / "modules" / "6.12.0"
+    shutil.copytree(whole.folder / "kernel", folder / "kernel")
+    for given in (tmp_path, folder, folder / "kernel"):
+        found = open_tree(given)
+        assert not found.indexed
+        assert whole.indexed
+        assert set(found.files) == set(whole.files)
+        for name in whole.files:
+            assert found.to_load(name) == whole.to_load(name)
+            assert set(found.needs[name]) == set(whole.needs[name])
+    inside = tree_around(folder / "kernel" / "mathuser.ko")
+    assert inside is not None
+    assert inside.folder == folder
+    assert find(inside, "mathlib") == folder / "kernel" / "mathlib.ko"
+    (folder.parent / "6.13.0").mkdir()  # without modules it is no version to choose from
+    assert open_tree(tmp_path).folder == folder
+    shutil.copytree(folder, folder.parent / "6.14.0")
+    with pytest.raises(BadModule, match=r"several versions \(6.12.0, 6.14.0\)"):
+        open_tree(tmp_path)
+
+
+def test_modules_beside_a_file_are_its_tree_where_they_are_all_it_needs(tmp_path, arch):
+    """A file in no tree finds what it depends on beside itself, or nothing at all."""
+    for name in ("mathuser", "hello"):
+        shutil.copy(path(arch.name, name), tmp_path)
+    assert tree_around(tmp_path / "mathuser.ko") is None
+    assert tree_around(tmp_path / "hello.ko") is None
+    shutil.copy(path(arch.name, "mathlib"), tmp_path)
+    found = tree_around(tmp_path / "mathuser.ko")
+    assert found is not None
+    assert found.to_load("mathuser") == ("mathlib", "mathuser")
+
+
+def test_circles_and_damage_do_not_keep_a_tree_from_being_read(tmp_path):
+    """Modules that need each other, themselves, or are no modules: each is listed once."""
+    for name, depends in (("a", "b"), ("b", "a,c"), ("c", "c"), ("d", "gone,e")):
+        (tmp_path / f"{name}.ko").write_bytes(f"\0depends={depends}\0".encode())
+    (tmp_path / "e.ko.xz").write_bytes(b"\xfd7zXZ\x00damaged")
+    found = open_tree(tmp_path)
+    assert {name: found.needs[name] for name in "abcde"} == {
+        "a": ("c", "b"),
+        "b": ("a", "c"),
+        "c": (),
+        "d": ("gone", "e"),
+        "e": (),
+    }
+    assert "f" not in found.needs
+
+
+def test_near_names_are_asked_for(tmp_path):
+    """A name that nearly is a module's is answered with the question whether that was meant."""
+    tree(tmp_path)
+    with pytest.raises(
+        NoModule, match=r"^no module b_d in .*lib/modules/.* \(did you mean b_b\?\)$"
+    ):
+        find(open_tree(tmp_path), "b_d")

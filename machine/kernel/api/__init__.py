@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from allocator.errors import ExecmemError
+from allocator.plugins import SYMBOLS, bring, installed
+from machine.kernel import table
 from machine.kernel.api import (
     aes,
     algorithms,
@@ -43,3 +46,25 @@ from machine.kernel.api import (
     xxhash,
     zstd,
 )
+
+_brought: set[str] = set()
+
+
+def bring_installed() -> None:
+    """Let installed packages declare their symbols (entry point `execmem.symbols`), once.
+
+    ExecmemError, which names the package, where one cannot; it has declared nothing then.
+    """
+    for name, point in installed(SYMBOLS).items():
+        if name in _brought:
+            continue
+        functions, data = set(table.FUNCTIONS), set(table.DATA)
+        try:
+            bring(point)
+        except ExecmemError:
+            for symbol in table.FUNCTIONS.keys() - functions:
+                del table.FUNCTIONS[symbol]
+            for symbol in table.DATA.keys() - data:
+                del table.DATA[symbol]
+            raise
+        _brought.add(name)
