@@ -31,7 +31,7 @@ samples: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "execmem needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zstd,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kernels,test]'
 	touch $@
 
 # ORACLE (a path list) names recordings of real kernels, CORPUS the files they leave out.

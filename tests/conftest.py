@@ -25,53 +25,55 @@ def arch(request: pytest.FixtureRequest) -> archs.Arch:
     return request.param
 
 
-def _folders(variable: str, what: str) -> list[Path]:
+def folders(variable: str, what: str) -> list[Path]:
+    """Return the folders that a variable lists, or skip."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} names no folder with {what}")
     return [Path(part) for part in value.split(os.pathsep) if part]
 
 
-def _of_arch(folders: Iterable[Path], arch: archs.Arch) -> Path:
-    for folder in folders:
+def of_arch(found: Iterable[Path], arch: archs.Arch) -> Path:
+    """Return the folder of an architecture in the first of those found that has one, or skip."""
+    for folder in found:
         for name in (arch.name, *arch.aliases):
             if (folder / name).is_dir():
                 return folder / name
-    pytest.skip(f"{os.pathsep.join(map(str, folders))} has nothing for {arch.name}")
+    pytest.skip(f"{os.pathsep.join(map(str, found))} has nothing for {arch.name}")
 
 
-def _of_releases(folders: Iterable[Path], arch: archs.Arch) -> dict[str, Path]:
+def _of_releases(given: Iterable[Path], arch: archs.Arch) -> dict[str, Path]:
     """Return the `RELEASE-ARCH` folders of an architecture, by release."""
     found: dict[str, Path] = {}
-    for folder in folders:
+    for folder in given:
         for path in sorted(p for p in folder.iterdir() if p.is_dir()):
             release, dash, name = path.name.rpartition("-")
             if dash and name in (arch.name, *arch.aliases):
                 found[release] = path
     if not found:
-        pytest.skip(f"{os.pathsep.join(map(str, folders))} has no release for {arch.name}")
+        pytest.skip(f"{os.pathsep.join(map(str, given))} has no release for {arch.name}")
     return found
 
 
 @pytest.fixture
 def corpus(arch: archs.Arch) -> Path:
     """Return the root (of lib/modules/VERSION) that holds distribution modules of `arch`."""
-    return _of_arch(_folders("EXECMEM_CORPUS", "distribution modules"), arch)
+    return of_arch(folders("EXECMEM_CORPUS", "distribution modules"), arch)
 
 
 @pytest.fixture
 def oracle(arch: archs.Arch) -> Path:
     """Return the folder of what a real kernel of `arch` did with its modules."""
-    return _of_arch(_folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
+    return of_arch(folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
 
 
 @pytest.fixture
 def other_recordings(arch: archs.Arch) -> dict[str, Path]:
     """Return what real kernels of other releases did with their modules: release -> folder."""
-    return _of_releases(_folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
+    return _of_releases(folders("EXECMEM_ORACLE", "recordings of real kernels"), arch)
 
 
 @pytest.fixture
 def kernels(arch: archs.Arch) -> dict[str, Path]:
     """Return release -> folder with its image, configuration and modules (`boot`, `lib`)."""
-    return _of_releases(_folders("EXECMEM_KERNELS", "kernels"), arch)
+    return _of_releases(folders("EXECMEM_KERNELS", "kernels"), arch)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-import lzma
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import archs
 from loader.btf import BadBtf, Btf, Constant, Kind, Member, Parameter, Place, Variable
 from loader.elf import parse
 from loader.files import read_module
+from loader.kernel.image import KernelImage
 from tests.support.btfwriter import Writer, ask_everything, blob
 from tests.support.tools import cross
 
@@ -342,11 +343,12 @@ def _without_encoding(shown: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _same(b: Btf, *files: Path) -> None:
+def _same(b: Btf, *files: Path, step: int = 1) -> None:
+    """Compare every type, or every so manieth."""
     expected = _bpftool(*files)
     own = [t for t in expected if t["id"] in b.numbers]
     assert len(own) == len(b.numbers)
-    for shown in own:
+    for shown in own[::step]:
         mine = _without_encoding(_as_bpftool(b, shown["id"]))
         assert mine == _without_encoding(shown)
 
@@ -373,37 +375,20 @@ def modules_with_btf(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_kernels_equal_bpftools(kernels: dict[str, Path], tmp_path: Path) -> None:
-    """Every type of real kernels, and of the modules that split theirs, equals bpftool's."""
+    """Types of real kernels, and of modules that split theirs, equal bpftool's."""
     compared = 0
     for release, folder in kernels.items():
         for image in sorted((folder / "boot").glob("vmlinu*")):
-            raw = _blob_of(image)
-            if raw is None:
-                continue
+            raw = KernelImage.parse(image.read_bytes(), image.name).btf_blob()
+            assert raw is not None
             path = tmp_path / f"{release}.btf"
             path.write_bytes(raw)
             base = Btf.parse(raw, name=release)
-            _same(base, path)
-            for name, split in list(modules_with_btf(folder))[:4]:
+            _same(base, path, step=5)
+            for name, split in islice(modules_with_btf(folder), 4):
                 module = tmp_path / name
                 module.write_bytes(split)
                 _same(Btf.parse(split, base=base, name=name), path, module)
             compared += 1
     if not compared:
-        pytest.skip("no image whose BTF stands in it as it is")
-
-
-def _blob_of(image: Path) -> bytes | None:
-    """Return the largest BTF blob in an image that is packed as a whole, if any."""
-    raw = image.read_bytes()
-    if image.suffix == ".xz":
-        raw = lzma.decompress(raw)
-    best, at = b"", raw.find(b"\x9f\xeb\x01\x00\x18")
-    while at >= 0:
-        types, size, strings, length = (
-            int.from_bytes(raw[at + k : at + k + 4], "little") for k in (8, 12, 16, 20)
-        )
-        if types == 0 and strings == size and len(best) < size + length < len(raw) - at:
-            best = raw[at : at + 24 + size + length]
-        at = raw.find(b"\x9f\xeb\x01\x00\x18", at + 1)
-    return best or None
+        pytest.skip("no folder has an image")
