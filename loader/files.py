@@ -1,25 +1,52 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Module files: plain, or compressed the ways a kernel installs them.
 
-The format is told by the first bytes, not by the name. Decompression stops at a limit,
-so that a small hostile file cannot fill the host's memory.
+The format is told by the first bytes, not by the name. Beside xz, gzip and zstd, bzip2 and
+lzma are read, which Python has; what else is known by its magic is refused by name.
+Decompression goes in small steps and stops at a limit, so that a small hostile file cannot
+fill the host's memory.
 """
 
 from __future__ import annotations
 
+import bz2
+import io
 import lzma
 import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from loader.errors import BadModule
 
 MAX_SIZE = 1 << 30
+# Bytes that any compressed file may give, and beyond it for each byte that it has: modules come
+# to ten, bombs to sixty thousand.
+SMALL, RATIO = 1 << 26, 256
 MAX_WINDOW = 1 << 28  # bytes that a decompressor may keep; xz -9 needs 65 MiB
+ZSTD_WINDOW = 1 << 27  # what the zstd program takes without being asked
+PIECE = 1 << 16
+_FIRST = 512
 SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 _XZ, _GZIP, _ZSTD = b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+_BZIP2 = b"BZh"
+_BZIP2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))
+_UNSUPPORTED = {
+    b"\x04\x22\x4d\x18": "compressed with lz4, as no kernel installs modules; decompress it (lz4 -d)",
+    b"\x02\x21\x4c\x18": "compressed with lz4, as no kernel installs modules; decompress it (lz4 -d)",
+    b"\x89LZO\x00\r\n\x1a\n": "compressed with lzop; decompress it (lzop -d)",
+    b"\x1f\x9d": "compressed with compress; decompress it (gzip -d)",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"!<arch>\n": "an ar archive; unpack it, or give a .deb by that name",
+    b"\xed\xab\xee\xdb": "an RPM package; give it by a name that ends in .rpm",
+    b"070701": "a cpio archive; unpack it",
+}
 
 
 @attrs.frozen
@@ -76,43 +103,223 @@ def read_module(path: str | Path) -> bytes:
 
 
 def decompress(raw: bytes, name: str) -> bytes:
-    """Return `raw` as it is, or decompressed when it is an xz, gzip or zstd stream."""
+    """Return `raw` as it is, or decompressed when it begins with a stream of a known format.
+
+    What follows the first stream is treated as the format's own program does: further streams
+    are decompressed too, padding is skipped.
+    """
+    found = _format_of(raw)
+    if found is None:
+        if what := unsupported(raw):
+            raise BadModule(name, "file", what)
+        return raw
+    image, room, at = io.BytesIO(), _limit(raw), 0
     try:
-        if raw.startswith(_XZ):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_WINDOW), raw, name)
-        if raw.startswith(_GZIP):
-            return _bounded(zlib.decompressobj(wbits=31), raw, name)
-        if raw.startswith(_ZSTD):
-            return _zstd(raw, name)
-    except (lzma.LZMAError, zlib.error) as error:
+        while at < len(raw):
+            stream = found.stream()
+            step = _FIRST
+            while not stream.eof:
+                chunk = raw[at : at + min(step, found.step)]
+                if not chunk:
+                    raise BadModule(name, "compressed data", "truncated")
+                at, step = at + len(chunk), 2 * step
+                for piece in found.pieces(stream, chunk):
+                    room -= len(piece)
+                    if room < 0:
+                        raise BadModule(name, "compressed data", _too_large(raw))
+                    image.write(piece)
+            at = found.following(raw, at - len(stream.unused_data))
+    except found.errors as error:
         raise BadModule(name, "compressed data", f"damaged: {error}") from None
-    return raw
-
-
-def _bounded(stream: lzma.LZMADecompressor | zlib._Decompress, raw: bytes, name: str) -> bytes:
-    image = stream.decompress(raw, MAX_SIZE)
-    if not stream.eof:
-        what = f"larger than {MAX_SIZE:#x} bytes" if len(image) >= MAX_SIZE else "truncated"
-        raise BadModule(name, "compressed data", what)
-    return image
-
-
-def _zstd(raw: bytes, name: str) -> bytes:
-    try:
-        import zstandard
     except ImportError:
         reason = "zstd needs the 'zstandard' package: pip install 'execmem[zstd]'"
         raise BadModule(name, "compressed data", reason) from None
-    stream = zstandard.ZstdDecompressor().decompressobj()
-    image = bytearray()
+    except _Refused as error:
+        raise BadModule(name, "compressed data", str(error)) from None
+    return image.getvalue()
+
+
+def _limit(raw: bytes) -> int:
+    """Return how many bytes a compressed file may give."""
+    return min(MAX_SIZE, max(SMALL, RATIO * len(raw)))
+
+
+def _too_large(raw: bytes) -> str:
+    limit = _limit(raw)
+    why = "" if limit == MAX_SIZE else f", the most that {len(raw):#x} compressed ones may give"
+    return f"larger than {limit:#x} bytes{why}"
+
+
+# Formats: what their own programs (xz, gzip, zstd, bzip2) accept -------------------------------
+
+
+class _Refused(Exception):
+    """What follows a stream cannot be read, or the file's format is not supported."""
+
+
+@attrs.frozen(kw_only=True)
+class _Format:
+    """A compressed format.
+
+    Parameters
+    ----------
+    stream
+        Returns a decompressor for one stream.
+    errors
+        What it raises for damaged data.
+    pieces
+        Yields what it makes of a chunk, in small pieces.
+    following
+        Returns where the next stream begins, given the end of one; the file's end for none.
+    step
+        Bytes to give at most at a time.
+    """
+
+    stream: Callable[[], Any]
+    errors: tuple[type[Exception], ...] = ()
+    pieces: Callable[[Any, bytes], Iterator[bytes]]
+    following: Callable[[bytes, int], int]
+    step: int = PIECE
+
+
+def _by_need(stream: Any, chunk: bytes) -> Iterator[bytes]:
+    """Yield what lzma's and bz2's decompressors make of a chunk."""
+    yield stream.decompress(chunk, PIECE)
+    while not stream.eof and not stream.needs_input:
+        yield stream.decompress(b"", PIECE)
+
+
+def _by_tail(stream: Any, chunk: bytes) -> Iterator[bytes]:
+    """Yield what zlib's decompressor makes of a chunk."""
+    piece = stream.decompress(chunk, PIECE)
+    while piece or stream.unconsumed_tail:
+        yield piece
+        if stream.eof:
+            return
+        piece = stream.decompress(stream.unconsumed_tail, PIECE)
+
+
+def _at_once(stream: Any, chunk: bytes) -> Iterator[bytes]:
+    """Yield what zstandard's decompressor makes of a chunk, which must be small."""
+    yield stream.decompress(chunk)
+
+
+def _after_xz(raw: bytes, at: int) -> int:
+    """Skip stream padding: zeros, four at a time; nothing else may follow."""
+    start = _skip_zeros(raw, at)
+    if start < len(raw) and not raw.startswith(_XZ, start):
+        raise _Refused(f"damaged: no xz stream at {start:#x}, behind one that ends at {at:#x}")
+    if (start - at) % 4:
+        raise _Refused(f"damaged: {start - at} bytes of padding at {at:#x}, no multiple of 4")
+    return start
+
+
+def _after_gzip(raw: bytes, at: int) -> int:
+    """Look for another member; anything else is ignored, as gzip does (it warns)."""
+    return at if raw.startswith(_GZIP, at) else len(raw)
+
+
+def _after_bzip2(raw: bytes, at: int) -> int:
+    return at if raw.startswith(_BZIP2, at) else len(raw)
+
+
+def _after_zstd(raw: bytes, at: int) -> int:
+    if at < len(raw) and not _is_zstd(raw, at):
+        raise _Refused(f"damaged: no zstd frame at {at:#x}, behind one that ends there")
+    return at
+
+
+def _after_lzma(raw: bytes, at: int) -> int:
+    if at < len(raw):
+        raise _Refused(f"damaged: {len(raw) - at} bytes behind the only stream, at {at:#x}")
+    return at
+
+
+def _skip_zeros(raw: bytes, at: int) -> int:
+    """Return where the first byte stands, from `at` on, that is not zero."""
+    while at < len(raw):
+        chunk = raw[at : at + PIECE]
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            return at + len(chunk) - len(rest)
+        at += len(chunk)
+    return at
+
+
+def _zstd_stream() -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+
+
+def _is_zstd(raw: bytes, at: int = 0) -> bool:
+    """Return whether a frame begins there, or one to be skipped."""
+    return raw.startswith(_ZSTD, at) or (
+        raw[at + 1 : at + 4] == _ZSTD_SKIPPABLE and raw[at] & 0xF0 == 0x50
+    )
+
+
+def _is_lzma(raw: bytes) -> bool:
+    """Return whether a file begins as .lzma does, which has no magic; the rules are xz's own."""
+    if len(raw) < 14 or raw[0] >= 225 or raw[13]:
+        return False
+    dictionary, size = (int.from_bytes(raw[a:b], "little") for a, b in ((1, 5), (5, 13)))
+    top = 1 << dictionary.bit_length() >> 1
+    usual = dictionary == 0xFFFF_FFFF or (dictionary >= 4096 and dictionary - top in (0, top // 2))
+    return usual and (size == (1 << 64) - 1 or size < 1 << 38)
+
+
+def _format_of(raw: bytes) -> _Format | None:
+    """Return the format of a file; None: it is taken for a plain one."""
+    if raw.startswith(_XZ):
+        return _FORMATS["xz"]
+    if raw.startswith(_GZIP):
+        return _FORMATS["gzip"]
+    if raw.startswith(_BZIP2) and raw[4:10] in _BZIP2_BLOCKS:
+        return _FORMATS["bzip2"]
+    if _is_zstd(raw):
+        return _zstd_format()
+    return _FORMATS["lzma"] if _is_lzma(raw) else None
+
+
+def _zstd_format() -> _Format:
     try:
-        # 4 KiB of input give at most 128 MiB, so the limit is not overrun by more than that.
-        for at in range(0, len(raw), 4096):
-            image += stream.decompress(raw[at : at + 4096])
-            if len(image) >= MAX_SIZE:
-                raise BadModule(name, "compressed data", f"larger than {MAX_SIZE:#x} bytes")
-            if stream.eof:
-                return bytes(image)
-    except zstandard.ZstdError as error:
-        raise BadModule(name, "compressed data", f"damaged: {error}") from None
-    raise BadModule(name, "compressed data", "truncated")
+        from zstandard import ZstdError
+    except ImportError:
+        return _FORMATS["zstd"]
+    return attrs.evolve(_FORMATS["zstd"], errors=(ZstdError,))
+
+
+def unsupported(raw: bytes) -> str:
+    """Return what a file is that nothing here decompresses; empty: not one that is known."""
+    return next((what for magic, what in _UNSUPPORTED.items() if raw.startswith(magic)), "")
+
+
+_FORMATS: Mapping[str, _Format] = {
+    "xz": _Format(
+        stream=partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MAX_WINDOW),
+        errors=(lzma.LZMAError,),
+        pieces=_by_need,
+        following=_after_xz,
+    ),
+    "lzma": _Format(
+        stream=partial(lzma.LZMADecompressor, lzma.FORMAT_ALONE, MAX_WINDOW),
+        errors=(lzma.LZMAError,),
+        pieces=_by_need,
+        following=_after_lzma,
+    ),
+    "gzip": _Format(
+        stream=partial(zlib.decompressobj, 31),
+        errors=(zlib.error,),
+        pieces=_by_tail,
+        following=_after_gzip,
+    ),
+    "bzip2": _Format(
+        stream=bz2.BZ2Decompressor,
+        errors=(OSError,),
+        pieces=_by_need,
+        following=_after_bzip2,
+    ),
+    # A block of three bytes and one gives 128 KiB, so that 512 bytes give 16 MiB at the most.
+    "zstd": _Format(stream=_zstd_stream, pieces=_at_once, following=_after_zstd, step=512),
+}

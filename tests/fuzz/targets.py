@@ -9,6 +9,7 @@ prove, each time, that a refusal changed nothing.
 
 from __future__ import annotations
 
+import bz2
 import gc
 import gzip
 import lzma
@@ -280,6 +281,11 @@ def streams() -> list[bytes]:
     stream = zstandard.ZstdCompressor(write_checksum=True).compressobj()
     frames.append(stream.compress(image) + stream.flush())
     frames += [lzma.compress(bytes(1 << 20)), gzip.compress(bytes(1 << 20))]
+    halves = image[:1500], image[1500:]
+    for pack in (lzma.compress, gzip.compress, zstandard.compress, bz2.compress):
+        frames.append(b"".join(map(pack, halves)) + bytes(8))
+    frames.append(lzma.compress(image, format=lzma.FORMAT_ALONE))
+    frames.append(bytes.fromhex("502a4d1804000000") + bytes(4) + zstandard.compress(image))
     return [*frames, zstandard.compress(bytes(1 << 20)), image]
 
 
