@@ -105,6 +105,8 @@ class Plt:
     placeholders
         Sections that must be executable although the file does not say so, with the
         bytes that they hold once a module is loaded.
+    required
+        Whether the loader refuses a module without the sections.
     """
 
     section: str
@@ -116,6 +118,7 @@ class Plt:
     align: int
     branches: tuple[int, ...]
     placeholders: Mapping[str, int]
+    required: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -567,6 +570,10 @@ class Arch:
         Section of the global offset table, where a module may have one.
     errata
         CPU errata that the loader can work around, by number.
+    vermagic
+        What the kernel that is modelled calls itself and its build (VERMAGIC_STRING).
+    livepatching
+        Whether it is built with CONFIG_LIVEPATCH.
     structure_sizes
         Kernel structures whose size depends on the architecture or its kernel's configuration,
         and their bytes.
@@ -588,6 +595,8 @@ class Arch:
     address_map: Callable[..., AddressMap]
     image_size: int
     trap: bytes
+    vermagic: str
+    livepatching: bool
     structure_sizes: tuple[tuple[str, int], ...]
     function_alignment: int
     module_struct: ModuleStruct

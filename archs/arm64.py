@@ -447,6 +447,8 @@ ARM64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
+    vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
+    livepatching=False,
     # Devices have memory for DMA of their own.
     structure_sizes=(("device", 784), ("scatterlist", 32)),
     function_alignment=8,
@@ -502,6 +504,7 @@ ARM64 = Arch(
         align=64,
         branches=(282, 283),
         placeholders={".text.ftrace_trampoline": 12, ".init.text.ftrace_trampoline": 12},
+        required=True,
     ),
     got_section=".got",
     errata={

@@ -319,6 +319,8 @@ RISCV64 = Arch(
     address_map=address_map,
     image_size=IMAGE_SIZE,
     trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
+    vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
+    livepatching=False,
     # No CONFIG_NEED_SG_DMA_LENGTH.
     structure_sizes=(("device", 768), ("scatterlist", 24)),
     function_alignment=2,

@@ -169,7 +169,7 @@ def relocations_of(view: ElfView) -> int:
 def job_of(view: ElfView, stem: Path) -> peers.Job:
     """Return the job that `ours` does, for a peer."""
     start, places, end = placed(view, plan(view))
-    percpu = view.section(PERCPU_SECTION)
+    percpu = view.find(PERCPU_SECTION)
     if percpu is not None:
         places[percpu.index] = end
     return peers.prepare(view, places, dict.fromkeys(view.undefined, start), stem)

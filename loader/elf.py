@@ -27,6 +27,7 @@ from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
 from archs import ALL, Arch, by_machine
+from loader.checks import Refused, refused, violation
 from loader.errors import BadModule
 
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
@@ -62,6 +63,7 @@ SYMBOL = np.dtype(
         ("size", "<u8"),
     ]
 )
+VERSION = np.dtype([("crc", "<u8"), ("name", "S56")])  # struct modversion_info
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<u8")])
 
 
@@ -170,6 +172,18 @@ class ElfView:
     def section(self, name: str) -> Section | None:
         """Return the first section called `name`."""
         return self._by_name.get(name)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the sections, by index; of the null section none."""
+        return ("", *[section.name for section in self.sections[1:]])
+
+    def find(self, name: str) -> Section | None:
+        """Return the first allocated section called `name` (kernel: find_sec)."""
+        found = self._by_name.get(name)
+        if found is None or found.allocated:
+            return found
+        return next((s for s in self.sections[1:] if s.name == name and s.allocated), None)
 
     @cached_property
     def _by_name(self) -> Mapping[str, Section]:
@@ -286,15 +300,36 @@ class ElfView:
         parts = (e.decode("utf-8", "backslashreplace").partition("=") for e in entries if e)
         return tuple((tag, value) for tag, _, value in parts)
 
-    @cached_property
+    def all_modinfo(self, tag: str) -> tuple[str, ...]:
+        """Return every value of a tag of `.modinfo`, in order."""
+        return tuple(value for name, value in self._modinfo if name == tag)
+
+    @property
     def versions(self) -> frozenset[str]:
         """Names that the kernel build vouched for in `__versions` (CONFIG_MODVERSIONS)."""
-        section = self.section("__versions")
-        if section is None:
-            return frozenset()
-        raw = bytes(self.contents(section))
-        names = (raw[at + 8 : at + 64].split(b"\0")[0] for at in range(0, len(raw) - 63, 64))
-        return frozenset(name.decode("utf-8", "backslashreplace") for name in names)
+        return frozenset(self.crcs)
+
+    @cached_property
+    def crcs(self) -> Mapping[str, int]:
+        """Names -> CRCs of what the module was built against; of a repeated name the first.
+
+        From the extended tables where they are there (since Linux 6.13), else `__versions`.
+        """
+        crcs, names = self.find("__version_ext_crcs"), self.find("__version_ext_names")
+        if crcs is not None and names is not None:
+            values = np.frombuffer(self.contents(crcs)[: crcs.size & -4], "<u4").tolist()
+            titles = bytes(self.contents(names)).split(b"\0")
+            pairs = zip(titles, values, strict=False)
+        else:
+            section = self.find("__versions")
+            raw = self.contents(section) if section is not None else memoryview(b"")
+            table = np.frombuffer(raw[: len(raw) // VERSION.itemsize * VERSION.itemsize], VERSION)
+            titles = [title.partition(b"\0")[0] for title in table["name"].tolist()]
+            pairs = zip(titles, table["crc"].tolist(), strict=True)
+        found: dict[str, int] = {}
+        for title, value in pairs:
+            found.setdefault(title.decode("utf-8", "backslashreplace"), value)
+        return found
 
 
 def arch_of(data: bytes, name: str = "<bytes>") -> Arch:
@@ -321,7 +356,7 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     """
     found, count, table = _header(data, name, arch)
     if count == 0:
-        raise BadModule(name, "section headers", "there are none")
+        raise _no_sections(data, name, table)
     string_index = int.from_bytes(data[62:64], "little")
     sections = _sections(data, name, data[table : table + count * SECTION.size], string_index)
     symbols, first_global, strings = _symbols(data, name, sections)
@@ -334,9 +369,11 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
 def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
     """Return architecture, number of section headers and their file offset."""
     if data[:4] != b"\x7fELF":
-        raise BadModule(name, "ELF header", "not an ELF file (no \\x7fELF at the start)")
+        reason = "not an ELF file (no \\x7fELF at the start)"
+        raise refused("elf-magic", name, "ELF header", reason)
     if len(data) < 64:
-        raise BadModule(name, "ELF header", f"truncated: the file has {len(data)} of 64 bytes")
+        reason = f"truncated: the file has {len(data)} of 64 bytes"
+        raise refused("elf-length", name, "ELF header", reason, size=len(data))
     usual = _usual_header(data)
     if usual is not None and (wanted is None or wanted.machine == usual[0].machine):
         return usual
@@ -351,22 +388,46 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
         raise BadModule(name, "ELF header", "big endian; modules here are little endian")
     if header.e_type != "ET_REL":
         reason = f"{header.e_type} is not a relocatable object (ET_REL); is it a linked program?"
-        raise BadModule(name, "ELF header", reason)
+        kind = int.from_bytes(data[16:18], "little")
+        raise refused("elf-type", name, "ELF header", reason, type=kind)
     machine = int.from_bytes(data[18:20], "little")
     found = by_machine(machine)
     if found is None:
         known = ", ".join(f"{a.name} ({a.machine})" for a in ALL)
-        raise BadModule(name, "ELF header", f"machine {machine} is none of {known}")
+        reason = f"machine {machine} is none of {known}"
+        raise refused("elf-machine", name, "ELF header", reason, machine=machine)
     if wanted is not None and found.machine != wanted.machine:
-        raise BadModule(name, "ELF header", f"built for {found.name}, not for {wanted.name}")
+        reason = f"built for {found.name}, not for {wanted.name}"
+        raise refused("elf-machine", name, "ELF header", reason, machine=machine)
     if header.e_shentsize != SECTION.size:
         reason = f"entry size {header.e_shentsize}, expected {SECTION.size}"
-        raise BadModule(name, "section headers", reason)
+        raise refused("elf-entry-size", name, "section headers", reason)
     if header.e_shoff + header.e_shnum * SECTION.size > len(data):
         end = header.e_shoff + header.e_shnum * SECTION.size
         reason = f"truncated: they end at {end:#x}, the file at {len(data):#x}"
-        raise BadModule(name, "section headers", reason)
+        raise refused("elf-table", name, "section headers", reason)
     return found, int(header.e_shnum), int(header.e_shoff)
+
+
+def _no_sections(data: bytes, name: str, table: int) -> Refused:
+    """Return why a file with e_shnum 0 is no module: it has none, or says elsewhere how many.
+
+    Where the count does not fit sixteen bits, it stands in section 0 (ELF, "extended section
+    numbering"), which kernels want to be empty.
+    """
+    index = int.from_bytes(data[62:64], "little")
+    first = violation("elf-names", "section headers", "there are none", index=index, count=0)
+    if not table or table + SECTION.size > len(data):
+        return Refused.by(name, (first,))
+    _, kind, _, _, _, count, *_ = SECTION.unpack_from(data, table)
+    if not kind and not count:
+        return Refused.by(name, (first,))
+    reason = (
+        f"section 0 is not empty: it says that there are {count}, and a module has at most "
+        f"{MAX_SECTIONS - 1} (extended section numbering); hint: link its sections together"
+    )
+    found = violation("elf-section-0", "section headers", reason, type=kind)
+    return Refused.by(name, (attrs.evolve(first, reason=reason), found))
 
 
 def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
@@ -391,7 +452,12 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
     """Return the checked sections; column by column, because most are as they should be."""
     headers = list(SECTION.iter_unpack(table))
     if not 0 < string_index < len(headers):
-        raise BadModule(name, "ELF header", f"e_shstrndx {string_index} is no section")
+        reason, count = f"e_shstrndx {string_index} is no section", len(headers)
+        raise refused("elf-names", name, "ELF header", reason, index=string_index, count=count)
+    _, kind, _, address, _, size, *_ = headers[0]
+    if kind or address or size:
+        reason = f"is not empty: type {kind}, address {address:#x}, size {size:#x}"
+        raise refused("elf-section-0", name, "section 0", reason, type=kind)
     strings = _strings(data, name, headers[string_index], string_index)
     starts, kinds, flags, _, offsets, sizes, links, infos, aligns, entsizes = zip(
         *headers, strict=True
@@ -400,7 +466,8 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
     if max(starts) >= limit:
         index = next(number for number, start in enumerate(starts) if start >= limit)
         reason = f"name offset {starts[index]:#x} is outside the string table"
-        raise BadModule(name, f"section {index}", reason)
+        more = {"index": index, "type": kinds[index]}
+        raise refused("elf-section-name", name, f"section {index}", reason, **more)
     # Without a NUL at the end of the range, find() gives -1.
     ends = [strings.find(0, start, start + MAX_NAME) for start in starts]
     if min(ends) < 0:
@@ -422,8 +489,11 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
     ):
         for index, header in enumerate(headers):
             reason = _bad_section(data, header, index)
+            where = f"section {index} ({titles[index]})"
+            if reason.startswith("truncated"):
+                raise refused("elf-section", name, where, reason, index=index, type=header[1])
             if reason:
-                raise BadModule(name, f"section {index} ({titles[index]})", reason)
+                raise BadModule(name, where, reason)
     aligns = tuple([align or 1 for align in aligns])
     columns = range(len(headers)), titles, kinds, flags, offsets, sizes, aligns, links, infos
     return tuple(map(_section, zip(*columns, strict=True)))
@@ -449,7 +519,9 @@ def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> byt
     _, _, _, _, offset, size, *_ = header
     strings = data[offset : offset + size]
     if len(strings) != size or not strings or strings[-1] != 0:
-        raise BadModule(name, f"section {index}", "string table is truncated or not NUL-terminated")
+        check = "elf-names-end" if size else "elf-names-empty"
+        reason = "string table is truncated or not NUL-terminated"
+        raise refused(check, name, f"section {index}", reason)
     return strings
 
 
@@ -460,10 +532,12 @@ def _symbols(
     found = [section for section in sections[1:] if section.type == SHT_SYMTAB]
     if len(found) != 1:
         what = "no symbol table; was it stripped?" if not found else "more than one symbol table"
-        raise BadModule(name, "symbol table", what)
+        raise refused("symtab-once", name, "symbol table", what)
     (table,) = found
     if not 0 < table.link < len(sections):
-        raise BadModule(name, "symbol table", f"string table {table.link} is no section")
+        reason, count = f"string table {table.link} is no section", len(sections)
+        more = {"link": table.link, "count": count}
+        raise refused("elf-string-link", name, "symbol table", reason, **more)
     names = sections[table.link]
     end = names.offset + names.size
     if not names.size or names.type == SHT_NOBITS or data[end - 1 : end] != b"\0":
@@ -479,7 +553,14 @@ def _symbols(
     index = named["shndx"]
     if named.size and int(np.maximum.reduce(index)) >= len(sections):
         beyond = index >= len(sections)
-        _first(name, "symbol", index == SHN_COMMON, "is COMMON; build with -fno-common", first)
+        _first(
+            name,
+            "symbol",
+            index == SHN_COMMON,
+            "is COMMON; build with -fno-common",
+            first,
+            "common",
+        )
         beyond &= (index != SHN_ABS) & (index != SHN_LIVEPATCH)
         _first(name, "symbol", beyond, "lies in a section that does not exist", first)
     if named.size > MAX_UNDEFINED:
@@ -565,9 +646,19 @@ def _check_symbols_of(view: ElfView) -> None:
                 _first(view.name, where, lost, "names no symbol")
 
 
-def _first(name: str, what: str, bad: NDArray[np.bool_], reason: str, number_from: int = 0) -> None:
+def _first(
+    name: str,
+    what: str,
+    bad: NDArray[np.bool_],
+    reason: str,
+    number_from: int = 0,
+    check: str = "",
+) -> None:
     """Refuse the file when any entry is bad, naming the first and how many there are."""
     if bad.any():
         count = int(bad.sum())
         more = f" (and {count - 1} more)" if count > 1 else ""
-        raise BadModule(name, f"{what} {int(bad.argmax()) + number_from}", reason + more)
+        where = f"{what} {int(bad.argmax()) + number_from}"
+        if check:
+            raise refused(check, name, where, reason + more)
+        raise BadModule(name, where, reason + more)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno as numbers
+from typing import ClassVar
+
 import attrs
 
 from allocator.errors import AllocationError, ExecmemError, printable
@@ -15,6 +18,17 @@ class LoadError(ExecmemError):
     """A module was refused; memory, allocator and symbol tables are as before."""
 
     module: str
+    _errno: ClassVar[int | None] = None
+
+    @property
+    def errno(self) -> int | None:
+        """What the kernel returns, as a positive number; None: it is not the kernel that refuses."""
+        return self._errno
+
+    @property
+    def line(self) -> str:
+        """What the kernel writes to its log; empty for nothing."""
+        return ""
 
 
 @attrs.define(auto_exc=True, str=False)
@@ -56,6 +70,8 @@ class MissingDependency(LoadError):
     symbols: tuple[str, ...]
     hint: str
 
+    _errno: ClassVar[int | None] = numbers.ENOENT
+
     def __str__(self) -> str:
         text = f"{self.module}: missing dependency: {', '.join(self.missing)}"
         if self.symbols:
@@ -87,6 +103,8 @@ class UnresolvedSymbols(LoadError):
     module: str
     names: tuple[str, ...]
     hint: str
+
+    _errno: ClassVar[int | None] = numbers.ENOENT
 
     def __str__(self) -> str:
         count = len(self.names)
@@ -137,6 +155,8 @@ class RelocationError(LoadError):
     failures: tuple[RelocationFailure, ...]
     total: int
 
+    _errno: ClassVar[int | None] = numbers.ENOEXEC
+
     def __str__(self) -> str:
         lines = [failure.text(self.module) for failure in self.failures[:SHOWN]]
         if self.total > SHOWN:
@@ -162,6 +182,8 @@ class LivepatchError(LoadError):
     where: str
     reason: str
 
+    _errno: ClassVar[int | None] = numbers.ENOEXEC
+
     def __str__(self) -> str:
         who = "" if self.patch == self.module else f"livepatch {self.patch}: "
         return f"{self.module}: {who}{self.where}: {self.reason}"
@@ -173,6 +195,8 @@ class OutOfMemory(LoadError):
 
     module: str
     cause: AllocationError
+
+    _errno: ClassVar[int | None] = numbers.ENOMEM
 
     def __str__(self) -> str:
         return printable(f"{self.module}: {self.cause}")
@@ -186,6 +210,8 @@ class BadParameter(LoadError):
     parameter: str
     reason: str
 
+    _errno: ClassVar[int | None] = numbers.EINVAL
+
     def __str__(self) -> str:
         return printable(f"{self.module}: parameter '{self.parameter}': {self.reason}")
 
@@ -197,6 +223,8 @@ class SymbolClash(LoadError):
     module: str
     names: tuple[str, ...]
     owners: tuple[str, ...]
+
+    _errno: ClassVar[int | None] = numbers.ENOEXEC
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{n} (by {o})" for n, o in zip(self.names, self.owners, strict=True))
@@ -235,10 +263,15 @@ class ModuleInUse(LoadError):
     references: int = 0
     permanent: bool = False
 
+    @property
+    def errno(self) -> int:
+        """What the kernel returns."""
+        return numbers.EBUSY if self.permanent and not self.users else numbers.EAGAIN
+
     def __str__(self) -> str:
         if self.users:
             return printable(f"{self.module}: in use by {', '.join(self.users)}")
-        if self.permanent:
+        if self.permanent:  # the kernel looks at that first
             text = "permanent: it has an init and no exit"
         else:
             plural = "" if self.references == 1 else "s"
@@ -253,6 +286,8 @@ class ModuleStateError(LoadError):
     module: str
     operation: str
     state: str
+
+    _errno: ClassVar[int | None] = numbers.EEXIST
 
     def __str__(self) -> str:
         return printable(f"{self.module}: cannot {self.operation}: the module is {self.state}")

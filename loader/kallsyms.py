@@ -32,7 +32,7 @@ def sizes_with_symbols(view: ElfView, layout: Layout) -> Mapping[MemType, int]:
     kept = np.zeros(len(view.sections) + 1, np.bool_)
     for index, placement in layout.placements.items():
         kept[index] = not placement.type.is_init
-    percpu = view.section(PERCPU_SECTION)
+    percpu = view.find(PERCPU_SECTION)
     if percpu is not None:
         kept[percpu.index] = True
     core = kept[np.minimum(symbols["shndx"], len(view.sections))] & (symbols["name"] != 0)

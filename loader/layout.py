@@ -41,7 +41,6 @@ SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
-NOT_PLACED = frozenset((*UNLOADED_SECTIONS, PERCPU_SECTION))
 MAX_TOTAL = 1 << 31  # bytes; a file of a few KiB may declare any amount of .bss
 THIS_MODULE = ".gnu.linkonce.this_module"
 
@@ -157,11 +156,12 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     frob = _Frob(view, errata)
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
+    percpu = view.find(PERCPU_SECTION)
     for section in view.sections[1:]:
         flags, align = section.flags, section.align
         if section.index in forced:
             flags, align = flags | forced[section.index][0], forced[section.index][1]
-        if not flags & SHF_ALLOC or section.name in NOT_PLACED:
+        if not flags & SHF_ALLOC or section.name in UNLOADED_SECTIONS or section is percpu:
             continue
         if section.name in RO_AFTER_INIT_SECTIONS:
             flags |= SHF_RO_AFTER_INIT
@@ -174,7 +174,6 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     if total >= MAX_TOTAL:
         reason = f"need {total:#x} bytes; no range for modules has {MAX_TOTAL:#x}"
         raise BadModule(view.name, "sections", reason)
-    percpu = view.section(PERCPU_SECTION)
     return Layout(
         placements,
         sizes,

@@ -20,11 +20,12 @@ import numpy as np
 from allocator import Allocation, AllocationError, Execmem, ExecmemError, Pending
 from allocator.types import MemType
 from archs import Arch, Checks
+from loader.admission import Admission, Gate, Notice, taints_text
 from loader.elf import STT_FUNC, STT_OBJECT, ElfView, parse
-from loader.errors import BadModule, ModuleInUse, ModuleStateError, OutOfMemory
+from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
 from loader.finalize import Environment, finalise
-from loader.layout import PERCPU_SECTION, THIS_MODULE, Layout, plan, with_stub_sections
+from loader.layout import PERCPU_SECTION, Layout, plan, with_stub_sections
 from loader.link import Linked, link_view
 from loader.livepatch import Livepatches, Written, check, resolve_at_load
 from loader.symbols import Export, SymbolTable, exports_of
@@ -81,6 +82,10 @@ class LoadedModule:
         What of a livepatch's relocations was written after the load; None: nothing.
     this
         What is known of its struct module.
+    taints
+        How the module taints the kernel: letters, in the kernel's order.
+    notices
+        What is assumed about it.
     """
 
     name: str
@@ -98,6 +103,8 @@ class LoadedModule:
     users: set[str] = attrs.field(factory=set)
     livepatch: Written | None = None
     this: ThisModule | None = None
+    taints: str = ""
+    notices: tuple[Notice, ...] = ()
 
     @property
     def arch(self) -> Arch:
@@ -190,6 +197,8 @@ class Loader:
         Told of a module after it became COMING, LIVE or UNLOADED.
     postponed
         Regions without a module that could not be freed yet.
+    gate
+        What the kernel lets in.
     """
 
     arch: Arch
@@ -206,6 +215,7 @@ class Loader:
     modules: dict[str, LoadedModule] = attrs.field(factory=dict)
     postponed: list[Allocation] = attrs.field(factory=list)
     on_change: Callable[[LoadedModule], None] = lambda _module: None
+    gate: Gate = attrs.field(default=attrs.Factory(lambda self: Gate(self.arch), takes_self=True))
 
     def form(self, image: bytes, name: str) -> LoadedModule:
         """Bring a module to the state COMING: in memory, protected, not yet initialised.
@@ -223,27 +233,48 @@ class Loader:
             Nothing was changed.
         """
         self.reclaim()
+        try:
+            return self._admitted(image, name)
+        except LoadError as error:
+            self.gate.report(error)
+            raise
+
+    def _admitted(self, image: bytes, name: str) -> LoadedModule:
+        """Check a module as load_module() does, and form it."""
         view = parse(image, name, arch=self.arch)
         title = view.modinfo.get("name") or module_name(name)
-        this = this_module(view)
-        if this is None:
-            reason = f"no {THIS_MODULE} section: a relocatable object, but no kernel module"
-            raise BadModule(name, "sections", reason)
-        if title in self.modules:
-            raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
         if self.stub_sections:
             view = with_stub_sections(view)
+        admission = Admission(self.gate, view, title)
+        try:
+            admission.structure()
+            module = self._formed(view, title, admission)
+        except BaseException:
+            admission.undo()
+            raise
+        admission.settle()
+        return module
+
+    def _formed(self, view: ElfView, title: str, admission: Admission) -> LoadedModule:
+        name = view.name
+        if title in self.modules:
+            raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
+        this = this_module(view)
         layout = plan(view, errata=self.errata)
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]
         check(view)
-        addresses, providers, unknown = self.symbols.resolve(view, missing)
+        admission.taint()
+        hidden = admission.imports(self.symbols.exports, self._taints_of)
+        addresses, providers, unknown = self.symbols.resolve(view, missing, hidden)
         more, missed = resolve_at_load(view, title, self.symbols, self.modules)
         try:
             module = self._place(view, layout, title, {**addresses, **more}, (*unknown, *missed))
             module.this = this
         except AllocationError as error:
             raise OutOfMemory(name, error) from error
+        module.taints = taints_text(admission.taints)
+        module.notices = tuple(admission.notices)
         # What the module's depends= names is held, used or not, as modprobe would keep it.
         module.providers = providers | frozenset(needed)
         for provider in module.providers:
@@ -255,6 +286,9 @@ class Loader:
             self.discard(module)
             raise
         return module
+
+    def _taints_of(self, title: str) -> str:
+        return self.modules[title].taints
 
     def _place(
         self,

@@ -7,15 +7,17 @@ what their `__ksymtab` sections export and take it away when they go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
+import numpy as np
 
 from loader.elf import MAX_NAME, ElfView
 from loader.errors import BadModule, MissingDependency, SymbolClash, UnresolvedSymbols
 
 KSYMTABS = ("__ksymtab", "__ksymtab_gpl")
+KSYM_FLAG_GPL = 1  # in `__kflagstab`, which has a byte for every export since Linux 7
 
 
 class KernelSymbols(Protocol):
@@ -38,12 +40,24 @@ class KernelSymbols(Protocol):
 
 @attrs.frozen
 class Export:
-    """One exported symbol."""
+    """One exported symbol.
+
+    Parameters
+    ----------
+    gpl
+        Whether only modules with a compatible licence may use it.
+    namespace
+        Which namespace those import; empty for none.
+    crc
+        Version of its type (CONFIG_MODVERSIONS), or None.
+    """
 
     name: str
     address: int
     owner: str
     gpl: bool
+    namespace: str = ""
+    crc: int | None = None
 
 
 @attrs.define
@@ -64,9 +78,17 @@ class SymbolTable:
     exports: dict[str, Export] = attrs.field(factory=dict)
 
     def resolve(
-        self, view: ElfView, missing_modules: Iterable[str] = ()
+        self,
+        view: ElfView,
+        missing_modules: Iterable[str] = (),
+        hidden: frozenset[str] = frozenset(),
     ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
         """Return addresses of undefined names, the owning modules, and names nobody implements.
+
+        Parameters
+        ----------
+        hidden
+            Names that the module may not see: weak ones, which stay 0.
 
         Raises
         ------
@@ -78,6 +100,8 @@ class SymbolTable:
         unknown: list[str] = []
         from_kernel: list[str] = []
         for name in view.undefined:
+            if name in hidden:
+                continue
             export = self.exports.get(name)
             if export is not None:
                 found[name] = export.address
@@ -126,29 +150,76 @@ def exports_of(
 
     An entry is (value, name, namespace): 32-bit self-relative words where the
     architecture has CONFIG_HAVE_ARCH_PREL32_RELOCATIONS, pointers elsewhere
-    (include/linux/export-internal.h).
+    (include/linux/export-internal.h). CRCs are in a table beside it. Which exports are
+    GPL-only says the table that they are in, or since Linux 7 a table of flags.
     """
-    strings = view.section("__ksymtab_strings")
+    strings = view.find("__ksymtab_strings")
+    flags = view.find("__kflagstab")
+    marks = bytes(view.contents(flags)) if flags is not None else b""
     found: list[Export] = []
     for title in KSYMTABS:
-        section = view.section(title)
+        section = view.find(title)
         if section is None or strings is None or not {section.index, strings.index} <= {*linked}:
             continue
-        table, start = linked[section.index], addresses[section.index]
-        names, first = bytes(linked[strings.index]), addresses[strings.index]
-        width = 4 if view.arch.prel32 else 8
-        for at in range(0, len(table) - 3 * width + 1, 3 * width):
-            value, name = (
-                int.from_bytes(table[at + k : at + k + width], "little", signed=width == 4)
-                + (start + at + k if width == 4 else 0)
-                for k in (0, width)
-            )
-            at_name = name - first
-            text = names[at_name : at_name + MAX_NAME].partition(b"\0")[0] if at_name >= 0 else b""
-            if len(text) == MAX_NAME:
-                raise BadModule(view.name, title, f"a name has {MAX_NAME} bytes or more")
-            if text:
-                found.append(
-                    Export(text.decode("utf-8", "backslashreplace"), value, owner, "gpl" in title)
-                )
+        table = _Table(
+            (view.name, title),
+            4 if view.arch.prel32 else 8,
+            bytes(linked[section.index]),
+            addresses[section.index],
+            bytes(linked[strings.index]),
+            addresses[strings.index],
+        )
+        gpl, crcs = title.endswith("_gpl"), _crcs_of(view, title)
+        for number, at in enumerate(table.entries):
+            name = table.text(at + table.width)
+            if not name:
+                continue
+            marked = marks[number] & KSYM_FLAG_GPL if number < len(marks) else 0
+            space = table.text(at + 2 * table.width)
+            crc = crcs[number] if number < len(crcs) else None
+            found.append(Export(name, table.address(at), owner, gpl or marked > 0, space, crc))
     return tuple(found)
+
+
+@attrs.frozen
+class _Table:
+    """A `__ksymtab` and its strings: what errors name, bytes of a field, contents, addresses."""
+
+    where: tuple[str, str]
+    width: int
+    data: bytes
+    start: int
+    strings: bytes
+    first: int
+
+    @property
+    def entries(self) -> range:
+        """Where entries begin."""
+        return range(0, len(self.data) - 3 * self.width + 1, 3 * self.width)
+
+    def address(self, at: int) -> int:
+        """Return where a field points; 0 where it is empty."""
+        relative = self.width == 4
+        value = int.from_bytes(self.data[at : at + self.width], "little", signed=relative)
+        return value + self.start + at if value and relative else value
+
+    def text(self, at: int) -> str:
+        """Return the string that a field points at; empty where it points elsewhere."""
+        there = self.address(at) - self.first
+        found = self.strings[there : there + MAX_NAME].partition(b"\0")[0] if there >= 0 else b""
+        if len(found) == MAX_NAME:
+            raise BadModule(*self.where, f"a name has {MAX_NAME} bytes or more")
+        return found.decode("utf-8", "backslashreplace")
+
+
+def _crcs_of(view: ElfView, table: str) -> Sequence[int]:
+    """Return the CRCs that stand beside a table of exports, where they stand there as numbers.
+
+    Until Linux 5.18 they are symbols' values, which relocations bring; those are not read.
+    """
+    section = view.find(table.replace("ksymtab", "kcrctab"))
+    if section is None or any(t.target.index == section.index for t in view.tables):
+        return ()
+    raw = view.contents(section)
+    crcs: list[int] = np.frombuffer(raw[: len(raw) & -4], "<u4").tolist()
+    return crcs

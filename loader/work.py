@@ -62,7 +62,7 @@ class SymbolValues:
         count = len(view.sections) + SECTION_CODE + 1
         bases, known = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
         found = dict(addresses)
-        section = view.section(PERCPU_SECTION)
+        section = view.find(PERCPU_SECTION)
         if section is not None and percpu is not None:
             found[section.index] = percpu
         where = np.fromiter(found, np.intp, len(found)) + SECTION_CODE

@@ -36,11 +36,13 @@ from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
+from loader.admission import Notice, constructors_of, taints_text
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
+from loader.versions import TreeFacts, facts_of
 from machine.arguments import Argument, Out
 from machine.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
@@ -135,6 +137,11 @@ class Machine:
         goes is in `leaks`.
     heap_limit
         Bytes that the guest may allocate; beyond, it gets no memory.
+    force
+        Load modules as `modprobe --force` does: what they were built for does not count, and
+        the kernel is tainted. The attribute of this name may be changed at any time.
+    constructors
+        Model a kernel with CONFIG_CONSTRUCTORS, which runs a module's before its init.
     """
 
     def __init__(
@@ -153,6 +160,8 @@ class Machine:
         cpus: int = 1,
         kasan: bool = False,
         heap_limit: int = HEAP_LIMIT,
+        force: bool = False,
+        constructors: bool = False,
     ) -> None:
         bring_installed()
         self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
@@ -215,6 +224,10 @@ class Machine:
         )
         self.structs = self.kernel.modules = ModuleStructs(self.kernel, self.loader.modules)
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
+        gate = self.loader.gate
+        gate.facts, gate.log = self._facts, self.kernel.say
+        gate.force, gate.constructors = force, constructors
+        self._tree_facts: TreeFacts | None = None
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
         self._disassembler = Disassembler(self.arch)
@@ -331,6 +344,31 @@ class Machine:
             raise MissingDependency(name, tuple(dict.fromkeys(missing)), (), hint)
         return [n for n in dict.fromkeys(order) if n not in self.loader.modules]
 
+    @property
+    def force(self) -> bool:
+        """Whether modules are loaded as `modprobe --force` does."""
+        return self.loader.gate.force
+
+    @force.setter
+    def force(self, force: bool) -> None:
+        self.loader.gate.force = force
+
+    @property
+    def taints(self) -> str:
+        """How modules have tainted the kernel: letters, as /proc/sys/kernel/tainted has bits."""
+        return taints_text(self.loader.gate.taints)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was assumed about the modules that were loaded, in order."""
+        return tuple(self.loader.gate.notices)
+
+    def _facts(self) -> TreeFacts | None:
+        """Return what the tree that was named says about its kernel."""
+        if self._tree_facts is None and self.tree is not None:
+            self._tree_facts = facts_of(self.tree, self.arch)
+        return self._tree_facts
+
     def _load_one(
         self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]
     ) -> Module:
@@ -370,12 +408,23 @@ class Machine:
             init_result=result,
             init_fault=stopped,
             log=tuple(self.kernel.log[first_line:]),
+            taints=loaded.taints,
+            notices=loaded.notices,
         )
         module = Module(self, loaded, report)
         self.modules[loaded.name] = module
         return module
 
+    def _run_constructors(self, loaded: LoadedModule) -> None:
+        """Run a module's constructors, where the kernel does that (do_mod_ctors)."""
+        section = constructors_of(loaded.view) if self.loader.gate.constructors else None
+        if section is not None:
+            place = loaded.sections[section.index]
+            for at in range(0, place.size & -8, 8):
+                self.call(self.kernel.word(place.address + at))
+
     def _run_init(self, loaded: LoadedModule) -> int | None:
+        self._run_constructors(loaded)
         address = self.structs.entry(loaded, "init")
         result = None
         if address:
@@ -436,7 +485,7 @@ class Machine:
         Parameters
         ----------
         force
-            Also where the guest holds references to it, or it has an init and no exit.
+            Also where the guest holds references to it, or it has an init and no exit (taint R).
 
         Raises
         ------
@@ -449,11 +498,13 @@ class Machine:
                 raise ModuleInUse(loaded.name, tuple(sorted(loaded.users)))
             self._discard(loaded)
             return
-        if not force and not loaded.users and loaded.state is State.LIVE:
-            if self.structs.entry(loaded, "init") and not self.structs.entry(loaded, "exit"):
-                raise ModuleInUse(loaded.name, permanent=True)
-            if held := self.structs.held(loaded):
-                raise ModuleInUse(loaded.name, references=held)
+        if not loaded.users and loaded.state is State.LIVE:
+            begins, ends = (self.structs.entry(loaded, name) for name in ("init", "exit"))
+            permanent, held = bool(begins and not ends), self.structs.held(loaded)
+            if not force and (permanent or held):
+                raise ModuleInUse(loaded.name, references=held, permanent=permanent)
+            if permanent or held:
+                self.loader.gate.taints.add("R")
         self.loader.begin_unload(loaded)
         address = self.structs.entry(loaded, "exit")
         self.structs.going(loaded)
@@ -478,8 +529,10 @@ class Machine:
 
     def _remove(self, module: Module) -> None:
         """Unload a dependency again, whatever its exit does."""
+        tainted = set(self.loader.gate.taints)
         with suppress(ExecmemError):
             self.unload(module, force=True)
+        self.loader.gate.taints &= tainted
 
     # Calls -----------------------------------------------------------------------------------
 

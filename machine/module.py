@@ -12,6 +12,7 @@ import attrs
 from allocator import Allocation
 from allocator.markup import table
 from allocator.types import MemType, size_text
+from loader.admission import Notice
 from loader.module import LoadedModule, LoadedSection, State
 from machine.drawing import svg
 from machine.faults import BadCall, Fault
@@ -45,6 +46,10 @@ class ModuleReport:
         Where init stopped because this kernel does not have what it called.
     log
         What the kernel log got while the module was loaded.
+    taints
+        How the module taints the kernel: letters, as /sys/module/NAME/taint has them.
+    notices
+        What is assumed about the module.
     """
 
     name: str
@@ -59,6 +64,8 @@ class ModuleReport:
     init_result: int | None
     init_fault: Fault | None
     log: tuple[LogLine, ...]
+    taints: str = ""
+    notices: tuple[Notice, ...] = ()
 
     def _repr_html_(self) -> str:
         rows = [
@@ -83,6 +90,11 @@ class Module:
     def name(self) -> str:
         """The module's name."""
         return self.loaded.name
+
+    @property
+    def taints(self) -> str:
+        """How the module taints the kernel: letters, as /sys/module/NAME/taint has them."""
+        return self.loaded.taints
 
     @property
     def state(self) -> State:

@@ -18,6 +18,7 @@ import attrs
 
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
+from loader.admission import TAINTS
 from loader.module import LoadedModule, State
 from machine.kernel.kernel import Kernel
 
@@ -74,6 +75,7 @@ class ModuleStructs:
         if node is not None:
             self._insert(node, self._head)
         self._kobject(loaded)
+        self._put(loaded, "taints", sum(1 << TAINTS.index(letter) for letter in loaded.taints), 8)
         for name in ("version", "srcversion"):
             text = loaded.view.modinfo.get(name)
             if text is not None and loaded.member(name) is not None:

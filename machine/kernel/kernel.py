@@ -88,10 +88,14 @@ class Unknown(enum.Enum):
 
 @attrs.frozen
 class LogLine:
-    """One record of the kernel log; `level` 0 (KERN_EMERG) to 7 (KERN_DEBUG)."""
+    """One record of the kernel log; `level` 0 (KERN_EMERG) to 7 (KERN_DEBUG).
+
+    `loading` marks what the kernel's loader says about a module, not the module itself.
+    """
 
     level: int
     text: str
+    loading: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.define
@@ -817,13 +821,19 @@ class Kernel:
         pc = self.cpu.read(self.arch.calling.program_counter)
         raise Fault(FaultKind.MEMORY_LIMIT, pc, self.caller(), reason=what)
 
-    def _emit(self, text: str) -> None:
+    def say(self, level: int, text: str) -> None:
+        """Append what the kernel's loader says of a module."""
+        self.flush_log()
+        self._level = level
+        self._emit(text, loading=True)
+
+    def _emit(self, text: str, *, loading: bool = False) -> None:
         if len(self.log) >= LOG_LINES and self.executing:
             self._overflow(f"the kernel log holds {LOG_LINES} lines")
         if self._log_left < len(text) and self.executing:
             self._overflow(f"the kernel log holds {LOG_LIMIT} characters")
         self._log_left -= len(text)
-        line = LogLine(self._level, text)
+        line = LogLine(self._level, text, loading)
         self.log.append(line)
         if self.on_log is not None:
             self.on_log(line)

@@ -29,7 +29,10 @@ from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import ABS64, PREL32, THIS_MODULE_SIZE, exports, module
 
-THIS = Sec(".gnu.linkonce.this_module", bytes(max(THIS_MODULE_SIZE.values())), A | W, align=64)
+THIS = {
+    machine: Sec(".gnu.linkonce.this_module", bytes(size), A | W, align=64)
+    for machine, size in THIS_MODULE_SIZE.items()
+}
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def test_exports_that_share_one_name(arch) -> None:
     relas = [Rela(3 * width * n + width, kind, "__kstrtab_f") for n in range(count)]
     table = Sec("__ksymtab", bytes(3 * width * count), A, align=width, relas=relas)
     strings = Sec("__ksymtab_strings", b"\0" + b"n" * MIB + b"\0", A)
-    image = write(machine, [table, strings, THIS, Sec("f")], [*symbols, Sym("f", "f")])
+    image = write(machine, [table, strings, THIS[machine], Sec("f")], [*symbols, Sym("f", "f")])
     world = loader(arch)
     free = world.execmem.memory.physical.free_bytes
     with bounded(), pytest.raises(BadModule, match=f"__ksymtab: a name has {MAX_NAME} bytes"):
@@ -109,7 +112,8 @@ def test_exports_that_share_one_name(arch) -> None:
 def test_exports_whose_names_are_not_loaded(arch) -> None:
     """Without its strings in memory a table of exports offers nothing."""
     tables, symbols = exports(arch.machine, ("f",))
-    plain = [tables[0], Sec("__ksymtab_strings", tables[1].data, 0), THIS, Sec("f", b"", A)]
+    this = THIS[arch.machine]
+    plain = [tables[0], Sec("__ksymtab_strings", tables[1].data, 0), this, Sec("f", b"", A)]
     relocated = [Sec(s.name, s.data, s.flags, s.type, s.align) for s in plain]
     image = write(arch.machine, relocated, [*symbols, Sym("f", "f")])
     assert loader(arch).form(image, "mute.ko").exports == ()
@@ -163,15 +167,17 @@ def test_absurd_sections(fields: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("kind", [elf.SYMTAB, elf.RELA, elf.REL])
 def test_entry_zero_is_no_section(kind: int) -> None:
-    """The null section is no table, whatever type, place and size it claims."""
+    """A null section that claims to be a table is refused, as kernels refuse it."""
     image = elf.section(module(62), 0, type=kind, offset=1 << 60, size=24 << 30, info=1, entsize=24)
-    assert len(parse(image).tables) == len(parse(module(62)).tables)
+    with pytest.raises(BadModule, match=f"section 0: is not empty: type {kind}"):
+        parse(image)
 
 
 def test_sections_that_overlap_in_the_file(arch) -> None:
     """A small file that shows one MiB a thousand times is refused for want of memory."""
     big = Sec("big", bytes(MIB), A | W)
-    image = write(arch.machine, [big, THIS, *(Sec("more", b"x", A | W) for _ in range(1000))])
+    this = THIS[arch.machine]
+    image = write(arch.machine, [big, this, *(Sec("more", b"x", A | W) for _ in range(1000))])
     offset = elf._field(image, "big", "offset")
     damaged = bytearray(image)
     for number in range(3, 1003):

@@ -37,6 +37,12 @@ CALL_CODE = {
     AARCH64: (bytes.fromhex("00000094"), 0, 0),
     RISCV: (bytes.fromhex("97000000e7800000"), 0, 0),
 }
+# As the sample modules' own: they are taken for modules of the kernel that is modelled.
+VERMAGIC = {
+    X86_64: "6.12.0-samples SMP preempt mod_unload ",
+    AARCH64: "6.12.0-samples SMP mod_unload aarch64",
+    RISCV: "6.12.0-samples SMP mod_unload riscv",
+}
 RETURN = {
     X86_64: b"\xc3",
     AARCH64: bytes.fromhex("c0035fd6"),
@@ -125,7 +131,7 @@ def module(
     plt: bool = True,
     info: str = "",
     spins: str = "",
-    vermagic: str = "6.12.0 SMP mod_unload ",
+    vermagic: str | None = None,
     this_size: int = 0,
     entries: Mapping[int, str] | None = None,
     functions: tuple[str, str] = ("init_module", "cleanup_module"),
@@ -153,7 +159,7 @@ def module(
     spins
         `init` or `exit`: that never returns.
     vermagic
-        What the module says that it was built for.
+        What the module says that it was built for; as sample modules do by default.
     this_size, entries
         Bytes of struct module, and offset -> function of its pointers; 6.12's by default.
     functions, texts
@@ -175,7 +181,8 @@ def module(
         init, init_relas, leave = RETURN[machine], (), SPIN[machine]
     pointers = [f"{name}_work", *weak]
     data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
-    tags = ("license=GPL", f"depends={depends}", f"name={name}", f"vermagic={vermagic}")
+    magic = VERMAGIC[machine] if vermagic is None else vermagic
+    tags = ("license=GPL", f"depends={depends}", f"name={name}", f"vermagic={magic}")
     modinfo = "".join(f"{tag}\0" for tag in (*tags, info) if tag)
     if entries is None:
         entries = {INIT_AT[machine]: functions[0], EXIT_AT[machine]: functions[1]}
