@@ -423,6 +423,7 @@ RISCV64 = Arch(
         page_size_varies=False,
         anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE},
         constants={},
+        unsaved={"fflags": 0},
         canary=(Anchor.CURRENT, 1400),
         percpu_from_zero=False,
         code={},

@@ -48,6 +48,7 @@ from archs.arch import (
     Arch,
     Branch,
     CallingConvention,
+    Debugging,
     Emulation,
     Emulator,
     Exceptions,
@@ -924,6 +925,20 @@ X86_64 = Arch(
         ret=_RET,
         copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
         exceptions=Exceptions(beyond={3: 1}),
+        unsaved_msrs=(
+            *range(0x200, 0x210),  # MTRRs: eight of variable ranges, then the fixed ones
+            *(0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF),
+            0x17B,  # MCG_CTL, and ten banks of machine checks
+            *range(0x400, 0x428),
+        ),
+        debugging=Debugging(
+            control="dr7",
+            enabled=0xFF,
+            registers=("dr0", "dr1", "dr2", "dr3"),
+            size=(8 + 4) * 8,  # the debug registers, then four pointers
+            setup={"rax": 0x400, "eflags": 0x1_0002},  # RF: not even at this instruction
+            code=bytes.fromhex("0f23f8"),  # mov %rax,%dr7
+        ),
         capabilities=frozenset(
             (
                 "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "

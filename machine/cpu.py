@@ -44,6 +44,7 @@ WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
+MARK = 0x5EED_0FF5_E700_0D0D  # what no register holds
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _PERMS = tuple(
@@ -122,6 +123,12 @@ class Cpu:
         self._maintaining = False
         self._locating: tuple[int, int] | None = None
         self._exceptions = emulation.exceptions
+        self._settled: unicorn.unicorn.UcContext | None = None
+        self._outside: dict[int, int] = {}
+        self._unsaved = list(emulation.unsaved.values())
+        self._debugging = emulation.debugging
+        self._armed_at = 0  # where a context holds what that says
+        self.disarm = 0  # address of `Debugging.code`
         self.on_tick: Callable[[], object] | None = None
         self.on_trap: Callable[[int], int | None] | None = None
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
@@ -147,6 +154,7 @@ class Cpu:
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
+        self._set_unsaved = self.bank(tuple(emulation.unsaved))
         self._unsubscribe = (
             memory.on_tlb_flush(self._flush_tlb),
             memory.on_icache_sync(self.sync_icache),
@@ -409,11 +417,72 @@ class Cpu:
 
     def context(self) -> unicorn.unicorn.UcContext:
         """Return a copy of all registers, to be given to `restore`."""
+        if self._armed():
+            self._disarm()
         return self.uc.context_save()
 
     def restore(self, context: unicorn.unicorn.UcContext) -> None:
         """Set all registers to what `context` saved."""
+        if self._armed():
+            self._disarm()
         self.uc.context_restore(context)
+
+    def settle(self) -> None:
+        """Remember every register as it is now, for `reset`."""
+        emulation = self.arch.emulation
+        for name, value in emulation.privilege.items():
+            self.write(name, value)
+        self._outside = {n: self.uc.msr_read(n) for n in emulation.unsaved_msrs}
+        debugging = self._debugging
+        if debugging is not None:
+            # Where they stand in a context is the emulator's business; so it is asked.
+            first, before = debugging.registers[0], self.uc.context_save()
+            self.write(first, MARK)
+            self._armed_at = bytes(self.uc.context_save()).index(MARK.to_bytes(8, "little"))
+            self.uc.context_restore(before)
+        self._settled = self.uc.context_save()
+
+    def reset(self, *, fully: bool = False) -> None:
+        """Set every register to what it was at `settle`, whatever a guest made of it.
+
+        Parameters
+        ----------
+        fully
+            Those too that do nothing but keep a value, and take long.
+        """
+        assert self._settled is not None
+        self.restore(self._settled)
+        if self._unsaved:
+            self._set_unsaved(self._unsaved)
+        if fully:
+            for number, value in self._outside.items():
+                self.uc.msr_write(number, value)
+
+    def _armed(self) -> bool:
+        """Return whether the guest has set hardware breakpoints."""
+        debugging = self._debugging
+        return debugging is not None and self.read(debugging.control) & debugging.enabled != 0
+
+    def _disarm(self) -> None:
+        """End the guest's hardware breakpoints.
+
+        Unicorn keeps a list of them, and beside the registers pointers into that list, which a
+        copy of the registers must not outlive. Only an instruction clears both. It executes
+        on the settled CPU, for the guest may be where that instruction is refused.
+        """
+        debugging, settled = self._debugging, self._settled
+        assert debugging is not None
+        assert settled is not None
+        guest, between = self.uc.context_save(), self.uc.context_save()
+        _copy(between, settled, 0, settled.size)
+        _copy(between, guest, self._armed_at, debugging.size)
+        self.uc.context_restore(between)
+        for name, value in debugging.setup.items():
+            self.write(name, value)
+        self._counted = True
+        self.uc.emu_start(self.disarm, 0, count=1)
+        _copy(guest, self.uc.context_save(), self._armed_at, debugging.size)
+        self.uc.context_restore(guest)
 
     def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
         """Call `callback(address)` before each instruction in [start, end) executes."""
@@ -568,6 +637,19 @@ class Cpu:
             self._stale.clear()
             # What was looked up at the window must not stay executable there.
             self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+
+def _copy(
+    to: unicorn.unicorn.UcContext, source: unicorn.unicorn.UcContext, start: int, size: int
+) -> None:
+    """Copy a part of one saved context to another one of the same CPU."""
+    ctypes.memmove(_address(to) + start, _address(source) + start, size)
+
+
+def _address(context: unicorn.unicorn.UcContext) -> int:
+    """Return where the registers stand that a context holds."""
+    found: int = context.context.value
+    return found
 
 
 def _constants(prefix: str) -> ModuleType:

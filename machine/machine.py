@@ -64,7 +64,7 @@ from machine.kernel.api.time import NSEC_PER_SEC, advance
 from machine.kernel.api.user import user_memory
 from machine.kernel.heap import LIMIT as HEAP_LIMIT
 from machine.kernel.kasan import CheckedHeap
-from machine.kernel.kernel import Kernel, LogLine, Unknown
+from machine.kernel.kernel import Kernel, LogLine, Parked, Unknown
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Registry
@@ -687,12 +687,19 @@ class Machine:
         seat = self._seat
         cpu, end = seat.cpu, self.kernel.return_address
         seat.depth += 1
+        failed = True
         try:
             cpu.run(address, end, instructions=None, seconds=None)
+            failed = False
         except Stop as stop:
             raise self.explain(stop) from None
+        except Parked:
+            failed = False
+            raise
         finally:
             seat.depth -= 1
+            if failed and not seat.depth:
+                cpu.reset(fully=True)
         return cpu.read(self.arch.calling.result)
 
     def _new_seat(self, cpu: Cpu) -> _Seat:
@@ -705,8 +712,10 @@ class Machine:
     def _prepare(self, seat: _Seat, slots: Sequence[int], stack: int | None = None) -> None:
         """Set a CPU's registers and stack as a call with these arguments does."""
         calling, cpu = self.arch.calling, seat.cpu
-        if not seat.depth and self.kernel.text is not None:
-            self.kernel.text.ftrace.begin()
+        if not seat.depth:
+            self.kernel.reset_cpu()
+            if self.kernel.text is not None:
+                self.kernel.text.ftrace.begin()
         if stack is not None:
             stack_pointer = stack
         elif seat.depth:
@@ -772,6 +781,7 @@ class Machine:
 
         def ended() -> None:
             seat.depth = 0
+            seat.cpu.reset(fully=True)
             del self.threads[cpu]
             release.close()
 

@@ -236,12 +236,16 @@ class Kernel:
                 access, resume = arch.emulation.fixups[name]
                 self.fixups[start + access] = start + resume
         self.copy = self._code(arch.emulation.copy)
+        debugging = arch.emulation.debugging
+        disarm = 0 if debugging is None else self._code(debugging.code)
         for variable in DATA.values():
             if variable.read is not None:  # these stay where they are
                 self.address(variable.name)
         for cpu in self.cpus:
             cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
             cpu.on_fetch = self._called_variable
+            cpu.disarm = disarm
+            cpu.settle()
 
     # The image ---------------------------------------------------------------------------
 
@@ -372,6 +376,13 @@ class Kernel:
             return self._run(*what)
         finally:
             self._tasks[number] = before
+            self._show_current()
+
+    def reset_cpu(self) -> None:
+        """Give this CPU the registers of a kernel thread that nobody has used yet."""
+        number = self.cpu.number
+        self.cpu.reset()
+        if self._tasks[number] != self.boot_tasks[number]:
             self._show_current()
 
     def _show_current(self) -> None:

@@ -137,6 +137,7 @@ def module(
     functions: tuple[str, str] = ("init_module", "cleanup_module"),
     texts: tuple[str, str] = (".init.text", ".exit.text"),
     runs: bool = False,
+    init: bytes = b"",
 ) -> bytes:
     """Return a loadable module.
 
@@ -166,6 +167,8 @@ def module(
         What init and exit are called, and the sections that they are in.
     runs
         Whether its functions can be executed, not only linked.
+    init
+        Code of its init, without relocations; by default it calls `NAME_work`.
     """
     work, work_relas = calls(machine, *undefined, keep=runs)
     text, bodies = work, []
@@ -173,12 +176,13 @@ def module(
         text += bytes(-len(text) % 16)
         bodies.append(Sym(body, ".text", len(text), len(RETURN[machine]), FUNC))
         text += RETURN[machine]
-    init, init_relas = calls(machine, f"{name}_work", keep=runs)
-    leave = RETURN[machine]
+    leave, init_relas = RETURN[machine], ()
     if spins == "init":
-        init, init_relas = SPIN[machine], ()
+        init = SPIN[machine]
     elif spins == "exit":
-        init, init_relas, leave = RETURN[machine], (), SPIN[machine]
+        init, leave = RETURN[machine], SPIN[machine]
+    elif not init:
+        init, init_relas = calls(machine, f"{name}_work", keep=runs)
     pointers = [f"{name}_work", *weak]
     data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
     magic = VERMAGIC[machine] if vermagic is None else vermagic

@@ -55,6 +55,14 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+def code(machine: int, source: str, folder: Path) -> bytes:
+    """Return the code that the GNU assembler makes of `source`, which needs no relocation."""
+    out = folder / "code.bin"
+    assemble(machine, source, folder)
+    run(cross(machine, "objcopy"), "-O", "binary", "-j", ".text", folder / "source.o", out)
+    return out.read_bytes()
+
+
 def assemble(machine: int, source: str, folder: Path) -> bytes:
     """Return the object file that the GNU assembler makes of `source`."""
     text, out = folder / "source.s", folder / "source.o"
