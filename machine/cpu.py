@@ -31,7 +31,7 @@ from unicorn import unicorn_const as uc_const
 from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
 from archs import Arch
-from machine.budget import Counter, Limits
+from machine.budget import Budget, Counter, Limits
 from machine.faults import FaultKind
 
 PAGE_MASK = -PAGE_SIZE
@@ -127,7 +127,7 @@ class Cpu:
         self._outside: dict[int, int] = {}
         self._unsaved = list(emulation.unsaved.values())
         self._debugging = emulation.debugging
-        self._armed_at = 0  # where a context holds what that says
+        self._breakpoints_at = 0  # where a context holds what that says
         self.disarm = 0  # address of `Debugging.code`
         self.on_tick: Callable[[], object] | None = None
         self.on_trap: Callable[[int], int | None] | None = None
@@ -251,15 +251,19 @@ class Cpu:
             self._inside, self._budget = inside, around
             self._miss = self._interrupt = None
             if inside:
-                # Starting at the end executes nothing. It sets the counter, and takes back a
-                # stop and an exception that were this run's.
-                left = around.left
-                count = UNLIMITED if self._counted else 0
-                if left is not None:
-                    count = self._armed = min(max(left, 1), TICK)
-                self.uc.emu_start(end, end, count=count)
-                if left is not None and left <= 0:
-                    self.uc.emu_stop()
+                self._return_to(around, end)
+
+    def _return_to(self, around: Budget, end: int) -> None:
+        """Let the run around a run that is over at `end` go on with its own budget."""
+        # Starting at the end executes nothing. It sets the counter, and takes back a stop and
+        # an exception that were the inner run's.
+        left = around.left
+        count = UNLIMITED if self._counted else 0
+        if left is not None:
+            count = self._armed = min(max(left, 1), TICK)
+        self.uc.emu_start(end, end, count=count)
+        if left is not None and left <= 0:
+            self.uc.emu_stop()
 
     @property
     def deadline(self) -> float | None:
@@ -417,13 +421,13 @@ class Cpu:
 
     def context(self) -> unicorn.unicorn.UcContext:
         """Return a copy of all registers, to be given to `restore`."""
-        if self._armed():
+        if self._has_breakpoints():
             self._disarm()
         return self.uc.context_save()
 
     def restore(self, context: unicorn.unicorn.UcContext) -> None:
         """Set all registers to what `context` saved."""
-        if self._armed():
+        if self._has_breakpoints():
             self._disarm()
         self.uc.context_restore(context)
 
@@ -438,7 +442,7 @@ class Cpu:
             # Where they stand in a context is the emulator's business; so it is asked.
             first, before = debugging.registers[0], self.uc.context_save()
             self.write(first, MARK)
-            self._armed_at = bytes(self.uc.context_save()).index(MARK.to_bytes(8, "little"))
+            self._breakpoints_at = bytes(self.uc.context_save()).index(MARK.to_bytes(8, "little"))
             self.uc.context_restore(before)
         self._settled = self.uc.context_save()
 
@@ -458,7 +462,7 @@ class Cpu:
             for number, value in self._outside.items():
                 self.uc.msr_write(number, value)
 
-    def _armed(self) -> bool:
+    def _has_breakpoints(self) -> bool:
         """Return whether the guest has set hardware breakpoints."""
         debugging = self._debugging
         return debugging is not None and self.read(debugging.control) & debugging.enabled != 0
@@ -475,13 +479,17 @@ class Cpu:
         assert settled is not None
         guest, between = self.uc.context_save(), self.uc.context_save()
         _copy(between, settled, 0, settled.size)
-        _copy(between, guest, self._armed_at, debugging.size)
+        _copy(between, guest, self._breakpoints_at, debugging.size)
         self.uc.context_restore(between)
         for name, value in debugging.setup.items():
             self.write(name, value)
-        self._counted = True
-        self.uc.emu_start(self.disarm, 0, count=1)
-        _copy(guest, self.uc.context_save(), self._armed_at, debugging.size)
+        if self._inside:
+            self._pay()
+        end = self.disarm + len(debugging.code)
+        self.uc.emu_start(self.disarm, end, count=UNLIMITED if self._counted else 0)
+        if self._inside:
+            self._return_to(self._budget, end)
+        _copy(guest, self.uc.context_save(), self._breakpoints_at, debugging.size)
         self.uc.context_restore(guest)
 
     def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
