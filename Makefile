@@ -53,7 +53,7 @@ bench: $(VENV)/.installed
 SECONDS ?= 60
 fuzz: $(VENV)/.installed
 ifeq ($(ENGINE),coverage)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for target in btf tables parse elf link load wrapper depends trace printf; do \
 		$(BIN)/python -m tests.fuzz.run $$target --coverage --seconds $(SECONDS) || exit 1; done
 else

@@ -89,10 +89,23 @@ def test_site_builds_without_a_warning(tmp_path):
     """The documentation is a site; every page is in its menu and every link leads somewhere."""
     pytest.importorskip("material", reason="mkdocs-material builds the site")
     pytest.importorskip("mkdocstrings", reason="mkdocstrings writes the Python reference")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
+    # Quietly, --strict would count no warning.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HERE)
-    assert done.returncode == 0, done.stderr
-    assert "Machine" in (tmp_path / "reference" / "api.html").read_text("utf-8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "WARNING" not in done.stderr
+    page = (tmp_path / "reference" / "api.html").read_text("utf-8")
+    assert "Machine" in page
+
+
+def test_whatever_installs_leaves_the_project_editable():
+    """Each pip command of the Makefile and of CI that installs the project does so editably."""
+    for file in ("Makefile", ".ci/run"):
+        found = re.findall(
+            r"^.*pip install.*'\.\[.*$", (HERE / file).read_text("utf-8"), re.MULTILINE
+        )
+        assert found
+        assert all("--editable" in line for line in found), file
 
 
 def test_every_mechanism_is_explained():
