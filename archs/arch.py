@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import AddressMap, TextPoke
+from allocator.types import PAGE_SIZE, AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
 from archs.text import Guest, TextPatching
@@ -613,6 +613,8 @@ class Arch:
     structure_sizes
         Kernel structures whose size depends on the architecture or its kernel's configuration,
         and their bytes.
+    page_sizes
+        Bytes that a kernel's pages may have.
     function_alignment
         Alignment of function entries in the kernel's configuration.
     module_struct
@@ -647,6 +649,7 @@ class Arch:
     emulation: Emulation
     finalisation: Finalisation | None = None
     patching: TextPatching | None = None
+    page_sizes: tuple[int, ...] = (PAGE_SIZE,)
 
     @property
     def calls(self) -> list[int]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from allocator.types import (
     GIB,
+    KIB,
     MIB,
     PAGE_SIZE,
     AddressMap,
@@ -452,6 +453,7 @@ ARM64 = Arch(
     # Devices have memory for DMA of their own.
     structure_sizes=(("device", 784), ("scatterlist", 32)),
     function_alignment=8,
+    page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
     module_struct=module_struct(
         1280,
         taints=864,

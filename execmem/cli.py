@@ -3,18 +3,16 @@
 
 A command's file under `execmem.commands` is imported when the command is used, so that
 help and completion cost no emulator. Exit codes: 0 done, 1 refused with a one-line reason
-on stderr, 2 usage, 130 interrupted.
+on stderr, 2 usage.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
-
-INTERRUPTED = 130  # 128 and SIGINT's number, as a shell has it
 
 # Command -> its line in the overview; the file has the command's own name.
 COMMANDS = {
@@ -26,6 +24,7 @@ COMMANDS = {
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",
+    "kernel": "Show what kernel an image is, and what is known of it.",
     "explain": "Write a page to explore: address space, reach, relocations.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
@@ -63,54 +62,17 @@ def cli() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process; what is refused is one line on stderr."""
-    sys.exit(_status(argv))
-
-
-def _status(argv: Sequence[str] | None) -> int:
-    """Run the command line; return the exit code."""
-    from execmem import streams
-
+    """Run the command line; whatever execmem refuses becomes one line and exit code 1."""
     try:
-        streams.prepare()
-        words = None if argv is None else list(argv)
-        code = cli.main(args=words, prog_name="execmem", standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        streams.complain(*_said(error))
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        streams.complain("execmem: interrupted")
-        return INTERRUPTED
-    except MemoryError:
-        streams.complain("execmem: out of memory")
-        return 1
+        cli.main(args=None if argv is None else list(argv), prog_name="execmem")
     except BrokenPipeError:
         # The reader went away (a pager that was quit): nothing is wrong with the result.
-        streams.drop_output()
-        return 0
-    except OSError as error:
-        streams.complain(f"execmem: {streams.trouble(error)}")
-        streams.drop_output()
-        return 1
+        sys.stderr.close()
+        sys.exit(0)
     except Exception as error:
         # Whoever raised one of the family has imported it; a help text has not.
         errors = sys.modules.get("allocator.errors")
         if errors is None or not isinstance(error, errors.ExecmemError):
             raise
-        told = str(error)
-        first, *more = told.split("\n") if error.multiline else [told]
-        streams.complain(f"execmem: {first}", *more)
-        return 1
-    return code if isinstance(code, int) else 0
-
-
-def _said(error: click.ClickException) -> Iterator[str]:
-    """Yield what click would say of a usage error; its words may come from anywhere."""
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        yield from error.ctx.get_usage().split("\n")
-        option = next(iter(error.ctx.help_option_names), None)
-        if option is not None:
-            yield f"Try '{error.ctx.command_path} {option}' for help."
-            yield ""
-    yield f"Error: {error.format_message()}"
+        click.echo(f"execmem: {error}", err=True)
+        sys.exit(1)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from allocator.files import write_file
 from allocator.types import ExecmemType, size_text
 from archs import Arch, archs
 from execmem.cli import COMMANDS, cli
@@ -138,4 +137,4 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 if __name__ == "__main__":
     for name, write in PAGES.items():
-        write_file(HERE / name, write())
+        (HERE / name).write_text(write(), "utf-8")

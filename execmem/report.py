@@ -10,22 +10,30 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from allocator.types import ExecmemType, Hex, Interval, size_text
 from archs import Arch
 from execmem import documents
-from execmem.streams import say
 from loader.link import Extent, extents
 from samples.story import Heading, Lines, Story, Text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from machine.machine import Machine
     from machine.module import Module
     from machine.reach import Measurement
+
+WIDTH = 80
+
+
+def console() -> Console:
+    """Return where results go: stdout, at most as wide as the terminal, at least readable."""
+    found = Console(highlight=False, soft_wrap=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:
@@ -42,7 +50,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: st
             no_wrap=name != columns[-1],
         )
     for row in rows:
-        found.add_row(*map(str, row))
+        found.add_row(*(escape(str(cell)) for cell in row))
     return found
 
 
@@ -152,14 +160,14 @@ def print_missing(machine: Machine) -> None:
         idle = len(symbols) - len(called)
         parts = [", ".join(called)] * bool(called) + [f"{idle} not called"] * bool(idle)
         if parts:
-            say(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
+            click.echo(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
 
 
 def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:
     """Show a loaded module: regions, sections, relocations, PLT entries, what is missing."""
     report, loaded = module.report, module.loaded
     title = f"{report.name}: {machine.arch.title}, design {report.design}, {module.state.value}"
-    out.print(title, style="bold")
+    out.print(f"[bold]{escape(title)}[/bold]")
     if loaded.providers:
         out.print(f"uses {', '.join(sorted(loaded.providers))}")
     out.print()
@@ -194,8 +202,7 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
     if report.unknown:
         out.print(
             f"{len(report.unknown)} kernel symbols are not implemented; calling one stops: "
-            + ", ".join(report.unknown[:6])
-            + (", ..." if len(report.unknown) > 6 else "")
+            + escape(", ".join(report.unknown[:6]) + (", ..." if len(report.unknown) > 6 else ""))
         )
 
 
@@ -381,15 +388,58 @@ def _astray(found: Measurement) -> str:
 
 def print_story(out: Console, story: Story) -> None:
     """Show a demo."""
-    out.print(story.title, style="bold")
+    out.print(f"[bold]{escape(story.title)}[/bold]")
     for part in story.parts:
         out.print()
         if isinstance(part, Heading):
-            out.print(part.text, style="bold")
+            out.print(f"[bold]{escape(part.text)}[/bold]")
         elif isinstance(part, Text):
-            out.print(part.text)
+            out.print(escape(part.text))
         elif isinstance(part, Lines):
             for line in part.lines:
-                out.print(line)
+                out.print(escape(line))
         else:
             out.print(table(part.columns, part.rows, right=part.right))
+
+
+# Kernels ---------------------------------------------------------------------------------------
+
+
+def print_kernel(out: Console, found: Mapping[str, Any]) -> None:
+    """Show what is known of a kernel, and what is not."""
+    exports = f"{found['exports']:,}, {found['exports_gpl']:,} of them GPL-only"
+    if found["namespaces"]:
+        exports += f", {len(found['namespaces'])} namespaces"
+    percpu, page = found["percpu"], found["page_size"]
+    rows = [
+        ("release", found["release"]),
+        ("architecture", found["arch"]),
+        ("page size", size_text(page) if page else None),
+        ("build id", found["build_id"]),
+        ("packed as", ", ".join(found["wrappers"]) or "not packed"),
+        ("image", Interval(*found["image"])),
+        ("per-cpu variables", None if percpu is None else Interval(*percpu)),
+        ("symbols", f"{found['symbols']:,}"),
+        ("exports", exports if found["exports"] else None),
+        ("types", f"{found['types']:,}" if found["types"] else None),
+        ("options", None if found["config"] is None else f"{found['config']:,}"),
+        *((f"{what} from", where) for what, where in found["sources"].items()),
+    ]
+    shown = table(("what", "value"), [(name, value) for name, value in rows if value is not None])
+    shown.show_header = False
+    out.print(shown)
+    if found["unknown"]:
+        out.print()
+        out.print(table(("not known", "known with"), sorted(found["unknown"].items())))
+    for name, value in found["options"].items():
+        out.print(escape(f"{name} = {'not set' if value is None else value}"))
+    for name, place in found["places"].items():
+        if place["address"] is None and not place["exported"]:
+            out.print(escape(f"{name}: no such symbol"))
+            continue
+        marks = "exported" + (", GPL-only" if place["gpl"] else "") if place["exported"] else ""
+        parts = (place["address"], place["prototype"] or name, marks, place["namespace"])
+        out.print(escape("  ".join(str(part) for part in parts if part)))
+    for name, text in found["definitions"].items():
+        lines = f"{name}: no such type" if text is None else text.replace("\t", "    ")
+        out.print(escape(lines))

@@ -151,8 +151,6 @@ class RelocationFailure:
 class RelocationError(LoadError):
     """Every relocation of a module that failed: the first thousand in full, and how many."""
 
-    multiline: ClassVar[bool] = True
-
     module: str
     failures: tuple[RelocationFailure, ...]
     total: int
@@ -188,7 +186,7 @@ class LivepatchError(LoadError):
 
     def __str__(self) -> str:
         who = "" if self.patch == self.module else f"livepatch {self.patch}: "
-        return printable(f"{self.module}: {who}{self.where}: {self.reason}")
+        return f"{self.module}: {who}{self.where}: {self.reason}"
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -97,4 +97,4 @@ class BadCall(ExecmemError):
 
     def __str__(self) -> str:
         hint = f"; hint: {self.hint}" if self.hint else ""
-        return printable(f"{self.function}: {self.reason}{hint}")
+        return f"{self.function}: {self.reason}{hint}"

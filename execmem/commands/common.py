@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from execmem.streams import say
+from allocator.errors import printable
 
 if TYPE_CHECKING:
     from machine.machine import Argument, Machine
@@ -141,7 +141,9 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
 
         chosen = archs()[0]
         root = sample_root(module, chosen.name)
-        say(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True)
+        click.echo(
+            f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True
+        )
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
@@ -166,7 +168,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         hint = (
             f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
         )
-        say(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
+        click.echo(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         machine.stub(name, _integer(value) if value else 0)
@@ -229,7 +231,6 @@ def _integer(text: str) -> int:
 
 def argument(text: str) -> Argument:
     """Return the value that a word of the command line stands for."""
-    from allocator.files import read_regular, reason_of
     from machine.machine import Out
 
     kind, colon, rest = text.partition(":")
@@ -241,18 +242,20 @@ def argument(text: str) -> Argument:
         if kind == "hex":
             return bytes.fromhex(rest)
         if kind == "file":
-            return read_regular(rest)
+            return Path(rest).read_bytes()
         if kind == "out":
             return Out(int(rest, 0))
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"{text!r}: {reason_of(error)}") from None
+        raise click.UsageError(f"{text!r}: {error}") from None
     return _integer(text)
 
 
 def print_log(out: Any, module: Module) -> None:
     """Show what the kernel logged while a module was loaded."""
+    from rich.markup import escape
+
     for line in module.report.log:
-        out.print(f"| {line.text}")
+        out.print(escape(f"| {printable(line.text)}"))
 
 
 def shortened(output: str) -> str:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 import click
 
 from execmem.commands.common import examples
-from execmem.streams import say
 
 
 @click.command()
@@ -56,11 +57,10 @@ def compare(
     W is a name that --list tells, a folder of modules, or a trace that --record wrote. A
     design that fails ends its own run only; the exit code is 1 then.
     """
-    from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
     from execmem import compare, report
-    from execmem.terminal import console
+    from execmem.figure import write
 
     try:
         chosen = [arch_by_name(name) for name in names]
@@ -71,7 +71,7 @@ def compare(
         if as_json:
             report.print_json(found)
         else:
-            compare.show_listing(console(), found)
+            compare.show_listing(report.console(), found)
         return
     using = compare.designs_of(designs)
     pairs = compare.workloads(workload, chosen)
@@ -91,7 +91,7 @@ def compare(
             broken=broken,
         )
     if svg is not None:
-        write_file(svg, compare.svg(runs))
+        write(svg, lambda: Path(svg).write_text(compare.svg(runs), "utf-8"))
     if png is not None:
         compare.png(png, runs)
     if as_json:
@@ -102,8 +102,8 @@ def compare(
             }
         )
     else:
-        compare.show(console(), runs)
+        compare.show(report.console(), runs)
         for each in broken:
-            say(f"execmem: {each.arch}: {each.error}", err=True)
+            click.echo(f"execmem: {each.arch}: {each.error}", err=True)
     if broken:
         ctx.exit(1)

@@ -15,7 +15,6 @@ from execmem.commands.common import (
     module_options,
     unknown_option,
 )
-from execmem.streams import say
 
 
 @click.command()
@@ -85,7 +84,7 @@ def crypto(
             }
         )
         return
-    say(result.hex())
+    click.echo(result.hex())
 
 
 def _bytes(text: str) -> bytes:

@@ -19,7 +19,6 @@ from execmem.commands.common import (
     shortened,
     unknown_option,
 )
-from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.faults import Fault
@@ -114,6 +113,6 @@ class Session:
         if self.fault is not None:
             raise self.fault
         assert self.result is not None
-        say(f"{function} = {self.result:#x} ({self.result})")
+        click.echo(f"{function} = {self.result:#x} ({self.result})")
         for output in self.outcome(function)["outputs"]:
-            say(f"out: {shortened(output)}")
+            click.echo(f"out: {shortened(output)}")

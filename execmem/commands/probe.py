@@ -10,7 +10,6 @@ import click
 from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
-from execmem.streams import say
 
 
 @click.command()
@@ -65,12 +64,12 @@ def probe(
         return
     count = len(found.hits)
     times = "once" if count == 1 else f"{count} times"
-    say(f"{found.where}: {instruction}: reached {times}")
+    click.echo(f"{found.where}: {instruction}: reached {times}")
     for number, hit in enumerate(found.hits[:hits], 1):
-        say(f"hit {number}")
+        click.echo(f"hit {number}")
         cells = [f"{name:>8} {hit.registers[name]:016x}" for name in chosen]
         for at in range(0, len(cells), 3):
-            say("".join(cells[at : at + 3]).rstrip())
+            click.echo("".join(cells[at : at + 3]).rstrip())
     if count > hits:
-        say(f"and {count - hits} hits more (--hits)")
+        click.echo(f"and {count - hits} hits more (--hits)")
     session.show(function)

@@ -43,7 +43,6 @@ def relocs(
     a shell pattern (*, ?, [abc]).
     """
     from execmem import relocs, report
-    from execmem.terminal import console
     from loader.listing import Listing
 
     machine = machine_for(module, options)
@@ -61,4 +60,4 @@ def relocs(
         head = {"module": loaded.name, "arch": machine.arch.name}
         report.print_json(head | relocs.as_json(code, selection, limit))
         return
-    relocs.show(console(), code, selection, limit)
+    relocs.show(report.console(), code, selection, limit)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from allocator.errors import printable
 from allocator.types import Hex
 from execmem.commands.common import (
     argument,
@@ -19,7 +20,6 @@ from execmem.commands.common import (
     shortened,
     unknown_option,
 )
-from execmem.streams import say
 
 
 @click.command()
@@ -49,7 +49,6 @@ def run(
     buffer that is shown afterwards).
     """
     from execmem import report
-    from execmem.terminal import console
     from machine.machine import Out
 
     values = [argument(text) for text in args]
@@ -61,7 +60,7 @@ def run(
     if fault is not None and function is None:
         raise fault
     if fault is not None:
-        say(f"{loaded.name}: init stopped: {fault}", err=True)
+        click.echo(f"{loaded.name}: init stopped: {fault}", err=True)
     result = None
     first = len(machine.log)
     if function is not None:
@@ -82,18 +81,18 @@ def run(
         report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
-        say(line.text)
+        click.echo(printable(line.text))
     if function is None:
         said = "has no init" if loaded.report.init_result is None else "init returned 0"
         if loaded.report.init_result:
             said = f"init returned {loaded.report.init_result}"
-        say(f"{loaded.name}: {said if not no_init else 'init was not run'}")
-        report.print_registered(console(), machine, loaded.name)
+        click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        report.print_registered(report.console(), machine, loaded.name)
     else:
-        say(f"{function} = {result:#x} ({result})")
+        click.echo(f"{function} = {result:#x} ({result})")
     for output in outputs:
-        say(f"out: {shortened(output)}")
+        click.echo(f"out: {shortened(output)}")
     if options["kasan"]:
         machine.unload(loaded, force=True)
         for leak in machine.leaks:
-            say(leak)
+            click.echo(leak)

@@ -11,7 +11,6 @@ import click
 
 from execmem import documents
 from execmem.commands.common import examples, unknown_option
-from execmem.streams import say
 
 
 @click.command()
@@ -64,10 +63,12 @@ def sweep(
     any of these below. A module is ok, init-ok, init-error (its init returned an error),
     fault (the guest stopped, or a limit was reached) or refused.
     """
+    from rich.console import Console
+    from rich.progress import track
+
     from allocator.designs import absolute, choose
     from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
-    from execmem.terminal import progress
     from loader.archives import is_archive
 
     if resume and output is None:
@@ -79,13 +80,17 @@ def sweep(
     files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()
-    with closing(Journal(output, settings, resume=resume)) as journal, progress() as bar:
+    errors = Console(stderr=True)
+    with closing(Journal(output, settings, resume=resume)) as journal:
         earlier = list(journal)
         done: dict[str, None] = {}
-        found = bar.track(
+        found = track(
             rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler),
-            total=None if any(map(is_archive, files)) else len(files),
             description="modules",
+            total=None if any(map(is_archive, files)) else len(files),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
         )
         for row in found:
             done[row["file"]] = None
@@ -102,21 +107,21 @@ def sweep(
 
 def _print(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        say(documents.line(row))
+        click.echo(documents.line(row))
         return
     arch, outcome = row["arch"] or "?", row["outcome"]
-    say(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
+    click.echo(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
 
 
 def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     from allocator.types import size_text
 
     if as_json:
-        say(documents.line(document))
+        click.echo(documents.line(document))
         return
     told = document["summary"]
     counts = ", ".join(f"{n} {name}" for name, n in told["outcomes"].items() if n)
-    say(f"summary: {told['modules']} modules: {counts or 'none'}")
+    click.echo(f"summary: {told['modules']} modules: {counts or 'none'}")
     lists = {
         "relocations": [f"{name} ({n})" for name, n in told["relocation_types"].items()],
         "memory": [f"{kind} {size_text(size)}" for kind, size in told["sizes"].items()],
@@ -126,4 +131,4 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     }
     for title, entries in lists.items():
         if entries:
-            say(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")
+            click.echo(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")

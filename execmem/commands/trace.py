@@ -10,7 +10,6 @@ import click
 from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
-from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.text.ftrace import Call
@@ -46,7 +45,6 @@ def trace(
     Afterwards every byte is as before. An ARG is what `execmem run` takes.
     """
     from execmem import report
-    from execmem.terminal import console
 
     module, glob = split_target(target)
     session = Session(module, args, options)
@@ -70,12 +68,12 @@ def trace(
         result = "did not return" if call.result is None else f"= {call.result:#x}"
         text = f"{'  ' * depth}{call.function}({registers if with_args else ''}) {result}"
         rows.append(("-" if call.instructions is None else call.instructions, text))
-    console().print(
+    report.console().print(
         report.table(("instructions", "call"), rows, right="instructions"), soft_wrap=True
     )
     if found.dropped:
-        say(f"and {found.dropped} calls more (--limit)")
-    say(f"{sites} call sites patched and restored")
+        click.echo(f"and {found.dropped} calls more (--limit)")
+    click.echo(f"{sites} call sites patched and restored")
     session.show(function)
 
 

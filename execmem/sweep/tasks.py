@@ -16,7 +16,6 @@ from typing import TypeAlias
 import attrs
 
 from allocator.errors import ExecmemError
-from allocator.files import check_regular, reason_of
 from loader.archives import MAX_MEMBER, is_archive, modules_in, open_archive
 from loader.depends import ModuleTree, depends_of, open_tree
 from loader.errors import MissingDependency
@@ -68,21 +67,17 @@ def files_under(paths: Iterable[str | Path]) -> list[Path]:
     Raises
     ------
     ExecmemError
-        For a path where nothing is, or something that is no file.
+        For a path where nothing is.
     """
     found: dict[Path, None] = {}
     for given in map(Path, paths):
         if given.is_dir():
             below = (p for p in given.rglob("*") if p.name.endswith(SUFFIXES) or is_archive(p))
             found |= dict.fromkeys(sorted(path for path in below if path.is_file()))
-            continue
-        try:
-            check_regular(given)
-        except FileNotFoundError:
-            raise ExecmemError(f"{given}: no such file or folder") from None
-        except (OSError, ValueError) as error:
-            raise ExecmemError(f"{given}: {reason_of(error)}") from None
-        found[given] = None
+        elif given.exists():
+            found[given] = None
+        else:
+            raise ExecmemError(f"{given}: no such file or folder")
     return list(found)
 
 

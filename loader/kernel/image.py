@@ -31,6 +31,7 @@ from loader.kernel.unpack import unwrap
 # Headers of flat images: where a magic stands, and e_machine of those that have it.
 _FLAT = ((56, b"ARM\x64", 183), (48, b"RISCV", 243))
 _FLAT_SIZE = 16  # where such a header has the image's size in memory
+_FLAT_FLAGS = 24
 _BANNER = re.compile(rb"Linux version (\S{1,64}) \([^\n\0]{0,900}\n\0")
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _BTF = b"\x9f\xeb\x01\x00"
@@ -180,6 +181,20 @@ class KernelImage:
         return self.data[at : at + 20].hex()
 
     @cached_property
+    def page_size(self) -> int | None:
+        """Bytes of a page; None where the architecture has several and the image does not say."""
+        if len(self.arch.page_sizes) == 1:
+            return self.arch.page_sizes[0]
+        if self.data[:4] != b"\x7fELF":
+            # Bits 1 and 2 of the header's flags (Documentation/arch/arm64/booting.rst).
+            code = self.data[_FLAT_FLAGS] >> 1 & 3
+            return 1 << 10 + 2 * code if code else None
+        shift = (self.config or {}).get("CONFIG_PAGE_SHIFT") or (self.config or {}).get(
+            "CONFIG_ARM64_PAGE_SHIFT", ""
+        )
+        return 1 << int(shift) if shift.isdecimal() and int(shift) < 32 else None
+
+    @cached_property
     def interval(self) -> Interval:
         """Where the image lies when it runs without KASLR."""
         own = [s for s in self.segments if s.address >> 63]
@@ -253,6 +268,7 @@ class KernelImage:
         facts = {
             "release": (self.release, "an image with its banner"),
             "build id": (self.build_id, f"{image} CONFIG_KALLSYMS_ALL, or its vmlinux"),
+            "page size": (self.page_size, "its configuration (CONFIG_PAGE_SHIFT)"),
             "configuration": (self.config, f"the config file, or {image} CONFIG_IKCONFIG"),
             "types": (self.btf, f"{image} CONFIG_DEBUG_INFO_BTF"),
             "exports": (self.exports, f"{image} CONFIG_KALLSYMS_ALL"),
@@ -323,8 +339,8 @@ def _base(data: bytes, found: Found, arch: Arch) -> int | None:
 
 def _hits(pointers: NDArray[np.uint64], symbols: NDArray[np.uint64], base: int) -> int:
     """Return how many of the pointers lead to a symbol, were the image at `base`."""
-    end = np.uint64(base) + symbols[-1]
-    inside = pointers[(pointers >= np.uint64(base)) & (pointers <= end)] - np.uint64(base)
+    end = min(base + int(symbols[-1]), ADDRESS_MASK)
+    inside = pointers[(pointers >= base) & (pointers <= end)] - np.uint64(base)
     return int((symbols[np.searchsorted(symbols, inside)] == inside).sum())
 
 

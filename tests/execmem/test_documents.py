@@ -16,6 +16,9 @@ from execmem.documents import EXACT, envelope, line, text
 from execmem.schema import DOCUMENTS, complaints
 from samples import DEMOS
 from samples.modules import path, root
+from tests.loader.kernel.test_image import image_of
+from tests.support.btfwriter import blob
+from tests.support.imagewriter import BASES, symbols
 
 TOP = (1 << 64) - 1
 
@@ -103,6 +106,20 @@ def test_documents_of_explain(capsys, arch, tmp_path):
     page = tmp_path / "page.html"
     (found,) = documents(capsys, "explain", path(arch.name, "hello"), "--html", page, "--json")
     check("explain", found)
+
+
+def test_documents_of_kernel(capsys, arch, tmp_path):
+    """A kernel's facts are as documented, those that were asked for and those that are not there."""
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(image_of(arch, symbols(BASES[arch.machine]), "6.12", blob().blob()))
+    asked = ("--type", "node", "--type", "none", "--symbol", "_text", "--symbol", "none")
+    (found,) = documents(capsys, "kernel", image, *asked, "--config", "SMP", "--json")
+    check("kernel", found)
+    assert found["arch"] == arch.name
+    assert found["release"] == "6.9.1-test"
+    assert found["places"]["_text"]["address"] == f"{BASES[arch.machine]:#x}"
+    assert found["definitions"]["node"].startswith("struct node {")
+    assert found["definitions"]["none"] is found["options"]["SMP"] is None
 
 
 def test_documents_of_a_sweep(capsys, tmp_path, arch):

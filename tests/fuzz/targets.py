@@ -34,6 +34,7 @@ from loader.archives import modules_in, open_archive
 from loader.depends import find_any, open_tree
 from loader.elf import parse
 from loader.kallsyms import sizes_with_symbols
+from loader.kernel.image import KernelImage
 from loader.layout import plan
 from loader.link import link
 from loader.module import Loader
@@ -45,7 +46,7 @@ from machine.kernel.table import FUNCTIONS
 from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation
-from tests.support import btfwriter, packages
+from tests.support import btfwriter, imagewriter, packages
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
@@ -509,12 +510,37 @@ def types(data: bytes, _random: Random) -> bool:
     return btfwriter.ask_everything(data)
 
 
+@cache
+def images() -> list[bytes]:
+    """Return small kernel images of every layout, and packed ones."""
+    found = []
+    for layout in ("6.1", "6.2", "6.12", "7.0"):
+        listed = imagewriter.symbols(imagewriter.BASES[AARCH64], 1200)
+        pointers = b"".join(symbol.address.to_bytes(8, "little") for symbol in listed)
+        tables = imagewriter.kallsyms(listed, 64, imagewriter.BASES[AARCH64], layout)
+        body = tables + bytes(-len(tables) % 8) + pointers + btfwriter.blob().blob()
+        found.append(imagewriter.flat(AARCH64, body, 1 << 20))
+    packed = gzip.compress(found[0], mtime=0)
+    return [*found, imagewriter.bzimage(packed), imagewriter.zboot(packed, b"gzip")]
+
+
+def read_image(data: bytes, _random: Random) -> bool:
+    """Read a kernel image and everything in it."""
+    try:
+        kernel = KernelImage.parse(data)
+        assert len(kernel.symbols.names) == kernel.symbols.count
+        return isinstance(dict(kernel.unknown), dict)
+    except ExecmemError:
+        return False
+
+
 TARGETS: dict[str, Target] = {
     "btf": Target(
         lambda: [btfwriter.blob(order).blob() for order in "<>"],
         mutation.raw,
         types,
     ),
+    "image": Target(images, mutation.raw, read_image),
     "tables": Target(tiny, mutation.elf, parse_elf),
     "parse": Target(objects, mutation.elf, parse_elf),
     "elf": Target(objects, mutation.elf, read_elf),

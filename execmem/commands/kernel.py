@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem kernel`: what kernel an image is, and what is known of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from execmem.commands.common import examples
+
+if TYPE_CHECKING:
+    from loader.kernel.find import KernelFiles
+    from loader.kernel.image import KernelImage
+
+
+@click.command()
+@click.argument("path", metavar="PATH")
+@click.option("--config", "options", multiple=True, metavar="OPTION", help="show it; repeatable")
+@click.option("--type", "types", multiple=True, metavar="NAME", help="show it as C; repeatable")
+@click.option("--symbol", "names", multiple=True, metavar="NAME", help="show it; repeatable")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@examples(
+    "execmem kernel /boot/vmlinuz-6.12.107+deb13-amd64",
+    "execmem kernel linux-image-6.12.107+deb13-arm64_6.12.107-1_arm64.deb --type list_head",
+    "execmem kernel TREE --symbol kfree --config CONFIG_HZ",
+    "execmem kernel running --json",
+)
+def kernel(
+    path: str,
+    options: tuple[str, ...],
+    types: tuple[str, ...],
+    names: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show what kernel an image is, and what is known of it.
+
+    PATH is an image (bzImage, zboot, Image, vmlinux; packed or not), a package, a folder
+    that holds boot or lib/modules, or `running`. Nothing of it is executed.
+    """
+    from execmem import report
+    from loader.kernel.find import find_kernel
+
+    files = find_kernel(path)
+    image = files.read()
+    document = facts(files, image) | asked(image, options, types, names)
+    if as_json:
+        report.print_json(document)
+        return
+    report.print_kernel(report.console(), document)
+
+
+def facts(files: KernelFiles, image: KernelImage) -> dict[str, Any]:
+    """Return what is known of a kernel."""
+    from allocator.types import Hex
+
+    exports = image.exports.values()
+    btf = image.btf
+    counts = {} if btf is None else {kind.name.lower(): n for kind, n in btf.counts.items()}
+    percpu = image.percpu
+    return {
+        "release": image.release or None,
+        "banner": image.banner or None,
+        "build_id": image.build_id or None,
+        "arch": image.arch.name,
+        "page_size": image.page_size,
+        "wrappers": list(image.wrappers),
+        "image": [Hex(image.interval.start), Hex(image.interval.end)],
+        "percpu": None if percpu is None else [Hex(percpu.start), Hex(percpu.end)],
+        "symbols": image.symbols.count,
+        "exports": len(exports),
+        "exports_gpl": sum(export.gpl for export in exports),
+        "exports_with_crc": sum(export.crc is not None for export in exports),
+        "namespaces": sorted({export.namespace for export in exports} - {""}),
+        "types": sum(counts.values()),
+        "type_kinds": counts,
+        "config": None if image.config is None else len(image.config),
+        "sources": dict(files.sources),
+        "unknown": dict(image.unknown),
+    }
+
+
+def asked(
+    image: KernelImage, options: tuple[str, ...], types: tuple[str, ...], names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what was asked for by name; what the kernel does not have is None."""
+    from allocator.types import Hex
+
+    config = image.config or {}
+    settings = {name: config.get(_full(name)) for name in options}
+    definitions = {name: _definition(image, name) for name in types}
+    places = {}
+    for name in names:
+        at, export = image.symbols.get(name), image.exports.get(name)
+        places[name] = {
+            "address": None if at is None else Hex(at),
+            "exported": export is not None,
+            "gpl": None if export is None else export.gpl,
+            "crc": None if export is None or export.crc is None else Hex(export.crc),
+            "namespace": None if export is None else export.namespace,
+            "prototype": _prototype(image, name),
+        }
+    return {"options": settings, "definitions": definitions, "places": places}
+
+
+def _full(option: str) -> str:
+    return option if option.startswith("CONFIG_") else f"CONFIG_{option}"
+
+
+def _definition(image: KernelImage, name: str) -> str | None:
+    btf = image.btf
+    found = None if btf is None else btf.find(name.removeprefix("struct ").removeprefix("union "))
+    return None if btf is None or found is None else btf.definition(found.number)
+
+
+def _prototype(image: KernelImage, name: str) -> str | None:
+    from loader.btf import Kind
+
+    btf = image.btf
+    found = None if btf is None else btf.find(name, Kind.FUNC, Kind.VAR)
+    return None if btf is None or found is None else btf.c_type(found.number)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a kernel's image and configuration lie: in a file, a package, a tree, this machine.
+
+* a file: an image, in any wrapper; `config-RELEASE` or `config` beside it is its configuration
+* a package (`.deb`, `.rpm`, a tarball): the same places in it as in a tree
+* a folder: a tree (`boot/`, `lib/modules/VERSION/`), its `boot` folder, or that of one version
+* `running`: the kernel that runs on this machine
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import attrs
+
+from loader.archives import MAX_MEMBER, files_in, is_archive
+from loader.errors import BadKernel
+from loader.kernel.config import MAX_CONFIG, parse_config
+from loader.kernel.image import KernelImage
+from loader.kernel.unpack import MAX_IMAGE
+
+RUNNING = "running"
+_SUFFIX = r"(\.(gz|xz|zst|lz4|lzo|bz2|lzma|efi|signed|unsigned))*"
+_IMAGE = re.compile(r"(vmlinu[xz]|b?zImage|Image)(-.+?)?" + _SUFFIX)
+_CONFIG = re.compile(r"config(-[^/]*)?|\.config")
+_VERSION = re.compile(r"(?:.*/)?lib/modules/([^/]+)/(?:build/)?[^/]+")
+
+
+@attrs.frozen
+class KernelFiles:
+    """A kernel's files, as they were found.
+
+    Parameters
+    ----------
+    image
+        The image's bytes, and where they are from.
+    config
+        The text of its configuration and where that is from; None: no file of it was found.
+    """
+
+    image: tuple[str, bytes] = attrs.field(repr=False)
+    config: tuple[str, str] | None = attrs.field(default=None, repr=False)
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """What was found -> where."""
+        found = {"image": self.image[0]}
+        return found if self.config is None else {**found, "config": self.config[0]}
+
+    def read(self) -> KernelImage:
+        """Return the kernel; BadKernel."""
+        config = None if self.config is None else parse_config(self.config[1])
+        name = self.image[0].rpartition("/")[2] or self.image[0]
+        return KernelImage.parse(self.image[1], name, config=config)
+
+
+def find_kernel(path: str | Path) -> KernelFiles:
+    """Return the files of the kernel at a path.
+
+    Parameters
+    ----------
+    path
+        An image, a package, a folder, or `running`.
+
+    Raises
+    ------
+    BadKernel, BadModule
+        There is none, or there are several to choose from.
+    """
+    if str(path) == RUNNING:
+        return _running()
+    place = Path(path)
+    try:
+        if place.is_dir():
+            return _in_folder(place)
+        if is_archive(place):
+            return _in_archive(place)
+        return _at(place, _configs_beside(place))
+    except OSError as error:
+        raise BadKernel(str(path), "file", error.strerror or str(error)) from None
+
+
+def _running() -> KernelFiles:
+    release = os.uname().release
+    places = (
+        Path("/boot") / f"vmlinuz-{release}",
+        Path("/lib/modules") / release / "vmlinuz",
+        Path("/usr/lib/modules") / release / "vmlinuz",
+        Path("/lib/modules") / release / "build" / "vmlinux",
+        Path("/usr/lib/debug/boot") / f"vmlinux-{release}",
+    )
+    image = next((place for place in places if _readable(place)), None)
+    if image is None:
+        listed = ", ".join(map(str, places))
+        raise BadKernel(RUNNING, "image", f"Linux {release}: none that can be read in {listed}")
+    return _at(image, [*_configs_beside(image), Path("/proc/config.gz")])
+
+
+def _readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+def _at(image: Path, configs: Iterable[Path]) -> KernelFiles:
+    if not image.is_file():
+        raise BadKernel(str(image), "file", "is no regular file" if image.exists() else "not found")
+    with image.open("rb") as file:
+        raw = file.read(MAX_IMAGE + 1)
+    if len(raw) > MAX_IMAGE:
+        raise BadKernel(str(image), "file", f"is larger than {MAX_IMAGE:#x} bytes")
+    for path in configs:
+        if _readable(path):
+            return KernelFiles((str(image), raw), (str(path), _text(path.read_bytes())))
+    return KernelFiles((str(image), raw))
+
+
+def _text(raw: bytes) -> str:
+    if raw[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            raw = file.read(MAX_CONFIG)
+    return raw[:MAX_CONFIG].decode("utf-8", "replace")
+
+
+def _configs_beside(image: Path) -> list[Path]:
+    """Return where the configuration of an image may lie."""
+    folder, (_, dash, release) = image.parent, image.name.partition("-")
+    named = [folder / f"config-{_bare(release)}"] if dash else []
+    return [*named, folder / "config", folder / ".config"]
+
+
+def _in_folder(folder: Path) -> KernelFiles:
+    """Return the one kernel in a tree, a boot folder, or the folder of one version."""
+    patterns = ("", "boot", "lib/modules/*", "usr/lib/modules/*", "build", "lib/modules/*/build")
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        for place in sorted(folder.glob(pattern)) if pattern else [folder]:
+            for path in sorted(place.iterdir()) if place.is_dir() else ():
+                if _IMAGE.fullmatch(path.name) and path.is_file():
+                    found.setdefault(_release_of(str(path.relative_to(folder.parent))), path)
+    image = found[_only(found, str(folder))]
+    configs = _configs_beside(image)
+    release = _release_of(str(image))
+    roots = [folder, *folder.parents][:4]
+    configs += [root / "boot" / f"config-{release}" for root in roots if release]
+    configs += [root / "lib/modules" / release / "config" for root in roots if release]
+    return _at(image, configs)
+
+
+def _release_of(path: str) -> str:
+    """Return the release that an image's or configuration's path names; empty for none."""
+    folder = _VERSION.fullmatch(path)
+    if folder is not None:
+        return folder[1]
+    _, _, release = PurePosixPath(path).name.partition("-")
+    return _bare(release)
+
+
+def _bare(name: str) -> str:
+    return re.sub(_SUFFIX + "$", "", name)
+
+
+def _only(found: Mapping[str, object], where: str) -> str:
+    if not found:
+        raise BadKernel(where, "kernel", "holds no image (vmlinuz, vmlinux, Image)")
+    if len(found) > 1:
+        names = ", ".join(sorted(found))
+        raise BadKernel(where, "kernel", f"holds several ({names}); name one's file")
+    return next(iter(found))
+
+
+def _in_archive(path: Path) -> KernelFiles:
+    """Return the one kernel in a package; it is read once, from front to back, as far as needed."""
+    images: dict[str, tuple[str, bytes]] = {}
+    configs: dict[str, tuple[str, str]] = {}
+    for member in files_in(path, _wanted):
+        source = f"{path}:{member.path}"
+        if member.file is None:
+            size = f"{member.size:#x} bytes, more than {MAX_MEMBER:#x}"
+            raise BadKernel(source, "file", size)
+        release = _release_of(member.path)
+        if _CONFIG.fullmatch(member.file.name):
+            configs[release] = (source, _text(member.file.data))
+        else:
+            images.setdefault(release, (source, member.file.data))
+        if path.suffix in (".deb", ".rpm") and images.keys() & configs.keys():
+            break  # a package has one kernel, and most of it are modules
+    release = _only(images, str(path))
+    return KernelFiles(images[release], configs.get(release))
+
+
+def _wanted(name: str) -> bool:
+    folder, _, base = name.rpartition("/")
+    usual = re.fullmatch(r"(usr/lib/debug/)?(usr/)?(boot|lib/modules/[^/]+)", folder)
+    return bool(usual and (_IMAGE.fullmatch(base) or _CONFIG.fullmatch(base)))
