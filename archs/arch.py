@@ -363,6 +363,8 @@ class Emulation:
         where that cannot be done here.
     ret
         A return instruction.
+    longest
+        How many bytes an instruction that begins with these takes at most.
     copy
         A function that copies a number of bytes (third argument) to its first argument from
         its second by stores of one text_poke granule; empty where text is never poked.
@@ -389,6 +391,7 @@ class Emulation:
     code: Mapping[str, bytes]
     fixup: Callable[[int], tuple[tuple[str, int], ...] | None]
     ret: bytes
+    longest: Callable[[bytes], int]
     fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     copy: bytes = b""
     current_variables: tuple[str, ...] = ()

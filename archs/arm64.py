@@ -562,6 +562,7 @@ ARM64 = Arch(
         code={},
         fixup=_fixup,
         ret=(0xD65F_03C0).to_bytes(4, "little"),
+        longest=lambda _code: 4,
         # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
         copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
         exceptions=Exceptions(undefined=1),

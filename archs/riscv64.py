@@ -429,6 +429,7 @@ RISCV64 = Arch(
         code={},
         fixup=_fixup,
         ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
+        longest=lambda code: 4 if code[:1] and code[0] & 3 == 3 else 2,
         # 1: lhu a3,(a1); sh a3,(a0); addi a0,a0,2; addi a1,a1,2; addi a2,a2,-2; bnez a2,1b; ret
         copy=bytes.fromhex("83d605002310d5000905890579166dfa8280"),
         exceptions=Exceptions(

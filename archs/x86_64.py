@@ -923,6 +923,7 @@ X86_64 = Arch(
         fixups=_USER_FIXUPS,
         fixup=_fixup,
         ret=_RET,
+        longest=lambda _code: 15,
         copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
         exceptions=Exceptions(beyond={3: 1}),
         unsaved_msrs=(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from machine.faults import Fault as Fault
     from machine.machine import Machine as Machine
     from machine.machine import Out as Out
+    from execmem.worker import isolated as isolated
     from machine.module import Module as Module
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "Out": "machine.machine",
     "arch": "archs",
     "archs": "archs",
+    "isolated": "execmem.worker",
     "link": "loader.link",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "Out",
     "arch",
     "archs",
+    "isolated",
     "link",
 ]
 

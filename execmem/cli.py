@@ -62,13 +62,24 @@ def cli() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; whatever execmem refuses becomes one line and exit code 1."""
+    """Run the command line; whatever execmem refuses becomes one line and exit code 1.
+
+    The words that this process was started with are carried out in a child of it, so that no
+    guest can end it (`execmem.worker`); words that are given, in this process.
+    """
     try:
+        if argv is None:
+            from execmem.worker import go_on_apart
+
+            go_on_apart()
         cli.main(args=None if argv is None else list(argv), prog_name="execmem")
     except BrokenPipeError:
         # The reader went away (a pager that was quit): nothing is wrong with the result.
         sys.stderr.close()
         sys.exit(0)
+    except MemoryError:
+        click.echo("execmem: out of memory", err=True)
+        sys.exit(1)
     except Exception as error:
         # Whoever raised one of the family has imported it; a help text has not.
         errors = sys.modules.get("allocator.errors")

@@ -17,6 +17,7 @@ a flush that is meant for this CPU.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 import weakref
@@ -31,6 +32,7 @@ from unicorn import unicorn_const as uc_const
 from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
 from archs import Arch
+from machine import process
 from machine.budget import Budget, Counter, Limits
 from machine.faults import FaultKind
 
@@ -141,6 +143,7 @@ class Cpu:
         self._dropped = False
         self.on_fetch: Callable[[int], int | None] | None = None
         self.on_access_failed: Callable[[int], int | None] | None = None
+        self.last_words: Callable[[], dict[str, str | int]] | None = None  # see `process`
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
@@ -233,6 +236,8 @@ class Cpu:
         payer, limits.pay = limits.pay, self._pay
         self._miss = self._interrupt = None
         self._inside = True
+        box = process.box
+        noted = None if box is None else box.enter(self, self.deadline)
         try:
             if self._budget.late:
                 raise Stop(FaultKind.TIME_LIMIT, start)
@@ -250,6 +255,8 @@ class Cpu:
             limits.pay = payer
             self._inside, self._budget = inside, around
             self._miss = self._interrupt = None
+            if box is not None:
+                box.leave(noted)
             if inside:
                 self._return_to(around, end)
 
@@ -685,6 +692,13 @@ class _Watchdog:
                 self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
                 self._thread.start()
 
+    def restart(self) -> None:
+        """Watch in a process that was forked, which has no threads."""
+        self._lock = threading.Lock()  # a thread that is not here may hold the other one
+        self._thread = None
+        for cpu in list(self._cpus):
+            self.watch(cpu)
+
     def _loop(self) -> None:
         while True:
             time.sleep(self.INTERVAL)
@@ -702,3 +716,4 @@ class _Watchdog:
 
 
 _WATCHDOG = _Watchdog()
+os.register_at_fork(after_in_child=_WATCHDOG.restart)

@@ -27,6 +27,7 @@ class FaultKind(enum.Enum):
     OUT_OF_BOUNDS = "out-of-bounds access"
     USE_AFTER_FREE = "use after free"
     DOUBLE_FREE = "double free"
+    EMULATOR = "emulator died"
 
     @property
     def is_limit(self) -> bool:

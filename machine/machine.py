@@ -43,6 +43,7 @@ from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name,
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
 from loader.versions import TreeFacts, facts_of
+from machine import process
 from machine.arguments import Argument, Out
 from machine.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
@@ -174,6 +175,7 @@ class Machine:
             raise ValueError(f"{self.arch.name} has no text_poke")
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
+        process.admit(memory)
         self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=design)
@@ -203,6 +205,7 @@ class Machine:
             each.on_tick = partial(advance, self.kernel, TICK * INSTRUCTION)
             each.breakpoints = self.breakpoints
             each.on_access_failed = self._fix
+            each.last_words = partial(self._last_words, each)
         self.kernel.on_idle = partial(idle, self.kernel)
         self.kernel.request_module = self._request
         self.loader = Loader(
@@ -373,6 +376,8 @@ class Machine:
         self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]
     ) -> Module:
         first_line = len(self.kernel.log)
+        if process.box is not None:
+            process.box.load(name)
         loaded = self.loader.form(image, name)
         regions = dict(loaded.regions)
         result = stopped = None
@@ -506,6 +511,8 @@ class Machine:
             if permanent or held:
                 self.loader.gate.taints.add("R")
         self.loader.begin_unload(loaded)
+        if process.box is not None:
+            process.box.load(loaded.name)
         address = self.structs.entry(loaded, "exit")
         self.structs.going(loaded)
         try:
@@ -679,6 +686,8 @@ class Machine:
             seat.cpu.restore(context)
 
     def _enter(self, address: int, slots: Sequence[int], stack: int | None = None) -> int:
+        if process.box is not None:
+            process.box.call(self._seat.depth, address, self._where)
         self._prepare(self._seat, slots, stack)
         return self._proceed(address)
 
@@ -1130,6 +1139,19 @@ class Machine:
             reason=reason,
             hint=LIMIT_HINTS.get(kind, ""),
         )
+
+    def _last_words(self, cpu: Cpu) -> dict[str, str | int]:
+        """Return what is known of a CPU over which the emulator dies."""
+        pc = cpu.read(self.arch.calling.program_counter)
+        words: dict[str, str | int] = {"arch": self.arch.name, "pc": pc, "where": self._where(pc)}
+        words["instruction"] = self.disassemble(pc)
+        words["inside"] = self.kernel.executing
+        code = b""
+        for span in self.memory.page_table.spans(pc, min(process.CODE, ADDRESS_MASK - pc)):
+            if span.pa is None:
+                break
+            code += self.memory.physical.read(span.pa, span.size)
+        return words | {"code": code.hex()}
 
     def _sanitizer_fault(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
         """Stop the guest at an access that it may not make, itself or in a kernel function."""

@@ -23,7 +23,7 @@ from execmem.cli import main
 from execmem.sweep import Journal, Options, examine, files_under, sweep, tasks_for
 from execmem.sweep.summary import SLOWEST, Summary
 from execmem.sweep.tasks import Task
-from execmem.sweep.worker import Worker
+from execmem.worker import Worker
 from loader.elf import parse
 from loader.files import ModuleFile, module_name
 from machine.machine import Machine

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A process that may be lost to a guest: what it may take, and what it leaves to be told.
+
+The emulator is C code, and some code of a guest ends it: an assertion of its translator, a
+crash. No Python runs afterwards. So a process that is there to be lost (a *worker*) shares a
+`BlackBox` with the one that watches it. In it stands what the guest is doing while it does it;
+and when a signal ends the process, what the CPU was about to execute, as far as that can still
+be found out. In any other process `box` is None, and nothing is noted.
+
+This file is all that a watcher needs, and imports no emulator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocator.types import GIB
+
+if TYPE_CHECKING:
+    from machine.cpu import Cpu
+
+# What ends a process that made a mistake.
+CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+CODE = 256  # bytes of code that are left behind
+LAST_WORDS = 3  # seconds that a dying process has for them
+# The emulator maps a buffer for translated code beside a machine's memory, and some.
+TRANSLATION = GIB + GIB // 4
+HOST = 2  # times the guest's memory: what the host may spend for it besides
+
+_SIZE = 1 << 16
+_DEADLINE = struct.Struct("<d")
+_NOTES = (8, 520, 1032)  # what is loaded, what was called, what that called
+_NOTE = struct.Struct("<QH")  # address, size of the text
+_NOTE_SIZE = 512
+_WORDS = 2048
+_LENGTH = struct.Struct("<I")
+_NOISE = 1 << 16
+_MEMOS = 4096
+
+LOADED, CALLED, NESTED = range(3)
+
+
+class BlackBox:
+    """Memory that a worker and its watcher share, and a file for what C code prints.
+
+    Parameters
+    ----------
+    descriptors
+        The two files, where another process made them.
+    """
+
+    def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
+        if descriptors is None:
+            memory = os.memfd_create("box", os.MFD_CLOEXEC)
+            os.ftruncate(memory, _SIZE)
+            # It cannot grow: a guest that makes the emulator talk fills no memory.
+            noise = os.memfd_create("noise", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(noise, _NOISE)
+            fcntl.fcntl(noise, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+            descriptors = memory, noise
+        self.descriptors = descriptors
+        self._memory = mmap.mmap(descriptors[0], _SIZE)
+        self.cpu: Cpu | None = None
+        self._until = 0.0
+        self._labels: dict[int, bytes] = {}
+        self._noted = [-1, -1, -1]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+    # In the worker ---------------------------------------------------------------------------
+
+    def enter(self, cpu: Cpu, deadline: float | None) -> tuple[Cpu | None, float]:
+        """Note that a CPU begins to execute, and until when it may; return what `leave` needs."""
+        outer = self.cpu, self._until
+        self.cpu, self._until = cpu, math.inf if deadline is None else deadline
+        _DEADLINE.pack_into(self._memory, 0, self._until)
+        return outer
+
+    def leave(self, outer: tuple[Cpu | None, float] | None) -> None:
+        """Note that it has ended, and what was under way before goes on."""
+        self.cpu, self._until = outer or (None, 0.0)
+        _DEADLINE.pack_into(self._memory, 0, self._until)
+
+    def load(self, name: str) -> None:
+        """Note which module is worked on; what addresses mean may be different from now on."""
+        self._labels.clear()
+        self._noted = [-1, -1, -1]
+        self._note(LOADED, 0, name.encode())
+        self._note(CALLED, 0, b"")
+        self._note(NESTED, 0, b"")
+
+    def call(self, depth: int, address: int, where: Callable[[int], str]) -> None:
+        """Note which function is called, from outside or by what was called from there."""
+        slot = NESTED if depth else CALLED
+        if self._noted[slot] == address:
+            return
+        label = self._labels.get(address)
+        if label is None:
+            if len(self._labels) >= _MEMOS:
+                self._labels.clear()
+            label = self._labels[address] = where(address).encode()
+        self._noted[slot] = address
+        self._note(slot, address, label)
+        if not depth and self._noted[NESTED] != -1:
+            self._noted[NESTED] = -1
+            self._note(NESTED, 0, b"")
+
+    def _note(self, slot: int, address: int, text: bytes) -> None:
+        at, text = _NOTES[slot], text[: _NOTE_SIZE - _NOTE.size]
+        _NOTE.pack_into(self._memory, at, address, len(text))
+        self._memory[at + _NOTE.size : at + _NOTE.size + len(text)] = text
+
+    def die(self, number: int) -> None:
+        """Leave what can be found out about the CPU that executes."""
+        words: dict[str, Any] = {"signal": number}
+        self._leave_words(words)  # there may be time for no more
+        if self.cpu is not None and self.cpu.last_words is not None:
+            self._leave_words(words | self.cpu.last_words())
+
+    def _leave_words(self, words: dict[str, Any]) -> None:
+        text = json.dumps(words).encode()[: _SIZE - _WORDS - _LENGTH.size]
+        _LENGTH.pack_into(self._memory, _WORDS, 0)
+        self._memory[_WORDS + _LENGTH.size : _WORDS + _LENGTH.size + len(text)] = text
+        _LENGTH.pack_into(self._memory, _WORDS, len(text))
+
+    # For who watches it ------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        """Until when the guest may execute; infinity for no limit, 0 while none executes."""
+        found: float = _DEADLINE.unpack_from(self._memory, 0)[0]
+        return found
+
+    def note(self, slot: int) -> tuple[int, str]:
+        """Return the address and the text of a note."""
+        at = _NOTES[slot]
+        address, size = _NOTE.unpack_from(self._memory, at)
+        text = self._memory[at + _NOTE.size : at + _NOTE.size + min(size, _NOTE_SIZE)]
+        return address, text.decode("utf-8", "replace")
+
+    def last_words(self) -> dict[str, Any]:
+        """Return what a dying worker left; empty where it left nothing."""
+        (size,) = _LENGTH.unpack_from(self._memory, _WORDS)
+        start = _WORDS + _LENGTH.size
+        try:
+            found: dict[str, Any] = json.loads(self._memory[start : start + size] or b"{}")
+        except ValueError:  # it died over it
+            return {}
+        return found
+
+    def noise(self) -> str:
+        """Return what C code has printed."""
+        descriptor = self.descriptors[1]
+        return os.pread(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR), 0).decode(
+            "utf-8", "replace"
+        )
+
+
+box: BlackBox | None = None  # of this process, while it is a worker
+
+
+def become_worker(shared: BlackBox) -> None:
+    """Make this process one that may be lost: it leaves last words, and no core file."""
+    global box  # noqa: PLW0603 -- a process is a worker, or is none
+    box = shared
+    limit(resource.RLIMIT_CORE, 0)
+    _leave_last_words(shared)
+    _end_with_parent()
+
+
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_handlers: list[Any] = []  # C code holds no reference
+
+
+def _leave_last_words(shared: BlackBox) -> None:
+    """Have last words left when a signal ends the process, and end it all the same.
+
+    Python's own handlers run when C code has returned, which it does not.
+    """
+    libc = ctypes.CDLL(None)
+    set_handler = libc.signal
+    set_handler.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    set_handler.restype = ctypes.c_void_p
+
+    @_HANDLER
+    def dying(number: int) -> None:
+        for each in (*CRASHES, signal.SIGALRM):
+            set_handler(each, None)  # SIG_DFL
+        libc.alarm(LAST_WORDS)
+        gc.disable()
+        with contextlib.suppress(BaseException):
+            shared.die(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
+
+    _handlers[:] = [dying]
+    for number in CRASHES:
+        set_handler(number, ctypes.cast(dying, ctypes.c_void_p))
+
+
+def _end_with_parent() -> None:
+    """End when the process that watches has ended."""
+    PR_SET_PDEATHSIG = 1  # noqa: N806 -- its name
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit(kind: int, value: int) -> None:
+    """Set a soft limit of this process, as far as the hard one allows."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def limit_memory(more: int) -> None:
+    """Let this process map no more than so many bytes beside what it has mapped."""
+    mapped = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    limit(resource.RLIMIT_AS, mapped + more)
+
+
+def limit_time(seconds: float) -> None:
+    """Let this process use no more than so many seconds of CPU time from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds) + 1)
+
+
+def admit(memory: int) -> None:
+    """Bound what a worker may map from now on: one more guest's memory, and what it costs."""
+    if box is not None:
+        limit_memory(memory + TRANSLATION + HOST * memory)
+
+
+def rss() -> int:
+    """Return the bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
+
+
+def overdue(shared: BlackBox, grace: float) -> bool:
+    """Return whether a worker's guest executes although its time was over `grace` seconds ago."""
+    return 0.0 < shared.deadline < time.monotonic() - grace
