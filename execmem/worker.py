@@ -15,9 +15,9 @@ into one, with the same limits and the same last words (`machine.process`):
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -150,7 +150,7 @@ def go_on_apart() -> None:
     what, and the exit code is 1.
     """
     if not hasattr(os, "fork") or not hasattr(os, "memfd_create"):
-        print("execmem: no workers here: a guest may end this process", file=sys.stderr)
+        sys.stderr.write("execmem: no workers here: a guest may end this process\n")
         return
     sys.stdout.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, children cannot be waited for
@@ -173,12 +173,11 @@ def _keep_apart(shared: BlackBox) -> None:
     """Let what C code prints go to the black box, and what we say go where it went before."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
-        if old is None or not _is(old, descriptor):
-            continue
-        ours = open(os.dup(descriptor), "w", encoding=old.encoding, errors=old.errors)  # noqa: SIM115, PTH123 -- for good
-        ours.reconfigure(line_buffering=old.line_buffering, write_through=old.write_through)
-        setattr(sys, name, ours)
-        setattr(sys, f"__{name}__", ours)  # where the size of a terminal is asked for
+        if old is not None and _is(old, descriptor):
+            ours = open(os.dup(descriptor), "w", encoding=old.encoding, errors=old.errors)  # noqa: SIM115, PTH123 -- for good
+            ours.reconfigure(line_buffering=old.line_buffering, write_through=old.write_through)
+            setattr(sys, name, ours)
+            setattr(sys, f"__{name}__", ours)  # where the size of a terminal is asked for
         os.dup2(shared.descriptors[1], descriptor)
 
 
@@ -192,14 +191,22 @@ def _is(file: TextIO, descriptor: int) -> bool:
 
 def _attend(child: int, shared: BlackBox, handled: Sequence[signal.Signals]) -> int:
     """Wait for the child of a command; return the exit code for both."""
-    asked = 0.0
+    asked, interrupted = 0.0, math.inf
     while (code := _gone(child)) is None:
         found = signal.sigtimedwait((signal.SIGCHLD, *handled), TICK)
         if found is not None and found.si_signo != signal.SIGCHLD:
+            if found.si_signo == signal.SIGINT:
+                interrupted = min(interrupted, time.monotonic())
             # What a terminal sends, it sends to both.
             if found.si_code <= 0:
                 with suppress(ProcessLookupError):
                     os.kill(child, found.si_signo)
+        elif shared.deadline and time.monotonic() > interrupted + GRACE:
+            # Python looks at an interrupt when a guest's code has returned.
+            _end(child, gently=False)
+            os.waitpid(child, 0)
+            os.write(2, b"\nAborted!\n")
+            return 1
         elif not asked and overdue(shared, GRACE):
             asked = time.monotonic()
             _end(child)
@@ -209,12 +216,12 @@ def _attend(child: int, shared: BlackBox, handled: Sequence[signal.Signals]) -> 
         signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+    told = shared.noise()
     if code < 0:
-        text = f"execmem: {death(shared, -code, late=bool(asked))}\n"
-    else:
-        text = shared.noise()
+        told = f"execmem: {death(shared, -code, late=bool(asked))}\n"
     with suppress(OSError):
-        os.write(2, text.encode("utf-8", "replace"))
+        os.write(2, told.encode("utf-8", "replace"))
     return 1 if code < 0 else code
 
 
@@ -272,18 +279,19 @@ def _apart(
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
-        code = 1
+        status = 1
         try:
             here.close()
             become_worker(shared)
             _keep_apart(shared)
             _answer(there, function, *args, **kwargs)
             sys.stdout.flush()
-            code = 0
+            status = 0
         finally:
-            os._exit(code)
+            os._exit(status)
     there.close()
-    answer, asked, code = None, 0.0, None
+    code: int | None = None
+    answer, asked = None, 0.0
     try:
         with here:
             while True:
@@ -354,7 +362,7 @@ class Worker:
                 env=environment,
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=self._shared.descriptors[1],
                 stderr=self._shared.descriptors[1],
                 start_new_session=True,  # an interrupt is for who gives the jobs
             )

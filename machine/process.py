@@ -200,7 +200,6 @@ def _leave_last_words(shared: BlackBox) -> None:
     set_handler.argtypes = (ctypes.c_int, ctypes.c_void_p)
     set_handler.restype = ctypes.c_void_p
 
-    @_HANDLER
     def dying(number: int) -> None:
         for each in (*CRASHES, signal.SIGALRM):
             set_handler(each, None)  # SIG_DFL
@@ -211,9 +210,10 @@ def _leave_last_words(shared: BlackBox) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
         os.kill(os.getpid(), number)
 
-    _handlers[:] = [dying]
+    handler = _HANDLER(dying)
+    _handlers[:] = [handler]
     for number in CRASHES:
-        set_handler(number, ctypes.cast(dying, ctypes.c_void_p))
+        set_handler(number, ctypes.cast(handler, ctypes.c_void_p))
 
 
 def _end_with_parent() -> None:
@@ -253,4 +253,5 @@ def rss() -> int:
 
 def overdue(shared: BlackBox, grace: float) -> bool:
     """Return whether a worker's guest executes although its time was over `grace` seconds ago."""
-    return 0.0 < shared.deadline < time.monotonic() - grace
+    deadline = shared.deadline
+    return deadline > 0 and deadline < time.monotonic() - grace
