@@ -450,13 +450,15 @@ def main(descriptor: int, *shared: int) -> None:
     pipe = Connection(descriptor)
     job, memory, seconds = pipe.recv()
     limit_memory(MACHINE + memory)
-    become_worker(BlackBox((shared[0], shared[1])))
+    box = BlackBox((shared[0], shared[1]))
+    become_worker(box)
     pipe.send(None)
     while True:
         try:
             argument = pipe.recv()
         except EOFError:
             return
+        box.load("")
         limit_time(seconds)
         result = job(argument)
         gc.collect()  # a machine is a cycle, and maps two gigabytes
