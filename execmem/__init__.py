@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from machine.machine import Out as Out
     from machine.module import Module as Module
 
+    __version__: str
+
 _HOME = {
     "Execmem": "allocator",
     "ExecmemError": "allocator.errors",
@@ -63,6 +65,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'execmem' has no attribute {name!r}")
@@ -71,8 +75,22 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _version() -> str:
+    """Return the version that setup.cfg states, by way of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("execmem")
+    except PackageNotFoundError:  # run from its sources
+        from configparser import ConfigParser
+
+        stated = ConfigParser()
+        stated.read(Path(__file__).parent.parent / "setup.cfg", "utf-8")
+        return stated.get("metadata", "version", fallback="unknown")
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
 
 
 def _check_neighbours() -> None:

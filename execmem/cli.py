@@ -53,10 +53,39 @@ class Commands(click.Group):
             formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
 
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Say which versions these are: a report of a fault needs the emulator's, too."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+    from platform import machine, python_version
+
+    import execmem
+
+    def version(package: str) -> str:
+        try:
+            return f"{package} {version_of(package)}"
+        except PackageNotFoundError:
+            return f"{package} is not installed"
+
+    click.echo(f"execmem {execmem.__version__}")
+    click.echo(f"{version('unicorn')}, {version('capstone')}, {version('numpy')}")
+    click.echo(f"Python {python_version()} on {machine()}")
+    ctx.exit()
+
+
 @click.group(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
 )
-@click.version_option(package_name="execmem")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the versions of execmem and of what it runs on, and exit.",
+)
 def cli() -> None:
     """Load real Linux kernel modules into an emulated x86-64, arm64 or riscv64 kernel."""
 
