@@ -405,6 +405,43 @@ class Emulation:
 
 
 @attrs.frozen(kw_only=True)
+class Entry:
+    """One form of the room that a compiler leaves for the function tracer.
+
+    Parameters
+    ----------
+    code
+        What may stand from an address of the table on: bytes, and which of their bits count.
+    function
+        Where the function may begin, counted from that address; empty: anywhere.
+    align
+        What the address must be a multiple of.
+    calls
+        The kernel's symbol that the branch at the address must lead to; empty: none.
+    idle
+        Returns what is written while nothing is traced, given the addresses and the kernel's
+        symbols: bytes from the address on, and code (a row for each address).
+    """
+
+    code: tuple[tuple[bytes, bytes], ...]
+    function: tuple[int, ...] = ()
+    align: int = 1
+    calls: str = ""
+    idle: Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8], ...]]
+
+
+def exactly(*codes: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return codes of which every bit counts."""
+    return tuple((code, b"\xff" * len(code)) for code in codes)
+
+
+def same(at: int, code: bytes) -> Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8], ...]]:
+    """Return what writes the same code at every address, so many bytes behind it."""
+    row = np.frombuffer(code, np.uint8)
+    return lambda sites, _symbols: ((at, np.broadcast_to(row, (sites.size, row.size))),)
+
+
+@attrs.frozen(kw_only=True)
 class Ftrace:
     """The sites of the function tracer, and what stands there while nothing is traced.
 
@@ -412,10 +449,9 @@ class Ftrace:
     ----------
     section
         Table of the sites' addresses.
-    before
-        Bytes that are written in front of an address of the table.
-    idle
-        Returns the bytes written, given the kernel's symbols.
+    entries
+        The forms that a site may have. Where the function's symbol does not tell one from
+        another, the first of those that most sites of a module have is taken.
     trampolines
         Sections of one PLT entry each, through which sites reach `tracer` when it is far.
     tracer
@@ -423,8 +459,7 @@ class Ftrace:
     """
 
     section: str
-    before: int
-    idle: Callable[[Mapping[str, int]], bytes]
+    entries: tuple[Entry, ...]
     trampolines: tuple[str, ...] = ()
     tracer: str = ""
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,14 @@ from allocator.types import (
     align_up,
 )
 from archs.arch import (
+    U8,
+    U64,
     Anchor,
     Arch,
     Branch,
     CallingConvention,
     Emulation,
+    Entry,
     Erratum,
     Exceptions,
     Fill,
@@ -55,8 +58,10 @@ from archs.arch import (
     Plt,
     Probe,
     SameSize,
+    exactly,
     module_struct,
     rows,
+    same,
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
@@ -201,6 +206,41 @@ def branch_to(place: int, address: int) -> bytes | None:
 
 _NOP, _MOV_X9_LR = 0xD503_201F, 0xAA1E_03E9
 _CALLBACK = 1 << 15  # in an alternative's capability: the replacement is a function
+
+_NOPS2 = _NOP.to_bytes(4, "little") * 2
+_MOV = np.frombuffer(_MOV_X9_LR.to_bytes(4, "little"), np.uint8)
+_BTI = 0xD503_241F  # bits 6 and 7: what may come here
+_BTI_MASK = 0xFFFF_FF3F
+
+
+def _call_ops(at: int) -> Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8], ...]]:
+    """Return what names the tracer's operations in a literal, and keeps LR, so far behind it."""
+
+    def idle(sites: U64, symbols: Mapping[str, int]) -> tuple[tuple[int, U8], ...]:
+        literal = symbols.get("ftrace_nop_ops", 0).to_bytes(8, "little")
+        rows = ((0, np.frombuffer(literal, np.uint8)), (at, _MOV))
+        return tuple((n, np.broadcast_to(row, (sites.size, row.size))) for n, row in rows)
+
+    return idle
+
+
+# Two NOPs at the entry, behind its BTI (before 6.3, and with CFI); or eight bytes in front of
+# the function as well, for a literal (CALL_OPS); arch/arm64/kernel/ftrace.c, ftrace_call_adjust.
+_ENTRIES = (
+    Entry(code=exactly(_NOPS2), function=(0, -4), idle=same(0, _MOV.tobytes())),
+    Entry(code=exactly(2 * _NOPS2), function=(8,), align=8, idle=_call_ops(8)),
+    Entry(
+        code=(
+            (
+                _NOPS2 + _BTI.to_bytes(4, "little") + _NOPS2,
+                b"\xff" * 8 + _BTI_MASK.to_bytes(4, "little") + b"\xff" * 8,
+            ),
+        ),
+        function=(8,),
+        align=8,
+        idle=_call_ops(12),
+    ),
+)
 
 # Numbers of Linux 6.12's arch/arm64/tools/cpucaps, of all the capabilities that alternatives
 # of a distribution's modules name.
@@ -582,11 +622,7 @@ ARM64 = Arch(
         # call possible; the second NOP stays.
         ftrace=Ftrace(
             section="__patchable_function_entries",
-            before=0,
-            idle=lambda symbols: (
-                symbols.get("ftrace_nop_ops", 0).to_bytes(8, "little")
-                + _MOV_X9_LR.to_bytes(4, "little")
-            ),
+            entries=_ENTRIES,
             trampolines=(".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
             tracer="ftrace_caller",
         ),

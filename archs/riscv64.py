@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,14 @@ from allocator.types import (
     align_up,
 )
 from archs.arch import (
+    U8,
+    U64,
     Anchor,
     Arch,
     Branch,
     CallingConvention,
     Emulation,
+    Entry,
     Exceptions,
     Fill,
     Finalisation,
@@ -55,8 +58,10 @@ from archs.arch import (
     Plt,
     Probe,
     SameSize,
+    exactly,
     module_struct,
     rows,
+    same,
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
@@ -143,6 +148,42 @@ def plt_entry(address: int, slot: int) -> bytes:
 # Finalisation ----------------------------------------------------------------------------------
 
 _NOP = 0x13  # addi x0, x0, 0
+_NOPS = _NOP.to_bytes(4, "little"), (0x0001).to_bytes(2, "little")
+_AUIPC_T0 = 0x297
+
+
+def _call_ops(sites: U64, symbols: Mapping[str, int]) -> tuple[tuple[int, U8], ...]:
+    """Return a literal that names the tracer's operations, then AUIPC t0 to the tracer and a NOP.
+
+    Where the kernel has no tracer, AUIPC leads nowhere; nothing reads t0 (ftrace_init_nop).
+    """
+    literal = np.frombuffer(symbols.get("ftrace_nop_ops", 0).to_bytes(8, "little"), np.uint8)
+    entries = sites + np.uint64(8)
+    away = np.zeros(sites.size, np.uint64)
+    if "ftrace_caller" in symbols:
+        away = np.uint64(symbols["ftrace_caller"]) - entries + np.uint64(0x800)
+    code = np.empty((sites.size, 2), "<u4")
+    code[:, 0] = (away & np.uint64(0xFFFF_F000)).astype(np.uint32) | np.uint32(_AUIPC_T0)
+    code[:, 1] = _NOP
+    return (0, np.broadcast_to(literal, (sites.size, 8))), (8, code.view(np.uint8))
+
+
+# Room for AUIPC t0 and JALR, kept as two instructions so that neither is ever half; what is
+# more than eight bytes of room (before 6.3) stays. Later kernels have eight bytes in front of
+# the function as well, for a literal (CALL_OPS).
+_ENTRIES = (
+    Entry(
+        code=exactly(2 * _NOPS[0], 4 * _NOPS[1]),
+        function=(0,),
+        idle=same(0, 2 * _NOPS[0]),
+    ),
+    Entry(
+        code=exactly(4 * _NOPS[0], 8 * _NOPS[1]),
+        function=(8,),
+        align=8,
+        idle=_call_ops,
+    ),
+)
 _THEAD = 0x5B7
 _MODELS = {
     "rv64": "rv64imafdch_zicsr_zifencei_zihintpause_zba_zbb_zbc_zbs_sstc",
@@ -446,11 +487,9 @@ RISCV64 = Arch(
             "running_kernel",
         ),
         environment=environment,
-        # Room for AUIPC t0 and JALR, kept as two instructions so that neither is ever half.
         ftrace=Ftrace(
             section="__patchable_function_entries",
-            before=0,
-            idle=lambda _: _NOP.to_bytes(4, "little") * 2,
+            entries=_ENTRIES,
         ),
         same_size=SameSize(
             section=".alternative",

@@ -59,7 +59,9 @@ def _jump_size(code: bytes) -> int:
 
 
 def _locate(entry: int, code: bytes) -> int | None:
-    """Return the site behind the eight bytes of CALL_OPS (ftrace_call_adjust)."""
+    """Return the site: at the entry, or behind the eight bytes of CALL_OPS (ftrace_call_adjust)."""
+    if code[:4] == MOV_X9_X30:
+        return entry
     if entry % 8:
         return None  # the kernel warns of a misaligned site and leaves it alone
     return entry + (12 if code[8:12] in BTI else 8)

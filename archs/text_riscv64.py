@@ -75,8 +75,18 @@ def _call(site: int, target: int) -> bytes | None:
     return word(high << 12 | 0x297) + word(distance << 20 | 0x282E7)
 
 
+def _is_auipc_t0(code: bytes) -> bool:
+    return int.from_bytes(code[:4], "little") & 0xFFF == 0x297
+
+
+def _locate(entry: int, code: bytes) -> int:
+    """Return the site: at the entry, or behind the literal of CALL_OPS, where AUIPC t0 stays."""
+    behind = _is_auipc_t0(code[8:12]) and not _is_auipc_t0(code[:4])
+    return entry + 8 if behind and code[:4] != NOP else entry
+
+
 def _idle(_site: int, code: bytes, _stub: int | None) -> bool:
-    return code in (4 * C_NOP, 2 * NOP)
+    return code in (4 * C_NOP, 2 * NOP) or (_is_auipc_t0(code) and code[4:8] == NOP)
 
 
 def _code(*words: int, literal: int) -> bytes:
@@ -217,7 +227,7 @@ PATCHING = TextPatching(
     static_calls=None,
     ftrace=Ftrace(
         table="__patchable_function_entries",
-        locate=lambda entry, _code: entry,
+        locate=_locate,
         size=8,
         stub=None,
         idle=_idle,

@@ -51,6 +51,7 @@ from archs.arch import (
     Debugging,
     Emulation,
     Emulator,
+    Entry,
     Exceptions,
     Fill,
     Finalisation,
@@ -60,8 +61,10 @@ from archs.arch import (
     Probe,
     Thunks,
     VariableSize,
+    exactly,
     module_struct,
     rows,
+    same,
 )
 from archs.environment import Boot, Environment
 from archs.insn_x86_64 import CALL, ESCAPE, JUMP, JUMP8, Instruction, decode, holds
@@ -968,7 +971,17 @@ X86_64 = Arch(
         ),
         environment=environment,
         features=FEATURES,
-        ftrace=Ftrace(section="__mcount_loc", before=0, idle=lambda _: NOPS[5]),
+        ftrace=Ftrace(
+            section="__mcount_loc",
+            entries=(
+                Entry(
+                    code=((b"\xe8\0\0\0\0", b"\xff\0\0\0\0"),),
+                    calls="__fentry__",
+                    idle=same(0, NOPS[5]),
+                ),
+                Entry(code=exactly(NOPS[5]), idle=same(0, NOPS[5])),
+            ),
+        ),
         static_call=_static_call,
         thunks=THUNKS,
         variable_size=VariableSize(

@@ -86,6 +86,8 @@ class LoadedModule:
         How the module taints the kernel: letters, in the kernel's order.
     notices
         What is assumed about it.
+    notes
+        What of its finalisation was left undone, and why.
     """
 
     name: str
@@ -105,6 +107,7 @@ class LoadedModule:
     this: ThisModule | None = None
     taints: str = ""
     notices: tuple[Notice, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def arch(self) -> Arch:
@@ -274,6 +277,7 @@ class Loader:
         except AllocationError as error:
             raise OutOfMemory(name, error) from error
         module.taints = taints_text(admission.taints)
+        admission.notices += [Notice("ftrace", note, title) for note in module.notes]
         module.notices = tuple(admission.notices)
         # What the module's depends= names is held, used or not, as modprobe would keep it.
         module.providers = providers | frozenset(needed)
@@ -315,9 +319,10 @@ class Loader:
             )
             self.observe("relocate")
             relocated = linked
+            notes: tuple[str, ...] = ()
             if self.environment is not None:
                 relocated = linked.copy()
-                finalise(view, layout, places, linked, self.environment)
+                notes = finalise(view, layout, places, linked, self.environment).notes
                 self.observe("finalise")
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
@@ -343,6 +348,7 @@ class Loader:
                 unknown=unknown,
                 exports=exports,
                 percpu=percpu,
+                notes=notes,
             )
             self._livepatches.coming(module)
             undo.pop_all()

@@ -85,6 +85,11 @@ class Finalised:
         """By mechanism, the places that it decides, changed or not, in order of application."""
         return self._subject.edits()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left alone, and why, for a person."""
+        return tuple(self._subject.notes)
+
 
 def finalise(
     view: ElfView,

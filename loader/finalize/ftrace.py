@@ -5,15 +5,23 @@ The compiler leaves a call (or room for one) at the entry of every function and 
 address in a table. The kernel sorts the table and writes the architecture's "not traced"
 instructions at each site (kernel/trace/ftrace.c: ftrace_process_locs, ftrace_update_code;
 arch: ftrace_init_nop).
+
+Which room was left depends on the kernel that the module was built for, so it is told by
+what stands at each site and by where the function begins. A site that has none of the known
+forms is left as it is, and named: an instruction of the module's is never overwritten.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from loader.finalize.subject import Subject
+from archs.arch import Entry
+from loader.elf import STT_FUNC
+from loader.finalize.subject import U64, Subject
 
 ADDRESS = np.dtype([("address", "<u8")])
+SHOWN = 5
 
 
 def prepare(subject: Subject) -> None:
@@ -25,6 +33,74 @@ def prepare(subject: Subject) -> None:
     sites = np.sort(table.entries["address"])
     table.entries["address"] = sites
     subject.claim(table)
-    starts = sites - np.uint64(rules.before)
-    code = np.frombuffer(rules.idle(subject.environment.symbols), np.uint8)
-    subject.write(subject.offsets(starts, code.size), code)
+    sites = sites[sites != 0]  # of functions that the linker dropped
+    subject.offsets(sites)
+    starts = _functions(subject)
+    fits = np.array([_fits(subject, entry, sites) for entry in rules.entries])
+    begins = np.array([_begins(entry, sites, starts) for entry in rules.entries])
+    told = fits & begins
+    # Elsewhere the symbol is missing: it will be as at most of the others.
+    order = np.argsort(-told.sum(axis=1), kind="stable")
+    chosen = np.full(sites.size, -1)
+    for form in (told, fits & ~begins.any(axis=0)):
+        for number in order[::-1]:
+            chosen[form[number]] = number
+    for number, entry in enumerate(rules.entries):
+        mine = sites[chosen == number]
+        if mine.size:
+            for at, code in entry.idle(mine, subject.environment.symbols):
+                subject.write(subject.offsets(mine + np.uint64(at), code.shape[-1]), code)
+    _report(subject, sites[chosen < 0], starts)
+
+
+def _functions(subject: Subject) -> U64:
+    """Return where the module's functions begin, in ascending order."""
+    symbols = subject.view.symbols
+    placed = np.isin(symbols["shndx"], np.array(list(subject.addresses), np.uint16))
+    return np.unique(subject.linked.symbols[(symbols["info"] & 0xF == STT_FUNC) & placed])
+
+
+def _fits(subject: Subject, entry: Entry, sites: U64) -> NDArray[np.bool_]:
+    """Return which sites have one of the codes of a form."""
+    found = np.zeros(sites.size, np.bool_)
+    aligned = sites % np.uint64(entry.align) == 0
+    for value, mask in entry.code:
+        near = np.flatnonzero(aligned & subject.room(sites, len(value)))
+        code = subject.bytes_at(subject.offsets(sites[near], len(value)), len(value))
+        bits = np.frombuffer(mask, np.uint8)
+        same = ((code & bits) == (np.frombuffer(value, np.uint8) & bits)).all(axis=1)
+        if entry.calls:
+            same &= _calls(code, sites[near], subject.imported.get(entry.calls, 0))
+        found[near] |= same
+    return found
+
+
+def _calls(code: NDArray[np.uint8], sites: U64, target: int) -> NDArray[np.bool_]:
+    """Return which calls (an opcode and a displacement of four bytes) lead to a target."""
+    away = np.ascontiguousarray(code[:, 1:5]).view("<i4")[:, 0].astype(np.int64)
+    return np.asarray(sites + away.view(np.uint64) + np.uint64(5) == np.uint64(target))
+
+
+def _begins(entry: Entry, sites: U64, starts: U64) -> NDArray[np.bool_]:
+    """Return which sites have a function where a form has one."""
+    if not entry.function:
+        return np.ones(sites.size, np.bool_)
+    places = [sites + np.array(away, np.int64).view(np.uint64) for away in entry.function]
+    return np.asarray(np.logical_or.reduce([np.isin(each, starts) for each in places]))
+
+
+def _report(subject: Subject, left: U64, starts: U64) -> None:
+    """Name the functions whose sites were left alone."""
+    if not left.size:
+        return
+    names = {int(a): n for n, a in enumerate(subject.linked.symbols.tolist())}
+    shown = []
+    for site in left[:SHOWN].tolist():
+        at = int(np.searchsorted(starts, np.uint64(site), side="right")) - 1
+        start = int(starts[at]) if at >= 0 else site
+        name = subject.view.symbol_name(names[start]) if start in names else f"{start:#x}"
+        shown.append(f"{name}+{site - start:#x}")
+    more = f" and {left.size - SHOWN} more" if left.size > SHOWN else ""
+    subject.notes.append(
+        f"ftrace: no room for the tracer is known at {', '.join(shown)}{more}: left as compiled"
+    )

@@ -86,13 +86,17 @@ class Table:
 
 @attrs.define(eq=False)
 class Subject:
-    """A module in the link's buffer, and what its mechanisms have done so far."""
+    """A module in the link's buffer, and what its mechanisms have done so far.
+
+    `notes` is what they did not do, for a person.
+    """
 
     view: ElfView
     layout: Layout
     addresses: Mapping[int, int]
     linked: Linked
     environment: Environment
+    notes: list[str] = attrs.field(factory=list, init=False)
     _edits: dict[str, list[tuple[Index, int | Index]]] = attrs.field(factory=dict, init=False)
     _mechanism: str = attrs.field(default="", init=False)
 
@@ -180,6 +184,13 @@ class Subject:
                 self.view.name, self._mechanism, f"{first:#x} is outside the module's sections"
             )
         return np.asarray(where[number] + inside.view(np.int64))
+
+    def room(self, addresses: U64, width: int | Index) -> NDArray[np.bool_]:
+        """Return at which addresses the module has so many bytes in one section."""
+        starts, sizes, _ = self._map
+        number = np.searchsorted(starts, addresses, side="right") - 1
+        inside = addresses - starts[number]
+        return np.asarray((number >= 0) & (inside + np.asarray(width, np.uint64) <= sizes[number]))
 
     def within(self, addresses: U64, *kinds: MemType) -> NDArray[np.bool_]:
         """Return which addresses lie in the module, in memory of one of `kinds` if any is given."""

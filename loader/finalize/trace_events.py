@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,22 @@ from loader.finalize.subject import U8, U64, Index, Subject
 from loader.layout import THIS_MODULE
 
 POINTER = np.dtype([("pointer", "<u8")])
-# Offsets in struct trace_event_call, Linux 6.12 with perf events.
-_LIST, _CLASS, _NODE, _TYPE, _FUNCS, _FORMAT, _MODULE, _FLAGS = 0, 16, 32, 48, 56, 64, 72, 88
+# Offsets in struct trace_event_call with perf events.
+_LIST, _CLASS, _NODE = 0, 16, 32
+
+
+class _Call(NamedTuple):
+    """Offsets behind them, which depend on the kernel that a module was built for."""
+
+    type: int
+    functions: int
+    format: int
+    module: int
+    flags: int
+
+
+# Linux 6.12; before 6.2 struct trace_event had a list head more.
+_CALLS = (_Call(48, 56, 64, 72, 88), _Call(64, 72, 80, 96, 112))
 # Offsets in struct trace_event_class.
 _SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
 _FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
@@ -39,31 +54,34 @@ _CLASS_MAP = 56  # bytes of struct ddebug_class_map, which begins with a list he
 def register(subject: Subject) -> None:
     """Register the module's trace events and replace names in their formats."""
     events = _pointers(subject, "_ftrace_events")
-    if not events.size:
+    call = _call(subject, events)
+    if call is None:
         return
-    at = subject.offsets(events, _MODULE + 8)
+    at = subject.offsets(events, call.module + 8)
     this_module = subject.view.section(THIS_MODULE)
     if this_module is not None and this_module.index in subject.addresses:
         owner = np.array([subject.addresses[this_module.index]], np.uint64)
-        subject.write(at + _MODULE, owner.view(np.uint8))
+        subject.write(at + call.module, owner.view(np.uint8))
     # list_add() puts each event in front: its successor is the one before.
     subject.write(at[1:] + _LIST, _rows(events[:-1]))
     subject.write(at[:-1] + _LIST + 8, _rows(events[1:]))
     head = subject.environment.symbols.get("ftrace_events")
     if head is not None:
         subject.write(at[-1:] + _LIST + 8, _rows(np.array([head], np.uint64)))
-    _fill_outputs(subject, at)
-    _replace_names(subject, at)
+    _fill_outputs(subject, at + call.functions)
+    _replace_names(subject, at, call.format)
 
 
 def running(subject: Subject) -> None:
     """Claim what only the running kernel knows: numbers, chains, memory it allocated."""
-    events = subject.offsets(_pointers(subject, "_ftrace_events"), _MODULE + 8)
-    if events.size:
+    pointers = _pointers(subject, "_ftrace_events")
+    call = _call(subject, pointers)
+    if call is not None:
+        events = subject.offsets(pointers, call.module + 8)
         subject.note(events[:1] + _LIST, 8)
         subject.note(events + _NODE, 16)
-        subject.note(events + _TYPE, 4)
-        subject.note(events + _FLAGS, 4)
+        subject.note(events + call.type, 4)
+        subject.note(events + call.flags, 4)
         classes = subject.offsets(np.unique(_words(subject, events + _CLASS)), _FIELDS + 16)
         subject.note(classes + _FIELDS, 16)
         # A check of an event's format may set a flag of the event and of a field (needs_test).
@@ -78,6 +96,29 @@ def running(subject: Subject) -> None:
     if maps is not None:
         steps = np.arange(maps.entries.size, dtype=np.intp) * _CLASS_MAP
         subject.note(maps.at + steps, 16)
+
+
+def _call(subject: Subject, events: U64) -> _Call | None:
+    """Return the structure of a module's events, None without any.
+
+    It is told by the format, which every event has, and by its output functions.
+
+    Raises
+    ------
+    BadModule
+        When none of the known structures is theirs.
+    """
+    if not events.size:
+        return None
+    subject.offsets(events, _CALLS[0].module + 8)
+    for call in _CALLS:
+        if subject.room(events, call.module + 8).all():
+            at = subject.offsets(events, call.module + 8)
+            formats, functions = (_words(subject, at + n) for n in (call.format, call.functions))
+            if (subject.within(formats) & (functions != 0)).all():
+                return call
+    name = subject.view.name
+    raise BadModule(name, "_ftrace_events", "its events have no structure that is known")
 
 
 def _pointers(subject: Subject, name: str) -> U64:
@@ -95,9 +136,9 @@ def _rows(words: U64) -> U8:
     return words.reshape(-1, 1).view(np.uint8)
 
 
-def _fill_outputs(subject: Subject, events: Index) -> None:
+def _fill_outputs(subject: Subject, pointers: Index) -> None:
     nothing = subject.environment.symbols.get("trace_nop_print")
-    functions = np.unique(_words(subject, events + _FUNCS))
+    functions = np.unique(_words(subject, pointers))
     functions = functions[subject.within(functions)]
     if nothing is None or not functions.size:
         return
@@ -109,7 +150,7 @@ def _fill_outputs(subject: Subject, events: Index) -> None:
 # Names in formats ------------------------------------------------------------------------------
 
 
-def _replace_names(subject: Subject, events: Index) -> None:
+def _replace_names(subject: Subject, events: Index, at_format: int) -> None:
     """Replace the names that the module defined a value for, in the formats of its system."""
     maps = subject.offsets(_pointers(subject, "_ftrace_eval_map"), 24)
     systems, names, values = subject.bytes_at(maps, 24).view(np.int64).T
@@ -120,7 +161,7 @@ def _replace_names(subject: Subject, events: Index) -> None:
     patterns = {system: _pattern(names) for system, names in by_system.items()}
     classes = subject.offsets(_words(subject, events + _CLASS), _FIELDS + 16)
     systems = _words(subject, classes + _SYSTEM).view(np.int64)
-    formats, first = np.unique(_words(subject, events + _FORMAT), return_index=True)
+    formats, first = np.unique(_words(subject, events + at_format), return_index=True)
     chosen = np.isin(systems[first], np.array(list(by_system), np.int64))
     formats, systems = formats[chosen], systems[first][chosen]
     texts = _strings(subject, formats)

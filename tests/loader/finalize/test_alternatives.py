@@ -129,6 +129,55 @@ def test_a_replacement_that_is_too_long_is_refused():
         patched(b"\x90" * 2, [("always", 0, b"\xf4" * 3, 2, ())])
 
 
+def table_of(form, count, feature, replacement=b"\xf4", length=4, home=".altinstr_replacement"):
+    """Return code and table of alternatives: a format and what it packs for each entry."""
+    size = struct.calcsize(form)
+    table, relas = b"", []
+    for n in range(count):
+        flags = (0,) if form == "<iiHHBB" else ()
+        relas += [Rela(len(table), PC32, TEXT, length * n), Rela(len(table) + 4, PC32, "repl", 0)]
+        table += struct.pack(form, 0, 0, feature, *flags, length, len(replacement))
+    assert len(table) == size * count
+    sections = [Sec(home, replacement, A | X), Sec(".altinstructions", table, A, relas=relas)]
+    code = b"\x90" * length * count
+    return finalised(code, sections, ENOUGH, extra=[Sym("repl", home)])
+
+
+@pytest.mark.parametrize("form", ["<iiHHBB", "<iiHBB"])
+@pytest.mark.parametrize("count", [1, 6, 7, 12, 14, 42])
+def test_entries_of_both_sizes(form, count):
+    """Entries of 14 bytes and of 12 (before 6.3) are told apart, where both sizes fit too."""
+    result = table_of(form, count, FEATURES["popcnt"])
+    assert result.bytes() == (b"\xf4" + NOPS[3]) * count
+    assert table_of(form, count, FEATURES["erms"]).bytes() == NOPS[4] * count
+
+
+@pytest.mark.parametrize(("feature", "taken"), [("erms", True), ("popcnt", False)])
+def test_before_6_3_the_highest_bit_is_not(feature, taken):
+    """In an entry of 12 bytes ALT_NOT is the highest bit of the feature."""
+    result = table_of("<iiHBB", 7, 0x8000 | FEATURES[feature])
+    assert result.bytes() == (b"\xf4" + NOPS[3] if taken else NOPS[4]) * 7
+
+
+@pytest.mark.parametrize(
+    ("form", "count", "options", "reasons"),
+    [
+        ("<iiHBBB", 1, {}, "no multiple of 14; nor of 12 bytes: size 0xd is no multiple of 12"),
+        ("<iiHHBB", 6, {"home": ".other"}, "is not in .altinstr_replacement; nor of 12"),
+        ("<iiHBB", 7, {"replacement": b"\xf4" * 5}, "nor of 12 bytes: .* longer than its place"),
+    ],
+)
+def test_a_table_that_makes_no_sense(form, count, options, reasons):
+    """A table that is of neither form is refused, and nothing is written."""
+    if form == "<iiHBBB":
+        sections = [Sec(".altinstructions", bytes(13), A)]
+        with pytest.raises(BadModule, match=reasons):
+            finalised(b"\x90" * 4, sections, ENOUGH)
+        return
+    with pytest.raises(BadModule, match=reasons):
+        table_of(form, count, FEATURES["popcnt"], **options)
+
+
 @given(st.lists(st.sampled_from([b"\x90", NOPS[3], b"\xf4", b"\x0f\x0b", NOPS[8]]), max_size=12))
 def test_runs_of_nops_become_as_few_instructions_as_can_be(pieces):
     """Packing keeps length and every instruction but NOPs; no two NOPs stand together."""

@@ -29,7 +29,8 @@ def test_traced_functions_begin_with_a_nop():
     text = b"\xe8\0\0\0\0\xc3" * 4
     relas = [Rela(8 * n, 1, TEXT, 6 * site) for n, site in enumerate((2, 0, 3, 1))]
     table = Sec("__mcount_loc", bytes(32), A, align=8, relas=relas)
-    result = finalised(text, [table], Environment())
+    calls = [Rela(6 * n + 1, PC32, "__fentry__", -4) for n in range(4)]
+    result = finalised(text, [table], Environment(), {"__fentry__": KERNEL}, relas=calls)
     assert result.bytes() == (NOP5 + b"\xc3") * 4
     assert list(struct.unpack("<4Q", result.bytes("__mcount_loc"))) == [
         BASE + 6 * n for n in range(4)

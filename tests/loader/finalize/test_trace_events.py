@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import string
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from archs.environment import Environment
+from loader.errors import BadModule
 from loader.finalize.trace_events import replace_names
+from tests.support.elfwriter import A, Rela, Sec, Sym, W
+from tests.support.finalising import finalised
 
 WORD = (string.ascii_letters + string.digits).encode()
 
@@ -88,3 +93,34 @@ def test_strings_and_members_stay():
     """A name in quotes or behind `->` is no use of the enumeration."""
     text = b'"%s ONE", REC->ONE, { ONE, "ONE" }'
     assert replace_names(text, NAMES).split(b"\0")[0] == b'"%s ONE", REC->ONE, { 1, "ONE" }'
+
+
+def event(size: int, pointers: dict[int, str]):
+    """Return a module with one trace event, finalised: offset -> what it points at."""
+    names = ("class", "functions", "format")
+    relas = [Rela(at, 1, name) for at, name in pointers.items()]
+    sections = [
+        Sec("events", bytes(size), A | W, align=8, relas=relas),
+        Sec("things", bytes(32) + bytes(64), A | W, align=8, relas=[Rela(32, 1, "things")]),
+        Sec(".gnu.linkonce.this_module", bytes(64), A | W, align=64),
+        Sec("_ftrace_events", bytes(8), A | W, align=8, relas=[Rela(0, 1, "event")]),
+    ]
+    symbols = [Sym("event", "events"), *(Sym(name, "things") for name in (*names, "things"))]
+    return finalised(b"\x90" * 16, sections, Environment(), extra=symbols)
+
+
+@pytest.mark.parametrize(
+    ("size", "functions", "format_at", "module"), [(120, 56, 64, 72), (144, 72, 80, 96)]
+)
+def test_the_owner_of_an_event(size, functions, format_at, module):
+    """The owner is written where the event's own structure has it: 6.12's, or one before 6.2."""
+    result = event(size, {16: "class", functions: "functions", format_at: "format"})
+    before, after = (x[result.index("events")] for x in (result.before, result.after))
+    owner = result.address(".gnu.linkonce.this_module").to_bytes(8, "little")
+    assert after == before[:module] + owner + before[module + 8 :]
+
+
+def test_an_event_of_no_known_structure():
+    """An event whose pointers are elsewhere is refused: nobody knows where its owner goes."""
+    with pytest.raises(BadModule, match="no structure that is known"):
+        event(120, {16: "class", 40: "functions"})
