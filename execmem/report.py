@@ -168,6 +168,8 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
     report, loaded = module.report, module.loaded
     title = f"{report.name}: {machine.arch.title}, design {report.design}, {module.state.value}"
     out.print(f"[bold]{escape(title)}[/bold]")
+    if report.init_fault is not None:
+        out.print(escape(f"init stopped: {report.init_fault}"))
     if loaded.providers:
         out.print(f"uses {', '.join(sorted(loaded.providers))}")
     out.print()

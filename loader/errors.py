@@ -238,10 +238,12 @@ class InitFailed(LoadError):
     module: str
     errno: int
     name: str
+    cause: object = None  # what stopped before and led to this, in words
 
     def __str__(self) -> str:
+        first = "" if self.cause is None else f"{self.cause}; then: "
         left = f"init returned -{self.errno} ({self.name}); the module was unloaded"
-        return printable(f"{self.module}: {left}")
+        return printable(f"{first}{self.module}: {left}")
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -44,6 +44,30 @@ LIMIT_HINTS = {
 }
 
 
+@attrs.frozen(str=False)
+class Stopped:
+    """What stopped first, where something else only follows from it.
+
+    Parameters
+    ----------
+    module
+        Whose init, or other function, stopped; empty where it is no module's.
+    fault
+        Why.
+    """
+
+    module: str
+    fault: Fault
+
+    def __str__(self) -> str:
+        fault = self.fault
+        said = str(fault)
+        if fault.symbol:
+            hint = f" (hint: {fault.hint})" if fault.hint else ""
+            said = f"'{fault.symbol}' is not in the modelled kernel, at {fault.where}{hint}"
+        return printable(f"stopped first: {f'{self.module}: ' if self.module else ''}{said}")
+
+
 @attrs.define(auto_exc=True, str=False)
 class Fault(ExecmemError):
     """The guest did what it may not do, or ran out of its limits.
@@ -64,6 +88,10 @@ class Fault(ExecmemError):
         What is wrong with it, and what it points at.
     hint
         What a person can do about it.
+    symbol
+        The kernel symbol that is missing, where that is what happened.
+    cause
+        What stopped before and led to this, where something did.
     """
 
     kind: FaultKind
@@ -73,9 +101,12 @@ class Fault(ExecmemError):
     address: int | None = None
     reason: str = ""
     hint: str = ""
+    symbol: str = ""
+    cause: Stopped | None = None
 
     def __str__(self) -> str:
-        text = self.kind.value
+        first = f"{self.cause}; then: " if self.cause is not None else ""
+        text = f"{first}{self.kind.value}"
         if self.address is not None:
             text += f" of {self.address:#x}"
         if self.reason:

@@ -50,7 +50,7 @@ from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
 from machine.device import Device, find_device, no_device
 from machine.disassembly import Disassembler
 from machine.extable import fix
-from machine.faults import LIMIT_HINTS, BadCall, Fault, FaultKind
+from machine.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stopped
 from machine.kernel.api import bring_installed
 from machine.kernel.api.algorithms import (
     CLASSES,
@@ -59,8 +59,9 @@ from machine.kernel.api.algorithms import (
     algorithm,
     registered,
 )
+from machine.kernel.api.held import left, taken
 from machine.kernel.api.params import FREE, SET, Parameter, parameters
-from machine.kernel.api.sched import idle, sleep
+from machine.kernel.api.sched import abandon, idle, sleep
 from machine.kernel.api.time import NSEC_PER_SEC, advance
 from machine.kernel.api.user import user_memory
 from machine.kernel.heap import LIMIT as HEAP_LIMIT
@@ -381,6 +382,7 @@ class Machine:
         loaded = self.loader.form(image, name)
         regions = dict(loaded.regions)
         result = stopped = None
+        since = taken(self.kernel)
         try:
             self.structs.coming(loaded)
             if self.kernel.text is not None:
@@ -389,10 +391,16 @@ class Machine:
             if init:
                 result = self._run_init(loaded)
         except BaseException as error:
+            if isinstance(error, InitFailed):
+                error.cause = self._first_stop(loaded.name)
+            if isinstance(error, Fault):
+                left(self.kernel, since, error.cause or Stopped(loaded.name, error))
             if isinstance(error, Fault) and error.kind is FaultKind.UNKNOWN_SYMBOL:
                 # Nothing is wrong with the module: this kernel ends here. It stays as a
                 # kernel would leave it after an oops in init, and its functions can be called.
                 stopped = error
+                self.kernel.stopped[loaded.name] = error.cause or Stopped(loaded.name, error)
+                abandon(self.kernel, lambda at: loaded.region_at(at) is not None)
             else:
                 if loaded.state is State.LIVE:
                     self.loader.begin_unload(loaded)
@@ -532,6 +540,7 @@ class Machine:
             self.loader.discard(loaded)
         finally:
             self.kernel.registry.forget(loaded.name)
+            self.kernel.stopped.pop(loaded.name, None)
             del self.modules[loaded.name]
 
     def _remove(self, module: Module) -> None:
@@ -675,7 +684,13 @@ class Machine:
         """Run a guest function; inside another run, on the rest of its stack."""
         seat = self._seat
         if not seat.depth:
-            return self._enter(address, slots)
+            since = taken(self.kernel)
+            try:
+                return self._enter(address, slots)
+            except Fault as fault:
+                cause = fault.cause or Stopped(self.locate(address)[0], fault)
+                left(self.kernel, since, cause)
+                raise
         if seat.depth >= NESTING:
             pc = seat.cpu.read(self.arch.calling.program_counter)
             raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
@@ -701,15 +716,32 @@ class Machine:
             cpu.run(address, end, instructions=None, seconds=None)
             failed = False
         except Stop as stop:
-            raise self.explain(stop) from None
+            fault = self.explain(stop)
+            fault.cause = fault.cause or self._first_stop(self.locate(address)[0])
+            raise fault from None
         except Parked:
             failed = False
+            raise
+        except Fault as fault:  # of a kernel function that the guest called
+            fault.cause = fault.cause or self._first_stop(self.locate(address)[0])
             raise
         finally:
             seat.depth -= 1
             if failed and not seat.depth:
                 cpu.reset(fully=True)
         return cpu.read(self.arch.calling.result)
+
+    def _first_stop(self, name: str) -> Stopped | None:
+        """Return what stopped first of a module and of those that it depends on; None: nothing."""
+        stopped = self.kernel.stopped
+        if not stopped or name not in self.loader.modules:
+            return None
+        reached, ahead = {name}, [name]
+        while ahead:
+            fresh = self.loader.modules[ahead.pop()].providers - reached
+            reached |= fresh
+            ahead += fresh
+        return next((stop for other, stop in stopped.items() if other in reached), None)
 
     def _new_seat(self, cpu: Cpu) -> _Seat:
         stack = self.memory.vmalloc(STACK_SIZE)
@@ -1115,7 +1147,7 @@ class Machine:
 
     def explain(self, stop: Stop) -> Fault:
         """Return why the guest stopped, for a person."""
-        reason = ""
+        reason = symbol = ""
         kind, budget = stop.kind, self.limits.budget
         if self.kernel.text is not None:
             stop.pc = self.kernel.text.kprobes.origin(stop.pc)
@@ -1128,6 +1160,8 @@ class Machine:
         elif stop.address is not None and (name := self.kernel.unknown_at(stop.address)):
             kind = FaultKind.UNKNOWN_SYMBOL
             reason = f"'{name}', {stop.kind.value} as a variable"
+            symbol = name.partition("+")[0]
+            self.kernel.calls[symbol] = self.kernel.calls.get(symbol, 0) + 1
         elif stop.address is not None:
             reason = self._access_reason(stop)
         return Fault(
@@ -1138,6 +1172,8 @@ class Machine:
             address=None if kind is FaultKind.UNKNOWN_SYMBOL else stop.address,
             reason=reason,
             hint=LIMIT_HINTS.get(kind, ""),
+            symbol=symbol,
+            cause=self._first_stop(self.locate(stop.pc)[0]),
         )
 
     def _last_words(self, cpu: Cpu) -> dict[str, str | int]:

@@ -61,6 +61,9 @@ def load(
     save = recording(machine, options)
     loaded = [load_one(machine, name, options, init=init) for name in modules]
     save()
+    for module in machine.modules.values():
+        if module.report.init_fault is not None and module not in loaded:
+            click.echo(f"{module.name}: init stopped: {module.report.init_fault}", err=True)
     if svg is not None or png is not None:
         from execmem import figure
 

@@ -15,15 +15,21 @@ from execmem.sweep.job import OUTCOMES, Row
 SLOWEST = 10
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
 _WHERE = re.compile(r"^[^:]+: ")
+_FIRST = re.compile(r"^stopped first: (.*?)(?:; then: .*)?$", re.DOTALL)
 
 
 def kind_of(error: str) -> str:
     """Return what an error has in common with others: neither module nor numbers.
 
+    Of an error that follows from another, it is that one.
+
     >>> kind_of("hello.ko: .text+0x14: 'printk' out of range: +0x10000000 is too far")
     ".text+N: 'printk' out of range: +N is too far"
+    >>> kind_of("stopped first: snd: 'x' is not in the modelled kernel; then: panic: deadlock")
+    "'x' is not in the modelled kernel"
     """
-    return _NUMBER.sub("N", _WHERE.sub("", error))
+    first = _FIRST.match(error)
+    return _NUMBER.sub("N", _WHERE.sub("", first[1] if first else error))
 
 
 @attrs.define

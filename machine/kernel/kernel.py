@@ -33,7 +33,7 @@ from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Inter
 from archs import Anchor, Arch
 from machine.budget import Limits
 from machine.cpu import Cpu
-from machine.faults import LIMIT_HINTS, Fault, FaultKind
+from machine.faults import LIMIT_HINTS, Fault, FaultKind, Stopped
 from machine.kernel.heap import LIMIT, Heap
 from machine.kernel.kasan import CheckedHeap, CheckedMemory, Report, Site
 from machine.kernel.printf import format_message, split_level
@@ -213,6 +213,7 @@ class Kernel:
         self.on_idle: Callable[[], None] | None = None
         self.request_module: Callable[[str], bool] | None = None
         self.oopses: list[Fault] = []
+        self.stopped: dict[str, Stopped] = {}  # by the module whose init it was, first first
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
@@ -636,7 +637,9 @@ class Kernel:
                 FaultKind.UNKNOWN_SYMBOL,
                 address,
                 self.caller(),
-                reason=f"'{slot.name}'; hint: supply it with --stub {slot.name}[=VALUE]",
+                reason=f"'{slot.name}'",
+                hint=f"supply it with --stub {slot.name}[=VALUE]",
+                symbol=slot.name,
             )
         if kind.size:
             image = kind.to_register(result or 0, sign_extend_32=calling.sign_extend_32)

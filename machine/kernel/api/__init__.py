@@ -29,6 +29,7 @@ from machine.kernel.api import (
     objects,
     params,
     pools,
+    rcu,
     registry,
     scatterlist,
     sched,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import errno as _errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
+import attrs
+
 from allocator.types import PAGE_SIZE
-from machine.faults import Fault, FaultKind
+from machine.faults import Fault, FaultKind, Stopped
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
 from machine.kernel.table import function
@@ -30,10 +32,34 @@ _INT = parse("int result(void)").result
 _State = TypeVar("_State")
 
 
-def stop(k: Kernel, reason: str, kind: FaultKind = FaultKind.PANIC) -> NoReturn:
+@attrs.frozen
+class Deferred:
+    """Something put off.
+
+    Parameters
+    ----------
+    name
+        What it is, for messages.
+    act
+        What to do.
+    target
+        Returns the guest function that it will call; 0 for none.
+    undo
+        Lets guest memory say again that nothing is put off.
+    """
+
+    name: str
+    act: Callable[[Kernel], object]
+    target: Callable[[Kernel], int] = lambda _k: 0
+    undo: Callable[[Kernel], object] = lambda _k: None
+
+
+def stop(
+    k: Kernel, reason: str, kind: FaultKind = FaultKind.PANIC, cause: Stopped | None = None
+) -> NoReturn:
     """Stop the guest in the kernel function that it called: say what is wrong, and who called."""
     pc = k.cpu.read(k.arch.calling.program_counter)
-    raise Fault(kind, pc, k.caller(), reason=reason)
+    raise Fault(kind, pc, k.caller(), reason=reason, cause=cause)
 
 
 def state(k: Kernel, kind: type[_State]) -> _State:

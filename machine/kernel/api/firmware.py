@@ -7,7 +7,7 @@ for devices that do not come (drivers/acpi/, drivers/pci/, drivers/base/firmware
 
 from __future__ import annotations
 
-from machine.kernel.api.common import errno, nothing, text
+from machine.kernel.api.common import Deferred, errno, nothing, text
 from machine.kernel.api.memory import GFP_ZERO, kmalloc
 from machine.kernel.api.sched import defer
 from machine.kernel.kernel import Kernel
@@ -100,7 +100,8 @@ def _request_firmware_nowait(
     cont: int,
 ) -> int:
     title = text(k, name).decode("utf-8", "replace")
-    defer(k, cont, (f"firmware {title}", lambda k: k.call(cont, 0, context)))
+    what = Deferred(f"firmware {title}", lambda k: k.call(cont, 0, context), lambda _k: cont)
+    defer(k, cont, what)
     return 0
 
 

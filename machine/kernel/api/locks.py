@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Locks of a machine with one CPU and one task (kernel/locking/, kernel/rcu/).
+"""Locks (kernel/locking/).
 
-There is nobody to wait for: a lock that is taken stays taken for ever. So what would hang
-a kernel, or be found by its lock debugging, stops the guest with the name of the lock:
-taking twice what excludes itself, and giving back what is not held.
+Who waits for a mutex or a semaphore lets others run meanwhile: threads, work, timers. Who
+would spin, or waits for what nobody is left to give back, stops with the name of the lock and
+of who holds it, where a kernel would hang; so does who takes twice what excludes itself, and
+who gives back what is not held.
 
 Lock words stand in guest memory in the kernel's own form, because modules inline the fast
 paths. A spinlock word has two: arm64's and x86-64's queued lock (0 free, the lowest byte
@@ -15,12 +16,12 @@ which either form reads as held, and give it back to 0, which both read as free.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
-import attrs
-
-from machine.kernel.api.common import empty_list, state, stop
-from machine.kernel.api.memory import kvfree
+from machine.kernel.api.common import empty_list, stop
+from machine.kernel.api.held import give, holder, take
+from machine.kernel.api.sched import block
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import offset_of
 from machine.kernel.structs import struct as declare
@@ -30,9 +31,9 @@ declare("mutex", "owner:u64 wait_lock:u32 osq:u32 wait_list:list")
 declare("rw_semaphore", "count:u64 owner:u64 osq:u32 wait_lock:u32 wait_list:list")
 declare("semaphore", "lock:u32 count:u32 wait_list:list")
 declare("qrwlock", "cnts:u32 wait_lock:u32")
-declare("callback_head", "next:ptr func:fn")
+RWSEM_OWNER = offset_of("rw_semaphore", "owner")
 MUTEX_LIST, RWSEM_LIST = offset_of("mutex", "wait_list"), offset_of("rw_semaphore", "wait_list")
-SEM_COUNT, RCU_FUNCTION = offset_of("semaphore", "count"), offset_of("callback_head", "func")
+SEM_COUNT = offset_of("semaphore", "count")
 LOCKED_BYTE, TICKET = 0xFF, 1 << 16
 OWNER_FLAGS = 7  # enum: waiters, handoff, pickup in the low bits of mutex.owner
 WRITER, WRITER_MASK, READER = 0xFF, 0x1FF, 1 << 9  # include/asm-generic/qrwlock.h
@@ -41,12 +42,22 @@ RWSEM_WRITER, RWSEM_READER = 1, 1 << 8  # kernel/locking/rwsem.c
 data("__mmiowb_state", 4, percpu=True)
 
 
-def _deadlock(k: Kernel, what: str, lock: int) -> None:
-    stop(k, f"deadlock: {what} at {lock:#x} is held already, and nobody else runs")
+def _title(k: Kernel, what: str, lock: int) -> str:
+    """Return what a person knows a lock by."""
+    module, symbol = k.locate(lock)
+    name = f" '{symbol}'" if symbol else ""
+    return f"{what}{name}{f' of {module}' if module else ''} at {lock:#x}"
 
 
-def _not_held(k: Kernel, what: str, lock: int) -> None:
-    stop(k, f"unlock of {what} at {lock:#x}, which is not held")
+def _deadlock(k: Kernel, what: str, lock: int) -> NoReturn:
+    place, cause = holder(k, lock)
+    since = f" since {place}" if place else ""
+    reason = f"deadlock: {_title(k, what, lock)} is held already{since}, and nobody else runs"
+    stop(k, reason, cause=cause)
+
+
+def _not_held(k: Kernel, what: str, lock: int) -> NoReturn:
+    stop(k, f"unlock of {_title(k, what, lock)}, which is not held")
 
 
 # Spinlocks ---------------------------------------------------------------------------------
@@ -68,6 +79,7 @@ def spin_lock(k: Kernel, lock: int) -> int:
     if _spinning(word):
         _deadlock(k, "spinlock", lock)
     k.store(lock, word + TICKET, 4)
+    take(k, lock)
     return 0
 
 
@@ -91,6 +103,7 @@ def spin_unlock(k: Kernel, lock: int) -> None:
     if not _spinning(k.word(lock, 4)):
         _not_held(k, "spinlock", lock)
     k.store(lock, 0, 4)
+    give(k, lock)
 
 
 @function("void _raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags)")
@@ -126,6 +139,7 @@ def _read_lock(k: Kernel, lock: int) -> int:
     if word & WRITER_MASK:
         _deadlock(k, "rwlock (by a writer)", lock)
     k.store(lock, word + READER, 4)
+    take(k, lock)
     return 0
 
 
@@ -139,6 +153,8 @@ def _read_unlock(k: Kernel, lock: int) -> None:
     if word < READER:
         _not_held(k, "rwlock (for reading)", lock)
     k.store(lock, word - READER, 4)
+    if word == READER:
+        give(k, lock)
 
 
 @function("void _raw_read_unlock_irqrestore(rwlock_t *lock, unsigned long flags)")
@@ -156,6 +172,7 @@ def _write_lock(k: Kernel, lock: int) -> int:
     if k.word(lock, 4):
         _deadlock(k, "rwlock", lock)
     k.store(lock, WRITER, 4)
+    take(k, lock)
     return 0
 
 
@@ -168,6 +185,7 @@ def _write_unlock(k: Kernel, lock: int) -> None:
     if k.word(lock, 1) != WRITER:
         _not_held(k, "rwlock (for writing)", lock)
     k.store(lock, 0, 1)
+    give(k, lock)
 
 
 @function("void _raw_write_unlock_irqrestore(rwlock_t *lock, unsigned long flags)")
@@ -190,6 +208,7 @@ def _queued_rwlock_slowpath(k: Kernel, lock: int) -> None:
 def _mutex_init(k: Kernel, lock: int, _name: int, _key: int) -> None:
     k.memory.write(lock, bytes(MUTEX_LIST))
     empty_list(k, lock + MUTEX_LIST)
+    give(k, lock)
 
 
 def _mutex_owner(k: Kernel, lock: int) -> int:
@@ -204,9 +223,11 @@ def _mutex_owner(k: Kernel, lock: int) -> int:
 )
 def mutex_lock(k: Kernel, lock: int) -> int:
     """Take a mutex; no signal ever interrupts."""
-    if _mutex_owner(k, lock):
+    if _mutex_owner(k, lock) == k.current:
         _deadlock(k, "mutex", lock)
+    block(k, lambda: not _mutex_owner(k, lock), hopeless=partial(_deadlock, k, "mutex", lock))
     k.store(lock, k.word(lock) | k.current)
+    take(k, lock)
     return 0
 
 
@@ -223,6 +244,7 @@ def _mutex_unlock(k: Kernel, lock: int) -> None:
     if not _mutex_owner(k, lock):
         _not_held(k, "mutex", lock)
     k.store(lock, 0)
+    give(k, lock)
 
 
 @function("bool mutex_is_locked(struct mutex *lock)")
@@ -246,6 +268,7 @@ def _atomic_dec_and_mutex_lock(k: Kernel, atomic: int, lock: int) -> int:
 def _init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> None:
     k.memory.write(sem, bytes(RWSEM_LIST))
     empty_list(k, sem + RWSEM_LIST)
+    give(k, sem)
 
 
 @function("int down_read_trylock(struct rw_semaphore *sem)")
@@ -254,6 +277,7 @@ def _down_read_trylock(k: Kernel, sem: int) -> int:
     if count & RWSEM_WRITER:
         return 0
     k.store(sem, count + RWSEM_READER)
+    take(k, sem)
     return 1
 
 
@@ -263,8 +287,11 @@ def _down_read_trylock(k: Kernel, sem: int) -> int:
     "int down_read_killable(struct rw_semaphore *sem)",
 )
 def _down_read(k: Kernel, sem: int) -> int:
-    if not _down_read_trylock(k, sem):
-        _deadlock(k, "rw_semaphore (by a writer)", sem)
+    what = "rw_semaphore (by a writer)"
+    if k.word(sem) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER) == k.current:
+        _deadlock(k, what, sem)
+    block(k, lambda: not k.word(sem) & RWSEM_WRITER, hopeless=partial(_deadlock, k, what, sem))
+    _down_read_trylock(k, sem)
     return 0
 
 
@@ -273,6 +300,7 @@ def _down_write_trylock(k: Kernel, sem: int) -> int:
     if k.word(sem):
         return 0
     k.memory.write(sem, struct.pack("<QQ", RWSEM_WRITER, k.current))
+    take(k, sem)
     return 1
 
 
@@ -280,8 +308,11 @@ def _down_write_trylock(k: Kernel, sem: int) -> int:
     "void down_write(struct rw_semaphore *sem)", "int down_write_killable(struct rw_semaphore *sem)"
 )
 def _down_write(k: Kernel, sem: int) -> int:
-    if not _down_write_trylock(k, sem):
+    if k.word(sem) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER) == k.current:
         _deadlock(k, "rw_semaphore", sem)
+    hopeless = partial(_deadlock, k, "rw_semaphore", sem)
+    block(k, lambda: not k.word(sem), hopeless=hopeless)
+    _down_write_trylock(k, sem)
     return 0
 
 
@@ -291,6 +322,8 @@ def _up_read(k: Kernel, sem: int) -> None:
     if count < RWSEM_READER:
         _not_held(k, "rw_semaphore (for reading)", sem)
     k.store(sem, count - RWSEM_READER)
+    if count == RWSEM_READER:
+        give(k, sem)
 
 
 @function("void up_write(struct rw_semaphore *sem)")
@@ -298,12 +331,14 @@ def _up_write(k: Kernel, sem: int) -> None:
     if not k.word(sem) & RWSEM_WRITER:
         _not_held(k, "rw_semaphore (for writing)", sem)
     k.memory.write(sem, bytes(16))
+    give(k, sem)
 
 
 @function("void downgrade_write(struct rw_semaphore *sem)")
 def _downgrade_write(k: Kernel, sem: int) -> None:
     _up_write(k, sem)
     k.store(sem, RWSEM_READER)
+    take(k, sem)
 
 
 @function("int down_trylock(struct semaphore *sem)")
@@ -311,6 +346,7 @@ def _down_trylock(k: Kernel, sem: int) -> int:
     count = k.word(sem + SEM_COUNT, 4)
     if count:
         k.store(sem + SEM_COUNT, count - 1, 4)
+        take(k, sem)
     return int(count == 0)
 
 
@@ -320,112 +356,16 @@ def _down_trylock(k: Kernel, sem: int) -> int:
     "int down_killable(struct semaphore *sem)",
 )
 def _down(k: Kernel, sem: int) -> int:
-    if _down_trylock(k, sem):
-        _deadlock(k, "semaphore", sem)
+    hopeless = partial(_deadlock, k, "semaphore", sem)
+    block(k, lambda: k.word(sem + SEM_COUNT, 4) != 0, hopeless=hopeless)
+    _down_trylock(k, sem)
     return 0
 
 
 @function("void up(struct semaphore *sem)")
 def _up(k: Kernel, sem: int) -> None:
     k.store(sem + SEM_COUNT, k.word(sem + SEM_COUNT, 4) + 1, 4)
-
-
-# RCU ---------------------------------------------------------------------------------------
-
-
-@attrs.define
-class _Rcu:
-    """Readers under way, and what waits for them, in order."""
-
-    readers: int = 0
-    waiting: list[Callable[[Kernel], object]] = attrs.field(factory=list)
-
-
-def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object]) -> None:
-    """Let `act` happen after the readers that are under way; `head` is the caller's rcu_head."""
-    if head:
-        k.memory.write(head, bytes(16))
-    state(k, _Rcu).waiting.append(act)
-    k.stir()
-
-
-def rcu_pending(k: Kernel) -> bool:
-    """Return whether something waits for readers, and none is under way."""
-    rcu = state(k, _Rcu)
-    return bool(rcu.waiting) and not rcu.readers
-
-
-def grace_period(k: Kernel) -> None:
-    """Run what was given to call_rcu, now that no reader is under way."""
-    rcu = state(k, _Rcu)
-    while rcu.waiting and not rcu.readers:
-        rcu.waiting.pop(0)(k)
-
-
-@function("void __rcu_read_lock(void)")
-def _rcu_read_lock(k: Kernel) -> None:
-    state(k, _Rcu).readers += 1
-
-
-@function("void __rcu_read_unlock(void)")
-def _rcu_read_unlock(k: Kernel) -> None:
-    rcu = state(k, _Rcu)
-    if not rcu.readers:
-        stop(k, "rcu_read_unlock without rcu_read_lock")
-    rcu.readers -= 1
-    if rcu.waiting:
-        k.stir()
-
-
-@function(
-    "void synchronize_rcu(void)",
-    "void synchronize_rcu_expedited(void)",
-    "void synchronize_net(void)",
-    "void rcu_barrier(void)",
-)
-def _synchronize_rcu(k: Kernel) -> None:
-    if state(k, _Rcu).readers:
-        stop(k, "deadlock: waits for readers inside rcu_read_lock")
-    grace_period(k)
-
-
-@function(
-    "void call_rcu(struct rcu_head *head, rcu_callback_t func)",
-    "void call_rcu_hurry(struct rcu_head *head, rcu_callback_t func)",
-)
-def _call_rcu(k: Kernel, head: int, func: int) -> None:
-    call_rcu(k, head, lambda k: k.call(func, head))
-    k.store(head + RCU_FUNCTION, func)
-
-
-@function("void kvfree_call_rcu(struct rcu_head *head, void *ptr)")
-def _kvfree_call_rcu(k: Kernel, head: int, pointer: int) -> None:
-    call_rcu(k, head, lambda k: kvfree(k, pointer))
-
-
-@function("int init_srcu_struct(struct srcu_struct *ssp)")
-def _init_srcu_struct(_k: Kernel, _ssp: int) -> int:
-    return 0
-
-
-@function("int __srcu_read_lock(struct srcu_struct *ssp)")
-def _srcu_read_lock(k: Kernel, _ssp: int) -> int:
-    _rcu_read_lock(k)
-    return 0
-
-
-@function("void __srcu_read_unlock(struct srcu_struct *ssp, int idx)")
-def _srcu_read_unlock(k: Kernel, _ssp: int, _index: int) -> None:
-    _rcu_read_unlock(k)
-
-
-@function(
-    "void synchronize_srcu(struct srcu_struct *ssp)",
-    "void srcu_barrier(struct srcu_struct *ssp)",
-    "void cleanup_srcu_struct(struct srcu_struct *ssp)",
-)
-def _synchronize_srcu(k: Kernel, _ssp: int) -> None:
-    _synchronize_rcu(k)
+    give(k, sem)
 
 
 # Interrupts and preemption: there are none ---------------------------------------------------

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 
 from machine.kernel.api.common import empty_list, errno, nothing, stop
-from machine.kernel.api.locks import call_rcu
 from machine.kernel.api.memory import GFP_ZERO, cache_alloc, cache_free, kfree, kmalloc
+from machine.kernel.api.rcu import call_rcu
 from machine.kernel.api.wait import init_head, wake_up
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import layout, offset_of, room, view

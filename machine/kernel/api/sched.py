@@ -21,10 +21,11 @@ from typing import Any
 
 import attrs
 
+from allocator.errors import AccessError
 from allocator.types import PAGE_SIZE
 from machine.faults import Fault
-from machine.kernel.api.common import errno, state, stop, text
-from machine.kernel.api.locks import grace_period, rcu_pending
+from machine.kernel.api.common import Deferred, errno, state, stop, text
+from machine.kernel.api.rcu import grace_period, rcu_pending, withdraw_rcu
 from machine.kernel.api.time import NSEC_PER_JIFFY, NSEC_PER_SEC, advance, now
 from machine.kernel.kernel import Kernel, Parked
 from machine.kernel.prototypes import parse
@@ -37,9 +38,6 @@ HUNG = 120 * NSEC_PER_SEC  # as khungtaskd's idea of too long (kernel/hung_task.
 # is told that it waits in vain: something may queue itself again and again.
 IDLE_STEPS, MOST_STEPS = 200, 5000
 SWITCH = 50_000  # ns that each thing costs, so that such a one cannot stop time
-
-# What is put off: a name for messages, and what to do.
-Deferred = tuple[str, Callable[[Kernel], object]]
 
 
 @attrs.define(eq=False)
@@ -114,6 +112,27 @@ def clear_timer(k: Kernel, key: int) -> bool:
     return state(k, Scheduler).timers.pop(key, None) is not None
 
 
+def abandon(k: Kernel, owned: Callable[[int], bool]) -> None:
+    """Let nothing run that was put off and whose function, by its address, is `owned`."""
+    s = state(k, Scheduler)
+
+    def goes(what: Deferred) -> bool:
+        try:
+            if not owned(what.target(k)):
+                return False
+            what.undo(k)
+        except AccessError:  # its structure is gone
+            return False
+        return True
+
+    s.timers = {key: timer for key, timer in s.timers.items() if not goes(timer[2])}
+    s.queue = deque(item for item in s.queue if not goes(item[1]))
+    withdraw_rcu(k, owned)
+    for thread in s.threads.values():
+        if not thread.ended and owned(thread.function):
+            _end(thread, errno("EINTR"))
+
+
 def idle(k: Kernel) -> None:
     """Run everything that is due; what faults ends up in the log, as an oops of a worker does."""
     s = state(k, Scheduler)
@@ -150,14 +169,14 @@ def _step(k: Kernel, until: int, *, oops: bool = False) -> bool:
     key = min(s.timers, key=lambda timer: s.timers[timer][:2], default=None)
     due = None if key is None else s.timers[key][0]
     if key is not None and due is not None and due <= now(k):
-        name, act = s.timers.pop(key)[2]
-        _perform(k, name, act, oops=oops)
+        what = s.timers.pop(key)[2]
+        _perform(k, what.name, what.act, oops=oops)
         return True
     if s.queue:
-        work, (name, act) = s.queue.popleft()
+        work, what = s.queue.popleft()
         s.running.append(work)
         try:
-            _perform(k, name, act, oops=oops)
+            _perform(k, what.name, what.act, oops=oops)
         finally:
             s.running.remove(work)
         return True
@@ -183,8 +202,16 @@ def _perform(k: Kernel, name: str, act: Callable[[Kernel], object], *, oops: boo
         k.oops(name, fault)
 
 
-def block(k: Kernel, ready: Callable[[], bool], until: int | None = None) -> bool:
+def block(
+    k: Kernel,
+    ready: Callable[[], bool],
+    until: int | None = None,
+    hopeless: Callable[[], object] | None = None,
+) -> bool:
     """Let others run until `ready()`; False where the time `until` came before.
+
+    `hopeless` is called where nothing is left that could make it ready, to stop the guest with
+    words of its own.
 
     Raises
     ------
@@ -214,6 +241,8 @@ def block(k: Kernel, ready: Callable[[], bool], until: int | None = None) -> boo
             left -= until is None
             continue
         if until is None:
+            if hopeless is not None:
+                hopeless()
             stop(k, "deadlock: waits for what nobody is left to bring")
         advance(k, max(until - now(k), 0))
         return False

@@ -8,8 +8,10 @@ timer_pending() reads; the order of timers is the scheduler's.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from allocator.types import ADDRESS_MASK
+from machine.kernel.api.common import Deferred
 from machine.kernel.api.sched import clear_timer, set_timer
 from machine.kernel.api.time import (
     HZ,
@@ -40,13 +42,22 @@ HRTIMER_MODE_REL = 1
 HRTIMER_RESTART = 1
 
 
-def arm(k: Kernel, timer: int, expires: int) -> bool:
-    """Let a timer_list expire at a jiffy; return whether it was pending."""
+def arm(k: Kernel, timer: int, expires: int, target: Callable[[Kernel], int] | None = None) -> bool:
+    """Let a timer_list expire at a jiffy; return whether it was pending.
+
+    `target` returns the function that is called in the end, where it is not the timer's own.
+    """
     was = k.word(timer + PPREV) != 0
     k.store(timer + EXPIRES, expires)
     k.store(timer + PPREV, timer)
     wait = expires - INITIAL_JIFFIES
-    set_timer(k, timer, NSEC_PER_SEC + wait * NSEC_PER_JIFFY, ("timer", lambda k: fire(k, timer)))
+    what = Deferred(
+        "timer",
+        lambda k: fire(k, timer),
+        target or (lambda k: k.word(timer + FUNCTION)),
+        lambda k: k.memory.write(timer, bytes(EXPIRES)),
+    )
+    set_timer(k, timer, NSEC_PER_SEC + wait * NSEC_PER_JIFFY, what)
     return was
 
 
@@ -187,7 +198,13 @@ def _arm_hrtimer(k: Kernel, timer: int, when: int) -> None:
     when &= ADDRESS_MASK
     k.memory.write(timer + HR_EXPIRES, struct.pack("<QQ", when, when))
     k.store(timer + HR_STATE, 1, 1)
-    set_timer(k, timer, when, ("hrtimer", lambda k: _fire_hrtimer(k, timer)))
+    what = Deferred(
+        "hrtimer",
+        lambda k: _fire_hrtimer(k, timer),
+        lambda k: k.word(timer + HR_FUNCTION),
+        lambda k: k.store(timer + HR_STATE, 0, 1),
+    )
+    set_timer(k, timer, when, what)
 
 
 def _fire_hrtimer(k: Kernel, timer: int) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import attrs
 
-from machine.kernel.api.common import state, stop, text
-from machine.kernel.api.locks import call_rcu
+from machine.kernel.api.common import Deferred, state, stop, text
 from machine.kernel.api.memory import duplicate
+from machine.kernel.api.rcu import call_rcu
 from machine.kernel.api.sched import block, defer, queued, set_timer, withdraw
 from machine.kernel.api.time import NSEC_PER_JIFFY, jiffies, now
 from machine.kernel.api.timers import PPREV, arm, disarm
@@ -89,7 +89,17 @@ def _claim(k: Kernel, work: int) -> bool:
 
 def _enqueue(k: Kernel, queue: int, work: int) -> None:
     k.store(work, k.word(work) & 0xFF | PENDING)
-    defer(k, work, (f"workqueue {_title(k, queue)}", lambda k: _run(k, work)))
+    what = Deferred(
+        f"workqueue {_title(k, queue)}",
+        lambda k: _run(k, work),
+        lambda k: _function(k, work),
+        lambda k: k.store(work, k.word(work) & ~PENDING),
+    )
+    defer(k, work, what)
+
+
+def _function(k: Kernel, work: int) -> int:
+    return k.word(work + WORK_FUNCTION)
 
 
 def _title(k: Kernel, queue: int) -> str:
@@ -99,7 +109,7 @@ def _title(k: Kernel, queue: int) -> str:
 def _run(k: Kernel, work: int) -> None:
     # Not pending any more before it runs: it may queue itself again.
     k.store(work, k.word(work) & ~PENDING)
-    k.call(k.word(work + WORK_FUNCTION), work)
+    k.call(_function(k, work), work)
 
 
 @function("bool queue_work_on(int cpu, struct workqueue_struct *wq, struct work_struct *work)")
@@ -119,7 +129,7 @@ def _queue_work_node(k: Kernel, node: int, queue: int, work: int) -> int:
 def _delay(k: Kernel, queue: int, work: int, delay: int) -> None:
     k.store(work + QUEUE, queue)
     if delay:
-        arm(k, work + TIMER, jiffies(k) + delay)
+        arm(k, work + TIMER, jiffies(k) + delay, lambda k: _function(k, work))
     else:
         _enqueue(k, queue, work)
 
@@ -157,7 +167,7 @@ def _queue_rcu_work(k: Kernel, queue: int, work: int) -> int:
     if not _claim(k, work):
         return 0
     k.store(work + RCU_QUEUE, queue)
-    call_rcu(k, work + RCU_HEAD, lambda k: _enqueue(k, queue, work))
+    call_rcu(k, work + RCU_HEAD, lambda k: _enqueue(k, queue, work), _function(k, work))
     return 1
 
 
@@ -240,7 +250,7 @@ class _Flushes:
 def _flush_workqueue(k: Kernel, _queue: int) -> None:
     marker = -1 - state(k, _Flushes).count  # what is queued behind it is not waited for
     state(k, _Flushes).count += 1
-    defer(k, marker, ("flush", lambda _k: None))
+    defer(k, marker, Deferred("flush", lambda _k: None))
     block(k, lambda: not queued(k, marker))
 
 
@@ -283,13 +293,21 @@ def _tasklet_init(k: Kernel, tasklet: int, func: int, argument: int) -> None:
     "void __tasklet_hi_schedule(struct tasklet_struct *t)",
 )
 def _tasklet_schedule(k: Kernel, tasklet: int) -> None:
-    defer(k, tasklet, ("tasklet", lambda k: _run_tasklet(k, tasklet)))
+    defer(k, tasklet, _tasklet(tasklet))
+
+
+def _tasklet(tasklet: int) -> Deferred:
+    return Deferred(
+        "tasklet",
+        lambda k: _run_tasklet(k, tasklet),
+        lambda k: k.word(tasklet + TASKLET_FUNCTION),
+        lambda k: k.store(tasklet + TASKLET_STATE, 0),
+    )
 
 
 def _run_tasklet(k: Kernel, tasklet: int) -> None:
     if k.word(tasklet + TASKLET_COUNT, 4):  # disabled: it is asked again, later
-        again = ("tasklet", lambda k: _run_tasklet(k, tasklet))
-        set_timer(k, tasklet, now(k) + NSEC_PER_JIFFY, again)
+        set_timer(k, tasklet, now(k) + NSEC_PER_JIFFY, _tasklet(tasklet))
         return
     k.store(tasklet + TASKLET_STATE, 0)
     callback = k.word(tasklet + TASKLET_CALLBACK, 1)
