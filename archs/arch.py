@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from allocator.types import PAGE_SIZE, AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
+from archs.system import System
 from archs.text import Guest, TextPatching
 
 U8 = NDArray[np.uint8]
@@ -340,12 +341,16 @@ class Emulation:
         Registers that hold a fixed value.
     privilege
         Registers that are set last, because less can be set then.
+    msrs
+        Model specific registers that hold a fixed value, by number.
     unsaved
         Registers that a copy of all registers lacks, with the value that a call finds.
     unsaved_msrs
         Model specific registers that it lacks; they only keep what is written to them.
     debugging
         Hardware breakpoints, where the guest may set them.
+    system
+        Instructions that ask the machine, and what answers them; None: the emulator does.
     canary
         Where compiled code reads the stack protector's canary: anchor and offset.
     current_variables
@@ -397,9 +402,11 @@ class Emulation:
     current_variables: tuple[str, ...] = ()
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     privilege: Mapping[str, int] = attrs.field(factory=dict)
+    msrs: Mapping[int, int] = attrs.field(factory=dict)
     unsaved: Mapping[str, int] = attrs.field(factory=dict)
     unsaved_msrs: tuple[int, ...] = ()
     debugging: Debugging | None = None
+    system: System | None = None
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()
 

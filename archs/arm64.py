@@ -65,6 +65,7 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
@@ -606,6 +607,7 @@ ARM64 = Arch(
         # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
         copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
         exceptions=Exceptions(undefined=1),
+        system=SYSTEM,
     ),
     finalisation=Finalisation(
         order=(

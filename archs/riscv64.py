@@ -65,6 +65,7 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.system_riscv64 import SYSTEM
 from archs.text_riscv64 import PATCHING
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
@@ -462,8 +463,16 @@ RISCV64 = Arch(
         capstone_prefix="CS_ARCH_RISCV",
         capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
         page_size_varies=False,
-        anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE},
-        constants={},
+        anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE, "stvec": Anchor.IMAGE},
+        system=SYSTEM,
+        # What firmware leaves a kernel: interrupts delegated; `satp`, SFENCE.VMA, WFI and SRET
+        # refused (TVM, TW, TSR), so that they are seen; floating point on, interrupts too.
+        constants={
+            "mideleg": 0x222,
+            "sie": 0x222,
+            "mstatus": 0x6010_2002,
+        },
+        privilege={"priv": 1},
         unsaved={"fflags": 0},
         canary=(Anchor.CURRENT, 1400),
         percpu_from_zero=False,

@@ -69,6 +69,7 @@ from archs.arch import (
 from archs.environment import Boot, Environment
 from archs.insn_x86_64 import CALL, ESCAPE, JUMP, JUMP8, Instruction, decode, holds
 from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
+from archs.system_x86_64 import SYSTEM
 from archs.text import Guest
 from archs.text_x86_64 import PATCHING
 
@@ -913,7 +914,13 @@ X86_64 = Arch(
         capstone_mode=("CS_MODE_64",),
         page_size_varies=False,
         anchors={"gs_base": Anchor.PERCPU},
-        constants={"cr4": 0x620},  # OSFXSR, OSXMMEXCPT and PAE, as a booted kernel has them
+        constants={
+            # As a booted kernel has them: PGE MCE, OSFXSR OSXMMEXCPT and PAE; PG AM WP NE ET MP PE; the selectors of kernel code, stack and task.
+            "cr4": 0x6E0,
+            "cr0": 0x8005_0033,
+            "cs": 0x10,
+            "ss": 0x18,
+        },
         canary=(Anchor.PERCPU, 40),
         current_variables=("pcpu_hot", "const_pcpu_hot"),
         percpu_from_zero=True,
@@ -928,13 +935,16 @@ X86_64 = Arch(
         ret=_RET,
         longest=lambda _code: 15,
         copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
-        exceptions=Exceptions(beyond={3: 1}),
+        # INT3 has one byte, INT n two.
+        exceptions=Exceptions(beyond={3: 1, **dict.fromkeys(range(32, 256), 2)}),
+        msrs={0xC000_0080: 0xD01},  # EFER: NXE LMA LME SCE
         unsaved_msrs=(
             *range(0x200, 0x210),  # MTRRs: eight of variable ranges, then the fixed ones
             *(0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF),
             0x17B,  # MCG_CTL, and ten banks of machine checks
             *range(0x400, 0x428),
         ),
+        system=SYSTEM,
         debugging=Debugging(
             control="dr7",
             enabled=0xFF,

@@ -28,10 +28,13 @@ from types import ModuleType
 import attrs
 import unicorn
 from unicorn import unicorn_const as uc_const
+from unicorn.unicorn_py3.arch.types import uc_engine
+from unicorn.unicorn_py3.unicorn import uccallback
 
 from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
 from archs import Arch
+from archs.system import Processor
 from machine import process
 from machine.budget import Budget, Counter, Limits
 from machine.faults import FaultKind
@@ -61,6 +64,8 @@ _PERMS = tuple(
     )
     for value in range(8)
 )
+LONGEST = 16  # bytes of an instruction, and no less
+_INSTRUCTION = ctypes.CFUNCTYPE(ctypes.c_uint32, uc_engine, ctypes.c_void_p)
 _ACCESS = {
     uc_const.UC_MEM_READ: (Prot.R, FaultKind.READ),
     uc_const.UC_MEM_WRITE: (Prot.W, FaultKind.WRITE),
@@ -76,6 +81,7 @@ class Stop(Exception):
     pc: int
     address: int | None = None
     number: int | None = None
+    reason: str = ""
 
 
 class Cpu:
@@ -131,6 +137,14 @@ class Cpu:
         self._debugging = emulation.debugging
         self._breakpoints_at = 0  # where a context holds what that says
         self.disarm = 0  # address of `Debugging.code`
+        self._system = emulation.system
+        self._executed = 0  # instructions of the last slice
+        self._refused: Stop | None = None  # by a hook in the run under way
+        self._scanned: dict[int, int] = {}
+        self._sites: set[int] = set()
+        self.page_table = 0
+        self.on_clock: Callable[[], int] = lambda: 0
+        self.on_entropy: Callable[[], int] = lambda: 0
         self.on_tick: Callable[[], object] | None = None
         self.on_trap: Callable[[int], int | None] | None = None
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
@@ -157,6 +171,11 @@ class Cpu:
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
+        for msr, value in emulation.msrs.items():
+            self.uc.msr_write(msr, value)
+        if self._system is not None:
+            for name, work in self._system.calls.items():
+                self._on_instruction(name, work)
         self._set_unsaved = self.bank(tuple(emulation.unsaved))
         self._unsubscribe = (
             memory.on_tlb_flush(self._flush_tlb),
@@ -281,7 +300,7 @@ class Cpu:
         """Take what was executed since Unicorn's last start from the budget."""
         armed, self._armed = self._armed, 0
         if armed and self._budget.left is not None:
-            executed = self._counter.read(armed)
+            executed = self._executed = self._counter.read(armed)
             self._budget.take(executed)
             self._since_tick += executed
 
@@ -301,8 +320,8 @@ class Cpu:
             if found is None:
                 return
             at, resumed = found
-            if not resumed:
-                self._expires(at)
+            if not resumed and not self._expires(at):
+                self.wait()  # it halted
 
     def _run_counted(self, at: int, end: int) -> None:
         """Execute until the end or until the budget is spent; guest time passes with it."""
@@ -312,12 +331,14 @@ class Cpu:
             assert left is not None
             if left <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
-            found = self._slice(at, end, min(left, TICK))
+            count = min(left, TICK)
+            found = self._slice(at, end, count)
             if found is None:
                 return
             at, resumed = found
             if not resumed:
-                self._expires(at)
+                if not self._expires(at) and self._executed < count:
+                    self.wait()  # it halted
                 while self._since_tick >= TICK:
                     self._since_tick -= TICK
                     if self.on_tick is not None:
@@ -330,6 +351,9 @@ class Cpu:
         try:
             self.uc.emu_start(at, end, count=count)
             at = self.read(self.arch.calling.program_counter)
+            if self._refused is not None:
+                stop, self._refused = self._refused, None
+                raise stop
             if at == end:
                 return None
             if self._interrupt is None:
@@ -367,6 +391,8 @@ class Cpu:
                 found = handler(self)
             elif self.on_trap is not None:
                 found = self.on_trap(stop.pc)
+        elif stop.kind is FaultKind.INSTRUCTION:
+            found = self._perform(stop)
         elif stop.kind is FaultKind.FETCH and self.on_fetch is not None:
             found = self.on_fetch(stop.pc)
         elif stop.kind in (FaultKind.READ, FaultKind.WRITE) and self.on_access_failed is not None:
@@ -443,6 +469,8 @@ class Cpu:
         emulation = self.arch.emulation
         for name, value in emulation.privilege.items():
             self.write(name, value)
+        if self._unsaved:
+            self._set_unsaved(self._unsaved)  # which may show in other registers
         self._outside = {n: self.uc.msr_read(n) for n in emulation.unsaved_msrs}
         debugging = self._debugging
         if debugging is not None:
@@ -498,6 +526,94 @@ class Cpu:
             self._return_to(self._budget, end)
         _copy(guest, self.uc.context_save(), self._breakpoints_at, debugging.size)
         self.uc.context_restore(guest)
+
+    # Instructions that ask the machine ---------------------------------------------------------
+
+    def clock(self) -> int:
+        """Return nanoseconds since boot, after the little that it takes to look."""
+        return self.on_clock()
+
+    def entropy(self) -> int:
+        """Return 64 bits of the machine's seed."""
+        return self.on_entropy()
+
+    def forget(self) -> None:
+        """Drop what this CPU has looked up in page tables."""
+        self._looked_up.clear()
+        self._tagged.clear()
+        self._drop_tlb()
+
+    def wait(self) -> None:
+        """Let time pass until the next interrupt, which is the timer's."""
+        if self.on_tick is not None:
+            self.on_tick()
+
+    def _code(self, at: int, size: int) -> bytes:
+        """Return up to `size` bytes that stand at an address."""
+        code = b""
+        for span in self._memory.page_table.spans(at, min(size, (1 << 64) - at)):
+            if span.pa is None:
+                break
+            code += self._memory.physical.read(span.pa, span.size)
+        return code
+
+    def _perform(self, stop: Stop) -> int | None:
+        """Do the work of an instruction that the emulator refused; return where to go on."""
+        if self._system is None:
+            return None
+        done = self._system.perform(self._code(stop.pc, LONGEST), self)
+        if isinstance(done, str):
+            stop.reason = done
+            return None
+        return None if done is None else stop.pc + done
+
+    def _look_for_sites(self, page: int, frame: int) -> None:
+        """Find the instructions in a page that the emulator would answer from its host."""
+        assert self._system is not None
+        physical = self._memory.physical
+        code = physical.read(frame, PAGE_SIZE)
+        seen = hash(code)
+        if self._scanned.get(page) == seen:
+            return
+        self._scanned[page] = seen
+        follows = self._memory.page_table.translate(page + PAGE_SIZE)
+        if follows is not None:
+            code += physical.read(follows.address, LONGEST)
+        for offset in self._system.sites(code):
+            at = page + offset
+            if offset < PAGE_SIZE and at not in self._sites:
+                self._sites.add(at)
+                self.uc.hook_add(uc_const.UC_HOOK_CODE, self._at_site, None, at, at)
+
+    def _at_site(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+        if self._locating is not None:
+            return
+        stop = Stop(FaultKind.INSTRUCTION, address)
+        found = self._perform(stop)
+        if found is not None:
+            self.write(self.arch.calling.program_counter, found)
+        elif stop.reason:
+            self._refuse(stop)
+
+    def _refuse(self, stop: Stop) -> None:
+        """End the run under way, from a hook."""
+        self._refused = stop
+        self.uc.emu_stop()
+
+    def _on_instruction(self, name: str, work: Callable[[Processor], str | None]) -> None:
+        """Let `work` do what an instruction does; the emulator calls back for a few only."""
+        number = getattr(self._constants, f"UC_{self.arch.emulation.prefix}_INS_{name}")
+
+        def hook(_uc: unicorn.Uc, _key: object) -> int:
+            reason = work(self)
+            if reason is not None:
+                at = self.read(self.arch.calling.program_counter)
+                self._refuse(Stop(FaultKind.INSTRUCTION, at, reason=reason))
+            return 1  # done
+
+        # The binding's table lacks some of what the library knows; all are called alike.
+        called = uccallback(self.uc, _INSTRUCTION)(hook)
+        self.uc._Uc__do_hook_add(uc_const.UC_HOOK_INSN, called, 1, 0, ctypes.c_int(number))  # noqa: SLF001 -- see above
 
     def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
         """Call `callback(address)` before each instruction in [start, end) executes."""
@@ -567,6 +683,8 @@ class Cpu:
             if len(looked_up) >= TLB_ENTRIES:
                 looked_up.clear()
             looked_up[page] = found
+        if access == uc_const.UC_MEM_FETCH and self._system is not None:
+            self._look_for_sites(page, found.address)
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
         watched = self._watched.get(page)

@@ -59,10 +59,11 @@ from machine.kernel.api.algorithms import (
     algorithm,
     registered,
 )
+from machine.kernel.api.cpu import entropy
 from machine.kernel.api.held import left, taken
 from machine.kernel.api.params import FREE, SET, Parameter, parameters
 from machine.kernel.api.sched import abandon, idle, sleep
-from machine.kernel.api.time import NSEC_PER_SEC, advance
+from machine.kernel.api.time import NSEC_PER_SEC, advance, counter
 from machine.kernel.api.user import user_memory
 from machine.kernel.heap import LIMIT as HEAP_LIMIT
 from machine.kernel.kasan import CheckedHeap
@@ -139,6 +140,8 @@ class Machine:
         goes is in `leaks`.
     heap_limit
         Bytes that the guest may allocate; beyond, it gets no memory.
+    seed
+        What the guest's random numbers follow, and the little by which looks at a clock differ.
     force
         Load modules as `modprobe --force` does: what they were built for does not count, and
         the kernel is tainted. The attribute of this name may be changed at any time.
@@ -162,6 +165,7 @@ class Machine:
         cpus: int = 1,
         kasan: bool = False,
         heap_limit: int = HEAP_LIMIT,
+        seed: int = 0,
         force: bool = False,
         constructors: bool = False,
     ) -> None:
@@ -198,12 +202,15 @@ class Machine:
             unknown=policy,
             report=self._sanitizer_fault if kasan else None,
             heap_limit=heap_limit,
+            seed=seed,
             limits=self.limits,
         )
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self.threads: dict[int, Thread] = {}  # by CPU
         for each in self.cpus:
             each.on_tick = partial(advance, self.kernel, TICK * INSTRUCTION)
+            each.on_clock = partial(counter, self.kernel)
+            each.on_entropy = partial(entropy, self.kernel)
             each.breakpoints = self.breakpoints
             each.on_access_failed = self._fix
             each.last_words = partial(self._last_words, each)
@@ -1147,7 +1154,7 @@ class Machine:
 
     def explain(self, stop: Stop) -> Fault:
         """Return why the guest stopped, for a person."""
-        reason = symbol = ""
+        reason, symbol = stop.reason, ""
         kind, budget = stop.kind, self.limits.budget
         if self.kernel.text is not None:
             stop.pc = self.kernel.text.kprobes.origin(stop.pc)

@@ -161,6 +161,8 @@ class Kernel:
         Raises a fault: where given, every access to kmalloc memory is checked.
     heap_limit
         Bytes that the guest's heap may come to.
+    seed
+        What random numbers follow.
     limits
         What the guest may take now, of instructions and time.
 
@@ -182,6 +184,7 @@ class Kernel:
         unknown: Unknown = Unknown.FAULT,
         report: Report | None = None,
         heap_limit: int = LIMIT,
+        seed: int = 0,
         limits: Limits | None = None,
     ) -> None:
         self.arch = arch
@@ -194,6 +197,7 @@ class Kernel:
         self.symbolize = symbolize
         self.locate = locate
         self.registry = Registry()
+        self.seed = seed
         self.heap = Heap(memory, heap_limit)
         self.executing = ""  # the kernel function that the guest is in
         if report is not None:
@@ -246,7 +250,7 @@ class Kernel:
             cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
             cpu.on_fetch = self._called_variable
             cpu.disarm = disarm
-            cpu.settle()
+        self._settle()
 
     # The image ---------------------------------------------------------------------------
 
@@ -267,6 +271,26 @@ class Kernel:
                 # As mark_rodata_ro(): no writable alias of kernel text in the direct map.
                 alias = self.memory.direct_map.start + frames
                 self.memory.page_table.change(alias, LARGE_PAGE_SIZE, off=Prot.W)
+
+    def _settle(self) -> None:
+        """Give the CPUs a page table to name, and let them keep what they hold now.
+
+        The emulator walks none, so the page is empty.
+        """
+        system = self.arch.emulation.system
+        if system is not None:
+            found = self.memory.translate(self.memory.alloc_pages(0))
+            assert found is not None
+            name, value = system.page_table
+            direct = self.memory.direct_map.start
+            levels = next(
+                n for n in (3, 4, 5) if direct >= ADDRESS_MASK + 1 - (1 << 12 + 9 * n - 1)
+            )
+            for cpu in self.cpus:
+                cpu.page_table = value(found.address, levels)
+                cpu.write(name, cpu.page_table)
+        for cpu in self.cpus:
+            cpu.settle()
 
     def _store(self, address: int, code: bytes) -> None:
         found = self.memory.translate(address)

@@ -176,13 +176,25 @@ def _alt_cb_patch_nops(k: Kernel, *_args: int) -> None:
 @attrs.define
 class _Random:
     lasting: ClassVar[bool] = True
-    source: random.Random = attrs.field(factory=lambda: random.Random(0))  # noqa: S311 - repeatable, no secret
+    source: random.Random | None = None
+
+
+def _random(k: Kernel) -> random.Random:
+    found = state(k, _Random)
+    if found.source is None:
+        found.source = random.Random(k.seed)  # noqa: S311 -- repeatable, no secret
+    return found.source
+
+
+def entropy(k: Kernel) -> int:
+    """Return 64 random bits, as the CPU's own generator does."""
+    return _random(k).getrandbits(64)
 
 
 @function("void get_random_bytes(void *buf, size_t len)")
 def _get_random_bytes(k: Kernel, buffer: int, size: int) -> None:
     for done in range(0, size, CHUNK):
-        some = state(k, _Random).source.randbytes(min(CHUNK, size - done))
+        some = _random(k).randbytes(min(CHUNK, size - done))
         k.memory.write(buffer + done, some)
 
 
@@ -193,9 +205,9 @@ def _get_random_bytes(k: Kernel, buffer: int, size: int) -> None:
     "u64 get_random_u64(void)",
 )
 def _get_random(k: Kernel) -> int:
-    return state(k, _Random).source.getrandbits(64)
+    return _random(k).getrandbits(64)
 
 
 @function("u32 __get_random_u32_below(u32 ceil)")
 def _get_random_u32_below(k: Kernel, ceiling: int) -> int:
-    return state(k, _Random).source.randrange(ceiling) if ceiling else 0
+    return _random(k).randrange(ceiling) if ceiling else 0

@@ -8,6 +8,7 @@ runs of the same code see the same times.
 
 from __future__ import annotations
 
+import random
 import struct
 from typing import ClassVar
 
@@ -54,6 +55,24 @@ def advance(k: Kernel, nanoseconds: int) -> int:
         for name in ("jiffies", "jiffies_64"):
             k.store(k.address(name), _jiffies_at(clock.now))
     return clock.now
+
+
+def counter(k: Kernel) -> int:
+    """Return nanoseconds since boot, as an instruction reads them that looks at a clock.
+
+    No two looks take quite the same time, as on hardware: code that collects entropy tells by
+    that whether the clock is any good.
+    """
+    jitter = state(k, _Jitter)
+    if jitter.source is None:
+        jitter.source = random.Random(k.seed)  # noqa: S311 -- repeatable, no secret
+    return advance(k, READING + jitter.source.getrandbits(6))
+
+
+@attrs.define
+class _Jitter:
+    lasting: ClassVar[bool] = True
+    source: random.Random | None = None
 
 
 def now(k: Kernel) -> int:
