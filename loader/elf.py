@@ -41,8 +41,10 @@ MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
 MAX_SIZE = 1 << 31
 USUAL_ALIGNS = frozenset((0, *(1 << bit for bit in range(MAX_ALIGN.bit_length()))))
-# Names may overlap, so that a small file could ask for their number times its own size.
-MAX_NAME = 1024  # bytes; KSYM_NAME_LEN is 512
+# Names may overlap, so that a small file could ask for their number times its own size. So long
+# ones are counted: those of symbols, of sections, and of exports, each kind by itself.
+MAX_NAME = 1024  # bytes from which a name is long; KSYM_NAME_LEN is 512
+MAX_LONG = 1 << 24  # bytes of all long names of a kind
 USUAL_NAME = 128  # bytes; what is copied to look for the end of a name
 MAX_UNDEFINED = 1 << 16  # the largest drivers have three thousand
 
@@ -96,6 +98,34 @@ class Section(NamedTuple):
 
 # As Section(...) does, at half the cost: from one sequence of all fields.
 _section = partial(tuple.__new__, Section)
+
+
+@attrs.define
+class LongNames:
+    """Names of `MAX_NAME` bytes and more, each read once, as long as all together are few.
+
+    Parameters
+    ----------
+    module, where
+        For messages.
+    """
+
+    module: str
+    where: str
+    _left: int = MAX_LONG
+    _found: dict[int, bytes] = attrs.field(factory=dict, init=False)
+
+    def at(self, data: bytes, start: int) -> bytes:
+        """Return what stands in `data` from `start` to the next NUL; BadModule for too much."""
+        found = self._found.get(start)
+        if found is None:
+            end = data.find(0, start, start + self._left)
+            if end < 0:
+                reason = f"names of {MAX_NAME} bytes or more come to more than {MAX_LONG:#x}"
+                raise BadModule(self.module, self.where, reason)
+            found = self._found[start] = data[start:end]
+            self._left -= end - start
+        return found
 
 
 class RelocationTable(NamedTuple):
@@ -202,11 +232,12 @@ class ElfView:
             raise BadModule(self.name, "symbol table", f"name {offset:#x} is outside its strings")
         start = self.symbol_names.offset + offset
         end = self.data.find(0, start, start + MAX_NAME)
-        if end < 0:
-            raise BadModule(
-                self.name, "symbol table", f"name {offset:#x} has {MAX_NAME} bytes or more"
-            )
-        return str(self.data[start:end], "utf-8", "backslashreplace")
+        found = self.data[start:end] if end >= 0 else self._long_names.at(self.data, start)
+        return str(found, "utf-8", "backslashreplace")
+
+    @cached_property
+    def _long_names(self) -> LongNames:
+        return LongNames(self.name, "symbol table")
 
     @cached_property
     def undefined_indices(self) -> NDArray[np.intp]:
@@ -226,9 +257,10 @@ class ElfView:
         found = [data[at : at + USUAL_NAME].partition(b"\0")[0] for at in names]
         if found and len(max(found, key=len)) == USUAL_NAME:
             found = [data[at : at + MAX_NAME].partition(b"\0")[0] for at in names]
-            if len(max(found, key=len)) == MAX_NAME:
-                reason = f"an undefined name has {MAX_NAME} bytes or more"
-                raise BadModule(self.name, "symbol table", reason)
+            found = [
+                text if len(text) < MAX_NAME else self._long_names.at(data, at)
+                for text, at in zip(found, names, strict=True)
+            ]
         together = b"\0".join(found)
         if found and together.isascii():
             return tuple(together.decode("ascii").split("\0"))
@@ -471,8 +503,11 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
     # Without a NUL at the end of the range, find() gives -1.
     ends = [strings.find(0, start, start + MAX_NAME) for start in starts]
     if min(ends) < 0:
-        reason = f"its name has {MAX_NAME} bytes or more"
-        raise BadModule(name, f"section {ends.index(-1)}", reason)
+        long = LongNames(name, "section headers")
+        ends = [
+            end if end >= 0 else start + len(long.at(strings, start))
+            for start, end in zip(starts, ends, strict=True)
+        ]
     spans = zip(starts, ends, strict=True)
     if strings.isascii():
         # Offsets into ASCII are the same in bytes and in text.

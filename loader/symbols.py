@@ -13,8 +13,8 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from loader.elf import MAX_NAME, ElfView
-from loader.errors import BadModule, MissingDependency, SymbolClash, UnresolvedSymbols
+from loader.elf import MAX_NAME, ElfView, LongNames
+from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 
 KSYMTABS = ("__ksymtab", "__ksymtab_gpl")
 KSYM_FLAG_GPL = 1  # in `__kflagstab`, which has a byte for every export since Linux 7
@@ -183,7 +183,10 @@ def exports_of(
 
 @attrs.frozen
 class _Table:
-    """A `__ksymtab` and its strings: what errors name, bytes of a field, contents, addresses."""
+    """A `__ksymtab` and its strings: what errors name, bytes of a field, contents, addresses.
+
+    `long` keeps the names that are long.
+    """
 
     where: tuple[str, str]
     width: int
@@ -191,6 +194,7 @@ class _Table:
     start: int
     strings: bytes
     first: int
+    long: LongNames = attrs.Factory(lambda self: LongNames(*self.where), takes_self=True)
 
     @property
     def entries(self) -> range:
@@ -208,7 +212,7 @@ class _Table:
         there = self.address(at) - self.first
         found = self.strings[there : there + MAX_NAME].partition(b"\0")[0] if there >= 0 else b""
         if len(found) == MAX_NAME:
-            raise BadModule(*self.where, f"a name has {MAX_NAME} bytes or more")
+            found = self.long.at(self.strings, there)
         return found.decode("utf-8", "backslashreplace")
 
 

@@ -18,7 +18,7 @@ import attrs
 from allocator.errors import ExecmemError
 from archs import Arch
 from loader.depends import ModuleTree
-from loader.elf import MAX_NAME, ElfView, parse
+from loader.elf import ElfView, parse
 from loader.errors import BadModule
 from loader.files import ModuleFile, is_file, module_name, read_module
 from loader.layout import THIS_MODULE
@@ -66,8 +66,6 @@ def read_symvers(data: bytes, name: str) -> dict[str, KernelExport]:
                 "is not CRC, NAME, OWNER, EXPORT_SYMBOL[_GPL] and a namespace, with tabs between"
             )
             raise BadModule(name, f"line {number}", reason)
-        if len(fields[1]) >= MAX_NAME:
-            raise BadModule(name, f"line {number}", f"a name has {MAX_NAME} bytes or more")
         export = KernelExport(
             int(fields[0], 16),
             module_name(fields[2]),

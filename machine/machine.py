@@ -84,6 +84,7 @@ from machine.thread import Thread
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
+KSYM_NAME_LEN = 512  # what kallsyms shows of a name, with its NUL
 CPUS = 64  # the most that a machine has
 _one_budget = one_budget(lambda machine: machine.limits)
 
@@ -1119,7 +1120,8 @@ class Machine:
                 found = loaded.symbol_at(address)
                 if found is None:
                     return None
-                return f"{found[0]}+{found[1]:#x}/{found[2]:#x} [{loaded.name}]"
+                title = found[0][: KSYM_NAME_LEN - 1]
+                return f"{title}+{found[1]:#x}/{found[2]:#x} [{loaded.name}]"
         return self.kernel.name_at(address)
 
     def locate(self, address: int) -> tuple[str, str]:
