@@ -190,10 +190,11 @@ def _folder(root: Path) -> Path:
             if path.is_dir() and (is_file(path / "modules.dep") or _holds_modules(path))
         )
         found = root.is_dir()
+        merged = (root / "lib").resolve() == (root / "usr" / "lib").resolve()
     except (OSError, ValueError) as error:  # too long; a NUL in it
         reason = getattr(error, "strerror", None) or str(error)
         raise BadModule(root.name, "module tree", reason) from None
-    if (root / "lib").resolve() == (root / "usr" / "lib").resolve():
+    if merged:
         versions = [path for path in versions if path.parts[: len(root.parts) + 1][-1] == "lib"]
     if not versions and not found:
         raise BadModule(str(root), "module tree", "no such folder")
