@@ -18,7 +18,7 @@ from rich.table import Table
 
 from allocator.types import ExecmemType, Hex, Interval, size_text
 from archs import Arch
-from execmem import documents
+from execmem import documents, notices
 from loader.link import Extent, extents
 from samples.story import Heading, Lines, Story, Text
 
@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: st
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Write one JSON document to stdout; `execmem` and `notices` are added."""
-    sys.stdout.write(documents.text(document))
+    sys.stdout.write(documents.text({"notices": notices.texts()} | dict(document)))
 
 
 # Modules ---------------------------------------------------------------------------------------
@@ -111,6 +111,8 @@ def module_json(machine: Machine, module: Module) -> dict[str, Any]:
         "init_result": None if report.init_result is None else Hex(report.init_result),
         "init_fault": str(report.init_fault) if report.init_fault else None,
         "log": [line.text for line in report.log],
+        "taints": report.taints,
+        "notices": [str(notice) for notice in report.notices],
     }
 
 

@@ -43,7 +43,7 @@ SOME = "; only "  # before the reason why it may be missing
 
 ENVELOPE: Keys = {
     "execmem": (TEXT, "the version that wrote the document"),
-    "notices[]": (ANY, "what a person should know about how modules were loaded"),
+    "notices[]": (TEXT, "`MODULE: TEXT`: what is assumed about a module, or not done"),
 }
 
 _REGISTERED: Keys = {
@@ -83,6 +83,8 @@ _MODULE: Keys = {
     "init_result": (HEX, f"what init returned{NULL}it was not run to its end"),
     "init_fault": (TEXT, f"why init stopped{NULL}it did not"),
     "log[]": (TEXT, "lines of the kernel log"),
+    "taints": (TEXT, "letters, as `/sys/module/NAME/taint` has them; empty for none"),
+    "notices[]": (TEXT, "what is assumed about it, or not done"),
 }
 
 _MISSING: Keys = {

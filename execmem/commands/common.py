@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from allocator.errors import printable
+from execmem import notices
 
 if TYPE_CHECKING:
     from machine.machine import Argument, Machine
@@ -55,6 +56,12 @@ def module_options(function: F) -> F:
             ),
             click.option("--kasan", is_flag=True, help="check accesses to kmalloc memory, leaks"),
             click.option("--with-plt", is_flag=True, help="add PLT and GOT sections"),
+            click.option(
+                "--force", is_flag=True, help="as modprobe --force: whatever it was built for"
+            ),
+            click.option(
+                "--constructors", is_flag=True, help="run constructors (CONFIG_CONSTRUCTORS)"
+            ),
             click.option(
                 "--instructions",
                 type=click.IntRange(min=0),
@@ -158,8 +165,11 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         errata=options["errata"],
         stub_sections=options["with_plt"],
         kasan=options["kasan"],
+        force=options["force"],
+        constructors=options["constructors"],
         **more,
     )
+    notices.listen(machine)
     for limit in ("instructions", "seconds"):
         if options[limit] is not None:
             setattr(machine, limit, options[limit] or None)

@@ -48,7 +48,7 @@ def run(
     An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
     buffer that is shown afterwards).
     """
-    from execmem import report
+    from execmem import notices, report
     from machine.machine import Out
 
     values = [argument(text) for text in args]
@@ -74,6 +74,7 @@ def run(
             "result": None if result is None else Hex(result),
             "outputs": outputs,
             "log": [line.text for line in machine.log],
+            "notices": notices.texts(),
             **report.missing(machine),
         }
         if options["kasan"]:
@@ -81,7 +82,7 @@ def run(
         report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
-        click.echo(printable(line.text))
+        click.echo(printable(line.text), err=line.loading)
     if function is None:
         said = "has no init" if loaded.report.init_result is None else "init returned 0"
         if loaded.report.init_result:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from execmem import documents
+from execmem import documents, notices
 from execmem.commands.common import examples, unknown_option
 
 
@@ -36,6 +36,7 @@ from execmem.commands.common import examples, unknown_option
     help="what a module may take beside the guest's memory",
 )
 @click.option("--output", metavar="FILE", help="keep rows here as they are done")
+@click.option("--force", is_flag=True, help="as modprobe --force: whatever they were built for")
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -116,6 +117,8 @@ def _print(row: dict[str, Any], *, as_json: bool) -> None:
 def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     from allocator.types import size_text
 
+    for notice in document["notices"]:
+        notices.show(notice)
     if as_json:
         click.echo(documents.line(document))
         return

@@ -38,6 +38,8 @@ class Options:
         Bytes that working on a module may take, beside the emulated machine.
     grace
         Further seconds after which a worker that has not answered is given up.
+    force
+        Load modules whatever they were built for; as `Machine` takes it.
     """
 
     init: bool = False
@@ -46,6 +48,7 @@ class Options:
     design: str = "default"
     memory: int = GIB
     grace: float = 20.0
+    force: bool = False
 
 
 class Job(Protocol):
@@ -68,6 +71,7 @@ def blank(task: Task, outcome: str = "refused", error: str | None = None) -> Row
         "plt_slots": 0,
         "sizes": {},
         "missing": [],
+        "notices": [],
         "seconds": 0.0,
     }
 
@@ -106,7 +110,7 @@ def _load(task: Task, options: Options, row: Row) -> None:
         row["arch"] = arch.name
     if task.problem or task.module is None:
         raise ExecmemError(task.problem)
-    machine = Machine(arch, design=options.design, unknown=options.unknown)
+    machine = Machine(arch, design=options.design, unknown=options.unknown, force=options.force)
     machine.seconds = options.seconds
     try:
         for needed in task.needed:
@@ -116,6 +120,7 @@ def _load(task: Task, options: Options, row: Row) -> None:
         module = machine.load(image, init=options.init)
     finally:
         row["missing"] = [name for name, calls in machine.missing.items() if calls]
+        row["notices"] = [str(notice) for notice in machine.notices]
     report = module.report
     row["module"] = module.name
     row["relocations"] = sum(report.relocations.values())

@@ -41,6 +41,7 @@ class Summary:
     types: Counter[str] = attrs.field(factory=Counter)
     sizes: Counter[str] = attrs.field(factory=Counter)
     missing: Counter[str] = attrs.field(factory=Counter)
+    notices: Counter[str] = attrs.field(factory=Counter)
     errors: dict[str, tuple[int, str]] = attrs.field(factory=dict)  # kind -> count, first file
     slowest: list[tuple[float, str]] = attrs.field(factory=list)
     plt_slots: int = 0
@@ -52,6 +53,8 @@ class Summary:
         self.types.update(row["relocation_types"])
         self.sizes.update(row["sizes"])
         self.missing.update(row["missing"])
+        # Of whom they are matters less than of how many.
+        self.notices.update({note.partition(": ")[2] for note in row.get("notices", ())})
         self.plt_slots += row["plt_slots"]
         if row["error"]:
             kind = kind_of(row["error"])
@@ -63,6 +66,7 @@ class Summary:
     def document(self, seconds: float) -> dict[str, Any]:
         """Return the summary as the last line's document; most frequent first."""
         return {
+            "notices": [f"{text} ({n})" for text, n in _frequent(self.notices).items()],
             "summary": {
                 "modules": self.outcomes.total(),
                 "outcomes": {name: self.outcomes[name] for name in OUTCOMES},
@@ -83,7 +87,7 @@ class Summary:
                     for seconds, file in sorted(self.slowest, reverse=True)
                 ],
                 "seconds": round(seconds, 3),
-            }
+            },
         }
 
 

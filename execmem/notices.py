@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is assumed about modules, told once: a line each on stderr, and all in JSON documents.
+
+A command may make several machines, and a machine may load a thousand modules of one kernel:
+what is said of one is not said again of the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from allocator.errors import printable
+
+if TYPE_CHECKING:
+    from loader.admission import Notice
+    from machine.machine import Machine
+
+_KEY = "execmem.notices"
+
+
+def listen(machine: Machine) -> None:
+    """Tell of what a machine notices from now on."""
+    machine.loader.gate.on_notice = _tell
+
+
+def texts() -> list[str]:
+    """Return what was told in this run of a command, `MODULE: TEXT`, in order."""
+    return list(_told())
+
+
+def _told() -> dict[str, str]:
+    """Return what was told: whole line -> what is the same for every module."""
+    context = click.get_current_context(silent=True)
+    found: dict[str, str] = {} if context is None else context.meta.setdefault(_KEY, {})
+    return found
+
+
+def _tell(notice: Notice) -> None:
+    told, line = _told(), str(notice)
+    if notice.text not in told.values():
+        show(line)
+    told[line] = notice.text
+
+
+def show(line: str) -> None:
+    """Write a notice to stderr."""
+    click.echo(f"execmem: notice: {printable(line)}", err=True)
