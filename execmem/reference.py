@@ -11,10 +11,12 @@ from pathlib import Path
 
 import click
 
+from allocator.errors import printable
 from allocator.types import ExecmemType, size_text
 from archs import Arch, archs
 from execmem.cli import COMMANDS, cli
 from execmem.schema import DOCUMENTS, ENVELOPE, Keys
+from loader.checks import LIST, Check
 
 JSON = """# JSON output
 
@@ -42,6 +44,7 @@ larger number elsewhere, the command refuses to write it. In Python `int(text, 0
 In a path `[]` is each element of a list, and `{}` each key that depends on the input.
 
 """
+
 HERE = Path(__file__).parent.parent / "docs" / "reference"
 
 
@@ -129,9 +132,70 @@ def _keys(keys: Keys) -> str:
     return "\n".join(["| key | kind | what |", "|---|---|---|", *rows, ""])
 
 
+LOAD_MODULE = """# What load_module checks
+
+A kernel believes no module. `load_module()` looks at the file, at what it was built for, at its
+licence and at each symbol that it uses, and refuses it with an error number and a line in the
+log. execmem goes through the same checks, in the same order, against the kernel that it models:
+Linux 6.12, configured as Debian 13 configures it.
+
+| what becomes of a module | |
+|---|---|
+| refused | `loader.checks.Refused`, or another `LoadError`: fields `check`, `errno`, `line`; the line is in the kernel's log, too |
+| taints, logged | loaded; the letter is in `Module.taints` and `Machine.taints`, the line in the log |
+| noticed | loaded, with a `Notice` (`code`, `text`, `module`) in `ModuleReport.notices` and `Machine.notices`; commands write each once to stderr, and all into `notices` of their documents |
+| logged | loaded; the line is in the log |
+| not modelled | nobody looks, for the reason given |
+
+## Built for another kernel
+
+Version magic and CRCs can only be compared with something:
+
+* **`--root TREE`** is the kernel that a module is to be loaded into. Its version magic is that of
+  the tree's modules. CRCs of its exports come from a `Module.symvers` or `symvers.{gz,xz,zst}` in
+  `lib/modules/VERSION` or its `build`, which also says what is GPL-only and in which namespace;
+  without one, from what a few of the tree's modules were built against, `module_layout` among
+  them. As in a kernel, the release does not count beside a CRC of `module_layout` that agrees.
+* **Modules that are there** have CRCs beside what they export.
+* **Alone**, a module is compared with neither. If it names another kernel than the one modelled,
+  it is loaded as if it were one of that, and a notice says so. A module that names none is taken
+  for one of the modelled kernel; kernels load those by force (CONFIG_MODULE_FORCE_LOAD=y).
+
+`--force`, or `Machine(force=True)`, does what `modprobe --force` does: version magic and versions
+count as missing, and the kernel is tainted (F). It overrides no other check.
+
+Sample modules (`6.12.0-samples`) count as part of the modelled kernel's own tree.
+
+## The checks
+
+In the kernel's order; the names of functions and the lines are those of Linux 6.12 unless said
+otherwise. Fields of a line are in braces.
+
+"""
+
+
+def load_module() -> str:
+    """Return every check of load_module(), and what becomes of it here."""
+    rows = [
+        f"| `{c.name}` | {c.what} | `{c.function}` | {_said(c)} | {c.here.value} | {c.why} |"
+        for c in LIST
+    ]
+    head = [
+        "| check | what | kernel function | error and line | here | how, why |",
+        "|---" * 6 + "|",
+    ]
+    return LOAD_MODULE + "\n".join([*head, *rows, ""])
+
+
+def _said(check: Check) -> str:
+    line = printable(check.line).replace("|", "\\|")
+    return " ".join(part for part in (check.error, f"`{line}`" if line else "") if part)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "../json.md": json_output,
+    "../load-module.md": load_module,
     "architectures.md": architectures,
 }
 

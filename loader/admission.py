@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 import attrs
 
 from archs import Arch
-from loader.checks import CHECKS, WARNING, Refused, Violation, violation
+from loader.checks import CHECKS, ERR, WARNING, Refused, Violation, violation
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, ElfView, Section
+from loader.errors import LoadError, SymbolClash
 from loader.layout import PERCPU_SECTION, THIS_MODULE
 from loader.symbols import KSYMTABS, Export
 from loader.versions import VMLINUX, TreeFacts
@@ -127,14 +128,15 @@ class Gate:
     notices: list[Notice] = attrs.field(factory=list)
     said: set[str] = attrs.field(factory=set)
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: LoadError) -> None:
         """Log what the kernel logs where it refuses a module."""
         if isinstance(error, Refused):
             for one in error.violations:
                 for line in one.line.splitlines():
                     self.log(one.level, line)
-        elif line := getattr(error, "line", ""):
-            self.log(WARNING, line)
+            return
+        for line in error.line.splitlines():
+            self.log(ERR if isinstance(error, SymbolClash) else WARNING, line)
 
 
 @attrs.define

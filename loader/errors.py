@@ -106,6 +106,12 @@ class UnresolvedSymbols(LoadError):
 
     _errno: ClassVar[int | None] = numbers.ENOENT
 
+    @property
+    def line(self) -> str:
+        """What the kernel writes to its log."""
+        title = self.module.split(".ko")[0].replace("-", "_")
+        return "\n".join(f"{title}: Unknown symbol {name} (err -2)" for name in self.names)
+
     def __str__(self) -> str:
         count = len(self.names)
         noun = "symbol" if count == 1 else "symbols"
@@ -225,6 +231,12 @@ class SymbolClash(LoadError):
     owners: tuple[str, ...]
 
     _errno: ClassVar[int | None] = numbers.ENOEXEC
+
+    @property
+    def line(self) -> str:
+        """What the kernel writes to its log."""
+        name, owner = self.names[0], self.owners[0]
+        return f"{self.module}: exports duplicate symbol {name} (owned by {owner})"
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{n} (by {o})" for n, o in zip(self.names, self.owners, strict=True))

@@ -160,7 +160,9 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     for section in view.sections[1:]:
         flags, align = section.flags, section.align
         if section.index in forced:
-            flags, align = flags | forced[section.index][0], forced[section.index][1]
+            more, align = forced[section.index]
+            # What becomes code has the kernel's flags, whatever the file says.
+            flags = (flags & ~SHF_WRITE if more & SHF_EXECINSTR else flags) | more
         if not flags & SHF_ALLOC or section.name in UNLOADED_SECTIONS or section is percpu:
             continue
         if section.name in RO_AFTER_INIT_SECTIONS:

@@ -125,6 +125,18 @@ def finalisable(machine: int) -> bytes:
     return module(machine, exported=("mini_f",), percpu=64, extra=extra, symbols=symbols)
 
 
+def versioned(machine: int) -> list[bytes]:
+    """Return modules with versions in both forms, namespaces, CRCs and flags of exports."""
+    crcs = {"module_layout": 1, "_printk": 2, "lib_f": 3}
+    offers = [Offer("f", crc=1), Offer("g", gpl=True, space="SPACE", crc=2)]
+    tags = ["import_ns=SPACE", "test=Y", "staging=Y"]
+    return [
+        made(machine, uses=["_printk", "lib_f"], offers=offers, extra=[version_table(crcs)]),
+        made(machine, uses=["lib_f"], offers=offers, flagged=True, extra=extended(crcs), tags=tags),
+        made(machine, uses=["lib_f"], licence="x", magic=None, extra=[Sec(".ctors", bytes(8), A)]),
+    ]
+
+
 @cache
 def objects() -> list[bytes]:
     """Return our own modules, from the smallest to samples of compiled C."""
@@ -132,6 +144,7 @@ def objects() -> list[bytes]:
     for machine in MACHINES:
         found += [module(machine), finalisable(machine)]
         found.append(module(machine, weak=("maybe",), exported=("mini_f",), plt=False))
+        found += versioned(machine)
     for arch in archs.archs():
         for name in ("hello", "tables", "sealed"):
             found.append(modules.path(arch.name, name).read_bytes())
@@ -168,7 +181,7 @@ def read_elf(data: bytes, random: Random) -> bool:
     assert view.undefined is not None
     assert view.called is not None
     assert view.modinfo is not None
-    assert view.versions is not None
+    assert view.crcs is not None
     assert view.aliases is not None
     sizes_with_symbols(view, layout)
     for index in range(0, view.symbols.size, 1 + view.symbols.size // 50):
@@ -202,6 +215,8 @@ def _loader(name: str) -> tuple[Loader, FakePercpu, PhysicalMemory]:
     kernel = FakeKernel("_printk", base=arch.address_map().image.start)
     found = Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
     found.environment = environments(name)[0]
+    lib = Export("lib_f", found.execmem.memory.address_map.image.start, "lib", gpl=True, crc=3)
+    found.symbols.exports["lib_f"] = attrs.evolve(lib, namespace="SPACE")
     return found, percpu, physical
 
 
