@@ -39,6 +39,7 @@ from loader.layout import plan
 from loader.link import link
 from loader.module import Loader
 from loader.symbols import SymbolTable
+from loader.versions import KernelExport, TreeFacts, read_symvers
 from machine.cpu import Stop
 from machine.faults import Fault
 from machine.kernel.printf import format_message
@@ -48,11 +49,18 @@ from samples import modules
 from tests.fuzz import mutation
 from tests.support import btfwriter, imagewriter, packages
 from tests.support.addresses import place
+from tests.support.checked import Offer, extended, made, version_table
 from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import ABS64, PREL32, module
 
 MACHINES = (X86_64, AARCH64, RISCV)
+CRCS = {"module_layout": 1, "_printk": 2}
+LISTED = {"_printk": KernelExport(2, "vmlinux", gpl=False, namespace="SPACE")}
+SYMVERS = (
+    b"0x00000001\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n"
+    b"0xffffffff\tf\tdrivers/net/some-thing\tEXPORT_SYMBOL_GPL\tSPACE\n"
+)
 INSTRUCTIONS = 20_000  # that a guest may execute for one input
 
 
@@ -215,8 +223,8 @@ def _loader(name: str) -> tuple[Loader, FakePercpu, PhysicalMemory]:
     kernel = FakeKernel("_printk", base=arch.address_map().image.start)
     found = Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
     found.environment = environments(name)[0]
-    lib = Export("lib_f", found.execmem.memory.address_map.image.start, "lib", gpl=True, crc=3)
-    found.symbols.exports["lib_f"] = attrs.evolve(lib, namespace="SPACE")
+    lib = made(arch.machine, "lib", offers=[Offer("lib_f", gpl=True, space="SPACE", crc=3)])
+    found.settle(found.form(lib, "lib.ko"))
     return found, percpu, physical
 
 
@@ -225,6 +233,8 @@ def load_elf(data: bytes, random: Random) -> bool:
     view = parse(data, "fuzz.ko")
     loader, percpu, physical = _loader(view.arch.name)
     before = physical.free_bytes, len(loader.execmem.allocations())
+    facts = random.choice((None, TreeFacts("6.5.0", view.arch.vermagic, None, CRCS, LISTED)))
+    loader.gate.facts, loader.gate.force = lambda: facts, random.random() < 0.2
     try:
         loaded = loader.form(data, "fuzz.ko")
         if random.random() < 0.5:
@@ -233,10 +243,16 @@ def load_elf(data: bytes, random: Random) -> bool:
         loader.discard(loaded)
     finally:
         assert (physical.free_bytes, len(loader.execmem.allocations())) == before
-        assert not loader.modules
-        assert not loader.symbols.exports
+        assert loader.modules.keys() == {"lib"}
+        assert loader.symbols.exports.keys() == {"lib_f"}
         assert not percpu.live
+        assert not loader.modules["lib"].users
     return True
+
+
+def symvers(data: bytes, _random: Random) -> bool:
+    """Read a list of a kernel's exports."""
+    return read_symvers(data, "symvers") is not None
 
 
 class _Guests:
@@ -565,6 +581,7 @@ TARGETS: dict[str, Target] = {
     "wrapper": Target(streams, mutation.packed, unwrap),
     "archive": Target(archives, mutation.raw, unpack),
     "depends": Target(indices, mutation.text, dependencies),
+    "symvers": Target(lambda: [SYMVERS], mutation.text, symvers),
     "trace": Target(lambda: [TRACE], mutation.text, trace),
     "printf": Target(lambda: FORMATS, mutation.text, formats),
     "kernel": Target(lambda: [b"%s %d\0", b"a=1,b=2\0" + bytes(100)], mutation.raw, kernel_calls),

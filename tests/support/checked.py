@@ -175,7 +175,7 @@ def made(
     known += [f"vermagic={magic or debian(machine)}"] if magic is not None else []
     code, relas = calls(machine, *uses)
     begin = len(code) + -len(code) % 16
-    body = code.ljust(begin, b"\0") + RETURN_0[machine]
+    body = code.ljust(begin, b"\0") + RETURN_0[machine].ljust(16, b"\0") + RETURN_0[machine]
     sections = [
         Sec(".text", body, A | X, align=16, relas=relas),
         *[Sec(".modinfo", b"".join(t.encode() + b"\0" for t in known), A)] * info,
@@ -185,7 +185,7 @@ def made(
     ]  # fmt: skip
     table = [
         Sym("init_module", ".text", begin, 4, FUNC),
-        Sym("cleanup_module", ".text", begin, 4, FUNC),
+        Sym("cleanup_module", ".text", begin + 16, 4, FUNC),
         *(Sym(n) for n in dict.fromkeys(uses)),
         *(Sym(n, bind=WEAK) for n in weak),
         *(Sym(o.name, ".text", begin, 4, FUNC) for o in offers),
