@@ -18,6 +18,7 @@ from machine.faults import Fault, FaultKind
 from machine.kernel.api import locks, rcu, sched, timers, workqueue
 from machine.kernel.api.time import jiffies
 from machine.machine import Machine
+from tests.machine.snippets import snippet
 from tests.support.elfwriter import FUNC, LOCAL, OBJECT, A, Sec, Sym, X
 from tests.support.modules import calls as call_code
 from tests.support.modules import module
@@ -135,6 +136,53 @@ def test_readers_that_a_stopped_init_left(bench):
     fault = bench.stopped("second", "synchronize_rcu")
     assert fault.cause.fault.symbol == LACKED
     assert "waits for readers inside rcu_read_lock, entered at first_work+0x" in str(fault)
+
+
+def test_rtnl_is_held_as_any_mutex(bench):
+    """The networking lock excludes, is tried, and names who holds it."""
+    bench.load("first", "rtnl_lock", LACKED)
+    rtnl = bench.kernel.address
+    assert bench.machine.call(rtnl("rtnl_is_locked"), returns="int") == 1
+    assert bench.machine.call(rtnl("rtnl_trylock"), returns="int") == 0
+    fault = bench.stopped("second", "rtnl_lock")
+    assert fault.cause.fault.symbol == LACKED
+    assert "deadlock: rtnl_mutex is held already since first_work+0x" in str(fault)
+    bench.machine.call(rtnl("rtnl_unlock"))
+    assert bench.machine.call(rtnl("rtnl_trylock"), returns="int") == 1
+    bench.machine.call(rtnl("rtnl_unlock"))
+    with pytest.raises(Fault, match="unlock of rtnl_mutex"):
+        bench.machine.call(rtnl("rtnl_unlock"))
+
+
+def test_a_thread_that_stopped_leaves_its_locks_held(bench):
+    """Who waits for a lock of a thread that faulted is told of that fault first."""
+    kernel = bench.kernel
+
+    def broken(argument):
+        locks.mutex_lock(kernel, bench.lock)
+        locks.mutex_lock(kernel, bench.lock)
+
+    def start():
+        sched.wake(kernel, sched.create_thread(kernel, "broken", kernel.address("broken"), 0))
+
+    kernel.supply("broken", broken, "int broken(void *argument)")
+    bench.does("start", start)
+    bench.does("take", lambda: locks.mutex_lock(kernel, bench.lock))
+    assert bench.load("first", "start").state is State.LIVE
+    (oops,) = kernel.oopses
+    fault = bench.stopped("second", "take")
+    assert fault.cause.fault is oops
+    assert str(fault).startswith("stopped first: panic: deadlock: mutex")
+
+
+def test_a_variable_that_is_missing_counts_as_missing(bench):
+    """An init that reads a variable that nobody has says its name, and so does `missing`."""
+    kernel = bench.kernel
+    at = kernel.address(LACKED)
+    with pytest.raises(Fault) as caught:
+        bench.machine.call(snippet(bench.machine, "load"), at + 8)
+    assert caught.value.symbol == LACKED
+    assert bench.machine.missing == {LACKED: 1}
 
 
 def test_whatever_stops_a_dependent_follows(bench):

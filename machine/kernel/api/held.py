@@ -19,9 +19,10 @@ from machine.kernel.kernel import Kernel
 
 @attrs.define
 class _Holder:
-    """Where something was taken, how many were before it, and what stopped the holder since."""
+    """Where something was taken, by which task, after how many; what stopped the holder since."""
 
     address: int
+    task: int
     serial: int
     place: str = ""
     cause: Stopped | None = None
@@ -41,7 +42,7 @@ def take(k: Kernel, what: int) -> None:
     """Remember that what executes now holds the lock at an address."""
     held = state(k, _Held)
     held.serial += 1
-    held.holders[what] = _Holder(k.return_to(), held.serial)
+    held.holders[what] = _Holder(k.return_to(), k.current, held.serial)
 
 
 def give(k: Kernel, what: int) -> None:
@@ -54,10 +55,10 @@ def taken(k: Kernel) -> int:
     return state(k, _Held).serial
 
 
-def left(k: Kernel, since: int, cause: Stopped) -> None:
-    """Say what stopped the holders of all that was taken after `since` and is still held."""
+def left(k: Kernel, since: int, cause: Stopped, task: int = 0) -> None:
+    """Say what stopped the holders of all that was taken after `since` (by a task) and still is."""
     for holder in state(k, _Held).holders.values():
-        if holder.serial > since and holder.cause is None:
+        if holder.serial > since and holder.cause is None and task in (0, holder.task):
             # Now: the module may go.
             holder.place, holder.cause = _place(k, holder), cause
 

@@ -7,11 +7,15 @@ name space is really allocated and set up for the one there is, `init_net`.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import attrs
 
-from machine.kernel.api.common import errno, nothing, signed_int, state
+from machine.kernel.api.common import errno, nothing, signed_int, state, stop
+from machine.kernel.api.held import give, holder, take
 from machine.kernel.api.memory import GFP_ZERO, create_cache, destroy_cache, kfree, kmalloc
 from machine.kernel.api.registry import enter
+from machine.kernel.api.sched import block
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import layout, offset_of, room, view
 from machine.kernel.structs import struct as declare
@@ -106,25 +110,51 @@ nothing("void __put_net(struct net *net)", "void net_drop_ns(void *net)")
 # The lock of the whole configuration -----------------------------------------------------------
 
 
+RTNL = -2  # in the table of what is held: it is no module's, and has no address here
+
+
 @attrs.define
 class _Rtnl:
-    held: bool = False
+    """The task that has the lock; 0: none."""
+
+    owner: int = 0
 
 
-@function("void rtnl_lock(void)", "int rtnl_lock_killable(void)", "int rtnl_trylock(void)")
+def _rtnl_deadlock(k: Kernel) -> NoReturn:
+    place, cause = holder(k, RTNL)
+    since = f" since {place}" if place else ""
+    stop(k, f"deadlock: rtnl_mutex is held already{since}, and nobody else runs", cause=cause)
+
+
+@function("void rtnl_lock(void)", "int rtnl_lock_killable(void)")
 def _rtnl_lock(k: Kernel) -> int:
-    state(k, _Rtnl).held = True
+    if state(k, _Rtnl).owner == k.current:
+        _rtnl_deadlock(k)
+    block(k, lambda: not state(k, _Rtnl).owner, hopeless=lambda: _rtnl_deadlock(k))
+    state(k, _Rtnl).owner = k.current
+    take(k, RTNL)
     return 0
+
+
+@function("int rtnl_trylock(void)")
+def _rtnl_trylock(k: Kernel) -> int:
+    if state(k, _Rtnl).owner:
+        return 0
+    _rtnl_lock(k)
+    return 1
 
 
 @function("void rtnl_unlock(void)", "void __rtnl_unlock(void)")
 def _rtnl_unlock(k: Kernel) -> None:
-    state(k, _Rtnl).held = False
+    if not state(k, _Rtnl).owner:
+        stop(k, "unlock of rtnl_mutex, which is not held")
+    state(k, _Rtnl).owner = 0
+    give(k, RTNL)
 
 
 @function("int rtnl_is_locked(void)")
 def _rtnl_is_locked(k: Kernel) -> int:
-    return int(state(k, _Rtnl).held)
+    return int(state(k, _Rtnl).owner != 0)
 
 
 # Families, protocols, hooks --------------------------------------------------------------------

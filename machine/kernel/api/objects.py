@@ -577,8 +577,6 @@ def _debugfs_create_dir(k: Kernel, name: int, parent: int) -> int:
     " void *data, const struct file_operations *fops)",
     "struct dentry *debugfs_create_file_unsafe(const char *name, umode_t mode,"
     " struct dentry *parent, void *data, const struct file_operations *fops)",
-    "struct dentry *debugfs_create_file_full(const char *name, umode_t mode,"
-    " struct dentry *parent, void *data, const struct file_operations *fops)",
 )
 def _debugfs_create_file(
     k: Kernel, name: int, mode: int, parent: int, argument: int, fops: int
@@ -589,6 +587,16 @@ def _debugfs_create_file(
         "operations": Hex(fops),
     }
     return _node(k, DEBUGFS, text(k, name), parent, fields)
+
+
+@function(
+    "struct dentry *debugfs_create_file_full(const char *name, umode_t mode,"
+    " struct dentry *parent, void *data, const void *aux, const struct file_operations *fops)"
+)
+def _debugfs_create_file_full(
+    k: Kernel, name: int, mode: int, parent: int, argument: int, _aux: int, fops: int
+) -> int:
+    return _debugfs_create_file(k, name, mode, parent, argument, fops)
 
 
 @function(

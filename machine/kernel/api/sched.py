@@ -23,8 +23,9 @@ import attrs
 
 from allocator.errors import AccessError
 from allocator.types import PAGE_SIZE
-from machine.faults import Fault
+from machine.faults import Fault, Stopped
 from machine.kernel.api.common import Deferred, errno, state, stop, text
+from machine.kernel.api.held import left
 from machine.kernel.api.rcu import grace_period, rcu_pending, withdraw_rcu
 from machine.kernel.api.time import NSEC_PER_JIFFY, NSEC_PER_SEC, advance, now
 from machine.kernel.kernel import Kernel, Parked
@@ -271,8 +272,10 @@ def _switch(k: Kernel, thread: Thread) -> None:
         _end(thread, result)
     except Parked:
         pass
-    except Fault:
+    except Fault as fault:
         _end(thread, 0)
+        module = k.locate(thread.function)[0]
+        left(k, 0, fault.cause or Stopped(module, fault), thread.task)
         raise
     finally:
         s.thread, s.depth = before
