@@ -666,6 +666,10 @@ class Arch:
         struct module in the kernel's configuration.
     finalisation
         What the kernel edits in a module before its init runs.
+    code_model_option
+        The compiler's option for the code model.
+    code_model_absolute
+        Relocations narrower than an address by which its code holds absolute addresses.
     """
 
     name: str
@@ -685,6 +689,7 @@ class Arch:
     module_struct: ModuleStruct
     branches: tuple[Branch, ...]
     code_model: str
+    code_model_option: str
     plt: Plt | None
     got_section: str | None
     errata: Mapping[str, Erratum]
@@ -694,6 +699,7 @@ class Arch:
     emulation: Emulation
     finalisation: Finalisation | None = None
     patching: TextPatching | None = None
+    code_model_absolute: tuple[int, ...] = ()
     page_sizes: tuple[int, ...] = (PAGE_SIZE,)
 
     @property

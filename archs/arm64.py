@@ -537,6 +537,7 @@ ARM64 = Arch(
         ),
     ),
     code_model="small: text within 128 MiB or a PLT, data within 4 GiB",
+    code_model_option="-mcmodel=small",
     plt=Plt(
         section=".plt",
         init_section=".init.plt",

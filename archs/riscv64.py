@@ -418,6 +418,7 @@ RISCV64 = Arch(
         ),
     ),
     code_model="medany: everything within 2 GiB of the pc",
+    code_model_option="-mcmodel=medany",
     plt=Plt(
         section=".plt",
         init_section=".init.plt",

@@ -872,6 +872,8 @@ X86_64 = Arch(
         ),
     ),
     code_model="kernel: text and data in the top 2 GiB",
+    code_model_option="-mcmodel=kernel",
+    code_model_absolute=(11,),  # R_X86_64_32S
     plt=None,
     got_section=".got",
     errata={},

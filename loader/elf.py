@@ -415,7 +415,11 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int
         raise BadModule(name, "ELF header", f"not readable: {error}") from None
     ident = header.e_ident
     if ident.EI_CLASS != "ELFCLASS64":
-        raise BadModule(name, "ELF header", "a 32-bit file; modules here are 64-bit (ELFCLASS64)")
+        reason = (
+            "a 32-bit file; modules here are 64-bit (ELFCLASS64); hint: build it with -m64, or with "
+            "the compiler of a 64-bit architecture"
+        )
+        raise BadModule(name, "ELF header", reason)
     if ident.EI_DATA != "ELFDATA2LSB":
         raise BadModule(name, "ELF header", "big endian; modules here are little endian")
     if header.e_type != "ET_REL":

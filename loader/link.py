@@ -424,7 +424,7 @@ def _explain(
                     target=int(records.target[index]),
                     value=x - (1 << 64) if x >> 63 else x,
                     reach=reach,
-                    hint=_hint(view, layout, failure),
+                    hint=_hint(view, layout, failure, row, table),
                 )
             )
     explained.sort(key=lambda f: f.place)
@@ -440,8 +440,16 @@ def _reason(failure: Failure, row: Reloc | None) -> str:
     return failure.problem.value
 
 
-def _hint(view: ElfView, layout: Layout, failure: Failure) -> str:
+def _hint(
+    view: ElfView, layout: Layout, failure: Failure, row: Reloc | None, table: RelocationTable
+) -> str:
     """Name what would help."""
+    if failure.problem is Problem.NO_GOT:
+        return "--with-plt adds one (stub_sections=True); or build without -fPIC and -fPIE"
+    if failure.problem is Problem.UNSUPPORTED and row is not None and "thread" in row.unsupported:
+        return "build without __thread and _Thread_local; modules have per-cpu variables"
+    if failure.problem is Problem.UNSUPPORTED and row is not None and row.got is not None:
+        return "build without -fPIC and -fPIE"
     if failure.problem is not Problem.RANGE or failure.row is None:
         return ""
     if failure.row.stub is not None:
@@ -449,6 +457,10 @@ def _hint(view: ElfView, layout: Layout, failure: Failure) -> str:
         if slots:
             return f"no PLT entry left or near enough ({slots} reserved); load closer to the kernel"
         return "the module has no .plt section for branches that do not reach; load it closer"
+    if failure.row.op is Op.ABS and failure.row.number not in view.arch.code_model_absolute:
+        if table.target.executable:
+            return f"wherever it is loaded: build it with {view.arch.code_model_option}"
+        return "wherever it is loaded: addresses of the kernel need eight bytes"
     return f"load it closer: {view.arch.title} code model {view.arch.code_model}"
 
 
