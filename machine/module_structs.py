@@ -21,17 +21,22 @@ from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
 from loader.admission import TAINTS
 from loader.module import LoadedModule, State
 from machine.kernel.kernel import Kernel
+from machine.kernel.structs import layout, offset_of
+from machine.kernel.structs import struct as declare
 
 HEAD = "modules"  # the list of all modules
 BASE = 1  # MODULE_REF_BASE: what the count is while nobody holds the module
 # enum module_state
 STATES = {State.LIVE: 0, State.COMING: 1, State.GOING: 2, State.UNFORMED: 3}
-# struct module_kobject: struct kobject, the module, and others. Of a struct kobject: its list,
-# reference count and, as bits, that it is initialised, in sysfs and announced.
-_KOBJECT_ENTRY, _KOBJECT_COUNT, _KOBJECT_STATE, _KOBJECT_MODULE = 8, 56, 60, 64
+declare("module_kobject", "@8 kobj.entry:list @56 kobj.kref:u32 @64 mod:ptr ...")
+declare("module_memory", "base:ptr size:u32 @72")
+declare("module_use", "source_list:list target_list:list source:ptr target:ptr")
+_KOBJECT_ENTRY, _KOBJECT_COUNT, _KOBJECT_MODULE = (
+    offset_of("module_kobject", member) for member in ("kobj.entry", "kobj.kref", "mod")
+)
+_KOBJECT_STATE = _KOBJECT_COUNT + 4  # bits: that it is initialised, in sysfs and announced
 _KOBJECT_ADDED = 7
-_MEMORY = 72  # struct module_memory: base, size, and a tree's node
-_USE = 48  # struct module_use: links in two lists, then both modules
+_MEMORY, _USE = layout("module_memory").size, layout("module_use").size
 # Sections, the members that point at them and count their entries, and an entry's bytes, given
 # those of a word of struct kernel_symbol.
 _TABLES: tuple[tuple[str, str, str, Callable[[int], int]], ...] = (

@@ -105,6 +105,16 @@ def test_what_is_allocated_is_enough(btf):
     assert not wrong, "\n".join(wrong)
 
 
+def test_struct_module_is_the_kernels(arch, btf):
+    """The record of struct module has the size and the offsets of the kernel's."""
+    found, ours = btf.structure("module"), arch.module_struct
+    assert found is not None
+    assert ours.size == btf.size(found)
+    assert ours.members == {
+        name: place[0] if (place := btf.member(found, name)) else None for name in ours.members
+    }
+
+
 def test_the_canary_stands_where_compiled_code_looks(arch, btf):
     """The stack protector's canary is the member that the kernel has for it."""
     anchor, offset = arch.emulation.canary
