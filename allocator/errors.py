@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ClassVar
 
 import attrs
 
@@ -26,6 +28,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 class ExecmemError(Exception):
     """Anything that execmem refuses: one line a person can act on, with fields."""
+
+    multiline: ClassVar[bool] = False  # whether a line of the text may be followed by others
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Let whatever a class says of its errors be text: names are input."""
+        super().__init_subclass__(**more)
+        told = vars(cls).get("__str__")
+        if told is not None:
+            setattr(cls, "__str__", _escaped(told))  # noqa: B010 -- a method is assigned
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def _escaped(told: Callable[[Any], str]) -> Callable[[Any], str]:
+    @wraps(told)
+    def text(self: ExecmemError) -> str:
+        lines = told(self).split("\n") if self.multiline else [told(self)]
+        return "\n".join(map(printable, lines))
+
+    return text
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -4,9 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as html_escape
 
 import attrs
+
+from allocator.errors import printable
+
+
+def escape(text: str) -> str:
+    """Return text as HTML and XML have it; XML has no control characters."""
+    return html_escape(printable(text))
+
 
 # Okabe and Ito's colours: told apart with any colour vision, and in grey by their labels.
 COLOURS = {

@@ -3,16 +3,20 @@
 
 A command's file under `execmem.commands` is imported when the command is used, so that
 help and completion cost no emulator. Exit codes: 0 done, 1 refused with a one-line reason
-on stderr, 2 usage.
+on stderr, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
+
+INTERRUPTED = 130  # 128 and SIGINT's number, as a shell has it
 
 # Command -> its line in the overview; the file has the command's own name.
 COMMANDS = {
@@ -33,8 +37,28 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    from execmem.streams import ReaderGone
+
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are needed."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Parse; a help text may be what nobody reads to its end."""
+        with _told():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click would end the process where nobody reads what it writes."""
+        with _told():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of the overview."""
@@ -62,6 +86,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     from platform import machine, python_version
 
     import execmem
+    from execmem.streams import say
 
     def version(package: str) -> str:
         try:
@@ -69,9 +94,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
         except PackageNotFoundError:
             return f"{package} is not installed"
 
-    click.echo(f"execmem {execmem.__version__}")
-    click.echo(f"{version('unicorn')}, {version('capstone')}, {version('numpy')}")
-    click.echo(f"Python {python_version()} on {machine()}")
+    say(f"execmem {execmem.__version__}")
+    say(f"{version('unicorn')}, {version('capstone')}, {version('numpy')}")
+    say(f"Python {python_version()} on {machine()}")
     ctx.exit()
 
 
@@ -91,28 +116,62 @@ def cli() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; whatever execmem refuses becomes one line and exit code 1.
+    """Run the command line and end the process; what is refused is one line on stderr.
 
     The words that this process was started with are carried out in a child of it, so that no
     guest can end it (`execmem.worker`); words that are given, in this process.
     """
+    sys.exit(_status(argv))
+
+
+def _status(argv: Sequence[str] | None) -> int:
+    """Run the command line; return the exit code."""
+    from execmem import streams
+
     try:
+        streams.prepare()
         if argv is None:
             from execmem.worker import go_on_apart
 
             go_on_apart()
-        cli.main(args=None if argv is None else list(argv), prog_name="execmem")
-    except BrokenPipeError:
-        # The reader went away (a pager that was quit): nothing is wrong with the result.
-        sys.stderr.close()
-        sys.exit(0)
+        words = None if argv is None else list(argv)
+        code = cli.main(args=words, prog_name="execmem", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        streams.complain(*_said(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        streams.complain("execmem: interrupted")
+        return INTERRUPTED
     except MemoryError:
-        click.echo("execmem: out of memory", err=True)
-        sys.exit(1)
+        streams.complain("execmem: out of memory")
+        return 1
+    except (BrokenPipeError, streams.ReaderGone):
+        # Nothing is wrong with the result.
+        streams.drop_output()
+        return 0
+    except OSError as error:
+        streams.complain(f"execmem: {streams.trouble(error)}")
+        streams.drop_output()
+        return 1
     except Exception as error:
         # Whoever raised one of the family has imported it; a help text has not.
         errors = sys.modules.get("allocator.errors")
         if errors is None or not isinstance(error, errors.ExecmemError):
             raise
-        click.echo(f"execmem: {error}", err=True)
-        sys.exit(1)
+        told = str(error)
+        first, *more = told.split("\n") if error.multiline else [told]
+        streams.complain(f"execmem: {first}", *more)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _said(error: click.ClickException) -> Iterator[str]:
+    """Yield what click would say of a usage error; its words may come from anywhere."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        yield from error.ctx.get_usage().split("\n")
+        option = next(iter(error.ctx.help_option_names), None)
+        if option is not None:
+            yield f"Try '{error.ctx.command_path} {option}' for help."
+            yield ""
+    yield f"Error: {error.format_message()}"

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import fill
-from typing import Any, NamedTuple
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import attrs
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
 from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known_designs
 from allocator.designs.find import UnknownDesign
-from allocator.errors import DesignError
+from allocator.errors import DesignError, printable
 from allocator.plugins import said
 from allocator.types import GIB, MIB, PAGE_SIZE, MemType, align_up, size_text
 from allocator.workloads import (
@@ -41,11 +39,15 @@ from allocator.workloads.itlb import CORES
 from allocator.workloads.sources import modules as module_loads
 from archs import Arch, archs
 from archs import arch as arch_by_name
-from execmem.figure import figure_class, write
-from execmem.report import WIDTH, table
+from execmem.figure import figure_class, write_png
+from execmem.report import table
+from execmem.terminal import WIDTH, progress
 from loader.elf import ElfView, parse
 from loader.files import SUFFIXES, module_name, read_module
 from loader.layout import Layout, plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ANYWHERE = Interval(-(1 << 64), 1 << 64)
 Progression = Callable[[str, int, int], None]
@@ -163,7 +165,7 @@ def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
         if missing or not found:
             raise ExecmemError(f"{name}: no module of {missing[0] if missing else 'any kernel'}")
         return [(arch_by_name(key), found[key]) for key in ([a.name for a in chosen] or found)]
-    if path.is_file():
+    if path.exists():
         trace = read_trace(path)
         try:
             recorded = arch_by_name(trace.arch)
@@ -297,11 +299,7 @@ def _check(execmem: Execmem) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progression]:
     """Show progress on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with progress() as bar:
         task = bar.add_task("")
 
         def tell(what: str, done: int, total: int) -> None:
@@ -350,7 +348,7 @@ def show(out: Console, runs: Sequence[Run]) -> None:
             out.print()
         title = f"{group[0].arch.title}, {group[0].workload.name}"
         known = WORKLOADS.get(group[0].workload.name)
-        out.print(title + (f": {known.title}" if known else ""), markup=False, soft_wrap=True)
+        out.print(title + (f": {known.title}" if known else ""), soft_wrap=True)
         out.print()
         out.print(table(PLACEMENT, map(_placement, group), right=",".join(PLACEMENT[1:])))
         out.print()
@@ -360,14 +358,16 @@ def show(out: Console, runs: Sequence[Run]) -> None:
     if not runs:
         return
     cores = ", ".join(dict.fromkeys(CORES[_core(group[0])].title for group in by_arch.values()))
-    out.print("\n" + fill(f"{LEGEND} ({cores}).", WIDTH), markup=False, soft_wrap=True)
+    out.print()
+    for line in wrap(f"{LEGEND} ({cores}).", WIDTH):
+        out.print(line, soft_wrap=True)
     for found in runs:
         if found.measures.failures:
             first = found.measures.failures[0]
+            out.print()
             out.print(
-                f"\n{found.arch.name} {found.design}: {len(found.measures.failures)} refused, "
+                f"{found.arch.name} {found.design}: {len(found.measures.failures)} refused, "
                 f"first {first.who}: {first.reason}",
-                markup=False,
             )
 
 
@@ -447,20 +447,25 @@ STYLE = (
 )
 
 
+def _escape(text: str) -> str:
+    """Return text as XML has it, which has no control characters."""
+    return escape(printable(text))
+
+
 def svg(runs: Sequence[Run]) -> str:
     """Return an SVG: a row of bars per measure, a column per architecture."""
     designs = list(dict.fromkeys(r.design for r in runs))
     columns = list(dict.fromkeys(r.arch.name for r in runs))
     row = HEAD + BAR * len(designs)
     width, height = LABELS + COLUMN * len(columns), row * len(PANELS) + 12
-    title = escape(f"Designs of executable memory: {runs[0].workload.name}")
+    title = _escape(f"Designs of executable memory: {runs[0].workload.name}")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         f"<title>{title}</title><style>{STYLE}</style>",
     ]
 
     def text(x: float, y: float, said: str, more: str = "") -> None:
-        parts.append(f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(said)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}"{more}>{_escape(said)}</text>')
 
     for number, panel in enumerate(PANELS):
         top = number * row
@@ -498,4 +503,4 @@ def png(path: str | Path, runs: Sequence[Run]) -> None:
             axis.invert_yaxis()
             axis.set_title(f"{panel.title}, {name}", fontsize="small")
             axis.margins(x=0.25)
-    write(path, lambda: figure.savefig(path, format="png", dpi=120))
+    write_png(path, figure)

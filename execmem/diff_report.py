@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from textwrap import fill
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 import archs
 from execmem.diff import KINDS, Progression, RunDiff
 from execmem.placement import Placed
 from execmem.report import table
+from execmem.terminal import progress
 from machine.disassembly import Disassembler
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ LEGEND = (
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Progression]:
-    """Show progress on `console` (stderr), where that is a terminal."""
+def progress_bar() -> Iterator[Progression]:
+    """Show progress on stderr, where that is a terminal."""
     columns = (TextColumn("modules"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("")
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -57,7 +55,9 @@ def show(out: Console, runs: Sequence[RunDiff]) -> None:
     ]
     columns = (*TOTALS, *DIFFERING)
     out.print(table(columns, rows, right=",".join(columns[1:])))
-    out.print("\n" + fill(LEGEND, out.width), soft_wrap=True)
+    out.print()
+    for line in wrap(LEGEND, out.width):
+        out.print(line, soft_wrap=True)
     for run in runs:
         _mechanisms(out, run)
     for run in runs:
@@ -73,7 +73,9 @@ def _mechanisms(out: Console, run: RunDiff) -> None:
         (name or "unexplained", *(_cell(changed[k, name], differing[k, name]) for k in KINDS))
         for name in names
     ]
-    out.print(f"\n{run.arch} {run.run}: bytes changed by finalisation (and that differ)\n")
+    out.print()
+    out.print(f"{run.arch} {run.run}: bytes changed by finalisation (and that differ)")
+    out.print()
     out.print(table(columns, rows, right=",".join(KINDS)))
 
 
@@ -92,17 +94,18 @@ def _remarks(out: Console, run: RunDiff) -> None:
     for module in run.compared:
         for name in module.laid_out:
             where = f"{run.arch} {run.run} {module.name}"
-            out.print(f"{where}: {name} has another size or place", markup=False)
+            out.print(f"{where}: {name} has another size or place")
     for module in run.modules:
         if module.skipped:
-            out.print(f"{run.arch} {run.run} {module.name} skipped: {module.skipped}", markup=False)
+            out.print(f"{run.arch} {run.run} {module.name} skipped: {module.skipped}")
 
 
 def show_placement(out: Console, placed: Placed) -> None:
     """Print how many regions were predicted, and where the kernel differs and why."""
     recorded, files, unknown = placed.loads
+    out.print()
     out.print(
-        f"\n{placed.arch} {placed.run}: {placed.equal} of {placed.regions} regions of {recorded} "
+        f"{placed.arch} {placed.run}: {placed.equal} of {placed.regions} regions of {recorded} "
         f"modules predicted, among {files} more modules and {unknown} of which only the text's "
         "address and the size are known.",
         soft_wrap=True,
@@ -113,7 +116,6 @@ def show_placement(out: Console, placed: Placed) -> None:
         out.print(
             f"  {count} elsewhere: {reason} (first {first.module} {first.type.name}: predicted "
             f"{first.predicted[0]:#x}, recorded {first.recorded[0]:#x})",
-            markup=False,
             soft_wrap=True,
         )
 
@@ -124,15 +126,15 @@ def _ranges(out: Console, run: RunDiff) -> None:
         for found in module.ranges:
             ours, kernels = found.texts(disassembler)
             inside = f" ({found.symbol})" if found.symbol else ""
+            out.print()
             out.print(
-                f"\n{run.run} {module.name}: {found.section}+{found.offset:#x}{inside}, "
+                f"{run.run} {module.name}: {found.section}+{found.offset:#x}{inside}, "
                 f"{len(found.ours)} bytes, {found.point}, {found.mechanism or 'unexplained'}",
-                markup=False,
                 soft_wrap=True,
             )
             theirs = "only a hash" if found.kernels is None else _hex(found.kernels)
             for who, code, text in (("ours", _hex(found.ours), ours), ("kernel", theirs, kernels)):
-                out.print(escape(f"  {who:6} {code}  {text}".rstrip()), soft_wrap=True)
+                out.print(f"  {who:6} {code}  {text}".rstrip(), soft_wrap=True)
 
 
 def _hex(code: bytes) -> str:

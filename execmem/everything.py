@@ -18,7 +18,6 @@ from typing import Any
 
 import attrs
 from rich.console import Console
-from rich.markup import escape
 
 from allocator.errors import ExecmemError
 from allocator.types import GIB, Hex, MemType, size_text
@@ -187,7 +186,7 @@ def show(out: Console, found: dict[str, Any]) -> None:
     """Show what `Whole.as_json` returned."""
     title = f"{found['arch']}, design {found['design']}: {found['modules']} modules"
     refused = f", {found['refused']} refused" if found["refused"] else ""
-    out.print(f"[bold]{escape(title)}{refused}[/bold], {found['seconds']:.1f} s")
+    out.print(f"{title}{refused}, {found['seconds']:.1f} s", style="bold")
     out.print(
         f"guest memory {size_text(found['guest_bytes'])}, "
         f"the process grew by {size_text(found['resident_bytes'])}"
@@ -232,4 +231,4 @@ def show(out: Console, found: dict[str, Any]) -> None:
         )
     )
     for each in found["errors"]:
-        out.print(escape(f"{each['count']} x {each['error']}"))
+        out.print(f"{each['count']} x {each['error']}")

@@ -14,6 +14,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from html import escape
 from importlib.resources import files
 from itertools import groupby
 from string import Template
@@ -23,6 +24,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.errors import printable
 from allocator.types import ExecmemType, Interval, size_text
 from archs import Arch
 from archs.reloc import Op, Reloc
@@ -421,7 +423,9 @@ def html(document: dict[str, Any]) -> str:
     packed = gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0)
     first = document["views"][0]
     return Template(text("page.html")).substitute(
-        title=f"{first['module']}: {_and(v['title'] for v in document['views'])}",
+        title=escape(
+            printable(f"{first['module']}: {_and(v['title'] for v in document['views'])}")
+        ),
         style=text("page.css"),
         script="\n".join(text(name) for name in _SCRIPTS),
         data=base64.b64encode(packed).decode(),

@@ -8,12 +8,13 @@ comes from the architectures' records.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, printable
+from allocator.files import replacing, write_file
 from allocator.markup import COLOURS
 from allocator.types import GIB, ExecmemType, size_text
 from archs import Arch, archs
@@ -110,12 +111,10 @@ def figure_class(path: str | Path) -> Any:
     return Figure
 
 
-def write(path: str | Path, how: Callable[[], object]) -> None:
-    """Write a file; ExecmemError, naming it, where that fails."""
-    try:
-        how()
-    except OSError as error:
-        raise ExecmemError(f"{path}: {error.strerror or error}") from None
+def write_png(path: str | Path, figure: Any) -> None:
+    """Write matplotlib's figure; ExecmemError where that fails."""
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def save(machine: Machine, modules: Sequence[Module], *, svg: str | None, png: str | None) -> None:
@@ -129,7 +128,7 @@ def save(machine: Machine, modules: Sequence[Module], *, svg: str | None, png: s
     from machine import drawing
 
     if svg is not None:
-        write(svg, lambda: Path(svg).write_text(drawing.svg(machine, modules), "utf-8"))
+        write_file(svg, drawing.svg(machine, modules))
     if png is None:
         return
     plot = figure_class(png)(figsize=(11, 2 + 0.3 * len(modules) * 4), layout="constrained")
@@ -139,13 +138,15 @@ def save(machine: Machine, modules: Sequence[Module], *, svg: str | None, png: s
     for number, bar in enumerate(found):
         width = max((bar.end - bar.start) / GIB, 0.004)
         axis.barh(number, width, left=(bar.start - lo) / GIB, color=COLOURS[bar.colour])
-    axis.set_yticks(range(len(found)), [f"{bar.label}  {bar.note}" for bar in found])
+    labels = [printable(f"{bar.label}  {bar.note}") for bar in found]
+    axis.set_yticks(range(len(found)), labels, parse_math=False)
     axis.invert_yaxis()
     axis.set_xlabel(f"GiB from {lo:#x}")
     names = ", ".join(module.name for module in modules)
-    axis.set_title(f"{names} on {machine.arch.title}, design {machine.design}")
-    write(png, lambda: plot.savefig(png, format="png", dpi=120))
+    title = printable(f"{names} on {machine.arch.title}, design {machine.design}")
+    axis.set_title(title, parse_math=False)
+    write_png(png, plot)
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(address_spaces(), "utf-8")
+    write_file(sys.argv[1], address_spaces())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from allocator.errors import printable
+from execmem.streams import say
 
 if TYPE_CHECKING:
     from loader.admission import Notice
@@ -46,4 +46,4 @@ def _tell(notice: Notice) -> None:
 
 def show(line: str) -> None:
     """Write a notice to stderr."""
-    click.echo(f"execmem: notice: {printable(line)}", err=True)
+    say(f"execmem: notice: {line}", err=True)

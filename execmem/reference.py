@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from allocator.errors import printable
+from allocator.files import write_file
 from allocator.types import ExecmemType, size_text
 from archs import Arch, archs
 from execmem.cli import COMMANDS, cli
@@ -201,4 +202,4 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 if __name__ == "__main__":
     for name, write in PAGES.items():
-        (HERE / name).write_text(write(), "utf-8")
+        write_file(HERE / name, write())

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from allocator.types import ADDRESS_MASK, Hex, Interval
 from archs.reloc import Op
 from loader.listing import Listing, Relocation, Selection
@@ -136,7 +134,7 @@ def show(out: Console, code: Code, selection: Selection, limit: int | None) -> N
     for relocation in islice(selection, limit):
         shown += 1
         for line in _lines(code, relocation):
-            out.print(escape(line))
+            out.print(line)
     if shown:
         out.print()
     total = len(selection.listing.select())

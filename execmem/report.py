@@ -10,30 +10,22 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from allocator.types import ExecmemType, Hex, Interval, size_text
 from archs import Arch
 from execmem import documents, notices
+from execmem.streams import say
 from loader.link import Extent, extents
 from samples.story import Heading, Lines, Story, Text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from machine.machine import Machine
     from machine.module import Module
     from machine.reach import Measurement
-
-WIDTH = 80
-
-
-def console() -> Console:
-    """Return where results go: stdout, at most as wide as the terminal, at least readable."""
-    found = Console(highlight=False, soft_wrap=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:
@@ -50,7 +42,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: st
             no_wrap=name != columns[-1],
         )
     for row in rows:
-        found.add_row(*(escape(str(cell)) for cell in row))
+        found.add_row(*map(str, row))
     return found
 
 
@@ -162,16 +154,16 @@ def print_missing(machine: Machine) -> None:
         idle = len(symbols) - len(called)
         parts = [", ".join(called)] * bool(called) + [f"{idle} not called"] * bool(idle)
         if parts:
-            click.echo(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
+            say(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
 
 
 def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:
     """Show a loaded module: regions, sections, relocations, PLT entries, what is missing."""
     report, loaded = module.report, module.loaded
     title = f"{report.name}: {machine.arch.title}, design {report.design}, {module.state.value}"
-    out.print(f"[bold]{escape(title)}[/bold]")
+    out.print(title, style="bold")
     if report.init_fault is not None:
-        out.print(escape(f"init stopped: {report.init_fault}"))
+        out.print(f"init stopped: {report.init_fault}")
     if loaded.providers:
         out.print(f"uses {', '.join(sorted(loaded.providers))}")
     out.print()
@@ -206,7 +198,8 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
     if report.unknown:
         out.print(
             f"{len(report.unknown)} kernel symbols are not implemented; calling one stops: "
-            + escape(", ".join(report.unknown[:6]) + (", ..." if len(report.unknown) > 6 else ""))
+            + ", ".join(report.unknown[:6])
+            + (", ..." if len(report.unknown) > 6 else "")
         )
 
 
@@ -392,16 +385,16 @@ def _astray(found: Measurement) -> str:
 
 def print_story(out: Console, story: Story) -> None:
     """Show a demo."""
-    out.print(f"[bold]{escape(story.title)}[/bold]")
+    out.print(story.title, style="bold")
     for part in story.parts:
         out.print()
         if isinstance(part, Heading):
-            out.print(f"[bold]{escape(part.text)}[/bold]")
+            out.print(part.text, style="bold")
         elif isinstance(part, Text):
-            out.print(escape(part.text))
+            out.print(part.text)
         elif isinstance(part, Lines):
             for line in part.lines:
-                out.print(escape(line))
+                out.print(line)
         else:
             out.print(table(part.columns, part.rows, right=part.right))
 
@@ -436,14 +429,15 @@ def print_kernel(out: Console, found: Mapping[str, Any]) -> None:
         out.print()
         out.print(table(("not known", "known with"), sorted(found["unknown"].items())))
     for name, value in found["options"].items():
-        out.print(escape(f"{name} = {'not set' if value is None else value}"))
+        out.print(f"{name} = {'not set' if value is None else value}")
     for name, place in found["places"].items():
         if place["address"] is None and not place["exported"]:
-            out.print(escape(f"{name}: no such symbol"))
+            out.print(f"{name}: no such symbol")
             continue
         marks = "exported" + (", GPL-only" if place["gpl"] else "") if place["exported"] else ""
         parts = (place["address"], place["prototype"] or name, marks, place["namespace"])
-        out.print(escape("  ".join(str(part) for part in parts if part)))
+        out.print("  ".join(str(part) for part in parts if part))
     for name, text in found["definitions"].items():
         lines = f"{name}: no such type" if text is None else text.replace("\t", "    ")
-        out.print(escape(lines))
+        for line in lines.split("\n"):
+            out.print(line)

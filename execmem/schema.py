@@ -412,6 +412,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "sizes{}": (COUNT, "bytes by memory type"),
         "missing[]": (TEXT, "symbols that were called and that nobody has"),
         "seconds": (REAL, "wall-clock time"),
+        "options{}": (ANY, "of the sweep"),
     },
     "sweep, last line": _SUMMARY,
     "demo": {"demos[].name": (TEXT, "the demo"), "demos[].title": (TEXT, "what it shows")},

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+from allocator.files import write_file
 from archs import Arch, Part, Reloc, archs
 
 HEAD = """# Relocations
@@ -98,4 +98,4 @@ def _by_reason(rows: list[Reloc]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(document(), "utf-8")
+    write_file(sys.argv[1], document())

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, printable
 from allocator.types import GIB
 from machine.process import (
     CALLED,
@@ -46,6 +46,7 @@ from machine.process import (
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+INTERRUPTED = 130  # 128 and SIGINT's number, as a shell has it
 START = 120.0  # seconds until a process has imported what it needs
 MACHINE = GIB + TRANSLATION  # what a machine maps
 # A guest stops soon after its time is over; where the emulator does not let it, this ends it.
@@ -205,8 +206,8 @@ def _attend(child: int, shared: BlackBox, handled: Sequence[signal.Signals]) -> 
             # Python looks at an interrupt when a guest's code has returned.
             _end(child, gently=False)
             os.waitpid(child, 0)
-            os.write(2, b"\nAborted!\n")
-            return 1
+            _write("execmem: interrupted")
+            return INTERRUPTED
         elif not asked and overdue(shared, GRACE):
             asked = time.monotonic()
             _end(child)
@@ -217,12 +218,17 @@ def _attend(child: int, shared: BlackBox, handled: Sequence[signal.Signals]) -> 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
-    told = shared.noise()
     if code < 0:
-        told = f"execmem: {death(shared, -code, late=bool(asked))}\n"
+        _write(f"execmem: {death(shared, -code, late=bool(asked))}")
+        return 1
+    _write(*shared.noise().splitlines())
+    return code
+
+
+def _write(*lines: str) -> None:
+    """Write lines to stderr; the streams of Python are the child's."""
     with suppress(OSError):
-        os.write(2, told.encode("utf-8", "replace"))
-    return 1 if code < 0 else code
+        os.write(2, "".join(f"{printable(line)}\n" for line in lines).encode("utf-8", "replace"))
 
 
 # Scripts --------------------------------------------------------------------------------------

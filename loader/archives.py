@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import attrs
 
 from allocator.errors import ExecmemError
+from allocator.files import open_regular, reason_of
 from loader.depends import depends_of
 from loader.errors import BadModule
 from loader.files import SUFFIXES, ModuleFile, module_name
@@ -155,7 +156,7 @@ def files_in(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     reader = _READERS.get(path.suffix, _tarball)
     with ExitStack() as stack:
         try:
-            found = reader(stack.enter_context(path.open("rb")), stack)
+            found = reader(stack.enter_context(open_regular(path)), stack)
             while (member := next(found, None)) is not None:
                 if wanted(member[0].removeprefix("./")):
                     yield _member(*member)
@@ -164,6 +165,10 @@ def files_in(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
         except ImportError as error:
             reason = f"needs the '{error.name}' package: pip install 'execmem[archives]'"
             raise BadModule(path.name, "archive", reason) from None
+        except OSError as error:
+            if error.errno is None:  # a library's own
+                raise BadModule(path.name, "archive", f"damaged: {error}") from None
+            raise BadModule(path.name, "archive", reason_of(error)) from None
         except Exception as error:  # noqa: BLE001 -- the libraries raise whatever damage leads to
             reason = f"damaged: {error or type(error).__name__}"
             raise BadModule(path.name, "archive", reason) from None

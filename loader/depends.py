@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from allocator.errors import ExecmemError, did_you_mean
+from allocator.files import read_regular, reason_of
 from loader.elf import parse
 from loader.errors import BadModule, NoModule
 from loader.files import SUFFIXES, ModuleFile, is_file, module_name, read_module
@@ -73,9 +74,11 @@ def open_tree(root: str | Path) -> ModuleTree:
     files: dict[str, str] = {}
     needs: dict[str, tuple[str, ...]] = {}
     try:
-        lines = index.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadModule(str(index), "file", str(error)) from None
+        lines = read_regular(index).decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise BadModule(str(index), "file", "not a text file") from None
+    except OSError as error:
+        raise BadModule(str(index), "file", reason_of(error)) from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -192,8 +195,7 @@ def _folder(root: Path) -> Path:
         found = root.is_dir()
         merged = (root / "lib").resolve() == (root / "usr" / "lib").resolve()
     except (OSError, ValueError) as error:  # too long; a NUL in it
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadModule(root.name, "module tree", reason) from None
+        raise BadModule(root.name, "module tree", reason_of(error)) from None
     if merged:
         versions = [path for path in versions if path.parts[: len(root.parts) + 1][-1] == "lib"]
     if not versions and not found:
@@ -219,9 +221,9 @@ def modules_for(tree: ModuleTree, alias: str) -> list[str]:
     index = tree.folder / "modules.alias"
     if is_file(index):
         try:
-            lines = index.read_text("utf-8", "replace").splitlines()
+            lines = read_regular(index).decode("utf-8", "replace").splitlines()
         except OSError as error:
-            raise BadModule(str(index), "file", str(error)) from None
+            raise BadModule(str(index), "file", reason_of(error)) from None
         words = (line.split() for line in lines)
         found = [w[2] for w in words if len(w) == 3 and fnmatchcase(alias, w[1])]
         return [name for name in dict.fromkeys(map(module_name, found)) if name in tree.files]

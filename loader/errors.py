@@ -157,6 +157,8 @@ class RelocationFailure:
 class RelocationError(LoadError):
     """Every relocation of a module that failed: the first thousand in full, and how many."""
 
+    multiline: ClassVar[bool] = True
+
     module: str
     failures: tuple[RelocationFailure, ...]
     total: int
@@ -192,7 +194,7 @@ class LivepatchError(LoadError):
 
     def __str__(self) -> str:
         who = "" if self.patch == self.module else f"livepatch {self.patch}: "
-        return f"{self.module}: {who}{self.where}: {self.reason}"
+        return printable(f"{self.module}: {who}{self.where}: {self.reason}")
 
 
 @attrs.define(auto_exc=True, str=False)

@@ -20,6 +20,7 @@ from typing import Any
 
 import attrs
 
+from allocator.files import open_regular, reason_of
 from loader.errors import BadModule
 
 MAX_SIZE = 1 << 30
@@ -61,10 +62,10 @@ class ModuleFile:
         """Return what lies at `path`; BadModule where nothing can be read, or too much."""
         name = Path(path).name
         try:
-            with Path(path).open("rb") as file:
+            with open_regular(path) as file:
                 raw = file.read(MAX_SIZE + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise BadModule(name, "file", getattr(error, "strerror", None) or str(error)) from None
+            raise BadModule(name, "file", reason_of(error)) from None
         if len(raw) > MAX_SIZE:
             raise BadModule(name, "file", f"larger than {MAX_SIZE:#x} bytes")
         return cls(name, raw)
@@ -84,9 +85,9 @@ def module_name(path: str | Path) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether there is a file at `path`, which may be no path that a system takes."""
+    """Return whether something that is no folder is at `path`, be it a path at all."""
     try:
-        return Path(path).is_file()
+        return Path(path).exists() and not Path(path).is_dir()
     except (OSError, ValueError):  # too long; a NUL in it
         return False
 

@@ -26,6 +26,7 @@ from typing import Any
 import attrs
 
 import archs
+from allocator.files import read_regular
 from allocator.types import MemType
 from archs import Arch
 from archs.environment import Boot, Environment
@@ -344,7 +345,7 @@ def _recording(folder: Path, arch_name: str, run: str, facts: Mapping[str, Any])
 def _unpacked(path: Path) -> bytes | None:
     """Return a file's bytes, decompressed where its name says so; None where there is none."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         return lzma.decompress(raw) if path.suffix == ".xz" else raw
     except OSError:
         return None

@@ -129,4 +129,4 @@ class BadCall(ExecmemError):
 
     def __str__(self) -> str:
         hint = f"; hint: {self.hint}" if self.hint else ""
-        return f"{self.function}: {self.reason}{hint}"
+        return printable(f"{self.function}: {self.reason}{hint}")

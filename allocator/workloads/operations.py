@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from allocator.errors import ExecmemError
+from allocator.files import read_regular, reason_of, write_file
 from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Consumer, MemType, size_text
 
 TRACE_VERSION = 1
@@ -221,10 +222,7 @@ def write_trace(path: str | Path, workload: Workload) -> None:
         "memory": workload.memory,
     }
     lines: Iterable[dict[str, Any]] = (head, *map(to_json, workload.operations))
-    try:
-        Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    except OSError as error:
-        raise ExecmemError(f"{path}: {error.strerror or error}") from None
+    write_file(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_trace(path: str | Path) -> Workload:
@@ -237,9 +235,9 @@ def read_trace(path: str | Path) -> Workload:
     """
     name = Path(path).name
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        lines = read_regular(path).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = "not a text file" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         raise TraceError(f"{path}: {reason}") from None
     head: dict[str, Any] = {}
     operations: list[Operation] = []

@@ -18,8 +18,9 @@ def archs(as_json: bool) -> None:
     """Show what each architecture makes different."""
     from archs import archs as all_archs
     from execmem import report
+    from execmem.terminal import console
 
     if as_json:
         report.print_json({"archs": [report.arch_json(a) for a in all_archs()]})
         return
-    report.print_archs(report.console(), all_archs())
+    report.print_archs(console(), all_archs())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from allocator.errors import printable
 from execmem import notices
+from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.machine import Argument, Machine
@@ -148,9 +148,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
 
         chosen = archs()[0]
         root = sample_root(module, chosen.name)
-        click.echo(
-            f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True
-        )
+        say(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True)
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
@@ -178,7 +176,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         hint = (
             f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
         )
-        click.echo(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
+        say(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         machine.stub(name, _integer(value) if value else 0)
@@ -241,6 +239,7 @@ def _integer(text: str) -> int:
 
 def argument(text: str) -> Argument:
     """Return the value that a word of the command line stands for."""
+    from allocator.files import read_regular, reason_of
     from machine.machine import Out
 
     kind, colon, rest = text.partition(":")
@@ -252,20 +251,18 @@ def argument(text: str) -> Argument:
         if kind == "hex":
             return bytes.fromhex(rest)
         if kind == "file":
-            return Path(rest).read_bytes()
+            return read_regular(rest)
         if kind == "out":
             return Out(int(rest, 0))
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"{text!r}: {error}") from None
+        raise click.UsageError(f"{text!r}: {reason_of(error)}") from None
     return _integer(text)
 
 
 def print_log(out: Any, module: Module) -> None:
     """Show what the kernel logged while a module was loaded."""
-    from rich.markup import escape
-
     for line in module.report.log:
-        out.print(escape(f"| {printable(line.text)}"))
+        out.print(f"| {line.text}")
 
 
 def shortened(output: str) -> str:

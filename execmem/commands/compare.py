@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
 import click
 
 from execmem.commands.common import examples
+from execmem.streams import say
 
 
 @click.command()
@@ -57,10 +56,11 @@ def compare(
     W is a name that --list tells, a folder of modules, or a trace that --record wrote. A
     design that fails ends its own run only; the exit code is 1 then.
     """
+    from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
     from execmem import compare, report
-    from execmem.figure import write
+    from execmem.terminal import console
 
     try:
         chosen = [arch_by_name(name) for name in names]
@@ -71,7 +71,7 @@ def compare(
         if as_json:
             report.print_json(found)
         else:
-            compare.show_listing(report.console(), found)
+            compare.show_listing(console(), found)
         return
     using = compare.designs_of(designs)
     pairs = compare.workloads(workload, chosen)
@@ -91,7 +91,7 @@ def compare(
             broken=broken,
         )
     if svg is not None:
-        write(svg, lambda: Path(svg).write_text(compare.svg(runs), "utf-8"))
+        write_file(svg, compare.svg(runs))
     if png is not None:
         compare.png(png, runs)
     if as_json:
@@ -102,8 +102,8 @@ def compare(
             }
         )
     else:
-        compare.show(report.console(), runs)
+        compare.show(console(), runs)
         for each in broken:
-            click.echo(f"execmem: {each.arch}: {each.error}", err=True)
+            say(f"execmem: {each.arch}: {each.error}", err=True)
     if broken:
         ctx.exit(1)

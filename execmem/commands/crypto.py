@@ -15,6 +15,7 @@ from execmem.commands.common import (
     module_options,
     unknown_option,
 )
+from execmem.streams import say
 
 
 @click.command()
@@ -84,7 +85,7 @@ def crypto(
             }
         )
         return
-    click.echo(result.hex())
+    say(result.hex())
 
 
 def _bytes(text: str) -> bytes:

@@ -19,6 +19,7 @@ def demo(name: str | None, as_json: bool) -> None:
     """Run a demo, or list them."""
     from allocator.errors import did_you_mean
     from execmem import report
+    from execmem.terminal import console
     from samples import DEMOS, story_of, titles
 
     if name is None:
@@ -26,7 +27,7 @@ def demo(name: str | None, as_json: bool) -> None:
             listing = [{"name": n, "title": title} for n, title in titles().items()]
             report.print_json({"demos": listing})
             return
-        report.console().print(report.table(("demo", "what it shows"), titles().items()))
+        console().print(report.table(("demo", "what it shows"), titles().items()))
         return
     if name not in DEMOS and name not in titles():
         known = titles()
@@ -36,4 +37,4 @@ def demo(name: str | None, as_json: bool) -> None:
     if as_json:
         report.print_json(story.as_json())
         return
-    report.print_story(report.console(), story)
+    report.print_story(console(), story)

@@ -65,12 +65,11 @@ def diff(
     the modules that are named, each differing range is shown. The exit code is 1 where
     relocation, text or read-only data differ.
     """
-    from rich.console import Console
-
     from archs import arch as arch_by_name
     from execmem import diff_report, report
     from execmem.diff import compare_runs
     from execmem.placement import place_runs
+    from execmem.terminal import console
     from loader.files import module_name
     from loader.finalize import MECHANISMS
     from loader.recording import runs
@@ -92,7 +91,7 @@ def diff(
     for name in wanted:
         if name not in known:
             raise click.UsageError(f"no recording has a module {name!r}")
-    with diff_report.progress_bar(Console(stderr=True)) as progress:
+    with diff_report.progress_bar() as progress:
         result = compare_runs(
             found,
             modules=wanted,
@@ -109,7 +108,7 @@ def diff(
             document["placement"] = [p.as_json() for p in placements]
         report.print_json(document)
     else:
-        out = report.console()
+        out = console()
         diff_report.show(out, result)
         for placed in placements:
             diff_report.show_placement(out, placed)

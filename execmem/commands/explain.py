@@ -17,6 +17,7 @@ from execmem.commands.common import (
     module_options,
     unknown_option,
 )
+from execmem.streams import say
 
 
 @click.command()
@@ -41,6 +42,7 @@ def explain(
     one's numbers, step through the load. Without --root, the name of a sample module shows
     it on every architecture.
     """
+    from allocator.files import write_file
     from execmem import explain as page
     from execmem import report
     from execmem.compare import progress_bar
@@ -56,15 +58,12 @@ def explain(
     with progress_bar() as progress:
         document = page.document(views, progress)
     text = page.html(document)
-    try:
-        Path(target).write_text(text, "utf-8")
-    except OSError as error:
-        raise click.UsageError(f"--html {target!r}: {error.strerror}") from None
+    write_file(target, text)
     if options["as_json"]:
         report.print_json({"file": target, "views": page.summary(document)})
         return
     loads = f"{len(views)} loads" if len(views) > 1 else "one load"
-    click.echo(f"{target}: {loads}, {size_text(len(text.encode()))}")
+    say(f"{target}: {loads}, {size_text(len(text.encode()))}")
 
 
 def _places(name: str, options: dict[str, Any]) -> list[dict[str, str]]:

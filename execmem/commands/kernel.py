@@ -39,6 +39,7 @@ def kernel(
     that holds boot or lib/modules, or `running`. Nothing of it is executed.
     """
     from execmem import report
+    from execmem.terminal import console
     from loader.kernel.find import find_kernel
 
     files = find_kernel(path)
@@ -47,7 +48,7 @@ def kernel(
     if as_json:
         report.print_json(document)
         return
-    report.print_kernel(report.console(), document)
+    report.print_kernel(console(), document)
 
 
 def facts(files: KernelFiles, image: KernelImage) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from execmem.commands.common import (
     recording,
     unknown_option,
 )
+from execmem.streams import say
 
 
 @click.command()
@@ -56,6 +57,7 @@ def load(
     if not modules:
         raise click.UsageError("name a MODULE, or --all with --root DIR")
     from execmem import report
+    from execmem.terminal import console
 
     machine = machine_for(modules[0], options)
     save = recording(machine, options)
@@ -63,7 +65,7 @@ def load(
     save()
     for module in machine.modules.values():
         if module.report.init_fault is not None and module not in loaded:
-            click.echo(f"{module.name}: init stopped: {module.report.init_fault}", err=True)
+            say(f"{module.name}: init stopped: {module.report.init_fault}", err=True)
     if svg is not None or png is not None:
         from execmem import figure
 
@@ -72,7 +74,7 @@ def load(
         everything = machine.modules.values()
         report.print_json({"modules": [report.module_json(machine, m) for m in everything]})
         return
-    out = report.console()
+    out = console()
     for number, module in enumerate(loaded):
         if number:
             out.print()
@@ -85,12 +87,10 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     import gc
     from functools import partial
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from execmem import report
     from execmem.compare import designs_of
     from execmem.everything import MEMORY, load_all, show
+    from execmem.terminal import console, progress
     from loader.depends import open_tree
 
     if options["root"] is None:
@@ -99,8 +99,8 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     if not names:
         raise click.UsageError(f"{options['root']}: modules.dep lists no module")
     wanted = options["design"].split(",")
-    runs, errors = [], Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    runs = []
+    with progress() as bar:
         for design in designs_of(() if wanted == ["all"] else wanted):
             machine = machine_for(names[0], options | {"design": design}, memory=MEMORY)
             task = bar.add_task(design.name, total=len(names))
@@ -109,8 +109,8 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
             bar.remove_task(task)
             if not options["as_json"]:
                 if len(runs) > 1:
-                    click.echo()
-                show(report.console(), runs[-1])
+                    say()
+                show(console(), runs[-1])
             del machine, found
             gc.collect()  # a machine is a cycle that holds gigabytes
     if options["as_json"]:

@@ -19,6 +19,7 @@ from execmem.commands.common import (
     shortened,
     unknown_option,
 )
+from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.faults import Fault
@@ -113,6 +114,6 @@ class Session:
         if self.fault is not None:
             raise self.fault
         assert self.result is not None
-        click.echo(f"{function} = {self.result:#x} ({self.result})")
+        say(f"{function} = {self.result:#x} ({self.result})")
         for output in self.outcome(function)["outputs"]:
-            click.echo(f"out: {shortened(output)}")
+            say(f"out: {shortened(output)}")

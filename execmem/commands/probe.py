@@ -10,6 +10,7 @@ import click
 from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
+from execmem.streams import say
 
 
 @click.command()
@@ -64,12 +65,12 @@ def probe(
         return
     count = len(found.hits)
     times = "once" if count == 1 else f"{count} times"
-    click.echo(f"{found.where}: {instruction}: reached {times}")
+    say(f"{found.where}: {instruction}: reached {times}")
     for number, hit in enumerate(found.hits[:hits], 1):
-        click.echo(f"hit {number}")
+        say(f"hit {number}")
         cells = [f"{name:>8} {hit.registers[name]:016x}" for name in chosen]
         for at in range(0, len(cells), 3):
-            click.echo("".join(cells[at : at + 3]).rstrip())
+            say("".join(cells[at : at + 3]).rstrip())
     if count > hits:
-        click.echo(f"and {count - hits} hits more (--hits)")
+        say(f"and {count - hits} hits more (--hits)")
     session.show(function)

@@ -24,6 +24,7 @@ def reach(names: tuple[str, ...], as_json: bool) -> None:
     from archs import arch as arch_by_name
     from archs import archs as all_archs
     from execmem import report
+    from execmem.terminal import console
     from machine.reach import measure
 
     try:
@@ -34,4 +35,4 @@ def reach(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         report.print_json({"rows": [report.reach_json(arch, found) for arch, found in measured]})
         return
-    report.print_reach(report.console(), measured)
+    report.print_reach(console(), measured)

@@ -43,6 +43,7 @@ def relocs(
     a shell pattern (*, ?, [abc]).
     """
     from execmem import relocs, report
+    from execmem.terminal import console
     from loader.listing import Listing
 
     machine = machine_for(module, options)
@@ -60,4 +61,4 @@ def relocs(
         head = {"module": loaded.name, "arch": machine.arch.name}
         report.print_json(head | relocs.as_json(code, selection, limit))
         return
-    relocs.show(report.console(), code, selection, limit)
+    relocs.show(console(), code, selection, limit)

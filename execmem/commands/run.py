@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from allocator.errors import printable
 from allocator.types import Hex
 from execmem.commands.common import (
     argument,
@@ -20,6 +19,7 @@ from execmem.commands.common import (
     shortened,
     unknown_option,
 )
+from execmem.streams import say
 
 
 @click.command()
@@ -49,6 +49,7 @@ def run(
     buffer that is shown afterwards).
     """
     from execmem import notices, report
+    from execmem.terminal import console
     from machine.machine import Out
 
     values = [argument(text) for text in args]
@@ -60,7 +61,7 @@ def run(
     if fault is not None and function is None:
         raise fault
     if fault is not None:
-        click.echo(f"{loaded.name}: init stopped: {fault}", err=True)
+        say(f"{loaded.name}: init stopped: {fault}", err=True)
     result = None
     first = len(machine.log)
     if function is not None:
@@ -82,18 +83,18 @@ def run(
         report.print_json(document | {"leaks": machine.leaks})
         return
     for line in machine.log[:first] if function is None else machine.log:
-        click.echo(printable(line.text), err=line.loading)
+        say(line.text, err=line.loading)
     if function is None:
         said = "has no init" if loaded.report.init_result is None else "init returned 0"
         if loaded.report.init_result:
             said = f"init returned {loaded.report.init_result}"
-        click.echo(f"{loaded.name}: {said if not no_init else 'init was not run'}")
-        report.print_registered(report.console(), machine, loaded.name)
+        say(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        report.print_registered(console(), machine, loaded.name)
     else:
-        click.echo(f"{function} = {result:#x} ({result})")
+        say(f"{function} = {result:#x} ({result})")
     for output in outputs:
-        click.echo(f"out: {shortened(output)}")
+        say(f"out: {shortened(output)}")
     if options["kasan"]:
         machine.unload(loaded, force=True)
         for leak in machine.leaks:
-            click.echo(leak)
+            say(leak)

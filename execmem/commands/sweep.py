@@ -11,6 +11,7 @@ import click
 
 from execmem import documents, notices
 from execmem.commands.common import examples, unknown_option
+from execmem.streams import say
 
 
 @click.command()
@@ -64,12 +65,10 @@ def sweep(
     any of these below. A module is ok, init-ok, init-error (its init returned an error),
     fault (the guest stopped, or a limit was reached) or refused.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from allocator.designs import absolute, choose
     from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
+    from execmem.terminal import progress
     from loader.archives import is_archive
 
     if resume and output is None:
@@ -81,17 +80,13 @@ def sweep(
     files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()
-    errors = Console(stderr=True)
-    with closing(Journal(output, settings, resume=resume)) as journal:
+    with closing(Journal(output, settings, resume=resume)) as journal, progress() as bar:
         earlier = list(journal)
         done: dict[str, None] = {}
-        found = track(
+        found = bar.track(
             rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler),
-            description="modules",
             total=None if any(map(is_archive, files)) else len(files),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
+            description="modules",
         )
         for row in found:
             done[row["file"]] = None
@@ -108,10 +103,10 @@ def sweep(
 
 def _print(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(documents.line(row))
+        say(documents.line(row))
         return
     arch, outcome = row["arch"] or "?", row["outcome"]
-    click.echo(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
+    say(f"{arch:8} {outcome:10} {row['module']:24} {row['error'] or ''}".rstrip())
 
 
 def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
@@ -120,11 +115,11 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     for notice in document["notices"]:
         notices.show(notice)
     if as_json:
-        click.echo(documents.line(document))
+        say(documents.line(document))
         return
     told = document["summary"]
     counts = ", ".join(f"{n} {name}" for name, n in told["outcomes"].items() if n)
-    click.echo(f"summary: {told['modules']} modules: {counts or 'none'}")
+    say(f"summary: {told['modules']} modules: {counts or 'none'}")
     lists = {
         "relocations": [f"{name} ({n})" for name, n in told["relocation_types"].items()],
         "memory": [f"{kind} {size_text(size)}" for kind, size in told["sizes"].items()],
@@ -134,4 +129,4 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     }
     for title, entries in lists.items():
         if entries:
-            click.echo(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")
+            say(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")

@@ -10,6 +10,7 @@ import click
 from allocator.types import Hex
 from execmem.commands.common import examples
 from execmem.commands.patching import Session, call_options, split_target
+from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.text.ftrace import Call
@@ -45,6 +46,7 @@ def trace(
     Afterwards every byte is as before. An ARG is what `execmem run` takes.
     """
     from execmem import report
+    from execmem.terminal import console
 
     module, glob = split_target(target)
     session = Session(module, args, options)
@@ -68,12 +70,12 @@ def trace(
         result = "did not return" if call.result is None else f"= {call.result:#x}"
         text = f"{'  ' * depth}{call.function}({registers if with_args else ''}) {result}"
         rows.append(("-" if call.instructions is None else call.instructions, text))
-    report.console().print(
+    console().print(
         report.table(("instructions", "call"), rows, right="instructions"), soft_wrap=True
     )
     if found.dropped:
-        click.echo(f"and {found.dropped} calls more (--limit)")
-    click.echo(f"{sites} call sites patched and restored")
+        say(f"and {found.dropped} calls more (--limit)")
+    say(f"{sites} call sites patched and restored")
     session.show(function)
 
 

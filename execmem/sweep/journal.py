@@ -3,7 +3,8 @@
 
 While a sweep runs, its file holds the options, then a line for each row as it is done; a line
 is written at once and whole, so that what a kill leaves behind is whole lines and at most one
-torn one, which is cut off. In the end the file is replaced by one with the rows in order and
+torn one, which is cut off. Each row has the options, too: wherever a file was cut, what is
+left of it can be continued. In the end the file is replaced by one with the rows in order and
 the summary last, so that how often a sweep was interrupted cannot be told from its result.
 """
 
@@ -13,12 +14,14 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 
 from allocator.errors import ExecmemError
+from allocator.files import open_regular, reason_of, replacing
 from execmem import documents
 from execmem.sweep.job import Options, Row
 
@@ -49,41 +52,41 @@ class Journal:
             self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- see close
         else:
             try:
-                self._file = self.path.open("r+b" if resume and self.path.exists() else "x+b")
+                self._file = _opened(self.path, resume=resume)
             except FileExistsError:
                 raise ExecmemError(f"{path}: exists; --resume continues it") from None
-            except OSError as error:
-                raise ExecmemError(f"{path}: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise ExecmemError(f"{path}: {reason_of(error)}") from None
         try:
             self._read()
-        except BaseException:
-            self._file.close()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise ExecmemError(f"{path}: {reason_of(error)}") from None
             raise
 
     def _read(self) -> None:
         """Take in what the file holds, cut off a torn line, and be ready to append."""
-        end, meaning = 0, None
+        end = 0
         for number, line in enumerate(self._file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
                 document = json.loads(line)
-                if "summary" in document or "options" in document:
-                    meaning = document.get("summary", document)["options"]
-                else:
+                meaning = document.get("summary", document)["options"]
+                differs = [name for name in self._meaning if meaning[name] != self._meaning[name]]
+                if "file" in document:
                     self._at[document["file"]] = end
-            except (ValueError, KeyError, TypeError):
+            except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
                 raise ExecmemError(f"{self.path}: line {number} is not a sweep's") from None
+            if differs:
+                names = ", ".join(f"--{name}" for name in differs)
+                raise ExecmemError(f"{self.path}: holds a sweep with other options: {names}")
             end += len(line)
-        differs = [
-            name for name in self._meaning if meaning and meaning.get(name) != self._meaning[name]
-        ]
-        if differs or (self._at and meaning is None):
-            names = ", ".join(f"--{name}" for name in differs) or "unknown options"
-            raise ExecmemError(f"{self.path}: holds a sweep with other options: {names}")
-        self._file.seek(end)
-        self._file.truncate()
-        if meaning is None:
+        if self.path is not None:
+            self._file.seek(end)
+            self._file.truncate()
+        if not end:
             self._append({"options": self._meaning})
 
     def _append(self, document: Mapping[str, Any]) -> int:
@@ -102,9 +105,10 @@ class Journal:
     def add(self, row: Row) -> None:
         """Write a row; ExecmemError where the disk does not take it."""
         try:
-            self._at[row["file"]] = self._append(row)
+            self._at[row["file"]] = self._append({**row, "options": self._meaning})
         except OSError as error:
-            raise ExecmemError(f"{self.path}: {error.strerror}") from None
+            where = self.path or "temporary file"
+            raise ExecmemError(f"{where}: {reason_of(error)}") from None
 
     def row(self, file: str) -> Row:
         """Return the row of a file."""
@@ -116,21 +120,22 @@ class Journal:
         """Replace the file by one with the rows in an order, and the summary."""
         if self.path is None:
             return
-        finished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with finished.open("xb") as file:
-                for name in order:
-                    self._file.seek(self._at[name])
-                    file.write(self._file.readline())
-                summary["summary"]["options"] = self._meaning
-                file.write(documents.line(summary).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            finished.replace(self.path)
-        except OSError as error:
-            finished.unlink(missing_ok=True)
-            raise ExecmemError(f"{self.path}: {error.strerror}") from None
+        with replacing(self.path) as file:
+            for name in order:
+                self._file.seek(self._at[name])
+                file.write(self._file.readline())
+            summary["summary"]["options"] = self._meaning
+            file.write(documents.line(summary).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file; it can be continued."""
-        self._file.close()
+        with suppress(OSError):  # of what the disk did not take, somebody was told
+            self._file.close()
+
+
+def _opened(path: Path, *, resume: bool) -> IO[bytes]:
+    """Return the file of a sweep, a new one unless it is to be continued."""
+    if not (resume and path.exists()):
+        return path.open("x+b")
+    open_regular(path).close()
+    return path.open("r+b")

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import attrs
 
 from allocator.errors import ExecmemError
+from allocator.files import check_regular, reason_of
 from loader.archives import MAX_MEMBER, is_archive, modules_in, open_archive
 from loader.depends import ModuleTree, depends_of, open_tree
 from loader.errors import MissingDependency
@@ -67,17 +68,21 @@ def files_under(paths: Iterable[str | Path]) -> list[Path]:
     Raises
     ------
     ExecmemError
-        For a path where nothing is.
+        For a path where nothing is, or something that is no file.
     """
     found: dict[Path, None] = {}
     for given in map(Path, paths):
         if given.is_dir():
             below = (p for p in given.rglob("*") if p.name.endswith(SUFFIXES) or is_archive(p))
             found |= dict.fromkeys(sorted(path for path in below if path.is_file()))
-        elif given.exists():
-            found[given] = None
-        else:
-            raise ExecmemError(f"{given}: no such file or folder")
+            continue
+        try:
+            check_regular(given)
+        except FileNotFoundError:
+            raise ExecmemError(f"{given}: no such file or folder") from None
+        except (OSError, ValueError) as error:
+            raise ExecmemError(f"{given}: {reason_of(error)}") from None
+        found[given] = None
     return list(found)
 
 

@@ -383,3 +383,83 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("execmem.sweep.cluster.CONNECT", 0.2)
     with pytest.raises(ExecmemError, match="no cluster answers"):
         rows_of([SAMPLES / "x86_64"], scheduler="tcp://127.0.0.1:1")
+
+
+# Cut anywhere -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_journal_cut_anywhere_can_be_continued(tmp_path, finished):
+    """Wherever a file of rows ends, whole rows are kept, and the result is as in one go."""
+    options = Options(init=True, seconds=5.0)
+    rows = [
+        {"file": f"m{n}.ko", "module": f"m{n}", "error": "\u00e9" * n or None, "sizes": {"TEXT": n}}
+        for n in range(5)
+    ]
+    order, summary = [row["file"] for row in rows], {"summary": {"modules": len(rows)}}
+
+    def complete(path, *, resume):
+        with closing(Journal(path, options, resume=resume)) as journal:
+            kept = list(journal)
+            for row in rows:
+                if row["file"] not in journal:
+                    journal.add(row)
+            journal.finish(order, {"summary": dict(summary["summary"])})
+        return kept
+
+    whole = tmp_path / "whole"
+    complete(whole, resume=False)
+    if finished:
+        data = whole.read_bytes()
+    else:
+        with closing(Journal(tmp_path / "part", options)) as journal:
+            for row in rows[:3]:
+                journal.add(row)
+        data = (tmp_path / "part").read_bytes()
+    cut = tmp_path / "cut"
+    for size in range(len(data) + 1):
+        cut.write_bytes(data[:size])
+        lines_left = data[:size].split(b"\n")[:-1]
+        assert complete(cut, resume=True) == [
+            found["file"] for found in map(json.loads, lines_left) if "file" in found
+        ]
+        assert cut.read_bytes() == whole.read_bytes(), size
+        if size % 40 == 0:
+            cut.write_bytes(data[:size])
+            other = Options(init=False, seconds=5.0)
+            if lines_left:
+                with pytest.raises(ExecmemError, match=r"other options: --init$"):
+                    Journal(cut, other, resume=True)
+                assert cut.read_bytes() == data[:size]
+
+
+def test_a_journal_is_a_file(tmp_path):
+    """A pipe, a folder or a device cannot be continued, and no line of something else can."""
+    os.mkfifo(tmp_path / "fifo")
+    for name, reason in (("fifo", "is a pipe"), (".", "Is a directory"), ("/dev/null", "a device")):
+        with pytest.raises(ExecmemError, match=reason):
+            Journal(tmp_path / name, Options(), resume=True)
+    for line in (
+        b"[]\n",
+        b"1\n",
+        b"{}\n",
+        b'{"file": "a"}\n',
+        b'{"options": 1}\n',
+        b"[" * 9999 + b"\n",
+    ):
+        (tmp_path / "text").write_bytes(line)
+        with pytest.raises(ExecmemError, match="line 1 is not a sweep's"):
+            Journal(tmp_path / "text", Options(), resume=True)
+        assert (tmp_path / "text").read_bytes() == line
+
+
+def test_a_full_disk_ends_a_sweep_with_one_line(capsys):
+    """Rows that cannot be kept are not worked on."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    journal = Journal(None, Options())
+    journal._file.close()
+    journal._file = Path("/dev/full").open("r+b", buffering=0)  # noqa: SIM115 -- closed below
+    with pytest.raises(ExecmemError, match="No space left on device"):
+        journal.add({"file": "a"})
+    journal.close()
