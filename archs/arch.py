@@ -341,6 +341,8 @@ class Emulation:
         Registers that hold a fixed value.
     privilege
         Registers that are set last, because less can be set then.
+    system_registers
+        The same for those that only an instruction names: op0, op1, CRn, CRm, op2.
     msrs
         Model specific registers that hold a fixed value, by number.
     unsaved
@@ -402,6 +404,7 @@ class Emulation:
     current_variables: tuple[str, ...] = ()
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     privilege: Mapping[str, int] = attrs.field(factory=dict)
+    system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)
     msrs: Mapping[int, int] = attrs.field(factory=dict)
     unsaved: Mapping[str, int] = attrs.field(factory=dict)
     unsaved_msrs: tuple[int, ...] = ()

@@ -597,7 +597,11 @@ ARM64 = Arch(
         capstone_prefix="CS_ARCH_ARM64",
         capstone_mode=("CS_MODE_ARM",),
         page_size_varies=True,
-        anchors={"sp_el0": Anchor.CURRENT, "tpidr_el1": Anchor.PERCPU},
+        anchors={
+            "sp_el0": Anchor.CURRENT,
+            "tpidr_el1": Anchor.PERCPU,
+            "vbar_el1": Anchor.IMAGE,
+        },
         constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
         canary=(Anchor.CURRENT, 1384),
         percpu_from_zero=False,
@@ -607,8 +611,20 @@ ARM64 = Arch(
         longest=lambda _code: 4,
         # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
         copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
-        exceptions=Exceptions(undefined=1),
+        exceptions=Exceptions(undefined=1, beyond={2: 4, 11: 4}),  # SVC, HVC
         system=SYSTEM,
+        system_registers={
+            # A kernel's: the MMU, caches and alignment of the stack checked; 48 bits of
+            # addresses in pages of 4 KiB, no tags.
+            (3, 0, 1, 0, 0): 0x34D5_D91D,  # SCTLR_EL1
+            (3, 0, 2, 0, 2): 0x15_B550_3510,  # TCR_EL1
+            # Above it somebody refuses what would change the emulator's own state: the
+            # registers of address translation (TVM), SMC (TSC), those of debugging, and of
+            # performance counters (TDA, TDOSA, TPM).
+            (3, 6, 1, 1, 0): 0x501,  # SCR_EL3: RW, HCE, NS
+            (3, 4, 1, 1, 0): 0x8408_0000,  # HCR_EL2: RW, TVM, TSC
+            (3, 6, 1, 3, 1): 0x640,  # MDCR_EL3
+        },
     ),
     finalisation=Finalisation(
         order=(

@@ -65,6 +65,8 @@ class System:
     calls
         Instructions, by the emulator's names, that it calls back for: what does their work,
         and returns why that is refused, or None.
+    port_input
+        The emulator's constant of the instruction that reads a port; empty where none does.
     page_table
         Returns what the register holds that leads to the page table at a physical address,
         given that and how many levels it has; and the register's name.
@@ -74,6 +76,7 @@ class System:
     sites: Callable[[bytes], Iterator[int]]
     page_table: tuple[str, Callable[[int, int], int]]
     calls: Mapping[str, Callable[[Processor], str | None]] = attrs.field(factory=dict)
+    port_input: str = ""
 
 
 def ticks(cpu: Processor, frequency: int) -> int:

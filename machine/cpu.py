@@ -171,11 +171,16 @@ class Cpu:
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
+        for place, value in emulation.system_registers.items():
+            self.uc.cpr_write(*place, value)
         for msr, value in emulation.msrs.items():
             self.uc.msr_write(msr, value)
         if self._system is not None:
             for name, work in self._system.calls.items():
                 self._on_instruction(name, work)
+            if self._system.port_input:
+                number = getattr(self._constants, self._system.port_input)
+                self.uc.hook_add(uc_const.UC_HOOK_INSN, _nobody, None, 1, 0, number)
         self._set_unsaved = self.bank(tuple(emulation.unsaved))
         self._unsubscribe = (
             memory.on_tlb_flush(self._flush_tlb),
@@ -770,6 +775,11 @@ class Cpu:
             self._stale.clear()
             # What was looked up at the window must not stay executable there.
             self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+
+def _nobody(_uc: unicorn.Uc, _port: int, size: int, _data: object) -> int:
+    """Return what a bus reads where no device answers."""
+    return (1 << 8 * size) - 1
 
 
 def _copy(
