@@ -357,6 +357,8 @@ class Emulation:
         Where compiled code reads the stack protector's canary: anchor and offset.
     current_variables
         Per-cpu variables that begin with the current task, where no register holds it.
+    guard_variables
+        Per-cpu variables that hold the canary, by which later compilers read it.
     percpu_from_zero
         Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
     code
@@ -402,6 +404,7 @@ class Emulation:
     fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     copy: bytes = b""
     current_variables: tuple[str, ...] = ()
+    guard_variables: tuple[str, ...] = ()
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     privilege: Mapping[str, int] = attrs.field(factory=dict)
     system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)

@@ -925,6 +925,7 @@ X86_64 = Arch(
         },
         canary=(Anchor.PERCPU, 40),
         current_variables=("pcpu_hot", "const_pcpu_hot"),
+        guard_variables=("__ref_stack_chk_guard",),  # since Linux 6.15
         percpu_from_zero=True,
         code={
             "__fentry__": _RET,

@@ -84,6 +84,7 @@ from machine.thread import Thread
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
+FAR = 1 << 20  # bytes of the largest variable that members are looked for in
 KSYM_NAME_LEN = 512  # what kallsyms shows of a name, with its NUL
 CPUS = 64  # the most that a machine has
 _one_budget = one_budget(lambda machine: machine.limits)
@@ -1166,9 +1167,10 @@ class Machine:
             reason = f"{budget.seconds} seconds"
         elif kind is FaultKind.TRAP and stop.number is not None:
             reason = f"exception {stop.number}"
-        elif stop.address is not None and (name := self.kernel.unknown_at(stop.address)):
+        elif stop.address is not None and (found := self._unknown_variable(stop)):
+            name, how = found
             kind = FaultKind.UNKNOWN_SYMBOL
-            reason = f"'{name}', {stop.kind.value} as a variable"
+            reason = f"'{name}', {stop.kind.value} as a {how}"
             symbol = name.partition("+")[0]
             self.kernel.calls[symbol] = self.kernel.calls.get(symbol, 0) + 1
         elif stop.address is not None:
@@ -1184,6 +1186,43 @@ class Machine:
             symbol=symbol,
             cause=self._first_stop(self.locate(stop.pc)[0]),
         )
+
+    def _unknown_variable(self, stop: Stop) -> tuple[str, str] | None:
+        """Return what nobody implements that an access was meant for, and as what."""
+        address = stop.address or 0
+        places = [(address, "variable")]
+        places += [(at, "per-cpu variable") for at in self.kernel.originals(address)]
+        loaded = self.loader.modules.get(self.locate(stop.pc)[0])
+        named = {} if loaded is None else self._named_at(loaded, stop.pc)
+        # Far behind a symbol lies the next one's room: what the function itself names is meant.
+        for at, how in places:
+            name = self.kernel.unknown_at(at)
+            if name is not None and name.partition("+")[0] in named.values():
+                return name, how
+        for at, how in places:
+            before = [start for start in named if start <= at < start + FAR]
+            if before and at in self.kernel.image:
+                return f"{named[max(before)]}+{at - max(before):#x}", how
+        found = ((self.kernel.unknown_at(at), how) for at, how in places)
+        return next(((name, how) for name, how in found if name is not None), None)
+
+    def _named_at(self, loaded: LoadedModule, pc: int) -> dict[int, str]:
+        """Return the unknown symbols that the function around `pc` refers to, by address."""
+        function = loaded.symbol_at(pc)
+        found: dict[int, str] = {}
+        if function is None:
+            return found
+        for table in loaded.view.tables:
+            placed = loaded.sections.get(table.target.index)
+            if placed is not None and 0 <= pc - placed.address < placed.size:
+                start = pc - function[1] - placed.address
+                offsets = table.records["offset"]
+                inside = (offsets >= start) & (offsets < start + function[2])
+                for index in set(table.records["symbol"][inside].tolist()):
+                    name = loaded.view.symbol_name(index)
+                    if name in loaded.unknown:
+                        found[self.kernel.address(name)] = name
+        return found
 
     def _last_words(self, cpu: Cpu) -> dict[str, str | int]:
         """Return what is known of a CPU over which the emulator dies."""
@@ -1226,6 +1265,9 @@ class Machine:
             if region is not None:
                 return f"{what}: {_region_text(loaded, region)}"
         name = self.kernel.name_at(address)
+        if name is None and (originals := self.kernel.originals(address)):
+            other = self.kernel.name_at(originals[0])
+            return f"{what}: kernel symbol '{other}', which is no per-cpu variable"
         return f"{what}: kernel symbol '{name}'" if name else what
 
     def _fix(self, pc: int) -> int | None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from machine.text.live import LiveText
 
 SLOT = 64  # bytes: room to tell which unknown variable a field belongs to
+WIDE, WIDE_UNTIL = 16, LARGE_PAGE_SIZE // 2  # slots of one that is not called, while there is room
 CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
 RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the page before
 PERCPU_SIZE = 64 * PAGE_SIZE
@@ -314,7 +315,7 @@ class Kernel:
         self._tasks: list[int] = []
         emulation = self.arch.emulation
         for cpu in self.cpus:
-            area = self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
+            area = self._percpu_room(cpu.number)
             task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
             self.percpu_offsets.append((area - base) & ADDRESS_MASK)
             self._tasks.append(task)
@@ -331,6 +332,18 @@ class Kernel:
         self._percpu_static = base + PAGE_SIZE
         self._percpu_free = IntervalSet([Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)])
         self._percpu_live: dict[int, Interval] = {}
+
+    def _percpu_room(self, number: int) -> int:
+        """Return memory for a CPU's copies, with nothing where other symbols would have theirs.
+
+        What is taken for a per-cpu variable and is none lies somewhere else in the image: the
+        CPU's offset leads from there below the copies, and must not lead to memory.
+        """
+        if self.arch.emulation.percpu_from_zero:  # 2 GiB below the direct map
+            return self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
+        start = self.memory.address_map.vmalloc.end - (2 * number + 1) * NEEDED
+        room = Interval(start, start + PERCPU_SIZE)
+        return self.memory.vmalloc(PERCPU_SIZE, within=room, guard=False)
 
     # Per-cpu memory ------------------------------------------------------------------------
 
@@ -430,6 +443,13 @@ class Kernel:
 
     # Symbols -------------------------------------------------------------------------------
 
+    def _declared(self, name: str) -> Data | None:
+        """Return a variable of the kernel's; some only an architecture's compiler asks for."""
+        if name in self.arch.emulation.guard_variables:
+            canary = CANARY.to_bytes(8, "little")
+            return Data(name=name, size=8, percpu=True, fill=lambda _kernel: canary)
+        return DATA.get(name)
+
     def knows(self, name: str) -> bool:
         """Return whether the kernel implements, declares or was given `name`."""
         if name in self._addresses:
@@ -437,7 +457,7 @@ class Kernel:
             if slot is None:
                 return self._addresses[name] not in self._zeros
             return slot.function is not None or slot.callback is not None
-        return name in FUNCTIONS or name in DATA
+        return name in FUNCTIONS or self._declared(name) is not None
 
     @property
     def symbols(self) -> Mapping[str, int]:
@@ -455,14 +475,14 @@ class Kernel:
         """
         found = self._addresses.get(name)
         if found is None:
-            variable = DATA.get(name)
+            variable = self._declared(name)
             if variable is None and name not in FUNCTIONS:
                 self._asked[name] = None
                 if self.lenient and not called:
                     variable = Data(name=name, size=ZEROS)
-            found = self._variable(variable) if variable else self._stub(name)
+            found = self._variable(variable) if variable else self._stub(name, variable=not called)
             self._addresses[name] = found
-            if variable is not None and name not in DATA:
+            if variable is not None and self._declared(name) is None:
                 self._zeros[found] = name
         return found
 
@@ -482,12 +502,15 @@ class Kernel:
         names = [slot.name for slot in self._slots if slot.supplied]
         return {name: self.calls.get(name, 0) for name in names}
 
-    def _stub(self, name: str) -> int:
+    def _stub(self, name: str, *, variable: bool = False) -> int:
+        """Return the address of a new stub; one for a variable has room for its members' names."""
         address = self._stubs.start + len(self._slots) * SLOT
         if address >= self._stubs.end:
             what = "kernel symbols"
             raise AllocationError(what, SLOT, (self._stubs,), "the image has no room for more")
-        self._slots.append(Slot(name, FUNCTIONS.get(name)))
+        slot = Slot(name, FUNCTIONS.get(name))
+        wide = variable and slot.function is None and address < self._stubs.start + WIDE_UNTIL
+        self._slots += [slot] * (WIDE if wide else 1)
         self._store(address, self.arch.emulation.ret)
         return address
 
@@ -528,7 +551,7 @@ class Kernel:
         """
         slot = self._slot_of(name) if name in self._addresses else None
         if slot is None:
-            if name in self._addresses or name in DATA:
+            if name in self._addresses or self._declared(name) is not None:
                 raise ValueError(f"kernel symbol {name!r} is a variable or guest code")
             self._addresses[name] = self._stub(name)
             slot = self._slots[-1]
@@ -550,9 +573,9 @@ class Kernel:
     def name_at(self, address: int) -> str | None:
         """Return the kernel symbol at or around `address`, for messages."""
         if address in self._stubs:
-            index, offset = divmod(address - self._stubs.start, SLOT)
+            index = (address - self._stubs.start) // SLOT
             if index < len(self._slots):
-                return self._slots[index].name + (f"+{offset:#x}" if offset else "")
+                return self._within(self._slots[index].name, address)
         for name, start in self._addresses.items():
             if start == address:
                 return name
@@ -562,13 +585,29 @@ class Kernel:
         """Return the name (and offset) where `address` belongs to a symbol that nobody implements."""
         if address not in self._stubs:
             return None
-        index, offset = divmod(address - self._stubs.start, SLOT)
+        index = (address - self._stubs.start) // SLOT
         if index >= len(self._slots):
             return None
         slot = self._slots[index]
         if slot.function is not None or slot.callback is not None:
             return None
-        return slot.name + (f"+{offset:#x}" if offset else "")
+        return self._within(slot.name, address)
+
+    def originals(self, address: int) -> list[int]:
+        """Return the symbols' addresses that `address` may be a copy of, and are not per-cpu.
+
+        Something in the image was taken for a per-cpu variable: by this CPU, or another one.
+        """
+        number = self.cpu.number
+        offsets = [self.percpu_offset, *self.percpu_offsets[:number]]
+        offsets += self.percpu_offsets[number + 1 :]
+        found = ((address - offset) & ADDRESS_MASK for offset in offsets)
+        return [at for at in found if self.image.start <= at < self._variables_end]
+
+    def _within(self, name: str, address: int) -> str:
+        """Return a symbol's name and how far behind its address something lies."""
+        offset = address - self._addresses.get(name, address)
+        return name + (f"+{offset:#x}" if offset else "")
 
     def mark(self) -> Mark:
         """Return the kernel's state that loading a module changes, for `roll_back`."""
