@@ -65,9 +65,10 @@ from machine.kernel.api.params import FREE, SET, Parameter, parameters
 from machine.kernel.api.sched import abandon, idle, sleep
 from machine.kernel.api.time import NSEC_PER_SEC, advance, counter
 from machine.kernel.api.user import user_memory
+from machine.kernel.bounds import LogLine
 from machine.kernel.heap import LIMIT as HEAP_LIMIT
 from machine.kernel.kasan import CheckedHeap
-from machine.kernel.kernel import Kernel, LogLine, Parked, Unknown
+from machine.kernel.kernel import Kernel, Parked, Unknown
 from machine.kernel.printf import errno_name
 from machine.kernel.prototypes import CType, parse
 from machine.kernel.registry import Registry
@@ -385,7 +386,7 @@ class Machine:
     def _load_one(
         self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]
     ) -> Module:
-        first_line = len(self.kernel.log)
+        first_line = self.kernel.log.total
         if process.box is not None:
             process.box.load(name)
         loaded = self.loader.form(image, name)
@@ -429,7 +430,7 @@ class Machine:
             unknown=loaded.unknown,
             init_result=result,
             init_fault=stopped,
-            log=tuple(self.kernel.log[first_line:]),
+            log=self.kernel.log.since(first_line),
             taints=loaded.taints,
             notices=loaded.notices,
         )

@@ -18,7 +18,7 @@ from machine.drawing import svg
 from machine.faults import BadCall, Fault
 
 if TYPE_CHECKING:
-    from machine.kernel.kernel import LogLine
+    from machine.kernel.bounds import LogLine
     from machine.machine import Argument, Machine
     from machine.text.ftrace import Trace
     from machine.text.jump_labels import StaticKey

@@ -63,7 +63,6 @@ def run(
     if fault is not None:
         say(f"{loaded.name}: init stopped: {fault}", err=True)
     result = None
-    first = len(machine.log)
     if function is not None:
         result = loaded.call(function, *values, returns=returns)
         machine.kernel.flush_log()
@@ -82,7 +81,7 @@ def run(
             machine.unload(loaded, force=True)
         report.print_json(document | {"leaks": machine.leaks})
         return
-    for line in machine.log[:first] if function is None else machine.log:
+    for line in machine.log:
         say(line.text, err=line.loading)
     if function is None:
         said = "has no init" if loaded.report.init_result is None else "init returned 0"

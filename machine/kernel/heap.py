@@ -30,13 +30,17 @@ class Heap:
     memory
         Where pages come from.
     limit
-        Bytes that live objects may come to, COST for each of them included: a guest that
+        Bytes that live objects may come to, `cost` for each of them included: a guest that
         allocates without end gets no memory, and the host keeps its own.
+
+    `host` is what else the host keeps for the guest, which counts as well.
     """
 
     memory: KernelMemory
     limit: int = LIMIT
     used: int = attrs.field(default=0, init=False)
+    host: int = attrs.field(default=0, init=False)
+    cost: int = attrs.field(default=COST, init=False)
     _free: dict[int, list[int]] = attrs.field(factory=dict, init=False)
     _live: dict[int, tuple[int, int]] = attrs.field(factory=dict, init=False)
     _slabs: list[int] = attrs.field(factory=list, init=False)
@@ -46,28 +50,28 @@ class Heap:
         if size == 0:
             return ZERO_SIZE_PTR
         room = max(SMALLEST, 1 << (size - 1).bit_length())
-        if self.used + room + COST > self.limit:
+        if self.used + self.host + room + self.cost > self.limit:
             return 0
         try:
             address = self._pages(room) if room > PAGE_SIZE // 2 else self._object(room)
         except AllocationError:
             return 0
         self._live[address] = (size, room)
-        self.used += room + COST
+        self.used += room + self.cost
         self.memory.fill(address, room, b"\0" if zero else bytes([POISON_INUSE]))
         return address
 
     def vmalloc(self, size: int) -> int:
         """Return the address of `size` zeroed bytes, contiguous only virtually, or 0."""
         room = align_up(size, PAGE_SIZE)
-        if self.used + room + COST > self.limit:
+        if self.used + self.host + room + self.cost > self.limit:
             return 0
         try:
             address = self.memory.vmalloc(size)
         except AllocationError:
             return 0
         self._live[address] = (size, room)
-        self.used += room + COST
+        self.used += room + self.cost
         return address
 
     def free(self, address: int) -> bool:
@@ -78,7 +82,7 @@ class Heap:
         if found is None:
             return False
         room = found[1]
-        self.used -= room + COST
+        self.used -= room + self.cost
         if room > PAGE_SIZE // 2:
             self._release(address)
         else:
@@ -86,6 +90,11 @@ class Heap:
             self._free[room].append(address)
         del self._live[address]
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether all that the guest may have is used."""
+        return self.used + self.host > self.limit
 
     def size(self, address: int) -> int:
         """Return the bytes usable at an object (ksize); 0 for none."""

@@ -25,6 +25,7 @@ from machine.kernel.heap import LIMIT, POISON_FREE, ZERO_SIZE_PTR, Heap
 
 RED_ZONE = 64  # bytes on each side of an object
 QUARANTINE = 1024  # freed objects that are not used again yet
+OBJECT_COST = 1024  # what the record of an object takes, beside a byte of shadow for each byte
 FINE, RED, FREED = 0, 1, 2
 # Functions whose memory the module itself must free.
 ALLOCATORS = (
@@ -98,6 +99,7 @@ class CheckedHeap(Heap):
         limit: int = LIMIT,
     ) -> None:
         super().__init__(memory, limit)
+        self.cost = OBJECT_COST
         self._site = site
         self._report = report
         self._objects: dict[int, Object] = {}

@@ -34,6 +34,7 @@ from archs import Anchor, Arch
 from machine.budget import Limits
 from machine.cpu import Cpu
 from machine.faults import LIMIT_HINTS, Fault, FaultKind, Stopped
+from machine.kernel.bounds import HELD, PIECE, WORK, GuestMemory, Log, LogLine
 from machine.kernel.heap import LIMIT, Heap
 from machine.kernel.kasan import CheckedHeap, CheckedMemory, Report, Site
 from machine.kernel.printf import format_message, split_level
@@ -54,8 +55,10 @@ PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
 LOOK = 256  # loads and the like, between looks at the limits
 LOG_LINES = 200_000
+LOG_LIMIT = 16 * MIB  # bytes of the host's memory that the log of a guest takes
 RECORDS = 50_000
-LOG_LIMIT = 16 * MIB  # characters that the log of a guest takes of the host's memory
+ENTRY = 1024  # bytes that an entry which a subsystem remembers costs the host
+OOPSES = 1000  # that are kept
 LINE_LIMIT = MIB
 ZEROS = 1024  # bytes that stand in for a variable of unknown size
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
@@ -85,18 +88,6 @@ class Unknown(enum.Enum):
     ZERO = "zero"  # a function that returns 0, or a zeroed variable; the first call is logged
     TRACE = "trace"  # the same, and every call is logged with its arguments
     REFUSE = "refuse"  # the module is not loaded, unless its build vouched for the symbol
-
-
-@attrs.frozen
-class LogLine:
-    """One record of the kernel log; `level` 0 (KERN_EMERG) to 7 (KERN_DEBUG).
-
-    `loading` marks what the kernel's loader says about a module, not the module itself.
-    """
-
-    level: int
-    text: str
-    loading: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.define
@@ -190,7 +181,7 @@ class Kernel:
     ) -> None:
         self.arch = arch
         self.limits = Limits() if limits is None else limits
-        self.memory = self._plain = memory
+        self._plain = self._reached = memory
         self.cpus = tuple(cpus)
         self.cpu = cpus[0]
         self.call = call
@@ -203,11 +194,14 @@ class Kernel:
         self.executing = ""  # the kernel function that the guest is in
         if report is not None:
             self.heap = CheckedHeap(memory, self._site, report, heap_limit)
-            self.memory = CheckedMemory(memory, self.heap)
+            self._reached = CheckedMemory(memory, self.heap)
             for cpu in self.cpus:
                 cpu.on_access(self.heap.check)
+        self._spent = self._held = 0
+        self.entries: dict[type, int] = {}  # what subsystems' memories cost the host
+        self.memory: KernelMemory = GuestMemory(self._reached, self.spend, self.hold)
         self.unknown = unknown
-        self.log: list[LogLine] = []
+        self.log = Log()
         self.on_log: Callable[[LogLine], None] | None = None
         self.calls: dict[str, int] = {}
         self.text: LiveText | None = None
@@ -225,8 +219,6 @@ class Kernel:
         self.fixups: dict[int, int] = {}  # of its own exception table
         self._slots: list[Slot] = []
         self._partial = ""
-        self._spent = 0
-        self._log_left = LOG_LIMIT
         self._level = 4
         image = memory.address_map.image
         self.image = image
@@ -438,7 +430,8 @@ class Kernel:
 
     def oops(self, what: str, fault: Fault) -> None:
         """Report a fault in something that nobody called, and go on."""
-        self.oopses.append(fault)
+        if len(self.oopses) < OOPSES:
+            self.oopses.append(fault)
         self.print(f"{what}: {fault}\n".encode(), 1)
 
     # Symbols -------------------------------------------------------------------------------
@@ -647,10 +640,11 @@ class Kernel:
         slot = self._slots[index]
         self.calls[slot.name] = self.calls.get(slot.name, 0) + 1
         outer, self.executing = self.executing, slot.name
+        held = self._held = self._held if outer else 0
         try:
             self._serve(slot, address)
         finally:
-            self.executing = outer
+            self.executing, self._held = outer, held
 
     def _serve(self, slot: Slot, address: int) -> None:
         """Do what stands behind a stub, and set the result."""
@@ -680,6 +674,9 @@ class Kernel:
                     address=error.address,
                     reason=f"{error.reason}, in {slot.name}()",
                 ) from None
+            except AllocationError as error:
+                hint = "there is more with Machine(memory=BYTES)"
+                self._overflow(f"{slot.name}(): {error}", hint)
             except ExecmemError:
                 raise
             except Exception as error:
@@ -786,7 +783,9 @@ class Kernel:
             As in `Record`; without a name, the symbol at `address` is it.
         """
         if len(self.registry) >= RECORDS and self.executing:
-            self._overflow(f"{RECORDS} registrations")
+            self._overflow(
+                f"{RECORDS} registrations", "more are not kept: load fewer modules at once"
+            )
         owner, symbol = self.locate(address)
         record = Record(
             kind=kind,
@@ -797,6 +796,7 @@ class Kernel:
             callbacks=callbacks or {},
         )
         self.registry.add(record)
+        self.account()
         return record
 
     # What entries use --------------------------------------------------------------------------
@@ -805,7 +805,7 @@ class Kernel:
         """Let the guest pay for what the kernel does; loops whose length it chose call this.
 
         A CPU cannot be stopped while the kernel works for it, so the limits are looked at here,
-        each time that much was done since the last look. It costs an instruction.
+        each time that LOOK steps were done since the last look, for the price of an instruction.
 
         Parameters
         ----------
@@ -814,10 +814,10 @@ class Kernel:
         """
         self._spent += work
         if self._spent >= LOOK:
-            self._spent = 0
+            looks, self._spent = divmod(self._spent, LOOK)
             budget = self.limits.budget
             if budget.left is not None:
-                budget.take(1)
+                budget.take(looks)
                 if budget.left <= 0:
                     self._exhausted(FaultKind.INSTRUCTION_LIMIT, budget.instructions)
             if budget.late:
@@ -826,41 +826,96 @@ class Kernel:
     def _exhausted(self, kind: FaultKind, limit: float | None) -> NoReturn:
         unit = "seconds" if kind is FaultKind.TIME_LIMIT else "instructions"
         inside = f"in {self.executing}()" if self.executing else "between calls of the guest"
-        pc = self.cpu.read(self.arch.calling.program_counter)
-        where = self.caller() if self.executing else self.symbolize(pc) or f"{pc:#x}"
+        pc, where = self._place()
         reason = f"{limit} {unit}, {inside}"
         raise Fault(kind, pc, where, reason=reason, hint=LIMIT_HINTS[kind])
+
+    def _place(self) -> tuple[int, str]:
+        """Return where the guest is: in a kernel function, or where it was last."""
+        pc = self.cpu.read(self.arch.calling.program_counter)
+        return pc, self.caller() if self.executing else self.symbolize(pc) or f"{pc:#x}"
+
+    def hold(self, size: int, address: int | None = None) -> None:
+        """Say that `size` bytes more of the host's memory are held while this function works.
+
+        Where that is too much, and they are those at `address`, they must all be there first:
+        what is wrong with a wild size is that it is wild.
+        """
+        self._held += size
+        if self._held > self.heap.limit // HELD and self.executing:
+            for _ in self.pieces(address, size) if address is not None else ():
+                pass
+            self._overflow(f"{self._held:#x} bytes at once in {self.executing}()")
+
+    def account(self, kind: type | None = None, entries: int = 0) -> None:
+        """Take what the host keeps for the guest from what the guest's heap may come to.
+
+        Parameters
+        ----------
+        kind, entries
+            A subsystem, and what the entries that it remembers cost by now.
+        """
+        if kind is not None:
+            self.entries[kind] = entries
+        before = self.heap.host
+        self.heap.host = self.registry.cost + sum(self.entries.values())
+        if self.heap.full and self.heap.host > before and self.limits.depth:
+            self._overflow(f"{self.heap.limit:#x} bytes of objects and what is kept of them")
+
+    def pieces(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (address, contents) of [address, address + size), of pages that are all there.
+
+        No page is touched before the one in front of it was given, and no more than PIECE bytes
+        are held; each piece is paid for.
+        """
+        address &= ADDRESS_MASK
+        plain = self._plain is self._reached
+        while size > 0:
+            found = self._plain.translate(address) if plain and size > PAGE_SIZE else None
+            whole = PAGE_SIZE if found is None else min(found.leaf, PIECE)
+            count = min(size, whole - address % whole)
+            self.spend(1 + count // WORK)
+            yield address, self._reached.read(address, count)
+            address = (address + count) & ADDRESS_MASK
+            size -= count
 
     def word(self, address: int, size: int = 8) -> int:
         """Return the little-endian word of `size` bytes at `address`."""
         self.spend()
-        return int.from_bytes(self.memory.read(address, size), "little")
+        return int.from_bytes(self._reached.read(address & ADDRESS_MASK, size), "little")
 
     def store(self, address: int, value: int, size: int = 8) -> None:
         """Store the low `size` bytes of `value` at `address`."""
         self.spend()
-        self.memory.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+        image = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+        self._reached.write(address & ADDRESS_MASK, image)
 
     def string(self, address: int, limit: int = 1 << 20) -> bytes:
         """Return the NUL-terminated string at `address`, without the NUL, at most `limit` bytes.
 
         Read page by page, so that a string may end just before an unmapped page.
         """
-        parts: list[bytes] = []
-        left = limit
-        while left > 0:
-            self.spend()
-            piece = self._plain.read(address, min(left, PAGE_SIZE - address % PAGE_SIZE))
-            end = piece.find(0)
-            if self._plain is not self.memory:  # only what the string has is touched
-                self.memory.read(address, end + 1 if end >= 0 else len(piece))
-            if end >= 0:
-                parts.append(piece[:end])
-                break
+        parts = []
+        for piece in self.string_pieces(address, limit):
+            self.hold(len(piece))
             parts.append(piece)
-            address += len(piece)
-            left -= len(piece)
         return b"".join(parts)
+
+    def string_pieces(self, address: int, limit: int) -> Iterator[bytes]:
+        """Yield what stands in a string, page by page; see `string`."""
+        while limit > 0:
+            address &= ADDRESS_MASK
+            piece = self._plain.read(address, min(limit, PAGE_SIZE - address % PAGE_SIZE))
+            end = piece.find(0)
+            size = len(piece) if end < 0 else end
+            self.spend(1 + size // WORK)
+            if self._plain is not self._reached:  # only what the string has is touched
+                self._reached.read(address, min(size + 1, len(piece)))
+            yield piece[:size]
+            if end >= 0:
+                return
+            address += size
+            limit -= size
 
     def format(self, fmt: int, args: Arguments) -> bytes:
         """Return what the kernel's vsnprintf would form of the format at `fmt`."""
@@ -893,10 +948,10 @@ class Kernel:
             self._emit(line)
         self._partial = rest
 
-    def _overflow(self, what: str) -> NoReturn:
+    def _overflow(self, what: str, hint: str = LIMIT_HINTS[FaultKind.MEMORY_LIMIT]) -> NoReturn:
         """Stop the guest before what it leaves behind outgrows the host."""
-        pc = self.cpu.read(self.arch.calling.program_counter)
-        raise Fault(FaultKind.MEMORY_LIMIT, pc, self.caller(), reason=what)
+        pc, where = self._place()
+        raise Fault(FaultKind.MEMORY_LIMIT, pc, where, reason=what, hint=hint)
 
     def say(self, level: int, text: str) -> None:
         """Append what the kernel's loader says of a module."""
@@ -905,13 +960,8 @@ class Kernel:
         self._emit(text, loading=True)
 
     def _emit(self, text: str, *, loading: bool = False) -> None:
-        if len(self.log) >= LOG_LINES and self.executing:
-            self._overflow(f"the kernel log holds {LOG_LINES} lines")
-        if self._log_left < len(text) and self.executing:
-            self._overflow(f"the kernel log holds {LOG_LIMIT} characters")
-        self._log_left -= len(text)
         line = LogLine(self._level, text, loading)
-        self.log.append(line)
+        self.log.add(line, LOG_LINES, LOG_LIMIT)
         if self.on_log is not None:
             self.on_log(line)
 

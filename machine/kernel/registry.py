@@ -9,12 +9,14 @@ a record says of its structure was read when it was registered.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import attrs
 
 Field: TypeAlias = "int | str | tuple[str, ...]"
+RECORD = 1024  # bytes that a record costs the host beside its texts
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +46,16 @@ class Record:
     fields: Mapping[str, Field] = attrs.field(factory=dict)
     callbacks: Mapping[str, int] = attrs.field(factory=dict)
 
+    @property
+    def cost(self) -> int:
+        """Bytes of the host's memory."""
+        texts = [self.name]
+        for value in self.fields.values():
+            texts += (
+                [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+            )
+        return RECORD + sum(map(sys.getsizeof, texts))
+
 
 @attrs.define
 class Registry:
@@ -51,11 +63,13 @@ class Registry:
 
     _records: dict[tuple[str, int], list[Record]] = attrs.field(factory=dict, init=False)
     _count: int = attrs.field(default=0, init=False)
+    cost: int = attrs.field(default=0, init=False)  # bytes of the host's memory
 
     def add(self, record: Record) -> None:
         """Enter a record; one structure may be registered several times."""
         self._records.setdefault((record.kind, record.address), []).append(record)
         self._count += 1
+        self.cost += record.cost
 
     def remove(self, kind: str, address: int) -> Record | None:
         """Take the last record of a structure out and return it; None where there is none."""
@@ -64,6 +78,7 @@ class Registry:
             return None
         record = found.pop()
         self._count -= 1
+        self.cost -= record.cost
         if not found:
             del self._records[kind, address]
         return record
@@ -76,6 +91,7 @@ class Registry:
         }
         self._records = {key: records for key, records in kept.items() if records}
         self._count -= len(left)
+        self.cost -= sum(record.cost for record in left)
         return left
 
     def find(
@@ -103,6 +119,7 @@ class Registry:
         """Return to what was registered at `mark`."""
         self._records = {key: list(records) for key, records in mark.items()}
         self._count = sum(map(len, mark.values()))
+        self.cost = sum(record.cost for records in mark.values() for record in records)
 
     def __iter__(self) -> Iterator[Record]:
         for records in tuple(self._records.values()):

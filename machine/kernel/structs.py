@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from allocator.types import align_up
+from allocator.types import ADDRESS_MASK, align_up
 
 if TYPE_CHECKING:
     from machine.kernel.kernel import Kernel
@@ -155,7 +155,7 @@ class View:
 
     def at(self, member: str) -> int:
         """Return the address of a member."""
-        return self.address + self.layout.members[member].offset
+        return (self.address + self.layout.members[member].offset) & ADDRESS_MASK
 
     def number(self, member: str) -> int:
         """Return an integer or a pointer."""

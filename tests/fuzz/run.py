@@ -110,7 +110,7 @@ def fuzz(
     number = 0
     while number < most and time.monotonic() - began < seconds:
         random = Random(f"{seed}/{target}/{number}")
-        data = random.choice(corpus)
+        data = corpus[number] if number < seeds else random.choice(corpus)
         for _ in range(random.choice((0, 1, 1, 1, 2, 4)) if number >= seeds else 0):
             data = chosen.mutate(data, random)
         if last is not None:

@@ -13,12 +13,15 @@ import bz2
 import gc
 import gzip
 import lzma
+import resource
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import attrs
 import zstandard
@@ -43,7 +46,7 @@ from loader.versions import KernelExport, TreeFacts, read_symvers
 from machine.cpu import Stop
 from machine.faults import Fault
 from machine.kernel.printf import format_message
-from machine.kernel.table import FUNCTIONS
+from machine.kernel.table import FUNCTIONS, Function
 from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation
@@ -261,12 +264,13 @@ class _Guests:
     def __init__(self) -> None:
         self._made: dict[str, tuple[Machine, int]] = {}
 
-    def get(self, name: str) -> Machine:
+    def get(self, name: str, memory: int = 64 * MIB, **options: Any) -> Machine:
         """Return a machine that served fewer than 300 inputs."""
         machine, uses = self._made.get(name, (None, 300))
-        if machine is None or uses >= 300:
+        if machine is None or uses >= 300 or machine.memory.physical.size != memory:
             self.drop(name)
-            machine, uses = Machine(name, memory=64 * MIB, unknown="zero"), 0
+            machine = Machine(name, memory=memory, unknown="zero", **options)
+            uses = 0
         self._made[name] = machine, uses + 1
         return machine
 
@@ -454,24 +458,46 @@ FORMATS = [b"%s %d %p\n", b"%pI6c %pISpfschl %pM %phN %64ph", b"%pR %pr %pra %pU
 FORMATS += [b"%-08.3lld|%+x|%#o|%c|%%|%hhx|%zu|%tx", b"%*pb[l] %*pbl %p4cc %ps %pS %pB %pe"]
 
 
+BLOCK = 8  # functions that one input calls
+CALL_SECONDS = 0.2
+CALL_MEMORY = 256 * MIB  # of the guest, most of which one call may touch
+CALL_HEAP = 16 * MIB
+# What the host may need for one call: what the guest touches and what its heap may come to, and
+# what Python needs for a moment.
+CALL_HOST = CALL_MEMORY + 4 * CALL_HEAP
+SIZES = (0, 1, 7, 8, 64, 300, 4095, 4096, 4097, 1 << 20, 200 << 20, (1 << 31) - 1, 1 << 31)
+SIZES += ((1 << 32) - 1, 1 << 40, 1 << 63, (1 << 64) - 1)
+
+
 @cache
 def _calls() -> list[str]:
     return sorted(FUNCTIONS)
 
 
+def blocks() -> list[bytes]:
+    """Return an input for each block of the kernel's functions, so that all are reached."""
+    count = -(-len(_calls()) // BLOCK)
+    return [n.to_bytes(2, "little") + bytes(n % 3) + b"%s a=1,b=2 %d\0" for n in range(count)]
+
+
 def kernel_calls(data: bytes, random: Random) -> bool:
-    """Call kernel functions with forged arguments, one after the other, as a guest may."""
+    """Call kernel functions with forged arguments, one after the other, as a guest may.
+
+    None may take longer than its limit, or more of the host than the guest's limits allow.
+    """
     name = ("x86_64", "arm64", "riscv64")[len(data) % 3]
-    machine = GUESTS.get(name)
+    machine = GUESTS.get(name, memory=CALL_MEMORY, heap_limit=CALL_HEAP)
     pointers = _pool(machine, data)
     address = machine.kernel.address
+    start = int.from_bytes(data[:2], "little") * BLOCK
     functions = _calls()
-    for _ in range(4):
-        chosen = functions[random.randrange(len(functions))]
-        args = [hostile(random, pointers) for _ in range(random.choice((3, 6)))]
+    for number in range(start, start + BLOCK):
+        chosen = functions[number % len(functions)]
+        args = _arguments(FUNCTIONS[chosen], pointers, random)
+        began, before = time.process_time(), _peak()
         try:
-            machine.call(address(chosen), *args, instructions=2000, seconds=2.0)
-        except ExecmemError as error:
+            machine.call(address(chosen), *args, instructions=2000, seconds=CALL_SECONDS)
+        except Fault as error:
             tripped = error.__cause__
             if tripped is not None and not isinstance(tripped, ExecmemError | Stop):
                 tripped.add_note(f"{name}: {chosen}({', '.join(map(hex, args))})")
@@ -480,21 +506,47 @@ def kernel_calls(data: bytes, random: Random) -> bool:
             error.add_note(f"{name}: {chosen}({', '.join(map(hex, args))})")
             GUESTS.drop(name)
             raise
+        took, grown = time.process_time() - began, _peak() - before
+        if took > 1.1 * CALL_SECONDS + 0.1 or grown > CALL_HOST:
+            GUESTS.drop(name)
+            what = f"{name}: {chosen}({', '.join(map(hex, args))})"
+            raise AssertionError(f"{what}: {took:.2f} s of CPU time, {grown >> 20} MiB more")
     machine.log.clear()
-    if len(machine.kernel.heap.live()) > 2000 or machine.memory.physical.free_bytes < 8 * MIB:
+    if machine.kernel.heap.full or machine.memory.physical.free_bytes < CALL_MEMORY // 2:
         GUESTS.drop(name)
     return True
 
 
+def _peak() -> int:
+    """Return the most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _arguments(function: Function, pointers: list[int], random: Random) -> list[int]:
+    """Return what the prototype asks for, mostly, and a few more: pointers, sizes, and any."""
+    found = []
+    for parameter in function.prototype.params:
+        pointer = parameter.type.pointer != (random.random() < 0.1)
+        if random.random() < 0.2:
+            found.append(hostile(random, pointers))
+        else:
+            found.append(random.choice(pointers if pointer else SIZES))
+    return found + [hostile(random, pointers) for _ in range(2)]
+
+
 def _pool(machine: Machine, data: bytes) -> list[int]:
-    """Return pointers that a guest could have: objects that lead to each other, and none."""
-    heap = machine.kernel.heap
+    """Return pointers that a guest could have: objects that lead to each other, and none.
+
+    Some lie in the direct map, all of which is there: what stands behind them is large.
+    """
+    heap, direct = machine.kernel.heap, machine.memory.direct_map.start
     one, two = heap.alloc(4096, zero=True), heap.alloc(256, zero=True)
     if not one or not two:
         GUESTS.drop(machine.arch.name)
         raise ExecmemError("full")
     image = machine.kernel.image.start
     pointers = [one, two, one + 4000, image, image + 0x200000, 0, 16, (1 << 64) - 22, 1 << 45]
+    pointers += [direct + 16 * MIB, direct + 20 * MIB + 3, (1 << 64) - 8, (1 << 64) - 1]
     found = (data + bytes(64))[:3000]
     with suppress(AccessError):
         machine.write(one, found)
@@ -584,5 +636,5 @@ TARGETS: dict[str, Target] = {
     "symvers": Target(lambda: [SYMVERS], mutation.text, symvers),
     "trace": Target(lambda: [TRACE], mutation.text, trace),
     "printf": Target(lambda: FORMATS, mutation.text, formats),
-    "kernel": Target(lambda: [b"%s %d\0", b"a=1,b=2\0" + bytes(100)], mutation.raw, kernel_calls),
+    "kernel": Target(blocks, mutation.raw, kernel_calls),
 }

@@ -9,21 +9,22 @@ that a module's inlined fast path and an entry always agree.
 from __future__ import annotations
 
 import errno as _errno
-import struct
-from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, NoReturn, TypeVar, cast
 
 import attrs
 
-from allocator.types import PAGE_SIZE
+from allocator.types import ADDRESS_MASK
 from machine.faults import Fault, FaultKind, Stopped
-from machine.kernel.kernel import Kernel
+from machine.kernel.bounds import PIECE
+from machine.kernel.kernel import ENTRY, Kernel
 from machine.kernel.prototypes import parse
 from machine.kernel.table import function
 
 INT_MAX = (1 << 31) - 1
+SOME = 4096  # bytes that are worked on one by one between two looks at the limits
 UNLIMITED = 1 << 64  # a length that no string reaches
-CHUNK = 1 << 20
 
 # include/linux/errno.h: errors that user space never sees.
 _KERNEL_ERRNO = {"ERESTARTSYS": 512, "EPROBE_DEFER": 517, "ENOTSUPP": 524, "EIOCBQUEUED": 529}
@@ -63,11 +64,27 @@ def stop(
 
 
 def state(k: Kernel, kind: type[_State]) -> _State:
-    """Return this kernel's own `kind`, made at its first use."""
+    """Return this kernel's own `kind`, made at its first use.
+
+    The entries that its containers have by now are the guest's to pay, `COST` bytes each.
+    """
     found = k.states.get(kind)
     if not isinstance(found, kind):
         found = k.states[kind] = kind()
+    containers, cost = _containers(cast("Any", kind))
+    entries = sum(len(getattr(found, name)) for name in containers) * cost
+    if entries != k.entries.get(kind, 0):
+        k.account(kind, entries)
     return found
+
+
+@functools.cache
+def _containers(kind: Any) -> tuple[tuple[str, ...], int]:
+    """Return the fields of a subsystem's memory that grow, and what an entry of them costs."""
+    made = kind()
+    names = [field.name for field in attrs.fields(kind)] if attrs.has(kind) else []
+    found = (n for n in names if isinstance(getattr(made, n), Sized))
+    return tuple(found), getattr(kind, "COST", ENTRY)
 
 
 def errno(name: str) -> int:
@@ -91,18 +108,42 @@ def signed_int(raw: int) -> int:
 
 def pieces(k: Kernel, address: int, size: int) -> Iterator[tuple[int, bytes]]:
     """Yield (address, contents) of [address, address + size), touching no page early."""
-    while size > 0:
-        count = min(size, PAGE_SIZE - address % PAGE_SIZE)
-        yield address, k.memory.read(address, count)
-        address += count
-        size -= count
+    return k.pieces(address, size)
+
+
+def each_byte(k: Kernel, address: int, size: int) -> Iterator[int]:
+    """Yield the bytes of [address, address + size), each for the price of a load."""
+    for _, piece in k.pieces(address, size):
+        for at in range(0, len(piece), SOME):
+            some = piece[at : at + SOME]
+            k.spend(len(some))
+            yield from some
+
+
+def copy(k: Kernel, dest: int, src: int, size: int) -> None:
+    """Move memory in pieces; the two may overlap."""
+    if size <= PIECE:
+        if size:
+            k.memory.write(dest, k.memory.read(src, size))
+    elif src < dest < src + size:
+        for end in range(size, 0, -PIECE):
+            start = max(end - PIECE, 0)
+            copy(k, dest + start, src + start, end - start)
+    else:
+        for at, piece in k.pieces(src, size):
+            k.memory.write(dest + ((at - src) & ADDRESS_MASK), piece)
 
 
 def fill(k: Kernel, address: int, size: int, byte: int) -> None:
     """Store `size` times `byte`; a size beyond what is mapped faults instead of being built."""
-    pattern = bytes([byte & 0xFF]) * min(size, CHUNK)
-    for done in range(0, size, CHUNK):
+    pattern = bytes([byte & 0xFF]) * min(size, PIECE)
+    for done in range(0, size, PIECE):
         k.memory.write(address + done, pattern[: size - done])
+
+
+def words(*values: int) -> bytes:
+    """Return 64-bit words as they stand in memory, of whatever was computed."""
+    return b"".join((value & ADDRESS_MASK).to_bytes(8, "little") for value in values)
 
 
 def text(k: Kernel, address: int, limit: int = UNLIMITED) -> bytes:
@@ -123,13 +164,13 @@ def nodes(k: Kernel, head: int) -> Iterator[int]:
 
 def empty_list(k: Kernel, head: int) -> None:
     """Make a list, or a node that is in none."""
-    k.memory.write(head, struct.pack("<QQ", head, head))
+    k.memory.write(head, words(head, head))
 
 
 def list_insert(k: Kernel, node: int, before: int) -> None:
     """Put a node behind the node (or head) `before`."""
     after = k.word(before)
-    k.memory.write(node, struct.pack("<QQ", after, before))
+    k.memory.write(node, words(after, before))
     k.store(before, node)
     k.store(after + 8, node)
 

@@ -8,11 +8,14 @@ counters are the kernel's. A workspace is asked for and left alone.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
+from allocator.types import KIB
 from machine.kernel.api.common import state
+from machine.kernel.bounds import WORK
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import View, struct, view
 from machine.kernel.table import function
@@ -25,6 +28,8 @@ Z_OK, Z_STREAM_END, Z_STREAM_ERROR, Z_DATA_ERROR, Z_BUF_ERROR = 0, 1, -2, -3, -5
 FLUSH = {1: zlib.Z_PARTIAL_FLUSH, 2: zlib.Z_SYNC_FLUSH, 3: zlib.Z_SYNC_FLUSH, 4: zlib.Z_FULL_FLUSH}
 Z_FINISH = 5
 MAX_WBITS = 15
+STREAM = 512 * KIB  # of the host's memory: windows, hashes, a piece of output that found no room
+STEP = 64 * KIB  # bytes that are given to zlib at once, which may make a thousand times as many
 
 struct(
     "z_stream",
@@ -47,6 +52,8 @@ class _Stream:
 @attrs.define
 class _Streams:
     """Streams by the address of their z_stream."""
+
+    COST: ClassVar[int] = STREAM
 
     live: dict[int, _Stream] = attrs.field(factory=dict)
 
@@ -76,15 +83,16 @@ def _again(k: Kernel, stream: int) -> int:
     return Z_STREAM_ERROR if found is None else _reset(k, stream, found)
 
 
-def _taken(k: Kernel, z: View, left: int) -> bytes:
-    """Return the input, of which `left` bytes stay; move the stream on."""
-    at, size = z.number("next_in"), z.number("avail_in")
-    used = size - left
-    data = k.memory.read(at, size) if size else b""
-    z.put("next_in", at + used)
-    z.put("avail_in", left)
+def _input(k: Kernel, z: View) -> bytes:
+    """Return the next piece of the input."""
+    return k.memory.read(z.number("next_in"), min(z.number("avail_in"), STEP))
+
+
+def _taken(z: View, used: int) -> None:
+    """Move the stream on behind what was used of its input."""
+    z.put("next_in", z.number("next_in") + used)
+    z.put("avail_in", z.number("avail_in") - used)
     z.put("total_in", z.number("total_in") + used)
-    return data
 
 
 def _give(k: Kernel, z: View, found: _Stream) -> None:
@@ -144,13 +152,18 @@ def _deflate(k: Kernel, stream: int, flush: int) -> int:
     found, z = state(k, _Streams).live.get(stream), view(k, "z_stream", stream)
     if found is None or found.deflate is None:
         return Z_STREAM_ERROR
-    data = _taken(k, z, 0)
-    if not found.ended:
-        found.pending += found.deflate.compress(data)
-        if flush:
-            found.pending += found.deflate.flush(FLUSH.get(flush, zlib.Z_FINISH))
-            found.ended = flush == Z_FINISH
     _give(k, z, found)
+    # Without room for its output no input is taken, as the kernel's takes none.
+    while z.number("avail_in") and z.number("avail_out") and not found.ended:
+        data = _input(k, z)
+        k.spend(len(data))
+        found.pending += found.deflate.compress(data)
+        _taken(z, len(data))
+        _give(k, z, found)
+    if flush and not found.ended and not z.number("avail_in"):
+        found.pending += found.deflate.flush(FLUSH.get(flush, zlib.Z_FINISH))
+        found.ended = flush == Z_FINISH
+        _give(k, z, found)
     return Z_STREAM_END if found.ended and not found.pending else Z_OK
 
 
@@ -159,24 +172,36 @@ def _inflate(k: Kernel, stream: int, flush: int) -> int:
     found, z = state(k, _Streams).live.get(stream), view(k, "z_stream", stream)
     if found is None or found.inflate is None:
         return Z_STREAM_ERROR
-    room, size = z.number("avail_out"), z.number("avail_in")
-    data = k.memory.read(z.number("next_in"), size) if size else b""
-    try:
-        found.pending = found.inflate.decompress(data, room) if room else b""
-    except zlib.error:
-        return Z_DATA_ERROR
-    ended = found.inflate.eof
-    left = len(found.inflate.unused_data if ended else found.inflate.unconsumed_tail)
-    done = len(found.pending)
-    _taken(k, z, left if room else size)
-    _give(k, z, found)
-    if ended:
-        return Z_STREAM_END
-    return Z_BUF_ERROR if flush == Z_FINISH or (not done and left == size) else Z_OK
+    moved = False
+    while z.number("avail_out"):
+        data = _input(k, z)
+        try:
+            found.pending = found.inflate.decompress(data, min(z.number("avail_out"), STEP))
+        except zlib.error:
+            return Z_DATA_ERROR
+        rest = found.inflate.unused_data if found.inflate.eof else found.inflate.unconsumed_tail
+        used, made = len(data) - len(rest), len(found.pending)
+        k.spend(1 + (used + made) // WORK)
+        _taken(z, used)
+        _give(k, z, found)
+        moved = moved or used > 0 or made > 0
+        if found.inflate.eof:
+            return Z_STREAM_END
+        if not used and not made:
+            break
+    return Z_BUF_ERROR if flush == Z_FINISH or not moved else Z_OK
 
 
-def lz4_block(data: bytes, room: int) -> bytes | None:
-    """Return an LZ4 block decompressed; None where it is malformed or has no room."""
+def lz4_block(
+    data: bytes, room: int, hold: Callable[[int], object] = lambda _count: None
+) -> bytes | None:
+    """Return an LZ4 block decompressed; None where it is malformed or has no room.
+
+    Parameters
+    ----------
+    hold
+        Told how many bytes come next.
+    """
     out, at = bytearray(), 0
 
     def length(start: int) -> int:
@@ -191,6 +216,7 @@ def lz4_block(data: bytes, room: int) -> bytes | None:
     while at < len(data):
         token, at = data[at], at + 1
         count = length(token >> 4)
+        hold(min(count, len(data)))
         out += data[at : at + count]
         if at + count > len(data) or len(out) > room:
             return None
@@ -203,6 +229,7 @@ def lz4_block(data: bytes, room: int) -> bytes | None:
         start = len(out) - back
         if at > len(data) or not back or start < 0 or len(out) + count > room:
             return None
+        hold(count)
         piece = out[start : start + count]
         out += (piece * (count // len(piece) + 1))[:count]
     return None
@@ -210,7 +237,11 @@ def lz4_block(data: bytes, room: int) -> bytes | None:
 
 @function("int LZ4_decompress_safe(const char *source, char *dest, int size, int room)")
 def _lz4_decompress_safe(k: Kernel, source: int, dest: int, size: int, room: int) -> int:
-    found = lz4_block(k.memory.read(source, size) if size > 0 else b"", room)
+    def hold(count: int) -> None:
+        k.hold(count)
+        k.spend(4 + count // WORK)
+
+    found = lz4_block(k.memory.read(source, size) if size > 0 else b"", room, hold)
     if found is None:
         return -1
     k.memory.write(dest, found)

@@ -14,7 +14,8 @@ from typing import ClassVar
 import attrs
 
 from machine.faults import FaultKind
-from machine.kernel.api.common import CHUNK, state, stop
+from machine.kernel.api.common import state, stop
+from machine.kernel.bounds import PIECE
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import layout, offset_of, room
 from machine.kernel.structs import struct as declare
@@ -193,8 +194,8 @@ def entropy(k: Kernel) -> int:
 
 @function("void get_random_bytes(void *buf, size_t len)")
 def _get_random_bytes(k: Kernel, buffer: int, size: int) -> None:
-    for done in range(0, size, CHUNK):
-        some = _random(k).randbytes(min(CHUNK, size - done))
+    for done in range(0, size, PIECE):
+        some = _random(k).randbytes(min(PIECE, size - done))
         k.memory.write(buffer + done, some)
 
 

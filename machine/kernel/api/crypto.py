@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+from machine.kernel.api.common import each_byte
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import function
 
@@ -41,20 +42,22 @@ _CRC32_BE = _crc_table_be(CRC32_BE)
 @function("u32 crc32_le(u32 crc, const unsigned char *p, size_t len)")
 def _crc32_le(k: Kernel, crc: int, data: int, size: int) -> int:
     # The kernel leaves the inversions before and after to the caller.
-    return ~zlib.crc32(k.memory.read(data, size), ~crc & MASK) if size else crc
+    for _, piece in k.pieces(data, size):
+        crc = ~zlib.crc32(piece, ~crc & MASK) & MASK
+    return crc
 
 
 @function("u32 __crc32c_le(u32 crc, const unsigned char *p, size_t len)")
 def crc32c(k: Kernel, crc: int, data: int, size: int) -> int:
     """Return the CRC-32C of guest memory, continuing from `crc`."""
-    for byte in k.memory.read(data, size) if size else b"":
+    for byte in each_byte(k, data, size):
         crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
     return crc
 
 
 @function("u32 crc32_be(u32 crc, const unsigned char *p, size_t len)")
 def _crc32_be(k: Kernel, crc: int, data: int, size: int) -> int:
-    for byte in k.memory.read(data, size) if size else b"":
+    for byte in each_byte(k, data, size):
         crc = (crc << 8 & MASK) ^ _CRC32_BE[crc >> 24 ^ byte]
     return crc
 
@@ -70,9 +73,10 @@ _QUARTERS = (
 )
 
 
-def _permute(words: tuple[int, ...], rounds: int) -> list[int]:
+def _permute(k: Kernel, words: tuple[int, ...], rounds: int) -> list[int]:
     x = list(words)
     for _ in range(rounds // 2):
+        k.spend(64)
         for a, b, c, d in _QUARTERS:
             for to, plus, turn, count in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
                 x[to] = (x[to] + x[plus]) & MASK
@@ -83,7 +87,7 @@ def _permute(words: tuple[int, ...], rounds: int) -> list[int]:
 @function("void chacha_block_generic(u32 *state, u8 *stream, int nrounds)")
 def _chacha_block(k: Kernel, state: int, stream: int, rounds: int) -> None:
     words = struct.unpack("<16I", k.memory.read(state, 64))
-    mixed = _permute(words, rounds)
+    mixed = _permute(k, words, rounds)
     sums = ((one + two) & MASK for one, two in zip(mixed, words, strict=True))
     k.memory.write(stream, struct.pack("<16I", *sums))
     k.store(state + 48, words[12] + 1, 4)
@@ -91,5 +95,5 @@ def _chacha_block(k: Kernel, state: int, stream: int, rounds: int) -> None:
 
 @function("void hchacha_block_generic(const u32 *state, u32 *out, int nrounds)")
 def _hchacha_block(k: Kernel, state: int, out: int, rounds: int) -> None:
-    mixed = _permute(struct.unpack("<16I", k.memory.read(state, 64)), rounds)
+    mixed = _permute(k, struct.unpack("<16I", k.memory.read(state, 64)), rounds)
     k.memory.write(out, struct.pack("<8I", *mixed[:4], *mixed[12:]))

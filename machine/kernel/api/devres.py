@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import attrs
 
-from allocator.types import PAGE_SIZE
 from machine.kernel.api.common import errno, state, stop, text
-from machine.kernel.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
+from machine.kernel.api.memory import GFP_ZERO, duplicate, get_free_pages, kfree, kmalloc
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import Arguments, function
 
@@ -28,28 +27,40 @@ class Resource:
 
 @attrs.define
 class _Devres:
-    """Devices and what they own, in order; resources that no device owns yet: memory -> release."""
+    """Devices and what they own, in order; resources that no device owns yet: memory -> release.
 
+    `each` has an entry for every resource, so that they can be counted.
+    """
+
+    each: set[int] = attrs.field(factory=set)
     owned: dict[int, list[Resource]] = attrs.field(factory=dict)
     made: dict[int, int] = attrs.field(factory=dict)
 
 
 def own(k: Kernel, device: int, resource: Resource) -> None:
     """Let a device own something until it goes."""
-    state(k, _Devres).owned.setdefault(device, []).append(resource)
+    found = state(k, _Devres)
+    found.each.add(id(resource))
+    found.owned.setdefault(device, []).append(resource)
 
 
 def release_all(k: Kernel, device: int) -> None:
     """Release what a device owns, the newest first."""
-    for resource in reversed(state(k, _Devres).owned.pop(device, [])):
+    found = state(k, _Devres)
+    for resource in reversed(found.owned.pop(device, [])):
+        k.spend()
+        found.each.discard(id(resource))
         resource.release(k)
 
 
 def _give_up(k: Kernel, device: int, key: tuple[int, ...]) -> Resource | None:
     """Let a device own something no longer; return it."""
-    owned = state(k, _Devres).owned.get(device, [])
+    found = state(k, _Devres)
+    owned = found.owned.get(device, [])
+    k.spend(len(owned))
     for resource in reversed(owned):
         if resource.key == key:
+            found.each.discard(id(resource))
             owned.remove(resource)
             return resource
     return None
@@ -107,7 +118,7 @@ def _devm_kasprintf(k: Kernel, device: int, gfp: int, fmt: int, args: Arguments)
 
 @function("unsigned long devm_get_free_pages(struct device *dev, gfp_t gfp, unsigned int order)")
 def _devm_get_free_pages(k: Kernel, device: int, gfp: int, order: int) -> int:
-    return _own_memory(k, device, kmalloc(k, PAGE_SIZE << order, gfp))
+    return _own_memory(k, device, get_free_pages(k, gfp, order))
 
 
 # Actions ---------------------------------------------------------------------------------------

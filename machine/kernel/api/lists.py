@@ -7,16 +7,17 @@ is a BUG in the modelled kernel's configuration (BUG_ON_DATA_CORRUPTION), so it 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
-from machine.kernel.api.common import nodes, signed_int, stop
+from machine.kernel.api.common import copy, nodes, signed_int, stop, words
+from machine.kernel.bounds import PIECE
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import offset_of
 from machine.kernel.structs import struct as declare
 from machine.kernel.table import function
 
 LIST_POISON1, LIST_POISON2 = 0xDEAD_0000_0000_0100, 0xDEAD_0000_0000_0122
+KEY = 512  # bytes that a node costs the host while a list is sorted
 SWAP_BUILTIN = 3  # lib/sort.c: smaller "addresses" choose one of its own
 REFCOUNT_SATURATED = 0xC000_0000  # INT_MIN / 2
 
@@ -89,9 +90,13 @@ def _list_sort(k: Kernel, priv: int, head: int, compare: int) -> None:
             # Only "greater than zero" has a meaning: a comparison may be a plain bool.
             return signed_int(k.call(compare, priv, other.node, self.node)) > 0
 
-    ring = [head, *sorted(nodes(k, head), key=Key)]
+    keys = []
+    for node in nodes(k, head):
+        k.hold(KEY)
+        keys.append(node)
+    ring = [head, *sorted(keys, key=Key)]
     for before, node, after in zip([ring[-1], *ring], ring, [*ring[1:], head], strict=False):
-        k.memory.write(node, struct.pack("<QQ", after, before))
+        k.memory.write(node, words(after, before))
 
 
 # Arrays ------------------------------------------------------------------------------------
@@ -130,9 +135,11 @@ def _swapper(
         return lambda one, two: k.call(swap, one, two, size, *extra)
 
     def exchange(one: int, two: int) -> None:
-        contents = k.memory.read(one, size)
-        k.memory.write(one, k.memory.read(two, size))
-        k.memory.write(two, contents)
+        for at in range(0, size, PIECE):
+            count = min(PIECE, size - at)
+            contents = k.memory.read(one + at, count)
+            copy(k, one + at, two + at, count)
+            k.memory.write(two + at, contents)
 
     return exchange
 

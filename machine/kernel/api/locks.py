@@ -15,11 +15,10 @@ which either form reads as held, and give it back to 0, which both read as free.
 
 from __future__ import annotations
 
-import struct
 from functools import partial
 from typing import NoReturn
 
-from machine.kernel.api.common import empty_list, stop
+from machine.kernel.api.common import empty_list, stop, words
 from machine.kernel.api.held import give, holder, take
 from machine.kernel.api.sched import block
 from machine.kernel.kernel import Kernel
@@ -299,7 +298,7 @@ def _down_read(k: Kernel, sem: int) -> int:
 def _down_write_trylock(k: Kernel, sem: int) -> int:
     if k.word(sem):
         return 0
-    k.memory.write(sem, struct.pack("<QQ", RWSEM_WRITER, k.current))
+    k.memory.write(sem, words(RWSEM_WRITER, k.current))
     take(k, sem)
     return 1
 

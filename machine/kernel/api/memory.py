@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 
+from allocator import AllocationError
 from allocator.types import KIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE
-from machine.kernel.api.common import INT_MAX, fill, pieces, stop, text
+from machine.kernel.api.common import INT_MAX, copy, fill, pieces, stop, text
 from machine.kernel.heap import ZERO_SIZE_PTR
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import offset_of, view
@@ -125,7 +126,7 @@ def _krealloc(k: Kernel, old: int, size: int, gfp: int) -> int:
         return old
     new = kmalloc(k, size, gfp)
     if new:
-        k.memory.write(new, k.memory.read(old, room))
+        copy(k, new, old, room)
         kfree(k, old)
     return new
 
@@ -315,7 +316,8 @@ def _kmem_cache_shrink(_k: Kernel, _s: int) -> int:
     "unsigned long get_free_pages_noprof(gfp_t gfp_mask, unsigned int order)",
     "unsigned long __get_free_pages_noprof(gfp_t gfp_mask, unsigned int order)",
 )
-def _get_free_pages(k: Kernel, gfp: int, order: int) -> int:
+def get_free_pages(k: Kernel, gfp: int, order: int) -> int:
+    """Return a run of pages; 0 where there is none, or there can be none."""
     return kmalloc(k, PAGE_SIZE << order, gfp) if order <= MAX_PAGE_ORDER else 0
 
 
@@ -326,7 +328,7 @@ def _get_zeroed_page(k: Kernel, gfp: int) -> int:
 
 @function("void free_pages(unsigned long addr, unsigned int order)")
 def _free_pages(k: Kernel, address: int, order: int) -> None:
-    if address and k.heap.size(address) != PAGE_SIZE << order:
+    if address and (order > MAX_PAGE_ORDER or k.heap.size(address) != PAGE_SIZE << order):
         stop(k, f"free_pages of {address:#x}, order {order}: no such run of pages")
     k.heap.free(address)
 
@@ -380,7 +382,7 @@ def _kvrealloc(k: Kernel, old: int, size: int, gfp: int) -> int:
         return old
     new = _kvmalloc_node(k, size, 0, gfp, -1)
     if new and room:
-        k.memory.write(new, k.memory.read(old, room))
+        copy(k, new, old, room)
         kvfree(k, old)
     return new
 
@@ -415,12 +417,13 @@ def _pcpu_alloc(k: Kernel, size: int, align: int, _reserved: int, _gfp: int) -> 
         return 0
     try:
         return k.percpu_alloc(size, align)
-    except MemoryError:
+    except AllocationError:
         return 0
 
 
 @function("void free_percpu(void __percpu *ptr)")
-def _free_percpu(k: Kernel, base: int) -> None:
+def free_percpu(k: Kernel, base: int) -> None:
+    """Free per-cpu memory, or stop the guest."""
     if base:
         try:
             k.percpu_free(base)

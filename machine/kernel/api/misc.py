@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE
+from allocator.types import PAGE_SIZE
 from machine.kernel.api.common import nothing
 from machine.kernel.api.locks import mutex_lock, spin_lock
-from machine.kernel.api.memory import GFP_ZERO, kfree, kmalloc
+from machine.kernel.api.memory import GFP_ZERO, MAX_PAGE_ORDER, get_free_pages, kfree, kmalloc
 from machine.kernel.api.scatterlist import page_address, page_of
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import room
@@ -110,11 +110,11 @@ def _bitmap_free(k: Kernel, bitmap: int) -> None:
 
 @function("__wsum csum_partial(const void *buff, int len, __wsum sum)")
 def _csum_partial(k: Kernel, buffer: int, size: int, start: int) -> int:
-    contents = k.memory.read(buffer, size) if size else b""
-    words = contents + b"\0" * (len(contents) % 2)
-    total = start + sum(
-        int.from_bytes(words[at : at + 2], "little") for at in range(0, len(words), 2)
-    )
+    total, done = start, 0
+    for _, piece in k.pieces(buffer, size):
+        low = done % 2  # of a word, where the first byte of this piece is its high one
+        total += sum(piece[low::2]) + (sum(piece[1 - low :: 2]) << 8)
+        done += len(piece)
     while total >> 32:
         total = (total & 0xFFFF_FFFF) + (total >> 32)
     return total
@@ -127,9 +127,7 @@ def _csum_partial(k: Kernel, buffer: int, size: int, start: int) -> int:
     "struct page *alloc_pages_noprof(gfp_t gfp, unsigned int order)",
 )
 def _alloc_pages(k: Kernel, gfp: int, order: int) -> int:
-    if PAGE_SIZE << order > LARGE_PAGE_SIZE:
-        return 0
-    found = kmalloc(k, PAGE_SIZE << order, gfp)
+    found = get_free_pages(k, gfp, order) if order < MAX_PAGE_ORDER else 0
     return page_of(k, found) if found else 0
 
 

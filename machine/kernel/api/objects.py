@@ -8,8 +8,6 @@ reference counts, list heads), record what a person may want to see, and accept 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import attrs
 
 from allocator.types import Hex
@@ -17,7 +15,7 @@ from machine.kernel.api.common import empty_list, errno, nothing, state, text
 from machine.kernel.api.devres import release_all
 from machine.kernel.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
 from machine.kernel.api.registry import enter
-from machine.kernel.kernel import Kernel
+from machine.kernel.kernel import ENTRY, Kernel
 from machine.kernel.structs import layout, room, view
 from machine.kernel.structs import struct as declare
 from machine.kernel.table import Arguments, data, function
@@ -526,6 +524,7 @@ def _dev_err_probe(k: Kernel, device: int, err: int, fmt: int, args: Arguments) 
 
 # Entries of file systems that show something ----------------------------------------------------
 
+NAME_MAX = 255
 NODE = room("dentry", room("proc_dir_entry", 192))  # bytes of what stands for one
 
 
@@ -539,6 +538,12 @@ class _Nodes:
 def _node(
     k: Kernel, kind: str, name: bytes, parent: int, fields: dict[str, str | int], **calls: int
 ) -> int:
+    last = name if kind == DEBUGFS else name.rpartition(b"/")[2]
+    if len(last) > NAME_MAX:
+        if kind == DEBUGFS:
+            return errno("ENAMETOOLONG")
+        k.print(b"name len %d\n" % len(last), 4)
+        return 0
     node = kmalloc(k, NODE, GFP_ZERO)
     if node:
         state(k, _Nodes).parents[node] = kind, parent
@@ -547,20 +552,23 @@ def _node(
     return node
 
 
-def _below(k: Kernel, node: int) -> Iterator[int]:
-    for child, (_, parent) in tuple(state(k, _Nodes).parents.items()):
-        if parent == node:
-            yield child
-
-
 def _remove(k: Kernel, node: int) -> None:
-    found = state(k, _Nodes).parents.pop(node, None)
-    if found is None:
+    """Remove an entry and everything below it."""
+    parents = state(k, _Nodes).parents
+    if node not in parents:
         return
-    for child in _below(k, node):
-        _remove(k, child)
-    k.registry.remove(found[0], node)
-    kfree(k, node)
+    below: dict[int, list[int]] = {}
+    k.spend(len(parents))
+    for child, (_, parent) in parents.items():
+        below.setdefault(parent, []).append(child)
+    going = [node]
+    for each in going:
+        going += below.pop(each, [])
+    for each in reversed(going):
+        k.spend()
+        kind, _ = parents.pop(each)
+        k.registry.remove(kind, each)
+        kfree(k, each)
 
 
 declare("seq_operations", "start:fn stop:fn next:fn show:fn")
@@ -630,6 +638,7 @@ def _path(k: Kernel, kind: str, name: str, parent: int) -> str:
 def _remove_at(k: Kernel, kind: str, name: int, parent: int) -> None:
     """Remove the entry of that name, and what was made below it by its path."""
     path = _path(k, kind, text(k, name).decode("utf-8", "replace"), parent)
+    k.spend(len(k.registry))
     for record in list(k.registry.find(kind)):
         if record.name == path or record.name.startswith(path + "/"):
             _remove(k, record.address)
@@ -753,6 +762,7 @@ def _sysctls(k: Kernel, path: int, table: int, count: int) -> int:
     names = []
     for n in range(count):
         found = view(k, "ctl_table", table + n * CTL_TABLE)
+        k.hold(ENTRY)
         names.append(found.text("procname"))
     k.register("sysctl", header, prefix, fields={"names": tuple(names)})
     return header

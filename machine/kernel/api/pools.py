@@ -7,10 +7,9 @@ it has nothing. Per-cpu counters have one CPU: the sum is the count.
 
 from __future__ import annotations
 
-import struct
-
-from machine.kernel.api.common import empty_list, errno, nothing, stop
-from machine.kernel.api.memory import GFP_ZERO, cache_alloc, cache_free, kfree, kmalloc
+from allocator import AllocationError
+from machine.kernel.api.common import empty_list, errno, nothing, stop, words
+from machine.kernel.api.memory import GFP_ZERO, cache_alloc, cache_free, free_percpu, kfree, kmalloc
 from machine.kernel.api.rcu import call_rcu
 from machine.kernel.api.wait import init_head, wake_up
 from machine.kernel.kernel import Kernel
@@ -163,11 +162,13 @@ def _percpu_counter_init_many(
     k: Kernel, counter: int, amount: int, _gfp: int, count: int, _key: int
 ) -> int:
     try:
-        base = k.percpu_alloc(4 * count, 4)
-    except MemoryError:
+        base = k.percpu_alloc(4 * count, 4) if count else 0
+    except AllocationError:
+        base = 0
+    if not base:
         return errno("ENOMEM")
     for n in range(count):
-        k.memory.write(counter + n * COUNTER, struct.pack("<QqQQQ", 0, amount, 0, 0, base + 4 * n))
+        k.memory.write(counter + n * COUNTER, words(0, amount, 0, 0, base + 4 * n))
     return 0
 
 
@@ -175,7 +176,7 @@ def _percpu_counter_init_many(
 def _percpu_counter_destroy_many(k: Kernel, counter: int, count: int) -> None:
     base = k.word(counter + COUNTERS)
     if counter and base:
-        k.percpu_free(base)
+        free_percpu(k, base)
         for n in range(count):
             k.store(counter + n * COUNTER + COUNTERS, 0)
 
@@ -222,16 +223,16 @@ REF_INIT_ATOMIC, REF_INIT_DEAD = 1, 2
 def _percpu_ref_init(k: Kernel, ref: int, release: int, flags: int, _gfp: int) -> int:
     try:
         base = k.percpu_alloc(8, 8)
-    except MemoryError:
+    except AllocationError:
         return errno("ENOMEM")
     more = kmalloc(k, REF_DATA, GFP_ZERO)
     if not more:
-        k.percpu_free(base)
+        free_percpu(k, base)
         return errno("ENOMEM")
     # struct percpu_ref_data: count, release ... One count is enough: the atomic one.
     dead = bool(flags & REF_INIT_DEAD)
-    k.memory.write(more, struct.pack("<QQ", 0 if dead else 1, release))
-    k.memory.write(ref, struct.pack("<QQ", base | REF_ATOMIC | REF_DEAD * dead, more))
+    k.memory.write(more, words(0 if dead else 1, release))
+    k.memory.write(ref, words(base | REF_ATOMIC | REF_DEAD * dead, more))
     return 0
 
 
@@ -239,9 +240,9 @@ def _percpu_ref_init(k: Kernel, ref: int, release: int, flags: int, _gfp: int) -
 def _percpu_ref_exit(k: Kernel, ref: int) -> None:
     base, more = k.word(ref), k.word(ref + REF_MORE)
     if more:
-        k.percpu_free(base & ~3)
+        free_percpu(k, base & ~3)
         kfree(k, more)
-        k.memory.write(ref, struct.pack("<QQ", REF_ATOMIC | REF_DEAD, 0))
+        k.memory.write(ref, words(REF_ATOMIC | REF_DEAD, 0))
 
 
 @function("void percpu_ref_kill_and_confirm(struct percpu_ref *ref, void *confirm)")
@@ -346,7 +347,7 @@ READ_COUNT = offset_of("percpu_rw_semaphore", "read_count")
 def _percpu_init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> int:
     try:
         base = k.percpu_alloc(4, 4)
-    except MemoryError:
+    except AllocationError:
         return errno("ENOMEM")
     k.memory.write(sem, bytes(PCPU_RWSEM))
     k.store(sem + READ_COUNT, base)
@@ -357,7 +358,7 @@ def _percpu_init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> int:
 def _percpu_free_rwsem(k: Kernel, sem: int) -> None:
     base = k.word(sem + READ_COUNT)
     if base:
-        k.percpu_free(base)
+        free_percpu(k, base)
         k.store(sem + READ_COUNT, 0)
 
 

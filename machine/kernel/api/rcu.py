@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import attrs
@@ -25,7 +26,7 @@ class _Rcu:
     """Readers under way, and what waits for them, in order."""
 
     readers: int = 0
-    waiting: list[Deferred] = attrs.field(factory=list)
+    waiting: deque[Deferred] = attrs.field(factory=deque)
 
 
 def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object], function_: int = 0) -> None:
@@ -49,7 +50,7 @@ def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object], function_: i
 def withdraw_rcu(k: Kernel, owned: Callable[[int], bool]) -> None:
     """Let nothing happen that calls a function at an address which is `owned`."""
     rcu = state(k, _Rcu)
-    rcu.waiting = [what for what in rcu.waiting if not owned(what.target(k))]
+    rcu.waiting = deque(what for what in rcu.waiting if not owned(what.target(k)))
 
 
 def rcu_pending(k: Kernel) -> bool:
@@ -62,7 +63,7 @@ def grace_period(k: Kernel) -> None:
     """Run what was given to call_rcu, now that no reader is under way."""
     rcu = state(k, _Rcu)
     while rcu.waiting and not rcu.readers:
-        rcu.waiting.pop(0).act(k)
+        rcu.waiting.popleft().act(k)
 
 
 @function("void __rcu_read_lock(void)")

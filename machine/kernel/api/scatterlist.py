@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import attrs
 
 from allocator.types import PAGE_SIZE
-from machine.kernel.api.common import fill, state, stop
+from machine.kernel.api.common import copy, fill, state, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import layout, struct, view
 from machine.kernel.table import function
@@ -106,6 +106,24 @@ def write(k: Kernel, sg: int, start: int, contents: bytes) -> int:
     return done
 
 
+def copy_out(k: Kernel, sg: int, start: int, buffer: int, size: int) -> int:
+    """Copy bytes of a list to memory; return how many there were."""
+    done = 0
+    for address, count in span(k, sg, start, size):
+        copy(k, buffer + done, address, count)
+        done += count
+    return done
+
+
+def copy_in(k: Kernel, sg: int, start: int, buffer: int, size: int) -> int:
+    """Copy memory to bytes of a list; return for how many there was room."""
+    done = 0
+    for address, count in span(k, sg, start, size):
+        copy(k, address, buffer + done, count)
+        done += count
+    return done
+
+
 @function("struct scatterlist *sg_next(struct scatterlist *sg)")
 def _sg_next(k: Kernel, sg: int) -> int:
     return following(k, sg)
@@ -153,7 +171,7 @@ def _sg_init_one(k: Kernel, sg: int, address: int, size: int) -> None:
     " size_t buflen)"
 )
 def _sg_copy_from_buffer(k: Kernel, sg: int, _nents: int, buffer: int, size: int) -> int:
-    return write(k, sg, 0, k.memory.read(buffer, size))
+    return copy_in(k, sg, 0, buffer, size)
 
 
 @function(
@@ -161,9 +179,7 @@ def _sg_copy_from_buffer(k: Kernel, sg: int, _nents: int, buffer: int, size: int
     " size_t buflen)"
 )
 def _sg_copy_to_buffer(k: Kernel, sg: int, _nents: int, buffer: int, size: int) -> int:
-    found = read(k, sg, 0, size)
-    k.memory.write(buffer, found)
-    return len(found)
+    return copy_out(k, sg, 0, buffer, size)
 
 
 @function(
@@ -174,9 +190,9 @@ def _scatterwalk_map_and_copy(
     k: Kernel, buffer: int, sg: int, start: int, size: int, out: int
 ) -> None:
     if out:
-        write(k, sg, start, k.memory.read(buffer, size))
+        copy_in(k, sg, start, buffer, size)
     else:
-        k.memory.write(buffer, read(k, sg, start, size))
+        copy_out(k, sg, start, buffer, size)
 
 
 @function(

@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from allocator.errors import AccessError
+from allocator.errors import AccessError, AllocationError
 from allocator.types import PAGE_SIZE
 from machine.faults import Fault, Stopped
 from machine.kernel.api.common import Deferred, errno, state, stop, text
@@ -33,6 +33,7 @@ from machine.kernel.prototypes import parse
 from machine.kernel.table import Arguments, data, function
 
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
+NAME = 255  # bytes of a thread's name that are kept; the kernel shows 63
 KTHREAD_STACK = 4 * PAGE_SIZE
 HUNG = 120 * NSEC_PER_SEC  # as khungtaskd's idea of too long (kernel/hung_task.c)
 # How many things run before the kernel stops being idle, and before who waits for no set time
@@ -87,6 +88,7 @@ def defer(k: Kernel, key: int, what: Deferred) -> None:
 def withdraw(k: Kernel, key: int) -> bool:
     """Take what is queued under `key` out again; False where nothing is."""
     queue = state(k, Scheduler).queue
+    k.spend(len(queue))
     for item in queue:
         if item[0] == key:
             queue.remove(item)
@@ -97,6 +99,7 @@ def withdraw(k: Kernel, key: int) -> bool:
 def queued(k: Kernel, key: int) -> bool:
     """Return whether something is queued or under way under `key`."""
     s = state(k, Scheduler)
+    k.spend(len(s.queue))
     return key in s.running or any(item[0] == key for item in s.queue)
 
 
@@ -157,13 +160,14 @@ def sleep(k: Kernel, nanoseconds: int) -> None:
 def _over(k: Kernel, until: int) -> bool:
     """Return whether a time has come and no timer is left that was due by then."""
     timers = state(k, Scheduler).timers.values()
+    k.spend(len(timers))
     return now(k) >= until and all(when > until for when, _, _ in timers)
 
 
 def _step(k: Kernel, until: int, *, oops: bool = False) -> bool:
     """Run the next thing, or let time jump to it, at most `until`; False where there is none."""
-    k.spend()
     s = state(k, Scheduler)
+    k.spend(1 + len(s.timers) + len(s.threads))
     if rcu_pending(k):
         _perform(k, "rcu", grace_period, oops=oops)
         return True
@@ -292,9 +296,17 @@ def current_thread(k: Kernel) -> Thread | None:
 
 
 def create_thread(k: Kernel, name: str, function_: int, argument: int) -> int:
-    """Return the task of a new thread that has not started."""
-    task = k.new_task()
-    thread = Thread(task, name, function_, argument, k.memory.vmalloc(KTHREAD_STACK))
+    """Return the task of a new thread that has not started; an errno where there is no memory."""
+    try:
+        stack = k.memory.vmalloc(KTHREAD_STACK)
+    except AllocationError:
+        return errno("ENOMEM")
+    try:
+        task = k.new_task()
+    except AllocationError:
+        k.memory.vfree(stack)
+        return errno("ENOMEM")
+    thread = Thread(task, name, function_, argument, stack)
     state(k, Scheduler).threads[task] = thread
     return task
 
@@ -398,7 +410,7 @@ def _wake_up_state(k: Kernel, task: int, _state: int) -> int:
 def _kthread_create_on_node(
     k: Kernel, function_: int, argument: int, _node: int, fmt: int, args: Arguments
 ) -> int:
-    name = k.format(fmt, args).decode("utf-8", "replace")
+    name = k.format(fmt, args)[:NAME].decode("utf-8", "replace")
     return create_thread(k, name, function_, argument)
 
 
@@ -407,7 +419,7 @@ def _kthread_create_on_node(
     " const char *namefmt)"
 )
 def _kthread_create_on_cpu(k: Kernel, function_: int, argument: int, _cpu: int, name: int) -> int:
-    return create_thread(k, text(k, name).decode("utf-8", "replace"), function_, argument)
+    return create_thread(k, text(k, name, NAME).decode("utf-8", "replace"), function_, argument)
 
 
 @function("void kthread_bind(struct task_struct *k, unsigned int cpu)")

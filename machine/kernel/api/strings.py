@@ -12,7 +12,8 @@ import re
 import uuid
 from collections.abc import Callable
 
-from machine.kernel.api.common import CHUNK, INT_MAX, UNLIMITED, fill, pieces, stop, text
+from machine.kernel.api.common import INT_MAX, UNLIMITED, copy, fill, pieces, stop, text
+from machine.kernel.bounds import PIECE
 from machine.kernel.kernel import Kernel
 from machine.kernel.table import data, function
 
@@ -68,8 +69,7 @@ def _difference(one: bytes, two: bytes) -> int:
 )
 def memcpy(k: Kernel, dest: int, src: int, size: int) -> int:
     """Copy through a host buffer: overlap does not matter."""
-    if size:
-        k.memory.write(dest, k.memory.read(src, size))
+    copy(k, dest, src, size)
     return dest
 
 
@@ -92,7 +92,7 @@ def _memzero_explicit(k: Kernel, start: int, size: int) -> None:
 def _words(size: int, bits: int) -> Callable[[Kernel, int, int, int], int]:
     def handler(k: Kernel, start: int, value: int, count: int) -> int:
         word = (value & (1 << bits) - 1).to_bytes(size, "little")
-        most = CHUNK // size
+        most = PIECE // size
         for done in range(0, count, most):
             k.memory.write(start + size * done, word * min(most, count - done))
         return start
@@ -108,7 +108,12 @@ for _bits in (16, 32, 64):
 
 @function("int memcmp(const void *cs, const void *ct, size_t count)")
 def _memcmp(k: Kernel, one: int, two: int, size: int) -> int:
-    return _difference(k.memory.read(one, size), k.memory.read(two, size)) if size else 0
+    for at in range(0, size, PIECE):
+        count = min(PIECE, size - at)
+        found = _difference(k.memory.read(one + at, count), k.memory.read(two + at, count))
+        if found:
+            return found
+    return 0
 
 
 @function("int bcmp(const void *a, const void *b, size_t len)")
@@ -149,7 +154,7 @@ def _memcpy_and_pad(k: Kernel, dest: int, room: int, src: int, size: int, pad: i
 
 @function("size_t memweight(const void *ptr, size_t bytes)")
 def _memweight(k: Kernel, start: int, size: int) -> int:
-    return int.from_bytes(k.memory.read(start, size), "little").bit_count() if size else 0
+    return sum(int.from_bytes(piece, "little").bit_count() for _, piece in pieces(k, start, size))
 
 
 @function(
@@ -162,9 +167,9 @@ def _crypto_memneq(k: Kernel, one: int, two: int, size: int) -> int:
 
 @function("void __crypto_xor(u8 *dst, const u8 *src1, const u8 *src2, unsigned int size)")
 def _crypto_xor(k: Kernel, dest: int, one: int, two: int, size: int) -> None:
-    if size:
-        value = k.word(one, size) ^ k.word(two, size)
-        k.store(dest, value, size)
+    for at in range(0, size, PIECE):
+        count = min(PIECE, size - at)
+        k.store(dest + at, k.word(one + at, count) ^ k.word(two + at, count), count)
 
 
 @function("void __fortify_panic(const u8 reason, const size_t avail, const size_t size)")
@@ -195,12 +200,12 @@ def _fortify_text(reason: int, avail: int, size: int) -> str:
 
 @function("size_t strlen(const char *s)")
 def _strlen(k: Kernel, s: int) -> int:
-    return len(text(k, s))
+    return _strnlen(k, s, UNLIMITED)
 
 
 @function("size_t strnlen(const char *s, size_t count)")
 def _strnlen(k: Kernel, s: int, most: int) -> int:
-    return len(text(k, s, most))
+    return sum(map(len, k.string_pieces(s, most)))
 
 
 def _order(one: bytes, two: bytes) -> int:
@@ -548,16 +553,20 @@ def hex_to_bin(_k: Kernel, ch: int) -> int:
 
 @function("int hex2bin(u8 *dst, const char *src, size_t count)")
 def _hex2bin(k: Kernel, dest: int, src: int, count: int) -> int:
-    digits = k.memory.read(src, 2 * count) if count else b""
-    good = len(digits) - len(digits.lstrip(b"0123456789abcdefABCDEF"))
-    k.memory.write(dest, bytes.fromhex(digits[: good & -2].decode()))
-    return 0 if good == len(digits) else -errno.EINVAL
+    for at in range(0, count, PIECE // 2):
+        digits = k.memory.read(src + 2 * at, min(PIECE, 2 * (count - at)))
+        good = len(digits) - len(digits.lstrip(b"0123456789abcdefABCDEF"))
+        k.memory.write(dest + at, bytes.fromhex(digits[: good & -2].decode()))
+        if good < len(digits):
+            return -errno.EINVAL
+    return 0
 
 
 @function("char *bin2hex(char *dst, const void *src, size_t count)")
 def _bin2hex(k: Kernel, dest: int, src: int, count: int) -> int:
-    if count:
-        k.memory.write(dest, k.memory.read(src, count).hex().encode())
+    for at in range(0, count, PIECE):
+        digits = k.memory.read(src + at, min(PIECE, count - at)).hex().encode()
+        k.memory.write(dest + 2 * at, digits)
     return dest + 2 * count
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 
 from allocator.types import ADDRESS_MASK
-from machine.kernel.api.common import Deferred
+from machine.kernel.api.common import Deferred, words
 from machine.kernel.api.sched import clear_timer, set_timer
 from machine.kernel.api.time import (
     HZ,
@@ -182,7 +182,7 @@ def _round_jiffies_up_relative(k: Kernel, value: int) -> int:
     "void hrtimer_init(struct hrtimer *timer, clockid_t clock_id, enum hrtimer_mode mode)",
 )
 def _hrtimer_init(k: Kernel, timer: int, _clock: int, _mode: int) -> None:
-    k.memory.write(timer, struct.pack("<Q", timer) + bytes(56))  # RB_CLEAR_NODE
+    k.memory.write(timer, words(timer) + bytes(56))  # RB_CLEAR_NODE
 
 
 @function(
@@ -196,7 +196,7 @@ def _hrtimer_setup(k: Kernel, timer: int, func: int, clock: int, mode: int) -> N
 
 def _arm_hrtimer(k: Kernel, timer: int, when: int) -> None:
     when &= ADDRESS_MASK
-    k.memory.write(timer + HR_EXPIRES, struct.pack("<QQ", when, when))
+    k.memory.write(timer + HR_EXPIRES, words(when, when))
     k.store(timer + HR_STATE, 1, 1)
     what = Deferred(
         "hrtimer",
@@ -242,7 +242,7 @@ def _hrtimer_forward(k: Kernel, timer: int, current: int, interval: int) -> int:
         return 0
     overruns = (current - expires) // max(interval, 1) + 1
     expires += overruns * max(interval, 1)
-    k.memory.write(timer + HR_EXPIRES, struct.pack("<QQ", expires, expires))
+    k.memory.write(timer + HR_EXPIRES, words(expires, expires))
     return overruns
 
 

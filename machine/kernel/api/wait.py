@@ -9,9 +9,15 @@ whose waiters all look again.
 
 from __future__ import annotations
 
-import struct
-
-from machine.kernel.api.common import empty_list, errno, list_del_init, list_insert, nodes, state
+from machine.kernel.api.common import (
+    empty_list,
+    errno,
+    list_del_init,
+    list_insert,
+    nodes,
+    state,
+    words,
+)
 from machine.kernel.api.sched import (
     MAX_SCHEDULE_TIMEOUT,
     Scheduler,
@@ -62,7 +68,7 @@ def _init_head(k: Kernel, head: int, _name: int, _key: int) -> None:
 @function("void init_wait_entry(struct wait_queue_entry *wq_entry, int flags)")
 def _init_wait_entry(k: Kernel, entry: int, flags: int) -> None:
     func = k.address("autoremove_wake_function")
-    k.memory.write(entry, struct.pack("<QQQ", flags & 0xFFFF_FFFF, k.current, func))
+    k.memory.write(entry, words(flags & 0xFFFF_FFFF, k.current, func))
     empty_list(k, entry + ENTRY_LIST)
 
 
@@ -215,7 +221,7 @@ def _wait_woken(k: Kernel, entry: int, _mode: int, timeout: int) -> int:
 data(
     "bit_wait_table",
     24,
-    fill=lambda k: struct.pack("<QQQ", 0, *(2 * [k.address("bit_wait_table") + HEAD])),
+    fill=lambda k: words(0, *(2 * [k.address("bit_wait_table") + HEAD])),
 )
 
 
@@ -229,7 +235,7 @@ def _shared_queue(k: Kernel, *_what: int) -> int:
 
 @function("void init_wait_var_entry(struct wait_bit_queue_entry *entry, void *var, int flags)")
 def _init_wait_var_entry(k: Kernel, entry: int, var: int, flags: int) -> None:
-    k.memory.write(entry, struct.pack("<QQQ", var, 0xFFFF_FFFF, 0))
+    k.memory.write(entry, words(var, 0xFFFF_FFFF, 0))
     _init_wait_entry(k, entry + KEY_SIZE, flags)
 
 

@@ -218,7 +218,7 @@ def _next_below(k: Kernel, node: int, index: int, base: int) -> tuple[int, int] 
 
 
 def _root_mark(mark: int) -> int:
-    return 1 << GFP_BITS_SHIFT + mark
+    return 1 << (GFP_BITS_SHIFT + mark) % 32  # as CPUs shift an int
 
 
 def tree_marked(k: Kernel, tree: int, mark: int) -> bool:

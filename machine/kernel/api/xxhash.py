@@ -71,9 +71,18 @@ def xxh64(data: bytes, seed: int) -> int:
     return _finish(len(data), _stripes(_start(seed), data[:whole]), data[whole:], seed)
 
 
+def _add(k: Kernel, sums: list[int], kept: bytes, data: int, size: int) -> tuple[list[int], bytes]:
+    """Return the sums after `kept` and guest memory, and what is in no whole stripe."""
+    for _, piece in k.pieces(data, size):
+        kept += piece
+        cut = len(kept) // STRIPE * STRIPE
+        sums, kept = _stripes(sums, kept[:cut]), kept[cut:]
+    return sums, kept
+
+
 @function("u64 xxh64(const void *input, size_t length, u64 seed)")
 def _xxh64(k: Kernel, data: int, size: int, seed: int) -> int:
-    return xxh64(k.memory.read(data, size) if size else b"", seed)
+    return _finish(size, *_add(k, _start(seed), b"", data, size), seed)
 
 
 @function("void xxh64_reset(struct xxh64_state *state, u64 seed)")
@@ -84,10 +93,9 @@ def _xxh64_reset(k: Kernel, address: int, seed: int) -> None:
 @function("int xxh64_update(struct xxh64_state *state, const void *input, size_t length)")
 def _xxh64_update(k: Kernel, address: int, data: int, size: int) -> int:
     total, *sums, kept, held = STATE.unpack(k.memory.read(address, STATE.size))
-    whole = kept[:held] + (k.memory.read(data, size) if size else b"")
-    cut = len(whole) // STRIPE * STRIPE
-    sums, rest = _stripes(sums, whole[:cut]), whole[cut:]
-    k.memory.write(address, STATE.pack(total + size, *sums, rest, len(rest)))
+    # How much is held is the guest's to change.
+    sums, rest = _add(k, sums, kept[: held % STRIPE], data, size)
+    k.memory.write(address, STATE.pack(total + size & MASK, *sums, rest, len(rest)))
     return 0
 
 
