@@ -667,13 +667,7 @@ class Kernel:
             try:
                 result = slot.function.handler(self, *args)
             except AccessError as error:
-                raise Fault(
-                    FaultKind.WRITE if error.access == "write" else FaultKind.READ,
-                    address,
-                    self.caller(),
-                    address=error.address,
-                    reason=f"{error.reason}, in {slot.name}()",
-                ) from None
+                raise self.access_fault(error, f"{slot.name}()") from None
             except AllocationError as error:
                 hint = "there is more with Machine(memory=BYTES)"
                 self._overflow(f"{slot.name}(): {error}", hint)
@@ -829,6 +823,13 @@ class Kernel:
         pc, where = self._place()
         reason = f"{limit} {unit}, {inside}"
         raise Fault(kind, pc, where, reason=reason, hint=LIMIT_HINTS[kind])
+
+    def access_fault(self, error: AccessError, what: str) -> Fault:
+        """Return the fault of what the kernel could not reach for the guest, in `what`."""
+        kind = FaultKind.WRITE if error.access == "write" else FaultKind.READ
+        pc, where = self._place()
+        reason = f"{error.reason}, in {what}"
+        return Fault(kind, pc, where, address=error.address, reason=reason)
 
     def _place(self) -> tuple[int, str]:
         """Return where the guest is: in a kernel function, or where it was last."""

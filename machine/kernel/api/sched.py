@@ -201,9 +201,10 @@ def _perform(k: Kernel, name: str, act: Callable[[Kernel], object], *, oops: boo
     advance(k, SWITCH)
     try:
         act(k)
-    except Fault as fault:
+    except (Fault, AccessError) as error:
+        fault = error if isinstance(error, Fault) else k.access_fault(error, name)
         if not oops or fault.kind.is_limit:  # which is the call's, whatever spent it
-            raise
+            raise fault from None
         k.oops(name, fault)
 
 
