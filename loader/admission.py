@@ -497,13 +497,15 @@ class Admission:
         gpl_user = False
         for name in view.undefined:
             export = exports.get(name)
+            if export is None and facts is None and "P" not in self.taints:
+                continue  # of the kernel's own nothing is known, and little asked
             if export is not None:
                 gpl, space, crc, owner = export.gpl, export.namespace, export.crc, export.owner
             else:
                 line = listed.get(name) if listed is not None else None
                 if line is not None and line.owner != VMLINUX:
                     continue
-                if line is None:
+                if line is None and "P" in self.taints:
                     unlisted.append(name)
                 gpl, space = (line.gpl, line.namespace) if line is not None else (False, "")
                 crc, owner = crcs.get(name), ""
@@ -527,11 +529,12 @@ class Admission:
         if found:
             # The kernel returns the error of the last one.
             raise Refused.by(view.name, found, found[-1].errno)
-        if "P" in self.taints and unlisted and not self._free:
+        if unlisted:
             names = ", ".join(unlisted[:SHOWN])
             names += f" and {len(unlisted) - SHOWN} more" if len(unlisted) > SHOWN else ""
-            licence = view.modinfo.get("license", "unspecified")
-            text = f"is proprietary ({licence!r}): whether the kernel gives it {names} is not known"
+            licence = repr(view.modinfo.get("license", "unspecified"))
+            why = "by what it uses" if self._free else f"({licence})"
+            text = f"is proprietary {why}: whether the kernel gives it {names} is not known"
             self._notice("gpl-unknown", text)
         return frozenset(hidden)
 

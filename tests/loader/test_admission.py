@@ -559,6 +559,12 @@ def test_what_a_kernel_gives_a_proprietary_module(kernel: Kernel) -> None:
     (notice,) = [n for n in notices if n.code == "gpl-unknown"]
     assert "_printk" in notice.text
     assert "'Sold'" in notice.text
+    loaded_with(kernel, Offer("secret"), licence="Proprietary")
+    # The taint comes with the symbol that brings it, and is about those behind it.
+    for names, noticed in ((["secret", "_printk"], True), (["_printk", "secret"], False)):
+        loaded = kernel.load(made(machine, f"user{noticed}", uses=names))
+        assert "P" in loaded.taints
+        assert ("gpl-unknown" in [n.code for n in loaded.notices]) is noticed
 
 
 IMPORTS = {
