@@ -295,30 +295,6 @@ def module_struct(size: int, **members: int) -> ModuleStruct:
 
 
 @attrs.frozen(kw_only=True)
-class Debugging:
-    """Hardware breakpoints that the emulator remembers outside of the registers.
-
-    Parameters
-    ----------
-    control, enabled
-        The register that switches them on, and which of its bits do.
-    registers
-        The registers that say where they are, one after the other in the emulator.
-    size
-        Bytes from the first of them on that hold what the emulator remembers.
-    setup, code
-        Registers to set, and an instruction to execute then, that ends them all.
-    """
-
-    control: str
-    enabled: int
-    registers: tuple[str, ...]
-    size: int
-    setup: Mapping[str, int]
-    code: bytes
-
-
-@attrs.frozen(kw_only=True)
 class Emulation:
     """What the emulated computer needs to know; constants by their Unicorn/capstone names.
 
@@ -349,8 +325,6 @@ class Emulation:
         Registers that a copy of all registers lacks, with the value that a call finds.
     unsaved_msrs
         Model specific registers that it lacks; they only keep what is written to them.
-    debugging
-        Hardware breakpoints, where the guest may set them.
     system
         Instructions that ask the machine, and what answers them; None: the emulator does.
     canary
@@ -411,7 +385,6 @@ class Emulation:
     msrs: Mapping[int, int] = attrs.field(factory=dict)
     unsaved: Mapping[str, int] = attrs.field(factory=dict)
     unsaved_msrs: tuple[int, ...] = ()
-    debugging: Debugging | None = None
     system: System | None = None
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()

@@ -48,7 +48,6 @@ from archs.arch import (
     Arch,
     Branch,
     CallingConvention,
-    Debugging,
     Emulation,
     Emulator,
     Entry,
@@ -948,14 +947,6 @@ X86_64 = Arch(
             *range(0x400, 0x428),
         ),
         system=SYSTEM,
-        debugging=Debugging(
-            control="dr7",
-            enabled=0xFF,
-            registers=("dr0", "dr1", "dr2", "dr3"),
-            size=(8 + 4) * 8,  # the debug registers, then four pointers
-            setup={"rax": 0x400, "eflags": 0x1_0002},  # RF: not even at this instruction
-            code=bytes.fromhex("0f23f8"),  # mov %rax,%dr7
-        ),
         capabilities=frozenset(
             (
                 "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "

@@ -49,7 +49,6 @@ WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
-MARK = 0x5EED_0FF5_E700_0D0D  # what no register holds
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _PERMS = tuple(
@@ -82,6 +81,14 @@ class Stop(Exception):
     address: int | None = None
     number: int | None = None
     reason: str = ""
+
+
+@attrs.frozen
+class Registers:
+    """A copy of a CPU's registers: what the emulator saves, and what it leaves out."""
+
+    saved: unicorn.unicorn.UcContext
+    unsaved: tuple[int, ...]
 
 
 class Cpu:
@@ -133,10 +140,8 @@ class Cpu:
         self._exceptions = emulation.exceptions
         self._settled: unicorn.unicorn.UcContext | None = None
         self._outside: dict[int, int] = {}
-        self._unsaved = list(emulation.unsaved.values())
-        self._debugging = emulation.debugging
-        self._breakpoints_at = 0  # where a context holds what that says
-        self.disarm = 0  # address of `Debugging.code`
+        self._unsaved = tuple(emulation.unsaved)
+        self._unsaved_values = list(emulation.unsaved.values())
         self._system = emulation.system
         self._executed = 0  # instructions of the last slice
         self._refused: Stop | None = None  # by a hook in the run under way
@@ -457,17 +462,15 @@ class Cpu:
             self._drop_tlb()
         return page + found[0] if found else page
 
-    def context(self) -> unicorn.unicorn.UcContext:
+    def context(self) -> Registers:
         """Return a copy of all registers, to be given to `restore`."""
-        if self._has_breakpoints():
-            self._disarm()
-        return self.uc.context_save()
+        return Registers(self.uc.context_save(), tuple(map(self.read, self._unsaved)))
 
-    def restore(self, context: unicorn.unicorn.UcContext) -> None:
+    def restore(self, context: Registers) -> None:
         """Set all registers to what `context` saved."""
-        if self._has_breakpoints():
-            self._disarm()
-        self.uc.context_restore(context)
+        self.uc.context_restore(context.saved)
+        for name, value in zip(self._unsaved, context.unsaved, strict=True):
+            self.write(name, value)
 
     def settle(self) -> None:
         """Remember every register as it is now, for `reset`."""
@@ -475,15 +478,8 @@ class Cpu:
         for name, value in emulation.privilege.items():
             self.write(name, value)
         if self._unsaved:
-            self._set_unsaved(self._unsaved)  # which may show in other registers
+            self._set_unsaved(self._unsaved_values)  # which may show in other registers
         self._outside = {n: self.uc.msr_read(n) for n in emulation.unsaved_msrs}
-        debugging = self._debugging
-        if debugging is not None:
-            # Where they stand in a context is the emulator's business; so it is asked.
-            first, before = debugging.registers[0], self.uc.context_save()
-            self.write(first, MARK)
-            self._breakpoints_at = bytes(self.uc.context_save()).index(MARK.to_bytes(8, "little"))
-            self.uc.context_restore(before)
         self._settled = self.uc.context_save()
 
     def reset(self, *, fully: bool = False) -> None:
@@ -495,42 +491,12 @@ class Cpu:
             Those too that do nothing but keep a value, and take long.
         """
         assert self._settled is not None
-        self.restore(self._settled)
+        self.uc.context_restore(self._settled)
         if self._unsaved:
-            self._set_unsaved(self._unsaved)
+            self._set_unsaved(self._unsaved_values)
         if fully:
             for number, value in self._outside.items():
                 self.uc.msr_write(number, value)
-
-    def _has_breakpoints(self) -> bool:
-        """Return whether the guest has set hardware breakpoints."""
-        debugging = self._debugging
-        return debugging is not None and self.read(debugging.control) & debugging.enabled != 0
-
-    def _disarm(self) -> None:
-        """End the guest's hardware breakpoints.
-
-        Unicorn keeps a list of them, and beside the registers pointers into that list, which a
-        copy of the registers must not outlive. Only an instruction clears both. It executes
-        on the settled CPU, for the guest may be where that instruction is refused.
-        """
-        debugging, settled = self._debugging, self._settled
-        assert debugging is not None
-        assert settled is not None
-        guest, between = self.uc.context_save(), self.uc.context_save()
-        _copy(between, settled, 0, settled.size)
-        _copy(between, guest, self._breakpoints_at, debugging.size)
-        self.uc.context_restore(between)
-        for name, value in debugging.setup.items():
-            self.write(name, value)
-        if self._inside:
-            self._pay()
-        end = self.disarm + len(debugging.code)
-        self.uc.emu_start(self.disarm, end, count=UNLIMITED if self._counted else 0)
-        if self._inside:
-            self._return_to(self._budget, end)
-        _copy(guest, self.uc.context_save(), self._breakpoints_at, debugging.size)
-        self.uc.context_restore(guest)
 
     # Instructions that ask the machine ---------------------------------------------------------
 
@@ -577,13 +543,13 @@ class Cpu:
         assert self._system is not None
         physical = self._memory.physical
         code = physical.read(frame, PAGE_SIZE)
+        follows = self._memory.page_table.translate((page + PAGE_SIZE) % (1 << 64))
+        if follows is not None:
+            code += physical.read(follows.address, LONGEST)
         seen = hash(code)
         if self._scanned.get(page) == seen:
             return
         self._scanned[page] = seen
-        follows = self._memory.page_table.translate(page + PAGE_SIZE)
-        if follows is not None:
-            code += physical.read(follows.address, LONGEST)
         for offset in self._system.sites(code):
             at = page + offset
             if offset < PAGE_SIZE and at not in self._sites:
@@ -780,19 +746,6 @@ class Cpu:
 def _nobody(_uc: unicorn.Uc, _port: int, size: int, _data: object) -> int:
     """Return what a bus reads where no device answers."""
     return (1 << 8 * size) - 1
-
-
-def _copy(
-    to: unicorn.unicorn.UcContext, source: unicorn.unicorn.UcContext, start: int, size: int
-) -> None:
-    """Copy a part of one saved context to another one of the same CPU."""
-    ctypes.memmove(_address(to) + start, _address(source) + start, size)
-
-
-def _address(context: unicorn.unicorn.UcContext) -> int:
-    """Return where the registers stand that a context holds."""
-    found: int = context.context.value
-    return found
 
 
 def _constants(prefix: str) -> ModuleType:

@@ -234,15 +234,12 @@ class Kernel:
                 access, resume = arch.emulation.fixups[name]
                 self.fixups[start + access] = start + resume
         self.copy = self._code(arch.emulation.copy)
-        debugging = arch.emulation.debugging
-        disarm = 0 if debugging is None else self._code(debugging.code)
         for variable in DATA.values():
             if variable.read is not None:  # these stay where they are
                 self.address(variable.name)
         for cpu in self.cpus:
             cpu.on_execute(self._stubs.start, self._stubs.end, self._execute)
             cpu.on_fetch = self._called_variable
-            cpu.disarm = disarm
         self._settle()
 
     # The image ---------------------------------------------------------------------------

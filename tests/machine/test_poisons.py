@@ -13,7 +13,7 @@ import pytest
 from allocator.types import MIB
 from archs import archs
 from loader.errors import ExecmemError, InitFailed
-from machine.faults import Fault
+from machine.faults import Fault, FaultKind
 from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import put
@@ -289,7 +289,7 @@ MSRS = (0x200, 0x201, 0x20F, 0x250, 0x26F, 0x277, 0x2FF, 0x17B, 0x401, 0xC000_01
 
 def registers(machine):
     """Return all that the emulator saves of a CPU."""
-    return bytes(machine.cpu.context())[HEADER:]
+    return bytes(machine.cpu.context().saved)[HEADER:]
 
 
 def good(machine):
@@ -346,3 +346,91 @@ def test_a_task_that_is_current_stays_current_through_a_fault(arch):
     with pytest.raises(ExecmemError):
         machine.call(16)
     assert {name: machine.cpu.read(name) for name in anchors} == anchors
+
+
+# Sets a flag of floating point, calls its argument, and returns the flags; sets another one.
+_STATUS = {
+    "x86_64": (
+        (
+            "push %rbx; sub $16, %rsp; movl $0x1f81, (%rsp); ldmxcsr (%rsp); call *%rdi; "
+            "stmxcsr (%rsp); mov (%rsp), %eax; add $16, %rsp; pop %rbx; ret"
+        ),
+        "push $0x1f84; ldmxcsr (%rsp); pop %rax; ret",
+    ),
+    "arm64": (
+        (
+            "stp x29, x30, [sp, #-16]!; mov x9, #1; msr fpsr, x9; blr x0; mrs x0, fpsr; "
+            "ldp x29, x30, [sp], #16; ret"
+        ),
+        "mov x9, #4; msr fpsr, x9; ret",
+    ),
+    "riscv64": (
+        (
+            "addi sp, sp, -16; sd ra, 0(sp); csrwi fflags, 1; jalr a0; csrr a0, fflags; "
+            "ld ra, 0(sp); addi sp, sp, 16; ret"
+        ),
+        "csrwi fflags, 4; ret",
+    ),
+}
+
+
+def test_a_callback_leaves_the_flags_of_who_called_it(arch, tmp_path):
+    """Floating-point flags that a nested call raises are not its caller's."""
+    outer, inner = (
+        tools.code(arch.machine, f"{source}\n", tmp_path) for source in _STATUS[arch.name]
+    )
+    machine = Machine(arch, memory=64 * MIB)
+    other = put(machine, inner)
+    machine.stub("nest", lambda: machine.call(other))
+    assert machine.call(put(machine, outer), machine.kernel.address("nest")) & 0x3F == 1
+
+
+def test_a_handler_that_raises_leaves_nothing(arch, tmp_path):
+    """An exception of a kernel function, or an interrupt from the keyboard, spoils no CPU."""
+    machine = Machine(arch, memory=64 * MIB)
+    fresh = registers(machine)
+    outer = put(machine, tools.code(arch.machine, f"{_STATUS[arch.name][0]}\n", tmp_path))
+
+    def fail():
+        raise error
+
+    machine.stub("nest", fail)
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error):
+            machine.call(outer, machine.kernel.address("nest"))
+        assert registers(machine) == fresh
+        good(machine)
+
+
+def test_hardware_breakpoints_are_refused_at_any_depth(tmp_path):
+    """A breakpoint that a callback sets is refused where it stands; to switch them off is not."""
+    machine = Machine("x86_64", memory=64 * MIB)
+    source = "mov %rdi, %dr0; mov %rsi, %r9; mov %r9, %dr7; mov $7, %eax; ret\n"
+    inner = put(machine, tools.code(machine.arch.machine, source, tmp_path))
+    outer = put(machine, tools.code(machine.arch.machine, f"{_STATUS['x86_64'][0]}\n", tmp_path))
+    machine.stub("nest", lambda: machine.call(inner, inner, control))
+    nest = machine.kernel.address("nest")
+    for control in (0, 0x400, 0xF0000, 1, 0x402, 0xAA, 0xD0080):
+        if control & 0xFF == 0:
+            assert machine.call(inner, inner, control) == 7
+            assert machine.call(outer, nest) & 0x3F == 1
+            continue
+        with pytest.raises(Fault, match="no hardware debugging") as caught:
+            machine.call(outer, nest)
+        assert caught.value.kind is FaultKind.INSTRUCTION
+        good(machine)
+
+
+@pytest.mark.parametrize(
+    "prefixes", ["66", "67", "f2", "f3", "2e", "65", "48", "49", "4466", "f366674f"]
+)
+def test_prefixes_do_not_hide_a_breakpoint(prefixes):
+    """However an instruction is spelled that sets hardware breakpoints, it is refused."""
+    machine = Machine("x86_64", memory=64 * MIB)
+    # mov %rdi,%rax and to other registers; mov %rax,%dr7; ret
+    every = "4889f84989f84989f9"
+    start = put(machine, bytes.fromhex(f"{every}{prefixes}0f23f8c3"))
+    with pytest.raises(Fault) as caught:
+        machine.call(start, 0x402)
+    assert caught.value.pc == start + len(every) // 2
+    good(machine)
