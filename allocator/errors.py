@@ -30,6 +30,9 @@ class ExecmemError(Exception):
     """Anything that execmem refuses: one line a person can act on, with fields."""
 
     multiline: ClassVar[bool] = False  # whether a line of the text may be followed by others
+    usage: ClassVar[bool] = (
+        False  # whether the words of a command line are wrong, whatever they are about
+    )
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Let whatever a class says of its errors be text: names are input."""
@@ -40,6 +43,12 @@ class ExecmemError(Exception):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+class NoSuchName(ExecmemError):
+    """A name that is none of those that there are: of a design, an erratum, a workload ..."""
+
+    usage: ClassVar[bool] = True
 
 
 def _escaped(told: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -162,7 +162,7 @@ def _status(argv: Sequence[str] | None) -> int:
         told = str(error)
         first, *more = told.split("\n") if error.multiline else [told]
         streams.complain(f"execmem: {first}", *more)
-        return 1
+        return 2 if error.usage else 1
     return code if isinstance(code, int) else 0
 
 

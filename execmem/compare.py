@@ -21,7 +21,7 @@ import numpy as np
 from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
 from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known_designs
 from allocator.designs.find import UnknownDesign
-from allocator.errors import DesignError, printable
+from allocator.errors import DesignError, NoSuchName, printable
 from allocator.plugins import said
 from allocator.types import GIB, MIB, PAGE_SIZE, MemType, align_up, size_text
 from allocator.workloads import (
@@ -172,7 +172,7 @@ def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
         except ValueError as error:
             raise ExecmemError(f"{name}: {error}") from None
         return [(arch, attrs.evolve(trace, arch=arch.name)) for arch in chosen or (recorded,)]
-    raise ExecmemError(f"no workload and no path {name!r}; there are {', '.join(WORKLOADS)}")
+    raise NoSuchName(f"no workload and no path {name!r}; there are {', '.join(WORKLOADS)}")
 
 
 def folder(path: Path) -> dict[str, Workload]:

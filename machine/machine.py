@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -32,6 +33,7 @@ from allocator import (
     PokeStep,
     Site,
 )
+from allocator.errors import NoSuchName
 from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
 from archs import Arch, Checks
 from archs import arch as arch_by_name
@@ -86,6 +88,7 @@ STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
 FAR = 1 << 20  # bytes of the largest variable that members are looked for in
+STACKED = 64  # arguments that a call may have on the stack
 KSYM_NAME_LEN = 512  # what kallsyms shows of a name, with its NUL
 CPUS = 64  # the most that a machine has
 _one_budget = one_budget(lambda machine: machine.limits)
@@ -613,6 +616,7 @@ class Machine:
     ) -> int:
         """Call the guest function at `address`, on CPU number `cpu`; see `Module.call`."""
         kind = _result_type(returns)
+        self._check_call(address, args)
         limits = self.limits
         entered = limits.enter(*limits.given(instructions, seconds))
         try:
@@ -635,6 +639,22 @@ class Machine:
             return kind.from_register(raw)
         finally:
             limits.leave(entered)
+
+    def _check_call(self, address: int, args: Sequence[Argument]) -> None:
+        """Refuse what is no call of a guest function; BadCall."""
+        if type(address) is not int or not 0 <= address <= ADDRESS_MASK:
+            _check_address("call", address)
+        count = len(args)
+        if count > len(self.arch.calling.arguments):
+            most = len(self.arch.calling.arguments) + STACKED
+            if count > most:
+                raise BadCall("call", f"{count} arguments, more than {most}")
+        if count and address in self.kernel.stubs:
+            prototype = self.kernel.prototype_at(address)
+            if prototype is not None and not prototype.variadic and count > len(prototype.params):
+                takes = len(prototype.params)
+                reason = f"takes {takes} argument{'s' * (takes != 1)}, not {count}"
+                raise BadCall(prototype.name, reason)
 
     @_one_budget
     def idle(self) -> None:
@@ -821,6 +841,7 @@ class Machine:
         BadCall when there is no such CPU, or something runs on it.
         """
         kind = _result_type(returns)
+        self._check_call(address, args)
         with ExitStack() as buffers, self.on(cpu):
             seat = self._seat
             if seat.depth:
@@ -910,6 +931,8 @@ class Machine:
     def alloc(self, contents: bytes | int) -> int:
         """Return the address of guest memory (kmalloc) that holds `contents`, or that many zeros."""
         size = contents if isinstance(contents, int) else len(contents)
+        if size < 0:
+            raise BadCall("alloc", f"{size} bytes")
         address = self.kernel.heap.alloc(max(size, 1), zero=True)
         if not address:
             raise BadCall("alloc", f"no {size:#x} bytes of guest memory")
@@ -919,15 +942,20 @@ class Machine:
 
     def free(self, address: int) -> None:
         """Free what `alloc` returned."""
+        _check_address("free", address)
         if not self.kernel.heap.free(address):
             raise BadCall("free", f"{address:#x} is not an allocation")
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes of guest memory; AccessError where it is not readable."""
+        _check_address("read", address)
+        if size < 0:
+            raise BadCall("read", f"{size} bytes")
         return self.memory.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
         """Store `data` in guest memory; AccessError where it is not writable."""
+        _check_address("write", address)
         self.memory.write(address, data)
 
     def stub(
@@ -937,8 +965,31 @@ class Machine:
         *,
         prototype: str | None = None,
     ) -> None:
-        """Supply a kernel symbol: a constant result, or a Python callback (see Kernel.supply)."""
-        self.kernel.supply(name, behaviour, prototype)
+        """Supply a kernel symbol: a constant result, or a Python callback (see Kernel.supply).
+
+        BadCall where that would change nothing: a loaded module exports it or is linked
+        without it, or it is a variable or guest code.
+        """
+        export = self.loader.symbols.exports.get(name)
+        if export is not None:
+            hint = "Machine.replace lets calls of a module's function go elsewhere"
+            raise BadCall(name, f"module {export.owner} exports it, and others use that", hint)
+        if name not in self.kernel.symbols:
+            without = [
+                m.name for m in self.loader.modules.values() if name in m.view.weak_undefined
+            ]
+            if without:
+                reason = f"{', '.join(sorted(without))} is linked without it, as it may be"
+                raise BadCall(name, reason, "supply it before the module is loaded")
+        elif name in self.kernel.fixed:
+            users = [m.name for m in self.loader.modules.values() if name in m.view.undefined]
+            linked = f", to which {', '.join(sorted(users))} is linked" if users else ""
+            hint = "Machine.write changes a variable; only functions can be supplied"
+            raise BadCall(name, f"is a variable or guest code of the kernel{linked}", hint)
+        try:
+            self.kernel.supply(name, behaviour, prototype)
+        except ValueError as error:  # a variable that nobody asked for yet, or a bad prototype
+            raise BadCall(name, str(error)) from None
 
     def _running(self) -> Iterator[tuple[Cpu, int | None]]:
         """Yield the CPUs that are in a call, and the address at which those that wait do."""
@@ -1280,12 +1331,25 @@ class Machine:
         self.execmem.check()
 
 
+def _check_address(operation: str, value: object) -> None:
+    """Refuse what is no address, such as a name; BadCall."""
+    if isinstance(value, str):
+        hint = "Module.call and Module.symbols take names"
+        raise BadCall(operation, f"{value!r} is a name, not an address", hint)
+    try:
+        address = index(value)  # type: ignore[arg-type] # what is no number is refused
+    except TypeError:
+        raise BadCall(operation, f"{type(value).__name__} is no address: an int is") from None
+    if not 0 <= address <= ADDRESS_MASK:
+        raise BadCall(operation, f"{address:#x} is not in the address space")
+
+
 def _checks(name: str) -> Checks:
     try:
         return Checks(name)
     except ValueError:
         known = ", ".join(check.value for check in Checks)
-        raise ExecmemError(f"checks={name!r}: expected one of {known}") from None
+        raise NoSuchName(f"checks={name!r}: expected one of {known}") from None
 
 
 def _known_errata(arch: Arch, numbers: Iterable[str]) -> tuple[str, ...]:
@@ -1293,7 +1357,7 @@ def _known_errata(arch: Arch, numbers: Iterable[str]) -> tuple[str, ...]:
     for number in wanted:
         if number not in arch.errata:
             known = ", ".join(arch.errata) or "none"
-            raise ExecmemError(f"{arch.name}: no erratum {number!r}; the loader knows {known}")
+            raise NoSuchName(f"{arch.name}: no erratum {number!r}; the loader knows {known}")
     return wanted
 
 

@@ -126,6 +126,9 @@ class Module:
         """
         if self.loaded.state not in (State.LIVE, State.COMING):
             raise BadCall(name, f"module {self.name} is {self.loaded.state.value}")
+        if not isinstance(name, str):
+            hint = "Machine.call takes an address"
+            raise BadCall("call", f"{name!r} is no name of a function", hint)
         address = self.symbols.get(name)
         if address is None:
             close = difflib.get_close_matches(name, self.symbols, 3)

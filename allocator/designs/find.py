@@ -21,7 +21,7 @@ import attrs
 
 from allocator.designs.base import Context, Design
 from allocator.designs.checked import Checked
-from allocator.errors import ExecmemError, did_you_mean, printable
+from allocator.errors import ExecmemError, NoSuchName, did_you_mean, printable
 from allocator.plugins import DESIGNS as GROUP
 from allocator.plugins import bring, installed, origin, said
 
@@ -42,7 +42,7 @@ class Chosen:
 
 
 @attrs.define(auto_exc=True, str=False)
-class UnknownDesign(ExecmemError):
+class UnknownDesign(NoSuchName):
     """A name that no design has, and those that designs have."""
 
     name: str

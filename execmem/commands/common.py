@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,12 @@ def module_options(function: F) -> F:
                 metavar="NAME",
                 help="design of executable memory, or ./FILE.py",
             ),
-            click.option("--kaslr", type=int, metavar="SEED", help="randomise as this boot would"),
+            click.option(
+                "--kaslr",
+                type=click.IntRange(min=0),
+                metavar="SEED",
+                help="randomise as this boot would",
+            ),
             click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
             click.option(
                 "--param", "params", multiple=True, metavar="NAME=VALUE", help="module parameter"
@@ -93,6 +99,53 @@ def examples(*lines: str) -> Callable[[F], F]:
     return add
 
 
+class Target(click.ParamType):  # type: ignore[type-arg] # only newer ones have a parameter
+    """A file to write, whose name says no other format than the one that is written."""
+
+    name = "file"
+
+    def __init__(self, suffix: str, kinds: Sequence[str]) -> None:
+        self.suffix, self.kinds = suffix, kinds
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse it."""
+        kind, packed = MimeTypes(()).guess_type(Path(value).name)
+        if packed is not None or not (kind is None or kind in self.kinds):
+            self.fail(f"{value!r}: {self._hint(kind, param, ctx)}", param, ctx)
+        return value
+
+    def _hint(
+        self, kind: str | None, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        option = param.opts[0] if param is not None else "it"
+        hint = f"{option} writes {self.suffix[1:].upper()}: name the file *{self.suffix}"
+        others = {_KINDS[kind]} if kind in _KINDS else set()
+        given = {o for p in ctx.command.params for o in p.opts} if ctx is not None else set()
+        for other in sorted((others & given) - {option}):
+            hint += f", or use {other}"
+        return hint
+
+
+def result_type(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Return the C type of a result, which must be one."""
+    from machine.kernel.prototypes import parse
+
+    try:
+        found = parse(f"{value} result(void)")
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+    if found.indirect:
+        raise click.BadParameter(f"{value!r}: a structure does not fit a register")
+    return value
+
+
+_KINDS = {"image/svg+xml": "--svg", "image/png": "--png", "text/html": "--html"}
+SVG = Target(".svg", ("image/svg+xml",))
+PNG = Target(".png", ("image/png",))
+HTML = Target(".html", ("text/html",))
+LINES = Target(".jsonl", ("application/json", "text/plain"))
+
+
 def unknown_option(default: str) -> Callable[[F], F]:
     """Add --unknown with the command's own default."""
     return click.option(
@@ -107,7 +160,10 @@ def unknown_option(default: str) -> Callable[[F], F]:
 def record_option(function: F) -> F:
     """Add --record; `recording` acts on it."""
     return click.option(
-        "--record", metavar="FILE", help="write a trace for execmem compare --workload FILE"
+        "--record",
+        type=LINES,
+        metavar="FILE",
+        help="write a trace for execmem compare --workload FILE",
     )(function)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import attrs
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import LINES, PNG, SVG, examples
 from execmem.streams import say
 
 
@@ -22,12 +22,16 @@ from execmem.streams import say
     "--workload", default="server", show_default=True, metavar="W", help="a name or a path"
 )
 @click.option("--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable")
-@click.option("--kaslr", type=int, metavar="SEED", help="randomise as this boot would")
+@click.option(
+    "--kaslr", type=click.IntRange(min=0), metavar="SEED", help="randomise as this boot would"
+)
 @click.option("--no-text-poke", is_flag=True, help="do without text_poke")
 @click.option("--check", is_flag=True, help="verify every invariant of memory after each run")
-@click.option("--svg", metavar="FILE", help="write a chart")
-@click.option("--png", metavar="FILE", help="write a chart; needs matplotlib")
-@click.option("--record", metavar="FILE", help="write the workload as a trace (one ARCH)")
+@click.option("--svg", type=SVG, metavar="FILE", help="write a chart")
+@click.option("--png", type=PNG, metavar="FILE", help="write a chart; needs matplotlib")
+@click.option(
+    "--record", type=LINES, metavar="FILE", help="write the workload as a trace (one ARCH)"
+)
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context

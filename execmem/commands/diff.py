@@ -81,7 +81,10 @@ def diff(
     for name in without:
         if name not in MECHANISMS:
             raise click.UsageError(f"--without {name!r}: expected one of {', '.join(MECHANISMS)}")
-    recorded = (run for oracle in oracles for run in runs(oracle, names))
+    recorded = [run for oracle in oracles for run in runs(oracle, names)]
+    for name in names:
+        if recorded and name not in {run.name for run in recorded}:
+            raise click.UsageError(f"--run {name!r}: no such recording")
     found = [run for run in recorded if not chosen or run.arch_name in chosen]
     if not found:
         listed = os.pathsep.join(map(str, oracles))

@@ -11,6 +11,7 @@ import click
 
 from allocator.types import size_text
 from execmem.commands.common import (
+    HTML,
     examples,
     load_one,
     machine_for,
@@ -22,7 +23,9 @@ from execmem.streams import say
 
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
-@click.option("--html", "target", metavar="FILE", required=True, help="the page to write")
+@click.option(
+    "--html", "target", type=HTML, metavar="FILE", required=True, help="the page to write"
+)
 @click.option(
     "--also", multiple=True, metavar="DESIGN", help="show it in this design too; repeatable"
 )

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from execmem.commands.common import (
+    PNG,
+    SVG,
     examples,
     load_one,
     machine_for,
@@ -27,8 +29,8 @@ from execmem.streams import say
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
 @click.option("--all", "whole_tree", is_flag=True, help="load all modules under --root")
-@click.option("--svg", metavar="FILE", help="draw the address map")
-@click.option("--png", metavar="FILE", help="draw the address map; needs matplotlib")
+@click.option("--svg", type=SVG, metavar="FILE", help="draw the address map")
+@click.option("--png", type=PNG, metavar="FILE", help="draw the address map; needs matplotlib")
 @examples(
     "execmem load hello.ko --param who=you",
     "execmem load ext4 --root /path/to/tree --json",

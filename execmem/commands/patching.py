@@ -16,6 +16,7 @@ from execmem.commands.common import (
     load_one,
     machine_for,
     module_options,
+    result_type,
     shortened,
     unknown_option,
 )
@@ -38,7 +39,13 @@ def call_options(function: F) -> F:
             module_options,
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
-            click.option("--returns", default="u64", metavar="TYPE", help="C type of the result"),
+            click.option(
+                "--returns",
+                default="u64",
+                callback=result_type,
+                metavar="TYPE",
+                help="C type of the result",
+            ),
         )
     ):
         function = decorator(function)

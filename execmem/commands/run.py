@@ -16,6 +16,7 @@ from execmem.commands.common import (
     module_options,
     record_option,
     recording,
+    result_type,
     shortened,
     unknown_option,
 )
@@ -30,7 +31,9 @@ from execmem.streams import say
 @record_option
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")
-@click.option("--returns", default="u64", metavar="TYPE", help="C type of the result")
+@click.option(
+    "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
+)
 @examples(
     "execmem run hello.ko --param who=you",
     "execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from execmem import documents, notices
-from execmem.commands.common import examples, unknown_option
+from execmem.commands.common import LINES, examples, unknown_option
 from execmem.streams import say
 
 
@@ -36,7 +36,7 @@ from execmem.streams import say
     metavar="MIB",
     help="what a module may take beside the guest's memory",
 )
-@click.option("--output", metavar="FILE", help="keep rows here as they are done")
+@click.option("--output", type=LINES, metavar="FILE", help="keep rows here as they are done")
 @click.option("--force", is_flag=True, help="as modprobe --force: whatever they were built for")
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(

@@ -38,7 +38,7 @@ from machine.kernel.bounds import HELD, PIECE, WORK, GuestMemory, Log, LogLine
 from machine.kernel.heap import LIMIT, Heap
 from machine.kernel.kasan import CheckedHeap, CheckedMemory, Report, Site
 from machine.kernel.printf import format_message, split_level
-from machine.kernel.prototypes import CType, parse
+from machine.kernel.prototypes import CType, Prototype, parse
 from machine.kernel.registry import Field, Record, Registry
 from machine.kernel.table import DATA, FUNCTIONS, Arguments, Data, Function
 
@@ -448,6 +448,24 @@ class Kernel:
                 return self._addresses[name] not in self._zeros
             return slot.function is not None or slot.callback is not None
         return name in FUNCTIONS or self._declared(name) is not None
+
+    @property
+    def stubs(self) -> Interval:
+        """Where the stubs of kernel functions lie."""
+        return self._stubs
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Symbols with an address that nobody can stand in for: variables and guest code."""
+        return frozenset(name for name in self._addresses if self._slot_of(name) is None)
+
+    def prototype_at(self, address: int) -> Prototype | None:
+        """Return what the kernel function whose stub is at `address` is called with, if known."""
+        number, offset = divmod(address - self._stubs.start, SLOT)
+        if address not in self._stubs or offset or number >= len(self._slots):
+            return None
+        found = self._slots[number].function
+        return None if found is None else found.prototype
 
     @property
     def symbols(self) -> Mapping[str, int]:

@@ -96,7 +96,10 @@ class LiveText:
         """Return the address that `MODULE:FUNCTION[+OFFSET]` names; BadCall where nothing is."""
         if isinstance(place, int):
             return place
-        title, _, rest = place.partition(":")
+        title, colon, rest = place.partition(":")
+        if not colon or not rest:
+            hint = "expected MODULE:FUNCTION[+OFFSET], or an address"
+            raise BadCall(place, "names no place", hint)
         name, plus, offset = rest.partition("+")
         module = self._module(title)
         address = module.symbols.get(name)
