@@ -219,9 +219,7 @@ class Admission:
             return []
         info = data[max(0, end - SIGNATURE_INFO) : end]
         length = int.from_bytes(info[8:], "big")
-        if length < end - 2 * SIGNATURE_INFO and (
-            info[2] != PKCS7 or not any((*info[:2], *info[3:8]))
-        ):
+        if length < end - SIGNATURE_INFO and (info[2] != PKCS7 or not any((*info[:2], *info[3:8]))):
             return []
         reason = "its description does not hold together"
         return [self._bad("signature-format", "signature", reason)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 import archs
 from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.types import MIB
+from loader import admission
 from loader.admission import TAINTS, is_modelled, taints_text
 from loader.checks import CHECKS, LIST, Here, Refused
 from loader.depends import open_tree
@@ -870,3 +872,29 @@ def test_the_rules_are_whole() -> None:
         if check.here is Here.UNMODELLED:
             assert check.why, check.name
         assert check.error == (errno.errorcode[check.errno] if check.errno else "")
+
+
+# Checks that errors of their own stand for, or that are the machine's.
+ELSEWHERE = {
+    "loaded-already", "memory", "relocations", "duplicate-export", "parameter", "init",
+    "in-use", "permanent", "unknown-symbol",
+}  # fmt: skip
+
+
+def test_every_rule_is_applied() -> None:
+    """What is refused, tainted, noticed or logged by the rules is so in the code, by its name."""
+    code = "".join(
+        (Path(admission.__file__).parent / name).read_text("utf-8")
+        for name in ("admission.py", "elf.py")
+    )
+    ruled = {check.name for check in LIST if check.here is not Here.UNMODELLED}
+    assert {name for name in ruled if f'"{name}"' in code} == ruled - ELSEWHERE
+
+
+def test_how_long_a_signature_may_be(kernel: Kernel) -> None:
+    """It lies before its description, in the file, whose first byte is the module's."""
+    plain = made(kernel.arch.machine, sign=False, extra=[version_table(LAYOUT)])
+    most = len(plain) + 16 - 1
+    assert kernel.load(signed(plain, length=most)).taints == ""
+    kernel.loader.discard(kernel.loader.modules["one"])
+    assert kernel.refuses(signed(plain, length=most + 1)).check == "signature-format"
