@@ -41,7 +41,7 @@ from archs import Arch, archs
 from archs import arch as arch_by_name
 from execmem.figure import figure_class, write_png
 from execmem.report import table
-from execmem.terminal import WIDTH, progress
+from execmem.terminal import WIDTH, Meter
 from loader.elf import ElfView, parse
 from loader.files import SUFFIXES, module_name, read_module
 from loader.layout import Layout, plan
@@ -299,13 +299,8 @@ def _check(execmem: Execmem) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progression]:
     """Show progress on stderr, where that is a terminal."""
-    with progress() as bar:
-        task = bar.add_task("")
-
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield tell
+    with Meter() as meter:
+        yield meter.show
 
 
 # Tables ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ One module's file is read once for all of its boots; modules are compared in par
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -474,6 +475,14 @@ class Task:
     without: tuple[str, ...]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; `result` is what was compared until then."""
+
+    def __init__(self, result: tuple[RunDiff, ...]) -> None:
+        super().__init__()
+        self.result = result
+
+
 def compare_runs(
     runs: Sequence[Run],
     *,
@@ -500,18 +509,31 @@ def compare_runs(
         Processes.
     progress
         Called with the modules done and their number.
+
+    Raises
+    ------
+    Interrupted
+        Ctrl-C; it has what was compared until then.
     """
     tasks = _tasks(runs, modules, tuple(trees), ranges, tuple(without))
     found: dict[tuple[str, str], list[ModuleDiff]] = {(r.arch_name, r.name): [] for r in runs}
-    for done, diffs in enumerate(_each(tasks, jobs), 1):
-        for diff in diffs:
-            found[diff.arch, diff.run].append(diff)
-        if progress is not None:
-            progress(done, len(tasks))
-    return tuple(
+    interrupted = False
+    try:
+        for done, diffs in enumerate(_each(tasks, jobs), 1):
+            for diff in diffs:
+                found[diff.arch, diff.run].append(diff)
+            if progress is not None:
+                progress(done, len(tasks))
+    except KeyboardInterrupt:
+        interrupted = True
+    result = tuple(
         RunDiff(arch, run, tuple(sorted(diffs, key=lambda diff: diff.name)))
         for (arch, run), diffs in found.items()
+        if diffs or not interrupted
     )
+    if interrupted:
+        raise Interrupted(result)
+    return result
 
 
 def _tasks(
@@ -549,6 +571,7 @@ _shared: list[Task] = []
 
 
 def _share(tasks: Sequence[Task]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever gave the work ends it
     _shared[:] = tasks
 
 

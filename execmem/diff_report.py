@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-
 import archs
 from execmem.diff import KINDS, Progression, RunDiff
 from execmem.placement import Placed
 from execmem.report import table
-from execmem.terminal import progress
+from execmem.terminal import Meter
 from machine.disassembly import Disassembler
 
 if TYPE_CHECKING:
@@ -32,14 +31,18 @@ LEGEND = (
 @contextmanager
 def progress_bar() -> Iterator[Progression]:
     """Show progress on stderr, where that is a terminal."""
-    columns = (TextColumn("modules"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with progress(*columns) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with Meter() as meter:
+        yield lambda done, total: meter.show("modules", done, total)
 
 
-def show(out: Console, runs: Sequence[RunDiff]) -> None:
-    """Print totals of every boot, then bytes by mechanism, then every difference asked for."""
+def show(out: Console, runs: Sequence[RunDiff], *, limit: int = 0) -> None:
+    """Print totals of every boot, then bytes by mechanism, then the differences asked for.
+
+    Parameters
+    ----------
+    limit
+        Differing ranges to show, of all boots; 0: every one.
+    """
     rows = [
         (
             f"{run.arch} {run.run}",
@@ -60,9 +63,13 @@ def show(out: Console, runs: Sequence[RunDiff]) -> None:
         out.print(line, soft_wrap=True)
     for run in runs:
         _mechanisms(out, run)
+    left = limit or sys.maxsize
     for run in runs:
         _remarks(out, run)
-        _ranges(out, run)
+        left -= _ranges(out, run, left)
+    total = sum(len(module.ranges) for run in runs for module in run.compared)
+    if limit and total > limit:
+        out.print(f"\nand {total - limit:,} differing ranges more: --limit 0 shows all")
 
 
 def _mechanisms(out: Console, run: RunDiff) -> None:
@@ -120,10 +127,15 @@ def show_placement(out: Console, placed: Placed) -> None:
         )
 
 
-def _ranges(out: Console, run: RunDiff) -> None:
+def _ranges(out: Console, run: RunDiff, most: int) -> int:
+    """Print the first ranges that differ; return how many these are."""
     disassembler = Disassembler(archs.arch(run.arch))
+    shown = 0
     for module in run.compared:
         for found in module.ranges:
+            if shown == most:
+                return shown
+            shown += 1
             ours, kernels = found.texts(disassembler)
             inside = f" ({found.symbol})" if found.symbol else ""
             out.print()
@@ -135,6 +147,7 @@ def _ranges(out: Console, run: RunDiff) -> None:
             theirs = "only a hash" if found.kernels is None else _hex(found.kernels)
             for who, code, text in (("ours", _hex(found.ours), ours), ("kernel", theirs, kernels)):
                 out.print(f"  {who:6} {code}  {text}".rstrip(), soft_wrap=True)
+    return shown
 
 
 def _hex(code: bytes) -> str:

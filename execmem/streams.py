@@ -9,16 +9,32 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
 import click
+
+_before: Callable[[], None] | None = None
+
+
+def on_write(hook: Callable[[], None] | None) -> None:
+    """Let something be done before anything is written: a bar is taken away."""
+    global _before  # noqa: PLW0603 -- there is one terminal
+    _before = hook
+
+
+def before_writing() -> None:
+    """Make room for what is written next."""
+    if _before is not None:
+        _before()
 
 
 def say(text: object = "", *, err: bool = False) -> None:
     """Write one line to stdout, or to stderr; what could do more than be read is escaped."""
     from allocator.errors import printable
 
+    before_writing()
     click.echo(printable(str(text)), err=err)
 
 

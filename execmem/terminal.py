@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import sys
+import time
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
 from allocator.errors import printable
+from execmem import streams
 
 WIDTH = 80
+BAR = 40  # columns
+STEP = 0.1  # seconds between two drawings of a bar
 
 
 class Terminal(Console):
@@ -45,6 +51,11 @@ class Terminal(Console):
                 lines = map(printable, text.split("\n"))
                 yield Segment("\n".join(lines), segment.style)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Write above a bar, if there is one."""
+        streams.before_writing()
+        super().print(*objects, **options)
+
     def on_broken_pipe(self) -> None:
         """Let the command line decide."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -56,12 +67,51 @@ def console() -> Terminal:
     return found if found.is_terminal else Terminal(width=WIDTH)
 
 
-def progress(*columns: ProgressColumn) -> Progress:
-    """Return a progress bar on stderr, which is seen only where that is a terminal."""
-    errors = Terminal(stderr=True)
-    shown = columns or (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    return Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal)
+class Meter:
+    """One line on stderr that says how far a command is, where that is a terminal.
+
+    Rows that are printed meanwhile stand above it, whole: it is taken away before anything is
+    written (`execmem.streams`), and comes back with the next step.
+    """
+
+    def __init__(self) -> None:
+        self._visible = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
+        self._began = time.monotonic()
+        self._drawn, self._next = False, 0.0
+
+    def __enter__(self) -> Self:
+        streams.on_write(self.hide)
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.hide()
+        streams.on_write(None)
+
+    def show(self, what: str, done: int, total: int | None = None) -> None:
+        """Say what is done, and how much of it; now and then this is drawn."""
+        now = time.monotonic()
+        if not self._visible or now < self._next:
+            return
+        self._next = now + STEP
+        width = shutil.get_terminal_size((WIDTH, 24)).columns - 1
+        passed = f"{int(now - self._began) // 60}:{int(now - self._began) % 60:02}"
+        count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+        parts = [printable(what), count, passed]
+        room = min(BAR, width - len("  ".join(parts)) - 2)
+        if total and room > 3:
+            full = min(room, room * done // total)
+            parts.insert(1, "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * full + " " * (room - full))
+        sys.stdout.flush()
+        self._write(f"\r{'  '.join(parts)[:width]}\x1b[K")
+        self._drawn = True
+
+    def hide(self) -> None:
+        """Take the line away."""
+        if self._drawn:
+            self._drawn = False
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()

@@ -84,19 +84,25 @@ def compare(
             raise click.UsageError("--record writes the trace of one architecture: give one --arch")
         write_trace(record, pairs[0][1])
     broken: list[compare.Broken] = []
-    with compare.progress_bar() as progress:
-        runs = compare.compare(
-            pairs,
-            using,
-            kaslr=kaslr,
-            text_poke=not no_text_poke,
-            check=check,
-            progress=progress,
-            broken=broken,
-        )
-    if svg is not None:
+    runs: list[compare.Run] = []
+    interrupted = False
+    try:
+        with compare.progress_bar() as progress:
+            compare.compare(
+                pairs,
+                using,
+                kaslr=kaslr,
+                text_poke=not no_text_poke,
+                check=check,
+                progress=progress,
+                broken=broken,
+                finished=runs.append,
+            )
+    except KeyboardInterrupt:
+        interrupted = True
+    if svg is not None and runs:
         write_file(svg, compare.svg(runs))
-    if png is not None:
+    if png is not None and runs:
         compare.png(png, runs)
     if as_json:
         report.print_json(
@@ -109,5 +115,8 @@ def compare(
         compare.show(console(), runs)
         for each in broken:
             say(f"execmem: {each.arch}: {each.error}", err=True)
+    if interrupted:
+        say(f"{len(runs)} of {len(pairs) * len(using)} runs are done", err=True)
+        raise KeyboardInterrupt
     if broken:
         ctx.exit(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from execmem.commands.common import examples
+from execmem.streams import say
 
 
 @click.command()
@@ -38,6 +39,14 @@ from execmem.commands.common import examples
     "--without", multiple=True, metavar="MECHANISM", help="leave one out, to see it matter"
 )
 @click.option("--placement", is_flag=True, help="predict where the kernel put every region")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="show N differing ranges of the modules named; 0: all",
+)
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="processes (one per CPU)")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context
@@ -55,6 +64,7 @@ def diff(
     roots: tuple[Path, ...],
     without: tuple[str, ...],
     placement: bool,
+    limit: int,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -67,7 +77,7 @@ def diff(
     """
     from archs import arch as arch_by_name
     from execmem import diff_report, report
-    from execmem.diff import compare_runs
+    from execmem.diff import Interrupted, compare_runs
     from execmem.placement import place_runs
     from execmem.terminal import console
     from loader.files import module_name
@@ -94,17 +104,21 @@ def diff(
     for name in wanted:
         if name not in known:
             raise click.UsageError(f"no recording has a module {name!r}")
-    with diff_report.progress_bar() as progress:
-        result = compare_runs(
-            found,
-            modules=wanted,
-            trees=roots,
-            ranges=bool(wanted),
-            without=without,
-            jobs=jobs or os.cpu_count() or 1,
-            progress=progress,
-        )
-    placements = place_runs(found, roots) if placement else ()
+    interrupted = False
+    try:
+        with diff_report.progress_bar() as progress:
+            result = compare_runs(
+                found,
+                modules=wanted,
+                trees=roots,
+                ranges=bool(wanted),
+                without=without,
+                jobs=jobs or os.cpu_count() or 1,
+                progress=progress,
+            )
+    except Interrupted as so_far:
+        result, interrupted = so_far.result, True
+    placements = place_runs(found, roots) if placement and not interrupted else ()
     if as_json:
         document = {"runs": [run.as_json(ranges=bool(wanted)) for run in result]}
         if placement:
@@ -112,8 +126,13 @@ def diff(
         report.print_json(document)
     else:
         out = console()
-        diff_report.show(out, result)
+        diff_report.show(out, result, limit=limit)
         for placed in placements:
             diff_report.show_placement(out, placed)
+    if interrupted:
+        done = sum(len(run.modules) for run in result)
+        asked = sum(not wanted or r.name in wanted for run in found for r in run.recordings)
+        say(f"{done} of {asked} comparisons are done", err=True)
+        raise KeyboardInterrupt
     if not all(run.equal for run in result):
         ctx.exit(1)

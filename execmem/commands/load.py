@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -87,12 +88,12 @@ def load(
 def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     """Load the whole tree, design by design."""
     import gc
-    from functools import partial
+    from itertools import count
 
     from execmem import report
     from execmem.compare import designs_of
     from execmem.everything import MEMORY, load_all, show
-    from execmem.terminal import console, progress
+    from execmem.terminal import Meter, console
     from loader.depends import open_tree
 
     if options["root"] is None:
@@ -102,13 +103,16 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
         raise click.UsageError(f"{options['root']}: modules.dep lists no module")
     wanted = options["design"].split(",")
     runs = []
-    with progress() as bar:
+    with Meter() as meter:
         for design in designs_of(() if wanted == ["all"] else wanted):
             machine = machine_for(names[0], options | {"design": design}, memory=MEMORY)
-            task = bar.add_task(design.name, total=len(names))
-            found = load_all(machine, names, init=init, tell=partial(bar.advance, task))
+            done = count(1)
+
+            def tell(name: str = design.name, done: Iterator[int] = done) -> None:
+                meter.show(name, next(done), len(names))
+
+            found = load_all(machine, names, init=init, tell=tell)
             runs.append(found.as_json())
-            bar.remove_task(task)
             if not options["as_json"]:
                 if len(runs) > 1:
                     say()

@@ -68,7 +68,7 @@ def sweep(
     from allocator.designs import absolute, choose
     from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
-    from execmem.terminal import progress
+    from execmem.terminal import Meter
     from loader.archives import is_archive
 
     if resume and output is None:
@@ -80,25 +80,37 @@ def sweep(
     files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()
-    with closing(Journal(output, settings, resume=resume)) as journal, progress() as bar:
-        earlier = list(journal)
+    total = None if any(map(is_archive, files)) else len(files)
+    interrupted = False
+    with closing(Journal(output, settings, resume=resume)) as journal, Meter() as meter:
+        earlier = dict.fromkeys(journal)
         done: dict[str, None] = {}
-        found = bar.track(
-            rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler),
-            total=None if any(map(is_archive, files)) else len(files),
-            description="modules",
-        )
-        for row in found:
-            done[row["file"]] = None
-            summary.add(row)
-            _print(row, as_json=as_json)
+        found = rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler)
+        try:
+            with closing(found):
+                meter.show("modules", 0, total)
+                for row in found:
+                    done[row["file"]] = None
+                    summary.add(row)
+                    _print(row, as_json=as_json)
+                    meter.show("modules", len(done), total)
+        except KeyboardInterrupt:
+            interrupted = True
         # What FILE holds besides belongs to the result.
-        others = [file for file in earlier if file not in done]
+        others = [file for file in journal if file not in done]
         for file in others:
-            summary.add(journal.row(file))
+            row = journal.row(file)
+            summary.add(row)
+            if file not in earlier:  # done, but not in its turn yet
+                _print(row, as_json=as_json)
         document = summary.document(time.monotonic() - start)
-        journal.finish((*others, *done), document)
+        if not interrupted:
+            journal.finish((*others, *done), document)
     _print_summary(document, as_json=as_json)
+    if interrupted:
+        if output is not None:
+            say(f"--resume goes on with what {output} does not hold", err=True)
+        raise KeyboardInterrupt
 
 
 def _print(row: dict[str, Any], *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ there, in one go or interrupted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 
 from execmem.sweep import cluster, local
@@ -34,7 +34,7 @@ def sweep(
     jobs: int | None = None,
     scheduler: str | None = None,
     job: Job = examine,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Yield one row for each task, in their order; those in the journal are not done again.
 
     Parameters

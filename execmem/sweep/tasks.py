@@ -18,7 +18,7 @@ import attrs
 from allocator.errors import ExecmemError
 from allocator.files import check_regular, reason_of
 from loader.archives import MAX_MEMBER, is_archive, modules_in, open_archive
-from loader.depends import ModuleTree, depends_of, open_tree
+from loader.depends import ModuleTree, depends_of, open_tree, tree_around
 from loader.errors import MissingDependency
 from loader.files import SUFFIXES, ModuleFile, module_name
 
@@ -115,7 +115,7 @@ def _in_archive(path: Path) -> Iterator[Task]:
 def _on_disk(path: Path) -> Task:
     """Return the task of a module on disk; its `modules.dep` says what it needs."""
     try:
-        tree = _tree_at(path.resolve().parent)
+        tree = _tree_at(path.resolve().parent) or tree_around(path)
     except ExecmemError as error:
         return Task(str(path), path, problem=str(error))
     if tree is None:
