@@ -31,8 +31,7 @@ from execmem.streams import say
 @unknown_option("fault")
 @examples(
     "execmem crypto md4 str:abc --root TREE --arch arm64",
-    "execmem crypto chacha20 file:PLAIN --key hex:00.. --iv hex:00.. --root TREE",
-    "execmem crypto deflate file:PACKED --decrypt --module deflate.ko",
+    "execmem crypto crc32c str:123456789 --root TREE",
 )
 def crypto(
     algorithm: str,

@@ -52,8 +52,8 @@ from execmem.streams import say
 @click.pass_context
 @examples(
     "execmem diff --oracle DIR",
-    "execmem diff --oracle DIR --run a53 --run kaslr --placement",
-    "execmem diff ext4 --oracle DIR --run base --without ftrace",
+    "execmem diff --oracle DIR --run kaslr --arch arm64 --placement",
+    "execmem diff loop --oracle DIR --run base --without ftrace",
 )
 def diff(
     ctx: click.Context,

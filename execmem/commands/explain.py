@@ -34,7 +34,7 @@ from execmem.streams import say
 @unknown_option("fault")
 @examples(
     "execmem explain mathuser --html mathuser.html",
-    "execmem explain ext4 --root /path/to/tree --also vmalloc --html ext4.html",
+    "execmem explain ext4 --root TREE --also vmalloc --html ext4.html",
 )
 def explain(
     modules: tuple[str, ...], target: str, also: tuple[str, ...], no_init: bool, **options: Any

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @click.option("--symbol", "names", multiple=True, metavar="NAME", help="show it; repeatable")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
-    "execmem kernel /boot/vmlinuz-6.12.107+deb13-amd64",
-    "execmem kernel linux-image-6.12.107+deb13-arm64_6.12.107-1_arm64.deb --type list_head",
+    "execmem kernel VMLINUZ",
+    "execmem kernel linux-image.deb --type list_head",
     "execmem kernel TREE --symbol kfree --config CONFIG_HZ",
     "execmem kernel running --json",
 )

@@ -33,10 +33,11 @@ from execmem.streams import say
 @click.option("--svg", type=SVG, metavar="FILE", help="draw the address map")
 @click.option("--png", type=PNG, metavar="FILE", help="draw the address map; needs matplotlib")
 @examples(
-    "execmem load hello.ko --param who=you",
-    "execmem load ext4 --root /path/to/tree --json",
-    "execmem load ext4 --root /path/to/tree --arch arm64 --record ext4.jsonl",
-    "execmem load --all --root /path/to/tree --design default,vmalloc",
+    "execmem load hello --init --param who=you",
+    "execmem load mathuser --arch riscv64 --svg map.svg",
+    "execmem load ext4 --root TREE --json",
+    "execmem load ext4 --root TREE --arch arm64 --record ext4.jsonl",
+    "execmem load --all --root TREE --design default,vmalloc",
 )
 def load(
     modules: tuple[str, ...],

@@ -19,8 +19,8 @@ from execmem.streams import say
 @click.option("--registers", metavar="NAME,...", help="show these only")
 @click.option("--hits", default=10, show_default=True, metavar="N", help="show the first N hits")
 @examples(
-    "execmem probe patchable.ko:patchable_divide -- patchable_digits 321",
-    "execmem probe crc16:crc16+0x10 --root TREE -- crc16 0 str:123456789 9",
+    "execmem probe patchable:patchable_divide -- patchable_digits 321",
+    "execmem probe crc16:crc16 --root TREE --arch arm64 -- crc16 0 str:123456789 9",
 )
 def probe(
     target: str,

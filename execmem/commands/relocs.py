@@ -26,8 +26,8 @@ from execmem.commands.common import (
 @module_options
 @unknown_option("fault")
 @examples(
-    "execmem relocs hello.ko --section .text --type call*",
-    'execmem relocs ext4 --symbol "jbd2_*" --limit 3 --root /path/to/tree',
+    'execmem relocs hello --arch arm64 --section .init.text --type "call*"',
+    'execmem relocs ext4 --symbol "jbd2_*" --limit 3 --root TREE',
 )
 def relocs(
     module: str,

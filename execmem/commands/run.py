@@ -35,8 +35,9 @@ from execmem.streams import say
     "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
 )
 @examples(
-    "execmem run hello.ko --param who=you",
-    "execmem run crc16 crc16 0 str:123456789 9 --root /path/to/tree --arch arm64",
+    "execmem run hello --param who=you",
+    "execmem run mathuser mathuser_lcm 21 6 --arch riscv64",
+    "execmem run crc16 crc16 0 str:123456789 9 --root TREE --arch arm64",
 )
 def run(
     module: str,

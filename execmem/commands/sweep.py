@@ -44,10 +44,10 @@ from execmem.streams import say
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON lines, the summary last")
 @examples(
-    "execmem sweep TREE/lib/modules/6.12.0 --init --unknown zero",
+    "execmem sweep TREE --init --unknown zero",
     "execmem sweep linux-image.deb kernel-modules.rpm a.ko.xz --json",
     "execmem sweep TREE --output rows.jsonl --resume",
-    "execmem sweep TREE --scheduler tcp://10.0.0.1:8786",
+    "execmem sweep TREE --scheduler ADDRESS",
 )
 def sweep(
     paths: tuple[str, ...],

@@ -27,8 +27,8 @@ SHOWN = 4  # argument registers; nobody knows how many a function takes
     "--limit", default=1000, show_default=True, metavar="N", help="calls to keep; count the rest"
 )
 @examples(
-    "execmem trace patchable.ko -- patchable_digits 321",
-    "execmem trace ext4:ext4fs_* --root TREE --arch arm64 --args -- FUNCTION ARG",
+    "execmem trace patchable -- patchable_digits 321",
+    'execmem trace "patchable:patchable_d*" --arch arm64 --args -- patchable_digits 321',
 )
 def trace(
     target: str,

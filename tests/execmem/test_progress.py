@@ -48,7 +48,7 @@ class Terminal:
             cwd=cwd,
             env={**env, "TERM": "xterm", "PYTHONPATH": str(HERE)},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),  # noqa: PLW1509 -- one thread
         )
         os.close(other)
         self.written = b""
