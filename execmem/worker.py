@@ -51,7 +51,6 @@ START = 120.0  # seconds until a process has imported what it needs
 MACHINE = GIB + TRANSLATION  # what a machine maps
 # A guest stops soon after its time is over; where the emulator does not let it, this ends it.
 GRACE = 1.0
-INTERRUPTED = 130  # the exit code, as a shell has it
 TICK = 0.1  # seconds between two looks at a worker's time
 # Who ends a process by these wants it to end.
 WANTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)

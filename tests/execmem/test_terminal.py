@@ -64,7 +64,6 @@ def commands(file, folder, name):
         "explain": ["explain", file, "--html", page],
         "diff": ["diff", function, "--oracle", folder],
         "compare": ["compare", "--workload", function],
-        "kernel": ["kernel", file, "--symbol", function],
         "sweep": ["sweep", file, archive, "--init", "--jobs", "1"],
         "demo": ["demo", function],
     }
