@@ -107,6 +107,8 @@ class KernelMemory:
         image = Interval(align_down(image.start, PAGE_SIZE), align_up(image.end, PAGE_SIZE))
         for taken in (self.direct_map, image):
             self.free_space.remove(taken)
+        # Told of each piece of new memory that was filled; it may refuse, which is undone.
+        self.on_fill: Callable[[int], object] = lambda _size: None
         self._areas: dict[int, _Area] = {}
         self._pages: dict[int, int] = {}
         self._tlb_callbacks: list[TlbCallback] = []
@@ -671,7 +673,11 @@ class KernelMemory:
 
     def _fill_frames(self, held: Frames | int, pattern: bytes) -> None:
         for alias in self._alias_runs(held):
-            self.physical.fill(alias.start - self.direct_map.start, alias.size, pattern)
+            start = alias.start - self.direct_map.start
+            for done in range(0, alias.size, LARGE_PAGE_SIZE):
+                size = min(LARGE_PAGE_SIZE, alias.size - done)
+                self.physical.fill(start + done, size, pattern)
+                self.on_fill(size)
 
     def _free_held(self, held: Frames | int) -> None:
         if isinstance(held, int):

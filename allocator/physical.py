@@ -26,6 +26,8 @@ PAGE_SHIFT = 12
 # Order of a 2 MiB run; the buddy allocator itself goes as far as the memory does.
 LARGE_ORDER = (LARGE_PAGE_SIZE // PAGE_SIZE).bit_length() - 1
 
+FILLED = 1 << 20  # bytes that are built at once to fill memory
+
 
 def repeat(pattern: bytes, size: int, phase: int = 0) -> bytes:
     """Return `size` bytes of `pattern` repeated, starting `phase` bytes into it."""
@@ -163,11 +165,14 @@ class PhysicalMemory:
 
     def fill(self, address: int, size: int, pattern: bytes) -> None:
         """Repeat `pattern`, aligned to its own length, over `size` bytes."""
-        self.write(address, repeat(pattern, size, address))
+        step = FILLED // len(pattern) * len(pattern)
+        piece = repeat(pattern, min(size, step), address)
+        for done in range(0, size, step):
+            self.write(address + done, piece[: size - done])
 
     def zero(self, address: int, size: int) -> None:
         """Clear `size` bytes."""
-        self.write(address, bytes(size))
+        self.fill(address, size, b"\0")
 
     def used(self) -> NDArray[np.bool_]:
         """Return, per frame, whether somebody holds it."""

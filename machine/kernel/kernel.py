@@ -200,6 +200,7 @@ class Kernel:
         self._spent = self._held = 0
         self.entries: dict[type, int] = {}  # what subsystems' memories cost the host
         self.memory: KernelMemory = GuestMemory(self._reached, self.spend, self.hold)
+        memory.on_fill = self._filled
         self.unknown = unknown
         self.log = Log()
         self.on_log: Callable[[LogLine], None] | None = None
@@ -862,6 +863,11 @@ class Kernel:
             for _ in self.pieces(address, size) if address is not None else ():
                 pass
             self._overflow(f"{self._held:#x} bytes at once in {self.executing}()")
+
+    def _filled(self, size: int) -> None:
+        """Let the guest pay for memory that it gets."""
+        if self.executing:
+            self.spend(size // WORK)
 
     def account(self, kind: type | None = None, entries: int = 0) -> None:
         """Take what the host keeps for the guest from what the guest's heap may come to.

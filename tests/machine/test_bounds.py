@@ -418,3 +418,16 @@ def test_limits_of_deferred_faults(guest):
     guest.machine.idle()
     assert len(guest.kernel.oopses) == len(guest.machine.log) == 1
     assert guest.machine.call(snippet(guest.machine, "one")) == 1
+
+
+def test_memory_that_a_guest_gets_is_paid(guest):
+    """Filling hundreds of MiB ends at the limit, and nothing of them is left behind."""
+    free = guest.machine.memory.physical.free_bytes
+    fault = limited(
+        lambda: guest("vmalloc_noprof", 300 * MIB, instructions=100), FaultKind.INSTRUCTION_LIMIT
+    )
+    assert fault.reason == "100 instructions, in vmalloc_noprof()"
+    assert guest.machine.memory.physical.free_bytes == free
+    assert guest.kernel.heap.used == 0
+    assert guest("vmalloc_noprof", 3 * MIB) != 0
+    guest.machine.check()
