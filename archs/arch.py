@@ -21,6 +21,7 @@ from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
 from archs.system import System
 from archs.text import Guest, TextPatching
+from archs.traps import Trap
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
@@ -333,6 +334,8 @@ class Emulation:
         Per-cpu variables that begin with the current task, where no register holds it.
     guard_variables
         Per-cpu variables that hold the canary, by which later compilers read it.
+    trap
+        Returns what a trap instruction says, given the code before and from there on.
     percpu_from_zero
         Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
     code
@@ -379,6 +382,7 @@ class Emulation:
     copy: bytes = b""
     current_variables: tuple[str, ...] = ()
     guard_variables: tuple[str, ...] = ()
+    trap: Callable[[bytes, bytes], Trap | None] = lambda _before, _code: None
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     privilege: Mapping[str, int] = attrs.field(factory=dict)
     system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)

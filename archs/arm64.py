@@ -40,6 +40,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
+from archs import traps
 from archs.arch import (
     U8,
     U64,
@@ -605,6 +606,7 @@ ARM64 = Arch(
         constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
         canary=(Anchor.CURRENT, 1384),
         percpu_from_zero=False,
+        trap=traps.arm64,
         code={},
         fixup=_fixup,
         ret=(0xD65F_03C0).to_bytes(4, "little"),

@@ -41,6 +41,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
+from archs import traps
 from archs.arch import (
     U8,
     U64,
@@ -477,6 +478,7 @@ RISCV64 = Arch(
         unsaved={"fflags": 0},
         canary=(Anchor.CURRENT, 1400),
         percpu_from_zero=False,
+        trap=traps.riscv64,
         code={},
         fixup=_fixup,
         ret=(0x8082).to_bytes(2, "little"),  # C.JR ra

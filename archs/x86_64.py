@@ -41,6 +41,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
+from archs import traps
 from archs.arch import (
     U8,
     U64,
@@ -926,6 +927,7 @@ X86_64 = Arch(
         current_variables=("pcpu_hot", "const_pcpu_hot"),
         guard_variables=("__ref_stack_chk_guard",),  # since Linux 6.15
         percpu_from_zero=True,
+        trap=traps.x86_64,
         code={
             "__fentry__": _RET,
             "__x86_return_thunk": _RET,

@@ -99,7 +99,7 @@ class Cpu:
     be; otherwise time passes when the guest waits for it or looks at it. Where an instruction traps,
     the entry of `breakpoints` for its address, or else `on_trap`, says at which address to go
     on, `on_fetch` where there is nothing to execute, and `on_access_failed` where there is
-    nothing to load or store; None from them, and the run ends. The instruction counts.
+    nothing to load or store; what is still a trap is `on_check`'s. None, and the run ends. The instruction counts.
 
     Parameters
     ----------
@@ -152,6 +152,7 @@ class Cpu:
         self.on_entropy: Callable[[], int] = lambda: 0
         self.on_tick: Callable[[], object] | None = None
         self.on_trap: Callable[[int], int | None] | None = None
+        self.on_check: Callable[[int], int | None] | None = None
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         self._mm: PageTable | None = None
         # By address space: the kernel's upper half, and the lower half of `_mm`.
@@ -407,6 +408,8 @@ class Cpu:
             found = self.on_fetch(stop.pc)
         elif stop.kind in (FaultKind.READ, FaultKind.WRITE) and self.on_access_failed is not None:
             found = self.on_access_failed(stop.pc)
+        if found is None and stop.kind in (FaultKind.TRAP, FaultKind.INSTRUCTION):
+            found = None if self.on_check is None else self.on_check(stop.pc)
         if found is None:
             raise stop
         return found

@@ -45,7 +45,7 @@ from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name,
 from loader.module import LoadedModule, Loader, State
 from loader.symbols import SymbolTable
 from loader.versions import TreeFacts, facts_of
-from machine import process
+from machine import process, traps
 from machine.arguments import Argument, Out
 from machine.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
@@ -219,6 +219,7 @@ class Machine:
             each.on_entropy = partial(entropy, self.kernel)
             each.breakpoints = self.breakpoints
             each.on_access_failed = self._fix
+            each.on_check = self._warn
             each.last_words = partial(self._last_words, each)
         self.kernel.on_idle = partial(idle, self.kernel)
         self.kernel.request_module = self._request
@@ -1217,8 +1218,12 @@ class Machine:
             reason = f"{budget.instructions} instructions"
         elif kind is FaultKind.TIME_LIMIT:
             reason = f"{budget.seconds} seconds"
-        elif kind is FaultKind.TRAP and stop.number is not None:
-            reason = f"exception {stop.number}"
+        elif kind in (FaultKind.TRAP, FaultKind.INSTRUCTION):
+            said = traps.explain(self.kernel, self._module_at(stop.pc), stop.pc, self._where)
+            if said is not None:
+                kind, reason = said
+            elif kind is FaultKind.TRAP and stop.number is not None:
+                reason = f"exception {stop.number}"
         elif stop.address is not None and (found := self._unknown_variable(stop)):
             name, how = found
             kind = FaultKind.UNKNOWN_SYMBOL
@@ -1244,7 +1249,7 @@ class Machine:
         address = stop.address or 0
         places = [(address, "variable")]
         places += [(at, "per-cpu variable") for at in self.kernel.originals(address)]
-        loaded = self.loader.modules.get(self.locate(stop.pc)[0])
+        loaded = self._module_at(stop.pc)
         named = {} if loaded is None else self._named_at(loaded, stop.pc)
         # Far behind a symbol lies the next one's room: what the function itself names is meant.
         for at, how in places:
@@ -1321,6 +1326,13 @@ class Machine:
             other = self.kernel.name_at(originals[0])
             return f"{what}: kernel symbol '{other}', which is no per-cpu variable"
         return f"{what}: kernel symbol '{name}'" if name else what
+
+    def _module_at(self, pc: int) -> LoadedModule | None:
+        return self.loader.modules.get(self.locate(pc)[0])
+
+    def _warn(self, pc: int) -> int | None:
+        """Return where to go on after a WARN at `pc`; None: it was none."""
+        return traps.warn(self.kernel, self._module_at(pc), pc)
 
     def _fix(self, pc: int) -> int | None:
         """Return where to go on after a failed access at `pc` that was expected; None: it was not."""

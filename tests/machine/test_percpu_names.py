@@ -10,32 +10,7 @@ from machine.faults import Fault, FaultKind
 from machine.kernel.kernel import CANARY
 from machine.machine import Machine
 from tests.support.elfwriter import AARCH64, RISCV, X86_64
-from tests.support.modules import THIS_MODULE_SIZE
-from tests.support.tools import assemble
-
-HEAD = """
-        .section .modinfo, "a"
-        .asciz  "license=GPL"
-        .asciz  "name=mini"
-        .asciz  "vermagic={vermagic}"
-        .section .gnu.linkonce.this_module, "aw"
-        .balign 64
-        .zero   24
-        .asciz  "mini"
-        .org    {size}
-        .data
-local:  .quad   0
-        .text
-"""
-PLACEHOLDERS = """
-        .section .plt, "ax"
-        .byte   0
-        .section .init.plt, "a"
-        .byte   0
-        .section .text.ftrace_trampoline, "ax"
-        .byte   0
-        .text
-"""
+from tests.support.written import built
 
 # Function -> its code, and what the fault must name.
 X86 = {
@@ -96,20 +71,7 @@ RV = {
     "atomic": (RISCV_OFFSET + "la a2, two; add a2, a2, t0; amoadd.w a0, a1, (a2)", "two"),
 }
 CODE = {X86_64: X86, AARCH64: ARM, RISCV: RV}
-SETUP = {X86_64: "", AARCH64: PLACEHOLDERS, RISCV: "        .option norelax\n"}
 CASES = [(machine, name) for machine, table in CODE.items() for name in table]
-
-
-def built(machine, functions, folder, vermagic):
-    """Return a module of functions in assembly."""
-    lines = [HEAD.format(vermagic=vermagic, size=THIS_MODULE_SIZE[machine]), SETUP[machine]]
-    for name, code in functions.items():
-        # la goes through a GOT in code that is position independent, as assemblers default to.
-        lines.append(f"        .globl {name}\n        .type {name}, %function\n{name}:")
-        lines += [f"        {one.strip()}" for one in code.split(";")]
-        lines += ["        ret", f"        .size {name}, . - {name}"]
-    source = "\n".join(lines) + "\n"
-    return assemble(machine, source.replace(" la ", " lla "), folder)
 
 
 @pytest.mark.parametrize("cpus", [1, 3])
