@@ -491,13 +491,13 @@ class Cpu:
         Parameters
         ----------
         fully
-            Those too that do nothing but keep a value, and take long.
+            Those too that take long: what the emulator does not save. A call sets those of
+            `Emulation.unsaved` with its arguments.
         """
         assert self._settled is not None
         self.uc.context_restore(self._settled)
-        if self._unsaved:
-            self._set_unsaved(self._unsaved_values)
         if fully:
+            self._set_unsaved(self._unsaved_values)
             for number, value in self._outside.items():
                 self.uc.msr_write(number, value)
 

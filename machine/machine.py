@@ -249,6 +249,7 @@ class Machine:
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
         self._disassembler = Disassembler(self.arch)
+        self._unsaved = tuple(self.arch.emulation.unsaved.values())
         self._return = self.kernel.return_address.to_bytes(8, "little")
         self._seats = [self._new_seat(each) for each in self.cpus]
         self._seat = self._seats[0]
@@ -809,8 +810,9 @@ class Machine:
         bank = seat.banks.get(count)
         if bank is None:
             names = (calling.stack_pointer, *calling.arguments[:count])
-            bank = seat.banks[count] = cpu.bank((*names, calling.link or names[0]))
-        bank([stack_pointer, *slots[:count], last])
+            unsaved = self.arch.emulation.unsaved
+            bank = seat.banks[count] = cpu.bank((*names, calling.link or names[0], *unsaved))
+        bank([stack_pointer, *slots[:count], last, *self._unsaved])
 
     # CPUs ------------------------------------------------------------------------------------
 
