@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from loader.listing import Listing
 from machine.machine import Machine
 from samples.modules import root
 
+HERE = Path(__file__).parents[2]
 POSITIONS = 200
 SPANS = (1 << 12, 1 << 20, 1 << 27, 1 << 31, 1 << 33)
 
@@ -267,6 +269,45 @@ def test_first_refusal_is_the_first_page_that_fails(page):
         page.execute_script(script + "execmem.place(t, t)", back)
         assert page.find_element(By.ID, "verdict").text.startswith("Loads")
     page.find_element(By.ID, "home").click()
+
+
+def test_the_tutorial_presses_what_is_there(page):
+    """Step 5 of the tutorial names a list, its entry and buttons in order, and each does its work."""
+    import re
+
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    text = (HERE / "docs" / "tutorial.md").read_text("utf-8")
+    step = re.search(r"## 5[.].*?```\n\n(.*?)\n## ", text, re.DOTALL)
+    assert step is not None
+    said = re.findall(r"[*]([^*]+)[*]", " ".join(step[1].split()))
+    entry, label, *buttons = said
+    (chosen,) = [
+        each for each in page.find_elements(By.TAG_NAME, "label") if each.text.startswith(label)
+    ]
+    select = Select(chosen.find_element(By.TAG_NAME, "select"))
+    (option,) = [each.text for each in select.options if entry in each.text]
+    verdicts = []
+    select.select_by_visible_text(option)
+    for name in buttons:
+        (button,) = [
+            each
+            for each in page.find_elements(By.TAG_NAME, "button")
+            if each.text == name and each.is_displayed()
+        ]
+        button.click()
+        verdicts.append(page.find_element(By.ID, "verdict").text)
+    assert len(verdicts) == 3
+    through, refused, home = verdicts
+    assert "PLT" in through
+    assert through.startswith("Loads")
+    assert refused.startswith("Refused")
+    assert home.startswith("Loads")
+    select.select_by_index(0)
+    gone = page.find_elements(By.XPATH, "//button[contains(., 'PLT')]")
+    assert gone
+    assert not any(each.is_displayed() for each in gone)  # as the tutorial says of x86-64
 
 
 def test_steps_show_memory_that_is_never_writable_and_executable(page):
