@@ -528,10 +528,12 @@ def _arguments(function: Function, pointers: list[int], random: Random) -> list[
     for parameter in function.prototype.params:
         pointer = parameter.type.pointer != (random.random() < 0.1)
         if random.random() < 0.2:
-            found.append(hostile(random, pointers))
+            found.append(hostile(random, pointers) % (1 << 64))
         else:
             found.append(random.choice(pointers if pointer else SIZES))
-    return found + [hostile(random, pointers) for _ in range(2)]
+    if function.prototype.variadic:
+        found += [hostile(random, pointers) % (1 << 64) for _ in range(random.randrange(4))]
+    return found
 
 
 def _pool(machine: Machine, data: bytes) -> list[int]:
