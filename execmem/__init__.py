@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from allocator.errors import ExecmemError as ExecmemError
     from archs import arch as arch
     from archs import archs as archs
-    from execmem.worker import isolated as isolated
+    from execmem.worker.copies import isolated as isolated
     from loader.errors import LoadError as LoadError
     from loader.link import link as link
     from machine.faults import Fault as Fault
@@ -44,7 +44,7 @@ _HOME = {
     "Out": "machine.machine",
     "arch": "archs",
     "archs": "archs",
-    "isolated": "execmem.worker",
+    "isolated": "execmem.worker.copies",
     "link": "loader.link",
 }
 

@@ -68,6 +68,10 @@ class Commands(click.Group):
         """Return a command, or None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
+        go_on = ctx.obj
+        if go_on is not None:
+            ctx.obj = None
+            go_on()
         command: click.Command = getattr(import_module(f"execmem.commands.{cmd_name}"), cmd_name)
         return command
 
@@ -115,6 +119,13 @@ def cli() -> None:
     """Load real Linux kernel modules into an emulated x86-64, arm64 or riscv64 kernel."""
 
 
+def _go_on_apart() -> None:
+    """Go on in a child, now that there is a command to carry out and nothing is imported for it."""
+    from execmem.worker.command import go_on_apart
+
+    go_on_apart()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end the process; what is refused is one line on stderr.
 
@@ -130,12 +141,9 @@ def _status(argv: Sequence[str] | None) -> int:
 
     try:
         streams.prepare()
-        if argv is None:
-            from execmem.worker import go_on_apart
-
-            go_on_apart()
         words = None if argv is None else list(argv)
-        code = cli.main(args=words, prog_name="execmem", standalone_mode=False)
+        apart = _go_on_apart if argv is None else None
+        code = cli.main(args=words, prog_name="execmem", standalone_mode=False, obj=apart)
         sys.stdout.flush()
     except click.ClickException as error:
         streams.complain(*_said(error))

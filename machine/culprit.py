@@ -15,6 +15,7 @@ from machine.cpu import Cpu, Stop
 from machine.disassembly import Disassembler
 
 MOST = 64  # instructions that are tried
+ENCODING = 4  # bytes of the longest, where an instruction's first bytes tell its size
 
 
 def attempt(arch: Arch, code: bytes) -> None:
@@ -31,8 +32,8 @@ def attempt(arch: Arch, code: bytes) -> None:
 
 def find(
     name: str, code: bytes, pc: int, survives: Callable[[Callable[[], object]], bool]
-) -> tuple[int, str] | None:
-    """Return the address and the text of the first instruction that ends a process, or None.
+) -> tuple[int, bytes, str] | None:
+    """Return address, bytes and text of the first instruction that ends a process, or None.
 
     Parameters
     ----------
@@ -45,17 +46,17 @@ def find(
     disassembler = Disassembler(arch)
     at = 0
     for _ in range(MOST):
-        size = instruction_size(arch, disassembler, code[at:])
-        if not size:
+        rest = code[at : at + arch.emulation.longest(code[at:])]
+        size = next((size for _, size, _ in disassembler.all(rest, 0)), 0)
+        # Of an instruction that the disassembler does not know, the size is tried too: the
+        # emulator gives up, alive, where the last one does not end with its page.
+        known = size or (0 if arch.emulation.longest(b"") > ENCODING else len(rest))
+        for length in (known,) if known else range(1, len(rest) + 1):
+            piece = rest[:length]
+            if piece and not survives(partial(attempt, arch, piece)):
+                text = disassembler.one(piece, pc + at)
+                return pc + at, piece, text if size else f"(bytes {piece.hex(' ')})"
+        if not known:
             break
-        piece = code[at : at + size]
-        if not survives(partial(attempt, arch, piece)):
-            return pc + at, disassembler.one(piece, pc + at)
-        at += size
+        at += known
     return None
-
-
-def instruction_size(arch: Arch, disassembler: Disassembler, code: bytes) -> int:
-    """Return the bytes of the first instruction, valid or not; 0 for none."""
-    known = next((size for _, size, _ in disassembler.all(code[:16], 0)), 0)
-    return known or len(code[: arch.emulation.longest(code)])

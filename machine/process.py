@@ -28,8 +28,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.types import GIB
-
 if TYPE_CHECKING:
     from machine.cpu import Cpu
 
@@ -37,8 +35,9 @@ if TYPE_CHECKING:
 CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 CODE = 256  # bytes of code that are left behind
 LAST_WORDS = 3  # seconds that a dying process has for them
-# The emulator maps a buffer for translated code beside a machine's memory, and some.
-TRANSLATION = GIB + GIB // 4
+MEMORY = 1 << 30  # of a machine that is not told otherwise
+# The emulator maps a buffer for translated code beside it, and some.
+TRANSLATION = (1 << 30) + (1 << 28)
 HOST = 2  # times the guest's memory: what the host may spend for it besides
 
 _SIZE = 1 << 16
@@ -175,15 +174,25 @@ class BlackBox:
 
 
 box: BlackBox | None = None  # of this process, while it is a worker
+_host: int | None = None
 
 
-def become_worker(shared: BlackBox) -> None:
-    """Make this process one that may be lost: it leaves last words, and no core file."""
-    global box  # noqa: PLW0603 -- a process is a worker, or is none
-    box = shared
+def become_worker(shared: BlackBox, *, with_parent: bool = True, host: int | None = None) -> None:
+    """Make this process one that may be lost: it leaves last words, and no core file.
+
+    Parameters
+    ----------
+    with_parent
+        Whether it ends when the thread that made it does.
+    host
+        Bytes that it may take for a guest beside the guest's own memory; None: `HOST` times that.
+    """
+    global box, _host
+    box, _host = shared, host
     limit(resource.RLIMIT_CORE, 0)
     _leave_last_words(shared)
-    _end_with_parent()
+    if with_parent:
+        _end_with_parent()
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -243,7 +252,7 @@ def limit_time(seconds: float) -> None:
 def admit(memory: int) -> None:
     """Bound what a worker may map from now on: one more guest's memory, and what it costs."""
     if box is not None:
-        limit_memory(memory + TRANSLATION + HOST * memory)
+        limit_memory(memory + TRANSLATION + (HOST * memory if _host is None else _host))
 
 
 def rss() -> int:

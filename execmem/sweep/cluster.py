@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A sweep on a cluster: dask.distributed hands tasks to its workers, this file keeps order.
 
-In a worker of the cluster each thread has a process of its own (`execmem.worker`), so
+In a worker of the cluster each thread has a process of its own (`execmem.worker.jobs`), so
 that a module cannot take a worker with it, and limits are the same as here. A worker that
 goes away with its machine is the scheduler's business: its tasks run elsewhere. No more tasks
 are under way than keep the cluster busy, so neither side holds many modules in memory.
@@ -18,7 +18,7 @@ from allocator.errors import ExecmemError
 from execmem.sweep.job import Job, Options, Row, blank, examine
 from execmem.sweep.local import answer, worker
 from execmem.sweep.tasks import Task
-from execmem.worker import Worker
+from execmem.worker.jobs import Worker
 
 DEPTH = 2  # tasks under way for each thread of the cluster
 CONNECT = 30.0  # seconds in which scheduler and first worker must be there

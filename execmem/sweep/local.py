@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 
 from execmem.sweep.job import Job, Options, Row, blank, examine
 from execmem.sweep.tasks import Task
-from execmem.worker import Worker
+from execmem.worker.jobs import Worker
 
 
 def worker(options: Options, job: Job) -> Worker:

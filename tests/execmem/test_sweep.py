@@ -23,7 +23,7 @@ from execmem.cli import main
 from execmem.sweep import Journal, Options, examine, files_under, sweep, tasks_for
 from execmem.sweep.summary import SLOWEST, Summary
 from execmem.sweep.tasks import Task
-from execmem.worker import Worker
+from execmem.worker.jobs import Worker
 from loader.elf import parse
 from loader.files import ModuleFile, module_name
 from machine.machine import Machine
@@ -132,6 +132,12 @@ def hog(size):
         return 0
 
 
+def hog_beside_a_machine(size):
+    """Take memory when there is a machine; for a worker."""
+    kept = Machine("x86_64")
+    return hog(size) if kept.cpu else 0
+
+
 def spin(_):
     """Never return; for a worker."""
     while True:
@@ -144,6 +150,10 @@ def test_a_worker_limits_itself():
     worker.give(GIB // 8)
     assert worker.result() == (GIB // 8, "")
     worker.give(16 * GIB)
+    assert worker.result() == (0, "")
+    worker.close()
+    worker = Worker(hog_beside_a_machine, memory=GIB // 4, seconds=60.0)
+    worker.give(GIB // 2)
     assert worker.result() == (0, "")
     worker.close()
     worker = Worker(spin, memory=GIB, seconds=0.5)

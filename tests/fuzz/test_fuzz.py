@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator import ExecmemError
+from tests.fuzz import code
 from tests.fuzz.run import fuzz
 from tests.fuzz.targets import TARGETS, objects
 
@@ -36,3 +37,13 @@ def test_damage_that_shrinks(target, random, number):
         data = TARGETS[target].mutate(data, random)
     with suppress(ExecmemError):
         assert TARGETS[target].run(data, random) in (True, False)
+
+
+def test_random_code_ends_no_process(arch):
+    """A few calls of each generator's code: every death is told, no limit is exceeded."""
+    found = code.campaign(arch, 120, seed=3)
+    assert found["calls"] == 120
+    assert not found["escapes"]
+    assert not found["exceeded"]
+    assert "died untold" not in found["came"]
+    assert found["peak"] <= found["bound"]
