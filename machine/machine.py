@@ -186,7 +186,7 @@ class Machine:
             raise ValueError(f"{self.arch.name} has no text_poke")
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
-        process.admit(memory)
+        process.admit(memory, cpus)
         self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=design)

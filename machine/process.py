@@ -36,7 +36,7 @@ CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.
 CODE = 256  # bytes of code that are left behind
 LAST_WORDS = 3  # seconds that a dying process has for them
 MEMORY = 1 << 30  # of a machine that is not told otherwise
-# The emulator maps a buffer for translated code beside it, and some.
+# The emulator maps a buffer for translated code for each CPU, and some.
 TRANSLATION = (1 << 30) + (1 << 28)
 HOST = 2  # times the guest's memory: what the host may spend for it besides
 
@@ -249,10 +249,10 @@ def limit_time(seconds: float) -> None:
     limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds) + 1)
 
 
-def admit(memory: int) -> None:
+def admit(memory: int, cpus: int) -> None:
     """Bound what a worker may map from now on: one more guest's memory, and what it costs."""
     if box is not None:
-        limit_memory(memory + TRANSLATION + (HOST * memory if _host is None else _host))
+        limit_memory(memory + cpus * TRANSLATION + (HOST * memory if _host is None else _host))
 
 
 def rss() -> int:

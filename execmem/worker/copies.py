@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from allocator.errors import ExecmemError
 from execmem.worker.watch import TICK, Watch, flush, keep_apart, send
-from machine.process import BlackBox, become_worker
+from machine.process import HOST, MEMORY, BlackBox, become_worker, limit_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,6 +76,7 @@ def _apart(
         try:
             here.close()
             become_worker(shared)
+            limit_memory(HOST * MEMORY)  # a machine that is made here is not limited by it
             keep_apart(shared)
             _answer(there, function, *args, **kwargs)
             flush()

@@ -329,9 +329,17 @@ def _take(memory):
     return len(bytearray(memory))
 
 
+def _count(cpus):
+    """Make a machine of many CPUs, each of which maps a buffer."""
+    return len(Machine("x86_64", memory=64 * MIB, cpus=cpus).cpus)
+
+
 def test_a_worker_takes_no_more_memory_than_it_may():
     """A machine's memory bounds what its host spends besides; beyond is a MemoryError."""
     assert isolated(_take, 100 * MIB) == 100 * MIB
+    assert isolated(_count, 6) == 6
+    with pytest.raises(MemoryError):
+        isolated(bytes, 4 * GIB)
     with pytest.raises(MemoryError):
         isolated(_take, 8 * GIB)
 
