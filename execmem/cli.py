@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -74,6 +75,17 @@ class Commands(click.Group):
             go_on()
         command: click.Command = getattr(import_module(f"execmem.commands.{cmd_name}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word names; ask about the nearest where none is."""
+        word = args[0]
+        if self.get_command(ctx, word) is None and word[:1].isalpha():
+            near = get_close_matches(word, self.list_commands(ctx), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"No such command {word!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the overview without importing a command."""
@@ -176,6 +188,10 @@ def _status(argv: Sequence[str] | None) -> int:
 
 def _said(error: click.ClickException) -> Iterator[str]:
     """Yield what click would say of a usage error; its words may come from anywhere."""
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):
+        assert error.ctx is not None  # a command without a word: click 8.2 shows its help so
+        yield from error.ctx.get_help().split("\n")
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         yield from error.ctx.get_usage().split("\n")
         option = next(iter(error.ctx.help_option_names), None)

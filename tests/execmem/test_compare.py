@@ -219,8 +219,8 @@ def test_a_png_is_a_picture(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--design", "nope"], 1, "no design 'nope'; there are default, vmalloc"),
-        (["--workload", "nope"], 1, "no workload and no path 'nope'; there are debian"),
+        (["--design", "nope"], 2, "no design 'nope'; there are default, vmalloc"),
+        (["--workload", "nope"], 2, "no workload and no path 'nope'; there are debian"),
         (["--workload", "{tmp}"], 1, "no module of any kernel"),
         (["--workload", "{tmp}/bad.jsonl"], 1, "bad.jsonl, line 1: not JSON"),
         (["--workload", "{tmp}/mips.jsonl"], 1, "mips"),
@@ -255,3 +255,52 @@ def test_bad_input_is_refused(run, tmp_path, words, code, said):
     assert (found, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1 or code == 2
+
+
+@pytest.mark.parametrize("designs", [("default", "vmalloc"), ("default",), ("vmalloc",)])
+def test_more_flushes_are_explained_as_long_as_there_are_more(run, arch, designs):
+    """Where the default design flushes more often than one beside it, a sentence says why."""
+    words = [word for design in designs for word in ("--design", design)]
+    words = ("compare", "--workload", "probes", "--arch", arch.name, *words)
+    _, text, _ = run(*words[1:])
+    _, document, _ = run(*words[1:], "--json")
+    counts = {one["design"]: one["tlb_flushes"] for one in json.loads(document)["runs"]}
+    more = counts.get("strata", 0) > min(counts.values())
+    assert ("The default design, strata, flushes" in " ".join(text.split())) is more
+    for column in "modules refused PLT window padding us/op data splits flushes pokes".split():
+        assert f"{column}: " in text or f"{column}, " in text or f"{column} " in text
+
+
+def test_times_that_compare_nothing_are_not_shown(run):
+    """A design under which modules are refused has done less: its time is no measure."""
+    words = "--workload server --arch x86_64 --design vmalloc_else --design vmalloc".split()
+    _, text, _ = run(*words)
+    refused, whole = (
+        next(line.split() for line in text.splitlines() if line.startswith(f"{name} "))
+        for name in ("vmalloc_else", "vmalloc")
+    )
+    assert int(refused[2]) > 0
+    assert refused[-1] == "-"
+    assert whole[-1].isdigit()
+
+
+def test_a_design_that_fails_ends_its_own_run(run, tmp_path):
+    """The others go on; the failure is told with operation and request, in text and in JSON."""
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "from allocator.designs import Vmalloc\n"
+        "class Bad(Vmalloc):\n    name = 'bad'\n    def seal(self, allocation): 1 / 0\n"
+    )
+    words = ("--design", file, "--design", "vmalloc", "--workload", "server", "--arch", "arm64")
+    code, text, err = run(*words)
+    assert code == 1
+    assert "\nvmalloc " in text
+    assert "\nbad " not in text
+    assert err.startswith("execmem: arm64: design bad: seal of ")
+    assert " bytes of RO_AFTER_INIT for module at 0x" in err
+    assert "ZeroDivisionError: division by zero (bad.py:4)" in err
+    code, text, _ = run(*words, "--json")
+    document = json.loads(text)
+    assert code == 1
+    assert [one["design"] for one in document["runs"]] == ["vmalloc"]
+    assert [one["design"] for one in document["errors"]] == ["bad"]

@@ -77,6 +77,22 @@ def test_the_version_names_the_emulator():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE, capture_output=True)
 
 
+def test_no_word_and_a_wrong_word_help(capsys):
+    """Without a word the overview is shown as it is; a misspelt command is asked about."""
+    from execmem.cli import COMMANDS, main
+
+    with pytest.raises(SystemExit):
+        main([])
+    told = "".join(capsys.readouterr())
+    assert "\\n" not in told
+    for name, line in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(line)}$", told, re.MULTILINE)
+    with pytest.raises(SystemExit) as ended:
+        main(["laod"])
+    assert ended.value.code == 2
+    assert "No such command 'laod'. Did you mean load?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_shells_get_what_they_read(name):
     """The line that the how-to names prints a script for the shell."""
