@@ -227,11 +227,15 @@ def test_a_stream_that_wants_gigabytes_to_be_read() -> None:
         files.decompress(bytes(packed), "greedy.ko.xz")
 
 
-def test_a_file_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a device that never ends no more is read than a module may have."""
+def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device is refused; of a file no more is read than a module may have."""
     monkeypatch.setattr(files, "MAX_SIZE", MIB)
-    with bounded(), pytest.raises(BadModule, match="file: larger than 0x100000 bytes"):
+    with bounded(), pytest.raises(BadModule, match="zero: file: is a device, not a file"):
         files.read_module("/dev/zero")
+    with (tmp_path / "long.ko").open("wb") as file:
+        file.truncate(1 << 40)
+    with bounded(), pytest.raises(BadModule, match="file: larger than 0x100000 bytes"):
+        files.read_module(tmp_path / "long.ko")
 
 
 @pytest.mark.parametrize("name", ["a\0b.ko", "n" * 5000, "n" * 300 + ".ko"])

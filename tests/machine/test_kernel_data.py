@@ -17,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import archs
 from machine.faults import Fault
 from machine.machine import Machine
+from tests.support.checked import made
+from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Sec, Sym, X
 
 EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
 GFP_KERNEL = 0xCC0
@@ -585,15 +587,29 @@ def test_uuids_are_parsed(value):
     guest.machine.free(text)
 
 
+# int through(void *out, u64 a, u64 b, f *function): what a compiler makes of *out = function(a, b).
+THROUGH = {
+    X86_64: "ffe1",  # jmp *%rcx
+    AARCH64: "e80300aae00301aae10302aa60001fd6",  # mov x8, x0; mov x0, x1; mov x1, x2; br x3
+    RISCV: "8286",  # jr a3
+}
+
+
 def test_a_structure_is_returned_in_memory(guest):
     """The caller's address is passed where the architecture says, and the result lies there."""
-    calling = guest.machine.arch.calling
+    machine = guest.machine.arch.machine
+    code = bytes.fromhex(THROUGH[machine])
+    image = made(
+        machine,
+        extra=[Sec(".text.through", code, A | X, align=4)],
+        symbols=[Sym("through", ".text.through", 0, len(code), FUNC)],
+    )
+    module = guest.machine.load(image)
     out = guest.alloc(40)
-    if calling.indirect is not None:
-        guest.machine.cpu.write(calling.indirect, out)
-        guest("zstd_get_params", 3, 1 << 17)
-    else:
-        guest("zstd_get_params", out, 3, 1 << 17)
+    module.call("through", out, 3, 1 << 17, guest.kernel.address("zstd_get_params"))
+    guest.machine.unload(module)
+    if guest.machine.arch.calling.indirect is None:
+        assert guest("zstd_get_params", out, 3, 1 << 17) == out
     window, chain, hashes, *_ = struct.unpack("<10I", guest.machine.read(out, 40))
     assert window == 17  # the window of 128 KiB
     bound = guest("zstd_cstream_workspace_bound", out)
