@@ -56,6 +56,8 @@ WORDS = {
 }
 PATIENCE = 5.0  # seconds for what may be interrupted
 LONGEST = 120.0
+# Done; interrupted, and summed up; interrupted while it was still being imported.
+ENDED = {0, 130, -signal.SIGINT}
 
 
 # Where lines are printed --------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def run(python: Path, words: list[str], folder: Path) -> subprocess.CompletedPro
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=LONGEST)
         assert bar, words
-        assert process.returncode in (0, 130), (words, err)  # it may have been as good as done
+        assert process.returncode in ENDED, (words, err)  # it may have been as good as done
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
@@ -215,7 +217,7 @@ def check(python: Path, lines: list[str], folder: Path) -> None:
             left_out.append(f"{text}: {words}")
             continue
         done = run(python, words, folder)
-        allowed = {0, 130, 1} if words[1] == "diff" else {0, 130}
+        allowed = {*ENDED, 1} if words[1] == "diff" else ENDED
         assert done.returncode in allowed, f"{text}\n{shlex.join(words)}\n{done.stderr[-1000:]}"
         assert "Traceback" not in done.stderr, text
         if done.returncode == 1:
