@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from archs.engine import U64, Index, Places, having, numbers_in
 from archs.reloc import PAGE_MASK, Op, Part
 from loader.elf import SHT_NOBITS, ElfView, RelocationTable
-from loader.link import Linked
+from loader.linked import Linked
 
 SMALL = 1000  # records below which a table is left out
 

@@ -34,7 +34,8 @@ from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, 
 from loader.errors import LoadError
 from loader.finalize import Environment, Finalised, finalise
 from loader.layout import Layout, plan
-from loader.link import Linked, link_view
+from loader.link import link_view
+from loader.linked import Linked
 from loader.recording import RecordedSection, Recording, Run, image_of
 from machine.disassembly import Disassembler
 

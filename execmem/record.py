@@ -28,7 +28,7 @@ from allocator.workloads import (
     write_trace,
 )
 from execmem.compare import measured
-from loader.module import LoadedModule, State
+from loader.loaded import LoadedModule, State
 from machine.machine import Machine
 
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
 from archs.reloc import Got, Op, Reloc
 from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, Section
-from loader.link import Linked
-from loader.module import LoadedModule
+from loader.linked import Linked
+from loader.loaded import LoadedModule
 
 Index = NDArray[np.intp]
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -39,10 +38,8 @@ from archs import Checks, Op
 from loader.elf import SHN_LIVEPATCH, SHN_UNDEF, VMLINUX, ElfView
 from loader.errors import BadModule, LivepatchError, RelocationError
 from loader.link import link_late
-
-if TYPE_CHECKING:
-    from loader.module import LoadedModule
-    from loader.symbols import SymbolTable
+from loader.loaded import LoadedModule, Written
+from loader.symbols import SymbolTable
 
 # Lengths as in klp_resolve_symbols(): MODULE_NAME_LEN and KSYM_NAME_LEN without the NUL.
 _SYMBOL = re.compile(r"\.klp\.sym\.([^.]{1,55})\.([^,]{1,511}),([0-9]+)")
@@ -55,22 +52,6 @@ class Wanted:
     object: str
     name: str
     position: int
-
-
-@attrs.frozen(eq=False)
-class Written:
-    """What of a livepatch's late relocations stands in memory.
-
-    Parameters
-    ----------
-    values
-        Object -> symbol (its whole name) -> address, of the objects that are there.
-    image
-        The buffer of the linked module with their relocations.
-    """
-
-    values: Mapping[str, Mapping[str, int]]
-    image: NDArray[np.uint8]
 
 
 def wanted(view: ElfView, name: str) -> Wanted:

@@ -23,7 +23,7 @@ from archs.reloc import PAGE_MASK, Got, Op, Reloc
 from loader.elf import RELA, RelocationTable
 from loader.layout import is_init, slot_candidates
 from loader.listing import Listing
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 
 U64 = NDArray[np.uint64]
 Ids = NDArray[np.intp]

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.kernel.kernel import Kernel
 
 ENTRY = np.dtype([("place", "<i4"), ("resume", "<i4"), ("word", "<u4")])  # two are self-relative

@@ -42,7 +42,8 @@ from loader.admission import Notice, constructors_of, taints_text
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
-from loader.module import LoadedModule, Loader, State
+from loader.loaded import LoadedModule, State
+from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import TreeFacts, facts_of
 from machine import process, traps

@@ -13,7 +13,7 @@ from allocator import Allocation
 from allocator.markup import table
 from allocator.types import MemType, size_text
 from loader.admission import Notice
-from loader.module import LoadedModule, LoadedSection, State
+from loader.loaded import LoadedModule, LoadedSection, State
 from machine.drawing import svg
 from machine.faults import BadCall, Fault
 

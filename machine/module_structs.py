@@ -19,7 +19,7 @@ import attrs
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
 from loader.admission import TAINTS
-from loader.module import LoadedModule, State
+from loader.loaded import LoadedModule, State
 from machine.kernel.kernel import Kernel
 from machine.kernel.structs import layout, offset_of
 from machine.kernel.structs import struct as declare

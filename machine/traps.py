@@ -16,7 +16,7 @@ import numpy as np
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK
 from archs.traps import BEFORE, Trap
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.faults import FaultKind
 from machine.kernel.kernel import Kernel
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from allocator.types import GIB, Hex
 from loader.errors import RelocationError
 from loader.link import link_view
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from loader.motion import Motion
 from machine.machine import Machine
 from samples.modules import root

@@ -16,7 +16,8 @@ from archs import Arch, Reloc, archs
 from loader.elf import ElfView, parse
 from loader.errors import RelocationError
 from loader.layout import plan
-from loader.link import Linked, link_view
+from loader.link import link_view
+from loader.linked import Linked
 from samples.modules import path
 from samples.story import Grid, Story, Text
 

@@ -49,7 +49,7 @@ from loader.finalize.subject import Edits, Subject
 from loader.layout import Layout
 
 if TYPE_CHECKING:  # the link finalises on request
-    from loader.link import Linked
+    from loader.linked import Linked
 
 __all__ = ["MECHANISMS", "Edits", "Environment", "Finalised", "Subject", "finalise"]
 

@@ -25,7 +25,7 @@ from loader.errors import BadModule
 from loader.layout import Layout
 
 if TYPE_CHECKING:  # the link finalises on request
-    from loader.link import Linked
+    from loader.linked import Linked
 
 RUNNING = "running_kernel"  # decides what cannot be predicted, such as addresses on its heap
 U8 = NDArray[np.uint8]

@@ -12,20 +12,57 @@ the tables are; they are found by what they must look like.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from loader.kernel.image import KernelImage
+from archs import Arch
+from loader.kernel.segments import Segment
 
 FLAG_GPL = 1  # KSYM_FLAG_GPL_ONLY
 LEAST = 64  # entries that a table found by its looks has at least
 _LONGEST = 512  # KSYM_NAME_LEN
+
+
+class Image(Protocol):
+    """What is asked of the image that the tables are in; see `loader.kernel.image`."""
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture that it is for."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes as they are stored."""
+        ...
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The parts with addresses."""
+        ...
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Its symbols."""
+        ...
+
+    @property
+    def order(self) -> str:
+        """Byte order, as numpy spells it."""
+        ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes at an address."""
+        ...
+
+    def string(self, address: int, limit: int = ...) -> str:
+        """Return the string at an address; empty where there is none."""
+        ...
 
 
 @attrs.frozen
@@ -58,7 +95,7 @@ class _Table:
     flags: int | None = None
 
 
-def exports_in(image: KernelImage) -> dict[str, KernelExport]:
+def exports_in(image: Image) -> dict[str, KernelExport]:
     """Return what a kernel exports, by name; empty where the tables are not found."""
     found: dict[str, KernelExport] = {}
     for table in _named(image) or _found(image):
@@ -66,7 +103,7 @@ def exports_in(image: KernelImage) -> dict[str, KernelExport]:
     return found
 
 
-def _named(image: KernelImage) -> list[_Table]:
+def _named(image: Image) -> list[_Table]:
     """Return the tables by the symbols at their ends."""
     symbols, tables = image.symbols, []
     for suffix, gpl in (("", False), ("_gpl", True)):
@@ -80,12 +117,12 @@ def _named(image: KernelImage) -> list[_Table]:
     return tables
 
 
-def _unless_empty(image: KernelImage, name: str) -> int | None:
+def _unless_empty(image: Image, name: str) -> int | None:
     start = image.symbols.get(f"__start_{name}")
     return None if start == image.symbols.get(f"__stop_{name}") else start
 
 
-def _entries(image: KernelImage, table: _Table) -> Iterator[KernelExport]:
+def _entries(image: Image, table: _Table) -> Iterator[KernelExport]:
     width = 4 if image.arch.prel32 else 8
     count = (table.end - table.start) // (3 * width)
     values, names, spaces = _words(image, table.start, count, width)
@@ -102,7 +139,7 @@ def _entries(image: KernelImage, table: _Table) -> Iterator[KernelExport]:
         )
 
 
-def _words(image: KernelImage, start: int, count: int, width: int) -> tuple[list[int], ...]:
+def _words(image: Image, start: int, count: int, width: int) -> tuple[list[int], ...]:
     """Return the three columns of a table as addresses."""
     raw = image.read(start, 3 * width * count)
     if width == 8:
@@ -119,7 +156,7 @@ def _words(image: KernelImage, start: int, count: int, width: int) -> tuple[list
     return columns[0].tolist(), columns[1].tolist(), spaces.tolist()
 
 
-def _numbers(image: KernelImage, start: int | None, count: int, width: int) -> list[int]:
+def _numbers(image: Image, start: int | None, count: int, width: int) -> list[int]:
     if start is None:
         return []
     raw = image.read(start, count * width)
@@ -127,7 +164,7 @@ def _numbers(image: KernelImage, start: int | None, count: int, width: int) -> l
     return numbers
 
 
-def _found(image: KernelImage) -> list[_Table]:
+def _found(image: Image) -> list[_Table]:
     """Return the tables by their looks: rows whose names ascend and share a namespace string.
 
     Only self-relative ones. Those behind the first of two tables are GPL-only: names begin
@@ -159,7 +196,7 @@ def _found(image: KernelImage) -> list[_Table]:
     return tables
 
 
-def _row(image: KernelImage, base: int, targets: NDArray[np.int64]) -> int | None:
+def _row(image: Image, base: int, targets: NDArray[np.int64]) -> int | None:
     """Return a word at which a row of the tables begins; None: there are no tables.
 
     Most rows have the namespace of the row before; so do rows of other tables the third word of
@@ -178,7 +215,7 @@ def _row(image: KernelImage, base: int, targets: NDArray[np.int64]) -> int | Non
     return None
 
 
-def _edge(image: KernelImage, base: int, targets: NDArray[np.int64], row: int, step: int) -> int:
+def _edge(image: Image, base: int, targets: NDArray[np.int64], row: int, step: int) -> int:
     """Return the last row of a table in one direction: while there is a name."""
     while 0 <= row + step <= len(targets) - 3 and _is_name(
         image, base + int(targets[row + step + 1])
@@ -187,6 +224,6 @@ def _edge(image: KernelImage, base: int, targets: NDArray[np.int64], row: int, s
     return row
 
 
-def _is_name(image: KernelImage, address: int) -> bool:
+def _is_name(image: Image, address: int) -> bool:
     text = image.string(address, _LONGEST)
     return text.isascii() and text.replace(".", "_").isidentifier()

@@ -25,6 +25,7 @@ from loader.btf import BadBtf, Btf
 from loader.errors import BadKernel
 from loader.kernel.config import embedded_config
 from loader.kernel.exports import KernelExport, exports_in
+from loader.kernel.segments import Segment, address_of, offset_of
 from loader.kernel.symbols import Encoding, Found, Symbols, find
 from loader.kernel.unpack import unwrap
 
@@ -40,16 +41,6 @@ _BUILD_ID = struct.pack("<III", 4, 20, 3) + b"GNU\0"
 _RELATIVE = 0x403  # R_AARCH64_RELATIVE
 _LIKELY = 64  # bases that are tried where an image is not linked to the usual one
 _ENOUGH = 1000  # pointers to symbols that cannot be chance
-
-
-@attrs.frozen
-class Segment:
-    """A part of the image: where it lies in memory and in the data; `size` and `stored` in bytes."""
-
-    address: int
-    size: int
-    offset: int
-    stored: int
 
 
 @attrs.frozen(eq=False)
@@ -117,7 +108,7 @@ class KernelImage:
             segments = (Segment(base, max(size, len(data)), 0, len(data)),)
         if found.encoding is Encoding.BASE and not found.base:
             found = attrs.evolve(found, base=_relocated(data, found, segments[0].address))
-        symbols = Symbols(found, found.addresses(lambda at: _address(segments, at)))
+        symbols = Symbols(found, found.addresses(lambda at: address_of(segments, at)))
         return cls(name, arch, data, payload.wrappers, segments, symbols, config)
 
     @property
@@ -171,7 +162,7 @@ class KernelImage:
     def build_id(self) -> str:
         """The linker's build id, in hex; empty where the image does not say which is its own."""
         notes = self.symbols.get("__start_notes")
-        start = 0 if notes is None else _offset(self.segments, notes)
+        start = 0 if notes is None else offset_of(self.segments, notes)
         if start is None:
             return ""
         places = list(_all(self.data[start:], _BUILD_ID))
@@ -364,22 +355,6 @@ def _relocated(data: bytes, found: Found, start: int) -> int:
     at = np.flatnonzero(words[:-2] == np.uint64(start + found.base_at))
     fit = [int(i) for i in at.tolist() if words[i + 1] == _RELATIVE]
     return int(words[fit[0] + 2]) & ADDRESS_MASK if fit else start
-
-
-def _address(segments: Iterable[Segment], at: int) -> int:
-    """Return where a byte of the data lies in memory."""
-    for segment in segments:
-        if segment.offset <= at < segment.offset + segment.stored:
-            return segment.address + at - segment.offset
-    return 0
-
-
-def _offset(segments: Iterable[Segment], address: int) -> int | None:
-    """Return where the byte at an address lies in the data."""
-    for segment in segments:
-        if segment.address <= address < segment.address + segment.stored:
-            return segment.offset + address - segment.address
-    return None
 
 
 def _all(data: bytes, what: bytes) -> Iterable[int]:

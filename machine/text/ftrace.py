@@ -28,7 +28,7 @@ from allocator.types import ADDRESS_MASK, Consumer, Interval, MemType
 from archs import Arch
 from archs.text import Ftrace as Encoding
 from archs.text import OnStack, Register
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.cpu import Cpu
 from machine.faults import Fault, FaultKind
 from machine.kernel.kernel import SLOT, Kernel

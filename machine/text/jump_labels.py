@@ -19,7 +19,7 @@ import numpy as np
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, Memory
 from archs.text import JumpLabels
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.text.patches import Patches, PatchRefused
 
 TABLE = "__jump_table"

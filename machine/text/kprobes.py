@@ -25,7 +25,7 @@ from allocator.types import ADDRESS_MASK, Consumer, MemType
 from archs import Arch
 from archs.text import Insn
 from archs.text import Kprobes as Encoding
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.cpu import Cpu, Stop
 from machine.faults import FaultKind
 from machine.guest import Guest

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from allocator import Execmem
 from archs import Arch
 from archs.text import TextPatching
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.cpu import Cpu
 from machine.faults import BadCall
 from machine.kernel.kernel import Kernel

@@ -17,7 +17,7 @@ import numpy as np
 
 from allocator.types import ADDRESS_MASK, Memory
 from archs.text import StaticCalls as Encoding
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from machine.text.patches import Patches, PatchRefused
 
 TAIL, FLAGS = 1, 3

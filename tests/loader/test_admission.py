@@ -19,7 +19,8 @@ from loader.admission import TAINTS, is_modelled, taints_text
 from loader.checks import CHECKS, LIST, Here, Refused
 from loader.depends import open_tree
 from loader.errors import LoadError, SymbolClash, UnresolvedSymbols
-from loader.module import LoadedModule, Loader
+from loader.loaded import LoadedModule
+from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import facts_of
 from tests.support import elfwriter as elf

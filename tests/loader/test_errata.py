@@ -21,7 +21,8 @@ from allocator.types import MIB, MemType
 from loader.elf import ElfView, parse
 from loader.errors import RelocationError
 from loader.layout import Layout, plan
-from loader.link import Linked, link_view
+from loader.link import link_view
+from loader.linked import Linked
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, A, Rela, Sec, Sym, X, write
 from tests.support.scalar import MASK64

@@ -15,7 +15,8 @@ from archs.reloc import Got
 from loader.elf import parse
 from loader.errors import RelocationError
 from loader.layout import plan, with_stub_sections
-from loader.link import Linked, link, link_view
+from loader.link import link, link_view
+from loader.linked import Linked
 from tests.archs.test_registry import disassembler
 from tests.support.addresses import place
 from tests.support.elfwriter import (

@@ -14,8 +14,9 @@ from allocator.types import GIB, MIB, MemType, Prot
 from loader.elf import ElfView, parse
 from loader.errors import BadModule, LivepatchError, LoadError, UnresolvedSymbols
 from loader.layout import Layout, plan
-from loader.link import Linked, link, link_late, link_view
-from loader.module import LoadedModule
+from loader.link import link, link_late, link_view
+from loader.linked import Linked
+from loader.loaded import LoadedModule
 from tests.loader.test_module import BROKEN, World, build, image
 from tests.support.elfwriter import FUNC, LIVEPATCH, LOCAL, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import ABS64, RETURN, calls, module

@@ -25,7 +25,8 @@ from loader.errors import (
     SymbolClash,
     UnresolvedSymbols,
 )
-from loader.module import LoadedModule, Loader, State
+from loader.loaded import LoadedModule, State
+from loader.module import Loader
 from loader.symbols import SymbolTable
 from tests.support import elfwriter as elf
 from tests.support.elfwriter import A, Rela, Sec, Sym, W, write

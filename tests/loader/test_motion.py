@@ -9,7 +9,7 @@ import pytest
 
 from loader.errors import RelocationError
 from loader.link import MATERIALISED, link_view
-from loader.module import LoadedModule
+from loader.loaded import LoadedModule
 from loader.motion import Motion
 from machine.machine import Machine
 from samples.modules import names, root

@@ -14,7 +14,8 @@ from allocator.types import MIB
 from loader.elf import ElfView, parse
 from loader.errors import BadModule, RelocationError
 from loader.layout import Layout, PltPlan, plan, with_stub_sections
-from loader.link import Linked, link, link_view
+from loader.link import link, link_view
+from loader.linked import Linked
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, X, write
 from tests.support.modules import CALL, CALL_CODE, module

@@ -13,7 +13,7 @@ from execmem.cli import main
 from execmem.sweep.summary import kind_of
 from loader.errors import InitFailed
 from loader.files import ModuleFile
-from loader.module import State
+from loader.loaded import State
 from machine.faults import Fault, FaultKind
 from machine.kernel.api import locks, rcu, sched, timers, workqueue
 from machine.kernel.api.time import jiffies

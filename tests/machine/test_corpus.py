@@ -17,7 +17,7 @@ import struct
 
 import pytest
 
-from loader.module import State
+from loader.loaded import State
 from machine.machine import Machine, Out
 
 GFP_KERNEL = 0xCC0

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from loader.errors import InitFailed
-from loader.module import State
+from loader.loaded import State
 from machine.faults import Fault
 from machine.machine import Machine
 

@@ -32,7 +32,7 @@ from loader.errors import (
     UnresolvedSymbols,
 )
 from loader.layout import THIS_MODULE
-from loader.module import State
+from loader.loaded import State
 from machine.faults import Fault, FaultKind
 from machine.machine import Machine
 from samples import modules

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from allocator.types import ADDRESS_MASK
 from loader.errors import LoadError
-from loader.module import State
+from loader.loaded import State
 from machine.faults import BadCall, Fault
 from machine.machine import Machine, Out
 from samples import modules

@@ -10,7 +10,7 @@ import pytest
 from loader.errors import InitFailed, ModuleInUse
 from loader.files import ModuleFile
 from loader.layout import THIS_MODULE
-from loader.module import State
+from loader.loaded import State
 from machine.faults import Fault
 from machine.machine import Machine
 from tests.support.modules import EXIT_AT, INIT_AT, module

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from allocator.types import Hex
-from loader.module import State
+from loader.loaded import State
 from machine.kernel.api.common import empty_list, stop
 from machine.kernel.kernel import Kernel
 from machine.kernel.prototypes import parse
