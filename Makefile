@@ -58,6 +58,7 @@ ifeq ($(ENGINE),coverage)
 		$(BIN)/python -m tests.fuzz.run $$target --coverage --seconds $(SECONDS) || exit 1; done
 else
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz.code
 endif
 
 # Refuse every step of every operation under every design; make test does a part of it.

@@ -41,7 +41,6 @@ TRANSLATION = (1 << 30) + (1 << 28)
 HOST = 2  # times the guest's memory: what the host may spend for it besides
 
 _SIZE = 1 << 16
-_DEADLINE = struct.Struct("<d")
 _NOTES = (8, 520, 1032)  # what is loaded, what was called, what that called
 _NOTE = struct.Struct("<QH")  # address, size of the text
 _NOTE_SIZE = 512
@@ -73,6 +72,7 @@ class BlackBox:
             descriptors = memory, noise
         self.descriptors = descriptors
         self._memory = mmap.mmap(descriptors[0], _SIZE)
+        self._deadline = memoryview(self._memory)[:8].cast("d")
         self.cpu: Cpu | None = None
         self._until = 0.0
         self._labels: dict[int, bytes] = {}
@@ -80,6 +80,7 @@ class BlackBox:
 
     def close(self) -> None:
         """Give the memory back."""
+        self._deadline.release()
         self._memory.close()
         for descriptor in self.descriptors:
             os.close(descriptor)
@@ -90,13 +91,13 @@ class BlackBox:
         """Note that a CPU begins to execute, and until when it may; return what `leave` needs."""
         outer = self.cpu, self._until
         self.cpu, self._until = cpu, math.inf if deadline is None else deadline
-        _DEADLINE.pack_into(self._memory, 0, self._until)
+        self._deadline[0] = self._until
         return outer
 
     def leave(self, outer: tuple[Cpu | None, float] | None) -> None:
         """Note that it has ended, and what was under way before goes on."""
         self.cpu, self._until = outer or (None, 0.0)
-        _DEADLINE.pack_into(self._memory, 0, self._until)
+        self._deadline[0] = self._until
 
     def load(self, name: str) -> None:
         """Note which module is worked on; what addresses mean may be different from now on."""
@@ -145,8 +146,7 @@ class BlackBox:
     @property
     def deadline(self) -> float:
         """Until when the guest may execute; infinity for no limit, 0 while none executes."""
-        found: float = _DEADLINE.unpack_from(self._memory, 0)[0]
-        return found
+        return self._deadline[0]
 
     def note(self, slot: int) -> tuple[int, str]:
         """Return the address and the text of a note."""

@@ -46,6 +46,7 @@ MEMORY = 256 * MIB  # of the guest
 SECONDS = 0.1  # limit of a call
 SLACK = 0.1, 1.1  # so much, and so many times, more is still as promised
 ROOM = 2 * PAGE_SIZE
+LEFT = 160  # return instructions behind the code
 STATE = struct.Struct("<QQQdQ")  # number, calls, exceeded, longest, peak of memory
 
 
@@ -149,8 +150,9 @@ class Caller:
     def call(self, code: bytes, random: Random) -> tuple[str, float, float]:
         """Call code; return what came of it, the seconds that it took, and how many it might."""
         machine = self.machine
-        machine.memory.physical.write(self._frame, code)
-        machine.cpu.sync_icache(self.address, self.address + len(code))
+        padded = code + self.arch.emulation.ret * LEFT  # of what was called before, nothing stays
+        machine.memory.physical.write(self._frame, padded)
+        machine.cpu.sync_icache(self.address, self.address + len(padded))
         near = self.buffer + 4096
         choices = (near, near + 8, 0, 1, 64, random.getrandbits(64), self.address)
         arguments = [random.choice(choices) for _ in range(6)]
