@@ -144,7 +144,7 @@ class Cpu:
         self._unsaved_values = list(emulation.unsaved.values())
         self._system = emulation.system
         self._executed = 0  # instructions of the last slice
-        self._refused: Stop | None = None  # by a hook in the run under way
+        self._refused: BaseException | None = None  # by a hook in the run under way
         self._scanned: dict[int, int] = {}
         self._sites: set[int] = set()
         self.page_table = 0
@@ -363,8 +363,7 @@ class Cpu:
             self.uc.emu_start(at, end, count=count)
             at = self.read(self.arch.calling.program_counter)
             if self._refused is not None:
-                stop, self._refused = self._refused, None
-                raise stop
+                raise self._refused
             if at == end:
                 return None
             if self._interrupt is None:
@@ -372,9 +371,12 @@ class Cpu:
             stop = self._trap(self._interrupt, at)
         except unicorn.UcError as error:
             self._pay()
+            if self._refused is not None:  # before that: some of the block may follow
+                raise self._refused from None
             stop = self._stop(error)
         finally:
             self._pay()
+            self._refused = None
         return self._resume(stop), True
 
     def _expires(self, at: int) -> bool:
@@ -569,9 +571,9 @@ class Cpu:
         elif stop.reason:
             self._refuse(stop)
 
-    def _refuse(self, stop: Stop) -> None:
+    def _refuse(self, why: BaseException) -> None:
         """End the run under way, from a hook."""
-        self._refused = stop
+        self._refused = why
         self.uc.emu_stop()
 
     def _on_instruction(self, name: str, work: Callable[[Processor], str | None]) -> None:
@@ -680,7 +682,10 @@ class Cpu:
 
         def read(_uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
             if offset % 8 == 0:  # a doubleword comes in two halves, the low one first
-                on_read()
+                try:
+                    on_read()
+                except BaseException as refusal:  # noqa: BLE001 -- who gives no value is complained of
+                    self._refuse(refusal)
             return int.from_bytes(self._memory.physical.read(place(offset), size), "little")
 
         def write(_uc: unicorn.Uc, offset: int, size: int, value: int, _data: object) -> None:

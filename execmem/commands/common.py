@@ -39,6 +39,14 @@ def module_options(function: F) -> F:
                 metavar="SEED",
                 help="randomise as this boot would",
             ),
+            click.option(
+                "--seed",
+                type=click.IntRange(min=0),
+                default=0,
+                metavar="N",
+                show_default=True,
+                help="what random numbers and clocks of the guest follow",
+            ),
             click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
             click.option(
                 "--param", "params", multiple=True, metavar="NAME=VALUE", help="module parameter"
@@ -219,6 +227,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         errata=options["errata"],
         stub_sections=options["with_plt"],
         kasan=options["kasan"],
+        seed=options["seed"],
         force=options["force"],
         constructors=options["constructors"],
         **more,

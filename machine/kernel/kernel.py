@@ -967,6 +967,7 @@ class Kernel:
         if len(rest) > LINE_LIMIT:
             lines, rest = [*lines, rest], ""
         for line in lines:
+            self.spend()
             self._emit(line)
         self._partial = rest
 

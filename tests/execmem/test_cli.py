@@ -338,6 +338,21 @@ def test_output_is_deterministic(run, arch):
     assert run(*words) == run(*words)
 
 
+def test_a_seed_is_what_two_runs_differ_by(run, arch, tmp_path):
+    """Random numbers of the guest are those of `--seed`: equal in equal runs, 0 by default."""
+    file = tmp_path / "mini.ko"
+    file.write_bytes(module(arch.machine, undefined=("get_random_u64",), runs=True))
+
+    def numbers(*words):
+        code, out, err = run("run", "--no-init", file, "mini_work", "--json", *words)
+        assert code == 0, err
+        return json.loads(out)["result"]
+
+    assert numbers() == numbers("--seed", "0")
+    assert numbers("--seed", "1") == numbers("--seed", "1")
+    assert len({numbers("--seed", n) for n in (0, 1, 1 << 70)}) == 3
+
+
 def test_every_listed_command_exists_under_its_own_name():
     """The overview is written without importing commands, so it must not list what is not there."""
     for name in COMMANDS:

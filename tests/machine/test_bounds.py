@@ -18,6 +18,7 @@ import archs
 from machine.faults import Fault, FaultKind
 from machine.kernel.api.xxhash import xxh64
 from machine.kernel.bounds import PIECE
+from machine.kernel.kernel import LOOK
 from machine.kernel.table import FUNCTIONS
 from machine.machine import Machine
 from tests.machine.snippets import snippet
@@ -359,6 +360,14 @@ for name, args in eval(sys.argv[2]):
         print(name, fault, file=sys.stderr)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
+
+
+def test_lines_are_paid(guest):
+    """One message of a million lines ends within, at the limit of the call."""
+    text = guest.put(b"\n" * (MIB - 1) + b"\0")
+    fault = limited(lambda: guest("_printk", text, instructions=1000), FaultKind.INSTRUCTION_LIMIT)
+    assert "in _printk()" in str(fault)
+    assert guest.machine.log.total < 1000 * LOOK + LOOK
 
 
 def test_memory_of_the_host(arch):

@@ -9,7 +9,14 @@ from machine.faults import Fault, FaultKind
 from machine.kernel import kernel as kernel_module
 from machine.kernel.heap import COST
 from machine.machine import STACK_SIZE, Machine
-from tests.machine.snippets import snippet
+from tests.machine.snippets import put, snippet
+
+# Loops that load for ever from where their argument points to.
+WATCH = {
+    "x86_64": bytes.fromhex("488b07ebfb"),  # 1: mov (%rdi),%rax; jmp 1b
+    "arm64": bytes.fromhex("010040f9ffffff17"),  # 1: ldr x1,[x0]; b 1b
+    "riscv64": bytes.fromhex("0c61fdbf"),  # 1: ld a1,0(a0); j 1b
+}
 
 
 @pytest.fixture
@@ -38,6 +45,17 @@ def test_time(machine):
     """A loop ends at the time limit, the machine's own where the call has none."""
     machine.seconds = 0.1
     assert ends(machine, "spin").kind is FaultKind.TIME_LIMIT
+
+
+def test_a_loop_that_looks_at_the_time(machine, capfd, arch):
+    """A loop over `jiffies`, which the kernel computes, ends at the limit, and in silence."""
+    jiffies = machine.kernel.address("jiffies")
+    at = put(machine, WATCH[arch.name])
+    with pytest.raises(Fault) as caught:
+        machine.call(at, jiffies, seconds=0.2)
+    assert caught.value.kind is FaultKind.TIME_LIMIT
+    assert machine.call(snippet(machine, "one")) == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_kernel_stack(machine):
