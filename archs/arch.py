@@ -578,6 +578,8 @@ class Finalisation:
         Branches that mitigations rewrite.
     same_size, variable_size
         Alternatives, where instructions have one size or several.
+    extable_handlers
+        Whether an entry of an exception table named a handler, before Linux 5.16.
     """
 
     order: tuple[str, ...]
@@ -588,6 +590,7 @@ class Finalisation:
     thunks: Thunks | None = None
     same_size: SameSize | None = None
     variable_size: VariableSize | None = None
+    extable_handlers: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -975,6 +975,7 @@ X86_64 = Arch(
             "trace_events",
             "running_kernel",
         ),
+        extable_handlers=True,
         environment=environment,
         features=FEATURES,
         ftrace=Ftrace(

@@ -42,6 +42,7 @@ LAYOUT = "module_layout"
 CONSTRUCTORS = (".ctors", ".init_array")
 MODULE_SPACE = "module:"  # namespace of the modules named behind it, since Linux 6.16
 SHOWN = 12  # names in a notice
+RELEASE = 64  # characters of a release, as `uname -r` prints it
 # Sample modules are built for what is modelled, as part of it, and say so in this way.
 SAMPLES = re.compile(r"6\.12\.\d+-samples")
 _RELEASE = re.compile(r"(\d+\.\d+)\.\d+(\S*)")
@@ -328,9 +329,20 @@ class Admission:
                 )
             )
         if not self._of_model:
-            text = f"built for Linux {magic.partition(' ')[0]}; taken for a module of {self._model}"
+            text = f"built for {self._kernel(magic)}; taken for a module of {self._model}"
             self._notice("built-for", text)
         return found
+
+    def _kernel(self, magic: str) -> str:
+        """Return what to call the kernel that a module was built for: by release, if that tells."""
+        release, _, rest = magic.partition(" ")
+        told, rest = (s if len(s) <= RELEASE else f"{s[:RELEASE]}..." for s in (release, rest))
+        if not release[:1].isdigit():
+            return f"a kernel that its vermagic does not name ({told!r})"
+        _, _, usual = self.gate.arch.vermagic.partition(" ")
+        if is_modelled(f"{release} {usual}", self.gate.arch):
+            return f"Linux {told} of another configuration ({rest!r}, not {usual!r})"
+        return f"Linux {told}"
 
     @property
     def _model(self) -> str:

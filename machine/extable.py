@@ -4,7 +4,8 @@
 A load or store that the compiler put between a user address and the kernel has an entry in
 `__ex_table`: its place, where to go on, and a word of the architecture's that says which
 registers then hold what (lib/extable.c, arch/*/mm/extable.c). The loader sorted and linked
-the table as the kernel does; it is read where it lies.
+the table as the kernel does; it is read where it lies. Modules of kernels before 5.16 have no
+such word: nothing but the place and where to go on, or a handler.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from loader.finalize.extable import SECTION, entry_of
 from loader.loaded import LoadedModule
 from machine.kernel.kernel import Kernel
 
-ENTRY = np.dtype([("place", "<i4"), ("resume", "<i4"), ("word", "<u4")])  # two are self-relative
+HANDLERS = frozenset(("ex_handler_default", "ex_handler_fault", "ex_handler_uaccess"))
 
 
 def fix(kernel: Kernel, modules: Iterable[LoadedModule], pc: int) -> int | None:
@@ -27,19 +29,34 @@ def fix(kernel: Kernel, modules: Iterable[LoadedModule], pc: int) -> int | None:
         if loaded.region_at(pc) is None:
             continue
         for section in loaded.sections.values():
-            if section.name == "__ex_table" and section.size:
-                return _entry(kernel, section.address, section.size, pc)
+            if section.name == SECTION and section.size:
+                return _entry(kernel, section.address, section.size, entry_of(loaded.view), pc)
     return None
 
 
-def _entry(kernel: Kernel, table: int, size: int, pc: int) -> int | None:
-    entries = np.frombuffer(kernel.memory.read(table, size), ENTRY)
-    places = np.arange(entries.size, dtype=np.int64) * ENTRY.itemsize + entries["place"]
-    for index in np.flatnonzero(places == pc - table).tolist():
-        values = kernel.arch.emulation.fixup(int(entries["word"][index]))
+def _entry(kernel: Kernel, table: int, size: int, entry: np.dtype[np.void], pc: int) -> int | None:
+    entries = np.frombuffer(kernel.memory.read(table, size), entry)
+    places = entries["insn"].astype(np.int64).view(np.uint64)
+    # Pointers, or words that count from where they are.
+    absolute = entry["insn"] == np.uint64
+    if not absolute:
+        places += np.uint64(table) + np.arange(entries.size, dtype=np.uint64) * entry.itemsize
+    for index in np.flatnonzero(places == np.uint64(pc)).tolist():
+        start = 0 if absolute else table + index * entry.itemsize
+        values = _values(kernel, entries[index], start)
         if values is None:
             return None
         for name, value in values:
             kernel.cpu.write(name, value)
-        return table + index * ENTRY.itemsize + 4 + int(entries["resume"][index])
+        return int(entries["fixup"][index]) + (start and start + 4)
     return None
+
+
+def _values(kernel: Kernel, entry: np.void, start: int) -> tuple[tuple[str, int], ...] | None:
+    """Return what the entry at `start` sets; None where it is not known what it asks for."""
+    names = entry.dtype.names or ()
+    if "data" in names:
+        return kernel.arch.emulation.fixup(int(entry["data"]))
+    if "handler" in names and kernel.name_at(start + 8 + int(entry["handler"])) not in HANDLERS:
+        return None
+    return ()

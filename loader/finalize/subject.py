@@ -73,13 +73,22 @@ class Table:
         steps = np.arange(self.entries.size, dtype=np.uint64) * np.uint64(dtype.itemsize)
         return steps + np.uint64(self.address + offset)
 
+    def _absolute(self, field: str) -> bool:
+        """Return whether `field` holds pointers."""
+        return self.entries.dtype[field] == np.uint64
+
     def targets(self, field: str) -> U64:
-        """Return what the self-relative words in `field` point at."""
+        """Return what the self-relative words, or pointers, in `field` point at."""
+        if self._absolute(field):
+            return self.entries[field].astype(np.uint64)
         words = self.entries[field].astype(np.int64).view(np.uint64)
         return words + self.addresses(field)
 
     def point(self, field: str, targets: U64) -> None:
-        """Make the self-relative words in `field` point at `targets`."""
+        """Make the self-relative words, or pointers, in `field` point at `targets`."""
+        if self._absolute(field):
+            self.entries[field] = targets
+            return
         words = targets - self.addresses(field)
         self.entries[field] = words.view(np.int64).astype(self.entries.dtype[field])
 

@@ -809,6 +809,29 @@ def test_a_module_alone(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
+    ("magic", "told"),
+    [
+        ("6.1.99-android14-11-g01 SMP preempt", "built for Linux 6.1.99-android14-11-g01;"),
+        ("", "a kernel that its vermagic does not name ('')"),
+        (" 6.1", "a kernel that its vermagic does not name ('')"),
+        ("nonsense x", "a kernel that its vermagic does not name ('nonsense')"),
+        ("6." + "1" * 100_000, f"built for Linux 6.{'1' * 62}...;"),
+        ("{release} SMP odd", "built for Linux {release} of another configuration ('SMP odd', not"),
+        ("{release} " + "y" * 100_000, f"of another configuration ('{'y' * 64}...', not"),
+    ],
+)
+def test_what_a_module_was_built_for_is_told(kernel: Kernel, magic: str, told: str) -> None:
+    """By its release; where that is none, or the modelled kernel's own, by what is the matter."""
+    release = kernel.arch.vermagic.partition(" ")[0]
+    magic = magic.replace("{release}", release)
+    tags = ("intree=Y", f"vermagic={magic}")
+    (notice,) = kernel.load(made(kernel.arch.machine, magic=None, tags=tags)).notices
+    assert notice.code == "built-for"
+    assert told.replace("{release}", release) in notice.text
+    assert len(notice.text) < 400
+
+
+@pytest.mark.parametrize(
     ("release", "same"),
     [
         ("6.12.1+deb13", True),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 import struct
 
+import pytest
+
 import archs
 from loader.elf import parse
 from loader.finalize import Environment
@@ -13,7 +15,7 @@ from loader.layout import plan
 from loader.link import link
 from tests.support.addresses import place
 from tests.support.elfwriter import A, Rela, Sec, Sym, X, write
-from tests.support.modules import PREL32
+from tests.support.modules import ABS64, PREL32
 
 
 def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:
@@ -39,3 +41,36 @@ def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:
         for n, (insn, fixup, data) in enumerate(struct.iter_unpack("<iiI", contents))
     ]
     assert found == wanted
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_entries_of_kernels_before_5_16(arch: archs.Arch, count: int) -> None:
+    """Pairs of words or pointers, and handlers' words, survive the move too, in any number."""
+    chance = random.Random(count)
+    wanted = sorted((4 * n, 0x800 + 4 * n, 0x1000 + 4 * n) for n in range(count))
+    width, kind, fields = 4, PREL32[arch.machine], 2
+    if not arch.prel32:  # riscv64
+        width, kind = 8, ABS64[arch.machine]
+    if arch.finalisation is not None and arch.finalisation.extable_handlers:  # x86-64
+        fields = 3
+    relas = [
+        Rela(width * (fields * n + field), kind, "text", entry[field])
+        for n, entry in enumerate(chance.sample(wanted, count))
+        for field in range(fields)
+    ]
+    table = bytes(width * fields * count)
+    image = write(
+        arch.machine,
+        [Sec(".text", bytes(0x2000), A | X), Sec("__ex_table", table, A, align=8, relas=relas)],
+        [Sym("text", ".text")],
+    )
+    addresses = place(plan(parse(image)), 0xFFFF_FFFF_C020_0000)
+    contents = link(image, addresses, {}, environment=Environment())[2]
+    start = addresses[2] - addresses[1]
+    words = [word for (word,) in struct.iter_unpack("<i" if width == 4 else "<Q", contents)]
+    if width == 4:
+        words = [start + 4 * n + word for n, word in enumerate(words)]
+    else:
+        words = [word - addresses[1] for word in words]
+    found = list(zip(*[iter(words)] * fields, strict=True))
+    assert found == [entry[:fields] for entry in wanted]
