@@ -15,7 +15,8 @@ from archs.arch import (
     Plt,
 )
 from archs.arm64 import ARM64
-from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
+from archs.op import Op
+from archs.reloc import Checks, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64
 from archs.text import Guest
 from archs.x86_64 import X86_64

@@ -14,7 +14,7 @@ something is.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -22,7 +22,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.reloc import PAGE_MASK, REFUSED, SUMMED, Checks, Op, Part, Reach, Reloc, Rows
+from archs.op import TARGETS, Kind, Letters
+from archs.reloc import REFUSED, SUMMED, Checks, Part, Reach, Reloc, Rows
 
 U64: TypeAlias = NDArray[np.uint64]
 Index: TypeAlias = NDArray[np.intp]
@@ -43,13 +44,15 @@ class Records:
     offset
         Byte offset of the place in the image buffer.
     place, target
-        P and S+A as uint64 (sums wrap); for rows of Op.SIZE the target is Z+A.
+        P and S+A as uint64 (sums wrap); for rows that take the symbol's size the target is Z+A.
     addend
         A; may be a strided view of the file.
     type
         Relocation numbers.
     group
         Number of the relocation section: pairing stays inside one. None: all are of one.
+    bases
+        Values of letters that are the same for all records, where rows have such letters.
     """
 
     offset: Index
@@ -58,6 +61,27 @@ class Records:
     addend: U64
     type: NDArray[np.uint32]
     group: U64 | None = None
+    bases: Mapping[str, int] | None = None
+
+    def total(self, letters: Letters, index: Selection) -> U64:
+        """Return the sum of letters for the records at `index`; ValueError where one has no value."""
+        if letters in TARGETS:
+            return self.target[index]
+        if letters == ("P",):
+            return self.place[index]
+        x = np.zeros(self.type[index].size, np.uint64)
+        for letter in letters:
+            if letter == "S":
+                x += self.target[index] - self.addend[index]
+            elif letter == "A":
+                x += self.addend[index]
+            elif letter == "P":
+                x += self.place[index]
+            elif self.bases is not None and letter in self.bases:
+                x += np.uint64(self.bases[letter])
+            else:
+                raise ValueError(f"nothing says what {letter} is here")
+        return x
 
 
 class Problem(enum.Enum):
@@ -117,12 +141,7 @@ def by_number(column: NDArray[Any], types: NDArray[np.uint32]) -> NDArray[Any]:
 
 def compute(row: Reloc, records: Records, index: Selection) -> U64:
     """Return X for the records at `index`; PAIR and accumulating rows have their own ways."""
-    x = records.target[index]
-    if row.op is Op.PC:
-        x = x - records.place[index]
-    elif row.op is Op.PAGE:
-        x = (x & PAGE_MASK) - (records.place[index] & PAGE_MASK)
-    return x
+    return row.op.compute(lambda letters: records.total(letters, index))
 
 
 def out_of_reach(x: U64, reach: Reach | None) -> NDArray[np.bool_]:
@@ -149,28 +168,6 @@ def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray
 
 
 # Words ---------------------------------------------------------------------------------------
-
-
-def _field(part: Part, x: U64) -> U64:
-    """Return the bits of a part's word that X decides."""
-    value = x if part.added is None else x + part.added
-    word = None
-    if part.movz:
-        negative = value.view(np.int64) < 0
-        value = np.where(negative, ~value, value)
-        word = np.where(negative, np.uint64(0), np.uint64(part.movz))
-    for right, mask, left in part.steps:
-        field = value.copy() if right is None else value >> right
-        if mask is not None:
-            field &= mask
-        if left is not None:
-            field <<= left
-        if word is None:
-            word = field
-        else:
-            word |= field
-    assert word is not None
-    return word
 
 
 class Places:
@@ -227,7 +224,7 @@ class Places:
                 self.store(half, x)
             return
         view, index = self._way(part)
-        words = (x if part.whole else _field(part, x)).astype(part.word)
+        words = (x if part.whole else part.field(x)).astype(part.word)
         if part.keep is not None:
             words |= self.read(part) & part.keep
         view[index] = words
@@ -256,7 +253,7 @@ def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U6
     for part in parts:
         at = offset + part.offset if part.offset else offset
         view = _anywhere(image, part.size)
-        found = (x if part.whole else _field(part, x)).astype(part.word)
+        found = (x if part.whole else part.field(x)).astype(part.word)
         if part.keep is not None:
             found |= view[at] & part.keep
         view[at] = found
@@ -403,6 +400,10 @@ def _apply_few(
     if clean_target and np.count_nonzero((at + width.view(np.intp))[:-1] > at[1:]):
         return None
     x = (records.target & target_bits) - (records.place & place_bits)
+    for number in few.others:
+        those = having(records.type, [number])
+        if those.size:
+            x[those] = compute(rows[number], records, those)
     if rows.entangled:
         (index,) = few.pairs[forms].nonzero()
         if index.size and _pair(rows, records, index, x).size:
@@ -478,10 +479,10 @@ def apply(
             failures.append(Failure(problem, row, where, np.zeros(where.size, np.uint64)))
         elif row.accumulates:
             summed.append(number)
-        elif row.op is not Op.NONE:
+        elif row.op.kind is not Kind.NOTHING:
             alike.setdefault(rows.forms[checks][number], []).append(number)
     # What PAIR records take; they come last.
-    pairs = [group for group in alike.values() if rows[group[0]].op is Op.PAIR]
+    pairs = [group for group in alike.values() if rows[group[0]].op.high_half]
     kept = np.zeros(records.type.size, np.uint64) if pairs else None
     for group in sorted(alike.values(), key=pairs.__contains__):
         # An index costs more than it is worth where it would name every record.
@@ -512,11 +513,14 @@ def indices(index: Selection, size: int) -> Index:
 
 
 def _values(rows: Rows, records: Records, numbers: Sequence[int], index: Selection) -> U64:
-    """Return X of the records at `index`, which are those that have these types."""
-    row = next((rows[n] for n in numbers if rows[n].op is Op.PC), rows[numbers[0]])
+    """Return X of the records at `index`, which are those that have these types.
+
+    They are of one form: if they differ, some are the target, and the others that less P.
+    """
+    row = next((rows[n] for n in numbers if rows[n].op.placed), rows[numbers[0]])
     x = compute(row, records, index)
-    others = [n for n in numbers if rows[n].op is not row.op]
-    if row.op is Op.PC and others:
+    others = [n for n in numbers if rows[n].op.placed is not row.op.placed]
+    if others:
         mine = having(records.type[index], others)
         x[mine] = records.target[index][mine]
     return x

@@ -2,13 +2,9 @@
 """Relocations as rows.
 
 A row says everything about a relocation: its psABI number and name, the operation that
-gives X from S, A and P, the bit slices of X that go into which bits of which word, the
-interval that X must lie in, and how the result combines with what is there. The engine
-(archs/engine.py) applies rows; error texts, reach diagrams and the documentation read the
-same ones, so none of them can drift from what it does.
-
-The letters are the psABIs': symbol value S (its size Z), addend A, place P, result X, and
-V for what the relocations at one place have accumulated so far.
+gives X (archs/op.py), the bit slices of X that go into which bits of which word, and the
+interval that X must lie in. The engine (archs/engine.py) applies rows; error texts, reach
+diagrams and the documentation read the same ones, so none of them can drift from what it does.
 """
 
 from __future__ import annotations
@@ -23,23 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import size_text
+from archs.op import EVERY_BIT, Got, Kind, Number, Op
 
 Constant: TypeAlias = NDArray[np.uint64]
-PAGE_MASK = np.uint64(0xFFFF_FFFF_FFFF_F000)
-
-
-class Op(enum.Enum):
-    """How X is computed; the value is the psABI's formula."""
-
-    NONE = "-"
-    ABS = "S+A"
-    PC = "S+A-P"
-    PAGE = "Page(S+A)-Page(P)"
-    PAIR = "X of the HI20 at S"
-    SIZE = "Z+A"
-    ADD = "V+S+A"
-    SUB = "V-S-A"
-    SET = "S+A, later V"
 
 
 @attrs.frozen
@@ -91,22 +73,19 @@ class Part:
         return self.slices == (Slice(0, 8 * self.size, 0),) and not self.bias
 
     @cached_property
-    def steps(self) -> tuple[tuple[Constant | None, Constant | None, Constant | None], ...]:
-        """For each slice: shift X right, mask it, shift it left; None where there is no need.
-
-        Arrays of no dimension, because numpy takes as long to make one as to use it.
-        """
-
-        def constant(value: int, needed: bool) -> Constant | None:
-            return np.array(value, np.uint64) if needed else None
-
+    def _steps(self) -> tuple[tuple[int | None, int | None, int | None], ...]:
+        """For each slice: shift X right, mask it, shift it left; None where there is no need."""
         return tuple(
-            (
-                constant(s.x, s.x > 0),
-                constant((1 << s.bits) - 1, s.x + s.bits < 64),
-                constant(s.word, s.word > 0),
-            )
+            (s.x or None, (1 << s.bits) - 1 if s.x + s.bits < 64 else None, s.word or None)
             for s in self.slices
+        )
+
+    @cached_property
+    def _array_steps(self) -> tuple[tuple[Constant | None, ...], ...]:
+        """The steps as arrays of no dimension: numpy takes as long to make one as to use it."""
+        return tuple(
+            tuple(None if value is None else np.array(value, np.uint64) for value in step)
+            for step in self._steps
         )
 
     @cached_property
@@ -146,15 +125,41 @@ class Part:
                 found.append(Part(2, tuple(slices), offset, bias=self.bias, zeros=zeros))
         return tuple(found)
 
-    def insert(self, word: int, x: int) -> int:
-        """Return `word` with the slices of `x` placed in it (the scalar model)."""
-        value = x + self.bias
-        word &= ~self.mask
+    def field(self, x: Number) -> Number:
+        """Return the bits of the word that X decides, of a whole number or an array of uint64.
+
+        Parameters
+        ----------
+        x
+            X modulo 2^64.
+        """
+        steps = self._steps if isinstance(x, int) else self._array_steps
+        value: Any = x
+        word: Any = None
+        if self.added is not None:
+            value = value + (self.bias if isinstance(x, int) else self.added)
         if self.movz:
-            word, value = (word, ~value) if value < 0 else (word | self.movz, value)
-        for s in self.slices:
-            word |= (value >> s.x & (1 << s.bits) - 1) << s.word
-        return word
+            every = -(value >> 63) & EVERY_BIT  # where X is negative every bit, else none
+            value, word = value ^ every, self.movz & ~every
+        for right, mask, left in steps:
+            if right is not None:
+                field = value >> right
+                if mask is not None:
+                    field &= mask
+            else:
+                field = value if mask is None else value & mask
+            if left is not None:
+                field <<= left
+            if word is None:
+                word = field
+            else:
+                word |= field
+        found: Number = word
+        return found
+
+    def insert(self, word: int, x: int) -> int:
+        """Return `word` with the slices of `x` placed in it."""
+        return word & ~self.mask | self.field(x & EVERY_BIT)
 
     def extract(self, word: int) -> int:
         """Return the bits of X that stand in `word`, without the bias."""
@@ -225,18 +230,6 @@ class Stub(enum.Enum):
     PLT = "plt"
 
 
-class Got(enum.Enum):
-    """What stands for S where a row goes through the global offset table."""
-
-    SLOT = "address of the slot that holds S"
-    SLOT_SUM = "address of the slot that holds S+A"
-    OFFSET = "offset of the slot that holds S from the table's start"
-    OFFSET_SUM = "offset of the slot that holds S+A from the table's start"
-    PAGE_OFFSET_SUM = "offset of the slot that holds S+A from the page of the table's start"
-    BASE = "address of the table"
-    RELATIVE = "distance of the symbol from the table's start"
-
-
 class Checks(enum.Enum):
     """How strict a link is."""
 
@@ -301,7 +294,7 @@ class Reloc:
     @property
     def accumulates(self) -> bool:
         """Whether records of this type at one place add up before they are stored."""
-        return self.op in (Op.ADD, Op.SUB, Op.SET)
+        return self.op.accumulates
 
 
 class Rows(dict[int, Reloc]):
@@ -313,7 +306,7 @@ class Rows(dict[int, Reloc]):
     @cached_property
     def pointers(self) -> tuple[int, ...]:
         """Numbers that store an address in eight bytes."""
-        return tuple(n for n, row in self.items() if row.op is Op.ABS and row.parts == data(8))
+        return tuple(n for n, row in self.items() if row.op == Op.ABS and row.parts == data(8))
 
     @cached_property
     def widths(self) -> NDArray[np.uint64]:
@@ -328,12 +321,12 @@ class Rows(dict[int, Reloc]):
     @cached_property
     def signs(self) -> NDArray[np.int8]:
         """What accumulating numbers do with S+A: -1 subtract, 1 add, 2 forget the rest."""
-        return self._array(np.int8, lambda row: {Op.SUB: -1, Op.SET: 2}.get(row.op, 1))
+        return self._array(np.int8, lambda row: 2 if row.op.anew else row.op.weight("S"))
 
     @cached_property
     def sized(self) -> frozenset[int]:
         """Numbers that take the symbol's size."""
-        return frozenset(number for number, row in self.items() if row.op is Op.SIZE)
+        return frozenset(number for number, row in self.items() if row.op.kind is Kind.SIZE)
 
     @cached_property
     def through_got(self) -> frozenset[int]:
@@ -343,22 +336,27 @@ class Rows(dict[int, Reloc]):
     @cached_property
     def entangled(self) -> bool:
         """Whether what a record stores may depend on other records."""
-        return any(row.op is Op.PAIR or row.accumulates for row in self.values())
+        return any(row.op.high_half or row.accumulates for row in self.values())
 
     @cached_property
     def forms(self) -> Mapping[Checks, Mapping[int, int]]:
         """Numbers that store the same words within the same reach have the same form.
 
-        But X is computed for them together, which what takes another's X or pages is kept out of.
+        X is computed for all of a form together, as the target and where wanted less P; what is
+        more than that is a form of its own.
         """
-        apart = (Op.PAIR, Op.PAGE)
+        together = ((EVERY_BIT, 0), (EVERY_BIT, EVERY_BIT))
+
+        def apart(op: Op) -> Op | None:
+            computed = op.high_half or bool(op.terms and not op.accumulates)
+            return op if computed and op.columns not in together else None
+
         found: dict[Checks, dict[int, int]] = {}
         for checks in Checks:
             known: dict[object, int] = {}
             found[checks] = {
                 number: known.setdefault(
-                    (row.op if row.op in apart else None, row.parts, row.reach_under(checks)),
-                    len(known),
+                    (apart(row.op), row.parts, row.reach_under(checks)), len(known)
                 )
                 for number, row in self.items()
             }
@@ -376,7 +374,6 @@ class Rows(dict[int, Reloc]):
         return found
 
 
-EVERY_BIT = (1 << 64) - 1
 REFUSED, SUMMED = 0, 1
 
 
@@ -391,7 +388,10 @@ class Few:
         write words; the last entry stands for every number beyond.
     columns
         By number, as uint64: the bits of S+A and of P that count, in X = (S+A) - P; the
-        least X and the width of its interval (one X less where all fit); the bits of X that must be 0; bytes written.
+        least X and the width of its interval (one X less where all fit); the bits of X that must
+        be 0; bytes written.
+    others
+        Numbers whose X is more than such a difference.
     pairs
         Whether rows of a form take another's X.
     parts
@@ -402,6 +402,7 @@ class Few:
 
     forms: NDArray[np.uint8]
     columns: NDArray[np.uint64]
+    others: tuple[int, ...]
     pairs: NDArray[np.bool_]
     parts: tuple[tuple[Part, ...], ...]
     aligned: bool
@@ -415,20 +416,23 @@ class Few:
         columns[3] = EVERY_BIT
         parts: list[tuple[Part, ...]] = [(), ()]
         pairs = np.zeros(len(rows) + 2, np.bool_)
+        others: list[int] = []
         for number, row in rows.items():
             if row.unsupported or (checks is Checks.KERNEL and not row.kernel):
                 continue
-            key = "sum" if row.accumulates else (row.op is Op.PAIR, row.parts)
+            key = "sum" if row.accumulates else (row.op.high_half, row.parts)
             form = forms[number] = keys.setdefault(key, len(keys))
             if form == len(parts):
                 parts.append(row.parts)
-            pairs[form] = row.op is Op.PAIR
-            bits = int(PAGE_MASK) if row.op is Op.PAGE else EVERY_BIT
-            columns[:2, number] = bits, bits if row.op in (Op.PC, Op.PAGE) else 0
+            pairs[form] = row.op.high_half
+            columns[:2, number] = row.op.columns or 0
+            if row.op.columns is None and not row.accumulates:
+                others.append(number)
             reach = None if row.accumulates else row.reach_under(checks)
-            if reach is not None and row.op is not Op.NONE:
+            if reach is not None and row.op.kind is not Kind.NOTHING:
                 lo, hi = max(reach.lo, -1 << 63), min(reach.hi, 1 << 63)
                 columns[2:4, number] = lo & EVERY_BIT, min(hi - lo, EVERY_BIT)
                 columns[4, number] = reach.align - 1 if checks is Checks.HARDWARE else 0
             columns[5, number] = row.size
-        return cls(forms, columns, pairs, tuple(parts), bool(columns[4].any()))
+        aligned = bool(columns[4].any())
+        return cls(forms, columns, tuple(others), pairs, tuple(parts), aligned)

@@ -65,7 +65,8 @@ from archs.arch import (
     same,
 )
 from archs.environment import Boot, Environment
-from archs.reloc import Got, Op, Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.op import Got, Op
+from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.system_riscv64 import SYSTEM
 from archs.text_riscv64 import PATCHING
 

@@ -68,7 +68,8 @@ from archs.arch import (
 )
 from archs.environment import Boot, Environment
 from archs.insn_x86_64 import CALL, ESCAPE, JUMP, JUMP8, Instruction, decode, holds
-from archs.reloc import Got, Op, Reach, Reloc, data, signed, unsigned
+from archs.op import Got, Op
+from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.system_x86_64 import SYSTEM
 from archs.text import Guest
 from archs.text_x86_64 import PATCHING

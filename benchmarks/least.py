@@ -16,11 +16,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs.engine import U64, Index, Places, having, numbers_in
-from archs.reloc import PAGE_MASK, Op, Part
+from archs.op import Kind, Op
+from archs.reloc import Part
 from loader.elf import SHT_NOBITS, ElfView, RelocationTable
 from loader.linked import Linked
 
+_PAGE = np.uint64(-PAGE_SIZE & ADDRESS_MASK)
 SMALL = 1000  # records below which a table is left out
 
 
@@ -80,14 +83,14 @@ class Least:
             target += records["addend"]
             kept = np.empty(records.size, np.uint64) if table.paired else None
             for group in table.groups:
-                if group.op is Op.PAIR and kept is not None:
+                if group.op.high_half and kept is not None:
                     x = kept[group.before]
                 else:
                     x = target[group.index]
-                    if group.op in (Op.PC, Op.PAGE):
+                    if group.op.placed:
                         place = records["offset"] + table.address if place is None else place
-                        p = place[group.index]
-                        x = x - p if group.op is Op.PC else (x & PAGE_MASK) - (p & PAGE_MASK)
+                        p, whole = place[group.index], group.op.granule == 1
+                        x = x - p if whole else (x & _PAGE) - (p & _PAGE)
                     if kept is not None:
                         kept[group.index] = x
                 for part in group.parts:
@@ -109,16 +112,16 @@ class Least:
             row = rows[number]
             if row.accumulates:
                 summed.append(number)
-            elif row.op is not Op.NONE:
+            elif row.op.kind is not Kind.NOTHING:
                 alike.setdefault((row.op, row.parts), []).append(number)
         groups = []
-        for (op, parts), numbers in sorted(alike.items(), key=lambda item: item[0][0] is Op.PAIR):
+        for (op, parts), numbers in sorted(alike.items(), key=lambda item: item[0][0].high_half):
             index = having(types, numbers)
             every = index.size == types.size
             places, chosen = Places(self._image, at[index]), slice(None) if every else index
             groups.append(_Group(op, chosen, index - 1, places, parts))
         sums = self._sums(view, types, at, having(types, summed)) if summed else None
-        paired = any(op is Op.PAIR for op, _ in alike)
+        paired = any(op.high_half for op, _ in alike)
         return _Table(table.records, np.array(address, np.uint64), tuple(groups), paired, sums)
 
     def _sums(self, view: ElfView, types: NDArray[np.uint32], at: Index, index: Index) -> _Sums:
@@ -126,7 +129,7 @@ class Least:
         places = at[index]
         first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
         rows = view.arch.relocations
-        negative = np.array([rows[number].op is Op.SUB for number in types[index].tolist()])
+        negative = np.array([rows[number].op.weight("S") < 0 for number in types[index].tolist()])
         kinds, stored = types[index[first]], []
         for number in numbers_in(kinds):
             mine = having(kinds, [number])

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.errors import printable
-from allocator.types import ExecmemType, Interval, size_text
+from allocator.types import PAGE_SIZE, ExecmemType, Interval, size_text
 from archs import Arch
-from archs.reloc import Op, Reloc
+from archs.reloc import Reloc
 from execmem.relocs import Code
 from loader.elf import STT_FUNC, ElfView
 from loader.listing import Listing
@@ -292,8 +292,12 @@ def _row(arch: Arch, number: int) -> dict[str, Any]:
     reach = row.reach
     return {
         "name": row.name,
-        "formula": row.op.value,
-        "op": row.op.name,
+        "formula": row.op.formula,
+        "terms": [[t.sign, "".join(t.letters), t.granule, t.bias] for t in row.op.terms],
+        "bits": row.op.bits,
+        "sums": row.accumulates,
+        "relative": row.op.relative,
+        "follows": row.op.granule <= PAGE_SIZE,
         "stub": row.stub is not None,
         "got": row.got is not None,
         "uleb": row.uleb,
@@ -331,7 +335,7 @@ def _pairs(listing: Listing, motion: Motion) -> tuple[NDArray[np.uint64], NDArra
     x, high = motion.x.copy(), np.full(motion.x.size, -1, np.int32)
     rows = motion.rows
     numbers = np.unique(motion.type).tolist()
-    low = [n for n in numbers if rows[n].op is Op.PAIR]
+    low = [n for n in numbers if rows[n].op.high_half]
     if not low:
         return x, high
     highs = np.flatnonzero(np.isin(motion.type, [n for n in numbers if rows[n].high]))

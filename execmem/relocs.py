@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from allocator.types import ADDRESS_MASK, Hex, Interval
-from archs.reloc import Op
 from loader.listing import Listing, Relocation, Selection
 from machine.disassembly import Disassembler
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LINE = 80
-ABSOLUTE = (Op.ABS, Op.SET)
 
 
 class Code:
@@ -125,7 +123,7 @@ def _hex(value: int | None) -> Hex | None:
 def _result(relocation: Relocation) -> int | None:
     """Return X: an address where the formula gives one, else with its sign."""
     row, x = relocation.row, relocation.x
-    return x if x is None or row is None or row.op not in ABSOLUTE else x & ADDRESS_MASK
+    return x if x is None or row is None or not row.op.shows_address else x & ADDRESS_MASK
 
 
 def show(out: Console, code: Code, selection: Selection, limit: int | None) -> None:
@@ -165,7 +163,7 @@ def _computation(relocation: Relocation) -> Iterator[str]:
     row, x = relocation.row, _result(relocation)
     if row is None or x is None:
         return
-    result = f"{x:#x}" if row.op in ABSOLUTE else f"{x:+#x}"
+    result = f"{x:#x}" if row.op.shows_address else f"{x:+#x}"
     formula = f"  {relocation.formula} ="
     if not relocation.computation:
         yield f"{formula} {result}"

@@ -217,7 +217,7 @@ def print_relocations(out: Console, module: Module) -> None:
         table(
             ("relocation", "count", "value", "farthest", "reach"),
             [
-                (name, count, names[name].op.value, *_reach_cells(spans.get(name)))
+                (name, count, names[name].op.formula, *_reach_cells(spans.get(name)))
                 for name, count in module.report.relocations.items()
             ],
             right="count,farthest",
@@ -226,7 +226,7 @@ def print_relocations(out: Console, module: Module) -> None:
 
 
 def _reach_cells(extent: Extent | None) -> tuple[str, str]:
-    if extent is None or extent.row.op.value in ("S+A", "-"):
+    if extent is None or not extent.row.op.relative:
         return "", ""
     far = extent.lo if -extent.lo > extent.hi else extent.hi
     text = f"{far:+#x}"

@@ -50,8 +50,8 @@ def _arch(arch: Arch) -> str:
 
 def _value(row: Reloc) -> str:
     if row.got is None:
-        return f"`{row.op.value}`"
-    return f"`{row.op.value}`, S being the {row.got.value}"
+        return f"`{row.op.formula}`"
+    return f"`{row.op.formula}`, S being the {row.got.text}"
 
 
 def _fields(row: Reloc) -> str:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from allocator.types import PAGE_SIZE, MemType, align_up
 from archs import Plt
 from archs.engine import HARDLY, having
-from archs.reloc import Got
 from loader.elf import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -34,8 +33,6 @@ from loader.elf import (
 from loader.errors import BadModule
 
 GOT_SLOT = 8  # bytes
-GOT_OF_SYMBOL = frozenset((Got.SLOT, Got.OFFSET))
-GOT_OF_SUM = frozenset((Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
@@ -393,8 +390,9 @@ def _count_few(view: ElfView, table: RelocationTable, template: Plt) -> int:
 def _count_got(view: ElfView) -> int:
     """Return the slots that can be needed: one for each symbol S, and for each sum S+A."""
     total = 0
-    for kinds, key in ((GOT_OF_SYMBOL, ["symbol"]), (GOT_OF_SUM, ["symbol", "addend"])):
-        numbers = [n for n, row in view.arch.relocations.items() if row.got in kinds]
+    rows = view.arch.relocations.items()
+    for holds, key in ((("S",), ["symbol"]), (("S", "A"), ["symbol", "addend"])):
+        numbers = [n for n, row in rows if row.got is not None and row.got.holds == holds]
         tables = (*view.tables, *view.late)
         keys = [t.records[np.isin(t.records["type"], numbers)][key] for t in tables]
         total += int(np.unique(np.concatenate(keys)).size) if keys else 0

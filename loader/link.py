@@ -25,7 +25,8 @@ from archs.engine import (
     having,
     numbers_in,
 )
-from archs.reloc import Op, Reloc
+from archs.op import Kind
+from archs.reloc import Reloc
 from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, parse
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.finalize import Environment, finalise
@@ -36,6 +37,7 @@ from loader.work import SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
 SMALL = 1 << 16  # bytes that cost less than a call for each gap between sections
+_MEASURED = (Kind.ADDRESS, Kind.DISPLACEMENT, Kind.REGION)
 _GAP = 16  # bytes between sections in the buffer: room for the widest word past an end
 
 
@@ -251,17 +253,17 @@ class Extent:
     def share(self) -> float:
         """Part of the type's reach that is used, 0..1; 0 where every value fits."""
         reach = self.row.reach
-        if reach is None or self.row.op not in (Op.PC, Op.PAGE):
+        if reach is None or not self.row.op.relative:
             return 0.0
         return max(self.lo / reach.lo if self.lo < 0 else 0, self.hi / (reach.hi - 1))
 
 
 def extents(arch: Arch, records: Records) -> tuple[Extent, ...]:
-    """Return the extent of every type that computes X from S, A and P, most frequent first."""
+    """Return the extent of every type whose X is an address or a distance, most frequent first."""
     found = []
     for number in numbers_in(records.type):
         row = arch.relocations[number]
-        if row.op not in (Op.ABS, Op.PC, Op.PAGE):
+        if row.op.kind not in _MEASURED:
             continue
         index = having(records.type, [number])
         x = compute(row, records, index).view(np.int64)
@@ -393,7 +395,10 @@ def _hint(
         if slots:
             return f"no PLT entry left or near enough ({slots} reserved); load closer to the kernel"
         return "the module has no .plt section for branches that do not reach; load it closer"
-    if failure.row.op is Op.ABS and failure.row.number not in view.arch.code_model_absolute:
+    if (
+        failure.row.op.kind is Kind.ADDRESS
+        and failure.row.number not in view.arch.code_model_absolute
+    ):
         if table.target.executable:
             return f"wherever it is loaded: build it with {view.arch.code_model_option}"
         return "wherever it is loaded: addresses of the kernel need eight bytes"

@@ -2,10 +2,10 @@
 """Every relocation of a linked module, one by one, with the numbers that went into it.
 
 The engine applies relocations as arrays and keeps no story; this module tells it again for
-a reader. It shares nothing with the engine but the rows: X is computed from the formula
-that the row prints, letter by letter, and what stands in the final bytes is decoded
-through the row's own fields. Where a formula leads elsewhere than the bytes do, the
-branch goes through a stub, and the record says through which.
+a reader. It shares nothing with the engine but the rows: X is computed from the same
+operation that prints the formula, of whole numbers and letter by letter, and what stands in
+the final bytes is decoded through the row's own fields. Where a formula leads elsewhere than
+the bytes do, the branch goes through a stub, and the record says through which.
 
 A GPU driver has half a million relocations, so filters work on the arrays, and a record is
 made when it is asked for.
@@ -13,92 +13,36 @@ made when it is asked for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
-from archs.reloc import Got, Op, Reloc
+from allocator.types import ADDRESS_MASK, Interval
+from archs.op import Got, Kind, signed
+from archs.reloc import Reloc
 from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, Section
 from loader.linked import Linked
 from loader.loaded import LoadedModule
 
 Index = NDArray[np.intp]
 
-_OF_SUM = frozenset((Got.SLOT_SUM, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
-# What a slot's address is counted from: bits of the table's start.
-_FROM = {
-    Got.OFFSET: ADDRESS_MASK,
-    Got.OFFSET_SUM: ADDRESS_MASK,
-    Got.PAGE_OFFSET_SUM: -PAGE_SIZE,
-}
-_TERM = re.compile(r"([+-]?)(?:Page\(([^()]*)\)|([A-Z]+))")
-
-
-def signed(x: int) -> int:
-    """Return a 64-bit pattern as a signed number.
-
-    >>> signed(0xffff_ffff_ffff_fffc)
-    -4
-    """
-    x &= ADDRESS_MASK
-    return x - (1 << 64) if x >> 63 else x
-
-
-@lru_cache
-def _terms(formula: str) -> tuple[tuple[str, str, str], ...] | None:
-    """Return sign, inside of `Page()` and letter of each term; None where there are others."""
-    text = formula.partition(",")[0]
-    found = tuple(_TERM.findall(text))
-    return found if _TERM.sub("", text) == "" else None
-
-
-def evaluate(formula: str, letters: Mapping[str, int]) -> int | None:
-    """Return what a psABI formula gives, as a signed 64-bit number.
-
-    Parameters
-    ----------
-    formula
-        A sum of letters and `Page(...)`, as in `Op`; what stands behind a comma is prose.
-    letters
-        Their values.
-
-    Returns
-    -------
-    None where the formula has other words or a letter has no value.
-
-    >>> evaluate("Page(S+A)-Page(P)", {"S": 0x5ff8, "A": 8, "P": 0x1234})
-    20480
-    >>> evaluate("X of the HI20 at S", {"S": 0}) is None
-    True
-    """
-    total = 0
-    for sign, page, letter in _terms(formula) or (("", "", "?"),):
-        inner = evaluate(page, letters) if page else letters.get(letter)
-        if inner is None:
-            return None
-        value = inner & -PAGE_SIZE if page else inner
-        total += -value if sign == "-" else value
-    return signed(total)
-
 
 def decode(row: Reloc, code: bytes) -> int:
     """Return the X that stands in the words of `row`, from the bytes at P.
 
     A field that was filled with a bias is completed by the signed low part that follows;
-    bits that no field holds are zero.
+    bits that no field holds are zero. What cannot be negative has no sign.
     """
-    total = 0
+    total, unsigned = 0, row.reach is not None and row.reach.lo >= 0
     for part in row.parts:
         word = int.from_bytes(code[part.offset : part.offset + part.size], "little")
         top = max(s.x + s.bits for s in part.slices)
         value = part.extract(word)
-        total += value - (1 << top) if value >> (top - 1) else value
+        total += value - (1 << top) if value >> (top - 1) and not unsigned else value
     return signed(total)
 
 
@@ -179,24 +123,21 @@ class Relocation:
     @property
     def formula(self) -> str:
         """How the psABI computes X."""
-        return self.row.op.value if self.row else ""
+        return self.row.op.formula if self.row else ""
 
     @property
     def computation(self) -> str:
         """The formula with this relocation's numbers; empty where it has no letters."""
-        if self.x is None or not self.row or self.row.op in (Op.NONE, Op.PAIR):
+        if self.x is None or not self.row or not self.row.op.terms:
             return ""
 
-        def number(match: re.Match[str]) -> str:
-            sign, letter = match.groups()
+        def number(sign: str, letter: str) -> str:
             value = self.letters[letter]
-            return (
-                f"{-value if sign == '-' else value:+#x}"
-                if sign == "+" or value < 0
-                else f"{sign}{value:#x}"
-            )
+            if sign == "+" or value < 0:
+                return f"{-value if sign == '-' else value:+#x}"
+            return f"{sign}{value:#x}"
 
-        return re.sub(r"([+-]?)\b([A-Z])\b", number, self.formula.partition(",")[0])
+        return self.row.op.render(number)
 
     @property
     def target(self) -> int:
@@ -317,23 +258,20 @@ class Listing:
 
     def slot_of(self, kind: Got, letters: Mapping[str, int]) -> int | None:
         """Return the address of the GOT slot that a row goes through, if it does."""
-        if kind in (Got.BASE, Got.RELATIVE):
+        if not kind.holds:
             return None
-        addend = letters["A"] if kind in _OF_SUM else 0
-        return self._got[1].get((letters["S"] + addend) & ADDRESS_MASK)
+        return self._got[1].get(sum(letters[name] for name in kind.holds) & ADDRESS_MASK)
 
     def through_got(self, kind: Got, letters: Mapping[str, int]) -> dict[str, int]:
         """Return the letters with S as the GOT makes it; without S where it has no slot."""
-        start, _ = self._got
-        slot = start if kind in (Got.BASE, Got.RELATIVE) else self.slot_of(kind, letters)
+        start, slots = self._got
         found = dict(letters)
-        if slot is None:
+        symbol = kind.symbol(letters, start, slots.get)
+        if symbol is None:
             del found["S"]
-        elif kind is Got.RELATIVE:
-            found["S"] -= start
         else:
-            found["S"] = slot - (_FROM.get(kind, 0) & start)
-        if kind in _OF_SUM:
+            found["S"] = symbol
+        if not kind.keeps_addend:
             found["A"] = 0
         return found
 
@@ -428,7 +366,7 @@ class _Story:
         }
         if row is None:
             return letters
-        if row.op is Op.SIZE:
+        if row.op.kind is Kind.SIZE:
             letters["Z"] = int(self._listing.view.symbols["size"][symbol])
         if row.accumulates:
             letters["V"] = self._accumulated(number, offset)
@@ -438,8 +376,8 @@ class _Story:
         """Return the formula's result; a low part has that of its HI20."""
         _, kind, symbol, _ = self._records[number].item()
         row = self._rows[kind]
-        if row.op is not Op.PAIR:
-            return evaluate(row.op.value, letters)
+        if not row.op.high_half:
+            return row.op.evaluate(letters)
         high = self._high.get((int(self._values[symbol]) - self._address) & ADDRESS_MASK)
         return None if high is None else self._x(high, self._letters(high))
 
@@ -451,7 +389,7 @@ class _Story:
                 break
             _, kind, symbol, addend = self._records[earlier].item()
             letters = {"V": total, "S": int(self._values[symbol]), "A": addend}
-            total = evaluate(self._rows[kind].op.value, letters) or 0
+            total = self._rows[kind].op.evaluate(letters) or 0
         return total
 
     def _of(self, kinds: Iterable[int]) -> Index:
@@ -483,7 +421,10 @@ class _Story:
             return None if slot is None else self._listing.slot_at(slot)
         if row.stub is None or insert(row, before, x) == after:
             return None
-        return self._listing.slot_at((true["P"] + decode(row, after)) & ADDRESS_MASK)
+        origin = row.op.origin(true)
+        if origin is None:
+            return None
+        return self._listing.slot_at((origin + decode(row, after)) & ADDRESS_MASK)
 
     @cached_property
     def _functions(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], Index]:

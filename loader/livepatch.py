@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from allocator import Execmem, PokeError, Site
 from allocator.types import Prot, align_down
-from archs import Checks, Op
+from archs import Checks
 from loader.elf import SHN_LIVEPATCH, SHN_UNDEF, VMLINUX, ElfView
 from loader.errors import BadModule, LivepatchError, RelocationError
 from loader.link import link_late
@@ -68,7 +68,7 @@ def check(view: ElfView) -> None:
     """Refuse a livepatch whose relocations no kernel would write; BadModule."""
     rows = view.arch.relocations
     # Records without a word, and those that find another by its label, name no symbol.
-    free = [n for n, row in rows.items() if row.op is Op.PAIR or not rows.widths[n]]
+    free = [n for n, row in rows.items() if row.op.high_half or not rows.widths[n]]
     for table in (*view.tables, *view.late):
         if not table.object:
             continue

@@ -5,13 +5,16 @@ Every X is a sum of addresses, so moving text by t and data by d turns it into
 X + a*t + b*d with a and b among small whole numbers that depend on where place and target
 lie, not on how far anything moves (Page() included, as long as everything moves by whole
 pages). So a module is linked once, and every other placement is answered from X, a and b:
-what a reader's slider needs. The rules of PLT entries are the loader's (`loader.stubs`).
+what a reader's slider needs. How often X counts what is in its operation (`Op.weight`); where
+that rounds to more than a page (the region of a jump), X is computed anew. The rules of PLT
+entries are the loader's (`loader.stubs`).
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import attrs
 import numpy as np
@@ -19,7 +22,8 @@ from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs import Plt
-from archs.reloc import PAGE_MASK, Got, Op, Reloc
+from archs.op import Letters
+from archs.reloc import Reloc
 from loader.elf import RELA, RelocationTable
 from loader.layout import is_init, slot_candidates
 from loader.listing import Listing
@@ -27,9 +31,6 @@ from loader.loaded import LoadedModule
 
 U64 = NDArray[np.uint64]
 Ids = NDArray[np.intp]
-
-# S counts from the table's start, so that it stays when the table moves.
-_RELATIVE_TO_GOT = frozenset((Got.OFFSET, Got.OFFSET_SUM, Got.PAGE_OFFSET_SUM))
 
 
 class Group(enum.IntEnum):
@@ -147,18 +148,37 @@ class Motion:
         x = self.x[ids] + _times(self.a[ids], text) + _times(self.b[ids], data)
         bad = np.zeros(self.x.size, np.bool_)
         for number in np.unique(self.type[ids]).tolist():
-            reach = self.rows[number].reach
+            op, reach = self.rows[number].op, self.rows[number].reach
             assert reach is not None
             mine = self.type[ids] == number
+            if op.granule > PAGE_SIZE:
+                x[mine] = op.compute(partial(_total, self._letters(text, data), ids[mine]))
             value = x[mine].view(np.int64)
             bad[ids[mine]] = (value < reach.lo) | (value >= reach.hi)
         via: dict[int, int] = {}
         used = {}
         for init, entries in self.entries.items():
-            used[init] = self._take_entries(entries, bad, via)
+            used[init] = self._take_entries(entries, text, bad, via)
         return Outcome(np.flatnonzero(bad), via, used)
 
-    def _take_entries(self, entries: Entries, bad: NDArray[np.bool_], via: dict[int, int]) -> int:
+    def _letters(self, text: int, data: int) -> dict[str, U64]:
+        """Return S, A and P after moves of text and data."""
+
+        def moved(at: U64, group: NDArray[np.int8]) -> U64:
+            for which, move in ((Group.TEXT, text), (Group.DATA, data)):
+                at = at + _times((group == which).astype(np.int8), move)
+            return at
+
+        addend = self.addend.view(np.uint64)
+        return {
+            "S": moved(self.target - addend, self.moves[1]),
+            "A": addend,
+            "P": moved(self.place, self.moves[0]),
+        }
+
+    def _take_entries(
+        self, entries: Entries, text: int, bad: NDArray[np.bool_], via: dict[int, int]
+    ) -> int:
         """Give branches out of reach an entry each, as the loader does; return how many it took."""
         assert self.plt is not None
         known: dict[int, int] = {}
@@ -172,10 +192,13 @@ class Motion:
                 number = known[target] = used
                 used += 1
             last = target
-            x = entries.address + number * self.plt.size - int(self.place[one])
-            reach = self.rows[int(self.type[one])].reach
-            assert reach is not None
-            if reach.lo <= x < reach.hi:
+            row = self.rows[int(self.type[one])]
+            entry, place = entries.address + number * self.plt.size, int(self.place[one])
+            # Branches and entries are text, both.
+            x = row.op.evaluate({"S": entry + text, "A": 0, "P": place + text})
+            assert row.reach is not None
+            assert x is not None
+            if row.reach.lo <= x < row.reach.hi:
                 bad[one], via[one] = False, number
         return used
 
@@ -205,29 +228,32 @@ def _build(module: LoadedModule) -> Motion:
     shndx = view.symbols["shndx"][symbol].astype(np.intp)
     inside = shndx < groups.size
     target_group = np.where(inside, groups[np.where(inside, shndx, 0)], Group.FIXED).astype(np.int8)
-    x = value + addend
+    target = value + addend
+    x = np.zeros(target.size, np.uint64)
     coefficients = np.zeros((2, x.size), np.int8)
     checked = np.zeros(x.size, np.bool_)
     accumulating = np.zeros(x.size, np.bool_)
+    size = view.symbols["size"][symbol]
+    # What accumulates is added up later.
+    letters = {"S": value, "A": addend, "P": place, "Z": size, "V": np.zeros_like(x)}
+    got = view.section(view.arch.got_section) if view.arch.got_section else None
+    got_group = Group.FIXED if got is None else Group(int(groups[got.index]))
     for number in np.unique(kind).tolist():
         row, mine = rows[number], np.flatnonzero(kind == number)
         accumulating[mine] = row.accumulates
-        checked[mine] = row.reach is not None and row.op not in (Op.NONE, Op.PAIR)
-        if row.op in (Op.PC, Op.PAGE):
-            mask = PAGE_MASK if row.op is Op.PAGE else ~np.uint64(0)
-            x[mine] = (x[mine] & mask) - (place[mine] & mask)
-            for which in (Group.TEXT, Group.DATA):
-                coefficients[which - 1, mine] -= place_group[mine] == which
-        if row.op is Op.SIZE:
-            x[mine] = view.symbols["size"][symbol[mine]] + addend[mine]
+        if not row.op.terms:
+            continue
+        checked[mine] = row.reach is not None
+        if row.got is None:
+            x[mine] = row.op.compute(partial(_total, letters, mine))
         else:
-            sign = -1 if row.op is Op.SUB else 1
-            for which in (Group.TEXT, Group.DATA):
-                coefficients[which - 1, mine] += sign * (target_group[mine] == which)
-        if row.op is Op.SUB:
-            x[mine] = np.uint64(0) - x[mine]
-        if row.got is not None:
-            _through_got(listing, tables, starts, mine, row, groups, x, coefficients)
+            x[mine] = _through_got(listing, tables, starts, mine)
+        symbols, slots = (1, 0) if row.got is None else row.got.weights
+        for which in (Group.TEXT, Group.DATA):
+            moved = symbols * (target_group[mine] == which) + slots * (got_group is which)
+            coefficients[which - 1, mine] = row.op.weight("S") * moved + row.op.weight("P") * (
+                place_group[mine] == which
+            )
     _sum_up(
         rows,
         kind,
@@ -247,7 +273,7 @@ def _build(module: LoadedModule) -> Motion:
         symbol=symbol,
         addend=addend.view(np.int64),
         place=place,
-        target=value + addend,
+        target=target,
         moves=(place_group, target_group),
         x=x,
         a=coefficients[0],
@@ -266,37 +292,26 @@ def _groups(module: LoadedModule) -> NDArray[np.int8]:
     return found
 
 
+def _total(letters: Mapping[str, U64], ids: Ids, names: Letters) -> U64:
+    """Return the sum of some letters; ValueError where nothing says how one moves."""
+    x = np.zeros(ids.size, np.uint64)
+    for name in names:
+        if name not in letters:
+            raise ValueError(f"nothing says how {name} moves")
+        x += letters[name][ids]
+    return x
+
+
 def _through_got(
-    listing: Listing,
-    tables: Sequence[RelocationTable],
-    starts: Sequence[int],
-    ids: Ids,
-    row: Reloc,
-    groups: NDArray[np.int8],
-    x: U64,
-    coefficients: NDArray[np.int8],
-) -> None:
-    """Let rows that go through the global offset table count from it instead of from S."""
-    name = listing.view.arch.got_section
-    section = listing.view.section(name) if name else None
-    table_group = Group.FIXED if section is None else Group(int(groups[section.index]))
+    listing: Listing, tables: Sequence[RelocationTable], starts: Sequence[int], ids: Ids
+) -> U64:
+    """Return X of rows that go through the global offset table, whose slots the listing finds."""
+    found = np.zeros(ids.size, np.uint64)
     for number, table in enumerate(tables):
-        mine = ids[(ids >= starts[number]) & (ids < starts[number + 1])]
-        told = listing.story(table).tell(mine - starts[number])
-        for one, relocation in zip(mine.tolist(), told, strict=True):
-            x[one] = (relocation.x or 0) & ADDRESS_MASK
-    if row.got is Got.RELATIVE:
-        if table_group:
-            coefficients[table_group - 1, ids] -= 1
-        return
-    place = -1 if row.op in (Op.PC, Op.PAGE) else 0
-    section_of = np.searchsorted(np.array(starts[1:]), ids, side="right")
-    place_groups = groups[np.array([t.target.index for t in tables])[section_of]]
-    for which in (Group.TEXT, Group.DATA):
-        counts = place * (place_groups == which)
-        if row.got not in _RELATIVE_TO_GOT and which is table_group:
-            counts = counts + 1
-        coefficients[which - 1, ids] = counts
+        (mine,) = ((ids >= starts[number]) & (ids < starts[number + 1])).nonzero()
+        told = listing.story(table).tell(ids[mine] - starts[number])
+        found[mine] = [(relocation.x or 0) & ADDRESS_MASK for relocation in told]
+    return found
 
 
 def _sum_up(
@@ -318,7 +333,7 @@ def _sum_up(
     first = np.flatnonzero(np.append(True, new))
     last = np.append(first[1:], ids.size) - 1
     # What was there before a SET does not count.
-    for at in ids[[rows[n].op is Op.SET for n in kind[ids].tolist()]].tolist():
+    for at in ids[[rows[n].op.anew for n in kind[ids].tolist()]].tolist():
         where = int(np.flatnonzero(ids == at)[0])
         begin = int(first[np.searchsorted(first, where, side="right") - 1])
         x[ids[begin:where]] = 0

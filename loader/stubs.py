@@ -13,7 +13,7 @@ All of it happens before the engine runs: a redirected record simply gets anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import numpy as np
@@ -22,10 +22,8 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK
 from archs import Arch, Erratum, Plt
 from archs.engine import Failure, Problem, Records, compute, having, numbers_in, out_of_reach
-from archs.reloc import Got, Reloc
+from archs.op import Got
 from loader.layout import (
-    GOT_OF_SUM,
-    GOT_OF_SYMBOL,
     GOT_SLOT,
     Layout,
     after_branches,
@@ -33,8 +31,6 @@ from loader.layout import (
     slot_candidates,
 )
 from loader.work import Work
-
-PAGE_MASK = -0x1000
 
 
 @attrs.define
@@ -159,26 +155,27 @@ def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> Non
     base = addresses[stubs.got.section]
     used = np.frombuffer(bytes(stubs.got.image), "<u8").tolist()
     slots: dict[int, int] = {value: slot for slot, value in enumerate(used)}
+
+    def slot_of(value: int) -> int:
+        # A slot is found again by what it holds.
+        return base + GOT_SLOT * slots.setdefault(value, len(slots))
+
     for one in having(records.type, numbers).tolist():
         target, addend = int(records.target[one]), int(records.addend[one])
-        row = rows[int(records.type[one])]
-        records.target[one] = _got_target(row, target, addend, base, slots) & ADDRESS_MASK
+        got = rows[int(records.type[one])].got
+        assert got is not None
+        records.target[one] = _got_target(got, target, addend, base, slot_of) & ADDRESS_MASK
     stubs.got.used = len(slots)
     stubs.got.image[:] = b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
 
 
-def _got_target(row: Reloc, target: int, addend: int, base: int, slots: dict[int, int]) -> int:
-    """Return what stands for S+A; a slot is found again by what it holds."""
-    if row.got is Got.BASE:
-        return base + addend
-    if row.got is Got.RELATIVE:
-        return target - base
-    assert row.got in GOT_OF_SYMBOL | GOT_OF_SUM
-    whole = row.got in GOT_OF_SUM
-    content = target if whole else (target - addend) & ADDRESS_MASK
-    slot = base + GOT_SLOT * slots.setdefault(content, len(slots))
-    from_where = {Got.OFFSET: base, Got.OFFSET_SUM: base, Got.PAGE_OFFSET_SUM: base & PAGE_MASK}
-    return slot - from_where.get(row.got, 0) + (0 if whole else addend)
+def _got_target(
+    got: Got, target: int, addend: int, base: int, slot_of: Callable[[int], int]
+) -> int:
+    """Return what stands for S+A."""
+    symbol = got.symbol({"S": target - addend, "A": addend}, base, slot_of)
+    assert symbol is not None
+    return symbol + (addend if got.keeps_addend else 0)
 
 
 # The PLT ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
 from archs.engine import U64, Index, Records, by_number, having, numbers_in
-from archs.reloc import Op, Rows
+from archs.reloc import Rows
 from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView
 from loader.layout import PERCPU_SECTION, Layout
 
@@ -272,7 +272,7 @@ class Work:
             end = start + step
             while rows.entangled and end < size:
                 row = rows.get(int(kinds[end]))
-                if offset[end] != offset[end - 1] and (row is None or row.op is not Op.PAIR):
+                if offset[end] != offset[end - 1] and (row is None or not row.op.high_half):
                     break
                 end += 1
             yield slice(start, end)

@@ -22,8 +22,9 @@ from allocator import KernelMemory, PhysicalMemory, Prot
 from allocator.types import GIB, MIB, PAGE_SIZE, align_down
 from archs import Arch
 from archs.arch import Branch, Probe
-from archs.reloc import Op, Reach
-from loader.listing import evaluate, insert, signed
+from archs.op import signed
+from archs.reloc import Reach
+from loader.listing import insert
 from machine.cpu import Cpu, Stop
 from machine.disassembly import Disassembler
 from machine.faults import FaultKind
@@ -140,9 +141,9 @@ class _Bench:
         x = 0
         for fill in probe.fills:
             row = self._arch.relocations[fill.relocation]
-            if row.op is not Op.PAIR:  # which has the X of the one before
+            if not row.op.high_half:  # which has the X of the one before
                 target, place = self._place + displacement, self._place + fill.at
-                found = evaluate(row.op.value, {"S": target, "A": fill.addend, "P": place})
+                found = row.op.evaluate({"S": target, "A": fill.addend, "P": place})
                 assert found is not None
                 x = found
             code[fill.at :] = insert(row, bytes(code[fill.at :]), x)

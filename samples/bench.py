@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from allocator.types import ADDRESS_MASK, Interval, MemType
+from allocator.types import Interval, MemType
 from archs import Arch
-from archs.reloc import Op, Reloc
+from archs.reloc import Reloc
+from loader.listing import insert
 from machine.disassembly import Disassembler
 from machine.machine import Machine
 
@@ -19,15 +20,9 @@ def row(arch: Arch, name: str) -> Reloc:
 
 def fill(found: Reloc, code: bytes, *, place: int, target: int) -> bytes:
     """Return the instruction with the row's X for `target` in its fields; what does not fit is lost."""
-    page = -0x1000 if found.op is Op.PAGE else ADDRESS_MASK
-    x = target if found.op is Op.ABS else (target & page) - (place & page)
-    out = bytearray(code)
-    for part in found.parts:
-        word = int.from_bytes(out[part.offset : part.offset + part.size], "little")
-        out[part.offset : part.offset + part.size] = part.insert(word, x).to_bytes(
-            part.size, "little"
-        )
-    return bytes(out)
+    x = found.op.evaluate({"S": target, "A": 0, "P": place})
+    assert x is not None
+    return insert(found, code, x)
 
 
 def put(machine: Machine, code: bytes, *, skip: int = 0) -> int:

@@ -105,13 +105,13 @@ def _relocations(module: Module) -> Grid:
     rows = []
     for extent in extents(module.loaded.arch, module.loaded.linked.records):
         far = extent.lo if -extent.lo > extent.hi else extent.hi
-        relative = extent.row.op.value not in ("S+A", "-")
+        relative = extent.row.op.relative
         reach = extent.row.reach
         rows.append(
             (
                 extent.row.name,
                 str(extent.count),
-                extent.row.op.value,
+                extent.row.op.formula,
                 _distance(far) if relative else "",
                 reach.text() if relative and reach else "",
             )

@@ -291,8 +291,9 @@ class AddressMap {
     const m = this.motion, g = this.context, i = this.selected;
     const place = this.x(m.place(i));
     const row = m.rows[m.type[i]];
-    if (row.lo !== null && row.hi - row.lo < ALL && (row.op === "PC" || row.op === "PAGE")) {
-      const lo = this.x(m.place(i) + row.lo), hi = this.x(m.place(i) + row.hi);
+    if (row.lo !== null && row.hi - row.lo < ALL && row.relative) {
+      const from = -m.compute(row, 0n, m.place(i)); // where X is 0
+      const lo = this.x(from + row.lo), hi = this.x(from + row.hi);
       g.fillStyle = this.colour("pick");
       g.globalAlpha = 0.7;
       g.fillRect(Math.max(lo, -2), y - 8, Math.min(hi, this.width + 2) - Math.max(lo, -2), 8);

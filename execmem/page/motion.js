@@ -20,6 +20,8 @@ function unpack(text, Type) {
 
 function signed(x) { return BigInt.asIntN(64, x); }
 
+function rounded(x, granule, bias) { return BigInt.asUintN(64, (x + BigInt(bias)) & -BigInt(granule)); }
+
 function hex(x) { return x < 0n ? "-0x" + (-x).toString(16) : "0x" + x.toString(16); }
 
 const ARRAYS = {
@@ -78,10 +80,23 @@ class Motion {
 
   // X at the present place, as a signed number; of a branch through an entry, to the entry.
   xOf(i) {
-    if (this.status[i] === VIA) return this.entryOf(i) - this.place(i);
-    const from = this.high[i] >= 0 ? this.high[i] : i;
+    const from = this.high[i] >= 0 ? this.high[i] : i, row = this.rows[this.type[from]];
+    if (this.status[i] === VIA) return signed(this.compute(this.rows[this.type[i]], this.entryOf(i), this.place(i)));
+    if (!row.follows) return signed(this.compute(row, this.targetAt(from), this.place(from)));
     return signed(this.x[from] + BigInt(this.a[from]) * this.text + BigInt(this.b[from]) * this.data);
   }
+
+  // X of a row that takes S+A and P (archs/op.py, Op.compute), without its sign.
+  compute(row, target, place) {
+    let x = 0n;
+    for (const [sign, letters, granule, bias] of row.terms) {
+      const value = rounded(letters === "P" ? place : target, granule, bias);
+      x += sign < 0 ? -value : value;
+    }
+    return row.bits < 64 ? BigInt.asIntN(row.bits, x) : x;
+  }
+
+  outside(row, x) { return signed(x) < row.lo || signed(x) >= row.hi; }
 
   entryOf(i) {
     const e = this.entries[this.slot[i] >> 24], number = this.slot[i] & 0xffffff;
@@ -105,6 +120,15 @@ class Motion {
     for (const c of this.view.classes) {
       const row = this.rows[c.row];
       if (row.hi - row.lo > MASK) continue;
+      if (!row.follows) {
+        for (let n = c.start; n < c.end; n++) {
+          const i = this.order[n];
+          if (!this.outside(row, this.compute(row, this.targetAt(i), this.place(i)))) continue;
+          this.status[i] = FAIL;
+          this.failed++;
+        }
+        continue;
+      }
       const k = BigInt(c.a) * text + BigInt(c.b) * data;
       // X0 + k lies in [lo, hi) modulo 2^64: X0 in an interval that may wrap around.
       const lo = BigInt.asUintN(64, row.lo - k), hi = BigInt.asUintN(64, row.hi - k);
@@ -135,8 +159,8 @@ class Motion {
       }
       last = target;
       const row = this.rows[this.type[i]];
-      const x = e.start + this.text + BigInt(number * size) - this.place(i);
-      if (signed(x) >= row.lo && signed(x) < row.hi) {
+      const x = this.compute(row, e.start + this.text + BigInt(number * size), this.place(i));
+      if (!this.outside(row, x)) {
         this.status[i] = VIA;
         this.slot[i] = (which << 24) | number;
         this.failed--;
@@ -151,6 +175,13 @@ class Motion {
     const page = BigInt(4096);
     for (const c of this.view.classes) {
       const row = this.rows[c.row], n = BigInt(c.a + c.b);
+      if (!row.follows && (row.stub && this.entries.length > 0) === stubs) {
+        for (let k = c.start; k < c.end; k++) {
+          const pages = this.crossing(this.order[k], row, direction);
+          if (pages !== null && (best === null || pages < best)) best = pages;
+        }
+        continue;
+      }
       if (n === 0n || row.hi - row.lo > MASK || (row.stub && this.entries.length > 0) !== stubs) continue;
       const xs = [signed(this.sorted[c.start]), signed(this.sorted[c.end - 1])];
       for (const x of xs) {
@@ -164,6 +195,23 @@ class Motion {
     return best === null ? null : best * page * BigInt(direction);
   }
 
+  // In how many pages, of a move of everything, a row that rounds to a region stops reaching.
+  crossing(i, row, direction) {
+    const page = 4096n, moves = (group) => (group ? 1n : 0n);
+    const place = this.place(i) - this.shift(this.place_group[i]), target = this.target[i];
+    let best = null;
+    for (const [, letters, granule, bias] of row.terms) {
+      const size = row.terms.reduce((most, term) => (term[2] > most ? term[2] : most), granule);
+      const [at, group] = letters === "P" ? [place, this.place_group[i]] : [target, this.target_group[i]];
+      const inside = (at + BigInt(bias)) & (BigInt(size) - 1n);
+      const pages = ((direction > 0 ? BigInt(size) - inside : inside + 1n) + page - 1n) / page;
+      const by = pages * page * BigInt(direction);
+      const x = this.compute(row, target + moves(this.target_group[i]) * by, place + moves(this.place_group[i]) * by);
+      if (group && this.outside(row, x) && (best === null || pages < best)) best = pages;
+    }
+    return best;
+  }
+
   // The bytes of relocation i: what the file holds, or with X placed in the row's fields.
   bytes(i, after) {
     const row = this.rows[this.type[i]], contents = this.contents.get(this.section[i]);
@@ -171,7 +219,7 @@ class Motion {
     const size = this.code_size[i] || row.size;
     const out = new Uint8Array(size);
     out.set(contents.subarray(start, start + size));
-    if (!after || row.uleb || row.op === "NONE" || this.status[i] === FAIL) return out;
+    if (!after || row.uleb || this.status[i] === FAIL) return out;
     const x = this.xOf(i);
     for (const part of row.parts) this.insert(out, this.offset[i] - start + part.offset, part, x);
     return out;
@@ -202,7 +250,7 @@ class Motion {
     const from = this.high[i] >= 0 ? this.high[i] : i;
     const entry = this.loaded.get(i);
     const target0 = entry ?? this.target[from];
-    const x0 = entry === undefined ? signed(this.x[from]) : signed(target0 - (this.place(i) - this.text));
+    const x0 = entry === undefined ? signed(this.x[from]) : signed(this.compute(this.rows[this.type[i]], target0, this.place(i) - this.text));
     const row = this.rows[this.type[i]];
     const x = this.xOf(i);
     const toEntry = this.status[i] === VIA;

@@ -195,7 +195,7 @@ function detail() {
   add("S+A", hex(m.targetAt(i)));
   if (status === VIA) add("goes to", `${hex(m.entryOf(i))}, entry ${m.slot[i] & 0xffffff} of ${m.entries[m.slot[i] >> 24].name}`);
   add("type", `${row.name}: X = ${row.formula}`);
-  if (row.op !== "NONE") add("X", `${formula(i, row, x)}${hex(x)}`);
+  if (row.parts.length || row.uleb) add("X", `${formula(i, row)}${hex(x)}`);
   if (row.lo !== null && row.hi - row.lo < 1n << 64n) {
     const reach = `[${hex(row.lo)}, ${hex(row.hi)})`;
     add("reach", status === FAIL ? `${hex(x)} is not in ${reach}` : `${hex(x)} is in ${reach}`,
@@ -214,15 +214,18 @@ function detail() {
   box.replaceChildren(out);
 }
 
-function formula(i, row, x) {
-  const m = state.motion, s = m.targetAt(i) - m.addend[i], a = m.addend[i], p = m.place(i);
-  if (m.status[i] === VIA) return `${hex(m.entryOf(i))} - ${hex(p)} = `;
-  const sum = `${hex(BigInt.asUintN(64, s))} ${a < 0n ? "-" : "+"} ${hex(a < 0n ? -a : a)}`;
-  if (row.got) return "";
-  if (row.op === "PC") return `${sum} - ${hex(p)} = `;
-  if (row.op === "PAGE") return `${hex(m.targetAt(i) & ~4095n)} - ${hex(p & ~4095n)} = `;
-  if (row.op === "ABS") return `${sum} = `;
-  return "";
+// The terms of X with their numbers; empty where they are more than addresses.
+function formula(i, row) {
+  const m = state.motion, s = m.targetAt(i) - m.addend[i], a = m.addend[i], via = m.status[i] === VIA;
+  if ((row.got && !via) || row.sums || row.terms.some(([, letters]) => letters !== "SA" && letters !== "P")) return "";
+  const target = via ? m.entryOf(i) : m.targetAt(i);
+  const sum = via ? hex(target) : `${hex(BigInt.asUintN(64, s))} ${a < 0n ? "-" : "+"} ${hex(a < 0n ? -a : a)}`;
+  const text = row.terms.map(([sign, letters, granule, bias], n) => {
+    const value = letters === "P" ? m.place(i) : target, plain = granule === 1 && bias === 0;
+    const shown = !plain ? hex(rounded(value, granule, bias)) : letters === "P" ? hex(value) : sum;
+    return `${sign < 0 ? " - " : n ? " + " : ""}${shown}`;
+  }).join("");
+  return text ? `${text} = ` : "";
 }
 
 // Time line -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import archs
 from archs.engine import Records, apply
-from archs.reloc import Op
+from archs.op import Op
 from tests.archs.test_registry import disassembler
 from tests.support import scalar
 from tests.support.scalar import MASK64, signed

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import archs
 from archs import engine
 from archs.engine import Failure, Problem, Records, apply, numbers_in
-from archs.reloc import Checks, Op, Reloc
+from archs.op import Op
+from archs.reloc import Checks, Reloc
 from tests.support import scalar
 from tests.support.elfwriter import RISCV
 from tests.support.scalar import MASK64, Record, signed

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import archs
-from archs.reloc import Op, Part, Reach, Stub
+from archs.op import Op
+from archs.reloc import Part, Reach, Stub
 from tests.support.elfwriter import Rela, Sec, Sym, write
 from tests.support.tools import cross, llvm, run
 

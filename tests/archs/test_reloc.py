@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import archs
 from archs.arch import rows
-from archs.reloc import Checks, Op, Part, Reach, Reloc, Slice
+from archs.op import Op
+from archs.reloc import Checks, Part, Reach, Reloc, Slice
 from tests.support import scalar
 
 SUPPORTED = [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
-from archs.reloc import Got
+from archs.op import Got
 from loader.elf import parse
 from loader.errors import RelocationError
 from loader.layout import plan, with_stub_sections

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import archs
-from archs.reloc import Checks, Op, Reach
+from archs.op import Op
+from archs.reloc import Checks, Reach
 from loader import errors
 from loader.elf import parse
 from loader.errors import BadModule, RelocationError, UnresolvedSymbols

@@ -10,7 +10,7 @@ import capstone
 import pytest
 
 import archs
-from archs.reloc import Op
+from archs.op import Op
 from loader.elf import parse
 from machine import reach
 from machine.reach import Measurement, measure
