@@ -8,14 +8,21 @@ import random
 import shutil
 from pathlib import Path
 
+import attrs
+import numpy as np
 import pytest
 
+from archs import reloc
+from archs.op import Op, Term
+from archs.reloc import Reach, Reloc, Rows
 from execmem.cli import main
+from execmem.explain import _row as row_json
 from execmem.explain import document, html, load
 from execmem.relocs import Code
 from loader.errors import RelocationError
 from loader.link import link_view
 from loader.listing import Listing
+from loader.motion import Motion
 from machine.machine import Machine
 from samples.modules import root
 
@@ -83,6 +90,62 @@ def moves(count: int) -> list[tuple[int, int]]:
         text = move()
         found.append((text, text if len(found) % 2 else move()))
     return found
+
+
+REGION = Op("REGION", (Term(1, ("S", "A")), Term(-1, ("P",), granule=1 << 33, bias=4)))
+
+
+def test_what_rounds_to_a_region_is_computed_anew(browser, tmp_path, arch):
+    """Of a row whose X does not follow a move the page tells failures as the row does."""
+    machine = Machine(arch, root=root(arch.name))
+    view = load(machine, lambda: machine.load("mathuser", init=False))
+    page, motion = document([view]), Motion.of(view.module.loaded)
+    chosen = [
+        n for n, row in arch.relocations.items() if row.op is Op.PC and not (row.high or row.got)
+    ]
+    region = Reloc(chosen[0], "R_TOY", REGION, reloc.data(8), Reach(0, 1 << 33))
+    toy = attrs.evolve(arch, relocations=Rows(dict.fromkeys(chosen, region)))
+    shown = page["views"][0]["rows"]
+    shown |= {str(n): row_json(toy, n) for n in chosen if str(n) in shown}
+    path = tmp_path / "page.html"
+    path.write_text(html(page), "utf-8")
+    show(browser, path)
+    mine = np.flatnonzero(np.isin(motion.type, chosen))
+    assert mine.size
+
+    def failing(text, other):
+        """Return which of the rows fail, by the rule that a region has."""
+        shift = {0: 0, 1: text, 2: other}
+        there = []
+        for one in mine.tolist():
+            place = int(motion.place[one]) + shift[int(motion.moves[0][one])] + 4
+            target = int(motion.target[one]) + shift[int(motion.moves[1][one])]
+            if place % (1 << 64) >> 33 != target % (1 << 64) >> 33:
+                there.append(one)
+        return there
+
+    script = """
+        const m = execmem.state.motion;
+        m.move(BigInt(arguments[0]), BigInt(arguments[1]));
+        return [...m.status.keys()].filter((i) => m.status[i] !== 0);
+    """
+    ends = set()
+    for text, other in moves(60):
+        said = browser.execute_script(script, str(text), str(other))
+        expected = failing(text, other)
+        assert [one for one in said if one in set(mine.tolist())] == expected
+        ends.add(bool(expected))
+    assert ends == {False, True}
+    edges = """
+        const m = execmem.state.motion;
+        m.view.classes = m.view.classes.filter((c) => !m.rows[c.row].follows);
+        return [1, -1].map((way) => String(m.edge(way, false)));
+    """
+    assert not failing(0, 0)
+    for found in map(int, browser.execute_script(edges)):
+        before = found - (0x1000 if found > 0 else -0x1000)
+        assert failing(found, found)
+        assert not failing(before, before)
 
 
 def outcomes(browser, positions: list[tuple[int, int]]):
