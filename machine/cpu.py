@@ -331,7 +331,7 @@ class Cpu:
             if found is None:
                 return
             at, resumed = found
-            if not resumed and not self._expires(at):
+            if not self._expires(at, resumed=resumed):
                 self.wait()  # it halted
 
     def _run_counted(self, at: int, end: int) -> None:
@@ -347,9 +347,9 @@ class Cpu:
             if found is None:
                 return
             at, resumed = found
+            if not self._expires(at, resumed=resumed) and self._executed < count:
+                self.wait()  # it halted
             if not resumed:
-                if not self._expires(at) and self._executed < count:
-                    self.wait()  # it halted
                 while self._since_tick >= TICK:
                     self._since_tick -= TICK
                     if self.on_tick is not None:
@@ -379,9 +379,10 @@ class Cpu:
             self._refused = None
         return self._resume(stop), True
 
-    def _expires(self, at: int) -> bool:
+    def _expires(self, at: int, *, resumed: bool) -> bool:
         """Return whether somebody stopped the run; Stop where its time is over."""
-        expired, self._expired = self._expired, False
+        # A guest that is resumed each time is seldom where it can be stopped.
+        expired, self._expired = self._expired or resumed, False
         if expired and self._budget.late:
             raise Stop(FaultKind.TIME_LIMIT, at)
         return expired
