@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeGuard
 
 import attrs
 
@@ -623,9 +623,8 @@ class Machine:
         limits = self.limits
         entered = limits.enter(*limits.given(instructions, seconds))
         try:
-            if cpu is None and all(type(v) is int and 0 <= v <= ADDRESS_MASK for v in args):
-                # Nothing to convert.
-                raw = self._run(address, cast("Sequence[int]", args))
+            if cpu is None and _are_slots(args):
+                raw = self._run(address, args)
                 if self.kernel.stirred and not self._seat.depth:
                     self.idle()
                 return kind.from_register(raw)
@@ -800,11 +799,14 @@ class Machine:
             stack_pointer = cpu.read(calling.stack_pointer) - RED_ZONE
         else:
             stack_pointer = seat.stack + STACK_SIZE
-        count = min(len(slots), len(calling.arguments))
-        extra = b"".join(slot.to_bytes(8, "little") for slot in slots[count:])
-        stack_pointer = align_down(stack_pointer - len(extra), 16)
-        if extra:
+        count = len(slots)
+        if count > len(calling.arguments):
+            count = len(calling.arguments)
+            extra = b"".join(slot.to_bytes(8, "little") for slot in slots[count:])
+            stack_pointer = align_down(stack_pointer - len(extra), 16)
             self.memory.write(stack_pointer, extra)
+        elif seat.depth or stack is not None:
+            stack_pointer = align_down(stack_pointer, 16)
         last = self.kernel.return_address
         if calling.link is None:
             last = stack_pointer = stack_pointer - 8
@@ -1348,6 +1350,14 @@ class Machine:
     def check(self) -> None:
         """Assert every invariant of executable memory and of the page table."""
         self.execmem.check()
+
+
+def _are_slots(args: Sequence[Argument]) -> TypeGuard[Sequence[int]]:
+    """Return whether there is nothing to convert: arguments are as registers hold them."""
+    for value in args:  # noqa: SIM110 -- in half the time of all()
+        if type(value) is not int or not 0 <= value <= ADDRESS_MASK:
+            return False
+    return True
 
 
 def _check_address(operation: str, value: object) -> None:

@@ -20,6 +20,7 @@ from machine.process import BlackBox, become_worker
 
 PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 WANTED = (*PASSED, signal.SIGPIPE)  # who ends a process by these wants it to end
+FILES = 4  # that a child opens before it could say that it cannot
 
 
 def go_on_apart() -> None:
@@ -37,6 +38,7 @@ def go_on_apart() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *handled})
     try:
         shared = BlackBox()
+        _check_files(shared.descriptors[0])
         child = os.fork()
     except OSError as error:
         sys.stderr.write(f"execmem: no process for the guest: {error.strerror}\n")
@@ -47,6 +49,17 @@ def go_on_apart() -> None:
         keep_apart(shared)
         return
     os._exit(_attend(Watch(child, shared), handled))
+
+
+def _check_files(descriptor: int) -> None:
+    """Raise OSError where so many further files could not be opened."""
+    opened: list[int] = []
+    try:
+        while len(opened) < FILES:
+            opened.append(os.dup(descriptor))
+    finally:
+        for each in opened:
+            os.close(each)
 
 
 def _attend(watch: Watch, handled: Sequence[signal.Signals]) -> int:
@@ -73,7 +86,7 @@ def _attend(watch: Watch, handled: Sequence[signal.Signals]) -> int:
         os.kill(os.getpid(), -code)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
     if code >= 0:
-        _say(*shared.noise().splitlines())
+        _say(*(f"execmem: {line}" for line in shared.noise().splitlines()))
         return code
     from execmem.worker.death import death
 

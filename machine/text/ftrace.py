@@ -373,7 +373,8 @@ class Ftrace:
 
     def begin(self) -> None:
         """Forget the calls of the task that now begins anew: a run that stopped left them."""
-        self._stacks.pop(self._kernel.current, None)
+        if self._stacks:
+            self._stacks.pop(self._kernel.current, None)
 
     def _frames(self) -> list[_Frame]:
         return self._stacks.setdefault(self._kernel.current, [])

@@ -21,9 +21,12 @@ from archs import ALL
 from archs import arch as arch_by_name
 from execmem import Fault, Machine, isolated
 from execmem.sweep import Journal, Options, files_under, sweep, tasks_for
+from execmem.worker.command import _attend
 from execmem.worker.copies import alone
+from execmem.worker.watch import Watch
 from machine.culprit import find
 from machine.faults import FaultKind
+from machine.process import BlackBox
 from samples import modules
 from tests.machine.snippets import put, snippet
 from tests.support.elfwriter import AARCH64, RISCV, X86_64
@@ -342,6 +345,33 @@ def test_a_worker_takes_no_more_memory_than_it_may():
         isolated(bytes, 4 * GIB)
     with pytest.raises(MemoryError):
         isolated(_take, 8 * GIB)
+
+
+@pytest.mark.parametrize("most", range(5, 10))
+def test_too_few_files_is_one_line(most):
+    """A command that may open next to no files says so, wherever it has none left."""
+    text = "from execmem.cli import main; main()"
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most})); {text}"
+    path = modules.path("x86_64", "hello")
+    result = subprocess.run(
+        [sys.executable, "-c", code, "run", path], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("execmem: ")
+    assert result.stderr.endswith("Too many open files\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_c_code_says_begins_as_all_errors_do(capfd):
+    """The emulator ends a process that has no room for its code, and says so; so do we."""
+    shared = BlackBox()
+    child = os.fork()
+    if not child:
+        os.write(shared.descriptors[1], b"no room\n")
+        os._exit(1)
+    assert _attend(Watch(child, shared), ()) == 1
+    assert capfd.readouterr() == ("", "execmem: no room\n")
+    shared.close()
 
 
 def test_too_little_memory_is_one_line(tmp_path):
