@@ -60,7 +60,7 @@ class ModuleFile:
     @classmethod
     def read(cls, path: str | Path) -> ModuleFile:
         """Return what lies at `path`; BadModule where nothing can be read, or too much."""
-        name = Path(path).name
+        name = Path(path).name or str(path)
         try:
             with open_regular(path) as file:
                 raw = file.read(MAX_SIZE + 1)

@@ -244,6 +244,8 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         say(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
+        if not name:
+            raise click.UsageError(f"--stub {stub!r}: expected NAME or NAME=VALUE")
         machine.stub(name, _integer(value) if value else 0)
     return machine
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import closing
 from typing import Any
@@ -12,6 +13,9 @@ import click
 from execmem import documents, notices
 from execmem.commands.common import LINES, examples, unknown_option
 from execmem.streams import say
+
+# Of a dask scheduler; one without a port is waited for, and leaves a traceback.
+ADDRESS = re.compile(r"(\w+://)?[^/\s]+:\d{1,5}|inproc://.+")
 
 
 @click.command()
@@ -75,6 +79,8 @@ def sweep(
         raise click.UsageError("--resume needs --output FILE")
     if jobs is not None and scheduler is not None:
         raise click.UsageError("--jobs is for this machine; a cluster has its own")
+    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
+        raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another
     files = files_under(paths)

@@ -59,6 +59,23 @@ def test_names_that_nobody_has_are_usage(run, words, said):
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep", HELLO, "--scheduler", "nonesuch"], "expected HOST:PORT"),
+        (["sweep", HELLO, "--scheduler", "tcp://10.0.0.1"], "expected HOST:PORT"),
+        (["sweep", HELLO, "--scheduler", ""], "expected HOST:PORT"),
+        (["run", HELLO, "--stub", "=1"], "--stub '=1': expected NAME"),
+        (["load", HELLO, "--stub", ""], "--stub '': expected NAME"),
+    ],
+)
+def test_values_of_no_use_are_usage(run, words, said):
+    """What cannot mean anything is refused before anything is done for it."""
+    code, out, err = run(*words)
+    assert (code, out) == (2, ""), err
+    assert said in err
+
+
+@pytest.mark.parametrize(
     ("words", "hint"),
     [
         (["load", HELLO, "--svg", "out.pdf"], "--svg writes SVG: name the file *.svg"),

@@ -228,10 +228,12 @@ def test_a_stream_that_wants_gigabytes_to_be_read() -> None:
 
 
 def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device is refused; of a file no more is read than a module may have."""
+    """A device or a folder is refused; of a file no more is read than a module may have."""
     monkeypatch.setattr(files, "MAX_SIZE", MIB)
     with bounded(), pytest.raises(BadModule, match="zero: file: is a device, not a file"):
         files.read_module("/dev/zero")
+    with pytest.raises(BadModule, match="^/: file: "):
+        files.read_module("/")
     with (tmp_path / "long.ko").open("wb") as file:
         file.truncate(1 << 40)
     with bounded(), pytest.raises(BadModule, match="file: larger than 0x100000 bytes"):
