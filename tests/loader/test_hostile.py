@@ -232,7 +232,7 @@ def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(files, "MAX_SIZE", MIB)
     with bounded(), pytest.raises(BadModule, match="zero: file: is a device, not a file"):
         files.read_module("/dev/zero")
-    with pytest.raises(BadModule, match="^/: file: "):
+    with pytest.raises(BadModule, match=r"^/: file: "):
         files.read_module("/")
     with (tmp_path / "long.ko").open("wb") as file:
         file.truncate(1 << 40)
