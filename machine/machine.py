@@ -746,6 +746,9 @@ class Machine:
         """Let the CPU run from `address` until the function under way returns."""
         seat = self._seat
         cpu, end = seat.cpu, self.kernel.return_address
+        kernel = self.kernel
+        # What a kernel function calls back is the guest's own code again.
+        inside, kernel.executing = kernel.executing, ""
         seat.depth += 1
         failed = True
         try:
@@ -763,6 +766,7 @@ class Machine:
             raise
         finally:
             seat.depth -= 1
+            kernel.executing = inside
             if failed and not seat.depth:
                 cpu.reset(fully=True)
         return cpu.read(self.arch.calling.result)

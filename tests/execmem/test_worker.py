@@ -313,6 +313,19 @@ def test_a_death_in_a_kernel_function_names_it(arch):
         assert "mini_work" in found.value.where or "hosted" in found.value.where
 
 
+def test_a_death_in_a_callback_is_the_callbacks(arch):
+    """The instruction is found in what a kernel function calls back, as anywhere else."""
+    code = lethal(arch)
+    machine, loaded = caller(arch)
+    nop = bytes.fromhex({X86_64: "90", AARCH64: "1f2003d5"}[arch.machine])
+    at = put(machine, nop + code)
+    machine.stub("hosted", lambda: machine.kernel.call(at))
+    with pytest.raises(Fault) as found:
+        isolated(loaded.call, "mini_work")
+    assert (found.value.pc, found.value.instruction) == (at + len(nop), f"(bytes {code.hex(' ')})")
+    assert "hosted" not in str(found.value)
+
+
 def test_who_does_not_stop_at_the_limit_is_stopped(arch):
     """Where nothing in the process can end the call, the process is ended soon after."""
     machine, loaded = caller(arch)

@@ -51,6 +51,16 @@ def test_the_byte_decides(machine, name, size):
         assert fault.reason.startswith(expected)
 
 
+def test_a_callback_is_the_guests_own(machine):
+    """What is wrong in a function that the kernel calls back is there, not in who calls it."""
+    at, load, apply = machine.alloc(8), snippet(machine, "load"), snippet(machine, "apply")
+    machine.stub("calls_back", lambda: machine.kernel.call(load, at + 8))
+    fault = caught(machine.call, apply, machine.kernel.address("calls_back"), 0)
+    assert (fault.kind, fault.pc) == (FaultKind.OUT_OF_BOUNDS, load)
+    assert fault.instruction
+    assert "calls_back" not in str(fault)
+
+
 def test_use_after_free(machine):
     """A freed object is out of use, says who had it, and keeps nothing from the next one."""
     at, load = machine.alloc(24), snippet(machine, "load")
