@@ -69,7 +69,8 @@ def show(out: Console, runs: Sequence[RunDiff], *, limit: int = 0) -> None:
         left -= _ranges(out, run, left)
     total = sum(len(module.ranges) for run in runs for module in run.compared)
     if limit and total > limit:
-        out.print(f"\nand {total - limit:,} differing ranges more: --limit 0 shows all")
+        out.print()
+        out.print(f"and {total - limit:,} differing ranges more: --limit 0 shows all")
 
 
 def _mechanisms(out: Console, run: RunDiff) -> None:

@@ -26,7 +26,7 @@ def listen(machine: Machine) -> None:
 
 
 def texts() -> list[str]:
-    """Return what was told in this run of a command, `MODULE: TEXT`, in order."""
+    """Return what was told in this run of a command, `WHAT: TEXT`, in order."""
     return list(_told())
 
 
@@ -42,6 +42,14 @@ def _tell(notice: Notice) -> None:
     if notice.text not in told.values():
         show(line)
     told[line] = notice.text
+
+
+def tell(line: str) -> None:
+    """Tell of what a command itself assumes, `WHAT: TEXT`, once."""
+    told = _told()
+    if line not in told:
+        told[line] = line
+        show(line)
 
 
 def show(line: str) -> None:

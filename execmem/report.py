@@ -215,7 +215,7 @@ def print_relocations(out: Console, module: Module) -> None:
     spans = {extent.row.name: extent for extent in module_extents(module)}
     out.print(
         table(
-            ("relocation", "count", "value", "farthest", "reach"),
+            ("relocation", "count", "value", "farthest", "reach, used"),
             [
                 (name, count, names[name].op.formula, *_reach_cells(spans.get(name)))
                 for name, count in module.report.relocations.items()
@@ -232,7 +232,9 @@ def _reach_cells(extent: Extent | None) -> tuple[str, str]:
     text = f"{far:+#x}"
     if extent.row.reach is None:
         return text, "any"
-    return text, f"{extent.row.reach.text()}, {extent.share:.1%} used"
+    below, above = size_text(-extent.row.reach.lo), size_text(extent.row.reach.hi)
+    reach = f"+-{above}" if below == above else extent.row.reach.text()
+    return text, f"{reach}, {extent.share:.1%}"
 
 
 # Architectures -----------------------------------------------------------------------------------

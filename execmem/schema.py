@@ -43,7 +43,7 @@ SOME = "; only "  # before the reason why it may be missing
 
 ENVELOPE: Keys = {
     "execmem": (TEXT, "the version that wrote the document"),
-    "notices[]": (TEXT, "`MODULE: TEXT`: what is assumed about a module, or not done"),
+    "notices[]": (TEXT, "`WHAT: TEXT`: what is assumed about a module or a tree, or not done"),
 }
 
 _REGISTERED: Keys = {

@@ -201,6 +201,11 @@ def _folder(root: Path) -> Path:
     if not versions and not found:
         raise BadModule(str(root), "module tree", "no such folder")
     if not versions and _holds_modules(root):
+        trees = sorted({path.parents[2] for path in root.glob("*/lib/modules/*") if path.is_dir()})
+        if len(trees) > 1:  # of several architectures: their modules have the same names
+            names = ", ".join(path.name for path in trees)
+            reason = f"holds several trees ({names}); name one: {trees[0]}"
+            raise BadModule(str(root), "module tree", reason)
         return root
     if not versions:
         reason = "holds no lib/modules/VERSION, and no modules anywhere"

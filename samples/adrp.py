@@ -44,9 +44,9 @@ def main() -> Story:
         Text(
             "Within the page nothing changes. From the next page on the same bytes lead a page "
             "too far, unless the target moved along by whole pages: so a module is placed by "
-            "whole pages, and text and data may move apart only if ADRP is computed again. "
-            "Try next: execmem relocs mathuser --arch arm64 --type 'adr*'"
+            "whole pages, and text and data may move apart only if ADRP is computed again."
         ),
+        Text("Try next: execmem relocs mathuser --arch arm64 --type 'adr*'"),
     ]
     return story
 

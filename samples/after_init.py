@@ -45,8 +45,9 @@ def main() -> Story:
         *said,
         Text(
             "Were such data in one leaf with rodata, sealing would have to wait for the slowest "
-            "init, or split the leaf. Try next: execmem load sealed --init"
+            "init, or split the leaf."
         ),
+        Text("Try next: execmem load sealed --init"),
     ]
     return story
 

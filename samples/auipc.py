@@ -54,9 +54,7 @@ def main() -> Story:
             ((f"{seven:#x}", str(results[0])), (f"{nine:#x}", str(results[1]))),
             "result",
         ),
-        Text(
-            "arm64 never has this: its instructions are whole words, so one page is enough. "
-            "Try next: execmem archs"
-        ),
+        Text("arm64 never has this: its instructions are whole words, so one page is enough."),
+        Text("Try next: execmem archs"),
     ]
     return story

@@ -56,8 +56,8 @@ def main() -> Story:
         ),
         Text(
             "Data reaches 4 GiB by ADRP and need not be there. Text alone, without guard pages, "
-            "fits whole: no module of the distribution needs a PLT. "
-            "Try next: execmem compare --workload debian --arch arm64"
+            "fits whole: no module of the distribution needs a PLT."
         ),
+        Text("Try next: execmem compare --workload debian --arch arm64"),
     ]
     return story

@@ -47,10 +47,8 @@ def main() -> Story:
             tuple(rows),
             "pokes",
         ),
-        Text(
-            "The bytes and the last protection are the same in every row. "
-            "Try next: execmem compare --no-text-poke"
-        ),
+        Text("The bytes and the last protection are the same in every row."),
+        Text("Try next: execmem compare --no-text-poke"),
     ]
     return story
 

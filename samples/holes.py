@@ -52,9 +52,9 @@ def main() -> Story:
             "Bytes. vmalloc spends a page and a guard page on a few bytes of init text. rox_cache "
             "lays everything in order, page by page. strata takes init text from the other end "
             "of a chunk: nothing but alignment is left "
-            "between texts, and the next init often gets the place of the one before. "
-            "Try next: execmem compare --workload churn"
+            "between texts, and the next init often gets the place of the one before."
         ),
+        Text("Try next: execmem compare --workload churn"),
     ]
     return story
 

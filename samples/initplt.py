@@ -61,7 +61,8 @@ def main() -> Story:
         Text(
             "Freed text is filled with traps before anyone else gets it, so the mistake stops at "
             "once. The linker cannot make it: branches of .init.text use .init.plt, all others "
-            ".plt. Try next: execmem load mathuser --arch arm64 --kaslr 1"
+            ".plt."
         ),
+        Text("Try next: execmem load mathuser --arch arm64 --kaslr 1"),
     ]
     return story

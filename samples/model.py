@@ -47,9 +47,9 @@ def main() -> Story:
         Lines(tuple(_refusal(module, TOP - 0x1000 - (data & -0x1000)))),
         Text(
             "So text and data may lie apart, but both inside: the kernel's window for modules "
-            "ends where the address space does. "
-            "Try next: execmem explain tables --html page.html"
+            "ends where the address space does."
         ),
+        Text("Try next: execmem explain tables --html page.html"),
     ]
     return story
 

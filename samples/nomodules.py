@@ -64,8 +64,8 @@ def main() -> Story:
         ),
         Text(
             "A consumer that does not reach is one whose code never calls the kernel directly: "
-            "arm64 emulates or loads addresses there, and gives it the whole vmalloc range. "
-            "Try next: execmem compare --workload no-modules"
+            "arm64 emulates or loads addresses there, and gives it the whole vmalloc range."
         ),
+        Text("Try next: execmem compare --workload no-modules"),
     ]
     return story

@@ -49,9 +49,9 @@ def main() -> Story:
             "rox_cache splits the shared leaf to make a slice writable and collapses it again, "
             f"and flushes every CPU's TLB {story.facts['rox_cache']['flushes']} times on the way. "
             "strata pokes, and the leaf never changes. vmalloc has nothing to split: it never "
-            "had a large leaf. "
-            "Try next: execmem compare --design rox_cache --design strata"
+            "had a large leaf."
         ),
+        Text("Try next: execmem compare --design rox_cache --design strata"),
     ]
     return story
 

@@ -41,8 +41,9 @@ def main() -> Story:
         Text(
             f"The result is {same}, and equal to Python's math.lcm. The code, its "
             "relocations and how far they may reach differ: that is why a module cannot live "
-            "anywhere. Try next: execmem archs"
+            "anywhere."
         ),
+        Text("Try next: execmem archs"),
     ]
     return story
 

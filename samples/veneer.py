@@ -56,8 +56,8 @@ def main() -> Story:
         Text(
             "BL reaches the entry, and ADRP + ADD + BR any place within 4 GiB; x16 is the "
             "register that the procedure call standard leaves to such stubs. The limit is "
-            "not symmetric: +128 MiB itself is 4 bytes too far, -128 MiB is not. "
-            "Try next: execmem explain mathuser --html page.html"
+            "not symmetric: +128 MiB itself is 4 bytes too far, -128 MiB is not."
         ),
+        Text("Try next: execmem explain mathuser --html page.html"),
     ]
     return story

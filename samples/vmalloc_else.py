@@ -48,8 +48,8 @@ def main() -> Story:
         *said,
         Text(
             "Without KASLR arm64's vmalloc range happens to begin at the kernel, so the first "
-            "modules load. An architecture must name a range, or have no modules. Try next: "
-            "execmem compare --design vmalloc_else --design default"
+            "modules load. An architecture must name a range, or have no modules."
         ),
+        Text("Try next: execmem compare --design vmalloc_else --design default"),
     ]
     return story

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from execmem import notices
-from execmem.streams import say
 
 if TYPE_CHECKING:
     from machine.machine import Argument, Machine
@@ -212,7 +211,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
 
         chosen = archs()[0]
         root = sample_root(module, chosen.name)
-        say(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)", err=True)
+        notices.tell(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)")
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
@@ -241,7 +240,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         hint = (
             f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
         )
-        say(f"{tree.folder}: no modules.dep: asking the modules{hint}", err=True)
+        notices.tell(f"{tree.folder}: no modules.dep: asking the modules{hint}")
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         if not name:

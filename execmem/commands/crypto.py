@@ -54,7 +54,10 @@ def crypto(
 
     given = _bytes(data)
     if module is None and options["root"] is None:
-        raise click.UsageError("where is the module? give --root or --module")
+        raise click.UsageError(
+            f"which module has {algorithm!r}? give --module FILE, or --root DIR, a folder with "
+            f"lib/modules/VERSION, where the alias crypto-{algorithm} names it"
+        )
     machine = machine_for(module or f"crypto-{algorithm}", options)
     click.get_current_context().call_on_close(lambda: report.print_missing(machine))
     if module is not None:

@@ -20,7 +20,7 @@ from execmem.streams import say
 @click.option("--hits", default=10, show_default=True, metavar="N", help="show the first N hits")
 @examples(
     "execmem probe patchable:patchable_divide -- patchable_digits 321",
-    "execmem probe crc16:crc16 --root TREE --arch arm64 -- crc16 0 str:123456789 9",
+    "execmem probe crc16:crc16 --root TREE --arch arm64 -- crc16 0 str:12345 5",
 )
 def probe(
     target: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +17,9 @@ from execmem.streams import say
 
 # Of a dask scheduler; one without a port is waited for, and leaves a traceback.
 ADDRESS = re.compile(r"(\w+://)?[^/\s]+:\d{1,5}|inproc://.+")
+
+COLUMNS = 80
+KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 
 
 @click.command()
@@ -129,6 +133,7 @@ def _print(row: dict[str, Any], *, as_json: bool) -> None:
 
 def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     from allocator.types import size_text
+    from loader.files import module_name
 
     for notice in document["notices"]:
         notices.show(notice)
@@ -142,9 +147,28 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
         "relocations": [f"{name} ({n})" for name, n in told["relocation_types"].items()],
         "memory": [f"{kind} {size_text(size)}" for kind, size in told["sizes"].items()],
         "missing most often": [f"{name} ({n})" for name, n in told["missing"].items()],
-        "slowest": [f"{each['seconds']:.1f} s {each['file']}" for each in told["slowest"][:3]],
-        "errors": [f"{each['count']} x {each['error']}" for each in told["errors"]],
+        "slowest": [
+            f"{module_name(each['file'])} ({each['seconds']:.1f} s)" for each in told["slowest"][:3]
+        ],
     }
     for title, entries in lists.items():
         if entries:
-            say(f"{title}: {', '.join(entries[:8])}{', ...' * (len(entries) > 8)}")
+            for line in _folded([f"{title}:", *entries[:KINDS], *["..."] * (len(entries) > KINDS)]):
+                say(line)
+    for each in told["errors"][:KINDS]:
+        say(f"{each['count']} x {each['error']}")
+    if len(told["errors"]) > KINDS:
+        say(f"and {len(told['errors']) - KINDS} kinds of errors more: --json shows all")
+
+
+def _folded(entries: Sequence[str]) -> Iterator[str]:
+    """Yield a title and its entries in lines that fit a terminal; no entry is broken."""
+    line = entries[0]
+    for number, entry in enumerate(entries[1:]):
+        text = entry + "," * (number < len(entries) - 2)
+        if len(line) + 1 + len(text) > COLUMNS:
+            yield line
+            line = f" {text}"
+        else:
+            line += f" {text}"
+    yield line

@@ -28,7 +28,7 @@ SHOWN = 4  # argument registers; nobody knows how many a function takes
 )
 @examples(
     "execmem trace patchable -- patchable_digits 321",
-    'execmem trace "patchable:patchable_d*" --arch arm64 --args -- patchable_digits 321',
+    'execmem trace "patchable:*_d*" --arch arm64 --args -- patchable_digits 321',
 )
 def trace(
     target: str,

@@ -207,7 +207,13 @@ def test_a_samples_name_needs_no_root(run, words, arch, tmp_path, monkeypatch):
     code, _, err = run(*given)
     assert code == 0
     if "explain" not in words:  # which shows every architecture
-        assert err == "mathuser: the sample module, for x86_64 (--arch ARCH: another)\n"
+        assert (
+            err
+            == "execmem: notice: mathuser: the sample module, for x86_64 (--arch ARCH: another)\n"
+        )
+        if "load" in words:
+            told = json.loads(run(*given, "--json")[1])["notices"]
+            assert told == ["mathuser: the sample module, for x86_64 (--arch ARCH: another)"]
     line = refused(run(*words.replace("NAME", "mathusr").split()), "did you mean mathuser?")
     assert line.startswith("execmem: no module mathusr in the samples")
 
@@ -232,9 +238,10 @@ def test_a_tree_without_an_index_is_used_and_said(run, tmp_path, arch):
     assert code == 0
     assert [module["name"] for module in json.loads(out)["modules"]] == ["mathlib", "mathuser"]
     wanted = f"no modules.dep: asking the modules (depmod -b {tmp_path} 6.12.0 writes it)"
-    assert err == f"{folder}: {wanted}\n"
+    assert err == f"execmem: notice: {folder}: {wanted}\n"
+    assert json.loads(out)["notices"] == [f"{folder}: {wanted}"]
     code, _, err = run("load", "mathuser", "--root", kernel)
-    assert (code, err) == (0, f"{kernel}: no modules.dep: asking the modules\n")
+    assert (code, err) == (0, f"execmem: notice: {kernel}: no modules.dep: asking the modules\n")
 
 
 def test_unresolved_symbols_are_all_named(run, tmp_path, arch):

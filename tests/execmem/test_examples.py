@@ -56,6 +56,7 @@ WORDS = {
 }
 PATIENCE = 5.0  # seconds for what may be interrupted
 LONGEST = 120.0
+COLUMNS = 80
 # Done; interrupted, and summed up; interrupted while it was still being imported.
 ENDED = {0, 130, -signal.SIGINT}
 
@@ -70,6 +71,7 @@ def of_help(python: Path, command: str) -> list[str]:
     found = [line.strip() for line in examples.partition("\nOptions:")[0].splitlines()]
     assert "\b" not in shown
     assert "\\b" not in shown
+    assert max(map(len, shown.splitlines())) <= COLUMNS
     return [line for line in found if line]
 
 

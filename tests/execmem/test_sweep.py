@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -352,6 +353,11 @@ def test_the_command(capsys):
     out = capsys.readouterr().out.splitlines()
     assert f"summary: {len(rows)} modules: {len(rows)} ok" in out
     assert out[0].split() == ["riscv64", "ok", "branches"]
+    assert max(map(len, out)) <= 80
+    types = " ".join(out[len(rows) + 1 :]).partition(" memory:")[0]
+    assert re.fullmatch(r"relocations:( +R_RISCV_\w+ \(\d+\),){8} \.\.\.", types)
+    slowest = next(line for line in out if line.startswith("slowest: "))
+    assert re.fullmatch(r"slowest: (\w+ \(\d+\.\d s\)(, )?){3}", slowest)
     with pytest.raises(SystemExit) as refused:
         main(["sweep", "/nonexistent"])
     assert refused.value.code == 1

@@ -226,3 +226,20 @@ def test_nothing_else_writes_to_the_terminal():
                 words = {keyword.arg for keyword in node.keywords}
                 assert isinstance(node.args[0], ast.Constant), file
                 assert "{" not in node.args[0].value or "markup" in words, file
+
+
+def test_a_string_that_is_written_is_one_line():
+    """No literal text that is written holds a newline: it would be shown escaped."""
+    for file in [*(HERE / "execmem").rglob("*.py"), *(HERE / "samples").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("say", "out.print")):
+                continue
+            texts = [
+                part.value
+                for arg in node.args
+                for part in ast.walk(arg)
+                if isinstance(part, ast.Constant)
+                and isinstance(part.value, str)
+                and isinstance(arg, ast.Constant | ast.JoinedStr)
+            ]
+            assert not any("\n" in text for text in texts), (file, node.lineno)

@@ -69,6 +69,17 @@ def test_several_versions_are_not_chosen_between(tmp_path: Path) -> None:
     assert open_tree(first).folder == first
 
 
+def test_several_trees_are_not_chosen_between(tmp_path: Path) -> None:
+    """With a tree per architecture in a folder the error names them: names are the same in each."""
+    for name in ("arm64", "riscv64"):
+        kernel = tree(tmp_path / name, "6.12.0") / "kernel"
+        kernel.mkdir(exist_ok=True)
+        (kernel / "a.ko").write_bytes(b"")
+    with pytest.raises(BadModule, match=r"several trees \(arm64, riscv64\); name one: .*/arm64"):
+        open_tree(tmp_path)
+    assert open_tree(tmp_path / "riscv64").folder.is_relative_to(tmp_path / "riscv64")
+
+
 def test_a_root_without_modules_is_refused(tmp_path: Path) -> None:
     """A folder that holds no tree is named."""
     with pytest.raises(BadModule, match="holds no lib/modules/VERSION, and no modules"):
