@@ -214,9 +214,9 @@ def test_every_error_escapes():
 
 def test_nothing_else_writes_to_the_terminal():
     """Commands write through `execmem.streams` and `execmem.terminal`, and nothing besides."""
-    allowed = {"streams.py", "terminal.py", "report.py", "worker.py"}
+    allowed = {"streams.py", "terminal.py", "report.py"}
     for file in (HERE / "execmem").rglob("*.py"):
-        if file.name in allowed:
+        if file.name in allowed or file.parent.name == "worker":
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
