@@ -17,8 +17,6 @@ from typing import Any
 
 import click
 
-INTERRUPTED = 130  # 128 and SIGINT's number, as a shell has it
-
 # Command -> its line in the overview; the file has the command's own name.
 COMMANDS = {
     "load": "Load modules and show where everything lies.",
@@ -162,7 +160,7 @@ def _status(argv: Sequence[str] | None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         streams.complain("execmem: interrupted")
-        return INTERRUPTED
+        return streams.INTERRUPTED
     except MemoryError:
         streams.complain("execmem: out of memory")
         return 1

@@ -30,6 +30,9 @@ def before_writing() -> None:
         _before()
 
 
+INTERRUPTED = 130  # the exit code: 128 and SIGINT's number, as a shell has it
+
+
 def say(text: object = "", *, err: bool = False) -> None:
     """Write one line to stdout, or to stderr; what could do more than be read is escaped."""
     from allocator.errors import printable

@@ -26,10 +26,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from machine.cpu import Cpu
+from typing import Any, Protocol
 
 # What ends a process that made a mistake.
 CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -50,6 +47,15 @@ _NOISE = 1 << 16
 _MEMOS = 4096
 
 LOADED, CALLED, NESTED = range(3)
+
+
+class Witness(Protocol):
+    """A CPU that can say where it is: all that is asked of it here."""
+
+    @property
+    def last_words(self) -> Callable[[], dict[str, str | int]] | None:
+        """What says where it is, where somebody set it."""
+        ...
 
 
 class BlackBox:
@@ -73,7 +79,7 @@ class BlackBox:
         self.descriptors = descriptors
         self._memory = mmap.mmap(descriptors[0], _SIZE)
         self._deadline = memoryview(self._memory)[:8].cast("d")
-        self.cpu: Cpu | None = None
+        self.cpu: Witness | None = None
         self._until = 0.0
         self._labels: dict[int, bytes] = {}
         self._noted = [-1, -1, -1]
@@ -87,14 +93,14 @@ class BlackBox:
 
     # In the worker ---------------------------------------------------------------------------
 
-    def enter(self, cpu: Cpu, deadline: float | None) -> tuple[Cpu | None, float]:
+    def enter(self, cpu: Witness, deadline: float | None) -> tuple[Witness | None, float]:
         """Note that a CPU begins to execute, and until when it may; return what `leave` needs."""
         outer = self.cpu, self._until
         self.cpu, self._until = cpu, math.inf if deadline is None else deadline
         self._deadline[0] = self._until
         return outer
 
-    def leave(self, outer: tuple[Cpu | None, float] | None) -> None:
+    def leave(self, outer: tuple[Witness | None, float] | None) -> None:
         """Note that it has ended, and what was under way before goes on."""
         self.cpu, self._until = outer or (None, 0.0)
         self._deadline[0] = self._until

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from execmem.cli import INTERRUPTED
+from execmem.streams import INTERRUPTED
 from execmem.worker.watch import GRACE, TICK, Watch, flush, keep_apart, send
 from machine.process import BlackBox, become_worker
 

@@ -7,7 +7,7 @@ import re
 import signal
 
 from allocator.errors import ExecmemError
-from execmem.worker.copies import alone
+from execmem.worker.child import alone
 from machine.culprit import find
 from machine.faults import LIMIT_HINTS, Fault, FaultKind
 from machine.process import CALLED, LOADED, NESTED, BlackBox

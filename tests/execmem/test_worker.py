@@ -21,8 +21,8 @@ from archs import ALL
 from archs import arch as arch_by_name
 from execmem import Fault, Machine, isolated
 from execmem.sweep import Journal, Options, files_under, sweep, tasks_for
+from execmem.worker.child import alone
 from execmem.worker.command import _attend
-from execmem.worker.copies import alone
 from execmem.worker.watch import Watch
 from machine.culprit import find
 from machine.faults import FaultKind
