@@ -43,7 +43,7 @@ LIMIT_HINTS = {
     FaultKind.INSTRUCTION_LIMIT: "raise it with --instructions N, clear it with 0"
     " (Machine.instructions, None)",
     FaultKind.TIME_LIMIT: "raise it with --seconds S, clear it with 0 (Machine.seconds, None)",
-    FaultKind.MEMORY_LIMIT: "raise it with Machine(heap_limit=BYTES)",
+    FaultKind.MEMORY_LIMIT: "raise it with --heap-limit MIB (Machine(heap_limit=BYTES))",
 }
 
 

@@ -34,7 +34,7 @@ from allocator import (
     Site,
 )
 from allocator.errors import NoSuchName
-from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down
+from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
@@ -949,7 +949,11 @@ class Machine:
             raise BadCall("alloc", f"{size} bytes")
         address = self.kernel.heap.alloc(max(size, 1), zero=True)
         if not address:
-            raise BadCall("alloc", f"no {size:#x} bytes of guest memory")
+            raise BadCall(
+                "alloc",
+                f"no {size:#x} bytes of guest memory",
+                f"its limit is {size_text(self.kernel.heap.limit)} (--heap-limit, heap_limit=)",
+            )
         if not isinstance(contents, int) and contents:
             self.memory.write(address, bytes(contents))
         return address

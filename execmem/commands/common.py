@@ -46,6 +46,12 @@ def module_options(function: F) -> F:
                 show_default=True,
                 help="what random numbers and clocks of the guest follow",
             ),
+            click.option(
+                "--heap-limit",
+                type=click.IntRange(min=1, max=1 << 20),
+                metavar="MIB",
+                help="what a guest may allocate (512)",
+            ),
             click.option("--no-text-poke", is_flag=True, help="do without text_poke"),
             click.option(
                 "--param", "params", multiple=True, metavar="NAME=VALUE", help="module parameter"
@@ -196,6 +202,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     from loader.depends import find_any, open_tree
     from loader.elf import arch_of
     from loader.files import read_module
+    from machine.kernel.heap import LIMIT as HEAP_LIMIT
     from machine.machine import Machine
 
     root, a_file = options["root"], is_path(module)
@@ -227,6 +234,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         stub_sections=options["with_plt"],
         kasan=options["kasan"],
         seed=options["seed"],
+        heap_limit=HEAP_LIMIT if options["heap_limit"] is None else options["heap_limit"] << 20,
         force=options["force"],
         constructors=options["constructors"],
         **more,

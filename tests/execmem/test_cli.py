@@ -345,6 +345,16 @@ def test_output_is_deterministic(run, arch):
     assert run(*words) == run(*words)
 
 
+def test_the_heap_has_a_limit_that_can_be_raised(run, arch):
+    """`--heap-limit` bounds what a guest may allocate; the default is enough for a buffer."""
+    words = ("run", "checksums", "checksums_crc32", "out:3145728", "9", "0", "--arch", arch.name)
+    assert run(*words)[0] == 0
+    code, _, errors = run(*words, "--heap-limit", "2")
+    said = "alloc: no 0x300000 bytes of guest memory; hint: its limit is 2 MiB"
+    assert (code, said in errors) == (1, True), errors
+    assert run(*words, "--heap-limit", "0")[0] == 2
+
+
 def test_a_seed_is_what_two_runs_differ_by(run, arch, tmp_path):
     """Random numbers of the guest are those of `--seed`: equal in equal runs, 0 by default."""
     file = tmp_path / "mini.ko"
