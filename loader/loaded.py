@@ -116,6 +116,11 @@ class LoadedModule:
     notes: tuple[str, ...] = ()
 
     @property
+    def foreign(self) -> bool:
+        """Whether it was built for another kernel than the one that is modelled."""
+        return any(notice.code == "built-for" for notice in self.notices)
+
+    @property
     def arch(self) -> Arch:
         """The architecture the module was built for."""
         return self.view.arch

@@ -95,6 +95,9 @@ class Fault(ExecmemError):
         The kernel symbol that is missing, where that is what happened.
     cause
         What stopped before and led to this, where something did.
+    foreign
+        The module, where it was built for another kernel than the one that is modelled: this
+        may be why.
     """
 
     kind: FaultKind
@@ -106,6 +109,7 @@ class Fault(ExecmemError):
     hint: str = ""
     symbol: str = ""
     cause: Stopped | None = None
+    foreign: str = ""
 
     def __str__(self) -> str:
         first = f"{self.cause}; then: " if self.cause is not None else ""
@@ -119,7 +123,10 @@ class Fault(ExecmemError):
             at += f" (pc {self.pc:#x})"
         instruction = f": {self.instruction}" if self.instruction else ""
         hint = f"; hint: {self.hint}" if self.hint else ""
-        return printable(f"{text}{at}{instruction}{hint}")
+        built = f"; {self.foreign} was built for another kernel, see its notice" * bool(
+            self.foreign
+        )
+        return printable(f"{text}{at}{instruction}{hint}{built}")
 
 
 @attrs.define(auto_exc=True, str=False)

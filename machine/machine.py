@@ -756,13 +756,13 @@ class Machine:
             failed = False
         except Stop as stop:
             fault = self.explain(stop)
-            fault.cause = fault.cause or self._first_stop(self.locate(address)[0])
+            self._attribute(fault, address)
             raise fault from None
         except Parked:
             failed = False
             raise
         except Fault as fault:  # of a kernel function that the guest called
-            fault.cause = fault.cause or self._first_stop(self.locate(address)[0])
+            self._attribute(fault, address)
             raise
         finally:
             seat.depth -= 1
@@ -770,6 +770,14 @@ class Machine:
             if failed and not seat.depth:
                 cpu.reset(fully=True)
         return cpu.read(self.arch.calling.result)
+
+    def _attribute(self, fault: Fault, address: int) -> None:
+        """Say of a fault in the function at `address` what it may come from."""
+        name = self.locate(address)[0]
+        fault.cause = fault.cause or self._first_stop(name)
+        loaded = self.loader.modules.get(name)
+        if loaded is not None and fault.kind not in LIMIT_HINTS and loaded.foreign:
+            fault.foreign = loaded.name
 
     def _first_stop(self, name: str) -> Stopped | None:
         """Return what stopped first of a module and of those that it depends on; None: nothing."""

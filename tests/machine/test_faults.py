@@ -344,3 +344,20 @@ def test_messages_are_one_line(machine, fault):
     assert "\n" not in str(found)
     refused = BadCall("f", "has no such symbol", "did you mean g?")
     assert str(refused) == "f: has no such symbol; hint: did you mean g?"
+
+
+@pytest.mark.parametrize("magic", ["6.1.0-9-none SMP mod_unload ", None])
+def test_a_fault_of_a_module_of_another_kernel_says_so(machine, magic):
+    """What rests on the modelled kernel may be why; a limit is not, and the kernel's own neither."""
+    spin = mini_module(machine.arch.machine, "spinner", spins="init", vermagic=magic)
+    trap = mini_module(machine.arch.machine, init=machine.arch.trap, vermagic=magic)
+    with pytest.raises(Fault) as caught:
+        machine.load(trap)
+    told = "mini was built for another kernel, see its notice"
+    assert (caught.value.foreign, told in str(caught.value)) == (
+        ("mini", True) if magic else ("", False)
+    )
+    machine.seconds = 0.1
+    with pytest.raises(Fault) as caught:
+        machine.load(spin)
+    assert (caught.value.kind, caught.value.foreign) == (FaultKind.TIME_LIMIT, "")
