@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,9 +105,9 @@ def examples(*lines: str) -> Callable[[F], F]:
     """End a command's help with examples, line by line (the control character keeps them so)."""
 
     def add(function: F) -> F:
-        listing = "\n".join(f"      {line}" for line in lines)
-        text = (function.__doc__ or "").rstrip()
-        function.__doc__ = f"{text}\n\n    \b\n    Examples:\n{listing}"
+        listing = "\n".join(f"  {line}" for line in lines)
+        text = cleandoc(function.__doc__ or "")  # as Python 3.13 has it from the start
+        function.__doc__ = f"{text}\n\n\b\nExamples:\n{listing}"
         return function
 
     return add

@@ -148,7 +148,7 @@ def test_rows_go_where_they_are_sent(tmp_path):
 
 def test_control_c_keeps_the_rows_and_sums_up(tmp_path):
     """Ctrl-C ends a sweep with the summary of what was done; --resume does the rest."""
-    files = many(tmp_path, ALL[0], copies=12)
+    files = many(tmp_path, ALL[0], copies=4)
     words = ("sweep", ".", "--init", "--jobs", "1", "--output", "rows.jsonl")
     terminal = Terminal(*words, cwd=tmp_path)
     terminal.read(until=b" init-ok ")
@@ -169,7 +169,7 @@ def test_control_c_keeps_the_rows_and_sums_up(tmp_path):
 
 def test_compare_on_a_terminal(tmp_path):
     """The bar says which design runs, and is gone when the tables come."""
-    words = "compare --workload churn --arch arm64 --design default --design per_type".split()
+    words = "compare --workload server --arch arm64 --design default --design per_type".split()
     terminal = Terminal(*words, cwd=tmp_path)
     code, lines = terminal.ended()
     assert code == 0
