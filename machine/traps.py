@@ -54,7 +54,8 @@ def trap_at(kernel: Kernel, pc: int) -> Trap | None:
 def _readable(kernel: Kernel, address: int, size: int) -> bytes:
     """Return bytes of the guest's; empty where not all of them are there."""
     try:
-        return kernel.memory.read(address & ADDRESS_MASK, size)
+        # To say why it stopped is not the guest's to pay for.
+        return kernel.plain.read(address & ADDRESS_MASK, size)
     except AccessError:
         return b""
 

@@ -159,7 +159,7 @@ class Kernel:
         What the guest may take now, of instructions and time.
 
     `text` is what patches text of modules, where there is something that does; `modules` keeps
-    what the guest sees of them.
+    what the guest sees of them; `plain` is the memory without anything that counts or checks.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Kernel:
     ) -> None:
         self.arch = arch
         self.limits = Limits() if limits is None else limits
-        self._plain = self._reached = memory
+        self.plain = self._reached = memory
         self.cpus = tuple(cpus)
         self.cpu = cpus[0]
         self.call = call
@@ -891,9 +891,9 @@ class Kernel:
         are held; each piece is paid for.
         """
         address &= ADDRESS_MASK
-        plain = self._plain is self._reached
+        plain = self.plain is self._reached
         while size > 0:
-            found = self._plain.translate(address) if plain and size > PAGE_SIZE else None
+            found = self.plain.translate(address) if plain and size > PAGE_SIZE else None
             whole = PAGE_SIZE if found is None else min(found.leaf, PIECE)
             count = min(size, whole - address % whole)
             self.spend(1 + count // WORK)
@@ -927,11 +927,11 @@ class Kernel:
         """Yield what stands in a string, page by page; see `string`."""
         while limit > 0:
             address &= ADDRESS_MASK
-            piece = self._plain.read(address, min(limit, PAGE_SIZE - address % PAGE_SIZE))
+            piece = self.plain.read(address, min(limit, PAGE_SIZE - address % PAGE_SIZE))
             end = piece.find(0)
             size = len(piece) if end < 0 else end
             self.spend(1 + size // WORK)
-            if self._plain is not self._reached:  # only what the string has is touched
+            if self.plain is not self._reached:  # only what the string has is touched
                 self._reached.read(address, min(size + 1, len(piece)))
             yield piece[:size]
             if end >= 0:
@@ -942,7 +942,7 @@ class Kernel:
     def format(self, fmt: int, args: Arguments) -> bytes:
         """Return what the kernel's vsnprintf would form of the format at `fmt`."""
         return format_message(
-            self.string(fmt), args, self._plain, symbolize=self.symbolize, va_list=self.va_list_at
+            self.string(fmt), args, self.plain, symbolize=self.symbolize, va_list=self.va_list_at
         )
 
     def va_list(self, value: int) -> _VaList:

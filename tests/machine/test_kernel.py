@@ -9,6 +9,7 @@ import pytest
 from allocator import AllocationError, Prot
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE
 from archs import Anchor
+from machine.faults import BadCall
 from machine.kernel.kernel import CANARY, PERCPU_SIZE, PERCPU_STATIC, LogLine
 from machine.kernel.table import DATA, FUNCTIONS
 from machine.machine import Machine
@@ -59,7 +60,7 @@ def test_guest_code_of_the_architecture(arch, machine):
         at = machine.kernel.address(name)
         assert machine.read(at, len(code)) == code
         assert machine.kernel.knows(name)
-        with pytest.raises(ValueError, match="guest code"):
+        with pytest.raises(BadCall, match="guest code"):
             machine.stub(name)
 
 
@@ -188,7 +189,7 @@ def test_a_32_bit_result_is_extended_as_the_abi_says(arch, machine):
 @pytest.mark.parametrize("name", sorted(DATA)[:3])
 def test_variables_are_not_supplied(machine, name):
     """A kernel variable cannot be made a function."""
-    with pytest.raises(ValueError, match="is a variable"):
+    with pytest.raises(BadCall, match="is a variable"):
         machine.stub(name)
 
 
