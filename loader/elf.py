@@ -685,6 +685,17 @@ def _check_symbols_of(view: ElfView) -> None:
                 _first(view.name, where, lost, "names no symbol")
 
 
+def check_local_names(view: ElfView) -> None:
+    """Refuse a module that has a local symbol whose name is outside the string table; BadModule.
+
+    To link needs none of them; of a module that is loaded, anybody may ask for all.
+    """
+    names = view.symbols["name"]
+    if int(np.maximum.reduce(names)) >= view.symbol_names.size:
+        lost = names >= view.symbol_names.size
+        _first(view.name, "symbol", lost, "name is outside the string table")
+
+
 def _first(
     name: str,
     what: str,

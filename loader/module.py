@@ -18,7 +18,7 @@ from allocator import Allocation, AllocationError, Execmem, ExecmemError, Pendin
 from allocator.types import MemType
 from archs import Arch, Checks
 from loader.admission import Admission, Gate, Notice, taints_text
-from loader.elf import ElfView, parse
+from loader.elf import ElfView, check_local_names, parse
 from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
 from loader.finalize import Environment, finalise
@@ -107,6 +107,7 @@ class Loader:
     def _admitted(self, image: bytes, name: str) -> LoadedModule:
         """Check a module as load_module() does, and form it."""
         view = parse(image, name, arch=self.arch)
+        check_local_names(view)
         title = view.modinfo.get("name") or module_name(name)
         if self.stub_sections:
             view = with_stub_sections(view)

@@ -15,6 +15,7 @@ from allocator import DESIGNS, Execmem, KernelMemory, PhysicalMemory
 from allocator.errors import AllocationError, ExecmemError
 from allocator.types import MIB, MemType, Prot
 from archs import Checks
+from loader.elf import SHT_SYMTAB, SYMBOL, parse
 from loader.errors import (
     BadModule,
     MissingDependency,
@@ -243,6 +244,20 @@ def test_a_module_is_loaded_once(world: World) -> None:
     assert world.state() == before
     world.loader.discard(loaded)
     world.loader.form(image(world), "mini.ko")
+
+
+def test_names_of_local_symbols_are_checked(world: World) -> None:
+    """A local symbol whose name is outside the string table is refused before anything is done."""
+    before = world.state()
+    damaged = bytearray(image(world))
+    view = parse(bytes(damaged))
+    table = next(section for section in view.sections if section.type == SHT_SYMTAB)
+    assert view.first_global > 1
+    at = table.offset + SYMBOL.itemsize
+    damaged[at : at + 4] = view.symbol_names.size.to_bytes(4, "little")
+    with pytest.raises(BadModule, match="symbol 1: name is outside the string table"):
+        world.loader.form(bytes(damaged), "mini.ko")
+    assert world.state() == before
 
 
 def test_names_come_from_modinfo_else_from_the_file(world: World) -> None:
