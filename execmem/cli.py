@@ -142,7 +142,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     The words that this process was started with are carried out in a child of it, so that no
     guest can end it (`execmem.worker`); words that are given, in this process.
     """
-    sys.exit(_status(argv))
+    code = _status(argv)
+    if argv is None:
+        _end_deaf()
+    sys.exit(code)
+
+
+def _end_deaf() -> None:
+    """Let no further interruption into the end of the process: it ends, and has said so."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _status(argv: Sequence[str] | None) -> int:
@@ -159,6 +169,8 @@ def _status(argv: Sequence[str] | None) -> int:
         streams.complain(*_said(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        if argv is None:
+            _end_deaf()
         streams.complain("execmem: interrupted")
         return streams.INTERRUPTED
     except MemoryError:

@@ -33,7 +33,8 @@ import archs
 from allocator import ExecmemError
 from allocator.types import MIB, PAGE_SIZE, MemType
 from archs import Arch
-from execmem.worker.child import alone, isolated
+from execmem.worker.child import alone
+from execmem.worker.copies import isolated
 from loader.elf import parse
 from machine.culprit import attempt, find
 from machine.faults import Fault, FaultKind
