@@ -8,12 +8,14 @@ on stderr, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -142,17 +144,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     The words that this process was started with are carried out in a child of it, so that no
     guest can end it (`execmem.worker`); words that are given, in this process.
     """
+    from execmem.streams import INTERRUPTED
+
     code = _status(argv)
-    if argv is None:
-        _end_deaf()
+    if argv is None and code == INTERRUPTED:
+        _end_at_once(code)
     sys.exit(code)
 
 
-def _end_deaf() -> None:
-    """Let no further interruption into the end of the process: it ends, and has said so."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_at_once(code: int) -> NoReturn:
+    """End an interrupted process, and those that work for it, without waiting for anything."""
+    children = sys.modules.get("multiprocessing")
+    for child in children.active_children() if children is not None else ():
+        child.kill()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _status(argv: Sequence[str] | None) -> int:
@@ -169,8 +177,8 @@ def _status(argv: Sequence[str] | None) -> int:
         streams.complain(*_said(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        if argv is None:
-            _end_deaf()
+        if argv is None:  # what was said once need not be said again
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         streams.complain("execmem: interrupted")
         return streams.INTERRUPTED
     except MemoryError:
