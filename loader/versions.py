@@ -36,7 +36,7 @@ _CRC = re.compile(r"0x[0-9a-fA-F]{1,16}")
 
 
 @attrs.frozen
-class KernelExport:
+class SymversExport:
     """A line of a symvers: what the kernel, or one of its modules, exports."""
 
     crc: int
@@ -45,7 +45,7 @@ class KernelExport:
     namespace: str = ""
 
 
-def read_symvers(data: bytes, name: str) -> dict[str, KernelExport]:
+def read_symvers(data: bytes, name: str) -> dict[str, SymversExport]:
     """Return the exports that a symvers lists: `CRC NAME OWNER EXPORT_TYPE [NAMESPACE]`, by tabs.
 
     Raises
@@ -55,7 +55,7 @@ def read_symvers(data: bytes, name: str) -> dict[str, KernelExport]:
     """
     if len(data) > MAX_SYMVERS:
         raise BadModule(name, "symvers", f"larger than {MAX_SYMVERS:#x} bytes")
-    found: dict[str, KernelExport] = {}
+    found: dict[str, SymversExport] = {}
     for number, line in enumerate(data.decode("utf-8", "backslashreplace").split("\n"), 1):
         fields = line.rstrip("\r").split("\t")
         if fields == [""]:
@@ -66,7 +66,7 @@ def read_symvers(data: bytes, name: str) -> dict[str, KernelExport]:
                 "is not CRC, NAME, OWNER, EXPORT_SYMBOL[_GPL] and a namespace, with tabs between"
             )
             raise BadModule(name, f"line {number}", reason)
-        export = KernelExport(
+        export = SymversExport(
             int(fields[0], 16),
             module_name(fields[2]),
             kind.endswith("_GPL"),
@@ -98,7 +98,7 @@ class TreeFacts:
     vermagic: str | None
     module_size: int | None
     crcs: Mapping[str, int] = attrs.field(repr=False)
-    exports: Mapping[str, KernelExport] | None = attrs.field(repr=False)
+    exports: Mapping[str, SymversExport] | None = attrs.field(repr=False)
 
 
 def facts_of(tree: ModuleTree, arch: Arch) -> TreeFacts:
@@ -148,7 +148,7 @@ def _size(path: Path) -> int:
         return MAX_SYMVERS
 
 
-def _symvers(folder: Path) -> dict[str, KernelExport] | None:
+def _symvers(folder: Path) -> dict[str, SymversExport] | None:
     for name in SYMVERS:
         path = folder / name
         if is_file(path):

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
+from allocator.files import open_regular, read_regular, reason_of
 from loader.archives import MAX_MEMBER, files_in, is_archive
 from loader.errors import BadKernel
 from loader.kernel.config import MAX_CONFIG, parse_config
@@ -81,8 +82,8 @@ def find_kernel(path: str | Path) -> KernelFiles:
         if is_archive(place):
             return _in_archive(place)
         return _at(place, _configs_beside(place))
-    except OSError as error:
-        raise BadKernel(str(path), "file", error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadKernel(str(path), "file", reason_of(error)) from None
 
 
 def _running() -> KernelFiles:
@@ -106,15 +107,13 @@ def _readable(path: Path) -> bool:
 
 
 def _at(image: Path, configs: Iterable[Path]) -> KernelFiles:
-    if not image.is_file():
-        raise BadKernel(str(image), "file", "is no regular file" if image.exists() else "not found")
-    with image.open("rb") as file:
+    with open_regular(image) as file:
         raw = file.read(MAX_IMAGE + 1)
     if len(raw) > MAX_IMAGE:
         raise BadKernel(str(image), "file", f"is larger than {MAX_IMAGE:#x} bytes")
     for path in configs:
         if _readable(path):
-            return KernelFiles((str(image), raw), (str(path), _text(path.read_bytes())))
+            return KernelFiles((str(image), raw), (str(path), _text(read_regular(path))))
     return KernelFiles((str(image), raw))
 
 

@@ -42,7 +42,7 @@ from loader.layout import plan
 from loader.link import link
 from loader.module import Loader
 from loader.symbols import SymbolTable
-from loader.versions import KernelExport, TreeFacts, read_symvers
+from loader.versions import SymversExport, TreeFacts, read_symvers
 from machine.cpu import Stop
 from machine.faults import Fault
 from machine.kernel.printf import format_message
@@ -59,7 +59,7 @@ from tests.support.modules import ABS64, PREL32, module
 
 MACHINES = (X86_64, AARCH64, RISCV)
 CRCS = {"module_layout": 1, "_printk": 2}
-LISTED = {"_printk": KernelExport(2, "vmlinux", gpl=False, namespace="SPACE")}
+LISTED = {"_printk": SymversExport(2, "vmlinux", gpl=False, namespace="SPACE")}
 SYMVERS = (
     b"0x00000001\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n"
     b"0xffffffff\tf\tdrivers/net/some-thing\tEXPORT_SYMBOL_GPL\tSPACE\n"

@@ -17,7 +17,7 @@ from allocator.errors import ExecmemError
 from loader.depends import open_tree
 from loader.elf import parse
 from loader.errors import BadModule
-from loader.versions import KernelExport, facts_of, read_symvers
+from loader.versions import SymversExport, facts_of, read_symvers
 from tests.support.checked import extended, made, tree_magic, version_table
 from tests.support.elfwriter import A, Sec
 
@@ -43,9 +43,9 @@ def test_symvers_lines() -> None:
         + LINE.format(9, "a", "x", "EXPORT_SYMBOL_GPL", "")
     )
     assert read_symvers(text.encode(), "symvers") == {
-        "a": KernelExport(0x12, "vmlinux", gpl=False),
-        "b": KernelExport(0xFFFF_FFFF, "some_thing", gpl=True, namespace="SPACE"),
-        "c": KernelExport(1, "vmlinux", gpl=False),
+        "a": SymversExport(0x12, "vmlinux", gpl=False),
+        "b": SymversExport(0xFFFF_FFFF, "some_thing", gpl=True, namespace="SPACE"),
+        "c": SymversExport(1, "vmlinux", gpl=False),
     }
 
 
@@ -96,7 +96,7 @@ def test_symvers_of_a_tree(tmp_path: Path, name: str, pack: Callable[[bytes], by
     (folder / name).write_bytes(pack(text.encode()))
     facts = facts_of(open_tree(tmp_path), arch)
     assert facts.crcs == {"f": 7}
-    assert facts.exports == {"f": KernelExport(7, "vmlinux", gpl=True)}
+    assert facts.exports == {"f": SymversExport(7, "vmlinux", gpl=True)}
     (folder / name).write_bytes(b"\xfd7zXZ\x00 and no more")
     with pytest.raises(BadModule):
         facts_of(open_tree(tmp_path), arch)

@@ -103,9 +103,9 @@ def test_what_is_no_kernel_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "bad.deb").write_bytes(b"!<arch>\nnonsense")
     for name, reason in (
-        ("nothing", "file: not found"),
+        ("nothing", "file: No such file or directory"),
         ("", "holds no image"),
-        ("pipe", "is no regular file"),
+        ("pipe", "file: is a pipe: write"),
         ("bad.deb", "archive: damaged"),
     ):
         with pytest.raises((BadKernel, BadModule), match=reason):
