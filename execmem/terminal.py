@@ -77,7 +77,7 @@ class Meter:
     def __init__(self) -> None:
         self._visible = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
         self._began = time.monotonic()
-        self._drawn, self._next = False, 0.0
+        self._next = 0.0
 
     def __enter__(self) -> Self:
         streams.on_write(self.hide)
@@ -103,12 +103,10 @@ class Meter:
             parts.insert(1, "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * full + " " * (room - full))
         sys.stdout.flush()
         self._write(f"\r{'  '.join(parts)[:width]}\x1b[K")
-        self._drawn = True
 
     def hide(self) -> None:
-        """Take the line away."""
-        if self._drawn:
-            self._drawn = False
+        """Take the line away, and with it what a terminal shows of Ctrl-C."""
+        if self._visible:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
