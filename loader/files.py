@@ -115,21 +115,17 @@ def decompress(raw: bytes, name: str) -> bytes:
             raise BadModule(name, "file", what)
         return raw
     image, room, at = io.BytesIO(), _limit(raw), 0
+
+    def take(piece: bytes) -> None:
+        if image.tell() + len(piece) > room:
+            raise BadModule(name, "compressed data", _too_large(raw))
+        image.write(piece)
+
     try:
         while at < len(raw):
-            stream = found.stream()
-            step = _FIRST
-            while not stream.eof:
-                chunk = raw[at : at + min(step, found.step)]
-                if not chunk:
-                    raise BadModule(name, "compressed data", "truncated")
-                at, step = at + len(chunk), 2 * step
-                for piece in found.pieces(stream, chunk):
-                    room -= len(piece)
-                    if room < 0:
-                        raise BadModule(name, "compressed data", _too_large(raw))
-                    image.write(piece)
-            at = found.following(raw, at - len(stream.unused_data))
+            at = found.following(raw, found.unpack(raw, at, take))
+    except EOFError:
+        raise BadModule(name, "compressed data", "truncated") from None
     except found.errors as error:
         raise BadModule(name, "compressed data", f"damaged: {error}") from None
     except ImportError:
@@ -159,7 +155,7 @@ class _Refused(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class _Format:
+class Format:
     """A compressed format.
 
     Parameters
@@ -181,6 +177,24 @@ class _Format:
     pieces: Callable[[Any, bytes], Iterator[bytes]]
     following: Callable[[bytes, int], int]
     step: int = PIECE
+
+    def unpack(self, raw: bytes, at: int, take: Callable[[bytes], object]) -> int:
+        """Hand what the stream at `at` gives to `take`, in small pieces; return where it ends.
+
+        Raises
+        ------
+        EOFError
+            It is cut off.
+        """
+        stream, step = self.stream(), _FIRST
+        while not stream.eof:
+            chunk = raw[at : at + min(step, self.step)]
+            if not chunk:
+                raise EOFError
+            at, step = at + len(chunk), 2 * step
+            for piece in self.pieces(stream, chunk):
+                take(piece)
+        return at - len(stream.unused_data)
 
 
 def _by_need(stream: Any, chunk: bytes) -> Iterator[bytes]:
@@ -270,25 +284,26 @@ def _is_lzma(raw: bytes) -> bool:
     return usual and (size == (1 << 64) - 1 or size < 1 << 38)
 
 
-def _format_of(raw: bytes) -> _Format | None:
+def _format_of(raw: bytes) -> Format | None:
     """Return the format of a file; None: it is taken for a plain one."""
     if raw.startswith(_XZ):
-        return _FORMATS["xz"]
+        return FORMATS["xz"]
     if raw.startswith(_GZIP):
-        return _FORMATS["gzip"]
+        return FORMATS["gzip"]
     if raw.startswith(_BZIP2) and raw[4:10] in _BZIP2_BLOCKS:
-        return _FORMATS["bzip2"]
+        return FORMATS["bzip2"]
     if _is_zstd(raw):
-        return _zstd_format()
-    return _FORMATS["lzma"] if _is_lzma(raw) else None
+        return zstd_format()
+    return FORMATS["lzma"] if _is_lzma(raw) else None
 
 
-def _zstd_format() -> _Format:
+def zstd_format() -> Format:
+    """Return the format zstd, with the library's own error where it is installed."""
     try:
         from zstandard import ZstdError
     except ImportError:
-        return _FORMATS["zstd"]
-    return attrs.evolve(_FORMATS["zstd"], errors=(ZstdError,))
+        return FORMATS["zstd"]
+    return attrs.evolve(FORMATS["zstd"], errors=(ZstdError,))
 
 
 def unsupported(raw: bytes) -> str:
@@ -296,31 +311,31 @@ def unsupported(raw: bytes) -> str:
     return next((what for magic, what in _UNSUPPORTED.items() if raw.startswith(magic)), "")
 
 
-_FORMATS: Mapping[str, _Format] = {
-    "xz": _Format(
+FORMATS: Mapping[str, Format] = {
+    "xz": Format(
         stream=partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MAX_WINDOW),
         errors=(lzma.LZMAError,),
         pieces=_by_need,
         following=_after_xz,
     ),
-    "lzma": _Format(
+    "lzma": Format(
         stream=partial(lzma.LZMADecompressor, lzma.FORMAT_ALONE, MAX_WINDOW),
         errors=(lzma.LZMAError,),
         pieces=_by_need,
         following=_after_lzma,
     ),
-    "gzip": _Format(
+    "gzip": Format(
         stream=partial(zlib.decompressobj, 31),
         errors=(zlib.error,),
         pieces=_by_tail,
         following=_after_gzip,
     ),
-    "bzip2": _Format(
+    "bzip2": Format(
         stream=bz2.BZ2Decompressor,
         errors=(OSError,),
         pieces=_by_need,
         following=_after_bzip2,
     ),
     # A block of three bytes and one gives 128 KiB, so that 512 bytes give 16 MiB at the most.
-    "zstd": _Format(stream=_zstd_stream, pieces=_at_once, following=_after_zstd, step=512),
+    "zstd": Format(stream=_zstd_stream, pieces=_at_once, following=_after_zstd, step=512),
 }

@@ -14,19 +14,17 @@ Each may be packed as a whole. What packs is told by the first bytes.
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import struct
-import zlib
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
 from loader.errors import BadKernel
+from loader.files import FORMATS, Format, zstd_format
 
 MAX_IMAGE = 1 << 30  # bytes of an unpacked image; debug information included
 MAX_WRAPPERS = 4
-_CHUNK = 1 << 20
 _LZ4_BLOCK = 8 << 20  # uncompressed bytes of a block in the legacy format
 _SETUP = 0x1F1  # where the setup header begins
 _SECTOR = 512
@@ -96,62 +94,31 @@ def _unpacked(raw: bytes, kind: str, name: str) -> bytes:
     """Return what a packer's stream holds; what follows it (sizes, padding) is left."""
     try:
         return _PACKERS[kind][1](raw, name)
-    except (lzma.LZMAError, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise BadKernel(name, f"{kind} data", f"damaged: {error}") from None
 
 
-def _streamed(raw: bytes, name: str, kind: str, step: Callable[[bytes, int], bytes]) -> bytes:
-    """Unpack piece by piece up to the limit; `step` is told what to take and how much to give."""
-    parts: list[bytes] = []
-    total, given = 0, raw
-    while True:
-        piece = step(given, _CHUNK)
-        given = b""
-        if not piece:
-            return b"".join(parts)
-        parts.append(piece)
-        total += len(piece)
-        if total > MAX_IMAGE:
+def _stream(raw: bytes, name: str, kind: str, found: Format) -> bytes:
+    """Return what the first stream holds, up to the limit."""
+    image = bytearray()
+
+    def take(piece: bytes) -> None:
+        image.extend(piece)
+        if len(image) > MAX_IMAGE:
             raise BadKernel(name, f"{kind} data", f"holds more than {MAX_IMAGE:#x} bytes")
 
-
-def _gzip(raw: bytes, name: str) -> bytes:
-    stream = zlib.decompressobj(wbits=31)
-
-    def step(given: bytes, most: int) -> bytes:
-        return stream.decompress(given or stream.unconsumed_tail, most)
-
-    image = _streamed(raw, name, "gzip", step)
-    _whole(stream.eof, name, "gzip")
-    return image
+    try:
+        found.unpack(raw, 0, take)
+    except EOFError:
+        raise BadKernel(name, f"{kind} data", "is cut off") from None
+    except found.errors as error:
+        raise BadKernel(name, f"{kind} data", f"damaged: {error}") from None
+    return bytes(image)
 
 
-def _xz(raw: bytes, name: str) -> bytes:
-    kind = lzma.FORMAT_XZ if raw.startswith(_PACKERS["xz"][0]) else lzma.FORMAT_ALONE
-    stream = lzma.LZMADecompressor(kind, 1 << 28)
-
-    def step(given: bytes, most: int) -> bytes:
-        return b"" if stream.eof else stream.decompress(given, most)
-
-    image = _streamed(raw, name, "xz", step)
-    _whole(stream.eof, name, "xz")
-    return image
-
-
-def _bzip2(raw: bytes, name: str) -> bytes:
-    stream = bz2.BZ2Decompressor()
-
-    def step(given: bytes, most: int) -> bytes:
-        return b"" if stream.eof else stream.decompress(given, most)
-
-    image = _streamed(raw, name, "bzip2", step)
-    _whole(stream.eof, name, "bzip2")
-    return image
-
-
-def _whole(complete: bool, name: str, kind: str) -> None:
-    if not complete:
-        raise BadKernel(name, f"{kind} data", "is cut off")
+def _known(kind: str) -> Callable[[bytes, str], bytes]:
+    """Return what unpacks a format that modules are packed with, too."""
+    return lambda raw, name: _stream(raw, name, kind, FORMATS[kind])
 
 
 def _zstd(raw: bytes, name: str) -> bytes:
@@ -159,20 +126,12 @@ def _zstd(raw: bytes, name: str) -> bytes:
         import zstandard
     except ImportError:
         raise BadKernel(name, "zstd data", _needs("zstandard")) from None
-    stream = zstandard.ZstdDecompressor(max_window_size=1 << 30).decompressobj()
-    image = bytearray()
-    try:
-        # 4 KiB of input give at most 128 MiB, so the limit is not overrun by more than that.
-        for at in range(0, len(raw), 4096):
-            image += stream.decompress(raw[at : at + 4096])
-            if len(image) > MAX_IMAGE:
-                raise BadKernel(name, "zstd data", f"holds more than {MAX_IMAGE:#x} bytes")
-            if stream.eof:
-                break
-    except zstandard.ZstdError as error:
-        raise BadKernel(name, "zstd data", f"damaged: {error}") from None
-    _whole(stream.eof, name, "zstd")
-    return bytes(image)
+
+    def stream() -> Any:  # images may want larger windows than modules
+        return zstandard.ZstdDecompressor(max_window_size=1 << 30).decompressobj()
+
+    # 4 KiB of input give at most 128 MiB, so the limit is not overrun by more than that.
+    return _stream(raw, name, "zstd", attrs.evolve(zstd_format(), stream=stream, step=4096))
 
 
 def _lz4(raw: bytes, name: str) -> bytes:
@@ -196,7 +155,8 @@ def _lz4(raw: bytes, name: str) -> bytes:
             raise BadKernel(name, "lz4 data", f"holds more than {MAX_IMAGE:#x} bytes")
         if len(block) < _LZ4_BLOCK:
             return b"".join(parts)
-    _whole(at + 4 >= len(raw) and bool(parts), name, "lz4")
+    if at + 4 < len(raw) or not parts:
+        raise BadKernel(name, "lz4 data", "is cut off")
     return b"".join(parts)
 
 
@@ -243,11 +203,11 @@ def _needs(package: str) -> str:
 
 
 _PACKERS: dict[str, tuple[bytes, Callable[[bytes, str], bytes]]] = {
-    "gzip": (b"\x1f\x8b", _gzip),
-    "xz": (b"\xfd7zXZ\0", _xz),
+    "gzip": (b"\x1f\x8b", _known("gzip")),
+    "xz": (b"\xfd7zXZ\0", _known("xz")),
     "zstd": (b"\x28\xb5\x2f\xfd", _zstd),
-    "bzip2": (b"BZh", _bzip2),
-    "lzma": (b"\x5d\0\0", _xz),
+    "bzip2": (b"BZh", _known("bzip2")),
+    "lzma": (b"\x5d\0\0", _known("lzma")),
     "lz4": (b"\x02\x21\x4c\x18", _lz4),
     "lzo": (b"\x89LZO\0\r\n\x1a\n", _lzo),
 }
