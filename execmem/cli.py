@@ -146,7 +146,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     from execmem.streams import INTERRUPTED
 
-    code = _status(argv)
+    try:
+        code = _status(argv)
+        if argv is None:  # Python's end gives SIGINT back its meaning: to kill
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # between two lines
+        code = INTERRUPTED
     if argv is None and code == INTERRUPTED:
         _end_at_once(code)
     sys.exit(code)

@@ -146,6 +146,27 @@ def test_ctrl_c_ends_with_130():
         assert process.returncode == 130
 
 
+AT_THE_END = """
+import atexit, os, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["execmem", *sys.argv[1:]]
+from execmem.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("nothing", 2)])
+def test_what_is_done_is_not_interrupted(words, code):
+    """Where Python is ending already, an interrupt changes neither the exit code nor the output."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, words],
+        cwd=HERE, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
