@@ -3,7 +3,7 @@
 
 Static keys, static calls, ftrace and kprobes all write instructions over instructions. The
 rules (whose sites, in what order, what must stand there before) are the same everywhere and
-stand in `machine.text`; what the instructions are stands in these records, one file per
+stand in `kernels.modelled.text`; what the instructions are stands in these records, one file per
 architecture beside this one. An absent capability is None.
 """
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from allocator.errors import ExecmemError as ExecmemError
     from archs import arch as arch
     from archs import archs as archs
+    from emulator.faults import Fault as Fault
     from execmem.worker.copies import isolated as isolated
     from loader.errors import LoadError as LoadError
     from loader.link import link as link
-    from machine.faults import Fault as Fault
     from machine.machine import Machine as Machine
     from machine.machine import Out as Out
     from machine.module import Module as Module

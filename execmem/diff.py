@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 import archs
 from allocator.types import Hex
 from archs import Checks
+from emulator.disassembly import Disassembler
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.errors import LoadError
 from loader.finalize import Environment, Finalised, finalise
@@ -37,7 +38,6 @@ from loader.layout import Layout, plan
 from loader.link import link_view
 from loader.linked import Linked
 from loader.recording import RecordedSection, Recording, Run, image_of
-from machine.disassembly import Disassembler
 
 KINDS = ("text", "rodata", "data")
 RELOCATED, FINAL = "relocated", "final"

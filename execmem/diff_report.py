@@ -11,11 +11,11 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import archs
+from emulator.disassembly import Disassembler
 from execmem.diff import KINDS, Progression, RunDiff
 from execmem.placement import Placed
 from execmem.report import table
 from execmem.terminal import Meter
-from machine.disassembly import Disassembler
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,8 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from allocator.types import ADDRESS_MASK, Hex, Interval
+from emulator.disassembly import Disassembler
 from loader.listing import Listing, Relocation, Selection
-from machine.disassembly import Disassembler
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The emulated computer: Unicorn bound to the page table, and the kernel that modules call."""
+"""What a user holds: the machine, its modules and devices, tracing and probing."""
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from allocator.errors import ExecmemError
+from emulator.budget import one_budget
+from kernels.modelled.api.files import Mode
+from kernels.modelled.api.user import user_memory
+from kernels.modelled.printf import MAX_ERRNO, errno_name
+from kernels.modelled.registry import Record
+from kernels.modelled.structs import View, layout, view
 from machine.arguments import Out
-from machine.budget import one_budget
-from machine.kernel.api.files import Mode
-from machine.kernel.api.user import user_memory
-from machine.kernel.printf import MAX_ERRNO, errno_name
-from machine.kernel.registry import Record
-from machine.kernel.structs import View, layout, view
 
 if TYPE_CHECKING:
     from machine.machine import Machine

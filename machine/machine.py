@@ -38,6 +38,40 @@ from allocator.types import ADDRESS_MASK, GIB, PAGE_SIZE, MemType, align_down, s
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
+from emulator import process
+from emulator.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
+from emulator.cpu import INSTRUCTION, TICK, Cpu, Stop
+from emulator.disassembly import Disassembler
+from emulator.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stopped
+from kernels.modelled import traps
+from kernels.modelled.api import bring_installed
+from kernels.modelled.api.algorithms import (
+    CLASSES,
+    Algorithm,
+    CryptoError,
+    algorithm,
+    registered,
+)
+from kernels.modelled.api.cpu import entropy
+from kernels.modelled.api.held import left, taken
+from kernels.modelled.api.params import FREE, SET, Parameter, parameters
+from kernels.modelled.api.sched import abandon, idle, sleep
+from kernels.modelled.api.time import NSEC_PER_SEC, advance, counter
+from kernels.modelled.api.user import user_memory
+from kernels.modelled.bounds import LogLine
+from kernels.modelled.extable import fix
+from kernels.modelled.heap import LIMIT as HEAP_LIMIT
+from kernels.modelled.kasan import CheckedHeap
+from kernels.modelled.kernel import Kernel, Parked, Unknown
+from kernels.modelled.modules import ModuleStructs
+from kernels.modelled.printf import errno_name
+from kernels.modelled.prototypes import CType, parse
+from kernels.modelled.registry import Registry
+from kernels.modelled.text.ftrace import LIMIT, Call, Replacement, Trace
+from kernels.modelled.text.jump_labels import StaticKey
+from kernels.modelled.text.kprobes import Hit, Probe
+from kernels.modelled.text.live import LiveText
+from kernels.modelled.text.static_calls import StaticCall
 from loader.admission import Notice, constructors_of, taints_text
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
@@ -46,43 +80,10 @@ from loader.loaded import LoadedModule, State
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import TreeFacts, facts_of
-from machine import process, traps
 from machine.arguments import Argument, Out
-from machine.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
-from machine.cpu import INSTRUCTION, TICK, Cpu, Stop
 from machine.device import Device, find_device, no_device
-from machine.disassembly import Disassembler
-from machine.extable import fix
-from machine.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stopped
-from machine.kernel.api import bring_installed
-from machine.kernel.api.algorithms import (
-    CLASSES,
-    Algorithm,
-    CryptoError,
-    algorithm,
-    registered,
-)
-from machine.kernel.api.cpu import entropy
-from machine.kernel.api.held import left, taken
-from machine.kernel.api.params import FREE, SET, Parameter, parameters
-from machine.kernel.api.sched import abandon, idle, sleep
-from machine.kernel.api.time import NSEC_PER_SEC, advance, counter
-from machine.kernel.api.user import user_memory
-from machine.kernel.bounds import LogLine
-from machine.kernel.heap import LIMIT as HEAP_LIMIT
-from machine.kernel.kasan import CheckedHeap
-from machine.kernel.kernel import Kernel, Parked, Unknown
-from machine.kernel.printf import errno_name
-from machine.kernel.prototypes import CType, parse
-from machine.kernel.registry import Registry
 from machine.module import Module, ModuleReport
-from machine.module_structs import ModuleStructs
 from machine.patching import Phase, Way, patch
-from machine.text.ftrace import LIMIT, Call, Replacement, Trace
-from machine.text.jump_labels import StaticKey
-from machine.text.kprobes import Hit, Probe
-from machine.text.live import LiveText
-from machine.text.static_calls import StaticCall
 from machine.thread import Thread
 
 STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures

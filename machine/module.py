@@ -12,18 +12,18 @@ import attrs
 from allocator import Allocation
 from allocator.markup import table
 from allocator.types import MemType, size_text
+from emulator.faults import BadCall, Fault
 from loader.admission import Notice
 from loader.loaded import LoadedModule, LoadedSection, State
 from machine.drawing import svg
-from machine.faults import BadCall, Fault
 
 if TYPE_CHECKING:
-    from machine.kernel.bounds import LogLine
+    from kernels.modelled.bounds import LogLine
+    from kernels.modelled.text.ftrace import Trace
+    from kernels.modelled.text.jump_labels import StaticKey
+    from kernels.modelled.text.kprobes import Hit, Probe
+    from kernels.modelled.text.static_calls import StaticCall
     from machine.machine import Argument, Machine
-    from machine.text.ftrace import Trace
-    from machine.text.jump_labels import StaticKey
-    from machine.text.kprobes import Hit, Probe
-    from machine.text.static_calls import StaticCall
 
 
 @attrs.frozen

@@ -32,8 +32,8 @@ import attrs
 
 from allocator import ExecmemError, PokeStep, Site
 from archs import Emulator, LivePatch
-from machine.cpu import Cpu
-from machine.guest import Guest
+from emulator.cpu import Cpu
+from kernels.modelled.guest import Guest
 
 if TYPE_CHECKING:
     from machine.machine import Machine

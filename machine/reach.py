@@ -24,10 +24,10 @@ from archs import Arch
 from archs.arch import Branch, Probe
 from archs.op import signed
 from archs.reloc import Reach
+from emulator.cpu import Cpu, Stop
+from emulator.disassembly import Disassembler
+from emulator.faults import FaultKind
 from loader.listing import insert
-from machine.cpu import Cpu, Stop
-from machine.disassembly import Disassembler
-from machine.faults import FaultKind
 
 SPAN = 32 * GIB  # address space around the instruction; targets lie within a quarter of it
 NEAREST = 64  # bytes: past the instruction itself, within reach of every instruction

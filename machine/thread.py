@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from allocator.types import ADDRESS_MASK
-from machine.cpu import Cpu, Stop
-from machine.faults import BadCall, FaultKind
-from machine.kernel.prototypes import CType
+from emulator.cpu import Cpu, Stop
+from emulator.faults import BadCall, FaultKind
+from kernels.modelled.prototypes import CType
 
 if TYPE_CHECKING:
     from machine.machine import Machine

@@ -12,7 +12,7 @@ from typing import Any
 
 from allocator.types import MemType
 from archs import Arch, archs
-from machine.faults import Fault
+from emulator.faults import Fault
 from machine.machine import Machine
 from samples.modules import root
 from samples.story import Grid, Heading, Lines, Part, Story, Text

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from allocator.types import Interval, MemType
 from archs import Arch
 from archs.reloc import Reloc
+from emulator.disassembly import Disassembler
 from loader.listing import insert
-from machine.disassembly import Disassembler
 from machine.machine import Machine
 
 

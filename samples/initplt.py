@@ -11,7 +11,7 @@ from __future__ import annotations
 from allocator.types import Hex, MemType
 from archs import arch as arch_by_name
 from archs.arm64 import plt_entry
-from machine.faults import Fault
+from emulator.faults import Fault
 from machine.machine import Machine
 from samples.bench import fill, listing, put, row
 from samples.story import Grid, Lines, Story, Text

@@ -13,7 +13,7 @@ from typing import Any
 from allocator import PokeError, PokeStep
 from allocator.types import PAGE_SIZE, MemType
 from archs import Arch, archs
-from machine.faults import Fault
+from emulator.faults import Fault
 from machine.machine import Machine
 from machine.patching import LivePatchError, Phase, Way
 from samples.modules import root

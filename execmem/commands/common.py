@@ -142,7 +142,7 @@ class Target(click.ParamType):  # type: ignore[type-arg] # only newer ones have 
 
 def result_type(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Return the C type of a result, which must be one."""
-    from machine.kernel.prototypes import parse
+    from kernels.modelled.prototypes import parse
 
     try:
         found = parse(f"{value} result(void)")
@@ -200,10 +200,10 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         Further parameters of the machine.
     """
     from archs import arch as arch_by_name
+    from kernels.modelled.heap import LIMIT as HEAP_LIMIT
     from loader.depends import find_any, open_tree
     from loader.elf import arch_of
     from loader.files import read_module
-    from machine.kernel.heap import LIMIT as HEAP_LIMIT
     from machine.machine import Machine
 
     root, a_file = options["root"], is_path(module)

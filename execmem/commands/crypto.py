@@ -50,7 +50,7 @@ def crypto(
     --key is its seed. The module is found under --root by its alias crypto-ALGORITHM.
     """
     from execmem import report
-    from machine.kernel.api.algorithms import compute
+    from kernels.modelled.api.algorithms import compute
 
     given = _bytes(data)
     if module is None and options["root"] is None:

@@ -23,7 +23,7 @@ from execmem.commands.common import (
 from execmem.streams import say
 
 if TYPE_CHECKING:
-    from machine.faults import Fault
+    from emulator.faults import Fault
     from machine.machine import Argument, Machine
     from machine.module import Module
 
@@ -75,7 +75,7 @@ class Session:
 
     def call(self, function: str) -> None:
         """Call the function; a fault is kept for later."""
-        from machine.faults import Fault
+        from emulator.faults import Fault
 
         returns = self.options["returns"]
         try:

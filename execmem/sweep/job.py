@@ -78,7 +78,7 @@ def blank(task: Task, outcome: str = "refused", error: str | None = None) -> Row
 
 def examine(task: Task, options: Options, /) -> Row:
     """Return what becomes of one module: a row with its outcome."""
-    from machine.faults import Fault
+    from emulator.faults import Fault
 
     start = time.monotonic()
     row = blank(task)

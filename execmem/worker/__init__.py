@@ -3,7 +3,7 @@
 
 Whatever a module does to the process that works on it (memory, endless loops, a crash of the
 emulator) is between it and that process: a death is told as a `Fault` (`death`). There are three
-ways into one, with the same limits and the same last words (`machine.process`):
+ways into one, with the same limits and the same last words (`emulator.process`):
 
 * a command goes on in a child of its own, while the process that the user started waits, passes
   signals on and ends as the child did, unless that died (`command`);

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from allocator.errors import ExecmemError
+from emulator.process import HOST, MEMORY, BlackBox, become_worker, limit_memory
 from execmem.worker.watch import TICK, Watch, flush, keep_apart, send
-from machine.process import HOST, MEMORY, BlackBox, become_worker, limit_memory
 
 
 def alone(function: Callable[[], object]) -> bool:

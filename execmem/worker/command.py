@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from emulator.process import BlackBox, become_worker
 from execmem.streams import INTERRUPTED
 from execmem.worker.watch import GRACE, TICK, Watch, flush, keep_apart, send
-from machine.process import BlackBox, become_worker
 
 PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 WANTED = (*PASSED, signal.SIGPIPE)  # who ends a process by these wants it to end

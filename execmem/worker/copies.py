@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from allocator.errors import ExecmemError
+from emulator.process import BlackBox
 from execmem.worker.child import call_apart
 from execmem.worker.death import death
-from machine.process import BlackBox
 
 P = ParamSpec("P")
 T = TypeVar("T")

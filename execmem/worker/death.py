@@ -7,10 +7,10 @@ import re
 import signal
 
 from allocator.errors import ExecmemError
+from emulator.culprit import find
+from emulator.faults import LIMIT_HINTS, Fault, FaultKind
+from emulator.process import CALLED, LOADED, NESTED, BlackBox
 from execmem.worker.child import alone
-from machine.culprit import find
-from machine.faults import LIMIT_HINTS, Fault, FaultKind
-from machine.process import CALLED, LOADED, NESTED, BlackBox
 
 
 def death(shared: BlackBox, number: int, *, late: bool = False) -> ExecmemError:

@@ -21,8 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from allocator.errors import ExecmemError
-from execmem.worker.watch import GRACE
-from machine.process import (
+from emulator.process import (
     LAST_WORDS,
     MEMORY,
     TRANSLATION,
@@ -31,6 +30,7 @@ from machine.process import (
     limit_memory,
     limit_time,
 )
+from execmem.worker.watch import GRACE
 
 START = 120.0  # seconds until a process has imported what it needs
 

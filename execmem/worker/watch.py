@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
-from machine.process import LAST_WORDS, BlackBox, overdue
+from emulator.process import LAST_WORDS, BlackBox, overdue
 
 # A guest stops soon after its time is over; where the emulator does not let it, this ends it.
 GRACE = 1.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("allocator", "archs", "loader", "machine", "samples", "execmem")
+PACKAGES = ("allocator", "archs", "loader", "emulator", "kernels", "machine", "samples", "execmem")
 SPDX = "SPDX-License-Identifier: GPL-2.0-or-later"
 
 ASKS_FOR_A_NAME = re.compile(

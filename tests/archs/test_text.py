@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.types import Consumer, MemType
+from emulator.cpu import Stop
+from kernels.modelled.guest import Guest
 from loader.elf import parse
 from loader.files import read_module
-from machine.cpu import Stop
-from machine.guest import Guest
 from machine.machine import Machine
 from samples import modules
 from tests.archs.test_registry import disassembler

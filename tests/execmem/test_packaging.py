@@ -48,5 +48,14 @@ def test_wheel_holds_the_sample_modules(tmp_path):
         for name in names():
             assert any(h.endswith(f"/{name}.ko") and f"/{arch.name}/" in h for h in held)
     assert "samples/modules/manifest.json" in held
-    for package in ("allocator", "archs", "loader", "machine", "samples", "execmem"):
+    for package in (
+        "allocator",
+        "archs",
+        "loader",
+        "emulator",
+        "kernels",
+        "machine",
+        "samples",
+        "execmem",
+    ):
         assert f"{package}/py.typed" in held

@@ -16,10 +16,10 @@ import pytest
 import samples
 from allocator.errors import ExecmemError
 from allocator.plugins import DEMOS, SYMBOLS
+from emulator.faults import Fault, FaultKind
 from execmem.cli import main
-from machine.faults import Fault, FaultKind
-from machine.kernel import api, table
-from machine.kernel.prototypes import parse
+from kernels.modelled import api, table
+from kernels.modelled.prototypes import parse
 from machine.machine import Machine
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
@@ -162,7 +162,7 @@ def test_a_lesson_that_fails_is_one_line(bring, capsys, source, reason):
 def test_symbols_that_fail_name_the_package(bring, source, reason):
     """A package whose symbols cannot be declared is named, and has declared nothing."""
     before = dict(table.FUNCTIONS), dict(table.DATA)
-    head = "from machine.kernel.table import data, function\ndata('mine_first', 8)\n"
+    head = "from kernels.modelled.table import data, function\ndata('mine_first', 8)\n"
     bring(SYMBOLS, "mine", head + source)
     with pytest.raises(ExecmemError, match=f"execmem.symbols 'mine' of .*{reason}"):
         Machine("riscv64")

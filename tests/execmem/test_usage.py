@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from emulator.faults import BadCall
 from execmem.cli import main
-from machine.faults import BadCall
 from machine.machine import Machine
 from samples.modules import path, root
 

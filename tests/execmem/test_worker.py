@@ -19,14 +19,14 @@ from allocator.errors import ExecmemError
 from allocator.types import GIB, MIB
 from archs import ALL
 from archs import arch as arch_by_name
+from emulator.culprit import find
+from emulator.faults import FaultKind
+from emulator.process import BlackBox
 from execmem import Fault, Machine, isolated
 from execmem.sweep import Journal, Options, files_under, sweep, tasks_for
 from execmem.worker.child import alone
 from execmem.worker.command import _attend
 from execmem.worker.watch import Watch
-from machine.culprit import find
-from machine.faults import FaultKind
-from machine.process import BlackBox
 from samples import modules
 from tests.machine.snippets import put, snippet
 from tests.support.elfwriter import AARCH64, RISCV, X86_64

@@ -6,7 +6,7 @@ samples), chosen by seed and number, so that every call can be made again. A pro
 is counted; the instruction that it died over is found, and the class of such instructions: for
 words of fixed size the bits that matter, else the bytes that do. Nothing else may happen: an
 error that is not of the `ExecmemError` family, a limit that was exceeded by more than a tenth
-of a second and a tenth, or more memory than `machine.process` says, fails the run.
+of a second and a tenth, or more memory than `emulator.process` says, fails the run.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ import archs
 from allocator import ExecmemError
 from allocator.types import MIB, PAGE_SIZE, MemType
 from archs import Arch
+from emulator.culprit import attempt, find
+from emulator.faults import Fault, FaultKind
+from emulator.process import HOST, TRANSLATION, rss
 from execmem.worker.child import alone
 from execmem.worker.copies import isolated
 from loader.elf import parse
-from machine.culprit import attempt, find
-from machine.faults import Fault, FaultKind
 from machine.machine import Machine
-from machine.process import HOST, TRANSLATION, rss
 from samples import modules
 
 BATCH = 2000  # calls of one process

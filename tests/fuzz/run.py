@@ -135,7 +135,9 @@ def covered(target: str, seconds: float, corpus: Path) -> None:
     """Let atheris choose the inputs; it ends the process at the first escape."""
     import atheris
 
-    with atheris.instrument_imports(include=["allocator", "archs", "loader", "machine"]):
+    with atheris.instrument_imports(
+        include=["allocator", "archs", "loader", "emulator", "kernels", "machine"]
+    ):
         from tests.fuzz.targets import TARGETS
 
     chosen, tally = TARGETS[target], Tally()

@@ -31,7 +31,11 @@ from allocator import AccessError, Execmem, ExecmemError, KernelMemory, Physical
 from allocator.types import MIB
 from allocator.workloads import Runner, read_trace
 from archs.environment import Environment
+from emulator.cpu import Stop
+from emulator.faults import Fault
 from execmem.compare import branch_reach
+from kernels.modelled.printf import format_message
+from kernels.modelled.table import FUNCTIONS, Function
 from loader import files
 from loader.archives import modules_in, open_archive
 from loader.depends import find_any, open_tree
@@ -43,10 +47,6 @@ from loader.link import link
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import SymversExport, TreeFacts, read_symvers
-from machine.cpu import Stop
-from machine.faults import Fault
-from machine.kernel.printf import format_message
-from machine.kernel.table import FUNCTIONS, Function
 from machine.machine import Machine
 from samples import modules
 from tests.fuzz import mutation

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from emulator.faults import Fault, FaultKind
 from execmem.cli import main
 from execmem.sweep.summary import kind_of
+from kernels.modelled.api import locks, rcu, sched, timers, workqueue
+from kernels.modelled.api.time import jiffies
 from loader.errors import InitFailed
 from loader.files import ModuleFile
 from loader.loaded import State
-from machine.faults import Fault, FaultKind
-from machine.kernel.api import locks, rcu, sched, timers, workqueue
-from machine.kernel.api.time import jiffies
 from machine.machine import Machine
 from tests.machine.snippets import snippet
 from tests.support.elfwriter import FUNC, LOCAL, OBJECT, A, Sec, Sym, X

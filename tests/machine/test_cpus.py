@@ -7,9 +7,9 @@ import pytest
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
 from archs import Anchor
-from machine.cpu import STALE_RANGES, TLB_ENTRIES
-from machine.faults import BadCall, Fault, FaultKind
-from machine.kernel.kernel import CANARY
+from emulator.cpu import STALE_RANGES, TLB_ENTRIES
+from emulator.faults import BadCall, Fault, FaultKind
+from kernels.modelled.kernel import CANARY
 from machine.machine import Machine
 from machine.thread import interleave
 from samples import modules

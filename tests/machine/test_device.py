@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from allocator.types import MemType
 from execmem import Machine, Out
+from kernels.modelled.structs import layout
 from loader.errors import ModuleInUse
 from machine.device import DeviceError
-from machine.kernel.structs import layout
 from samples.modules import root
-from tests.machine.test_registry import call
+from tests.kernels.modelled.test_registry import call
 
 SIZE, CLEAR, FIND = 0x6E00, 0x6E01, 0x6E02  # _IO('n', 0 ... 2)
 PAGE = 4096

@@ -13,7 +13,7 @@ import capstone
 import pytest
 
 from allocator.types import PAGE_SIZE, MemType
-from machine.faults import BadCall, Fault, FaultKind
+from emulator.faults import BadCall, Fault, FaultKind
 from machine.machine import Machine, Out
 from samples import modules
 from tests.machine.snippets import code, put, snippet

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from allocator.types import MIB, PAGE_SIZE
-from machine.faults import Fault, FaultKind
-from machine.kernel.kernel import LOG_LIMIT
-from machine.kernel.prototypes import parse
-from machine.kernel.table import FUNCTIONS, Function
+from emulator.faults import Fault, FaultKind
+from kernels.modelled.kernel import LOG_LIMIT
+from kernels.modelled.prototypes import parse
+from kernels.modelled.table import FUNCTIONS, Function
 from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import snippet
@@ -182,7 +182,7 @@ def test_what_a_handler_trips_over_is_a_fault(machine, monkeypatch):
     """An error of Python in a kernel function is a panic of the guest, with its cause kept."""
     prototype = parse("int tripping(u64 size)")
     handler = lambda _k, size: [0][size]  # noqa: E731
-    handler.__module__ = "machine.kernel.api.strings"  # of the project's own
+    handler.__module__ = "kernels.modelled.api.strings"  # of the project's own
     tripping = Function(prototype, handler)
     monkeypatch.setitem(FUNCTIONS, "tripping", tripping)
     with pytest.raises(Fault, match=r"tripping\(\) with arguments that make no sense") as caught:

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from machine.faults import Fault, FaultKind
-from machine.kernel import kernel as kernel_module
-from machine.kernel.heap import COST
+from emulator.faults import Fault, FaultKind
+from kernels.modelled import kernel as kernel_module
+from kernels.modelled.heap import COST
 from machine.machine import STACK_SIZE, Machine
 from tests.machine.snippets import put, snippet
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from emulator.faults import Fault
 from loader.elf import parse
 from loader.files import ModuleFile
-from machine.faults import Fault
 from machine.machine import Machine
 from tests.support.elfwriter import FUNC, GLOBAL, LOCAL, A, Sec, Sym, X
 from tests.support.modules import RETURN, module

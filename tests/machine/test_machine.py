@@ -19,6 +19,7 @@ import archs
 from allocator import DESIGNS, Prot
 from allocator.errors import ExecmemError
 from allocator.types import PAGE_SIZE, MemType
+from emulator.faults import Fault, FaultKind
 from loader.elf import arch_of
 from loader.errors import (
     BadModule,
@@ -33,7 +34,6 @@ from loader.errors import (
 )
 from loader.layout import THIS_MODULE
 from loader.loaded import State
-from machine.faults import Fault, FaultKind
 from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import snippet

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.types import ADDRESS_MASK
+from emulator.faults import BadCall, Fault
 from loader.errors import LoadError
 from loader.loaded import State
-from machine.faults import BadCall, Fault
 from machine.machine import Machine, Out
 from samples import modules
 from tests.machine.snippets import snippet

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator import PokeError, Site
-from machine.faults import BadCall, Fault, FaultKind
+from emulator.faults import BadCall, Fault, FaultKind
 from machine.machine import Machine
 from machine.patching import LivePatchError, Phase, Way
 from tests.machine.snippets import SITE, code, put, snippet

@@ -13,7 +13,7 @@ import pytest
 from allocator import AccessError, LifecycleError, PokeError, PokeStep, Prot, Site
 from allocator.designs import DESIGNS
 from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, MemType, align_down, align_up
-from machine.faults import Fault, FaultKind
+from emulator.faults import Fault, FaultKind
 from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import code, put, snippet

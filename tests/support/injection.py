@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from allocator.errors import AllocationError, ExecmemError
-from machine.kernel.heap import Heap
+from kernels.modelled.heap import Heap
 from machine.machine import Machine
 from tests.support.faults import POINTS as MEMORY_POINTS
 from tests.support.faults import Faults

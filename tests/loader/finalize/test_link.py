@@ -14,11 +14,11 @@ import pytest
 
 import archs
 from archs.environment import Environment
+from emulator.disassembly import Disassembler
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link
-from machine.disassembly import Disassembler
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import PREL32

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import archs
 from archs.environment import Boot
-from machine.disassembly import Disassembler
+from emulator.disassembly import Disassembler
 
 OLD, NEW = 0xFFFF_8000_0123_4560, 0xFFFF_8000_0120_0010
 

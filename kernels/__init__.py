@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What answers modules: a kernel modelled in Python."""
+
+from __future__ import annotations

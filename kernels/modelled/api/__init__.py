@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table's entries, one small file per subsystem; importing this package registers them."""
+
+from __future__ import annotations
+
+from allocator.errors import ExecmemError
+from allocator.plugins import SYMBOLS, bring, installed
+from kernels.modelled import table
+from kernels.modelled.api import (
+    aes,
+    algorithms,
+    bits,
+    block,
+    compress,
+    cpu,
+    cpuhp,
+    crypto,
+    cryptoqueue,
+    devres,
+    files,
+    firmware,
+    lists,
+    locks,
+    log,
+    memory,
+    misc,
+    net,
+    notifiers,
+    objects,
+    params,
+    pools,
+    rcu,
+    registry,
+    scatterlist,
+    sched,
+    seqfile,
+    skcipher,
+    strings,
+    text,
+    time,
+    timers,
+    transforms,
+    user,
+    wait,
+    workqueue,
+    xarray,
+    xxhash,
+    zstd,
+)
+
+_brought: set[str] = set()
+
+
+def bring_installed() -> None:
+    """Let installed packages declare their symbols (entry point `execmem.symbols`), once.
+
+    ExecmemError, which names the package, where one cannot; it has declared nothing then.
+    """
+    for name, point in installed(SYMBOLS).items():
+        if name in _brought:
+            continue
+        functions, data = set(table.FUNCTIONS), set(table.DATA)
+        try:
+            bring(point)
+        except ExecmemError:
+            for symbol in table.FUNCTIONS.keys() - functions:
+                del table.FUNCTIONS[symbol]
+            for symbol in table.DATA.keys() - data:
+                del table.DATA[symbol]
+            raise
+        _brought.add(name)

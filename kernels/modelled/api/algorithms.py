@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Algorithms that modules registered, at work: what the kernel's crypto API does around them.
+
+An algorithm is a record of callbacks. To compute something, somebody has to allocate a
+transform of the right size, let the algorithm initialise it, give it a key, form a request
+with scatterlists, and call. That is done here, once, for Python and for the kernel functions
+by which modules use each other's algorithms.
+
+>>> from machine.machine import Machine  # doctest: +SKIP
+>>> Machine("arm64", root="/path").crypto("md4").digest(b"abc").hex()  # doctest: +SKIP
+'a448017aaf21d8525fc10ae87aa6729d'
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import attrs
+
+from allocator.errors import ExecmemError
+from emulator.budget import one_budget
+from kernels.modelled.api import scatterlist
+from kernels.modelled.api.registry import ALGORITHMS
+from kernels.modelled.kernel import Kernel
+from kernels.modelled.printf import errno_name
+from kernels.modelled.prototypes import parse
+from kernels.modelled.registry import Record
+from kernels.modelled.structs import layout, struct, view
+
+CHUNK = 1 << 20  # bytes given to one call of an update
+MOST = 1 << 28  # bytes that decompressing may come to
+_one_budget = one_budget(lambda algorithm: algorithm.kernel.limits)
+_INT = parse("int result(void)").result
+
+struct("crypto_shash", "descsize:u32 base:crypto_tfm")
+struct("crypto_plain", "base:crypto_tfm")  # struct crypto_rng, crypto_scomp, crypto_cipher ...
+
+
+@attrs.define(auto_exc=True, str=False)
+class CryptoError(ExecmemError):
+    """An algorithm refused what it was given, or there is no such algorithm.
+
+    Parameters
+    ----------
+    algorithm, operation
+        What was asked of whom.
+    error
+        The errno that was returned, positive; 0: it was not called.
+    reason
+        What is wrong, where the errno does not say it.
+    """
+
+    algorithm: str
+    operation: str
+    error: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        code = f"-{self.error} ({errno_name(self.error)})" if self.error else ""
+        return f"{self.algorithm}: {self.operation}: {', '.join(filter(None, (code, self.reason)))}"
+
+
+@attrs.define(eq=False)
+class Algorithm:
+    """One registered algorithm and its transform, which lives until `close`.
+
+    Parameters
+    ----------
+    kernel
+        Where it is registered.
+    record
+        The registration.
+    """
+
+    kernel: Kernel
+    record: Record
+    _tfm: int = attrs.field(default=0, init=False)
+    _object: int = attrs.field(default=0, init=False)
+
+    STRUCTURE: ClassVar[str] = "crypto_plain"  # that holds the transform
+    CREATE: ClassVar[tuple[str, ...]] = ("cra_init",)  # callbacks, with what they are given
+    DESTROY: ClassVar[tuple[str, ...]] = ("cra_exit",)
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return self.record.name
+
+    @property
+    def kind(self) -> str:
+        """What kind of algorithm it is: `shash`, `skcipher`, `aead` ..."""
+        return self.record.kind
+
+    def number(self, field: str) -> int:
+        """Return a number that the record holds."""
+        value = self.record.fields[field]
+        assert isinstance(value, int)
+        return value
+
+    @property
+    def transform(self) -> int:
+        """The address of the structure that callbacks are given; allocated at its first use."""
+        if not self._object:
+            shape = layout(self.STRUCTURE)
+            alg = self._alg
+            context = view(self.kernel, "crypto_alg", alg).number("cra_ctxsize")
+            self._object = self._alloc(shape.size + context)
+            self._tfm = self._object + shape.members["base"].offset
+            tfm = view(self.kernel, "crypto_tfm", self._tfm)
+            tfm.put("refcnt", 1)
+            tfm.put("__crt_alg", alg)
+            self._created()
+            for name in self.CREATE:
+                if name in self.record.callbacks:
+                    given = self._tfm if name.startswith("cra_") else self._object
+                    self.call(name, given)
+        return self._object
+
+    @property
+    def _alg(self) -> int:
+        found = ALGORITHMS.get(self.kind)  # else it is a struct crypto_alg itself
+        offset = layout(f"{self.kind}_alg").members[found[0]].offset if found else 0
+        return self.record.address + offset
+
+    def _created(self) -> None:
+        """Fill in what the structure around the transform has."""
+
+    @_one_budget
+    def close(self) -> None:
+        """Let the algorithm take its transform down."""
+        if self._object:
+            for name in self.DESTROY:
+                if name in self.record.callbacks:
+                    given = self._tfm if name.startswith("cra_") else self._object
+                    self.kernel.call(self.record.callbacks[name], given)
+            self.kernel.heap.free(self._object)
+            self._object = self._tfm = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, name: str, *args: int) -> int:
+        """Call a callback; CryptoError where there is none or it returns an error."""
+        address = self.record.callbacks.get(name)
+        if address is None:
+            raise CryptoError(self.name, name, 0, f"this {self.kind} cannot do that")
+        result = _INT.from_register(self.kernel.call(address, *args))
+        if result < 0:
+            raise CryptoError(self.name, name, -result)
+        return result
+
+    def _alloc(self, size: int) -> int:
+        address = self.kernel.heap.alloc(max(size, 1), zero=True)
+        if not address:
+            raise CryptoError(self.name, "allocate", errno.ENOMEM)
+        return address
+
+    @contextmanager
+    def buffer(self, contents: bytes | int) -> Iterator[int]:
+        """Give guest memory that holds `contents`, or that many zeros, for a while."""
+        size = contents if isinstance(contents, int) else len(contents)
+        address = self._alloc(size)
+        try:
+            if not isinstance(contents, int) and contents:
+                self.kernel.memory.write(address, contents)
+            yield address
+        finally:
+            self.kernel.heap.free(address)
+
+    @_one_budget
+    def set_key(self, key: bytes) -> None:
+        """Give the transform its key."""
+        name = next((n for n in ("setkey", "cia_setkey") if n in self.record.callbacks), "setkey")
+        with self.buffer(key) as address:
+            self.call(name, self.transform, address, len(key))
+
+    @contextmanager
+    def listed(self, contents: bytes, room: int = 0) -> Iterator[tuple[int, int]]:
+        """Give a scatterlist over `contents` and `room` bytes more, and its memory."""
+        size = max(len(contents) + room, 1)
+        with (
+            self.buffer(contents.ljust(size, b"\0")) as data,
+            self.buffer(scatterlist.entry_size(self.kernel)) as sg,
+        ):
+            scatterlist.set_entry(self.kernel, sg, data, size)
+            yield sg, data
+
+
+class Hash(Algorithm):
+    """A synchronous hash (shash)."""
+
+    STRUCTURE = "crypto_shash"
+    CREATE = ("cra_init", "init_tfm")
+    DESTROY = ("exit_tfm", "cra_exit")
+
+    def _created(self) -> None:
+        view(self.kernel, self.STRUCTURE, self._object).put("descsize", self.number("descsize"))
+
+    @_one_budget
+    def digest(self, data: bytes, *, key: bytes | None = None, chunk: int = CHUNK) -> bytes:
+        """Return the digest of `data`, given to the algorithm in pieces of `chunk` bytes."""
+        if key is not None:
+            self.set_key(key)
+        transform = self.transform  # may call the guest: before the description exists
+        with self.buffer(8 + self.number("descsize")) as desc:
+            self.kernel.store(desc, transform)
+            self.call("init", desc)
+            for at in range(0, len(data), chunk):
+                piece = data[at : at + chunk]
+                with self.buffer(piece) as address:
+                    self.call("update", desc, address, len(piece))
+            size = self.number("digestsize")
+            with self.buffer(size) as out:
+                self.call("final", desc, out)
+                return self.kernel.memory.read(out, size)
+
+
+class Skcipher(Algorithm):
+    """A symmetric cipher over scatterlists (skcipher)."""
+
+    STRUCTURE = "crypto_skcipher"
+    CREATE = ("cra_init", "init")
+    DESTROY = ("exit", "cra_exit")
+
+    @_one_budget
+    def encrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
+        """Return `data` encrypted."""
+        return self._run("encrypt", data, key, iv)
+
+    @_one_budget
+    def decrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
+        """Return `data` decrypted."""
+        return self._run("decrypt", data, key, iv)
+
+    def _run(self, operation: str, data: bytes, key: bytes, iv: bytes) -> bytes:
+        _check_iv(self, operation, iv, self.number("ivsize"))
+        self.set_key(key)
+        with (
+            self.listed(data) as (src, _),
+            self.listed(bytes(len(data))) as (dst, out),
+            self.buffer(iv) as vector,
+            self._request("skcipher_request", vector, src, dst, len(data)) as request,
+        ):
+            self.call(operation, request)
+            return self.kernel.memory.read(out, len(data)) if data else b""
+
+    @contextmanager
+    def _request(self, structure: str, iv: int, src: int, dst: int, size: int) -> Iterator[int]:
+        shape = layout(structure)
+        extra = view(self.kernel, self.STRUCTURE, self.transform).number("reqsize")
+        with self.buffer(shape.size + extra) as address:
+            request = view(self.kernel, structure, address)
+            request.put("base.tfm", self._tfm)
+            for member, value in (("iv", iv), ("src", src), ("dst", dst), ("cryptlen", size)):
+                request.put(member, value)
+            yield address
+
+
+class Aead(Skcipher):
+    """An authenticating cipher (aead): what it returns or takes ends with the tag."""
+
+    STRUCTURE = "crypto_aead"
+
+    @_one_budget
+    def encrypt(
+        self,
+        data: bytes,
+        *,
+        key: bytes,
+        iv: bytes = b"",
+        associated: bytes = b"",
+        tag_size: int | None = None,
+    ) -> bytes:
+        """Return `data` encrypted, and the tag behind it."""
+        tag = self.number("maxauthsize") if tag_size is None else tag_size
+        return self._seal("encrypt", data, key, iv, associated, tag, len(data) + tag)
+
+    @_one_budget
+    def decrypt(
+        self,
+        data: bytes,
+        *,
+        key: bytes,
+        iv: bytes = b"",
+        associated: bytes = b"",
+        tag_size: int | None = None,
+    ) -> bytes:
+        """Return `data` without its tag, decrypted; CryptoError (EBADMSG) where the tag is wrong."""
+        tag = self.number("maxauthsize") if tag_size is None else tag_size
+        if len(data) < tag:
+            raise CryptoError(self.name, "decrypt", errno.EINVAL, f"shorter than its tag of {tag}")
+        return self._seal("decrypt", data, key, iv, associated, tag, len(data) - tag)
+
+    def _seal(
+        self,
+        operation: str,
+        data: bytes,
+        key: bytes,
+        iv: bytes,
+        associated: bytes,
+        tag: int,
+        size: int,
+    ) -> bytes:
+        _check_iv(self, operation, iv, self.number("ivsize"))
+        self.set_key(key)
+        view(self.kernel, "crypto_aead", self.transform).put("authsize", tag)
+        if "setauthsize" in self.record.callbacks:
+            self.call("setauthsize", self.transform, tag)
+        with (
+            self.listed(associated + data) as (src, _),
+            self.listed(associated, size) as (dst, out),
+            self.buffer(iv) as vector,
+            self._request("aead_request", vector, src, dst, len(data)) as request,
+        ):
+            view(self.kernel, "aead_request", request).put("assoclen", len(associated))
+            self.call(operation, request)
+            return self.kernel.memory.read(out + len(associated), size) if size else b""
+
+
+class Rng(Algorithm):
+    """A random number generator (rng)."""
+
+    @_one_budget
+    def generate(self, size: int, *, seed: bytes | None = None) -> bytes:
+        """Return `size` bytes, after seeding where a seed is given."""
+        transform = self.transform
+        if seed is not None:
+            with self.buffer(seed) as address:
+                self.call("seed", transform, address, len(seed))
+        with self.buffer(size) as out:
+            self.call("generate", transform, 0, 0, out, size)
+            return self.kernel.memory.read(out, size) if size else b""
+
+
+class Compressor(Algorithm):
+    """A compression algorithm, as scomp or in the older form."""
+
+    @_one_budget
+    def compress(self, data: bytes, *, room: int | None = None) -> bytes:
+        """Return `data` compressed; at most `room` bytes, by default a little more than given."""
+        most = len(data) + len(data) // 8 + 512 if room is None else room
+        return self._run("compress", data, most)
+
+    @_one_budget
+    def decompress(self, data: bytes, *, room: int | None = None) -> bytes:
+        """Return `data` decompressed; at most `room` bytes, by default as much as it takes."""
+        most = max(4 * len(data), 4096) if room is None else room
+        while True:
+            try:
+                return self._run("decompress", data, most)
+            except CryptoError:
+                # No room, or no compressed data: only more room tells.
+                if room is not None or most >= min(MOST, 1024 * len(data) + 4096):
+                    raise
+                most *= 4
+
+    def _run(self, operation: str, data: bytes, room: int) -> bytes:
+        transform, more = self.transform, tuple[int, ...]()
+        name = operation if self.kind == "scomp" else f"coa_{operation}"
+        context = 0
+        if self.kind == "scomp":
+            context = self.kernel.call(self.record.callbacks["alloc_ctx"], transform)
+            if context > (1 << 64) - 4096:
+                raise CryptoError(self.name, "alloc_ctx", (1 << 64) - context)
+            more = (context,)
+        try:
+            with self.buffer(data) as src, self.buffer(room) as dst, self.buffer(4) as size:
+                self.kernel.store(size, room, 4)
+                self.call(name, transform, src, len(data), dst, size, *more)
+                return self.kernel.memory.read(dst, self.kernel.word(size, 4))
+        finally:
+            if context:
+                self.kernel.call(self.record.callbacks["free_ctx"], transform, context)
+
+
+class Cipher(Algorithm):
+    """A block cipher (cipher): block by block, which is no way to keep a secret."""
+
+    @_one_budget
+    def encrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
+        """Return every block of `data` encrypted."""
+        return self._blocks("cia_encrypt", data, key, iv)
+
+    @_one_budget
+    def decrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
+        """Return every block of `data` decrypted."""
+        return self._blocks("cia_decrypt", data, key, iv)
+
+    def _blocks(self, name: str, data: bytes, key: bytes, iv: bytes) -> bytes:
+        size = self.number("cra_blocksize")
+        _check_iv(self, name, iv, 0)
+        if len(data) % size:
+            raise CryptoError(self.name, name, errno.EINVAL, f"not whole blocks of {size} bytes")
+        self.set_key(key)
+        with self.buffer(data) as src, self.buffer(len(data)) as dst:
+            for at in range(0, len(data), size):
+                self.kernel.call(self.record.callbacks[name], self.transform, dst + at, src + at)
+            return self.kernel.memory.read(dst, len(data)) if data else b""
+
+
+CLASSES: dict[str, type[Algorithm]] = {
+    "shash": Hash,
+    "skcipher": Skcipher,
+    "aead": Aead,
+    "rng": Rng,
+    "scomp": Compressor,
+    "compress": Compressor,
+    "cipher": Cipher,
+}
+
+
+def registered(k: Kernel, name: str, kind: str | None = None) -> Record | None:
+    """Return the registered algorithm of a name, or driver name, that has the highest priority."""
+    found = [
+        record
+        for record in k.registry
+        if record.kind in CLASSES
+        and kind in (None, record.kind)
+        and name in (record.name, record.fields.get("cra_driver_name"))
+    ]
+    # Of equals, the newer form of a compressor before the older one.
+    rank = list(CLASSES)
+    return max(
+        found,
+        key=lambda r: (r.fields.get("cra_priority", 0), -rank.index(r.kind)),
+        default=None,
+    )
+
+
+def algorithm(k: Kernel, record: Record) -> Algorithm:
+    """Return what computes with a registered algorithm."""
+    return CLASSES[record.kind](k, record)
+
+
+def compute(
+    what: Algorithm,
+    data: bytes,
+    *,
+    key: bytes | None = None,
+    iv: bytes = b"",
+    associated: bytes = b"",
+    tag_size: int | None = None,
+    decrypt: bool = False,
+) -> bytes:
+    """Return what an algorithm of any kind makes of `data`.
+
+    Parameters
+    ----------
+    key
+        The key; the seed of a random number generator.
+    iv, associated, tag_size
+        For ciphers that have them.
+    decrypt
+        Decrypt, or decompress.
+    """
+    if isinstance(what, Compressor):
+        return what.decompress(data) if decrypt else what.compress(data)
+    if isinstance(what, Aead):
+        seal = what.decrypt if decrypt else what.encrypt
+        return seal(data, key=key or b"", iv=iv, associated=associated, tag_size=tag_size)
+    if isinstance(what, Skcipher | Cipher):
+        run = what.decrypt if decrypt else what.encrypt
+        return run(data, key=key or b"", iv=iv)
+    if decrypt:
+        raise CryptoError(what.name, "decrypt", 0, f"this {what.kind} cannot do that")
+    if isinstance(what, Rng):
+        return what.generate(len(data), seed=key)
+    assert isinstance(what, Hash)
+    return what.digest(data, key=key)
+
+
+def _check_iv(what: Algorithm, operation: str, iv: bytes, size: int) -> None:
+    if len(iv) != size:
+        reason = f"the IV has {len(iv)} bytes, expected {size}"
+        raise CryptoError(what.name, operation, errno.EINVAL, reason)

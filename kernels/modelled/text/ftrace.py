@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Function tracing: the call site at a function's entry, pointed at a trampoline.
+
+A trampoline comes from execmem (consumer ftrace) and is real code: it calls into the kernel,
+where Python looks on, and goes on into the function with every register as it was. To see
+the return, the return address is replaced by the way into a second trampoline, and the true
+one kept on the task's shadow stack, as the function graph tracer does. Replacing a function (as live
+patching does) needs no callback: its trampoline goes elsewhere.
+
+Durations are instructions of the guest from behind the call site to the return, without those
+of the tracer. A run that stops on the way leaves frames on the shadow stack; the stack pointer
+tells that they are dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from allocator import Allocation, Execmem
+from allocator.types import ADDRESS_MASK, Consumer, Interval, MemType
+from archs import Arch
+from archs.text import Ftrace as Encoding
+from archs.text import OnStack, Register
+from emulator.cpu import Cpu
+from emulator.faults import Fault, FaultKind
+from kernels.modelled.kernel import SLOT, Kernel
+from kernels.modelled.text.patches import Patch, Patches, PatchRefused, Running
+from loader.loaded import LoadedModule
+
+LIMIT = 100_000  # calls kept
+REACH = 32  # bytes in which an entry of the table has its site
+STUBS = ("ftrace_enter", "ftrace_exit")  # kernel functions that trampolines call
+
+
+@attrs.frozen
+class Site:
+    """Where a function can be traced."""
+
+    module: str
+    function: str
+    entry: int
+    address: int
+
+
+@attrs.define(eq=False)
+class Call:
+    """One call of a traced function.
+
+    Parameters
+    ----------
+    site
+        The function.
+    arguments
+        The argument registers at its entry, whatever of them it takes.
+    caller
+        The address that it returns to.
+    result
+        The result register at its return; None: it did not return.
+    instructions
+        How many it took, functions it called included; None: it did not return.
+    children
+        The traced functions that it called.
+    """
+
+    site: Site
+    arguments: tuple[int, ...]
+    caller: int
+    result: int | None = None
+    instructions: int | None = None
+    children: list[Call] = attrs.field(factory=list, repr=False)
+
+    @property
+    def function(self) -> str:
+        """The function's name."""
+        return self.site.function
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Call]]:
+        """Yield (depth, call) of this call and of all below it, in order of entry."""
+        stack = [(depth, self)]
+        while stack:
+            depth, call = stack.pop()
+            yield depth, call
+            stack += [(depth + 1, child) for child in reversed(call.children)]
+
+
+@attrs.define(eq=False)
+class _Frame:
+    """A traced call that has not returned: where its return address was, and what it was."""
+
+    trace: Trace
+    call: Call | None
+    place: int
+    parent: int
+    began: int
+
+
+class Trace:
+    """Functions being traced, until `stop`; a context manager. Made by `Machine.trace`.
+
+    `calls` holds the outermost calls, `sites` what is traced; `dropped` counts calls beyond
+    the limit.
+    """
+
+    def __init__(
+        self,
+        ftrace: Ftrace,
+        sites: dict[int, Site],
+        *,
+        limit: int,
+        on_entry: Callable[[Call], object] | None,
+        on_exit: Callable[[Call], object] | None,
+    ) -> None:
+        self._ftrace = ftrace
+        self.sites = sites
+        self.limit = limit
+        self.on_entry, self.on_exit = on_entry, on_exit
+        self.calls: list[Call] = []
+        self.recorded = self.dropped = 0
+        self.patches: list[Patch] = []
+
+    def walk(self) -> Iterator[tuple[int, Call]]:
+        """Yield (depth, call) of every call, in order of entry."""
+        for call in self.calls:
+            yield from call.walk()
+
+    def stop(self) -> None:
+        """Trace no more: every byte is as it was before."""
+        self._ftrace.stop(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class Ftrace:
+    """The tracer of one machine.
+
+    Parameters
+    ----------
+    arch, encoding
+        The architecture, and its call sites.
+    execmem, patches
+        Where trampolines come from, and how sites are changed.
+    kernel
+        Whose CPUs' registers are looked at, and whose stubs trampolines call.
+    running
+        Yields the CPUs that are in a call.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        encoding: Encoding,
+        execmem: Execmem,
+        patches: Patches,
+        kernel: Kernel,
+        running: Running,
+    ) -> None:
+        self._calling = arch.calling
+        self._plt = arch.plt
+        self._encoding = encoding
+        self._execmem = execmem
+        self._patches = patches
+        self._kernel = kernel
+        self._running = running
+        self._active: dict[int, Trace] = {}  # by the end of the site
+        self._stacks: dict[int, list[_Frame]] = {}  # by task
+        self._trampolines: Allocation | None = None
+        self._retired: list[Allocation] = []
+        self._exits: list[int] = []  # of all trampolines there are, the latest last
+        self._own: set[int] = set()  # addresses of instructions that are the tracer's
+        self._uncount = ExitStack()  # ends the counting, where there is something to end
+        self._counting = False
+        self._clocks = [0] * len(kernel.cpus)
+
+    # Sites -----------------------------------------------------------------------------------
+
+    def sites(self, module: LoadedModule, near: int | None = None) -> Iterator[Site]:
+        """Yield where functions of a module can be traced, as far as it is in memory.
+
+        `near` leaves out those that do not reach to an address.
+        """
+        stub = self._encoding.stub
+        address_of_stub = None if stub is None else self._kernel.address(stub)
+        for section in module.sections.values():
+            if section.name != self._encoding.table:
+                continue
+            table = self._patches.read(section.address, section.size)
+            for at in range(0, section.size - 7, 8):
+                entry = int.from_bytes(table[at : at + 8], "little")
+                if near is not None and not entry <= near < entry + REACH:
+                    continue
+                region = module.region_at(entry)
+                if region is None or entry + 16 > region.interval.end:
+                    continue
+                address = self._encoding.locate(entry, self._patches.read(entry, 16))
+                found = None if address is None else module.symbol_at(address)
+                if address is None or found is None:
+                    continue
+                code = self._patches.original(address, self._encoding.size)
+                if self._encoding.idle(address, code, address_of_stub):
+                    yield Site(module.name, found[0], address - found[1], address)
+
+    def inside(self, module: LoadedModule, address: int) -> bool:
+        """Return whether an address lies in a site, behind its beginning."""
+        return any(
+            site.address < address < site.address + self._encoding.size
+            for site in self.sites(module, address)
+        )
+
+    def matching(self, module: LoadedModule, pattern: str) -> list[Site]:
+        """Return the sites of functions whose name matches a pattern; PatchRefused without any."""
+        sites = list(self.sites(module))
+        found = [site for site in sites if fnmatchcase(site.function, pattern)]
+        if not found:
+            names = sorted(site.function for site in sites)
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            reason = f"no function matches {pattern!r}"
+            if pattern in module.symbols:
+                reason = "it has no call site for the tracer at its entry"
+            hint = f"those that can be traced: {some}" if names else ""
+            if not names:
+                reason = "the module was built without call sites for the tracer"
+            where = f"{module.name}:{pattern}"
+            raise PatchRefused("trace", module.symbols.get(pattern, 0), where, reason, hint)
+        return found
+
+    # Tracing ---------------------------------------------------------------------------------
+
+    def start(
+        self,
+        sites: Iterable[tuple[LoadedModule, Site]],
+        *,
+        limit: int = LIMIT,
+        on_entry: Callable[[Call], object] | None = None,
+        on_exit: Callable[[Call], object] | None = None,
+    ) -> Trace:
+        """Trace functions until `Trace.stop`.
+
+        Parameters
+        ----------
+        limit
+            Calls to keep; further ones are counted only.
+        on_entry, on_exit
+            Called with each call; registers may be looked at through the CPU.
+
+        Raises
+        ------
+        PatchRefused
+            Somebody else holds a site, or the trampoline is out of its reach.
+        """
+        self._reap()
+        wanted = {site.address: (module, site) for module, site in sites}
+        trampolines = self._trampolines or self._make()
+        enter = trampolines.address
+        try:
+            chosen = {at: site for at, (_, site) in wanted.items()}
+            trace = Trace(self, chosen, limit=limit, on_entry=on_entry, on_exit=on_exit)
+            trace.patches = self._point(
+                "trace", ((module, site, enter) for module, site in wanted.values())
+            )
+        except BaseException:
+            self._drop_unused()
+            raise
+        for at in wanted:
+            self._active[at + self._encoding.size] = trace
+        if not self._counting:
+            self._counting = True
+            for cpu in self._kernel.cpus:
+                self._uncount.callback(cpu.each_instruction(partial(self._tick, cpu.number)))
+        return trace
+
+    def stop(self, trace: Trace) -> None:
+        """Take a trace's changes back; a second time does nothing."""
+        if not trace.patches:
+            return
+        self._patches.release(trace.patches)
+        trace.patches = []
+        self._active = {at: other for at, other in self._active.items() if other is not trace}
+        self._drop_unused()
+        self._reap()
+
+    def _drop_unused(self) -> None:
+        if self._active:
+            return
+        self._uncount.close()
+        self._counting = False
+        if self._trampolines is not None:
+            # Calls under way still return through it.
+            self._retired.append(self._trampolines)
+            self._trampolines = None
+        self._reap()
+
+    def _reap(self) -> None:
+        if any(self._running()):
+            return
+        for task in self._kernel.boot_tasks:
+            self._stacks.pop(task, None)
+        # What is left belongs to threads that wait, and will return some day.
+        if not any(self._stacks.values()):
+            for allocation in self._retired:
+                self._execmem.free(allocation.address)
+            self._retired.clear()
+            if self._trampolines is None:
+                self._own.clear()
+                self._exits.clear()
+
+    def _make(self) -> Allocation:
+        """Make the two trampolines."""
+        stubs = [self._kernel.address(name) for name in STUBS]
+        size = self._encoding.code_size
+        makers = (self._encoding.enter, self._encoding.exit)
+        self._trampolines = self._code(list(zip(makers, stubs, strict=True)))
+        start = self._trampolines.address
+        for first, room in ((start, 2 * size), *((stub, SLOT) for stub in stubs)):
+            self._own.update(range(first, first + room))
+        self._exits.append(start + size)
+        return self._trampolines
+
+    def _code(self, wanted: list[tuple[Callable[[int, int], bytes], int]]) -> Allocation:
+        """Return trampolines one behind the other: what makes each, and where it leads."""
+        size = self._encoding.code_size
+        with self._execmem.alloc(
+            MemType.TEXT, size * len(wanted), consumer=Consumer.FTRACE, align=8
+        ) as pending:
+            for index, (make, target) in enumerate(wanted):
+                pending.write(index * size, make(pending.address + index * size, target))
+            return pending.finish()
+
+    def _point(self, what: str, wanted: Iterable[tuple[LoadedModule, Site, int]]) -> list[Patch]:
+        """Make sites call trampolines, through the module's PLT slot where they must."""
+        changes: dict[int, bytes] = {}
+        for module, site, target in wanted:
+            call = self._encoding.call(site.address, target)
+            slot = None if call is not None else self._plt_slot(module, site.address)
+            if slot is not None and self._plt is not None:
+                entry = self._plt.encode(slot, target)
+                if changes.setdefault(slot, entry) == entry:
+                    call = self._encoding.call(site.address, slot)
+            if call is None:
+                reason = f"its trampoline at {target:#x} is out of reach"
+                raise PatchRefused(what, site.address, self._patches.where(site.address), reason)
+            changes[site.address] = call
+        return self._patches.claim(what, "a tracer", changes.items())
+
+    def _plt_slot(self, module: LoadedModule, address: int) -> int | None:
+        region = module.region_at(address)
+        for section in module.sections.values():
+            near = section.size and module.region_at(section.address) is region
+            if near and section.name in self._encoding.plt_sections:
+                return section.address
+        return None
+
+    # What the trampolines call ---------------------------------------------------------------
+
+    def _tick(self, number: int, address: int) -> None:
+        if address not in self._own:
+            self._clocks[number] += 1
+
+    def begin(self) -> None:
+        """Forget the calls of the task that now begins anew: a run that stopped left them."""
+        if self._stacks:
+            self._stacks.pop(self._kernel.current, None)
+
+    def _frames(self) -> list[_Frame]:
+        return self._stacks.setdefault(self._kernel.current, [])
+
+    @property
+    def _cpu(self) -> Cpu:
+        return self._kernel.cpu
+
+    def _place(self, place: Register | OnStack) -> int:
+        assert isinstance(place, OnStack)
+        return self._cpu.read(self._calling.stack_pointer) + place.offset & ADDRESS_MASK
+
+    def _get(self, place: Register | OnStack) -> int:
+        if isinstance(place, Register):
+            return self._cpu.read(place.name) & ADDRESS_MASK
+        return self._kernel.word(self._place(place))
+
+    def _put(self, place: Register | OnStack, value: int) -> None:
+        if isinstance(place, Register):
+            self._cpu.write(place.name, value)
+        else:
+            self._kernel.store(self._place(place), value)
+
+    def _frame_of(self, place: Register | OnStack) -> int:
+        """Return what tells a call from others: where its return address is, or was, on the stack."""
+        if isinstance(place, OnStack):
+            return self._place(place)
+        return self._cpu.read(self._calling.stack_pointer) & ADDRESS_MASK
+
+    def entered(self) -> None:
+        """Note a call and see to it that its return comes by."""
+        trace = self._active.get(self._get(self._encoding.site_end))
+        if trace is None:
+            return  # stopped by its own handler
+        site = trace.sites[self._get(self._encoding.site_end) - self._encoding.size]
+        place, parent = self._frame_of(self._encoding.parent), self._get(self._encoding.parent)
+        frames, tail = self._frames(), parent in self._exits
+        # Frames below this one are of calls that never returned; one at the same place is
+        # alive only if it called this function as the last thing it did.
+        while frames and (frames[-1].place < place or (frames[-1].place == place and not tail)):
+            frames.pop()
+        call = None
+        if trace.recorded < trace.limit:
+            registers = tuple(self._cpu.read(r) & ADDRESS_MASK for r in self._calling.arguments)
+            origin = frames[-1].parent if tail and frames else parent
+            call = Call(site, registers, origin)
+            above = next((f.call for f in reversed(frames) if f.trace is trace), None)
+            (trace.calls if above is None else above.children).append(call)
+            trace.recorded += 1
+        else:
+            trace.dropped += 1
+        frames.append(_Frame(trace, call, place, parent, self._clocks[self._cpu.number]))
+        self._put(self._encoding.parent, self._exits[-1])
+        if call is not None and trace.on_entry is not None:
+            trace.on_entry(call)
+
+    def left(self) -> None:
+        """Note a return, and give the true return address back."""
+        place = self._frame_of(self._encoding.returns_to)
+        frames = self._frames()
+        while frames and frames[-1].place < place:
+            frames.pop()
+        if not frames or frames[-1].place != place:
+            pc = self._cpu.read(self._calling.program_counter)
+            raise Fault(FaultKind.PANIC, pc, "ftrace_exit", reason="a return that nobody called")
+        frame = frames.pop()
+        self._put(self._encoding.returns_to, frame.parent)
+        if frame.call is not None:
+            frame.call.result = self._cpu.read(self._calling.result) & ADDRESS_MASK
+            frame.call.instructions = self._clocks[self._cpu.number] - frame.began
+            if frame.trace.on_exit is not None:
+                frame.trace.on_exit(frame.call)
+
+    # Replacing ---------------------------------------------------------------------------------
+
+    def replace(self, functions: Iterable[tuple[LoadedModule, Site, int]]) -> Replacement:
+        """Let calls of functions go to others (addresses) until `Replacement.stop`.
+
+        PatchRefused where somebody holds a site, or its trampoline is out of reach.
+        """
+        functions = list(functions)
+        trampolines = self._code([(self._encoding.redirect, to) for _, _, to in functions])
+        try:
+            patches = self._point(
+                "replace",
+                (
+                    (module, site, trampolines.address + index * self._encoding.code_size)
+                    for index, (module, site, _) in enumerate(functions)
+                ),
+            )
+        except BaseException:
+            self._execmem.free(trampolines.address)
+            raise
+        return Replacement(self._patches, self._execmem, patches, trampolines)
+
+
+class Replacement:
+    """Functions that are replaced, until `stop`; a context manager. Made by `Machine.replace`."""
+
+    def __init__(
+        self, patches: Patches, execmem: Execmem, held: list[Patch], trampolines: Allocation
+    ) -> None:
+        self._patches = patches
+        self._execmem = execmem
+        self._held = held
+        self._users: list[tuple[LoadedModule, str]] = []
+        self.trampolines: Interval = trampolines.interval
+
+    def hold(self, module: LoadedModule, user: str) -> None:
+        """Keep a module that others are led to from being unloaded until `stop`."""
+        module.users.add(user)
+        self._users.append((module, user))
+
+    def stop(self) -> None:
+        """Let the functions be themselves again: every byte is as it was before."""
+        if self._held:
+            self._patches.release(self._held)
+            self._held = []
+            self._execmem.free(self.trampolines.start)
+            for module, user in self._users:
+                module.users.discard(user)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

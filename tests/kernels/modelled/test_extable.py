@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Accesses that were expected to fail: where the exception table says to go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from archs import Arch
+from emulator.faults import Fault
+from machine.machine import Machine
+from tests.support.checked import made
+from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, X
+from tests.support.modules import ABS64, PREL32
+
+# u64 peek(u64 *p): load it, return 0; and where that is not possible (at the offset) return 7.
+PEEK = {
+    X86_64: ("488b07 31c0c3 b807000000c3", 6),
+    AARCH64: ("000040f9 00008052 c0035fd6 e0008052 c0035fd6", 12),
+    RISCV: ("03350500 0145 8280 1d45 8280", 8),
+}
+
+
+def _module(arch: Arch, handler: str) -> bytes:
+    """Return a module with `peek`, and an exception table as kernels before 5.16 have it."""
+    code, resume = PEEK[arch.machine]
+    kind, width = (PREL32, 4) if arch.prel32 else (ABS64, 8)
+    relas = [
+        Rela(0, kind[arch.machine], "peek"),
+        Rela(width, kind[arch.machine], "peek", resume),
+    ]
+    symbols = [Sym("peek", ".text.peek", 0, 4, FUNC)]
+    if arch.finalisation is not None and arch.finalisation.extable_handlers:
+        relas.append(Rela(8, PREL32[arch.machine], handler))
+        symbols.append(Sym(handler))
+    table = bytes(width * len(relas))
+    sections = [
+        Sec(".text.peek", bytes.fromhex(code), A | X, align=4),
+        Sec("__ex_table", table, A, align=8, relas=relas),
+    ]
+    return made(arch.machine, magic="5.10.0-1 SMP mod_unload", extra=sections, symbols=symbols)
+
+
+@pytest.mark.parametrize("handler", ["ex_handler_default", "ex_handler_fault"])
+def test_tables_of_kernels_before_5_16(arch: Arch, handler: str) -> None:
+    """A load of a user's address that is not there goes on where the table says."""
+    machine = Machine(arch.name)
+    module = machine.load(_module(arch, handler))
+    assert module.call("peek", 0x1000) == 7
+    place = machine.alloc(8)
+    assert module.call("peek", place) == 0
+
+
+def test_a_handler_that_nobody_knows(arch: Arch) -> None:
+    """What an entry asks for is not guessed: the access is a fault."""
+    if arch.finalisation is None or not arch.finalisation.extable_handlers:
+        pytest.skip("its tables never named handlers")
+    module = Machine(arch.name).load(_module(arch, "ex_handler_wrmsr_unsafe"))
+    with pytest.raises(Fault, match="read of 0x1000"):
+        module.call("peek", 0x1000)
