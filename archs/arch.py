@@ -16,6 +16,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.errors import ExecmemError
 from allocator.types import PAGE_SIZE, AddressMap, TextPoke
 from archs.environment import Boot, Environment
 from archs.reloc import Reach, Reloc, Rows
@@ -594,20 +595,136 @@ class Finalisation:
 
 
 @attrs.frozen(kw_only=True)
+class Link:
+    """What linking needs: relocations, and the instructions that they fill.
+
+    Parameters
+    ----------
+    relocations
+        Every relocation the psABI defines for ET_REL, keyed by number.
+    clean_target
+        Whether the loader refuses a place that is not zero before relocation.
+    branches
+        Instructions that hold a displacement.
+    code_model
+        What compilers assume of where code and data are, for people.
+    code_model_option
+        The compiler's option for it.
+    code_model_absolute
+        Relocations narrower than an address by which its code holds absolute addresses.
+    """
+
+    relocations: Rows = attrs.field(converter=Rows, repr=False)
+    clean_target: bool
+    branches: tuple[Branch, ...] = ()
+    code_model: str = ""
+    code_model_option: str = ""
+    code_model_absolute: tuple[int, ...] = ()
+
+    @property
+    def calls(self) -> list[int]:
+        """Relocations of the instructions that call and jump to functions."""
+        probes = [b.probe for b in self.branches if b.what in ("call", "jump") and b.probe]
+        return sorted({fill.relocation for probe in probes for fill in probe.fills})
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """What loading needs: where modules may lie, and what their kernel expects of them.
+
+    Parameters
+    ----------
+    address_map
+        Returns the address map of one boot, given the seed of KASLR (None: off) and the
+        size of the kernel image in bytes (None: Debian 6.12's).
+    image_size
+        Size of Debian 6.12's kernel image in bytes.
+    trap
+        Instruction that fills unused text.
+    plt
+        Stubs for branches that do not reach, or None: such a branch is an error.
+    got_section
+        Section of the global offset table, where a module may have one.
+    errata
+        CPU errata that the loader can work around, by number.
+    prel32
+        Whether tables such as `__ksymtab` hold 32-bit self-relative words
+        (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
+    page_sizes
+        Bytes that a kernel's pages may have.
+    function_alignment
+        Alignment of function entries in the kernel's configuration.
+    vermagic
+        What the kernel that is modelled calls itself and its build (VERMAGIC_STRING).
+    livepatching
+        Whether it is built with CONFIG_LIVEPATCH.
+    structure_sizes
+        Kernel structures whose size depends on the architecture or its kernel's configuration,
+        and their bytes.
+    module_struct
+        struct module in the kernel's configuration.
+    """
+
+    address_map: Callable[..., AddressMap]
+    image_size: int
+    trap: bytes
+    plt: Plt | None = None
+    got_section: str | None = None
+    errata: Mapping[str, Erratum] = attrs.field(factory=dict)
+    prel32: bool
+    page_sizes: tuple[int, ...] = (PAGE_SIZE,)
+    function_alignment: int
+    vermagic: str
+    livepatching: bool
+    structure_sizes: tuple[tuple[str, int], ...]
+    module_struct: ModuleStruct
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What running needs: how functions are called, and what CPU there is."""
+
+    calling: CallingConvention
+    emulation: Emulation
+
+
+@attrs.frozen(kw_only=True)
+class Patch:
+    """How finished text is written.
+
+    Parameters
+    ----------
+    text_poke
+        How one poke is done (`Emulation.copy` has the function that stores).
+    live
+        How text is written that may be executed meanwhile; None: it is not.
+    text
+        The instructions of static keys, static calls, ftrace and kprobes; None: there are none.
+    """
+
+    text_poke: TextPoke
+    live: LivePatch | None = None
+    text: TextPatching | None = None
+
+
+@attrs.define(auto_exc=True, str=False)
+class LevelMissing(ExecmemError, ValueError):
+    """Something needs a level that an architecture does not have."""
+
+    arch: str
+    level: str
+    lacks: str
+
+    def __str__(self) -> str:
+        return f"{self.arch} has no level {self.level!r}: {self.lacks} is not known of it"
+
+
+@attrs.frozen(kw_only=True)
 class Arch:
-    """One architecture. Adding one: a file that ends in such a record, and a registry line.
+    """One architecture, as levels. Adding one: a file that ends in such a record, and a line.
 
-    Fill it by level; each level makes the next set of registry-parametrised tests pass.
-
-    1. *links*: `name`, `aliases`, `machine`, `relocations`, `clean_target`.
-    2. *loads*: `address_map`, `trap`, `plt` (None: a branch out of reach is an error),
-       `got_section`, `errata`.
-    3. *runs*: `calling`, `emulation`.
-    4. *pokes*: `text_poke` (None: finished text is never written), `emulation.copy`,
-       `live_patch` (None: text is not written while it may be executed).
-    5. *explains*: `branches`, `title`, `code_model`.
-    6. *finalises*: `finalisation` (None: modules run as they were relocated).
-    7. *traces*: `patching` (None: no static keys, ftrace or kprobes).
+    Each level is a record of its own, and makes the next set of registry-parametrised tests
+    pass; without it, what needs it says so by name.
 
     Parameters
     ----------
@@ -617,82 +734,73 @@ class Arch:
         The manufacturer's spelling, for people.
     machine
         `e_machine` of its modules.
-    relocations
-        Every relocation the psABI defines for ET_REL, keyed by number.
-    clean_target
-        Whether the loader refuses a place that is not zero before relocation.
-    prel32
-        Whether tables such as `__ksymtab` hold 32-bit self-relative words
-        (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
-    address_map
-        Returns the address map of one boot, given the seed of KASLR (None: off) and the
-        size of the kernel image in bytes (None: Debian 6.12's).
-    image_size
-        Size of Debian 6.12's kernel image in bytes.
-    trap
-        Instruction that fills unused text.
-    plt
-        Stubs for branches that do not reach, or None.
-    got_section
-        Section of the global offset table, where a module may have one.
-    errata
-        CPU errata that the loader can work around, by number.
-    vermagic
-        What the kernel that is modelled calls itself and its build (VERMAGIC_STRING).
-    livepatching
-        Whether it is built with CONFIG_LIVEPATCH.
-    structure_sizes
-        Kernel structures whose size depends on the architecture or its kernel's configuration,
-        and their bytes.
-    page_sizes
-        Bytes that a kernel's pages may have.
-    function_alignment
-        Alignment of function entries in the kernel's configuration.
-    module_struct
-        struct module in the kernel's configuration.
+    link
+        *links*: what relocations mean.
+    load
+        *loads*: where modules may lie. Code that cannot do without asks for `loads`.
+    run
+        *runs*: calling convention and emulated CPU. Code that cannot do without asks for `runs`.
+    patch
+        *pokes and traces*: how finished text is written; None: it never is.
     finalisation
-        What the kernel edits in a module before its init runs.
-    code_model_option
-        The compiler's option for the code model.
-    code_model_absolute
-        Relocations narrower than an address by which its code holds absolute addresses.
+        *finalises*: what the kernel edits in a module before its init runs; None: nothing.
     """
 
     name: str
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     title: str
     machine: int
-    relocations: Rows = attrs.field(converter=Rows, repr=False)
-    clean_target: bool
-    prel32: bool
-    address_map: Callable[..., AddressMap]
-    image_size: int
-    trap: bytes
-    vermagic: str
-    livepatching: bool
-    structure_sizes: tuple[tuple[str, int], ...]
-    function_alignment: int
-    module_struct: ModuleStruct
-    branches: tuple[Branch, ...]
-    code_model: str
-    code_model_option: str
-    plt: Plt | None
-    got_section: str | None
-    errata: Mapping[str, Erratum]
-    text_poke: TextPoke | None
-    live_patch: LivePatch | None
-    calling: CallingConvention
-    emulation: Emulation
+    link: Link
+    load: Load | None = None
+    run: Run | None = None
+    patch: Patch | None = None
     finalisation: Finalisation | None = None
-    patching: TextPatching | None = None
-    code_model_absolute: tuple[int, ...] = ()
-    page_sizes: tuple[int, ...] = (PAGE_SIZE,)
 
     @property
-    def calls(self) -> list[int]:
-        """Relocations of the instructions that call and jump to functions."""
-        probes = [b.probe for b in self.branches if b.what in ("call", "jump") and b.probe]
-        return sorted({fill.relocation for probe in probes for fill in probe.fills})
+    def loads(self) -> Load:
+        """The level that loading needs; LevelMissing where there is none."""
+        if self.load is None:
+            raise LevelMissing(self.name, "load", "where its modules may lie")
+        return self.load
+
+    @property
+    def runs(self) -> Run:
+        """The level that running needs; LevelMissing where there is none."""
+        if self.run is None:
+            raise LevelMissing(self.name, "run", "how its functions are called")
+        return self.run
+
+    # What an absent level has none of.
+
+    @property
+    def plt(self) -> Plt | None:
+        """Stubs for branches that do not reach."""
+        return None if self.load is None else self.load.plt
+
+    @property
+    def got_section(self) -> str | None:
+        """Section of the global offset table."""
+        return None if self.load is None else self.load.got_section
+
+    @property
+    def errata(self) -> Mapping[str, Erratum]:
+        """CPU errata that the loader can work around, by number."""
+        return {} if self.load is None else self.load.errata
+
+    @property
+    def text_poke(self) -> TextPoke | None:
+        """How finished text is written."""
+        return None if self.patch is None else self.patch.text_poke
+
+    @property
+    def live_patch(self) -> LivePatch | None:
+        """How text is written that may be executed meanwhile."""
+        return None if self.patch is None else self.patch.live
+
+    @property
+    def patching(self) -> TextPatching | None:
+        """The instructions of static keys, static calls, ftrace and kprobes."""
+        return None if self.patch is None else self.patch.text
 
 
 def rows(*table: Reloc) -> Rows:

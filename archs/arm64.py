@@ -55,9 +55,13 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
+    Link,
     LivePatch,
+    Load,
+    Patch,
     Plt,
     Probe,
+    Run,
     SameSize,
     exactly,
     module_struct,
@@ -485,149 +489,160 @@ ARM64 = Arch(
     aliases=("aarch64",),
     title="arm64",
     machine=183,
-    relocations=RELOCATIONS,
-    clean_target=False,
-    prel32=True,
-    address_map=address_map,
-    image_size=IMAGE_SIZE,
-    trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
-    vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
-    livepatching=False,
-    # Devices have memory for DMA of their own.
-    structure_sizes=(("device", 784), ("scatterlist", 32)),
-    function_alignment=8,
-    page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
-    module_struct=module_struct(
-        1280,
-        taints=864,
-        args=960,
-        percpu=968,
-        percpu_size=976,
-        source_list=1160,
-        target_list=1176,
-        exit=1192,
-        refcnt=1200,
-    ),
-    branches=(
-        Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
-        Branch(mnemonic="b", reach=signed(28, 4), what="jump", probe=_probe(0x1400_0000, 282)),
-        Branch(
-            mnemonic="b.cond, cbz, cbnz",
-            reach=signed(21, 4),
-            what="branch",
-            probe=_probe(0xB400_0000, 280, setup=True),
-        ),
-        Branch(
-            mnemonic="tbz, tbnz",
-            reach=signed(16, 4),
-            what="branch",
-            probe=_probe(0x3600_0000, 279, setup=True),
-        ),
-        Branch(
-            mnemonic="adr",
-            reach=signed(21),
-            what="data",
-            probe=_probe(0x1000_0000, 274, result="x0"),
-        ),
-        Branch(
-            mnemonic="adrp + add",
-            reach=signed(33),
-            what="data",
-            probe=Probe(
-                code=bytes.fromhex("0000009000000091"), fills=(Fill(275), Fill(277, 4)), result="x0"
+    link=Link(
+        relocations=RELOCATIONS,
+        clean_target=False,
+        branches=(
+            Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
+            Branch(mnemonic="b", reach=signed(28, 4), what="jump", probe=_probe(0x1400_0000, 282)),
+            Branch(
+                mnemonic="b.cond, cbz, cbnz",
+                reach=signed(21, 4),
+                what="branch",
+                probe=_probe(0xB400_0000, 280, setup=True),
+            ),
+            Branch(
+                mnemonic="tbz, tbnz",
+                reach=signed(16, 4),
+                what="branch",
+                probe=_probe(0x3600_0000, 279, setup=True),
+            ),
+            Branch(
+                mnemonic="adr",
+                reach=signed(21),
+                what="data",
+                probe=_probe(0x1000_0000, 274, result="x0"),
+            ),
+            Branch(
+                mnemonic="adrp + add",
+                reach=signed(33),
+                what="data",
+                probe=Probe(
+                    code=bytes.fromhex("0000009000000091"),
+                    fills=(Fill(275), Fill(277, 4)),
+                    result="x0",
+                ),
             ),
         ),
+        code_model="small: text within 128 MiB or a PLT, data within 4 GiB",
+        code_model_option="-mcmodel=small",
     ),
-    code_model="small: text within 128 MiB or a PLT, data within 4 GiB",
-    code_model_option="-mcmodel=small",
-    plt=Plt(
-        section=".plt",
-        init_section=".init.plt",
-        size=12,
-        encode=plt_entry,
-        got_section=None,
-        sorts=True,
-        align=64,
-        branches=(282, 283),
-        placeholders={".text.ftrace_trampoline": 12, ".init.text.ftrace_trampoline": 12},
-        required=True,
-    ),
-    got_section=".got",
-    errata={
-        "843419": Erratum(
-            rows=(275, 276),
-            mask=0xFF8,
-            safe_align=erratum_843419_align,
-            near=adrp_near,
-            veneer=adrp_veneer,
-            detour=branch_to,
-        )
-    },
-    text_poke=TextPoke(
-        name="aarch64_insn_copy",
-        window=0xFFFF_FFFF_FF5F_E000,
-        pages=1,
-        granule=4,
-        broadcast=True,
-        sync="clean to the point of unification, invalidate, ISB on every CPU",
-    ),
-    live_patch=LivePatch(
-        name="aarch64_insn_patch_text_nosync, else aarch64_insn_patch_text",
-        concurrent=concurrent,
-        rule="only B, BL, NOP, ISB, SVC, HVC, SMC and BRK may replace one another under them",
-        jump=branch_to,
-    ),
-    calling=CallingConvention(
-        arguments=tuple(f"x{n}" for n in range(8)),
-        result="x0",
-        stack_pointer="sp",
-        program_counter="pc",
-        link="x30",
-        sign_extend_32=False,
-        va_list=_va_list,
-        indirect="x8",
-    ),
-    emulation=Emulation(
-        prefix="ARM64",
-        mode="UC_MODE_ARM",
-        model="UC_CPU_ARM64_MAX",
-        features=frozenset((0, 1, 3, 4, 5, 6, 7)),  # FP ASIMD AES PMULL SHA1 SHA2 CRC32
-        capabilities=frozenset(
-            ("ALWAYS_BOOT", "ALWAYS_SYSTEM", "HAS_FPSIMD", "HAS_LSE_ATOMICS")  # it runs at EL1
+    load=Load(
+        prel32=True,
+        address_map=address_map,
+        image_size=IMAGE_SIZE,
+        trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
+        vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
+        livepatching=False,
+        # Devices have memory for DMA of their own.
+        structure_sizes=(("device", 784), ("scatterlist", 32)),
+        function_alignment=8,
+        page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
+        module_struct=module_struct(
+            1280,
+            taints=864,
+            args=960,
+            percpu=968,
+            percpu_size=976,
+            source_list=1160,
+            target_list=1176,
+            exit=1192,
+            refcnt=1200,
         ),
-        registers="UC_ARM64_REG_",
-        capstone_prefix="CS_ARCH_ARM64",
-        capstone_mode=("CS_MODE_ARM",),
-        page_size_varies=True,
-        anchors={
-            "sp_el0": Anchor.CURRENT,
-            "tpidr_el1": Anchor.PERCPU,
-            "vbar_el1": Anchor.IMAGE,
+        plt=Plt(
+            section=".plt",
+            init_section=".init.plt",
+            size=12,
+            encode=plt_entry,
+            got_section=None,
+            sorts=True,
+            align=64,
+            branches=(282, 283),
+            placeholders={".text.ftrace_trampoline": 12, ".init.text.ftrace_trampoline": 12},
+            required=True,
+        ),
+        got_section=".got",
+        errata={
+            "843419": Erratum(
+                rows=(275, 276),
+                mask=0xFF8,
+                safe_align=erratum_843419_align,
+                near=adrp_near,
+                veneer=adrp_veneer,
+                detour=branch_to,
+            )
         },
-        constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
-        canary=(Anchor.CURRENT, 1384),
-        percpu_from_zero=False,
-        trap=traps.arm64,
-        code={},
-        fixup=_fixup,
-        ret=(0xD65F_03C0).to_bytes(4, "little"),
-        longest=lambda _code: 4,
-        # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
-        copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
-        exceptions=Exceptions(undefined=1, beyond={2: 4, 11: 4}),  # SVC, HVC
-        system=SYSTEM,
-        system_registers={
-            # A kernel's: the MMU, caches and alignment of the stack checked; 48 bits of
-            # addresses in pages of 4 KiB, no tags.
-            (3, 0, 1, 0, 0): 0x34D5_D91D,  # SCTLR_EL1
-            (3, 0, 2, 0, 2): 0x15_B550_3510,  # TCR_EL1
-            # Above it somebody refuses what would change the emulator's own state: the
-            # registers of address translation (TVM), SMC (TSC), those of debugging, and of
-            # performance counters (TDA, TDOSA, TPM).
-            (3, 6, 1, 1, 0): 0x501,  # SCR_EL3: RW, HCE, NS
-            (3, 4, 1, 1, 0): 0x8408_0000,  # HCR_EL2: RW, TVM, TSC
-            (3, 6, 1, 3, 1): 0x640,  # MDCR_EL3
-        },
+    ),
+    run=Run(
+        calling=CallingConvention(
+            arguments=tuple(f"x{n}" for n in range(8)),
+            result="x0",
+            stack_pointer="sp",
+            program_counter="pc",
+            link="x30",
+            sign_extend_32=False,
+            va_list=_va_list,
+            indirect="x8",
+        ),
+        emulation=Emulation(
+            prefix="ARM64",
+            mode="UC_MODE_ARM",
+            model="UC_CPU_ARM64_MAX",
+            features=frozenset((0, 1, 3, 4, 5, 6, 7)),  # FP ASIMD AES PMULL SHA1 SHA2 CRC32
+            capabilities=frozenset(
+                ("ALWAYS_BOOT", "ALWAYS_SYSTEM", "HAS_FPSIMD", "HAS_LSE_ATOMICS")  # it runs at EL1
+            ),
+            registers="UC_ARM64_REG_",
+            capstone_prefix="CS_ARCH_ARM64",
+            capstone_mode=("CS_MODE_ARM",),
+            page_size_varies=True,
+            anchors={
+                "sp_el0": Anchor.CURRENT,
+                "tpidr_el1": Anchor.PERCPU,
+                "vbar_el1": Anchor.IMAGE,
+            },
+            constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
+            canary=(Anchor.CURRENT, 1384),
+            percpu_from_zero=False,
+            trap=traps.arm64,
+            code={},
+            fixup=_fixup,
+            ret=(0xD65F_03C0).to_bytes(4, "little"),
+            longest=lambda _code: 4,
+            # 1: ldr w3,[x1],#4; str w3,[x0],#4; subs x2,x2,#4; b.ne 1b; ret
+            copy=bytes.fromhex("234440b8034400b8421000f1a1ffff54c0035fd6"),
+            exceptions=Exceptions(undefined=1, beyond={2: 4, 11: 4}),  # SVC, HVC
+            system=SYSTEM,
+            system_registers={
+                # A kernel's: the MMU, caches and alignment of the stack checked; 48 bits of
+                # addresses in pages of 4 KiB, no tags.
+                (3, 0, 1, 0, 0): 0x34D5_D91D,  # SCTLR_EL1
+                (3, 0, 2, 0, 2): 0x15_B550_3510,  # TCR_EL1
+                # Above it somebody refuses what would change the emulator's own state: the
+                # registers of address translation (TVM), SMC (TSC), those of debugging, and of
+                # performance counters (TDA, TDOSA, TPM).
+                (3, 6, 1, 1, 0): 0x501,  # SCR_EL3: RW, HCE, NS
+                (3, 4, 1, 1, 0): 0x8408_0000,  # HCR_EL2: RW, TVM, TSC
+                (3, 6, 1, 3, 1): 0x640,  # MDCR_EL3
+            },
+        ),
+    ),
+    patch=Patch(
+        text_poke=TextPoke(
+            name="aarch64_insn_copy",
+            window=0xFFFF_FFFF_FF5F_E000,
+            pages=1,
+            granule=4,
+            broadcast=True,
+            sync="clean to the point of unification, invalidate, ISB on every CPU",
+        ),
+        live=LivePatch(
+            name="aarch64_insn_patch_text_nosync, else aarch64_insn_patch_text",
+            concurrent=concurrent,
+            rule="only B, BL, NOP, ISB, SVC, HVC, SMC and BRK may replace one another under them",
+            jump=branch_to,
+        ),
+        text=PATCHING,
     ),
     finalisation=Finalisation(
         order=(
@@ -667,5 +682,4 @@ ARM64 = Arch(
             },
         ),
     ),
-    patching=PATCHING,
 )

@@ -55,9 +55,13 @@ from archs.arch import (
     Fill,
     Finalisation,
     Ftrace,
+    Link,
     LivePatch,
+    Load,
+    Patch,
     Plt,
     Probe,
+    Run,
     SameSize,
     exactly,
     module_struct,
@@ -357,138 +361,151 @@ RISCV64 = Arch(
     aliases=("riscv", "rv64"),
     title="riscv64",
     machine=243,
-    relocations=RELOCATIONS,
-    clean_target=False,
-    prel32=False,
-    address_map=address_map,
-    image_size=IMAGE_SIZE,
-    trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
-    vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
-    livepatching=False,
-    # No CONFIG_NEED_SG_DMA_LENGTH.
-    structure_sizes=(("device", 768), ("scatterlist", 24)),
-    function_alignment=2,
-    module_struct=module_struct(
-        1216,
-        taints=824,
-        args=920,
-        percpu=928,
-        percpu_size=936,
-        source_list=1120,
-        target_list=1136,
-        exit=1152,
-        refcnt=1160,
+    link=Link(
+        relocations=RELOCATIONS,
+        clean_target=False,
+        branches=(
+            Branch(
+                mnemonic="auipc + jalr",
+                reach=PAIR,
+                what="call",
+                probe=Probe(code=bytes.fromhex("97000000e7800000"), fills=(Fill(19),)),
+            ),
+            Branch(
+                mnemonic="jal",
+                reach=_JAL,
+                what="jump",
+                probe=Probe(code=bytes.fromhex("ef000000"), fills=(Fill(17),)),
+            ),
+            Branch(
+                mnemonic="beq, bne, blt, ...",
+                reach=_BRANCH,
+                what="branch",
+                probe=Probe(code=bytes.fromhex("63000000"), fills=(Fill(16),)),
+            ),
+            Branch(
+                mnemonic="c.j",
+                reach=_RVC_JUMP,
+                what="jump",
+                probe=Probe(code=bytes.fromhex("01a0"), fills=(Fill(45),)),
+            ),
+            Branch(
+                mnemonic="c.beqz, c.bnez",
+                reach=_RVC_BRANCH,
+                what="branch",
+                probe=Probe(
+                    code=bytes.fromhex("01c1"), fills=(Fill(44),), setup=bytes.fromhex("0145")
+                ),
+            ),
+            Branch(
+                mnemonic="auipc + addi",
+                reach=PAIR,
+                what="data",
+                probe=Probe(
+                    code=bytes.fromhex("1705000013050500"),
+                    fills=(Fill(23), Fill(24, 4)),
+                    result="a0",
+                ),
+            ),
+        ),
+        code_model="medany: everything within 2 GiB of the pc",
+        code_model_option="-mcmodel=medany",
     ),
-    branches=(
-        Branch(
-            mnemonic="auipc + jalr",
-            reach=PAIR,
-            what="call",
-            probe=Probe(code=bytes.fromhex("97000000e7800000"), fills=(Fill(19),)),
+    load=Load(
+        prel32=False,
+        address_map=address_map,
+        image_size=IMAGE_SIZE,
+        trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
+        vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
+        livepatching=False,
+        # No CONFIG_NEED_SG_DMA_LENGTH.
+        structure_sizes=(("device", 768), ("scatterlist", 24)),
+        function_alignment=2,
+        module_struct=module_struct(
+            1216,
+            taints=824,
+            args=920,
+            percpu=928,
+            percpu_size=936,
+            source_list=1120,
+            target_list=1136,
+            exit=1152,
+            refcnt=1160,
         ),
-        Branch(
-            mnemonic="jal",
-            reach=_JAL,
-            what="jump",
-            probe=Probe(code=bytes.fromhex("ef000000"), fills=(Fill(17),)),
+        plt=Plt(
+            section=".plt",
+            init_section=".init.plt",
+            size=12,
+            encode=plt_entry,
+            got_section=".got.plt",
+            sorts=False,
+            align=64,
+            branches=(19, 59),
+            placeholders={},
         ),
-        Branch(
-            mnemonic="beq, bne, blt, ...",
-            reach=_BRANCH,
-            what="branch",
-            probe=Probe(code=bytes.fromhex("63000000"), fills=(Fill(16),)),
+        got_section=".got",
+        errata={},
+    ),
+    run=Run(
+        calling=CallingConvention(
+            arguments=tuple(f"a{n}" for n in range(8)),
+            result="a0",
+            stack_pointer="sp",
+            program_counter="pc",
+            link="ra",
+            sign_extend_32=True,
+            va_list=_va_list,
+            va_list_is_pointer=True,
         ),
-        Branch(
-            mnemonic="c.j",
-            reach=_RVC_JUMP,
-            what="jump",
-            probe=Probe(code=bytes.fromhex("01a0"), fills=(Fill(45),)),
-        ),
-        Branch(
-            mnemonic="c.beqz, c.bnez",
-            reach=_RVC_BRANCH,
-            what="branch",
-            probe=Probe(code=bytes.fromhex("01c1"), fills=(Fill(44),), setup=bytes.fromhex("0145")),
-        ),
-        Branch(
-            mnemonic="auipc + addi",
-            reach=PAIR,
-            what="data",
-            probe=Probe(
-                code=bytes.fromhex("1705000013050500"), fills=(Fill(23), Fill(24, 4)), result="a0"
+        emulation=Emulation(
+            prefix="RISCV",
+            mode="UC_MODE_RISCV64",
+            model="UC_CPU_RISCV64_SIFIVE_U54",
+            capabilities=frozenset("imafdc"),
+            registers="UC_RISCV_REG_",
+            capstone_prefix="CS_ARCH_RISCV",
+            capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
+            page_size_varies=False,
+            anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE, "stvec": Anchor.IMAGE},
+            system=SYSTEM,
+            # What firmware leaves a kernel: interrupts delegated; `satp`, SFENCE.VMA, WFI and SRET
+            # refused (TVM, TW, TSR), so that they are seen; floating point on, interrupts too.
+            constants={
+                "mideleg": 0x222,
+                "sie": 0x222,
+                "mstatus": 0x6010_2002,
+            },
+            privilege={"priv": 1},
+            unsaved={"fflags": 0},
+            canary=(Anchor.CURRENT, 1400),
+            percpu_from_zero=False,
+            trap=traps.riscv64,
+            code={},
+            fixup=_fixup,
+            ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
+            longest=lambda code: 4 if code[:1] and code[0] & 3 == 3 else 2,
+            # 1: lhu a3,(a1); sh a3,(a0); addi a0,a0,2; addi a1,a1,2; addi a2,a2,-2; bnez a2,1b; ret
+            copy=bytes.fromhex("83d605002310d5000905890579166dfa8280"),
+            exceptions=Exceptions(
+                undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
             ),
         ),
     ),
-    code_model="medany: everything within 2 GiB of the pc",
-    code_model_option="-mcmodel=medany",
-    plt=Plt(
-        section=".plt",
-        init_section=".init.plt",
-        size=12,
-        encode=plt_entry,
-        got_section=".got.plt",
-        sorts=False,
-        align=64,
-        branches=(19, 59),
-        placeholders={},
-    ),
-    got_section=".got",
-    errata={},
-    text_poke=TextPoke(
-        name="patch_text_nosync",
-        window=0xFFFF_FFC4_FEBF_C000,
-        pages=2,
-        granule=2,
-        sync="fence.i on every hart",
-    ),
-    live_patch=LivePatch(
-        name="patch_text",
-        concurrent=lambda _old, _new: False,
-        rule="patch_text() stops all harts first",
-        jump=jump_to,
-    ),
-    calling=CallingConvention(
-        arguments=tuple(f"a{n}" for n in range(8)),
-        result="a0",
-        stack_pointer="sp",
-        program_counter="pc",
-        link="ra",
-        sign_extend_32=True,
-        va_list=_va_list,
-        va_list_is_pointer=True,
-    ),
-    emulation=Emulation(
-        prefix="RISCV",
-        mode="UC_MODE_RISCV64",
-        model="UC_CPU_RISCV64_SIFIVE_U54",
-        capabilities=frozenset("imafdc"),
-        registers="UC_RISCV_REG_",
-        capstone_prefix="CS_ARCH_RISCV",
-        capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
-        page_size_varies=False,
-        anchors={"tp": Anchor.CURRENT, "gp": Anchor.IMAGE, "stvec": Anchor.IMAGE},
-        system=SYSTEM,
-        # What firmware leaves a kernel: interrupts delegated; `satp`, SFENCE.VMA, WFI and SRET
-        # refused (TVM, TW, TSR), so that they are seen; floating point on, interrupts too.
-        constants={
-            "mideleg": 0x222,
-            "sie": 0x222,
-            "mstatus": 0x6010_2002,
-        },
-        privilege={"priv": 1},
-        unsaved={"fflags": 0},
-        canary=(Anchor.CURRENT, 1400),
-        percpu_from_zero=False,
-        trap=traps.riscv64,
-        code={},
-        fixup=_fixup,
-        ret=(0x8082).to_bytes(2, "little"),  # C.JR ra
-        longest=lambda code: 4 if code[:1] and code[0] & 3 == 3 else 2,
-        # 1: lhu a3,(a1); sh a3,(a0); addi a0,a0,2; addi a1,a1,2; addi a2,a2,-2; bnez a2,1b; ret
-        copy=bytes.fromhex("83d605002310d5000905890579166dfa8280"),
-        exceptions=Exceptions(
-            undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
+    patch=Patch(
+        text_poke=TextPoke(
+            name="patch_text_nosync",
+            window=0xFFFF_FFC4_FEBF_C000,
+            pages=2,
+            granule=2,
+            sync="fence.i on every hart",
         ),
+        live=LivePatch(
+            name="patch_text",
+            concurrent=lambda _old, _new: False,
+            rule="patch_text() stops all harts first",
+            jump=jump_to,
+        ),
+        text=PATCHING,
     ),
     finalisation=Finalisation(
         order=(
@@ -519,5 +536,4 @@ RISCV64 = Arch(
             moved=moved,
         ),
     ),
-    patching=PATCHING,
 )

@@ -57,8 +57,12 @@ from archs.arch import (
     Finalisation,
     Ftrace,
     Index,
+    Link,
     LivePatch,
+    Load,
+    Patch,
     Probe,
+    Run,
     Thunks,
     VariableSize,
     exactly,
@@ -817,148 +821,159 @@ X86_64 = Arch(
     aliases=("amd64", "x86-64", "x64"),
     title="x86-64",
     machine=62,
-    relocations=RELOCATIONS,
-    clean_target=True,
-    prel32=True,
-    address_map=address_map,
-    image_size=IMAGE_SIZE,
-    trap=b"\xcc",
-    vermagic="6.12.107+deb13-amd64 SMP preempt mod_unload modversions ",
-    livepatching=True,
-    structure_sizes=(("device", 768), ("scatterlist", 32)),
-    function_alignment=16,
-    module_struct=module_struct(
-        1280,
-        taints=848,
-        args=944,
-        percpu=952,
-        percpu_size=960,
-        source_list=1168,
-        target_list=1184,
-        exit=1200,
-        refcnt=1208,
+    link=Link(
+        relocations=RELOCATIONS,
+        clean_target=True,
+        branches=(
+            Branch(
+                mnemonic="call rel32",
+                reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
+                what="call",
+                probe=Probe(code=bytes.fromhex("e800000000"), fills=(Fill(4, 1, -4),)),
+            ),
+            Branch(
+                mnemonic="jmp rel32",
+                reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
+                what="jump",
+                probe=Probe(code=bytes.fromhex("e900000000"), fills=(Fill(4, 1, -4),)),
+            ),
+            Branch(
+                mnemonic="jcc rel32",
+                reach=Reach(-(1 << 31) + 6, (1 << 31) + 6),
+                what="branch",
+                probe=Probe(
+                    code=bytes.fromhex("0f8400000000"), fills=(Fill(4, 2, -4),), setup=_ZERO
+                ),
+            ),
+            Branch(
+                mnemonic="jcc rel8",
+                reach=Reach(-128 + 2, 128 + 2),
+                what="branch",
+                probe=Probe(code=bytes.fromhex("7400"), fills=(Fill(15, 1, -1),), setup=_ZERO),
+            ),
+            Branch(
+                mnemonic="lea disp32(%rip)",
+                reach=Reach(-(1 << 31) + 7, (1 << 31) + 7),
+                what="data",
+                probe=Probe(
+                    code=bytes.fromhex("488d0500000000"), fills=(Fill(2, 3, -4),), result="rax"
+                ),
+            ),
+        ),
+        code_model="kernel: text and data in the top 2 GiB",
+        code_model_option="-mcmodel=kernel",
+        code_model_absolute=(11,),  # R_X86_64_32S
     ),
-    branches=(
-        Branch(
-            mnemonic="call rel32",
-            reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
-            what="call",
-            probe=Probe(code=bytes.fromhex("e800000000"), fills=(Fill(4, 1, -4),)),
+    load=Load(
+        prel32=True,
+        address_map=address_map,
+        image_size=IMAGE_SIZE,
+        trap=b"\xcc",
+        vermagic="6.12.107+deb13-amd64 SMP preempt mod_unload modversions ",
+        livepatching=True,
+        structure_sizes=(("device", 768), ("scatterlist", 32)),
+        function_alignment=16,
+        module_struct=module_struct(
+            1280,
+            taints=848,
+            args=944,
+            percpu=952,
+            percpu_size=960,
+            source_list=1168,
+            target_list=1184,
+            exit=1200,
+            refcnt=1208,
         ),
-        Branch(
-            mnemonic="jmp rel32",
-            reach=Reach(-(1 << 31) + 5, (1 << 31) + 5),
-            what="jump",
-            probe=Probe(code=bytes.fromhex("e900000000"), fills=(Fill(4, 1, -4),)),
+        plt=None,
+        got_section=".got",
+        errata={},
+    ),
+    run=Run(
+        calling=CallingConvention(
+            arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
+            result="rax",
+            stack_pointer="rsp",
+            program_counter="rip",
+            link=None,
+            sign_extend_32=False,
+            va_list=_va_list,
         ),
-        Branch(
-            mnemonic="jcc rel32",
-            reach=Reach(-(1 << 31) + 6, (1 << 31) + 6),
-            what="branch",
-            probe=Probe(code=bytes.fromhex("0f8400000000"), fills=(Fill(4, 2, -4),), setup=_ZERO),
-        ),
-        Branch(
-            mnemonic="jcc rel8",
-            reach=Reach(-128 + 2, 128 + 2),
-            what="branch",
-            probe=Probe(code=bytes.fromhex("7400"), fills=(Fill(15, 1, -1),), setup=_ZERO),
-        ),
-        Branch(
-            mnemonic="lea disp32(%rip)",
-            reach=Reach(-(1 << 31) + 7, (1 << 31) + 7),
-            what="data",
-            probe=Probe(
-                code=bytes.fromhex("488d0500000000"), fills=(Fill(2, 3, -4),), result="rax"
+        emulation=Emulation(
+            prefix="X86",
+            mode="UC_MODE_64",
+            model="UC_CPU_X86_EPYC_ROME",
+            # FPU TSC CX8 CMOV MMX FXSR SSE SSE2; SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 MOVBE
+            # POPCNT AES: what QEMU 5.0 executes of it (no AVX)
+            features=frozenset((0, 4, 8, 15, 23, 24, 25, 26))
+            | {4 * 32 + bit for bit in (0, 1, 9, 13, 19, 20, 22, 23, 25)},
+            registers="UC_X86_REG_",
+            capstone_prefix="CS_ARCH_X86",
+            capstone_mode=("CS_MODE_64",),
+            page_size_varies=False,
+            anchors={"gs_base": Anchor.PERCPU},
+            constants={
+                # As a booted kernel has them: PGE MCE, OSFXSR OSXMMEXCPT and PAE; PG AM WP NE ET MP PE; the selectors of kernel code, stack and task.
+                "cr4": 0x6E0,
+                "cr0": 0x8005_0033,
+                "cs": 0x10,
+                "ss": 0x18,
+            },
+            canary=(Anchor.PERCPU, 40),
+            current_variables=("pcpu_hot", "const_pcpu_hot"),
+            guard_variables=("__ref_stack_chk_guard",),  # since Linux 6.15
+            percpu_from_zero=True,
+            trap=traps.x86_64,
+            code={
+                "__fentry__": _RET,
+                "__x86_return_thunk": _RET,
+                **{f"__x86_indirect_thunk_{name}": _JUMP_TO[name] for name in _REGISTERS},
+                **_USER_CODE,
+            },
+            fixups=_USER_FIXUPS,
+            fixup=_fixup,
+            ret=_RET,
+            longest=lambda _code: 15,
+            copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
+            # INT3 has one byte, INT n two.
+            exceptions=Exceptions(beyond={3: 1, **dict.fromkeys(range(32, 256), 2)}),
+            msrs={0xC000_0080: 0xD01},  # EFER: NXE LMA LME SCE
+            unsaved_msrs=(
+                *range(0x200, 0x210),  # MTRRs: eight of variable ranges, then the fixed ones
+                *(0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF),
+                0x17B,  # MCG_CTL, and ten banks of machine checks
+                *range(0x400, 0x428),
+            ),
+            system=SYSTEM,
+            capabilities=frozenset(
+                (
+                    "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "
+                    "mmx fxsr sse sse2 syscall nx mmxext pdpe1gb rdtscp lm pni pclmulqdq monitor ssse3 "
+                    "cx16 sse4_1 sse4_2 movbe popcnt aes xsave rdrand hypervisor lahf_lm svm cr8_legacy "
+                    "abm sse4a fsgsbase bmi1 smep bmi2 adx smap clflushopt clwb xsaveopt xgetbv1 npt "
+                    "lfence_rdtsc"
+                ).split()
             ),
         ),
     ),
-    code_model="kernel: text and data in the top 2 GiB",
-    code_model_option="-mcmodel=kernel",
-    code_model_absolute=(11,),  # R_X86_64_32S
-    plt=None,
-    got_section=".got",
-    errata={},
-    text_poke=TextPoke(
-        name="text_poke",
-        window=0x0000_7FFF_F000_0000,
-        pages=2,
-        granule=1,
-        private=True,
-        sync="a serialising instruction on every CPU (text_poke_sync)",
-    ),
-    live_patch=LivePatch(
-        name="text_poke_bp",
-        concurrent=lambda _old, new: len(new) == 1,
-        rule="only a single byte may be written under them",
-        jump=jump_to,
-        breakpoint=_INT3,
-        emulator=emulator,
-        emulates="CALL, JMP, Jcc, RET and the NOPs of 2 and 5 bytes",
-    ),
-    calling=CallingConvention(
-        arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
-        result="rax",
-        stack_pointer="rsp",
-        program_counter="rip",
-        link=None,
-        sign_extend_32=False,
-        va_list=_va_list,
-    ),
-    emulation=Emulation(
-        prefix="X86",
-        mode="UC_MODE_64",
-        model="UC_CPU_X86_EPYC_ROME",
-        # FPU TSC CX8 CMOV MMX FXSR SSE SSE2; SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 MOVBE
-        # POPCNT AES: what QEMU 5.0 executes of it (no AVX)
-        features=frozenset((0, 4, 8, 15, 23, 24, 25, 26))
-        | {4 * 32 + bit for bit in (0, 1, 9, 13, 19, 20, 22, 23, 25)},
-        registers="UC_X86_REG_",
-        capstone_prefix="CS_ARCH_X86",
-        capstone_mode=("CS_MODE_64",),
-        page_size_varies=False,
-        anchors={"gs_base": Anchor.PERCPU},
-        constants={
-            # As a booted kernel has them: PGE MCE, OSFXSR OSXMMEXCPT and PAE; PG AM WP NE ET MP PE; the selectors of kernel code, stack and task.
-            "cr4": 0x6E0,
-            "cr0": 0x8005_0033,
-            "cs": 0x10,
-            "ss": 0x18,
-        },
-        canary=(Anchor.PERCPU, 40),
-        current_variables=("pcpu_hot", "const_pcpu_hot"),
-        guard_variables=("__ref_stack_chk_guard",),  # since Linux 6.15
-        percpu_from_zero=True,
-        trap=traps.x86_64,
-        code={
-            "__fentry__": _RET,
-            "__x86_return_thunk": _RET,
-            **{f"__x86_indirect_thunk_{name}": _JUMP_TO[name] for name in _REGISTERS},
-            **_USER_CODE,
-        },
-        fixups=_USER_FIXUPS,
-        fixup=_fixup,
-        ret=_RET,
-        longest=lambda _code: 15,
-        copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
-        # INT3 has one byte, INT n two.
-        exceptions=Exceptions(beyond={3: 1, **dict.fromkeys(range(32, 256), 2)}),
-        msrs={0xC000_0080: 0xD01},  # EFER: NXE LMA LME SCE
-        unsaved_msrs=(
-            *range(0x200, 0x210),  # MTRRs: eight of variable ranges, then the fixed ones
-            *(0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF),
-            0x17B,  # MCG_CTL, and ten banks of machine checks
-            *range(0x400, 0x428),
+    patch=Patch(
+        text_poke=TextPoke(
+            name="text_poke",
+            window=0x0000_7FFF_F000_0000,
+            pages=2,
+            granule=1,
+            private=True,
+            sync="a serialising instruction on every CPU (text_poke_sync)",
         ),
-        system=SYSTEM,
-        capabilities=frozenset(
-            (
-                "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "
-                "mmx fxsr sse sse2 syscall nx mmxext pdpe1gb rdtscp lm pni pclmulqdq monitor ssse3 "
-                "cx16 sse4_1 sse4_2 movbe popcnt aes xsave rdrand hypervisor lahf_lm svm cr8_legacy "
-                "abm sse4a fsgsbase bmi1 smep bmi2 adx smap clflushopt clwb xsaveopt xgetbv1 npt "
-                "lfence_rdtsc"
-            ).split()
+        live=LivePatch(
+            name="text_poke_bp",
+            concurrent=lambda _old, new: len(new) == 1,
+            rule="only a single byte may be written under them",
+            jump=jump_to,
+            breakpoint=_INT3,
+            emulator=emulator,
+            emulates="CALL, JMP, Jcc, RET and the NOPs of 2 and 5 bytes",
         ),
+        text=PATCHING,
     ),
     finalisation=Finalisation(
         order=(
@@ -996,5 +1011,4 @@ X86_64 = Arch(
             filler=NOPS[1], moved=_moved, packed=_packed, direct_call=_direct_call
         ),
     ),
-    patching=PATCHING,
 )

@@ -48,8 +48,8 @@ class Areas:
         # A quarter more than what is alive, and the emptiest chunk of every stratum.
         memory = PhysicalMemory(GIB + largest * PAGE_SIZE * 5 // 4)
         self.execmem = Execmem(
-            KernelMemory(memory, arm64.address_map(None)),
-            trap=arm64.trap,
+            KernelMemory(memory, arm64.loads.address_map(None)),
+            trap=arm64.loads.trap,
             text_poke=arm64.text_poke,
             design=design,
         )

@@ -37,7 +37,7 @@ def per_call(function: Callable[[], object]) -> float:
 
 def bare(machine: Machine, address: int, arguments: tuple[int, ...]) -> Callable[[], int]:
     """Return the least that calls the function: registers, emu_start, result."""
-    calling, uc, register = machine.arch.calling, machine.cpu.uc, machine.cpu.register
+    calling, uc, register = machine.arch.runs.calling, machine.cpu.uc, machine.cpu.register
     registers = [register(name) for name in calling.arguments[: len(arguments)]]
     result, stack = register(calling.result), register(calling.stack_pointer)
     end, top = machine.kernel.return_address, machine.memory.vmalloc(0x1000) + 0xFF8

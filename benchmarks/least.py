@@ -104,7 +104,7 @@ class Least:
         return [bytes(contents) for contents in self._contents]
 
     def _prepared(self, view: ElfView, table: RelocationTable, there: int, address: int) -> _Table:
-        rows, types = view.arch.relocations, table.records["type"].copy()
+        rows, types = view.arch.link.relocations, table.records["type"].copy()
         at = (table.records["offset"] + np.uint64(there)).view(np.intp)
         alike: dict[tuple[Op, tuple[Part, ...]], list[int]] = {}
         summed: list[int] = []
@@ -128,7 +128,7 @@ class Least:
         index = index[np.argsort(at[index], kind="stable")]
         places = at[index]
         first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
-        rows = view.arch.relocations
+        rows = view.arch.link.relocations
         negative = np.array([rows[number].op.weight("S") < 0 for number in types[index].tolist()])
         kinds, stored = types[index[first]], []
         for number in numbers_in(kinds):

@@ -67,7 +67,7 @@ def measure(arch: Arch) -> None:
         return run
 
     ret = execmem.alloc(MemType.TEXT, 64)
-    ret.write(0, arch.emulation.ret)
+    ret.write(0, arch.runs.emulation.ret)
     nothing = ret.finish().address
 
     def called(*_: object, **__: object) -> None:

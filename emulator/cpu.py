@@ -116,7 +116,7 @@ class Cpu:
     def __init__(
         self, arch: Arch, memory: KernelMemory, number: int = 0, limits: Limits | None = None
     ) -> None:
-        emulation = arch.emulation
+        emulation = arch.runs.emulation
         self.arch = arch
         self.number = number
         self._memory = memory
@@ -203,7 +203,7 @@ class Cpu:
         """Return Unicorn's number of a register."""
         number = self._registers.get(name)
         if number is None:
-            number = getattr(self._constants, self.arch.emulation.registers + name.upper())
+            number = getattr(self._constants, self.arch.runs.emulation.registers + name.upper())
             self._registers[name] = number
         return number
 
@@ -361,7 +361,7 @@ class Cpu:
         self._armed = count
         try:
             self.uc.emu_start(at, end, count=count)
-            at = self.read(self.arch.calling.program_counter)
+            at = self.read(self.arch.runs.calling.program_counter)
             if self._refused is not None:
                 raise self._refused
             if at == end:
@@ -423,7 +423,7 @@ class Cpu:
         return Stop(FaultKind.INSTRUCTION if undefined else FaultKind.TRAP, at, number=number)
 
     def _stop(self, error: unicorn.UcError) -> Stop:
-        at = self.read(self.arch.calling.program_counter)
+        at = self.read(self.arch.runs.calling.program_counter)
         if error.errno == uc_const.UC_ERR_INSN_INVALID:
             kind = FaultKind.TRAP if self._exceptions.invalid_is_trap else FaultKind.INSTRUCTION
             return Stop(kind, at)
@@ -480,7 +480,7 @@ class Cpu:
 
     def settle(self) -> None:
         """Remember every register as it is now, for `reset`."""
-        emulation = self.arch.emulation
+        emulation = self.arch.runs.emulation
         for name, value in emulation.privilege.items():
             self.write(name, value)
         if self._unsaved:
@@ -568,7 +568,7 @@ class Cpu:
         stop = Stop(FaultKind.INSTRUCTION, address)
         found = self._perform(stop)
         if found is not None:
-            self.write(self.arch.calling.program_counter, found)
+            self.write(self.arch.runs.calling.program_counter, found)
         elif stop.reason:
             self._refuse(stop)
 
@@ -579,12 +579,12 @@ class Cpu:
 
     def _on_instruction(self, name: str, work: Callable[[Processor], str | None]) -> None:
         """Let `work` do what an instruction does; the emulator calls back for a few only."""
-        number = getattr(self._constants, f"UC_{self.arch.emulation.prefix}_INS_{name}")
+        number = getattr(self._constants, f"UC_{self.arch.runs.emulation.prefix}_INS_{name}")
 
         def hook(_uc: unicorn.Uc, _key: object) -> int:
             reason = work(self)
             if reason is not None:
-                at = self.read(self.arch.calling.program_counter)
+                at = self.read(self.arch.runs.calling.program_counter)
                 self._refuse(Stop(FaultKind.INSTRUCTION, at, reason=reason))
             return 1  # done
 

@@ -20,7 +20,7 @@ ENCODING = 4  # bytes of the longest, where an instruction's first bytes tell it
 
 def attempt(arch: Arch, code: bytes) -> None:
     """Execute an instruction by itself, at the end of the last page that is executable."""
-    memory = KernelMemory(PhysicalMemory(8 * MIB), arch.address_map())
+    memory = KernelMemory(PhysicalMemory(8 * MIB), arch.loads.address_map())
     start = memory.vmalloc(2 * PAGE_SIZE)
     memory.write(start + PAGE_SIZE - len(code), code)
     memory.page_table.protect(start, PAGE_SIZE, Prot.R | Prot.X)
@@ -46,11 +46,11 @@ def find(
     disassembler = Disassembler(arch)
     at = 0
     for _ in range(MOST):
-        rest = code[at : at + arch.emulation.longest(code[at:])]
+        rest = code[at : at + arch.runs.emulation.longest(code[at:])]
         size = next((size for _, size, _ in disassembler.all(rest, 0)), 0)
         # Of an instruction that the disassembler does not know, the size is tried too: the
         # emulator gives up, alive, where the last one does not end with its page.
-        known = size or (0 if arch.emulation.longest(b"") > ENCODING else len(rest))
+        known = size or (0 if arch.runs.emulation.longest(b"") > ENCODING else len(rest))
         for length in (known,) if known else range(1, len(rest) + 1):
             piece = rest[:length]
             if piece and not survives(partial(attempt, arch, piece)):

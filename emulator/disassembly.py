@@ -14,7 +14,7 @@ class Disassembler:
     """Disassembles code of one architecture; capstone is set up at the first use."""
 
     def __init__(self, arch: Arch) -> None:
-        self._emulation = arch.emulation
+        self._emulation = arch.runs.emulation
 
     @cached_property
     def _engine(self) -> capstone.Cs:

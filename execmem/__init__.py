@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Execmem": "allocator",
     "ExecmemError": "allocator.errors",
-    "Fault": "machine.faults",
+    "Fault": "emulator.faults",
     "LoadError": "loader.errors",
     "Machine": "machine.machine",
     "MemType": "allocator",

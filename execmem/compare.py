@@ -84,10 +84,10 @@ def branch_reach(arch: Arch) -> BranchReach:
     An entry that loads its target from a slot gets anywhere; one that forms an address
     gets as far as the widest instructions that do.
     """
-    call = next(branch for branch in arch.branches if branch.what == "call").reach
+    call = next(branch for branch in arch.link.branches if branch.what == "call").reach
     plt = None
     if arch.plt is not None:
-        widest = max((b.reach for b in arch.branches if b.what == "data"), key=lambda r: r.hi)
+        widest = max((b.reach for b in arch.link.branches if b.what == "data"), key=lambda r: r.hi)
         plt = ANYWHERE if arch.plt.got_section else Interval(widest.lo, widest.hi)
     return BranchReach(direct=Interval(call.lo, call.hi), plt=plt)
 
@@ -102,8 +102,8 @@ def execmem_for(
 ) -> Execmem:
     """Return fresh executable memory of an architecture; ExecmemError for an unknown design."""
     return Execmem(
-        KernelMemory(PhysicalMemory(memory), arch.address_map(kaslr)),
-        trap=arch.trap,
+        KernelMemory(PhysicalMemory(memory), arch.loads.address_map(kaslr)),
+        trap=arch.loads.trap,
         text_poke=arch.text_poke if text_poke else None,
         design=design,
     )
@@ -209,7 +209,7 @@ def measured(view: ElfView, layout: Layout | None = None) -> Module:
     layout = layout or plan(view)
     leaving = {
         fill.relocation
-        for branch in view.arch.branches
+        for branch in view.arch.link.branches
         if branch.what == "call" and branch.probe
         for fill in branch.probe.fills
     } | set(view.arch.plt.branches if view.arch.plt else ())

@@ -400,7 +400,7 @@ def _ranges(
     label = np.where(wrong, owner.astype(np.int16), -1)
     edges = np.flatnonzero(np.diff(label, prepend=-1, append=-1)).tolist()
     # Whole instructions where they have one size, else whole sites of a mechanism.
-    step, done = len(prediction.view.arch.trap) if kind == "text" else 1, 0
+    step, done = len(prediction.view.arch.loads.trap) if kind == "text" else 1, 0
     for first, last in pairwise(edges):
         if label[first] < 0 or first < done:
             continue
@@ -427,7 +427,7 @@ def _ranges(
 
 def _relocation(prediction: Prediction, start: int, end: int) -> str:
     """Return the type of the first relocation that writes to [start, end)."""
-    records, rows = prediction.linked.records, prediction.view.arch.relocations
+    records, rows = prediction.linked.records, prediction.view.arch.link.relocations
     near = (records.place < np.uint64(end)) & (records.place >= np.uint64(max(start - 8, 0)))
     for number in np.flatnonzero(near).tolist():
         row, place = rows.get(int(records.type[number])), int(records.place[number])

@@ -202,9 +202,9 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
         "bands": _bands(machine),
         "branches": [
             {"mnemonic": b.mnemonic, "lo": _hex(b.reach.lo), "hi": _hex(b.reach.hi), "what": b.what}
-            for b in machine.arch.branches
+            for b in machine.arch.link.branches
         ],
-        "code_model": machine.arch.code_model,
+        "code_model": machine.arch.link.code_model,
         "plt": None if motion.plt is None else {"size": motion.plt.size, "sorts": motion.plt.sorts},
         "rows": {str(n): _row(machine.arch, n) for n in np.unique(motion.type).tolist()},
         "regions": [
@@ -288,7 +288,7 @@ def _bands(machine: Machine) -> list[dict[str, str]]:
 
 
 def _row(arch: Arch, number: int) -> dict[str, Any]:
-    row: Reloc = arch.relocations[number]
+    row: Reloc = arch.link.relocations[number]
     reach = row.reach
     return {
         "name": row.name,

@@ -47,7 +47,7 @@ def _bar(colour: str, lo: float, hi: float, y: int, title: str) -> str:
 
 
 def _row(arch: Arch, top: int) -> list[str]:
-    here = arch.address_map()
+    here = arch.loads.address_map()
     base = here.image.start
     text = here.range_of(ExecmemType.MODULE_TEXT)
     bars = [(text.fallback, "fallback"), (text.range, "window"), (here.image, "image")]
@@ -58,7 +58,7 @@ def _row(arch: Arch, top: int) -> list[str]:
             lo, hi = interval.start - base, interval.end - base
             title = f"{kind}: {interval}, {size_text(interval.size)}"
             parts.append(_bar(kind, lo, hi, y, title))
-    call = next(branch for branch in arch.branches if branch.what == "call")
+    call = next(branch for branch in arch.link.branches if branch.what == "call")
     # The arc stands over the middle of the window: a call from there gets to its feet.
     middle = (text.range.start + text.range.end) // 2 - base
     left, right = _x(middle + call.reach.lo), _x(middle + call.reach.hi)

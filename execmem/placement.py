@@ -212,7 +212,7 @@ class _Sizes:
 def place(run: Run, loads: Sequence[Load]) -> Placed:
     """Play the loads of one boot again and compare."""
     arch = archs.arch(run.arch_name)
-    address_map = arch.address_map()
+    address_map = arch.loads.address_map()
     first = next((load for load in loads if load.recording is not None), None)
     if first is loads[0] and "nokaslr" not in run.boot.options:
         trial = _Kernel(arch, address_map)
@@ -259,7 +259,7 @@ class _Kernel:
     def __init__(self, arch: Arch, address_map: AddressMap) -> None:
         self.memory = KernelMemory(PhysicalMemory(MEMORY), address_map)
         self.execmem = Execmem(
-            self.memory, trap=arch.trap, text_poke=arch.text_poke, design="vmalloc"
+            self.memory, trap=arch.loads.trap, text_poke=arch.text_poke, design="vmalloc"
         )
         self.execmem.alloc(MemType.TEXT, BPF_PACK, consumer=Consumer.BPF).finish()
         self._taken: dict[Region, list[Interval]] = {}

@@ -66,16 +66,16 @@ def architectures() -> str:
     known = archs()
     rows: list[tuple[str, Callable[[Arch], str]]] = [
         ("ELF machine", lambda a: str(a.machine)),
-        ("code model", lambda a: a.code_model),
+        ("code model", lambda a: a.link.code_model),
         (
             "relocations applied",
-            lambda a: str(sum(not r.unsupported for r in a.relocations.values())),
+            lambda a: str(sum(not r.unsupported for r in a.link.relocations.values())),
         ),
         ("window for module text", _window),
         ("fallback window", _fallback),
         ("PLT entry", lambda a: f"{a.plt.size} bytes, `{a.plt.section}`" if a.plt else "none"),
         ("CPU errata", lambda a: ", ".join(a.errata) or "none"),
-        ("trap that fills unused text", lambda a: f"`{a.trap.hex(' ')}`"),
+        ("trap that fills unused text", lambda a: f"`{a.loads.trap.hex(' ')}`"),
         ("text_poke", _poke),
     ]
     lines = [
@@ -96,7 +96,7 @@ def architectures() -> str:
         *(
             f"| {a.title} | `{b.mnemonic}` | {b.what} | `{b.reach}`, {b.reach.text()} |"
             for a in known
-            for b in a.branches
+            for b in a.link.branches
         ),
         "",
     ]
@@ -104,11 +104,11 @@ def architectures() -> str:
 
 
 def _window(arch: Arch) -> str:
-    return size_text(arch.address_map().range_of(ExecmemType.MODULE_TEXT).range.size)
+    return size_text(arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range.size)
 
 
 def _fallback(arch: Arch) -> str:
-    fallback = arch.address_map().range_of(ExecmemType.MODULE_TEXT).fallback
+    fallback = arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).fallback
     return "none" if fallback is None else size_text(fallback.size)
 
 

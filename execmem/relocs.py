@@ -36,7 +36,7 @@ class Code:
         if not relocation.section.executable or not relocation.before:
             return None
         offset, end = relocation.offset, relocation.offset + len(relocation.before)
-        if len(self._listing.view.arch.trap) > 1:
+        if len(self._listing.view.arch.loads.trap) > 1:
             parts = relocation.row.parts if relocation.row else ()
             if any(s.bits == 8 * part.size for part in parts for s in part.slices):
                 return None  # a pointer between functions: no instruction is one whole field

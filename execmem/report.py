@@ -210,7 +210,7 @@ def module_extents(module: Module) -> tuple[Extent, ...]:
 
 def print_relocations(out: Console, module: Module) -> None:
     """Show relocation types with their formula and how much of their reach is used."""
-    rows = module.loaded.arch.relocations
+    rows = module.loaded.arch.link.relocations
     names = {row.name: row for row in rows.values()}
     spans = {extent.row.name: extent for extent in module_extents(module)}
     out.print(
@@ -242,7 +242,7 @@ def _reach_cells(extent: Extent | None) -> tuple[str, str]:
 
 def arch_json(arch: Arch) -> dict[str, Any]:
     """Return what makes an architecture different."""
-    here = arch.address_map()
+    here = arch.loads.address_map()
     return {
         "name": arch.name,
         "aliases": list(arch.aliases),
@@ -261,9 +261,9 @@ def arch_json(arch: Arch) -> dict[str, Any]:
         },
         "branches": [
             {"mnemonic": b.mnemonic, "what": b.what, "lo": Hex(b.reach.lo), "hi": Hex(b.reach.hi)}
-            for b in arch.branches
+            for b in arch.link.branches
         ],
-        "code_model": arch.code_model,
+        "code_model": arch.link.code_model,
         "plt_entry_bytes": arch.plt.size if arch.plt else None,
         "text_poke": None
         if arch.text_poke is None
@@ -283,9 +283,9 @@ def arch_json(arch: Arch) -> dict[str, Any]:
             "breakpoint": arch.live_patch.breakpoint.hex() if arch.live_patch.breakpoint else None,
             "rule": arch.live_patch.rule,
         },
-        "trap": arch.trap.hex(),
-        "relocations": sum(not row.unsupported for row in arch.relocations.values()),
-        "relocations_refused": sum(bool(row.unsupported) for row in arch.relocations.values()),
+        "trap": arch.loads.trap.hex(),
+        "relocations": sum(not row.unsupported for row in arch.link.relocations.values()),
+        "relocations_refused": sum(bool(row.unsupported) for row in arch.link.relocations.values()),
     }
 
 
@@ -304,7 +304,7 @@ def _alias(arch: Arch) -> str:
 def print_archs(out: Console, archs: Sequence[Arch]) -> None:
     """Show the architectures side by side."""
     facts = [arch_json(a) for a in archs]
-    maps = [a.address_map() for a in archs]
+    maps = [a.loads.address_map() for a in archs]
 
     def row(name: str, cells: Iterable[object]) -> tuple[object, ...]:
         return (name, *cells)
@@ -323,7 +323,7 @@ def print_archs(out: Console, archs: Sequence[Arch]) -> None:
         row("  step", (f"{a.text_poke.pages} pages" if a.text_poke else "" for a in archs)),
         row("  granule", (f"{a.text_poke.granule} B" if a.text_poke else "" for a in archs)),
         row("  alias", (_alias(a) for a in archs)),
-        row("trap", (a.trap.hex(" ") for a in archs)),
+        row("trap", (a.loads.trap.hex(" ") for a in archs)),
         row("relocation types", (f["relocations"] for f in facts)),
         row("  refused by name", (f["relocations_refused"] for f in facts)),
     ]
@@ -340,7 +340,7 @@ def print_branches(out: Console, archs: Sequence[Arch]) -> None:
             [
                 (a.title, b.mnemonic, b.what, f"+-{size_text(b.reach.hi)}", str(b.reach))
                 for a in archs
-                for b in a.branches
+                for b in a.link.branches
             ],
         )
     )

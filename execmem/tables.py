@@ -25,8 +25,8 @@ def document() -> str:
 
 
 def _arch(arch: Arch) -> str:
-    supported = [row for row in arch.relocations.values() if not row.unsupported]
-    refused = [row for row in arch.relocations.values() if row.unsupported]
+    supported = [row for row in arch.link.relocations.values() if not row.unsupported]
+    refused = [row for row in arch.link.relocations.values() if row.unsupported]
     lines = [
         f"## {arch.title}",
         "",

@@ -83,7 +83,7 @@ def is_modelled(vermagic: str, arch: Arch) -> bool:
     True
     """
     release, _, rest = vermagic.partition(" ")
-    model, _, wanted = arch.vermagic.partition(" ")
+    model, _, wanted = arch.loads.vermagic.partition(" ")
     found, known = _RELEASE.fullmatch(release), _RELEASE.fullmatch(model)
     same = found is not None and known is not None and found.groups() == known.groups()
     return same and rest == wanted
@@ -177,7 +177,7 @@ class Admission:
     def _versioned(self) -> bool:
         """Whether the kernel has CONFIG_MODVERSIONS, as far as it is known or assumed."""
         known = self._facts.vermagic if self._facts is not None else None
-        return "modversions" in (known or self.magic or self.gate.arch.vermagic).split(" ")
+        return "modversions" in (known or self.magic or self.gate.arch.loads.vermagic).split(" ")
 
     def settle(self) -> None:
         """Tell of the notices: the module is in."""
@@ -263,10 +263,10 @@ class Admission:
         if known is not None and section.size != known:
             reason = f"has {section.size} bytes, this kernel's struct module {known}"
             found.append(self._bad("this-module-size", THIS_MODULE, reason))
-        elif section.size != self.gate.arch.module_struct.size and known is None:
+        elif section.size != self.gate.arch.loads.module_struct.size and known is None:
             text = (
                 f"its struct module has {section.size} bytes, that of the kernel modelled "
-                f"{self.gate.arch.module_struct.size}: not comparable, they are of different builds"
+                f"{self.gate.arch.loads.module_struct.size}: not comparable, they are of different builds"
             )
             self._notice("this-module-size", text)
         return found
@@ -276,7 +276,7 @@ class Admission:
         """Bytes of the kernel's struct module, where the kernel is known."""
         if self._facts is not None and self._facts.module_size is not None:
             return self._facts.module_size
-        return self.gate.arch.module_struct.size if self._of_model else None
+        return self.gate.arch.loads.module_struct.size if self._of_model else None
 
     @property
     def _of_model(self) -> bool:
@@ -339,14 +339,14 @@ class Admission:
         told, rest = (s if len(s) <= RELEASE else f"{s[:RELEASE]}..." for s in (release, rest))
         if not release[:1].isdigit():
             return f"a kernel that its vermagic does not name ({told!r})"
-        _, _, usual = self.gate.arch.vermagic.partition(" ")
+        _, _, usual = self.gate.arch.loads.vermagic.partition(" ")
         if is_modelled(f"{release} {usual}", self.gate.arch):
             return f"Linux {told} of another configuration ({rest!r}, not {usual!r})"
         return f"Linux {told}"
 
     @property
     def _model(self) -> str:
-        return f"the kernel that is modelled, Linux 6.12 ({self.gate.arch.vermagic.split(' ')[0]})"
+        return f"the kernel that is modelled, Linux 6.12 ({self.gate.arch.loads.vermagic.split(' ')[0]})"
 
     def _layout(self, facts: TreeFacts | None) -> list[Violation]:
         """Compare what the module says of module_layout (check_modstruct_version)."""
@@ -444,7 +444,7 @@ class Admission:
         if "staging" in info:
             self._taint("C", "staging")
         if "livepatch" in info:
-            if self.gate.arch.livepatching:
+            if self.gate.arch.loads.livepatching:
                 self._taint("K", "livepatch-taint", once=True)
             else:
                 text = "is a livepatch, which the kernel modelled refuses (CONFIG_LIVEPATCH=n)"

@@ -300,7 +300,7 @@ class ElfView:
         first = max(self.first_global, 1)
         found: set[int] = set()
         for table in (*self.tables, *self.late):
-            records = table.records[np.isin(table.records["type"], self.arch.calls)]
+            records = table.records[np.isin(table.records["type"], self.arch.link.calls)]
             found.update(np.unique(records["symbol"]).tolist())
         wanted = found & set(self.undefined_indices.tolist())
         return frozenset(self.symbol_name(index) for index in wanted if index >= first)

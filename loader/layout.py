@@ -390,7 +390,7 @@ def _count_few(view: ElfView, table: RelocationTable, template: Plt) -> int:
 def _count_got(view: ElfView) -> int:
     """Return the slots that can be needed: one for each symbol S, and for each sum S+A."""
     total = 0
-    rows = view.arch.relocations.items()
+    rows = view.arch.link.relocations.items()
     for holds, key in ((("S",), ["symbol"]), (("S", "A"), ["symbol", "addend"])):
         numbers = [n for n, row in rows if row.got is not None and row.got.holds == holds]
         tables = (*view.tables, *view.late)

@@ -175,7 +175,7 @@ def _link_plainly(layout: Layout, work: Work, image: NDArray[np.uint8], checks: 
     checks let some branches pass that no PLT entry may be left out for.
     """
     arch = work.view.arch
-    rows, through_got = arch.relocations, arch.relocations.through_got
+    rows, through_got = arch.link.relocations, arch.link.relocations.through_got
     if checks is Checks.KERNEL and layout.plt:
         return False
     return all(
@@ -187,7 +187,7 @@ def _link_plainly(layout: Layout, work: Work, image: NDArray[np.uint8], checks: 
             image,
             piece.records,
             checks=checks,
-            clean_target=arch.clean_target,
+            clean_target=arch.link.clean_target,
             numbers=piece.numbers,
         )
         for piece in work.pieces()
@@ -217,11 +217,11 @@ def _link_thoroughly(
     failures = stubs.failures + _others(
         stubs.failures,
         apply(
-            view.arch.relocations,
+            view.arch.link.relocations,
             image,
             work.records,
             checks=checks,
-            clean_target=view.arch.clean_target,
+            clean_target=view.arch.link.clean_target,
             numbers=work.whole.numbers,
         ),
     )
@@ -262,7 +262,7 @@ def extents(arch: Arch, records: Records) -> tuple[Extent, ...]:
     """Return the extent of every type whose X is an address or a distance, most frequent first."""
     found = []
     for number in numbers_in(records.type):
-        row = arch.relocations[number]
+        row = arch.link.relocations[number]
         if row.op.kind not in _MEASURED:
             continue
         index = having(records.type, [number])
@@ -303,7 +303,7 @@ def _buffer(
 
 def _misplaced(work: Work) -> Iterable[Failure]:
     """Yield records whose place is outside its section or whose symbol has no value."""
-    rows, whole = work.view.arch.relocations, work.whole
+    rows, whole = work.view.arch.link.relocations, work.whole
     outside = whole.outside(rows)
     if outside.size:
         yield Failure(Problem.OUTSIDE, None, outside, np.zeros(outside.size, np.uint64))
@@ -347,7 +347,7 @@ def _explain(
             number = int(np.searchsorted(work.starts, index, side="right")) - 1
             table = view.tables[work.tables[number]]
             number, symbol = int(records.type[index]), int(work.whole.symbol[index])
-            row = view.arch.relocations.get(number)
+            row = view.arch.link.relocations.get(number)
             reach = row.reach if row and failure.problem in (Problem.RANGE, Problem.ALIGN) else None
             offset = int(work.whole.offset[index])
             explained.append(
@@ -397,12 +397,12 @@ def _hint(
         return "the module has no .plt section for branches that do not reach; load it closer"
     if (
         failure.row.op.kind is Kind.ADDRESS
-        and failure.row.number not in view.arch.code_model_absolute
+        and failure.row.number not in view.arch.link.code_model_absolute
     ):
         if table.target.executable:
-            return f"wherever it is loaded: build it with {view.arch.code_model_option}"
+            return f"wherever it is loaded: build it with {view.arch.link.code_model_option}"
         return "wherever it is loaded: addresses of the kernel need eight bytes"
-    return f"load it closer: {view.arch.title} code model {view.arch.code_model}"
+    return f"load it closer: {view.arch.title} code model {view.arch.link.code_model}"
 
 
 class _Functions:

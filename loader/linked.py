@@ -75,6 +75,6 @@ class Linked:
         tables = [self.work.view.tables[number].records["type"] for number in self.work.tables]
         types = np.concatenate(tables) if tables else np.empty(0, np.uint32)
         numbers, counts = np.unique(types, return_counts=True)
-        names = [self.arch.relocations[number].name for number in numbers.tolist()]
+        names = [self.arch.link.relocations[number].name for number in numbers.tolist()]
         by_name = zip(names, counts.tolist(), strict=True)
         return dict(sorted(by_name, key=lambda item: (-item[1], item[0])))

@@ -172,7 +172,7 @@ class Selection:
         for table, index in self.chosen:
             types, counts = np.unique(table.records["type"][index], return_counts=True)
             for number, count in zip(types.tolist(), counts.tolist(), strict=True):
-                row = self.listing.view.arch.relocations.get(number)
+                row = self.listing.view.arch.link.relocations.get(number)
                 name = row.name if row else f"type {number}"
                 found[name] = found.get(name, 0) + count
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
@@ -211,7 +211,7 @@ class Listing:
 
         Case does not matter: `call26` finds R_AARCH64_CALL26.
         """
-        rows = self.view.arch.relocations
+        rows = self.view.arch.link.relocations
         names = [row.name for row in rows.values()]
         ends = zip(min(names), max(names), strict=False)
         short = next((n for n, (a, b) in enumerate(ends) if a != b), 0)
@@ -297,7 +297,7 @@ class _Story:
         self._table = table
         self._records = table.records
         self._values = listing.linked.symbols
-        self._rows = listing.view.arch.relocations
+        self._rows = listing.view.arch.link.relocations
         section = table.target
         self._address = listing.addresses[section.index]
         self._after = listing.linked.sections[section.index]

@@ -66,7 +66,7 @@ def wanted(view: ElfView, name: str) -> Wanted:
 
 def check(view: ElfView) -> None:
     """Refuse a livepatch whose relocations no kernel would write; BadModule."""
-    rows = view.arch.relocations
+    rows = view.arch.link.relocations
     # Records without a word, and those that find another by its label, name no symbol.
     free = [n for n, row in rows.items() if row.op.high_half or not rows.widths[n]]
     for table in (*view.tables, *view.late):
@@ -280,7 +280,7 @@ class Livepatches:
 
 def _mark(touched: NDArray[np.bool_], patch: LoadedModule, objects: Iterable[str]) -> None:
     """Mark every byte of the words that the late relocations for `objects` store."""
-    widths, chosen = patch.arch.relocations.widths, set(objects)
+    widths, chosen = patch.arch.link.relocations.widths, set(objects)
     for table in patch.view.late:
         at = patch.linked.offsets.get(table.target.index)
         if at is None or table.object not in chosen:

@@ -210,7 +210,7 @@ def _times(count: NDArray[np.int8], move: int) -> U64:
 
 def _build(module: LoadedModule) -> Motion:
     listing = Listing.of(module)
-    view, rows = listing.view, listing.view.arch.relocations
+    view, rows = listing.view, listing.view.arch.link.relocations
     tables = listing.tables
     starts = [0]
     for table in tables:

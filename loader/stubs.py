@@ -142,7 +142,7 @@ def redirect(
 
 def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> None:
     """Give records that go through the GOT the target that their row asks for."""
-    records, rows = work.records, work.view.arch.relocations
+    records, rows = work.records, work.view.arch.link.relocations
     numbers = [number for number in work.whole.numbers if number in rows.through_got]
     if not numbers:
         return
@@ -299,7 +299,7 @@ def _any_beyond(work: Work) -> bool:
         out_of_reach(
             compute(row, work.records, having(work.records.type, [row.number])), row.reach
         ).any()
-        for row in map(arch.relocations.__getitem__, numbers)
+        for row in map(arch.link.relocations.__getitem__, numbers)
     )
 
 
@@ -308,7 +308,7 @@ def _beyond(arch: Arch, records: Records, index: NDArray[np.intp]) -> NDArray[np
     beyond = np.zeros(index.size, np.bool_)
     types = records.type[index]
     for number in numbers_in(types):
-        row, mine = arch.relocations[number], having(types, [number])
+        row, mine = arch.link.relocations[number], having(types, [number])
         beyond[mine] = out_of_reach(compute(row, records, index[mine]), row.reach)
     return beyond
 

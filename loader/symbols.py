@@ -163,7 +163,7 @@ def exports_of(
             continue
         table = _Table(
             (view.name, title),
-            4 if view.arch.prel32 else 8,
+            4 if view.arch.loads.prel32 else 8,
             bytes(linked[section.index]),
             addresses[section.index],
             bytes(linked[strings.index]),

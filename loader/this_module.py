@@ -63,7 +63,7 @@ def this_module(view: ElfView) -> ThisModule | None:
     section = view.section(THIS_MODULE)
     if section is None:
         return None
-    usual = view.arch.module_struct
+    usual = view.arch.loads.module_struct
     build = view.modinfo.get("vermagic", "").partition(" ")[0]
     pointers = _pointers(view, section)
     places = {usual.members["init"], usual.members["exit"]}
@@ -88,7 +88,7 @@ def _pointers(view: ElfView, section: Section) -> Mapping[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for table in view.tables:
         if table.target.index == section.index:
-            wanted = np.isin(table.records["type"], view.arch.relocations.pointers)
+            wanted = np.isin(table.records["type"], view.arch.link.relocations.pointers)
             rows = table.records[wanted][["offset", "symbol", "addend"]].tolist()
             found |= {offset: (symbol, addend) for offset, symbol, addend in rows}
     return dict(sorted(found.items()))
@@ -109,10 +109,10 @@ def _entries(
         return {"init": first, "exit": last[0]}
     member = _meaning(view, *pointers[first])
     if not member:
-        usual = view.arch.module_struct.members
+        usual = view.arch.loads.module_struct.members
         reason = (
             f"one pointer, at {first:#x} of {section.size:#x}: whether to init or to exit neither "
-            f"its symbol nor its section tells (a kernel {view.arch.module_struct.release} has "
+            f"its symbol nor its section tells (a kernel {view.arch.loads.module_struct.release} has "
             f"them at {usual['init']:#x} and {usual['exit']:#x})"
         )
         raise BadModule(view.name, where, reason)

@@ -263,7 +263,7 @@ class Work:
         before as compilers write it. One that stands elsewhere is not found then, and the link
         starts over with all records.
         """
-        rows, size, start = self.view.arch.relocations, records.size, 0
+        rows, size, start = self.view.arch.link.relocations, records.size, 0
         offset, kinds = records["offset"], records["type"]
         step = PIECE
         if rows.entangled and size > PIECE and np.count_nonzero(offset[1:] < offset[:-1]):
@@ -283,7 +283,11 @@ class Work:
         numbers = [self.tables[number] for number in chosen]
         tables = [self.view.tables[number] for number in numbers]
         origin = self.view.joined(numbers)[part]
-        rows, kinds, symbol = self.view.arch.relocations, origin["type"].copy(), origin["symbol"]
+        rows, kinds, symbol = (
+            self.view.arch.link.relocations,
+            origin["type"].copy(),
+            origin["symbol"],
+        )
         offset, addend, numbers = origin["offset"].copy(), origin["addend"], numbers_in(kinds)
         target = self.values.of(symbol)
         complete = not target.size or int(np.maximum.reduce(target)) != NO_VALUE

@@ -189,9 +189,11 @@ class Machine:
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
         process.admit(memory, cpus)
-        self.memory = KernelMemory(PhysicalMemory(memory), self.arch.address_map(kaslr))
+        self.memory = KernelMemory(PhysicalMemory(memory), self.arch.loads.address_map(kaslr))
         poke = None if text_poke is False else self.arch.text_poke
-        self.execmem = Execmem(self.memory, trap=self.arch.trap, text_poke=poke, design=design)
+        self.execmem = Execmem(
+            self.memory, trap=self.arch.loads.trap, text_poke=poke, design=design
+        )
         self.design = self.execmem.design.name
         self.limits = Limits()
         self.cpus = tuple(
@@ -237,7 +239,7 @@ class Machine:
             stub_sections=stub_sections,
             # No mitigations: what is left of thunks and stubs runs natively.
             environment=Environment(
-                features=self.arch.emulation.capabilities,
+                features=self.arch.runs.emulation.capabilities,
                 possible_cpus=cpus,
                 symbols=self.kernel.symbols,
             ),
@@ -251,7 +253,7 @@ class Machine:
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
         self._disassembler = Disassembler(self.arch)
-        self._unsaved = tuple(self.arch.emulation.unsaved.values())
+        self._unsaved = tuple(self.arch.runs.emulation.unsaved.values())
         self._return = self.kernel.return_address.to_bytes(8, "little")
         self._seats = [self._new_seat(each) for each in self.cpus]
         self._seat = self._seats[0]
@@ -648,8 +650,8 @@ class Machine:
         if type(address) is not int or not 0 <= address <= ADDRESS_MASK:
             _check_address("call", address)
         count = len(args)
-        if count > len(self.arch.calling.arguments):
-            most = len(self.arch.calling.arguments) + STACKED
+        if count > len(self.arch.runs.calling.arguments):
+            most = len(self.arch.runs.calling.arguments) + STACKED
             if count > most:
                 raise BadCall("call", f"{count} arguments, more than {most}")
         if count and address in self.kernel.stubs:
@@ -657,7 +659,7 @@ class Machine:
             if prototype is not None and not prototype.variadic:
                 takes = len(prototype.params)
                 # Where a structure is returned, its address comes first, unless it has a register.
-                hidden = prototype.indirect and self.arch.calling.indirect is None
+                hidden = prototype.indirect and self.arch.runs.calling.indirect is None
                 if count <= takes + hidden:
                     return
                 reason = f"takes {takes} argument{'s' * (takes != 1)}, not {count}"
@@ -713,7 +715,7 @@ class Machine:
             if context is None:
                 return self._enter(address, slots, stack)
             cpu.restore(context)
-            return self._proceed(cpu.read(self.arch.calling.program_counter))
+            return self._proceed(cpu.read(self.arch.runs.calling.program_counter))
         finally:
             cpu.restore(outer)
 
@@ -729,7 +731,7 @@ class Machine:
                 left(self.kernel, since, cause)
                 raise
         if seat.depth >= NESTING:
-            pc = seat.cpu.read(self.arch.calling.program_counter)
+            pc = seat.cpu.read(self.arch.runs.calling.program_counter)
             raise Fault(FaultKind.PANIC, pc, self._where(pc), reason="callbacks nest too deep")
         context = seat.cpu.context()
         try:
@@ -770,7 +772,7 @@ class Machine:
             kernel.executing = inside
             if failed and not seat.depth:
                 cpu.reset(fully=True)
-        return cpu.read(self.arch.calling.result)
+        return cpu.read(self.arch.runs.calling.result)
 
     def _attribute(self, fault: Fault, address: int) -> None:
         """Say of a fault in the function at `address` what it may come from."""
@@ -801,7 +803,7 @@ class Machine:
 
     def _prepare(self, seat: _Seat, slots: Sequence[int], stack: int | None = None) -> None:
         """Set a CPU's registers and stack as a call with these arguments does."""
-        calling, cpu = self.arch.calling, seat.cpu
+        calling, cpu = self.arch.runs.calling, seat.cpu
         if not seat.depth:
             self.kernel.reset_cpu()
             if self.kernel.text is not None:
@@ -830,7 +832,7 @@ class Machine:
         bank = seat.banks.get(count)
         if bank is None:
             names = (calling.stack_pointer, *calling.arguments[:count])
-            unsaved = self.arch.emulation.unsaved
+            unsaved = self.arch.runs.emulation.unsaved
             bank = seat.banks[count] = cpu.bank((*names, calling.link or names[0], *unsaved))
         bank([stack_pointer, *slots[:count], last, *self._unsaved])
 
@@ -1309,7 +1311,7 @@ class Machine:
 
     def _last_words(self, cpu: Cpu) -> dict[str, str | int]:
         """Return what is known of a CPU over which the emulator dies."""
-        pc = cpu.read(self.arch.calling.program_counter)
+        pc = cpu.read(self.arch.runs.calling.program_counter)
         words: dict[str, str | int] = {"arch": self.arch.name, "pc": pc, "where": self._where(pc)}
         words["instruction"] = self.disassemble(pc)
         words["inside"] = self.kernel.executing
@@ -1322,7 +1324,7 @@ class Machine:
 
     def _sanitizer_fault(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
         """Stop the guest at an access that it may not make, itself or in a kernel function."""
-        pc = self.cpu.read(self.arch.calling.program_counter)
+        pc = self.cpu.read(self.arch.runs.calling.program_counter)
         inside = self.kernel.executing
         raise Fault(
             kind=kind,

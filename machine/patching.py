@@ -168,7 +168,7 @@ def _by_breakpoint(
     machine: Machine, live: LivePatch, sites: Sequence[Site], phase: OnPhase
 ) -> None:
     """Breakpoints, tails, first bytes; all CPUs are synchronised after each."""
-    mark = live.breakpoint or machine.arch.trap
+    mark = live.breakpoint or machine.arch.loads.trap
     poke, size = machine.execmem.poke_many, len(mark)
     with _handlers(machine, {s.address: live.emulator(s.new) for s in sites}):
         poke([Site(s.address, mark) for s in sites])
@@ -196,7 +196,7 @@ def _handlers(machine: Machine, emulators: dict[int, Emulator | None]) -> Iterat
 
 def _emulate(machine: Machine, emulate: Emulator, address: int, cpu: Cpu) -> int:
     emulate(address, Guest(cpu, machine.kernel))
-    return cpu.read(machine.arch.calling.program_counter)
+    return cpu.read(machine.arch.runs.calling.program_counter)
 
 
 def _by_granule(machine: Machine, sites: Sequence[Site], phase: OnPhase) -> None:

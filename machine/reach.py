@@ -63,10 +63,10 @@ class Measurement:
 
 
 def measure(arch: Arch) -> Iterator[Measurement]:
-    """Execute each instruction of `arch.branches` at its limits and past them."""
+    """Execute each instruction of `arch.link.branches` at its limits and past them."""
     bench = _Bench(arch)
     try:
-        for branch in arch.branches:
+        for branch in arch.link.branches:
             yield bench.measure(branch, branch.probe)
     finally:
         bench.close()
@@ -77,7 +77,7 @@ class _Bench:
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
-        self._memory = KernelMemory(PhysicalMemory(64 * MIB), arch.address_map())
+        self._memory = KernelMemory(PhysicalMemory(64 * MIB), arch.loads.address_map())
         within = self._memory.address_map.vmalloc
         room = self._memory.reserve(SPAN, within, alignment=GIB)
         assert room is not None
@@ -101,7 +101,7 @@ class _Bench:
         if probe is None:
             return nothing
         if probe.result is None:
-            step = max(step, len(self._arch.trap))  # the guest arrives at instructions only
+            step = max(step, len(self._arch.loads.trap))  # the guest arrives at instructions only
         last, first = self._limit(probe, step), self._limit(probe, -step)
         if last is None or first is None:
             return nothing
@@ -140,7 +140,7 @@ class _Bench:
         code = bytearray(probe.code)
         x = 0
         for fill in probe.fills:
-            row = self._arch.relocations[fill.relocation]
+            row = self._arch.link.relocations[fill.relocation]
             if not row.op.high_half:  # which has the X of the one before
                 target, place = self._place + displacement, self._place + fill.at
                 found = row.op.evaluate({"S": target, "A": fill.addend, "P": place})
@@ -173,7 +173,7 @@ class _Bench:
     def _map(self, start: int, pages: int, setup: bytes = b"", code: bytes = b"") -> None:
         """Map pages of traps, with `setup` and `code` before and at the place."""
         size = pages * PAGE_SIZE
-        self._memory.populate(start, size, Prot.RW, pattern=self._arch.trap)
+        self._memory.populate(start, size, Prot.RW, pattern=self._arch.loads.trap)
         self._landings += range(start, start + size, PAGE_SIZE)
         if code:
             self._memory.write(self._place - len(setup), setup + code)
@@ -182,7 +182,7 @@ class _Bench:
 
     def _run(self, start: int) -> Stop:
         """Run until something stops the guest; it never ends by itself."""
-        self._cpu.write(self._arch.calling.stack_pointer, self._stack)
+        self._cpu.write(self._arch.runs.calling.stack_pointer, self._stack)
         try:
             self._cpu.run(start, self._end, instructions=STEPS, seconds=None)
         except Stop as stop:

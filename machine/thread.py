@@ -55,7 +55,7 @@ class Thread:
             try:
                 end = machine.kernel.return_address
                 self.cpu.run(self.pc, end, instructions=None, seconds=None)
-                raw = self.cpu.read(machine.arch.calling.result) & ADDRESS_MASK
+                raw = self.cpu.read(machine.arch.runs.calling.result) & ADDRESS_MASK
                 self._result, finished = self._returns.from_register(raw), True
             except Stop as stop:
                 self.pc = stop.pc

@@ -15,7 +15,7 @@ from machine.machine import Machine
 
 def row(arch: Arch, name: str) -> Reloc:
     """Return a relocation by its psABI name; KeyError where the architecture has none."""
-    return next(r for r in arch.relocations.values() if r.name == name)
+    return next(r for r in arch.link.relocations.values() if r.name == name)
 
 
 def fill(found: Reloc, code: bytes, *, place: int, target: int) -> bytes:

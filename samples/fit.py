@@ -27,7 +27,7 @@ RULES: tuple[tuple[str, Callable[[MemType], bool], int, int], ...] = (
 def main() -> Story:
     """Fill the direct window by each rule."""
     arch = arch_by_name("arm64")
-    here = arch.address_map()
+    here = arch.loads.address_map()
     window = here.range_of(ExecmemType.MODULE_TEXT).range
     room = here.image.start - window.start
     modules = debian(arch.name)

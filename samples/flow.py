@@ -55,7 +55,7 @@ def main() -> Story:
 
 def _life(arch: Arch, *, poke: bool) -> dict[str, Any]:
     machine = Machine(arch, text_poke=None if poke else False)
-    code = (arch.emulation.ret * SIZE)[:SIZE]
+    code = (arch.runs.emulation.ret * SIZE)[:SIZE]
     before = machine.memory.events.pokes
     protections = []
 

@@ -45,7 +45,7 @@ def main() -> Story:
         "before": Hex(before),
         "fault": fault,
         "there": there.hex(),
-        "trap": arch.trap.hex(),
+        "trap": arch.loads.trap.hex(),
     }
     story.parts = [
         Text(

@@ -21,14 +21,14 @@ def main() -> Story:
     story = Story("nomodules", "Executable memory in a kernel without modules")
     rows = []
     for arch in archs():
-        memory = KernelMemory(PhysicalMemory(GIB), arch.address_map())
-        execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke)
-        call = next(branch for branch in arch.branches if branch.what == "call")
+        memory = KernelMemory(PhysicalMemory(GIB), arch.loads.address_map())
+        execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke)
+        call = next(branch for branch in arch.link.branches if branch.what == "call")
         image = memory.address_map.image
         facts = {}
         for consumer, size in WANTED:
             pending = execmem.alloc(MemType.TEXT, size, consumer=consumer)
-            pending.write(0, (arch.emulation.ret * size)[:size])
+            pending.write(0, (arch.runs.emulation.ret * size)[:size])
             got = pending.finish()
             far = max(abs(image.start - got.address), abs(image.end - got.address))
             reaches = all(to - got.address in call.reach for to in (image.start, image.end - 4))

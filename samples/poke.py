@@ -74,7 +74,7 @@ class Jump:
         self.machine = machine = Machine(arch, root=root(arch.name), cpus=2)
         leads = [machine.load(module).symbols[function] for module, function in (FROM, TO)]
         pending = machine.execmem.alloc(MemType.TEXT, PAGES * PAGE_SIZE, align=PAGE_SIZE)
-        self.start, step = pending.address, arch.function_alignment
+        self.start, step = pending.address, arch.loads.function_alignment
         # Where a half-written jump would lead to neither, if there is such a place.
         for offset in reversed(range(0, PAGE_SIZE, step)):
             self.address = self.start + offset

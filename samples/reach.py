@@ -53,7 +53,7 @@ def visit(arch: Arch) -> dict[str, str]:
     """Return what the linker did at the limit of a call, and past it."""
     view = parse(path(arch.name, MODULE).read_bytes(), MODULE)
     layout = plan(view)
-    start = arch.address_map().range_of(ExecmemType.MODULE_TEXT).range.start
+    start = arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range.start
     spread = {kind: start + (n << 20) for n, kind in enumerate(layout.sizes)}
     addresses = {i: spread.get(p.type, start) + p.offset for i, p in layout.placements.items()}
     call = _single_call(view, addresses)
@@ -84,7 +84,7 @@ def _single_call(view: ElfView, addresses: dict[int, int]) -> Call:
         if not table.target.executable:
             continue
         for record in table.records:
-            index, row = int(record["symbol"]), view.arch.relocations[int(record["type"])]
+            index, row = int(record["symbol"]), view.arch.link.relocations[int(record["type"])]
             name = view.symbol_name(index)
             if index in once and name in view.undefined and row.reach is not None:
                 place = addresses[table.target.index] + int(record["offset"])

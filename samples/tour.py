@@ -55,7 +55,7 @@ def _visit(story: Story, arch: Arch, expected: int) -> dict[str, Any]:
     machine.check()
     verdict = "equal" if result == expected else "DIFFERENT"
     story.parts += [
-        Heading(f"{arch.title}: code model {arch.code_model}"),
+        Heading(f"{arch.title}: code model {arch.link.code_model}"),
         _address_map(machine),
         _relocations(module),
         Lines(tuple(f"| {line.text}" for line in machine.log)),

@@ -21,13 +21,13 @@ DESIGNS = ("vmalloc", "two_block", "three_block", "per_type", "strata")
 def main() -> Story:
     """Load a server's modules on arm64 under each design."""
     arch = arch_by_name("arm64")
-    call = next(branch.reach for branch in arch.branches if branch.what == "call")
+    call = next(branch.reach for branch in arch.link.branches if branch.what == "call")
     reach = BranchReach(direct=Interval(call.lo, call.hi))
     story = Story("trees", "Three blocks against three trees")
     rows = []
     for name in DESIGNS:
-        memory = KernelMemory(PhysicalMemory(4 * GIB), arch.address_map())
-        execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke, design=name)
+        memory = KernelMemory(PhysicalMemory(4 * GIB), arch.loads.address_map())
+        execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke, design=name)
         run(workload("server", arch.name), execmem, reach)
         report = execmem.report()
         leaves = report.leaves[MemType.TEXT]

@@ -56,7 +56,7 @@ def _values(kernel: Kernel, entry: np.void, start: int) -> tuple[tuple[str, int]
     """Return what the entry at `start` sets; None where it is not known what it asks for."""
     names = entry.dtype.names or ()
     if "data" in names:
-        return kernel.arch.emulation.fixup(int(entry["data"]))
+        return kernel.arch.runs.emulation.fixup(int(entry["data"]))
     if "handler" in names and kernel.name_at(start + 8 + int(entry["handler"])) not in HANDLERS:
         return None
     return ()

@@ -229,12 +229,12 @@ class Kernel:
         self.return_address = self._code(b"")
         self._stubs = Interval(image.start + STUBS, image.start + VARIABLES)
         self._percpu_area()
-        for name, code in arch.emulation.code.items():
+        for name, code in arch.runs.emulation.code.items():
             start = self._addresses[name] = self._code(code)
-            if name in arch.emulation.fixups:
-                access, resume = arch.emulation.fixups[name]
+            if name in arch.runs.emulation.fixups:
+                access, resume = arch.runs.emulation.fixups[name]
                 self.fixups[start + access] = start + resume
-        self.copy = self._code(arch.emulation.copy)
+        self.copy = self._code(arch.runs.emulation.copy)
         for variable in DATA.values():
             if variable.read is not None:  # these stay where they are
                 self.address(variable.name)
@@ -254,7 +254,7 @@ class Kernel:
             if frames is None:
                 reason = "no contiguous physical memory"
                 raise AllocationError("the kernel image", LARGE_PAGE_SIZE, (), reason)
-            fill = self.arch.trap if prot & Prot.X else b"\0"
+            fill = self.arch.loads.trap if prot & Prot.X else b"\0"
             self.memory.physical.fill(frames, LARGE_PAGE_SIZE, fill)
             at = address_map.image.start + offset
             self.memory.page_table.map_contiguous(at, frames, prot, size=LARGE_PAGE_SIZE)
@@ -268,7 +268,7 @@ class Kernel:
 
         The emulator walks none, so the page is empty.
         """
-        system = self.arch.emulation.system
+        system = self.arch.runs.emulation.system
         if system is not None:
             found = self.memory.translate(self.memory.alloc_pages(0))
             assert found is not None
@@ -299,11 +299,13 @@ class Kernel:
         # Per-cpu symbols are places in the image (or count from 0, where a segment register
         # adds the rest); adding the CPU's offset gives its copy.
         base = (
-            0 if self.arch.emulation.percpu_from_zero else self.image.start + NEEDED - PERCPU_SIZE
+            0
+            if self.arch.runs.emulation.percpu_from_zero
+            else self.image.start + NEEDED - PERCPU_SIZE
         )
         self.percpu_offsets: list[int] = []
         self._tasks: list[int] = []
-        emulation = self.arch.emulation
+        emulation = self.arch.runs.emulation
         for cpu in self.cpus:
             area = self._percpu_room(cpu.number)
             task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
@@ -329,7 +331,7 @@ class Kernel:
         What is taken for a per-cpu variable and is none lies somewhere else in the image: the
         CPU's offset leads from there below the copies, and must not lead to memory.
         """
-        if self.arch.emulation.percpu_from_zero:  # 2 GiB below the direct map
+        if self.arch.runs.emulation.percpu_from_zero:  # 2 GiB below the direct map
             return self.memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
         start = self.memory.address_map.vmalloc.end - (2 * number + 1) * NEEDED
         room = Interval(start, start + PERCPU_SIZE)
@@ -390,7 +392,7 @@ class Kernel:
         """Return a task_struct, zeroed but for what compilers read of it."""
         task = self.memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
         self.memory.fill(task, TASK_SIZE, b"\0")
-        anchor, offset = self.arch.emulation.canary
+        anchor, offset = self.arch.runs.emulation.canary
         if anchor is Anchor.CURRENT:
             self.memory.write(task + offset, CANARY.to_bytes(8, "little"))
         return task
@@ -415,10 +417,10 @@ class Kernel:
 
     def _show_current(self) -> None:
         """Put the current task where code looks for it: a register, or a per-cpu variable."""
-        for name, anchor in self.arch.emulation.anchors.items():
+        for name, anchor in self.arch.runs.emulation.anchors.items():
             if anchor is Anchor.CURRENT:
                 self.cpu.write(name, self.current)
-        for name in self.arch.emulation.current_variables:
+        for name in self.arch.runs.emulation.current_variables:
             if name in self._addresses:
                 self.store(self.percpu_address(self._addresses[name]), self.current)
 
@@ -436,7 +438,7 @@ class Kernel:
 
     def _declared(self, name: str) -> Data | None:
         """Return a variable of the kernel's; some only an architecture's compiler asks for."""
-        if name in self.arch.emulation.guard_variables:
+        if name in self.arch.runs.emulation.guard_variables:
             canary = CANARY.to_bytes(8, "little")
             return Data(name=name, size=8, percpu=True, fill=lambda _kernel: canary)
         return DATA.get(name)
@@ -520,7 +522,7 @@ class Kernel:
         slot = Slot(name, FUNCTIONS.get(name))
         wide = variable and slot.function is None and address < self._stubs.start + WIDE_UNTIL
         self._slots += [slot] * (WIDE if wide else 1)
-        self._store(address, self.arch.emulation.ret)
+        self._store(address, self.arch.runs.emulation.ret)
         return address
 
     def _variable(self, variable: Data) -> int:
@@ -664,7 +666,7 @@ class Kernel:
 
     def _serve(self, slot: Slot, address: int) -> None:
         """Do what stands behind a stub, and set the result."""
-        calling = self.arch.calling
+        calling = self.arch.runs.calling
         if slot.callback is not None:
             count = slot.parameters
             result = slot.callback(
@@ -718,7 +720,7 @@ class Kernel:
     def _log_unknown(self, name: str) -> None:
         """Say that an unknown function was called: once, or each time with its arguments."""
         if self.unknown is Unknown.TRACE:
-            values = zip(self._raw(), range(len(self.arch.calling.arguments)), strict=False)
+            values = zip(self._raw(), range(len(self.arch.runs.calling.arguments)), strict=False)
             args = ", ".join(f"{value:#x}" for value, _ in values)
         elif self.calls[name] == 1:
             args = "..."
@@ -735,7 +737,7 @@ class Kernel:
             return None
         self.calls[name] = self.calls.get(name, 0) + 1
         self._log_unknown(name)
-        calling = self.arch.calling
+        calling = self.arch.runs.calling
         back = self.return_to()
         if calling.link is None:
             self.cpu.write(calling.stack_pointer, self.cpu.read(calling.stack_pointer) + 8)
@@ -744,7 +746,7 @@ class Kernel:
 
     def _raw(self) -> Iterator[int]:
         """Yield the argument slots of the call being executed: registers, then the stack."""
-        calling = self.arch.calling
+        calling = self.arch.runs.calling
         for name in calling.arguments:
             yield self.cpu.read(name) & ADDRESS_MASK
         stack = self.cpu.read(calling.stack_pointer) + (8 if calling.link is None else 0)
@@ -754,7 +756,7 @@ class Kernel:
 
     def return_to(self) -> int:
         """Return where the call being executed returns to."""
-        calling = self.arch.calling
+        calling = self.arch.runs.calling
         if calling.link is not None:
             return self.cpu.read(calling.link)
         return self.word(self.cpu.read(calling.stack_pointer))
@@ -849,7 +851,7 @@ class Kernel:
 
     def _place(self) -> tuple[int, str]:
         """Return where the guest is: in a kernel function, or where it was last."""
-        pc = self.cpu.read(self.arch.calling.program_counter)
+        pc = self.cpu.read(self.arch.runs.calling.program_counter)
         return pc, self.caller() if self.executing else self.symbolize(pc) or f"{pc:#x}"
 
     def hold(self, size: int, address: int | None = None) -> None:
@@ -947,11 +949,11 @@ class Kernel:
 
     def va_list(self, value: int) -> _VaList:
         """Return the slots that a va_list still holds, given as the argument that it is passed as."""
-        return _VaList(self.arch.calling.va_list(value, self.word))
+        return _VaList(self.arch.runs.calling.va_list(value, self.word))
 
     def va_list_at(self, address: int) -> _VaList:
         """Return the slots that the va_list object at `address` still holds (a `va_list *`)."""
-        is_pointer = self.arch.calling.va_list_is_pointer
+        is_pointer = self.arch.runs.calling.va_list_is_pointer
         return self.va_list(self.word(address) if is_pointer else address)
 
     def print(self, message: bytes, level: int | None = None) -> None:

@@ -180,7 +180,7 @@ class ModuleStructs:
 
     def _tables(self, loaded: LoadedModule) -> None:
         """Let the members that find_module_sections() fills point at the module's tables."""
-        word = 4 if loaded.arch.prel32 else 8
+        word = 4 if loaded.arch.loads.prel32 else 8
         sections = {section.name: section for section in loaded.sections.values() if section.size}
         for title, member, count, size in _TABLES:
             found = sections.get(title)

@@ -188,4 +188,4 @@ class View:
 
 def view(kernel: Kernel, name: str, address: int) -> View:
     """Return the declared structure `name` at `address`."""
-    return View(kernel, layout(name, kernel.arch.structure_sizes), address)
+    return View(kernel, layout(name, kernel.arch.loads.structure_sizes), address)

@@ -48,7 +48,7 @@ def trap_at(kernel: Kernel, pc: int) -> Trap | None:
         code = code or _readable(kernel, pc, size)
     for size in range(BEFORE, 0, -1):
         before = before or _readable(kernel, pc - size, size)
-    return kernel.arch.emulation.trap(before, code)
+    return kernel.arch.runs.emulation.trap(before, code)
 
 
 def _readable(kernel: Kernel, address: int, size: int) -> bytes:

@@ -31,7 +31,7 @@ def entry_of(view: ElfView) -> np.dtype[np.void]:
         return ENTRY
     rules = view.arch.finalisation
     before = HANDLED if rules is not None and rules.extable_handlers else PAIR
-    before = before if view.arch.prel32 else POINTERS
+    before = before if view.arch.loads.prel32 else POINTERS
     step = before["insn"].itemsize
     places = {
         int(offset)

@@ -123,7 +123,7 @@ def _unless_empty(image: Image, name: str) -> int | None:
 
 
 def _entries(image: Image, table: _Table) -> Iterator[KernelExport]:
-    width = 4 if image.arch.prel32 else 8
+    width = 4 if image.arch.loads.prel32 else 8
     count = (table.end - table.start) // (3 * width)
     values, names, spaces = _words(image, table.start, count, width)
     crcs = _numbers(image, table.crcs, count, 4)
@@ -171,7 +171,7 @@ def _found(image: Image) -> list[_Table]:
     anew there. Checksums follow, where the words behind the tables are no code or pointers:
     that they are as many as the entries cannot be seen, so only who compares them knows.
     """
-    if not image.arch.prel32:
+    if not image.arch.loads.prel32:
         return []
     segment = image.segments[0]
     words = np.frombuffer(image.data, f"{image.order}i4", segment.stored // 4, segment.offset)

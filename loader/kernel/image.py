@@ -174,8 +174,8 @@ class KernelImage:
     @cached_property
     def page_size(self) -> int | None:
         """Bytes of a page; None where the architecture has several and the image does not say."""
-        if len(self.arch.page_sizes) == 1:
-            return self.arch.page_sizes[0]
+        if len(self.arch.loads.page_sizes) == 1:
+            return self.arch.loads.page_sizes[0]
         if self.data[:4] != b"\x7fELF":
             # Bits 1 and 2 of the header's flags (Documentation/arch/arm64/booting.rst).
             code = self.data[_FLAT_FLAGS] >> 1 & 3
@@ -318,7 +318,7 @@ def _base(data: bytes, found: Found, arch: Arch) -> int | None:
     symbols = np.unique(found.addresses(lambda at: at))
     words = np.frombuffer(data, "<u8", len(data) // 8)
     pointers = np.unique(words[words >> np.uint64(48) == np.uint64(0xFFFF)])
-    usual = arch.address_map(None).image.start
+    usual = arch.loads.address_map(None).image.start
     if _hits(pointers, symbols, usual) > _ENOUGH:
         return usual
     bases, counts = np.unique(pointers >> np.uint64(21) << np.uint64(21), return_counts=True)

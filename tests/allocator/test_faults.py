@@ -23,9 +23,9 @@ KINDS = (MemType.TEXT, MemType.RODATA, MemType.RO_AFTER_INIT)
 
 def make(arch, design, *, poke):
     """Return Execmem over 16 MiB of an architecture."""
-    memory = KernelMemory(PhysicalMemory(16 * MIB), arch.address_map(None))
+    memory = KernelMemory(PhysicalMemory(16 * MIB), arch.loads.address_map(None))
     text_poke = arch.text_poke if poke else None
-    return Execmem(memory, trap=arch.trap, text_poke=text_poke, design=design)
+    return Execmem(memory, trap=arch.loads.trap, text_poke=text_poke, design=design)
 
 
 def mapping(memory):
@@ -186,7 +186,7 @@ class Churn(RuleBasedStateMachine):
         self.execmem = make(arch, design, poke=poke)
         self.memory = self.execmem.memory
         self.faults = Faults(self.memory)
-        self.trap = arch.trap
+        self.trap = arch.loads.trap
         self.frames = self.memory.physical.free_bytes
         self.space = list(self.memory.free_space)
         self.pending = []  # [Pending, content]

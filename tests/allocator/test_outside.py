@@ -29,9 +29,9 @@ MINE = f"{HEAD}class Mine(Vmalloc):\n    name = 'mine'\n"
 
 def make(arch, design, *, poke=True, size=64 * MIB):
     """Return Execmem of an architecture under a design."""
-    memory = KernelMemory(PhysicalMemory(size), arch.address_map())
+    memory = KernelMemory(PhysicalMemory(size), arch.loads.address_map())
     return Execmem(
-        memory, trap=arch.trap, text_poke=arch.text_poke if poke else None, design=design
+        memory, trap=arch.loads.trap, text_poke=arch.text_poke if poke else None, design=design
     )
 
 

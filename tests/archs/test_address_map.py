@@ -18,7 +18,7 @@ SEEDS = st.integers(0, (1 << 64) - 1)
 
 def test_x86_64_without_kaslr() -> None:
     """One window for everything, 1 GiB behind the start of the kernel text map."""
-    there = archs.arch("x86_64").address_map()
+    there = archs.arch("x86_64").loads.address_map()
     window = Interval(0xFFFFFFFFC0000000, 0xFFFFFFFFFF000000)
     assert window.size == 1008 * MIB
     assert there.image.start == 0xFFFFFFFF81000000
@@ -30,7 +30,7 @@ def test_x86_64_without_kaslr() -> None:
 
 def test_arm64_without_kaslr() -> None:
     """A 128 MiB window that ends with the image, then 2 GiB; kprobes and BPF lie in vmalloc."""
-    there = archs.arch("arm64").address_map()
+    there = archs.arch("arm64").loads.address_map()
     assert there.image == Interval(0xFFFF800080000000, 0xFFFF8000824F0000)
     text = there.range_of(ExecmemType.MODULE_TEXT)
     assert text.range == Interval(0xFFFF80007A4F0000, 0xFFFF8000824F0000)
@@ -48,17 +48,17 @@ def test_arm64_without_kaslr() -> None:
 
 def test_arm64_image_too_large_for_the_direct_window() -> None:
     """An image of 128 MiB or more leaves only the 2 GiB window (module_init_limits)."""
-    there = archs.arch("arm64").address_map(image_size=128 * MIB)
+    there = archs.arch("arm64").loads.address_map(image_size=128 * MIB)
     text = there.range_of(ExecmemType.MODULE_TEXT)
     assert (text.range.size, text.fallback) == (2 * GIB, None)
     assert text.range.end == there.image.end
-    less = archs.arch("arm64").address_map(image_size=128 * MIB - 4096)
+    less = archs.arch("arm64").loads.address_map(image_size=128 * MIB - 4096)
     assert less.range_of(ExecmemType.MODULE_TEXT).range.size == 128 * MIB
 
 
 def test_riscv64_without_kaslr() -> None:
     """Modules have the 2 GiB that end with the image, BPF the last 128 MiB of them."""
-    there = archs.arch("riscv64").address_map()
+    there = archs.arch("riscv64").loads.address_map()
     assert there.image.start == 0xFFFFFFFF80000000
     text = there.range_of(ExecmemType.MODULE_TEXT)
     assert text.range == Interval(0xFFFFFFFF01E6B000, 0xFFFFFFFF80000000)
@@ -99,7 +99,7 @@ def recorded(oracle: Path, run: str) -> dict[ExecmemType, ExecmemRange]:
 
 def test_ranges_equal_those_of_a_booted_kernel(arch: archs.Arch, oracle: Path) -> None:
     """Without KASLR every range, fallback and alignment is what the kernel set up."""
-    there, real = arch.address_map(), recorded(oracle, "base")
+    there, real = arch.loads.address_map(), recorded(oracle, "base")
     if real[ExecmemType.KPROBES].range.start == 0xFF20000000000000:
         del real[ExecmemType.KPROBES]  # that boot had Sv57; the record describes Sv39
     assert {kind: there.range_of(kind) for kind in real} == real
@@ -109,7 +109,7 @@ def test_kaslr_ranges_have_the_shape_of_a_booted_kernel(oracle: Path, arch: arch
     """With KASLR the same ranges move, keep their size, and have a fallback or not."""
     if not (oracle / "boot" / "kaslr").is_dir():
         pytest.skip("no boot with KASLR was recorded")
-    there, real = arch.address_map(kaslr=1), recorded(oracle, "kaslr")
+    there, real = arch.loads.address_map(kaslr=1), recorded(oracle, "kaslr")
     for kind, want in real.items():
         got = there.range_of(kind)
         assert (got.range.size, got.fallback) == (want.range.size, want.fallback)
@@ -128,10 +128,10 @@ def _windows(there: AddressMap) -> list[ExecmemRange]:
 @settings(max_examples=50)
 def test_kaslr_keeps_the_rules_of_every_architecture(arch: archs.Arch, seed: int) -> None:
     """A seed always gives one map; the image keeps its size; text is within reach of it."""
-    there = arch.address_map(kaslr=seed)
-    assert there == arch.address_map(kaslr=seed)
+    there = arch.loads.address_map(kaslr=seed)
+    assert there == arch.loads.address_map(kaslr=seed)
     assert there.kaslr == seed
-    assert there.image.size == arch.address_map().image.size
+    assert there.image.size == arch.loads.address_map().image.size
     assert there.image.start % (2 * MIB) == 0
     text = there.range_of(ExecmemType.MODULE_TEXT)
     # Calls, or PLT entries, must reach the whole image from anywhere in the window.
@@ -146,7 +146,7 @@ def test_kaslr_keeps_the_rules_of_every_architecture(arch: archs.Arch, seed: int
 @settings(max_examples=50)
 def test_kaslr_on_x86_64(seed: int) -> None:
     """The image stays in its 1 GiB, the window starts 1 to 1024 pages late, all in the top 2 GiB."""
-    there = archs.arch("x86_64").address_map(kaslr=seed)
+    there = archs.arch("x86_64").loads.address_map(kaslr=seed)
     assert Interval(0xFFFFFFFF81000000, 0xFFFFFFFFC0000000).holds(there.image)
     window = there.range_of(ExecmemType.MODULE_TEXT).range
     assert 1 <= (window.start - 0xFFFFFFFFC0000000) / 4096 <= 1024
@@ -157,7 +157,7 @@ def test_kaslr_on_x86_64(seed: int) -> None:
 @settings(max_examples=50)
 def test_kaslr_on_arm64(seed: int) -> None:
     """The image moves in the middle half of vmalloc, inside a 2 GiB window without fallback."""
-    there = archs.arch("arm64").address_map(kaslr=seed)
+    there = archs.arch("arm64").loads.address_map(kaslr=seed)
     text = there.range_of(ExecmemType.MODULE_TEXT)
     assert text.range.size == 2 * GIB
     assert text.range.holds(there.image)
@@ -171,7 +171,7 @@ def test_kaslr_on_arm64(seed: int) -> None:
 @settings(max_examples=50)
 def test_kaslr_on_riscv64(seed: int) -> None:
     """The image moves within the last 2 GiB; modules have the 2 GiB that end with it."""
-    there = archs.arch("riscv64").address_map(kaslr=seed)
+    there = archs.arch("riscv64").loads.address_map(kaslr=seed)
     assert 0xFFFFFFFF80000000 <= there.image.start < there.image.end <= 1 << 64
     window = there.range_of(ExecmemType.MODULE_TEXT).range
     assert window == Interval(there.image.end - 2 * GIB, there.image.start)
@@ -179,6 +179,6 @@ def test_kaslr_on_riscv64(seed: int) -> None:
 
 def test_seeds_move_the_image(arch: archs.Arch) -> None:
     """Different seeds give different maps, and none gives the map without KASLR."""
-    starts = {arch.address_map(kaslr=seed).image.start for seed in range(64)}
+    starts = {arch.loads.address_map(kaslr=seed).image.start for seed in range(64)}
     assert len(starts) > 32
-    assert arch.address_map(kaslr=3) != arch.address_map()
+    assert arch.loads.address_map(kaslr=3) != arch.loads.address_map()

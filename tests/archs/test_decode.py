@@ -211,7 +211,7 @@ def test_every_row_that_stands_in_an_instruction_is_decoded() -> None:
     """No supported row is left out, but those whose field is plain data of a table."""
     decoded = {(case.arch, number) for case in CASES for number in case.numbers}
     for arch in archs.ALL:
-        for number, row in arch.relocations.items():
+        for number, row in arch.link.relocations.items():
             whole = len(row.parts) == 1 and row.parts[0].mask == (1 << 8 * row.parts[0].size) - 1
             if row.parts and not whole and not row.accumulates:
                 assert (arch.name, number) in decoded, row.name
@@ -223,7 +223,7 @@ def test_every_row_that_stands_in_an_instruction_is_decoded() -> None:
 def test_the_operand_is_the_target(case: Case, data: st.DataObject) -> None:
     """The disassembler finds the intended target in the relocated instruction."""
     arch = archs.arch(case.arch)
-    row = arch.relocations[case.numbers[0]]
+    row = arch.link.relocations[case.numbers[0]]
     rule = scalar.RULES[arch.machine][row.number]
     place = PLACE + case.at
     low = -(1 << 63) if rule.lowest is None else rule.lowest
@@ -238,7 +238,7 @@ def test_the_operand_is_the_target(case: Case, data: st.DataObject) -> None:
     target = x + base - case.addend
     them = [(0, target, case.addend, case.numbers[0])]
     for number in case.numbers[1:]:
-        paired = arch.relocations[number].op is Op.PAIR
+        paired = arch.link.relocations[number].op is Op.PAIR
         them.append((4, PLACE if paired else target, 0, number))
     image = np.frombuffer(bytes.fromhex(case.code), np.uint8).copy()
     offsets = np.array([at + case.at for at, *_ in them], np.intp)
@@ -250,7 +250,7 @@ def test_the_operand_is_the_target(case: Case, data: st.DataObject) -> None:
         type=np.array([number for *_, number in them], np.uint32),
         group=np.zeros(len(them), np.uint64),
     )
-    assert apply(arch.relocations, image, records) == []
+    assert apply(arch.link.relocations, image, records) == []
     insns = list(disassembler(arch).disasm(image.tobytes(), PLACE))
     assert sum(insn.size for insn in insns) == len(image)
     assert case.read(insns) & MASK64 == case.wanted(target & MASK64)

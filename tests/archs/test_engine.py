@@ -25,7 +25,7 @@ from tests.support.scalar import MASK64, Record, signed
 SUPPORTED = [
     pytest.param(arch, row, id=f"{row.name}-{row.number}")
     for arch in archs.ALL
-    for row in arch.relocations.values()
+    for row in arch.link.relocations.values()
     if not row.unsupported and row.op is not Op.NONE
 ]
 STANDING_ALONE = [
@@ -67,7 +67,7 @@ def run(
     for few in (engine.FEW, 0):
         buffer = np.frombuffer(image, np.uint8).copy()
         with mock.patch.multiple(engine, FEW=few, HARDLY=few):
-            failures = apply(arch.relocations, buffer, records(them), **options)
+            failures = apply(arch.link.relocations, buffer, records(them), **options)
         told = [(f.problem, f.row, f.index.tolist(), f.x.tolist()) for f in failures]
         found.append((buffer.tobytes() if not failures else b"", told))
     assert found[0] == found[1]
@@ -139,7 +139,7 @@ def test_arm64_kernel_checks_of_data_words(
 ) -> None:
     """With the kernel's checks ABS32 and ABS16 are unsigned, unlike in the psABI."""
     arch = archs.arch("arm64")
-    row = arch.relocations[number]
+    row = arch.link.relocations[number]
     for x in inside:
         assert run(arch, bytes(8), [with_x(row, x)], checks=Checks.KERNEL)[1] == []
     for x in outside:
@@ -160,7 +160,7 @@ def test_kernel_writes_some_fields_unchecked(name: str, numbers: tuple[int, ...]
     """With the kernel's checks these truncate silently; the hardware's checks refuse them."""
     arch = archs.arch(name)
     for number in numbers:
-        record = with_x(arch.relocations[number], 1 << 40)
+        record = with_x(arch.link.relocations[number], 1 << 40)
         assert run(arch, bytes(8), [record], checks=Checks.KERNEL)[1] == []
         assert [f.problem for f in run(arch, bytes(8), [record])[1]] == [Problem.RANGE]
 
@@ -287,7 +287,7 @@ def _draw_pairs(
 ) -> list[Record]:
     """Return a HI20 and the LO12 that share it."""
     number = draw(st.sampled_from((20, 23)))
-    high, offset = arch.relocations[number], next_place()
+    high, offset = arch.link.relocations[number], next_place()
     x = _in_range(draw, arch, high)
     first = with_x(high, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
     found = [attrs.evolve(first, group=group)]
@@ -334,7 +334,7 @@ def test_every_record_that_fails_is_reported(arch: archs.Arch, data: st.DataObje
 
 def test_unknown_and_unsupported_numbers_are_told_apart(arch: archs.Arch) -> None:
     """A number outside the table is unknown; one that the table names with a reason is not."""
-    unsupported = next((row for row in arch.relocations.values() if row.unsupported), None)
+    unsupported = next((row for row in arch.link.relocations.values() if row.unsupported), None)
     them = [Record(0, BASE, 0, 0, 65000), Record(0, BASE, 0, 0, 0xFFFF_FFFF)]
     if unsupported is not None:
         them.append(Record(0, BASE, 0, 0, unsupported.number))
@@ -434,7 +434,7 @@ def test_places_accumulate_in_file_order(drawn: list[tuple[int, int, int]], spli
 def test_a_sum_that_does_not_fit_names_its_last_record(arch: archs.Arch, row: Reloc) -> None:
     """Of all records of a place that overflows the last is reported, with the whole sum."""
     rule = scalar.RULES[arch.machine][row.number]
-    other = next(n for n in scalar.SUB if arch.relocations[n].size == row.size)
+    other = next(n for n in scalar.SUB if arch.link.relocations[n].size == row.size)
     them = [
         Record(8, BASE, 3, 0, other),  # fits in nothing but is followed by the rest
         Record(0, BASE, 1, 0, other),
@@ -572,7 +572,7 @@ def test_clean_words_are_stored_at_any_byte_in_any_order(data: st.DataObject) ->
     kinds = data.draw(st.lists(st.sampled_from((1, 2, 4, 11)), min_size=12, max_size=12))
     at, them = data.draw(st.integers(0, 7)), []
     for step, kind in zip(steps, kinds, strict=False):
-        row = arch.relocations[kind]
+        row = arch.link.relocations[kind]
         x = _in_range(data.draw, arch, row)
         them.append(with_x(row, x, offset=at + step, place=BASE + at + step))
         at += step + row.size

@@ -36,14 +36,14 @@ def test_a_jump_leads_where_it_should_or_is_refused(arch, step):
     """Capstone reads the target back; beyond the reach of the instruction there is none."""
     target = PLACE + step * arch.text_poke.granule
     jump = arch.live_patch.jump(PLACE, target)
-    lengths = [branch.reach for branch in arch.branches if branch.what == "jump"]
+    lengths = [branch.reach for branch in arch.link.branches if branch.what == "jump"]
     reach = max(lengths, key=lambda one: one.hi)
     inside = reach.lo <= target - PLACE < reach.hi
     assert (jump is not None) is inside
     if jump is None:
         return
-    mode = sum(getattr(capstone, name) for name in arch.emulation.capstone_mode)
-    engine = capstone.Cs(getattr(capstone, arch.emulation.capstone_prefix), mode)
+    mode = sum(getattr(capstone, name) for name in arch.runs.emulation.capstone_mode)
+    engine = capstone.Cs(getattr(capstone, arch.runs.emulation.capstone_prefix), mode)
     ((_, size, mnemonic, operands),) = engine.disasm_lite(jump, PLACE)
     assert (size, mnemonic) in ((5, "jmp"), (4, "b"), (4, "j"))
     (number,) = re.findall(r"-?0x[0-9a-f]+|-?\d+", operands)
@@ -71,7 +71,7 @@ def test_what_may_be_written_under_a_running_cpu(arch):
 @pytest.mark.parametrize("arch", LIVE, ids=lambda arch: arch.name)
 def test_the_window_lies_apart(arch):
     """The alias's addresses belong to no range that anything is allocated from."""
-    alias, where = arch.text_poke.alias, arch.address_map()
+    alias, where = arch.text_poke.alias, arch.loads.address_map()
     ranges = [r.range for r in where.ranges.values()]
     ranges += [r.fallback for r in where.ranges.values() if r.fallback is not None]
     assert not any(alias.overlaps(r) for r in [*ranges, where.vmalloc, where.image])

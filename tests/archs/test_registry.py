@@ -24,8 +24,8 @@ from tests.support.tools import cross, llvm, run
 
 def disassembler(arch: archs.Arch) -> capstone.Cs:
     """Return capstone for `arch`, set up as its record says."""
-    mode = sum(getattr(capstone, name) for name in arch.emulation.capstone_mode)
-    engine = capstone.Cs(getattr(capstone, arch.emulation.capstone_prefix), mode)
+    mode = sum(getattr(capstone, name) for name in arch.runs.emulation.capstone_mode)
+    engine = capstone.Cs(getattr(capstone, arch.runs.emulation.capstone_prefix), mode)
     engine.detail = True
     return engine
 
@@ -75,7 +75,7 @@ WRONG_IN_PYELFTOOLS = {"x86_64": set[int](), "arm64": {1028, 1029, 1031, 1032}}
 def test_relocation_numbers_are_those_of_pyelftools(name: str, enum: Mapping[str, int]) -> None:
     """Number and name of every row agree with an independent table."""
     numbers = {value: key for key, value in enum.items() if isinstance(value, int)}
-    ours = archs.arch(name).relocations
+    ours = archs.arch(name).link.relocations
     assert set(ours) - set(numbers) == BEYOND_PYELFTOOLS[name]
     differ = {n for n in set(ours) & set(numbers) if ours[n].name != numbers[n]}
     assert differ == WRONG_IN_PYELFTOOLS[name]
@@ -83,7 +83,7 @@ def test_relocation_numbers_are_those_of_pyelftools(name: str, enum: Mapping[str
 
 def printed_names(program: str, arch: archs.Arch, folder: Path) -> dict[int, str]:
     """Return the names that a readelf prints for the numbers of a table; unknown ones left out."""
-    relas = [Rela(0, number, "s") for number in range(max(arch.relocations) + 1)]
+    relas = [Rela(0, number, "s") for number in range(max(arch.link.relocations) + 1)]
     path = folder / "all.o"
     path.write_bytes(write(arch.machine, [Sec(".text", bytes(16), relas=relas)], [Sym("s")]))
     found = re.findall(r"^\w{16}\s+\w{8}(\w{8})\s+(R_\w+)", run(program, "-rW", path), re.MULTILINE)
@@ -111,7 +111,7 @@ def test_relocation_numbers_are_those_of_readelf(arch: archs.Arch, tmp_path: Pat
     if names.get(256) == "R_AARCH64_NULL":  # what binutils calls aaelf64's second NONE
         names[256] = "R_AARCH64_NONE"
     names = {n: name for n, name in names.items() if "_P32_" not in name}  # of 32-bit objects
-    table = {number: row.name for number, row in arch.relocations.items()}
+    table = {number: row.name for number, row in arch.link.relocations.items()}
     differ = {n for n in set(names) | set(table) if names.get(n) != table.get(n)}
     newer = NEWER_THAN_READELF[arch.name]
     assert differ <= set(newer)
@@ -123,7 +123,7 @@ def test_relocation_numbers_are_those_of_llvm(arch: archs.Arch, tmp_path: Path) 
     names = printed_names(llvm("llvm-readelf"), arch, tmp_path)
     if names.get(41) == "R_RISCV_GNU_VTINHERIT":
         del names[41]  # what the number meant before LLVM 17
-    table = {number: row.name for number, row in arch.relocations.items()}
+    table = {number: row.name for number, row in arch.link.relocations.items()}
     assert len(names.keys() & table.keys()) > 0.8 * len(table)
     assert {n: names[n] for n in names.keys() & table.keys()} == {
         n: table[n] for n in names.keys() & table.keys()
@@ -132,7 +132,7 @@ def test_relocation_numbers_are_those_of_llvm(arch: archs.Arch, tmp_path: Path) 
 
 def test_keys_of_the_table_are_its_numbers(arch: archs.Arch) -> None:
     """A row stands under its own number, has words unless it does nothing, or a reason."""
-    for number, row in arch.relocations.items():
+    for number, row in arch.link.relocations.items():
         assert row.number == number
         assert bool(row.parts or row.uleb) == (row.op is not Op.NONE)
         if row.unsupported:
@@ -144,7 +144,7 @@ def test_only_rows_of_plt_branches_have_a_stub(arch: archs.Arch) -> None:
 
     PLT32 of arm64 (314) may have a stub by aaelf64 5.7.9.1; the kernel knows no such type.
     """
-    stubbed = {n for n, row in arch.relocations.items() if row.stub is Stub.PLT and row.kernel}
+    stubbed = {n for n, row in arch.link.relocations.items() if row.stub is Stub.PLT and row.kernel}
     assert stubbed == (set() if arch.plt is None else set(arch.plt.branches))
 
 
@@ -179,24 +179,24 @@ BRANCH_ROWS = {
 def test_a_branch_reaches_as_far_as_its_relocation(arch: archs.Arch) -> None:
     """The reach of an instruction is its relocation's, counted from the instruction's start."""
     rows = BRANCH_ROWS[arch.name]
-    assert {branch.mnemonic for branch in arch.branches} == set(rows)
-    for branch in arch.branches:
+    assert {branch.mnemonic for branch in arch.link.branches} == set(rows)
+    for branch in arch.link.branches:
         number, end = rows[branch.mnemonic]
-        field = arch.relocations[number].reach
+        field = arch.link.relocations[number].reach
         assert branch.reach == Reach(field.lo + end, field.hi + end, field.align)
 
 
 def test_a_record_is_whole(arch: archs.Arch) -> None:
     """Sizes are what other packages rely on: trap patterns, granules, page-rounded images."""
-    assert len(arch.trap) in (1, 2, 4)
-    assert arch.function_alignment & (arch.function_alignment - 1) == 0
-    assert arch.function_alignment % len(arch.trap) == 0
-    assert arch.image_size == arch.address_map().image.size
-    assert arch.image_size % 4096 == 0
+    assert len(arch.loads.trap) in (1, 2, 4)
+    assert arch.loads.function_alignment & (arch.loads.function_alignment - 1) == 0
+    assert arch.loads.function_alignment % len(arch.loads.trap) == 0
+    assert arch.loads.image_size == arch.loads.address_map().image.size
+    assert arch.loads.image_size % 4096 == 0
     assert arch.title
-    assert arch.code_model
+    assert arch.link.code_model
     if arch.text_poke is not None:
-        assert len(arch.trap) % arch.text_poke.granule == 0
+        assert len(arch.loads.trap) % arch.text_poke.granule == 0
         assert arch.text_poke.window % 4096 == 0
     if arch.plt is not None:
         assert arch.plt.align & (arch.plt.align - 1) == 0
@@ -205,17 +205,17 @@ def test_a_record_is_whole(arch: archs.Arch) -> None:
 
 def test_the_trap_stops_and_the_return_returns(arch: archs.Arch) -> None:
     """Filled memory decodes as breakpoints, and the return instruction as a return."""
-    decoded = list(disassembler(arch).disasm(arch.trap * 4, 0))
+    decoded = list(disassembler(arch).disasm(arch.loads.trap * 4, 0))
     assert [i.mnemonic for i in decoded] == [
-        {1: "int3", 4: "brk", 2: "c.ebreak"}[len(arch.trap)]
+        {1: "int3", 4: "brk", 2: "c.ebreak"}[len(arch.loads.trap)]
     ] * 4
-    (ret,) = disassembler(arch).disasm(arch.emulation.ret, 0)
+    (ret,) = disassembler(arch).disasm(arch.runs.emulation.ret, 0)
     assert (ret.mnemonic, ret.op_str) in {("ret", ""), ("c.jr", "ra")}
 
 
 def test_names_of_emulator_constants_exist(arch: archs.Arch) -> None:
     """Every register, mode and model is a constant of the emulator by the name in the record."""
-    emulation, calling = arch.emulation, arch.calling
+    emulation, calling = arch.runs.emulation, arch.runs.calling
     package = f"unicorn.{emulation.prefix.lower()}_const"
     constants = vars(__import__(package, fromlist=["*"]))
     assert hasattr(unicorn, f"UC_ARCH_{emulation.prefix}")
@@ -237,8 +237,8 @@ def test_names_of_emulator_constants_exist(arch: archs.Arch) -> None:
 def test_x86_thunks_jump_to_the_register_of_their_name() -> None:
     """`__x86_indirect_thunk_REG` is `jmp REG`; the other helpers only return."""
     arch = archs.arch("x86_64")
-    for name, code in arch.emulation.code.items():
-        if name in arch.emulation.fixups:
+    for name, code in arch.runs.emulation.code.items():
+        if name in arch.runs.emulation.fixups:
             continue
         (instruction,) = disassembler(arch).disasm(code, 0)
         if name.startswith("__x86_indirect_thunk_"):
@@ -251,8 +251,8 @@ def test_x86_thunks_jump_to_the_register_of_their_name() -> None:
 def test_x86_user_accesses_are_named_where_they_are() -> None:
     """The fixup of each function that accesses user memory names the instruction that does it."""
     arch = archs.arch("x86_64")
-    for name, (access, resume) in arch.emulation.fixups.items():
-        code = arch.emulation.code[name]
+    for name, (access, resume) in arch.runs.emulation.fixups.items():
+        code = arch.runs.emulation.code[name]
         found = {i.address: i for i in disassembler(arch).disasm(code, 0)}
         assert sum(i.size for i in found.values()) == len(code)
         size = {"1": "byte", "2": "word", "4": "dword", "8": "qword"}.get(name[-1], "byte")
@@ -274,11 +274,11 @@ def test_va_list_walks_saved_registers_then_the_stack() -> None:
         ("arm64", arm64, ["x6", "x7"]),
         ("riscv64", {}, []),
     ):
-        calling = archs.arch(name).calling
+        calling = archs.arch(name).runs.calling
         passed = stack if calling.va_list_is_pointer else 0
         slots = calling.va_list(passed, (memory | header).__getitem__)
         assert list(islice(slots, len(first) + 2)) == [*first, "s0", "s1"]
-    exhausted = archs.arch("arm64").calling.va_list(0, (memory | arm64 | {24: 0}).__getitem__)
+    exhausted = archs.arch("arm64").runs.calling.va_list(0, (memory | arm64 | {24: 0}).__getitem__)
     assert next(exhausted) == "s0"
 
 
@@ -303,5 +303,5 @@ def test_a_plt_entry_goes_where_it_should(address: int, pages: int, low: int) ->
 
 def test_parts_are_words_of_the_machine(arch: archs.Arch) -> None:
     """Every part is a word of 1, 2, 4 or 8 bytes."""
-    parts: list[Part] = [p for row in arch.relocations.values() for p in row.parts]
+    parts: list[Part] = [p for row in arch.link.relocations.values() for p in row.parts]
     assert {part.size for part in parts} <= {1, 2, 4, 8}

@@ -18,16 +18,16 @@ from tests.support import scalar
 SUPPORTED = [
     pytest.param(arch, row, id=f"{row.name}-{row.number}")
     for arch in archs.ALL
-    for row in arch.relocations.values()
+    for row in arch.link.relocations.values()
     if not row.unsupported and row.op is not Op.NONE
 ]
 
 
 def test_model_and_tables_have_the_same_rows(arch: archs.Arch) -> None:
     """Every row that a table supports is in the model, and the other way round."""
-    supported = {n for n, row in arch.relocations.items() if not row.unsupported}
+    supported = {n for n, row in arch.link.relocations.items() if not row.unsupported}
     assert set(scalar.RULES[arch.machine]) | scalar.NOTHING[arch.machine] == supported
-    kinds = arch.relocations.items()
+    kinds = arch.link.relocations.items()
     assert {n for n, row in kinds if row.got is not None} == set(scalar.GOT[arch.machine])
     assert {n for n, row in kinds if row.op is Op.SIZE} == scalar.SIZED[arch.machine]
     summed = {n for n, row in kinds if row.accumulates}
@@ -47,7 +47,7 @@ def test_a_row_touches_the_bytes_of_the_psabi(arch: archs.Arch, row: Reloc) -> N
 @settings(max_examples=40, deadline=None)
 def test_extract_undoes_insert(arch: archs.Arch, x: int, word: int) -> None:
     """Reading a part's slices gives back the bits of X (plus bias) that they hold, and no other."""
-    for row in arch.relocations.values():
+    for row in arch.link.relocations.values():
         for part in row.parts:
             held = sum(((1 << s.bits) - 1) << s.x for s in part.slices)
             placed = part.insert(word, x)
@@ -59,7 +59,7 @@ def test_extract_undoes_insert(arch: archs.Arch, x: int, word: int) -> None:
 
 def test_slices_of_a_part_never_overlap(arch: archs.Arch) -> None:
     """No bit of a word and no bit of X is claimed twice within a part, and all fit in it."""
-    for row in arch.relocations.values():
+    for row in arch.link.relocations.values():
         for part in row.parts:
             claimed = part.mask & ~part.zeros & ~part.movz
             assert claimed.bit_count() == sum(s.bits for s in part.slices), row.name
@@ -88,8 +88,8 @@ def edge(text: str) -> int:
 
 def test_a_reach_in_units_says_the_same_numbers(arch: archs.Arch) -> None:
     """What people read (powers of two and what is left) adds up to the interval's ends."""
-    reaches = {row.reach for row in arch.relocations.values()} - {None}
-    for reach in reaches | {branch.reach for branch in arch.branches}:
+    reaches = {row.reach for row in arch.link.relocations.values()} - {None}
+    for reach in reaches | {branch.reach for branch in arch.link.branches}:
         text = reach.text()
         symmetric = text.startswith("+-")
         low, high = ("-" + text[2:], "+" + text[2:]) if symmetric else text.split("..")
@@ -108,9 +108,9 @@ def test_a_number_may_stand_once() -> None:
 @pytest.mark.parametrize("checks", Checks)
 def test_types_of_one_form_are_stored_alike(arch: archs.Arch, checks: Checks) -> None:
     """Types have the same form exactly if their words, their reach and whose X they take are."""
-    forms = arch.relocations.forms[checks]
-    for one in arch.relocations.values():
-        for other in arch.relocations.values():
+    forms = arch.link.relocations.forms[checks]
+    for one in arch.link.relocations.values():
+        for other in arch.link.relocations.values():
             reaches = (
                 (one.reach, other.reach)
                 if checks is Checks.HARDWARE
@@ -124,7 +124,7 @@ def test_types_of_one_form_are_stored_alike(arch: archs.Arch, checks: Checks) ->
 @given(data=st.data())
 def test_the_halves_of_a_part_are_the_part(data: st.DataObject, arch: archs.Arch) -> None:
     """A word stored by its halves is the word, with every bit outside the part as it was."""
-    parts = [part for row in arch.relocations.values() for part in row.parts if part.halves]
+    parts = [part for row in arch.link.relocations.values() for part in row.parts if part.halves]
     part = data.draw(st.sampled_from(parts))
     word = data.draw(st.integers(0, (1 << 32) - 1))
     x = data.draw(st.integers(-(1 << 63), (1 << 63) - 1))

@@ -50,7 +50,7 @@ def agree(arch, code):
             if mnemonic == "ud1":
                 break
         else:
-            at += max(len(arch.trap), 1)  # data, or what the disassembler does not know
+            at += max(len(arch.loads.trap), 1)  # data, or what the disassembler does not know
     return count
 
 
@@ -116,7 +116,9 @@ def test_static_nops_are_nops(arch):
 def test_jumps_beyond_their_reach_are_refused(arch):
     """A displacement just inside the branch's reach is encoded, one step further is not."""
     labels = arch.patching.jump_labels
-    sizes = {2: 7, 5: 31} if 2 in labels.nops else {4: {8: 27, 2: 20}[arch.function_alignment]}
+    sizes = (
+        {2: 7, 5: 31} if 2 in labels.nops else {4: {8: 27, 2: 20}[arch.loads.function_alignment]}
+    )
     for size, bits in sizes.items():
         behind = size if 2 in labels.nops else 0
         step = 1 if behind else arch.text_poke.granule
@@ -233,7 +235,7 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
     machine, base, stack = laboratory(arch)
     place, chance = base + 0x200, random.Random(arch.name)
     names = arch.patching.kprobes.registers
-    pc = arch.calling.program_counter
+    pc = arch.runs.calling.program_counter
     guest = Guest(machine.cpu, machine.kernel)
 
     def state():
@@ -253,7 +255,7 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
             values = {name: chance.choice(interesting) for name in WRITABLE[arch.name]}
             for name, value in values.items():
                 machine.cpu.write(name, value)
-            machine.cpu.write(arch.calling.stack_pointer, stack)
+            machine.cpu.write(arch.runs.calling.stack_pointer, stack)
             machine.write(stack - 0x40, 0x10 * (base + 0x100).to_bytes(8, "little"))
             if arch.name in FLAGS:
                 name, mask, fixed = FLAGS[arch.name]

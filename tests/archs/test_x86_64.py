@@ -164,7 +164,7 @@ def test_the_emulated_cpu_has_the_features_it_claims():
     import unicorn
     from unicorn import x86_const as x86
 
-    record = archs.arch("x86_64").emulation
+    record = archs.arch("x86_64").runs.emulation
     leaves = {0: (1, 0, "RDX"), 1: (1 << 31 | 1, 0, "RDX"), 4: (1, 0, "RCX")}
     leaves |= {6: (1 << 31 | 1, 0, "RCX"), 9: (7, 0, "RBX"), 10: (13, 1, "RAX")}
     leaves |= {15: (1 << 31 | 10, 0, "RDX")}

@@ -224,7 +224,7 @@ def test_each_cpu_is_stale_until_it_is_told(machine):
     """Of two CPUs over one memory, one that missed the maintenance still runs the old code."""
     other = Cpu(machine.arch, machine.memory)
     va = page(machine, code(machine.arch, "one"), 0x80)
-    calling, kernel = machine.arch.calling, machine.kernel
+    calling, kernel = machine.arch.runs.calling, machine.kernel
 
     def on_other():
         stack = machine.alloc(256) + 128
@@ -358,7 +358,7 @@ def test_a_fault_that_a_callback_catches_is_over(machine):
         (FaultKind.INSTRUCTION, "invalid"),
         (FaultKind.TRAP, None),
     ):
-        inner = put(machine, machine.arch.trap) if name is None else snippet(machine, name)
+        inner = put(machine, machine.arch.loads.trap) if name is None else snippet(machine, name)
         machine.stub("attempt", _attempt(machine, kind, inner, args))
         assert machine.call(apply, machine.kernel.address("attempt"), 5) == 11
     machine.check()

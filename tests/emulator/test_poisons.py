@@ -342,7 +342,7 @@ def test_registers_that_only_keep_a_value_are_as_before_a_fault(tmp_path):
 def test_a_task_that_is_current_stays_current_through_a_fault(arch):
     """After a fault the current task and the per-cpu base are the ones the kernel chose."""
     machine = Machine(arch, memory=64 * MIB)
-    anchors = {name: machine.cpu.read(name) for name in arch.emulation.anchors}
+    anchors = {name: machine.cpu.read(name) for name in arch.runs.emulation.anchors}
     with pytest.raises(ExecmemError):
         machine.call(16)
     assert {name: machine.cpu.read(name) for name in anchors} == anchors

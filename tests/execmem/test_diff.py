@@ -219,14 +219,14 @@ def test_bad_usage_is_one_line(
 
 def test_sample_modules_are_what_gnu_ld_makes(arch: archs.Arch, tmp_path: Path) -> None:
     """Sample modules recorded with ld's bytes, with nothing to finalise, do not differ."""
-    start = arch.address_map().range_of(ExecmemType.MODULE_TEXT).range.start
+    start = arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range.start
     made = []
     for name in samples.names():
         image = samples.path(arch.name, name).read_bytes()
         view = parse(image)
         layout = plan(view)
         addresses = place(layout, start)
-        symbols = resolve(view, arch.address_map().image.start)
+        symbols = resolve(view, arch.loads.address_map().image.start)
         linked = ld.link(image, addresses, symbols, tmp_path).sections
         sizes = {index: layout.size_of(view.sections[index]) for index in addresses}
         relocated = {i: linked.get(i, bytes(size)) for i, size in sizes.items()}

@@ -101,10 +101,14 @@ def test_what_rounds_to_a_region_is_computed_anew(browser, tmp_path, arch):
     view = load(machine, lambda: machine.load("mathuser", init=False))
     page, motion = document([view]), Motion.of(view.module.loaded)
     chosen = [
-        n for n, row in arch.relocations.items() if row.op is Op.PC and not (row.high or row.got)
+        n
+        for n, row in arch.link.relocations.items()
+        if row.op is Op.PC and not (row.high or row.got)
     ]
     region = Reloc(chosen[0], "R_TOY", REGION, reloc.data(8), Reach(0, 1 << 33))
-    toy = attrs.evolve(arch, relocations=Rows(dict.fromkeys(chosen, region)))
+    toy = attrs.evolve(
+        arch, link=attrs.evolve(arch.link, relocations=Rows(dict.fromkeys(chosen, region)))
+    )
     shown = page["views"][0]["rows"]
     shown |= {str(n): row_json(toy, n) for n in chosen if str(n) in shown}
     path = tmp_path / "page.html"

@@ -48,9 +48,9 @@ def boot(arch: archs.Arch, text: int, *, slide: int = 0) -> tuple[list[Made], st
 
     The second fails to load; the third fits where the second was.
     """
-    window = arch.address_map().range_of(ExecmemType.MODULE_TEXT).range
+    window = arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range
     pages = Pages(window.start + slide)
-    if arch.address_map().range_of(ExecmemType.BPF).range == window:
+    if arch.loads.address_map().range_of(ExecmemType.BPF).range == window:
         pages.take(2 << 20)
     made, lines = [], []
     for number, (name, errno) in enumerate((("one", 0), ("two", 19), ("three", 0))):

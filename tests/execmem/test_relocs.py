@@ -100,7 +100,7 @@ def test_json_bytes_are_the_files_before_and_in_memory_after(arch, run):
 
 def instruction(arch, view, section, offset, code, address):
     """Return capstone's text of the instruction around `offset`."""
-    emulation = arch.emulation
+    emulation = arch.runs.emulation
     mode = sum(getattr(capstone, name) for name in emulation.capstone_mode)
     engine = capstone.Cs(getattr(capstone, emulation.capstone_prefix), mode)
     start = offset
@@ -261,7 +261,7 @@ def test_reach_json(run):
     rows = json.loads(out)["rows"]
     assert code == 0
     assert [(r["arch"], r["instruction"], r["lo"], r["hi"]) for r in rows] == [
-        (a.name, b.mnemonic, hex(b.reach.lo), hex(b.reach.hi)) for a in ALL for b in a.branches
+        (a.name, b.mnemonic, hex(b.reach.lo), hex(b.reach.hi)) for a in ALL for b in a.link.branches
     ]
     for row in rows:
         assert row["measured"] == [row["lo"], row["hi"]]
@@ -274,7 +274,7 @@ def test_reach_table(run, arch):
     code, out, _ = run("reach", "--arch", arch.name)
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
-    for branch in arch.branches:
+    for branch in arch.link.branches:
         line = next(n for n, text in enumerate(out.splitlines()) if f" {branch.mnemonic} " in text)
         here, below = out.splitlines()[line : line + 2]
         assert f"psABI    {branch.reach}" in here

@@ -94,7 +94,7 @@ def test_a_fault_ends_a_trace_with_its_tree(run, arch):
 
 def test_probe_as_json(run, arch):
     """Each hit has the registers asked for, at the address and instruction probed."""
-    first = arch.calling.arguments[0]
+    first = arch.runs.calling.arguments[0]
     code, out, _ = run(
         *("probe", sample(arch, rest=":patchable_divide"), "--registers", first, "--json"),
         *("--", "patchable_digits", "321"),

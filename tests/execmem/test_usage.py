@@ -149,7 +149,7 @@ def test_more_arguments_than_a_function_takes_are_refused(arch):
     printk = machine.kernel.address("_printk")
     machine.call(printk, "%d %d %d\n", 1, 2, 3, 4, 5, 6, 7, 8, 9)
     module = machine.load("checksums")
-    most = len(arch.calling.arguments) + 64
+    most = len(arch.runs.calling.arguments) + 64
     assert (
         module.call("checksums_crc32", b"123456789", 9, 0, *[0] * (most - 3), returns="u32")
         == 0xCBF43926

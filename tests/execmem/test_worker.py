@@ -102,9 +102,9 @@ def test_every_class_of_such_instructions_is_found_out(arch):
     head = bytes.fromhex({X86_64: "9089c8", AARCH64: "1f2003d5e00301aa"}[arch.machine])
     for codes in LETHAL[arch.machine].values():
         for code in map(bytes.fromhex, codes):
-            found = find(arch.name, head + code + arch.emulation.ret, 0x1000, alone)
+            found = find(arch.name, head + code + arch.runs.emulation.ret, 0x1000, alone)
             assert found == (0x1000 + len(head), code, f"(bytes {code.hex(' ')})")
-    assert find(arch.name, head + arch.emulation.ret, 0x1000, alone) is None
+    assert find(arch.name, head + arch.runs.emulation.ret, 0x1000, alone) is None
 
 
 @pytest.mark.parametrize(("arch", "code"), CASES)
@@ -281,7 +281,7 @@ def test_a_copy_that_dies_is_a_fault(arch):
     """The instruction's address is in the Fault, and the script's machine is as before."""
     code = lethal(arch)
     machine = Machine(arch)
-    address = put(machine, code + arch.emulation.ret)
+    address = put(machine, code + arch.runs.emulation.ret)
     with pytest.raises(Fault) as found:
         isolated(machine.call, address)
     assert found.value.kind is FaultKind.EMULATOR

@@ -112,7 +112,7 @@ def _texts(name: str) -> list[bytes]:
 def damaged(arch: Arch, random: Random) -> bytes:
     """Return real code with a few bits or bytes changed."""
     text = random.choice(_texts(arch.name))
-    step = 4 if arch.emulation.longest(b"") == 4 else 2
+    step = 4 if arch.runs.emulation.longest(b"") == 4 else 2
     start = random.randrange(0, len(text) - 8, step)
     code = bytearray(text[start : start + random.choice((8, 16, 32, 64))])
     for _ in range(random.choice((1, 1, 2, 4))):
@@ -128,7 +128,7 @@ def code_of(arch: Arch, seed: int, number: int) -> tuple[bytes, Random]:
     """Return the code of a call, and what chooses its arguments."""
     random = Random(f"{seed}/{arch.name}/{number}")
     code = random.choice(GENERATORS)(arch, random)
-    return code + arch.emulation.ret, random
+    return code + arch.runs.emulation.ret, random
 
 
 # Calling it -----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Caller:
         self.arch = arch
         self.machine = Machine(arch, memory=MEMORY, unknown="zero")
         pending = self.machine.execmem.alloc(MemType.TEXT, ROOM)
-        pending.write(0, arch.emulation.ret * (ROOM // len(arch.emulation.ret)))
+        pending.write(0, arch.runs.emulation.ret * (ROOM // len(arch.runs.emulation.ret)))
         self.address = pending.finish().address
         found = self.machine.memory.translate(self.address)
         assert found is not None
@@ -151,7 +151,9 @@ class Caller:
     def call(self, code: bytes, random: Random) -> tuple[str, float, float]:
         """Call code; return what came of it, the seconds that it took, and how many it might."""
         machine = self.machine
-        padded = code + self.arch.emulation.ret * LEFT  # of what was called before, nothing stays
+        padded = (
+            code + self.arch.runs.emulation.ret * LEFT
+        )  # of what was called before, nothing stays
         machine.memory.physical.write(self._frame, padded)
         machine.cpu.sync_icache(self.address, self.address + len(padded))
         near = self.buffer + 4096
@@ -204,7 +206,7 @@ def dies(arch: Arch, code: bytes) -> bool:
 
 def class_of(arch: Arch, code: bytes) -> str:
     """Return the class of an instruction that ends processes, as a mask and a value, or bytes."""
-    if len(code) <= 4 and arch.emulation.longest(code) == len(code):
+    if len(code) <= 4 and arch.runs.emulation.longest(code) == len(code):
         word, mask = int.from_bytes(code, "little"), 0
         for bit in range(8 * len(code)):
             if not dies(arch, (word ^ 1 << bit).to_bytes(len(code), "little")):

@@ -166,7 +166,7 @@ def objects() -> list[bytes]:
 def environments(name: str) -> tuple[Environment, ...]:
     """Return a machine's environment, and one with every feature its tables know."""
     arch = archs.arch(name)
-    few = Environment(features=arch.emulation.capabilities)
+    few = Environment(features=arch.runs.emulation.capabilities)
     rules = arch.finalisation
     if rules is None or not rules.features:
         return (few,)
@@ -203,7 +203,7 @@ def read_elf(data: bytes, random: Random) -> bool:
 def link_elf(data: bytes, random: Random) -> bool:
     """Link, and finalise, with all sections near each other and symbols near or far."""
     view = parse(data, "fuzz.ko")
-    base = view.arch.address_map().image.start
+    base = view.arch.loads.address_map().image.start
     addresses = place(plan(view), base)
     far = random.choice((0, 1 << 20, 1 << 31, 1 << 40))
     symbols = {name: base + far + 64 * n for n, name in enumerate(view.undefined)}
@@ -220,10 +220,12 @@ def _loader(name: str) -> tuple[Loader, FakePercpu, PhysicalMemory]:
     arch = archs.arch(name)
     physical = PhysicalMemory(32 * MIB)
     execmem = Execmem(
-        KernelMemory(physical, arch.address_map()), trap=arch.trap, text_poke=arch.text_poke
+        KernelMemory(physical, arch.loads.address_map()),
+        trap=arch.loads.trap,
+        text_poke=arch.text_poke,
     )
     percpu = FakePercpu()
-    kernel = FakeKernel("_printk", base=arch.address_map().image.start)
+    kernel = FakeKernel("_printk", base=arch.loads.address_map().image.start)
     found = Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
     found.environment = environments(name)[0]
     lib = made(arch.machine, "lib", offers=[Offer("lib_f", gpl=True, space="SPACE", crc=3)])
@@ -236,7 +238,7 @@ def load_elf(data: bytes, random: Random) -> bool:
     view = parse(data, "fuzz.ko")
     loader, percpu, physical = _loader(view.arch.name)
     before = physical.free_bytes, len(loader.execmem.allocations())
-    facts = random.choice((None, TreeFacts("6.5.0", view.arch.vermagic, None, CRCS, LISTED)))
+    facts = random.choice((None, TreeFacts("6.5.0", view.arch.loads.vermagic, None, CRCS, LISTED)))
     loader.gate.facts, loader.gate.force = lambda: facts, random.random() < 0.2
     try:
         loaded = loader.form(data, "fuzz.ko")
@@ -398,8 +400,8 @@ def trace(data: bytes, random: Random) -> bool:
     if found.arch not in {arch.name for arch in archs.archs()}:
         return False
     arch = archs.arch(found.arch)
-    memory = KernelMemory(PhysicalMemory(min(found.memory, 32 * MIB)), arch.address_map())
-    execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke,
+    memory = KernelMemory(PhysicalMemory(min(found.memory, 32 * MIB)), arch.loads.address_map())
+    execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke,
                       design=random.choice(("vmalloc", "strata", "rox_cache")))  # fmt: skip
     runner = Runner(execmem, branch_reach(arch))
     for operation in found.operations:
@@ -434,7 +436,7 @@ def hostile(random: Random, pointers: list[int]) -> int:
 @cache
 def _memory() -> tuple[KernelMemory, list[int]]:
     arch = archs.arch("x86_64")
-    memory = KernelMemory(PhysicalMemory(4 * MIB), arch.address_map())
+    memory = KernelMemory(PhysicalMemory(4 * MIB), arch.loads.address_map())
     start = memory.vmalloc(64 << 10)
     pointers = [start, start + 4096, start + (64 << 10) - 3, 0, 8, 1 << 40, (1 << 64) - 4]
     blob = Random(5).randbytes(4096)

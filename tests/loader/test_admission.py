@@ -81,9 +81,9 @@ def kernel(arch: archs.Arch) -> Kernel:
 
 def build(arch: archs.Arch, **gate: Any) -> Kernel:
     """Return a kernel."""
-    there = arch.address_map()
+    there = arch.loads.address_map()
     memory = KernelMemory(PhysicalMemory(64 * MIB), there)
-    execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke)
+    execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke)
     percpu, table = FakePercpu(), SymbolTable(FakeKernel("_printk", base=there.image.start))
     loader = Loader(arch, execmem, table, percpu.alloc, percpu.free, percpu.write)
     lines: list[tuple[int, str]] = []
@@ -198,7 +198,7 @@ FILES: Mapping[str, tuple[str, Callable[[int], bytes]]] = {
 def _size(machine: int) -> int:
     found = archs.by_machine(machine)
     assert found is not None
-    return found.module_struct.size
+    return found.loads.module_struct.size
 
 
 def _without_end(image: bytes) -> bytes:
@@ -456,8 +456,8 @@ def test_livepatches(kernel: Kernel) -> None:
     versions = version_table(LAYOUT)
     tags = ("intree=Y", "livepatch=Y")
     loaded = kernel.load(made(kernel.arch.machine, tags=tags, extra=[versions]))
-    assert loaded.taints == ("K" if kernel.arch.livepatching else "")
-    assert [n.code for n in loaded.notices] == ["livepatch"] * (not kernel.arch.livepatching)
+    assert loaded.taints == ("K" if kernel.arch.loads.livepatching else "")
+    assert [n.code for n in loaded.notices] == ["livepatch"] * (not kernel.arch.loads.livepatching)
 
 
 @pytest.mark.parametrize("name", ["driverloader", "lve", "ndiswrapper"])
@@ -822,7 +822,7 @@ def test_a_module_alone(kernel: Kernel) -> None:
 )
 def test_what_a_module_was_built_for_is_told(kernel: Kernel, magic: str, told: str) -> None:
     """By its release; where that is none, or the modelled kernel's own, by what is the matter."""
-    release = kernel.arch.vermagic.partition(" ")[0]
+    release = kernel.arch.loads.vermagic.partition(" ")[0]
     magic = magic.replace("{release}", release)
     tags = ("intree=Y", f"vermagic={magic}")
     (notice,) = kernel.load(made(kernel.arch.machine, magic=None, tags=tags)).notices
@@ -842,7 +842,7 @@ def test_what_a_module_was_built_for_is_told(kernel: Kernel, magic: str, told: s
 )
 def test_modules_of_the_kernel_that_is_modelled(arch: archs.Arch, release: str, same: bool) -> None:
     """A build of the same series, distribution and configuration is what is modelled."""
-    model, _, words = arch.vermagic.partition(" ")
+    model, _, words = arch.loads.vermagic.partition(" ")
     flavour = model.rpartition("-")[2]
     magic = f"{release}-{flavour} {words}"
     assert is_modelled(magic, arch) is same

@@ -46,7 +46,7 @@ def scattered(view: ElfView, layout: Layout, chance: random.Random) -> World:
 
     starts: dict[MemType, int] = {kind: somewhere(4096) for kind in layout.aligns}
     addresses = {i: starts[p.type] + p.offset for i, p in layout.placements.items()}
-    percpu = 0x2_1000 if view.arch.emulation.percpu_from_zero else somewhere(4096)
+    percpu = 0x2_1000 if view.arch.runs.emulation.percpu_from_zero else somewhere(4096)
     return World(view, addresses, {name: somewhere(64) for name in view.undefined}, percpu)
 
 
@@ -104,7 +104,7 @@ def test_every_module_links_as_the_model_says(arch: archs.Arch, corpus: Path) ->
 
 def is_far(arch: archs.Arch, record: scalar.Record) -> bool:
     """Return whether a branch does not reach its target by itself."""
-    row = arch.relocations[record.type]
+    row = arch.link.relocations[record.type]
     return row.stub is Stub.PLT and not scalar.fits(
         arch.machine, record.type, scalar.value_of(arch.machine, record)
     )

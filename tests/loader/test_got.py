@@ -41,7 +41,7 @@ SYMBOLS = {"near": BASE + 0x4_0000, "far": BASE + 0x2345_6780, "twin": BASE + 0x
 GOT_ROWS = [
     pytest.param(arch, row, id=row.name)
     for arch in archs.ALL
-    for row in arch.relocations.values()
+    for row in arch.link.relocations.values()
     if row.got is not None
 ]
 # Code that loads the slot of `far` into a register: hex, and relocations (offset, type, addend).
@@ -181,7 +181,7 @@ def test_a_symbol_and_a_sum_need_a_slot_each() -> None:
 @settings(max_examples=30, deadline=None)
 def test_there_are_always_slots_enough(arch: archs.Arch, data: st.DataObject) -> None:
     """Whatever rows, symbols and addends: formulas hold, and no slot is missing or shared wrongly."""
-    rows = [row for row in arch.relocations.values() if row.got is not None]
+    rows = [row for row in arch.link.relocations.values() if row.got is not None]
     drawn = data.draw(
         st.lists(
             st.tuples(

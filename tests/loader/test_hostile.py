@@ -51,10 +51,10 @@ def bounded(mebibytes: int = 64, seconds: float = 20.0) -> Iterator[None]:
 
 def loader(arch) -> Loader:
     """Return a loader over 16 MiB."""
-    memory = KernelMemory(PhysicalMemory(16 * MIB), arch.address_map())
-    execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke)
+    memory = KernelMemory(PhysicalMemory(16 * MIB), arch.loads.address_map())
+    execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke)
     percpu = FakePercpu()
-    kernel = FakeKernel("_printk", base=arch.address_map().image.start)
+    kernel = FakeKernel("_printk", base=arch.loads.address_map().image.start)
     return Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
 
 

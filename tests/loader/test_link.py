@@ -83,7 +83,7 @@ def test_the_assembly_holds_every_supported_row(arch: archs.Arch, tmp_path: Path
     images.append(beyond_gas(arch.machine))
     used = {int(n) for image in images for t in parse(image).tables for n in t.records["type"]}
     supported = {
-        n for n, r in arch.relocations.items() if not r.unsupported and r.op is not Op.NONE
+        n for n, r in arch.link.relocations.items() if not r.unsupported and r.op is not Op.NONE
     }
     assert supported <= used
 
@@ -420,12 +420,12 @@ def test_a_place_that_is_not_zero_is_refused_on_x86_only(arch: archs.Arch) -> No
     """x86's loader insists that nothing stood at the place; the others overwrite it."""
     section = Sec(".data", bytes(range(1, 9)), A | W, relas=[Rela(0, ABS64[arch.machine], "x")])
     image = write(arch.machine, [section], [Sym("x")])
-    if arch.clean_target:
+    if arch.link.clean_target:
         with pytest.raises(RelocationError, match="is not zero before relocation"):
             link(image, {1: 0x1000}, {"x": 7})
     else:
         assert link(image, {1: 0x1000}, {"x": 7}) == {1: (7).to_bytes(8, "little")}
-    assert arch.clean_target == (arch.machine == 62)  # arch/x86/kernel/module.c alone checks
+    assert arch.link.clean_target == (arch.machine == 62)  # arch/x86/kernel/module.c alone checks
 
 
 def test_the_kernels_checks_let_pc32_wrap() -> None:
@@ -454,7 +454,7 @@ def test_counts_name_each_type_most_frequent_first(arch: archs.Arch) -> None:
     layout = plan(view)
     symbols = resolve(view, KERNEL[arch.machine])
     linked = link_view(view, layout, place(layout, BASE[arch.machine]), symbols)
-    call, pointer = (arch.relocations[t[arch.machine]].name for t in (CALL, ABS64))
+    call, pointer = (arch.link.relocations[t[arch.machine]].name for t in (CALL, ABS64))
     assert list(linked.counts.items())[:2] == [(call, 4), (pointer, 3)]
     assert sum(linked.counts.values()) == sum(t.records.size for t in view.tables)
     # Symbol values: those of sections moved, the undefined ones as given.
@@ -519,7 +519,7 @@ def test_an_object_without_relocations_links_in_every_way(arch: archs.Arch) -> N
     """Nothing to relocate is no special case: checks, errata and PLT sections change nothing."""
     code = bytes(range(64))
     image = write(arch.machine, [Sec(".text", code, flags=A | X), Sec(".plt", b"\0", flags=A | X)])
-    address = arch.address_map().image.start
+    address = arch.loads.address_map().image.start
     for checks in ("hardware", "kernel"):
         for errata in ((), tuple(arch.errata)):
             linked = link(image, {1: address}, {}, checks=checks, errata=errata)

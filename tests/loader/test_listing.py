@@ -140,7 +140,7 @@ def test_a_branch_through_the_plt_names_its_entry(arch):
     """A call out of reach shows the entry that it goes to, and the entry leads to S+A."""
     if arch.plt is None:
         pytest.skip(f"{arch.name} has no PLT")
-    reach = next(b.reach for b in arch.branches if b.what == "call")
+    reach = next(b.reach for b in arch.link.branches if b.what == "call")
     tables = [".got", arch.plt.got_section] if arch.plt.got_section else []
     missing = [] if arch.machine == elf.AARCH64 else [Sec(".plt", b"\0", A | elf.X)]
     missing += [Sec(name, b"\0", A) for name in tables]
@@ -168,7 +168,7 @@ def test_every_row_that_goes_through_the_got_tells_what_was_linked(arch):
     """With the numbers told, a GOT row gives the linked bytes; its slot holds S or S+A."""
     rows = [
         row
-        for row in arch.relocations.values()
+        for row in arch.link.relocations.values()
         if row.got is not None and row.parts and not row.unsupported
     ]
     assert rows
@@ -227,7 +227,7 @@ def test_a_row_that_goes_through_the_got_names_its_slot(arch, kind, op):
     records["type"] = 1
     view = attrs.evolve(
         clean.view,
-        arch=attrs.evolve(arch, relocations={1: row}),
+        arch=attrs.evolve(arch, link=attrs.evolve(arch.link, relocations={1: row})),
         tables=(table._replace(records=records),),
     )
     (one,) = Listing(view, linked, clean.addresses).select()
@@ -302,14 +302,14 @@ def refused(arch: archs.Arch, number: int) -> object:
 
 def test_unsupported_types_stand_in_the_listing_with_their_reason(arch):
     """A type that the loader refuses is told by name and reason, without a value."""
-    rows = [row for row in arch.relocations.values() if row.unsupported]
+    rows = [row for row in arch.link.relocations.values() if row.unsupported]
     assert rows or arch.name == "arm64"
     for row in rows:
         one = refused(arch, row.number)
         assert (one.type, one.reason, one.x, one.via) == (row.name, row.unsupported, None, None)
         assert one.after == one.before
-    unknown = refused(arch, max(arch.relocations) + 1)
-    assert unknown.type == f"type {max(arch.relocations) + 1}"
+    unknown = refused(arch, max(arch.link.relocations) + 1)
+    assert unknown.type == f"type {max(arch.link.relocations) + 1}"
     assert unknown.reason == "unknown relocation type"
     assert (unknown.x, unknown.computation, unknown.formula) == (None, "", "")
 
@@ -357,7 +357,7 @@ def test_decoding_inverts_inserting(draws):
     arch = draws.draw(st.sampled_from(archs.ALL))
     rows = [
         row
-        for row in arch.relocations.values()
+        for row in arch.link.relocations.values()
         if row.op is Op.PC
         and row.reach is not None
         and not row.high
@@ -385,7 +385,9 @@ def test_sections_that_are_not_loaded_are_left_out(arch):
 
 def test_a_uleb128_number_keeps_its_length(arch):
     """A field without a fixed size is as long as its continuation bits say."""
-    rows = {row.op: row for row in arch.relocations.values() if row.uleb and not row.unsupported}
+    rows = {
+        row.op: row for row in arch.link.relocations.values() if row.uleb and not row.unsupported
+    }
     if not rows:
         pytest.skip(f"{arch.name} has no ULEB128 relocations")
     relas = [Rela(4, rows[Op.SET].number, "end"), Rela(4, rows[Op.SUB].number, "start")]

@@ -309,7 +309,7 @@ def test_one_livepatch_that_fails_leaves_the_others_unwritten(world: World) -> N
 
 def test_what_does_not_reach_refuses_the_target(world: World) -> None:
     """A late relocation out of range says which, and nothing is written."""
-    narrow = next(r for r in world.arch.relocations.values() if r.name.endswith(NARROW))
+    narrow = next(r for r in world.arch.link.relocations.values() if r.name.endswith(NARROW))
     relas = {"mini": [Rela(0, narrow.number, WORK)]}
     extra = [Sec(DATA, bytes(8), A | W, align=8, livepatch=relas)]
     data = module(

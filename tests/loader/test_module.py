@@ -67,10 +67,10 @@ class World:
 
 def build(arch: archs.Arch, **design: str) -> World:
     """Return a fresh world."""
-    there = arch.address_map()
+    there = arch.loads.address_map()
     physical = PhysicalMemory(64 * MIB)
     memory = KernelMemory(physical, there)
-    execmem = Execmem(memory, trap=arch.trap, text_poke=arch.text_poke, **design)
+    execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke, **design)
     percpu = FakePercpu()
     kernel = FakeKernel("_printk", base=there.image.start)
     loader = Loader(arch, execmem, SymbolTable(kernel), percpu.alloc, percpu.free, percpu.write)
@@ -152,7 +152,7 @@ def test_text_out_of_reach_is_refused_and_leaves_no_trace(arch: archs.Arch) -> N
     """With text in the vmalloc range nothing reaches on x86-64 and riscv64; on arm64 a PLT does."""
     world = build(arch, design=BROKEN)
     before = world.state()
-    there = arch.address_map()
+    there = arch.loads.address_map()
     if abs(there.vmalloc.start - there.image.start) < 1 << 32:
         loaded = world.loader.form(full(world), "mini.ko")
         assert loaded.regions[MemType.TEXT].address in there.vmalloc
@@ -263,7 +263,7 @@ def test_names_of_local_symbols_are_checked(world: World) -> None:
 def test_names_come_from_modinfo_else_from_the_file(world: World) -> None:
     """`name=` of .modinfo decides; without it the file's name does, spelt as the kernel spells."""
     assert world.loader.form(image(world), "whatever.ko").name == "mini"
-    plain = [Sec(".gnu.linkonce.this_module", bytes(world.arch.module_struct.size), A | W)]
+    plain = [Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.module_struct.size), A | W)]
     loaded = world.loader.form(write(world.arch.machine, plain), "dir/odd-one.ko.xz")
     assert loaded.name == "odd_one"
     assert set(loaded.regions) == {MemType.DATA}
@@ -336,7 +336,7 @@ def test_addresses_are_found_again(world: World) -> None:
 def test_empty_sections_have_an_address(world: World) -> None:
     """A symbol of a type without bytes still has a place: the module's own memory."""
     sections = [
-        Sec(".gnu.linkonce.this_module", bytes(world.arch.module_struct.size), A | W),
+        Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.module_struct.size), A | W),
         Sec(".text", b"", A | elf.X),
         Sec(".init.data", b"", A | W),
     ]
@@ -485,7 +485,7 @@ def test_another_architectures_module_is_refused(world: World) -> None:
 
 def test_the_loaders_checks_are_those_of_the_link(world: World) -> None:
     """A loader told to check as the kernel does lets through what the kernel lets through."""
-    row = world.arch.relocations[PREL32[world.arch.machine]]
+    row = world.arch.link.relocations[PREL32[world.arch.machine]]
     world.loader.checks = Checks.KERNEL
     if row.kernel_reach is None:
         world.loader.form(bad_relocation(world), "mini.ko")

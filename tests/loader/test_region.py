@@ -33,7 +33,8 @@ def view(arch: archs.Arch) -> ElfView:
     sections = [Sec(".text", code, A | X, align=4, relas=relas), Sec(".data", bytes(16), A | W)]
     symbols = [Sym("here", ".text", 0x40, bind=LOCAL), Sym("there")]
     found = parse(write(arch.machine, sections, symbols))
-    toy = attrs.evolve(arch, relocations=Rows({1: ROW}), plt=None, clean_target=False)
+    link = attrs.evolve(arch.link, relocations=Rows({1: ROW}), clean_target=False)
+    toy = attrs.evolve(arch, link=link, load=attrs.evolve(arch.loads, plt=None))
     return attrs.evolve(found, arch=toy)
 
 
@@ -83,7 +84,7 @@ def test_a_region_jump_that_moves_fares_as_it_is_linked(arch: archs.Arch) -> Non
     place = np.array([text + 0x10, text + 0x20], np.uint64)
     target = np.array([text + 0x48, there], np.uint64)
     motion = Motion(
-        rows=found.arch.relocations,
+        rows=found.arch.link.relocations,
         plt=None,
         section=np.ones(2, np.uint16),
         offset=np.array([0x10, 0x20], np.uint64),

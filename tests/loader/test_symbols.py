@@ -121,7 +121,7 @@ def exported(view: ElfView, base: int = 0xFFFF_FFFF_C000_0000) -> tuple[Export, 
 
 def test_exports_are_read_from_the_relocated_table(arch: archs.Arch) -> None:
     """Self-relative words or pointers, as the architecture has them, give name and address."""
-    assert arch.prel32 == (arch.machine != RISCV)  # CONFIG_HAVE_ARCH_PREL32_RELOCATIONS
+    assert arch.loads.prel32 == (arch.machine != RISCV)  # CONFIG_HAVE_ARCH_PREL32_RELOCATIONS
     view = parse(module(arch.machine, exported=("lib_f", "lib_g", "lib_h")))
     base = 0xFFFF_FFFF_C000_0000
     start = place(plan(view), base)[view.section(".text").index]

@@ -130,8 +130,8 @@ def test_offsets_are_those_of_a_kernel(arch, oracle):
     """Every member's offset is what the type information of a 6.12 kernel says."""
     told = json.loads((oracle / "structs.json").read_text())["module"]
     offsets = {name: at for name, at, *_ in told["members"]}
-    assert arch.module_struct.size == told["size"] == THIS_MODULE_SIZE[arch.machine]
-    assert arch.module_struct.members.items() <= offsets.items()
+    assert arch.loads.module_struct.size == told["size"] == THIS_MODULE_SIZE[arch.machine]
+    assert arch.loads.module_struct.members.items() <= offsets.items()
 
 
 def test_other_kernels_structs(arch, other_recordings):

@@ -51,10 +51,10 @@ def constructed(machine: int, name: str, *, both: bool = False) -> bytes:
     ]
     known = archs.by_machine(machine)
     assert known is not None
-    at_init, at_exit = (known.module_struct.members[n] for n in ("init", "exit"))
+    at_init, at_exit = (known.loads.module_struct.members[n] for n in ("init", "exit"))
     this = Sec(
         ".gnu.linkonce.this_module",
-        bytes(known.module_struct.size),
+        bytes(known.loads.module_struct.size),
         A | W,
         align=64,
         relas=[
@@ -95,7 +95,7 @@ def test_taints_and_log(arch: archs.Arch) -> None:
     ]
     assert all(line.loading for line in machine.log)
     assert {line.level for line in machine.log} == {4}
-    offset = arch.module_struct.members["taints"]
+    offset = arch.loads.module_struct.members["taints"]
     address = next(
         s.address for s in module.sections.values() if s.name == ".gnu.linkonce.this_module"
     )

@@ -56,7 +56,7 @@ def test_each_cpu_computes_on_its_own(machine):
 
 def test_each_cpu_has_its_own_per_cpu_memory_and_task(machine):
     """Initial contents are in every copy; a copy is reached by the CPU's own registers."""
-    kernel, anchors = machine.kernel, machine.arch.emulation.anchors
+    kernel, anchors = machine.kernel, machine.arch.runs.emulation.anchors
     base = kernel.percpu_alloc(16, 16)
     kernel.percpu_write(base, b"initial contents")
     copies, tasks = set(), set()
@@ -67,7 +67,7 @@ def test_each_cpu_has_its_own_per_cpu_memory_and_task(machine):
             assert machine.read(kernel.percpu_address(base), 16) == b"initial contents"
             held = {anchor: cpu.read(name) & ADDRESS_MASK for name, anchor in anchors.items()}
             assert held[Anchor.PERCPU] == kernel.percpu_offset if Anchor.PERCPU in held else True
-            anchor, offset = machine.arch.emulation.canary
+            anchor, offset = machine.arch.runs.emulation.canary
             assert kernel.word(held[anchor] + offset) == CANARY
     assert len(copies) == len(tasks) == 3
 
@@ -84,7 +84,7 @@ def test_variables_tell_of_all_cpus(machine):
     for number in range(3):
         with machine.on(number):
             assert kernel.word(kernel.percpu_address(symbol)) == offsets[number]
-    if machine.arch.emulation.percpu_from_zero:
+    if machine.arch.runs.emulation.percpu_from_zero:
         hot = kernel.address("pcpu_hot")
         for number in range(3):
             with machine.on(number):
@@ -131,7 +131,7 @@ def test_an_idle_cpu_catches_up_with_any_number_of_syncs(machine, others):
 
 def test_a_breakpoint_says_where_the_guest_goes_on(machine):
     """A trap with a handler resumes where that set the pc; without one it is a fault."""
-    trap, one = machine.arch.trap, code(machine.arch, "one")
+    trap, one = machine.arch.loads.trap, code(machine.arch, "one")
     va = put(machine, trap * (8 // len(trap)) + one)
     hits = []
 
@@ -213,7 +213,7 @@ def test_a_race_is_an_interleaving(machine):
     counted = machine.kernel.word(cell)
     for thread in threads:
         thread.cancel()
-    whole = machine.arch.calling.link is None  # one instruction counts, on x86-64
+    whole = machine.arch.runs.calling.link is None  # one instruction counts, on x86-64
     # A round is the loop's instructions: two on x86-64, four elsewhere.
     assert counted == (400 if whole else 100)
 

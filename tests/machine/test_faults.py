@@ -52,7 +52,7 @@ def load(machine, name):
 
 def disassembled(machine, address):
     """Return the instruction at `address` by a capstone of our own."""
-    emulation = machine.arch.emulation
+    emulation = machine.arch.runs.emulation
     mode = 0
     for name in emulation.capstone_mode:
         mode |= getattr(capstone, name)
@@ -178,7 +178,7 @@ def test_a_corrupted_function_pointer(machine, fault):
 
 def test_running_off_the_end_of_text(machine, fault):
     """Code that runs into the next page faults at the first byte there."""
-    returns = len(machine.arch.emulation.ret)
+    returns = len(machine.arch.runs.emulation.ret)
     body = code(machine.arch, "one")[:-returns]
     va = _last_in_page(machine, body, len(body))
     found = fault(va)
@@ -190,7 +190,7 @@ def test_running_off_the_end_of_text(machine, fault):
 def test_an_instruction_across_pages(machine, fault):
     """An instruction of which the second half is missing faults on the half that is."""
     body = code(machine.arch, "straddle")
-    va = _last_in_page(machine, body, len(machine.arch.trap))
+    va = _last_in_page(machine, body, len(machine.arch.loads.trap))
     found = fault(va)
     edge = (va | PAGE_SIZE - 1) + 1
     assert (found.kind, found.pc, found.address) == (FaultKind.FETCH, va, edge)
@@ -200,7 +200,7 @@ def test_disassembly_across_pages(machine):
     """An instruction that lies across two pages is shown whole."""
     body = code(machine.arch, "straddle")
     start = machine.memory.vmalloc(2 * PAGE_SIZE)
-    at = start + PAGE_SIZE - len(machine.arch.trap)
+    at = start + PAGE_SIZE - len(machine.arch.loads.trap)
     machine.write(at, body)
     assert machine.disassemble(at) == disassembled(machine, at)
     assert machine.disassemble(NOWHERE) == machine.disassemble((1 << 64) - 1) == ""
@@ -234,8 +234,8 @@ def test_invalid_instruction(machine, fault):
 @pytest.mark.parametrize("repeat", [1, 4])
 def test_trap_instruction(machine, fault, repeat):
     """A trap stops at the trap, also in memory that is full of them."""
-    trap = machine.arch.trap
-    at = put(machine, trap * repeat + machine.arch.emulation.ret)
+    trap = machine.arch.loads.trap
+    at = put(machine, trap * repeat + machine.arch.runs.emulation.ret)
     found = fault(at)
     assert (found.kind, found.pc) == (FaultKind.TRAP, at)
     assert found.instruction == disassembled(machine, at)
@@ -305,8 +305,8 @@ def test_a_jump_behind_a_kernel_function(machine, fault):
     """Behind a stub's return instruction stands a trap, and the function does not run."""
     called = []
     machine.stub("counted", lambda: called.append(1))
-    at = machine.kernel.address("counted") + len(machine.arch.emulation.ret)
-    at += -at % len(machine.arch.trap)
+    at = machine.kernel.address("counted") + len(machine.arch.runs.emulation.ret)
+    at += -at % len(machine.arch.loads.trap)
     found = fault(at)
     assert (found.kind, found.pc, called) == (FaultKind.TRAP, at, [])
     assert found.where.startswith("counted+")
@@ -350,7 +350,7 @@ def test_messages_are_one_line(machine, fault):
 def test_a_fault_of_a_module_of_another_kernel_says_so(machine, magic):
     """What rests on the modelled kernel may be why; a limit is not, and the kernel's own neither."""
     spin = mini_module(machine.arch.machine, "spinner", spins="init", vermagic=magic)
-    trap = mini_module(machine.arch.machine, init=machine.arch.trap, vermagic=magic)
+    trap = mini_module(machine.arch.machine, init=machine.arch.loads.trap, vermagic=magic)
     with pytest.raises(Fault) as caught:
         machine.load(trap)
     told = "mini was built for another kernel, see its notice"

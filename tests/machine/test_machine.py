@@ -502,7 +502,7 @@ def test_every_sample_works_in_every_design(arch, design, text_poke):
 
 def test_text_poke_that_is_not_there(arch, monkeypatch):
     """text_poke cannot be asked for where the architecture has none; else it is a choice."""
-    without = attrs.evolve(arch, text_poke=None)
+    without = attrs.evolve(arch, patch=None)
     with pytest.raises(ValueError, match="no text_poke"):
         Machine(without, text_poke=True)
     monkeypatch.setattr(archs, "ALL", (without,))
@@ -539,7 +539,7 @@ def test_kaslr(arch):
         )
         report = mathuser.report
         assert report.plt_slots <= report.plt_reserved
-        reach = min(branch.reach.hi for branch in arch.branches if branch.what == "call")
+        reach = min(branch.reach.hi for branch in arch.link.branches if branch.what == "call")
         far = abs(place - machine.kernel.address("_printk")) > 2 * reach
         assert (report.plt_slots > 0) == (far and arch.plt is not None)
         assert not (far and arch.plt is None)

@@ -135,7 +135,7 @@ def test_arguments_beyond_the_registers(weigh, args):
 def test_the_stack_is_aligned(machine):
     """However many arguments lie on the stack, it is aligned to 16 bytes at the call."""
     seen = []
-    sp, link = machine.arch.calling.stack_pointer, machine.arch.calling.link
+    sp, link = machine.arch.runs.calling.stack_pointer, machine.arch.runs.calling.link
     machine.stub("aligned", lambda: seen.append(machine.cpu.read(sp)))
     for count in range(13):
         machine.call(machine.kernel.address("aligned"), *range(count))

@@ -71,7 +71,7 @@ def measured(arch: archs.Arch) -> tuple[Measurement, ...]:
 
 def test_measured_reach_is_what_the_manuals_print(arch, measured):
     """The guest arrives from the least to the greatest printed displacement, and no farther."""
-    assert [m.branch for m in measured] == list(arch.branches)
+    assert [m.branch for m in measured] == list(arch.link.branches)
     for found in measured:
         least, greatest, length = PRINTED[arch.name, found.branch.mnemonic]
         assert found.measured is not None
@@ -96,9 +96,9 @@ def test_one_step_past_a_limit_leads_to_the_other_end(measured):
 
 def test_records_agree_with_the_relocation_rows(arch):
     """An instruction reaches what its relocation row says, counted from its own address."""
-    for branch in arch.branches:
+    for branch in arch.link.branches:
         fill = branch.probe.fills[0]
-        row = arch.relocations[fill.relocation]
+        row = arch.link.relocations[fill.relocation]
         assert row.op in (Op.PC, Op.PAGE)
         shift = fill.at - fill.addend
         assert (row.reach.lo + shift, row.reach.hi + shift) == (branch.reach.lo, branch.reach.hi)
@@ -108,12 +108,12 @@ def test_records_agree_with_the_relocation_rows(arch):
 
 def test_every_instruction_of_every_record_can_be_measured(arch):
     """Each instruction of a record has a probe."""
-    assert all(branch.probe is not None for branch in arch.branches)
+    assert all(branch.probe is not None for branch in arch.link.branches)
 
 
 def test_probes_are_what_the_assembler_makes(arch, tmp_path):
     """A probe's bytes and relocation types are those of its source."""
-    for branch in arch.branches:
+    for branch in arch.link.branches:
         probe = branch.probe
         source = OPTIONS.get(arch.name, "") + SOURCES[arch.name, branch.mnemonic]
         source = source.replace("; ", "\n") + "\n"
@@ -129,7 +129,7 @@ def test_probes_are_what_the_assembler_makes(arch, tmp_path):
 
 def test_the_example_is_the_instruction_at_its_limit(arch, measured):
     """Disassembled, the last displacement that works is the measured one."""
-    emulation = arch.emulation
+    emulation = arch.runs.emulation
     mode = sum(getattr(capstone, name) for name in emulation.capstone_mode)
     engine = capstone.Cs(getattr(capstone, emulation.capstone_prefix), mode)
     for found in measured:
@@ -151,7 +151,7 @@ def test_the_example_is_the_instruction_at_its_limit(arch, measured):
 def test_a_displacement_truncated_to_nothing_leads_nowhere(arch):
     """A branch whose displacement wraps to 0 runs in circles, which is told as nowhere."""
     bench = reach._Bench(arch)
-    for branch in arch.branches:
+    for branch in arch.link.branches:
         probe = branch.probe
         around = branch.reach.hi - branch.reach.lo
         assert bench.lead(probe, around) == (None if probe.result is None else 0)
@@ -163,7 +163,7 @@ def test_measuring_leaves_nothing_behind(arch):
     """Every page that was put under a target is gone, and the invariants hold."""
     bench = reach._Bench(arch)
     free = bench._memory.physical.free_bytes
-    for branch in arch.branches:
+    for branch in arch.link.branches:
         bench.measure(branch, branch.probe)
         assert bench._memory.physical.free_bytes == free
     bench._memory.check()
@@ -172,8 +172,8 @@ def test_measuring_leaves_nothing_behind(arch):
 
 def test_an_instruction_without_a_probe_is_not_measured(arch):
     """A record's instruction that nobody knows how to execute is listed, not measured."""
-    branch = attrs.evolve(arch.branches[0], mnemonic="new", probe=None)
-    (found,) = measure(attrs.evolve(arch, branches=(branch,)))
+    branch = attrs.evolve(arch.link.branches[0], mnemonic="new", probe=None)
+    (found,) = measure(attrs.evolve(arch, link=attrs.evolve(arch.link, branches=(branch,))))
     assert found == Measurement(
         branch=branch, code=b"", text="", measured=None, step=branch.reach.align
     )
@@ -182,7 +182,7 @@ def test_an_instruction_without_a_probe_is_not_measured(arch):
 def test_an_instruction_without_a_limit_is_not_measured(arch):
     """Where no displacement fails within the address space, there is no measured interval."""
     bench = reach._Bench(arch)
-    branch = next(b for b in arch.branches if b.what == "data")
+    branch = next(b for b in arch.link.branches if b.what == "data")
     bench.lead = lambda probe, displacement: displacement
     assert bench.measure(branch, branch.probe).measured is None
     bench.lead = lambda probe, displacement: None

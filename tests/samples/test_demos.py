@@ -81,7 +81,7 @@ def test_tour_results():
 def test_reach_tells_what_the_record_says(arch):
     """One step past the limit a call is refused, or goes through an entry of the module's PLT."""
     facts = reach.visit(arch)
-    call = next(b for b in arch.branches if b.what == "call")
+    call = next(b for b in arch.link.branches if b.what == "call")
     # The relocation counts from its field; the instruction may start earlier.
     assert abs(int(facts["fits"], 16) + call.reach.align - call.reach.hi) < 8
     layout = plan(parse(path(arch.name, reach.MODULE).read_bytes()))
@@ -195,10 +195,10 @@ def test_initplt_ends_in_a_trap():
 def test_nomodules_lands_in_the_range_of_each_consumer(arch):
     """Every consumer gets memory under a large leaf; ftrace and thunks reach the kernel."""
     facts = nomodules.main().facts[arch.name]
-    here = arch.address_map()
+    here = arch.loads.address_map()
     for found in facts.values():
         assert found["leaf"] == 2 << 20
-        call = next(b for b in arch.branches if b.what == "call")
+        call = next(b for b in arch.link.branches if b.what == "call")
         ends = (here.image.start, here.image.end - 4)
         assert found["reaches"] is all(e - found["address"] in call.reach for e in ends)
     assert facts["ftrace"]["reaches"]
@@ -225,7 +225,7 @@ def test_fit_agrees_with_what_was_measured_before():
     assert found[2:] == [3709, 4350, 4350]
     assert abs(found[0] - 1755) <= 3
     assert abs(found[1] - 2332) <= 3
-    here = arch_by_name("arm64").address_map()
+    here = arch_by_name("arm64").loads.address_map()
     assert facts["room"] == (128 << 20) - here.image.size
 
 

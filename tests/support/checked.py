@@ -49,7 +49,7 @@ def debian(machine: int, number: int = 107) -> str:
     """Return the version magic of a module for the kernel that is modelled."""
     arch = by_machine(machine)
     assert arch is not None
-    return arch.vermagic.replace(".107+", f".{number}+")
+    return arch.loads.vermagic.replace(".107+", f".{number}+")
 
 
 def tree_magic(machine: int, release: str = "6.5.0-other", *, versions: bool = True) -> str:
@@ -83,7 +83,7 @@ def this_module(machine: int, *, size: int | None = None, flags: int = A | W, in
     """Return struct module with pointers to init and exit."""
     arch = by_machine(machine)
     assert arch is not None
-    known = arch.module_struct
+    known = arch.loads.module_struct
     relas = [Rela(known.members["init"], ABS64[machine], "init_module")] * init
     relas += [Rela(known.members["exit"], ABS64[machine], "cleanup_module")] * leave
     return Sec(THIS, bytes(known.size if size is None else size), flags, align=64, relas=relas)

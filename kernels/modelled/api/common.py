@@ -59,7 +59,7 @@ def stop(
     k: Kernel, reason: str, kind: FaultKind = FaultKind.PANIC, cause: Stopped | None = None
 ) -> NoReturn:
     """Stop the guest in the kernel function that it called: say what is wrong, and who called."""
-    pc = k.cpu.read(k.arch.calling.program_counter)
+    pc = k.cpu.read(k.arch.runs.calling.program_counter)
     raise Fault(kind, pc, k.caller(), reason=reason, cause=cause)
 
 

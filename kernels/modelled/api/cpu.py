@@ -66,7 +66,9 @@ def _how_many(k: Kernel) -> bytes:
 
 
 def _capabilities(k: Kernel) -> bytes:
-    return sum(1 << n for n in k.arch.emulation.features).to_bytes(4 * CAPABILITY_WORDS, "little")
+    return sum(1 << n for n in k.arch.runs.emulation.features).to_bytes(
+        4 * CAPABILITY_WORDS, "little"
+    )
 
 
 data("pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
@@ -142,7 +144,7 @@ def _cpu_has_xfeatures(_k: Kernel, _mask: int, _name: int) -> int:
 
 @function("bool cpu_have_feature(unsigned int num)")
 def _cpu_have_feature(k: Kernel, number: int) -> int:
-    return int(number in k.arch.emulation.features)
+    return int(number in k.arch.runs.emulation.features)
 
 
 @function("bool irq_fpu_usable(void)")

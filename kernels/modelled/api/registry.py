@@ -90,7 +90,7 @@ def registration(
         parameters = parse(text).params
         at = next(i for i, p in enumerate(parameters) if f"struct {structure} *" in p.type.text)
         counts = [value for p, value in zip(parameters, args, strict=True) if p.name == "count"]
-        step = layout(structure, k.arch.structure_sizes).size if counts else 0
+        step = layout(structure, k.arch.loads.structure_sizes).size if counts else 0
         yield from (args[at] + n * step for n in range(counts[0] if counts else 1))
 
     def entering(text: str) -> None:

@@ -32,7 +32,7 @@ struct(
 
 def entry_size(k: Kernel) -> int:
     """Return the bytes of an entry of a list."""
-    return layout("scatterlist", k.arch.structure_sizes).size
+    return layout("scatterlist", k.arch.loads.structure_sizes).size
 
 
 def page_of(k: Kernel, address: int) -> int:

@@ -91,7 +91,7 @@ def _built_in(k: Kernel, kind: str, name: str) -> Algorithm | None:
         address = addresses[kind, name]
         return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
     structure = f"{kind}_alg" if kind in ALGORITHMS else "crypto_alg"
-    address = k.heap.alloc(layout(structure, k.arch.structure_sizes).size, zero=True)
+    address = k.heap.alloc(layout(structure, k.arch.loads.structure_sizes).size, zero=True)
     if not address:
         return None
     alg = view(k, structure, address)

@@ -170,7 +170,7 @@ class Ftrace:
         kernel: Kernel,
         running: Running,
     ) -> None:
-        self._calling = arch.calling
+        self._calling = arch.runs.calling
         self._plt = arch.plt
         self._encoding = encoding
         self._execmem = execmem

@@ -113,7 +113,7 @@ class Kprobes:
         modules: Callable[[], Iterable[LoadedModule]],
         reserved: Callable[[LoadedModule, int, int], str],
     ) -> None:
-        self._program_counter = arch.calling.program_counter
+        self._program_counter = arch.runs.calling.program_counter
         self._encoding = encoding
         self._execmem = execmem
         self._patches = patches

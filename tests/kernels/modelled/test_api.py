@@ -1007,4 +1007,4 @@ def test_every_variable_can_be_made(arch):
 def test_no_symbol_is_both(arch):
     """A name is a function or a variable; entries name no architecture's own code."""
     assert not FUNCTIONS.keys() & DATA.keys()
-    assert not FUNCTIONS.keys() & arch.emulation.code.keys()
+    assert not FUNCTIONS.keys() & arch.runs.emulation.code.keys()

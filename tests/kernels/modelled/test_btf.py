@@ -65,7 +65,7 @@ def test_members_lie_where_the_kernel_says(arch, btf):
     """Each declared member has the offset, size and kind that the kernel's own types give it."""
     wrong = []
     for name in DECLARED:
-        layout = structs.layout(name, arch.structure_sizes)
+        layout = structs.layout(name, arch.loads.structure_sizes)
         for found in _found(btf, name):
             for title, member in layout.members.items():
                 real = btf.member(found, title)
@@ -84,7 +84,7 @@ def test_sizes_are_the_kernels(arch, btf):
     """A structure that is declared whole has the size of the kernel's, its last padding too."""
     wrong = []
     for name in DECLARED:
-        end = structs.layout(name, arch.structure_sizes).end
+        end = structs.layout(name, arch.loads.structure_sizes).end
         wrong += [
             f"{name}: {end} bytes, the kernel says {btf.size(found)}"
             for found in _found(btf, name)
@@ -107,7 +107,7 @@ def test_what_is_allocated_is_enough(btf):
 
 def test_struct_module_is_the_kernels(arch, btf):
     """The record of struct module has the size and the offsets of the kernel's."""
-    found, ours = btf.structure("module"), arch.module_struct
+    found, ours = btf.structure("module"), arch.loads.module_struct
     assert found is not None
     assert ours.size == btf.size(found)
     assert ours.members == {
@@ -117,7 +117,7 @@ def test_struct_module_is_the_kernels(arch, btf):
 
 def test_the_canary_stands_where_compiled_code_looks(arch, btf):
     """The stack protector's canary is the member that the kernel has for it."""
-    anchor, offset = arch.emulation.canary
+    anchor, offset = arch.runs.emulation.canary
     holder = {Anchor.CURRENT: "task_struct", Anchor.PERCPU: "fixed_percpu_data"}[anchor]
     found = btf.structure(holder)
     assert found is not None

@@ -23,7 +23,7 @@ PEEK = {
 def _module(arch: Arch, handler: str) -> bytes:
     """Return a module with `peek`, and an exception table as kernels before 5.16 have it."""
     code, resume = PEEK[arch.machine]
-    kind, width = (PREL32, 4) if arch.prel32 else (ABS64, 8)
+    kind, width = (PREL32, 4) if arch.loads.prel32 else (ABS64, 8)
     relas = [
         Rela(0, kind[arch.machine], "peek"),
         Rela(width, kind[arch.machine], "peek", resume),

@@ -24,7 +24,7 @@ SIZES = st.one_of(
 
 def new_heap(arch, size=64 * MIB):
     """Return a heap over memory of its own."""
-    return Heap(KernelMemory(PhysicalMemory(size), arch.address_map()))
+    return Heap(KernelMemory(PhysicalMemory(size), arch.loads.address_map()))
 
 
 @given(

@@ -34,7 +34,7 @@ def kernel(machine):
 
 def test_the_image_lies_where_the_architecture_says(arch, kernel):
     """The image is the address map's, and every symbol lies in it or in the per-cpu area."""
-    assert kernel.image == arch.address_map().image
+    assert kernel.image == arch.loads.address_map().image
     for name in ("strlen", "_printk", "nobody_has_this"):
         assert kernel.address(name) in kernel.image
 
@@ -56,7 +56,7 @@ def test_stubs_are_execute_only(machine):
 
 def test_guest_code_of_the_architecture(arch, machine):
     """Kernel functions that are plain instructions are in the image, and no callback serves them."""
-    for name, code in arch.emulation.code.items():
+    for name, code in arch.runs.emulation.code.items():
         at = machine.kernel.address(name)
         assert machine.read(at, len(code)) == code
         assert machine.kernel.knows(name)
@@ -66,8 +66,8 @@ def test_guest_code_of_the_architecture(arch, machine):
 
 def test_the_canary_stands_where_code_reads_it(arch, machine):
     """The stack protector's canary is found by the register and offset of the ABI."""
-    anchor, offset = arch.emulation.canary
-    registers = [name for name, what in arch.emulation.anchors.items() if what is anchor]
+    anchor, offset = arch.runs.emulation.canary
+    registers = [name for name, what in arch.runs.emulation.anchors.items() if what is anchor]
     base = machine.cpu.read(registers[0]) & ADDRESS_MASK
     assert anchor in (Anchor.PERCPU, Anchor.CURRENT)
     assert machine.kernel.word(base + offset) == CANARY
@@ -78,10 +78,10 @@ def test_an_image_too_small_is_refused(arch):
     """A kernel image without room for stubs and variables is refused by name."""
 
     def small(kaslr=None, image_size=None):
-        return arch.address_map(kaslr, PAGE_SIZE)
+        return arch.loads.address_map(kaslr, PAGE_SIZE)
 
     with pytest.raises(ValueError, match="kernel image needs"):
-        Machine(attrs.evolve(arch, address_map=small))
+        Machine(attrs.evolve(arch, load=attrs.evolve(arch.loads, address_map=small)))
 
 
 # Symbols -------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_variadic_prototype(machine):
 def test_a_32_bit_result_is_extended_as_the_abi_says(arch, machine):
     """An unsigned 32-bit result is sign-extended in the register where the psABI wants it."""
     machine.stub("word", lambda: 0x8000_0001, prototype="u32 word(void)")
-    high = 0xFFFF_FFFF if arch.calling.sign_extend_32 else 0
+    high = 0xFFFF_FFFF if arch.runs.calling.sign_extend_32 else 0
     assert machine.call(machine.kernel.address("word")) == high << 32 | 0x8000_0001
 
 
@@ -232,7 +232,7 @@ def test_per_cpu_memory(machine):
 
 def test_per_cpu_memory_by_its_register(arch, machine):
     """A symbol plus the register that holds the CPU's offset is where the copy lies."""
-    registers = [n for n, what in arch.emulation.anchors.items() if what is Anchor.PERCPU]
+    registers = [n for n, what in arch.runs.emulation.anchors.items() if what is Anchor.PERCPU]
     base = machine.kernel.percpu_alloc(8, 8)
     machine.kernel.percpu_write(base, bytes(range(8)))
     for name in registers:

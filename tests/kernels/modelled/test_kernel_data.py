@@ -608,7 +608,7 @@ def test_a_structure_is_returned_in_memory(guest):
     out = guest.alloc(40)
     module.call("through", out, 3, 1 << 17, guest.kernel.address("zstd_get_params"))
     guest.machine.unload(module)
-    if guest.machine.arch.calling.indirect is None:
+    if guest.machine.arch.runs.calling.indirect is None:
         assert guest("zstd_get_params", out, 3, 1 << 17) == out
     window, chain, hashes, *_ = struct.unpack("<10I", guest.machine.read(out, 40))
     assert window == 17  # the window of 128 KiB

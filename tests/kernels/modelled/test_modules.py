@@ -34,7 +34,7 @@ def this(loaded):
 
 def number(machine, loaded, member, size=8):
     """Return a member of a module's struct module, at the offset of 6.12's build."""
-    at = this(loaded) + machine.arch.module_struct.members[member]
+    at = this(loaded) + machine.arch.loads.module_struct.members[member]
     return int.from_bytes(machine.read(at, size), "little", signed=size == 4)
 
 
@@ -116,9 +116,9 @@ def test_state_before_init(machine):
 def test_what_modules_read(machine):
     """Name, kobject, version and per-cpu memory are as the kernel sets them."""
     loaded = load(machine, percpu=24, info="version=1.5")
-    name = this(loaded) + machine.arch.module_struct.members["name"]
+    name = this(loaded) + machine.arch.loads.module_struct.members["name"]
     assert machine.read(name, 5) == b"mini\0"
-    kobject = this(loaded) + machine.arch.module_struct.members["mkobj"]
+    kobject = this(loaded) + machine.arch.loads.module_struct.members["mkobj"]
     assert struct.unpack("<Q", machine.read(kobject, 8)) == (name,)
     assert struct.unpack("<I", machine.read(kobject + 56, 4)) == (1,)
     assert struct.unpack("<Q", machine.read(kobject + 64, 8)) == (this(loaded),)
@@ -130,7 +130,7 @@ def test_what_modules_read(machine):
 
 def test_the_list_of_modules(machine):
     """The modules form a list, the latest first; one that goes leaves it."""
-    at = machine.arch.module_struct.members["list"]
+    at = machine.arch.loads.module_struct.members["list"]
     one, two, three = (load(machine, name) for name in ("one", "two", "three"))
     head = machine.kernel.address("modules")
 
@@ -151,7 +151,7 @@ def test_a_list_that_the_guest_broke(machine):
     """A module that took itself out of the list, or wrote into its links, can be unloaded."""
     for links in (struct.pack("<QQ", 0xDEAD, 0xBEEF), bytes(16)):
         one = load(machine, "one")
-        machine.write(this(one) + machine.arch.module_struct.members["list"], links)
+        machine.write(this(one) + machine.arch.loads.module_struct.members["list"], links)
         one.unload()
         assert not machine.modules
 
@@ -219,7 +219,7 @@ def test_users_are_counted(machine):
     base = load(machine, "base", exported=("shared",))
     user = load(machine, "user", undefined=("shared",))
     assert kernel(machine, "module_refcount", this(base)) == 1
-    source = this(base) + machine.arch.module_struct.members["source_list"]
+    source = this(base) + machine.arch.loads.module_struct.members["source_list"]
     use = machine.kernel.word(source)
     assert struct.unpack("<QQ", machine.read(use + 32, 16)) == (this(user), this(base))
     with pytest.raises(ModuleInUse, match="in use by user"):

@@ -81,7 +81,7 @@ def test_a_missing_variable_is_named(arch, name, cpus, tmp_path):
     if name not in CODE[arch.machine]:
         pytest.skip(f"{arch.name} has no such form")
     functions = {each: code for each, (code, _) in CODE[arch.machine].items()}
-    image = built(arch.machine, functions, tmp_path, arch.vermagic)
+    image = built(arch.machine, functions, tmp_path, arch.loads.vermagic)
     machine = Machine(arch, cpus=cpus)
     module = machine.load(ModuleFile("mini.ko", image))
     cpu = 0 if name == "of_a_cpu" or arch.machine == RISCV else cpus - 1
@@ -99,7 +99,7 @@ def test_a_variable_that_is_not_per_cpu(arch, tmp_path):
     """A variable of the kernel that is taken for a per-cpu one is named as what it is."""
     table = {X86_64: X86["relative"], AARCH64: ARM["register"], RISCV: RV["register"]}
     code = table[arch.machine][0].replace("one", "jiffies")
-    image = built(arch.machine, {"f": code}, tmp_path, arch.vermagic)
+    image = built(arch.machine, {"f": code}, tmp_path, arch.loads.vermagic)
     module = Machine(arch).load(ModuleFile("mini.ko", image))
     with pytest.raises(Fault, match="'jiffies', which is no per-cpu variable"):
         module.call("f")
@@ -116,7 +116,7 @@ def test_the_canary_by_its_symbol(tmp_path):
         ),
     }
     machine = Machine("x86_64", cpus=2)
-    image = built(X86_64, forms, tmp_path, machine.arch.vermagic)
+    image = built(X86_64, forms, tmp_path, machine.arch.loads.vermagic)
     module = machine.load(ModuleFile("mini.ko", image))
     for cpu in (0, 1):
         assert module.call("relative", cpu=cpu) == module.call("absolute", cpu=cpu) == CANARY

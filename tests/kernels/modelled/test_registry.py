@@ -55,8 +55,8 @@ def test_members_that_are_left_out_keep_the_places_of_others(arch):
     assert layout("test_whole").size == 40
     assert layout("test_part", (("test_part", 56),)).size == 56
     assert layout("test_around", (("test_part", 56),)).members["z"].offset == 60
-    sizes = dict(arch.structure_sizes)
-    device = layout("platform_device", arch.structure_sizes).members["dev"]
+    sizes = dict(arch.loads.structure_sizes)
+    device = layout("platform_device", arch.loads.structure_sizes).members["dev"]
     assert device.size == sizes["device"]
     assert packed("test_whole").unpack(struct.pack("<B23xI12x", 7, 9)) == (7, 9)
 

@@ -48,7 +48,7 @@ PADDING = {X86_64: ".skip 11, 0x90", AARCH64: "", RISCV: ""}
 
 def load(arch, functions, folder, more="", **options):
     """Return a loaded module of functions in assembly."""
-    image = built(arch.machine, functions, folder, arch.vermagic, more)
+    image = built(arch.machine, functions, folder, arch.loads.vermagic, more)
     return Machine(arch, **options).load(ModuleFile("mini.ko", image))
 
 

@@ -203,7 +203,7 @@ def slots(relay, chance, args):
     for kind, value in args:
         if isinstance(value, str):
             found += relay.strings(value)
-        elif kind is ctypes.c_int and not relay.machine.arch.calling.sign_extend_32:
+        elif kind is ctypes.c_int and not relay.machine.arch.runs.calling.sign_extend_32:
             found.append(value & 0xFFFF_FFFF | chance.getrandbits(32) << 32)
         else:
             found.append(value & (1 << 64) - 1)

@@ -49,7 +49,7 @@ def test_entries_of_kernels_before_5_16(arch: archs.Arch, count: int) -> None:
     chance = random.Random(count)
     wanted = sorted((4 * n, 0x800 + 4 * n, 0x1000 + 4 * n) for n in range(count))
     width, kind, fields = 4, PREL32[arch.machine], 2
-    if not arch.prel32:  # riscv64
+    if not arch.loads.prel32:  # riscv64
         width, kind = 8, ABS64[arch.machine]
     if arch.finalisation is not None and arch.finalisation.extable_handlers:  # x86-64
         fields = 3

@@ -70,7 +70,9 @@ def test_a_site_that_is_no_branch_is_refused(machine, patchable):
     key = patchable.static_key("patchable_key")
     site = key.sites[-1]
     old = machine.read(site.code, 2)
-    machine.execmem.poke(site.code & -4, machine.arch.trap * (4 // len(machine.arch.trap)))
+    machine.execmem.poke(
+        site.code & -4, machine.arch.loads.trap * (4 // len(machine.arch.loads.trap))
+    )
     with pytest.raises(PatchRefused, match="neither a NOP nor a jump") as caught:
         key.enable()
     assert caught.value.address == site.code

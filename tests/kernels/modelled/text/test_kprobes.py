@@ -79,7 +79,7 @@ def test_probes_everywhere_change_nothing(machine, unchanged, name):
 
 def test_registers_at_a_hit(machine, patchable):
     """At a function's first instruction the registers are the arguments, the pc is the place."""
-    calling = machine.arch.calling
+    calling = machine.arch.runs.calling
     arguments = [0x1111 * n for n in range(1, 11)]
     with patchable.probe("patchable_sum") as probe:
         patchable.call("patchable_sum", *arguments)
@@ -92,7 +92,7 @@ def test_registers_at_a_hit(machine, patchable):
 
 def test_handlers_may_change_registers_and_call(machine, patchable):
     """A handler's writes are what the instruction finds; its own calls of the guest are apart."""
-    first = machine.arch.calling.arguments[0]
+    first = machine.arch.runs.calling.arguments[0]
 
     def handler(hit):
         assert machine.call(patchable.symbols["patchable_triple"], 7) == 21

@@ -29,7 +29,7 @@ def test_every_cpu_sees_a_key(machine, patchable):
 def test_a_probe_is_hit_on_any_cpu(machine, patchable, unchanged):
     """The registers are those of the CPU that arrived."""
     check = unchanged("patchable")
-    double, first = patchable.symbols["patchable_double"], machine.arch.calling.arguments[0]
+    double, first = patchable.symbols["patchable_double"], machine.arch.runs.calling.arguments[0]
     with patchable.probe("patchable_double") as probe:
         assert [machine.call(double, 10 + n, cpu=n) for n in range(3)] == [20, 22, 24]
     assert [hit.registers[first] for hit in probe.hits] == [10, 11, 12]
