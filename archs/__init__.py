@@ -3,18 +3,12 @@
 
 from __future__ import annotations
 
-from archs.arch import (
-    Anchor,
-    Arch,
-    Branch,
-    CallingConvention,
-    Emulation,
-    Emulator,
-    Erratum,
-    LivePatch,
-    Plt,
-)
+from archs.arch import Arch
 from archs.arm64 import ARM64
+from archs.levels.link import Branch
+from archs.levels.load import Erratum, Plt
+from archs.levels.patch import Emulator, LivePatch
+from archs.levels.run import Anchor, CallingConvention, Emulation
 from archs.op import Op
 from archs.reloc import Checks, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64

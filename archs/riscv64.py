@@ -42,33 +42,12 @@ from allocator.types import (
     align_up,
 )
 from archs import traps
-from archs.arch import (
-    U8,
-    U64,
-    Anchor,
-    Arch,
-    Branch,
-    CallingConvention,
-    Emulation,
-    Entry,
-    Exceptions,
-    Fill,
-    Finalisation,
-    Ftrace,
-    Link,
-    LivePatch,
-    Load,
-    Patch,
-    Plt,
-    Probe,
-    Run,
-    SameSize,
-    exactly,
-    module_struct,
-    rows,
-    same,
-)
+from archs.arch import U8, U64, Arch, Entry, Finalisation, Ftrace, SameSize, exactly, same
 from archs.environment import Boot, Environment
+from archs.levels.link import Branch, Fill, Link, Probe, rows
+from archs.levels.load import Load, Plt, module_struct
+from archs.levels.patch import LivePatch, Patch
+from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.system_riscv64 import SYSTEM

@@ -45,33 +45,22 @@ from archs import traps
 from archs.arch import (
     U8,
     U64,
-    Anchor,
     Arch,
-    Branch,
-    CallingConvention,
-    Emulation,
-    Emulator,
     Entry,
-    Exceptions,
-    Fill,
     Finalisation,
     Ftrace,
     Index,
-    Link,
-    LivePatch,
-    Load,
-    Patch,
-    Probe,
-    Run,
     Thunks,
     VariableSize,
     exactly,
-    module_struct,
-    rows,
     same,
 )
 from archs.environment import Boot, Environment
 from archs.insn_x86_64 import CALL, ESCAPE, JUMP, JUMP8, Instruction, decode, holds
+from archs.levels.link import Branch, Fill, Link, Probe, rows
+from archs.levels.load import Load, module_struct
+from archs.levels.patch import Emulator, LivePatch, Patch
+from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
 from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.system_x86_64 import SYSTEM

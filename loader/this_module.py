@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from allocator.types import ADDRESS_MASK
-from archs.arch import MODULE_HEAD, MODULE_NAME_SIZE
+from archs.levels.load import MODULE_HEAD, MODULE_NAME_SIZE
 from loader.elf import ElfView, Section
 from loader.errors import BadModule
 from loader.files import module_name

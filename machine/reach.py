@@ -21,7 +21,7 @@ import attrs
 from allocator import KernelMemory, PhysicalMemory, Prot
 from allocator.types import GIB, MIB, PAGE_SIZE, align_down
 from archs import Arch
-from archs.arch import Branch, Probe
+from archs.levels.link import Branch, Probe
 from archs.op import signed
 from archs.reloc import Reach
 from emulator.cpu import Cpu, Stop

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
-from archs.arch import rows
+from archs.levels.link import rows
 from archs.op import Op
 from archs.reloc import Checks, Part, Reach, Reloc, Slice
 from tests.support import scalar

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The level *loads*: where modules may lie, and what their kernel expects of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from allocator.types import PAGE_SIZE, AddressMap
+
+
+@attrs.frozen(kw_only=True)
+class Plt:
+    """A PLT entry: a stub within branch reach that jumps anywhere within its own.
+
+    Parameters
+    ----------
+    section, init_section
+        Sections that hold the entries of core and of init text.
+    size
+        Bytes per entry.
+    encode
+        Returns the bytes of an entry, given its address and where it leads: the target, or
+        the slot that holds the target where there is a `got_section`.
+    got_section
+        Section of 8-byte slots that entries load their target from, or None.
+    sorts
+        Whether the loader visits the branches of a section sorted by type, symbol and
+        addend, leaving out those within the section, and compares an entry with the one
+        before only; else it visits them in file order and finds any earlier entry.
+    align
+        Alignment of the sections, in bytes.
+    branches
+        Relocation numbers of the branches that may go through an entry.
+    placeholders
+        Sections that must be executable although the file does not say so, with the
+        bytes that they hold once a module is loaded.
+    required
+        Whether the loader refuses a module without the sections.
+    """
+
+    section: str
+    init_section: str
+    size: int
+    encode: Callable[[int, int], bytes]
+    got_section: str | None
+    sorts: bool
+    align: int
+    branches: tuple[int, ...]
+    placeholders: Mapping[str, int]
+    required: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Erratum:
+    """An instruction that some CPUs must not find at some places, and the way around it.
+
+    Parameters
+    ----------
+    rows
+        Relocations of the instruction.
+    mask
+        The places with all these address bits set are forbidden.
+    safe_align
+        Returns the section alignment that keeps each of the given offsets off them.
+    near
+        Returns an equivalent instruction (word, place, target) or None out of its reach.
+    veneer
+        Returns a veneer (word, veneer's address, place, target) that goes back behind place.
+    detour
+        Returns the branch (place, veneer's address) that takes the instruction's place, or
+        None out of its reach.
+    """
+
+    rows: tuple[int, ...]
+    mask: int
+    safe_align: Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+    near: Callable[[int, int, int], bytes | None]
+    veneer: Callable[[int, int, int, int], bytes]
+    detour: Callable[[int, int], bytes | None]
+
+
+@attrs.frozen(kw_only=True)
+class ModuleStruct:
+    """struct module of the modelled kernel, Linux 6.12 (BTF of Debian's configuration).
+
+    Parameters
+    ----------
+    size
+        Bytes, as `.gnu.linkonce.this_module` has them in a module of that build.
+    members
+        Member -> offset, of those that somebody writes or reads.
+    release
+        How the version of such a kernel begins.
+    """
+
+    size: int
+    members: Mapping[str, int] = attrs.field(repr=False)
+    release: str = "6.12"
+
+
+# Where members stand in struct module (include/linux/module.h) on every 64-bit architecture:
+# in builds of 5.10 to 7.2 alike, and in those of 6.12.
+MODULE_HEAD = {"state": 0, "list": 8, "name": 24, "mkobj": 80, "version": 184, "srcversion": 192}
+MODULE_NAME_SIZE = 56
+_MODULE_6_12 = {
+    **MODULE_HEAD,
+    "syms": 208,
+    "num_syms": 224,
+    "kp": 264,
+    "num_kp": 272,
+    "num_gpl_syms": 276,
+    "gpl_syms": 280,
+    "num_exentries": 300,
+    "extable": 304,
+    "init": 312,
+    "mem": 320,
+}
+
+
+def module_struct(size: int, **members: int) -> ModuleStruct:
+    """Return struct module of 6.12, given its size and the members behind those of the architecture."""
+    return ModuleStruct(size=size, members={**_MODULE_6_12, **members})
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """What loading needs: where modules may lie, and what their kernel expects of them.
+
+    Parameters
+    ----------
+    address_map
+        Returns the address map of one boot, given the seed of KASLR (None: off) and the
+        size of the kernel image in bytes (None: Debian 6.12's).
+    image_size
+        Size of Debian 6.12's kernel image in bytes.
+    trap
+        Instruction that fills unused text.
+    plt
+        Stubs for branches that do not reach, or None: such a branch is an error.
+    got_section
+        Section of the global offset table, where a module may have one.
+    errata
+        CPU errata that the loader can work around, by number.
+    prel32
+        Whether tables such as `__ksymtab` hold 32-bit self-relative words
+        (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
+    page_sizes
+        Bytes that a kernel's pages may have.
+    function_alignment
+        Alignment of function entries in the kernel's configuration.
+    vermagic
+        What the kernel that is modelled calls itself and its build (VERMAGIC_STRING).
+    livepatching
+        Whether it is built with CONFIG_LIVEPATCH.
+    structure_sizes
+        Kernel structures whose size depends on the architecture or its kernel's configuration,
+        and their bytes.
+    module_struct
+        struct module in the kernel's configuration.
+    """
+
+    address_map: Callable[..., AddressMap]
+    image_size: int
+    trap: bytes
+    plt: Plt | None = None
+    got_section: str | None = None
+    errata: Mapping[str, Erratum] = attrs.field(factory=dict)
+    prel32: bool
+    page_sizes: tuple[int, ...] = (PAGE_SIZE,)
+    function_alignment: int
+    vermagic: str
+    livepatching: bool
+    structure_sizes: tuple[tuple[str, int], ...]
+    module_struct: ModuleStruct

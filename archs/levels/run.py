@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The level *runs*: how functions are called, and what the emulated computer is."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping
+
+import attrs
+
+from archs.system import System
+from archs.traps import Trap
+
+
+@attrs.frozen(kw_only=True)
+class CallingConvention:
+    """How a C function of the kernel is called (registers by Unicorn's names, lower case).
+
+    Parameters
+    ----------
+    arguments
+        Registers of the integer arguments, in order; further ones go on the stack.
+    result
+        Register of the result.
+    stack_pointer, program_counter
+        Register names.
+    link
+        Register that holds the return address; None where it is pushed on the stack.
+    sign_extend_32
+        Whether 32-bit unsigned values are sign-extended in registers (riscv64).
+    va_list
+        Returns an iterator over the slots of a va_list: it is given what a function gets that
+        takes one, and a function that reads eight bytes of guest memory at an address.
+    va_list_is_pointer
+        Whether a va_list is a pointer to its slots, so that a function that takes one gets that
+        pointer; else it gets the address of the object, or of a copy of it.
+    indirect
+        Register of the address where a structure goes that is returned in memory; None where
+        that is the first argument.
+    """
+
+    arguments: tuple[str, ...]
+    result: str
+    stack_pointer: str
+    program_counter: str
+    link: str | None
+    sign_extend_32: bool
+    va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
+    va_list_is_pointer: bool = False
+    indirect: str | None = None
+
+
+class Anchor(enum.Enum):
+    """Addresses that a register may have to hold before code runs."""
+
+    PERCPU = "offset of this CPU's per-cpu copy"
+    CURRENT = "current task"
+    IMAGE = "kernel image"
+
+
+@attrs.frozen(kw_only=True)
+class Exceptions:
+    """How the emulator reports this architecture's exceptions; its doing, not the hardware's.
+
+    Parameters
+    ----------
+    undefined
+        Number by which an undefined instruction comes as an interrupt.
+    invalid_is_trap
+        Whether the error "invalid instruction" stands for a trap.
+    beyond
+        Interrupt number -> bytes that the program counter has moved past the instruction.
+    """
+
+    undefined: int | None = None
+    invalid_is_trap: bool = False
+    beyond: Mapping[int, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Emulation:
+    """What the emulated computer needs to know; constants by their Unicorn/capstone names.
+
+    Parameters
+    ----------
+    prefix
+        The constants' architecture part, as in `UC_ARCH_<prefix>`.
+    mode, model
+        Names of the mode and CPU model constants.
+    registers
+        Prefix of register constants.
+    capstone_mode
+        Names of the mode constants to disassemble with.
+    page_size_varies
+        Whether the emulator's TLB starts out with other pages than 4 KiB and must be told
+        (32-bit Arm once had pages of 1 KiB).
+    anchors
+        Registers that hold a kernel address while code runs.
+    constants
+        Registers that hold a fixed value.
+    privilege
+        Registers that are set last, because less can be set then.
+    system_registers
+        The same for those that only an instruction names: op0, op1, CRn, CRm, op2.
+    msrs
+        Model specific registers that hold a fixed value, by number.
+    unsaved
+        Registers that a copy of all registers lacks, with the value that a call finds.
+    unsaved_msrs
+        Model specific registers that it lacks; they only keep what is written to them.
+    system
+        Instructions that ask the machine, and what answers them; None: the emulator does.
+    canary
+        Where compiled code reads the stack protector's canary: anchor and offset.
+    current_variables
+        Per-cpu variables that begin with the current task, where no register holds it.
+    guard_variables
+        Per-cpu variables that hold the canary, by which later compilers read it.
+    trap
+        Returns what a trap instruction says, given the code before and from there on.
+    percpu_from_zero
+        Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
+    code
+        Kernel functions that are nothing but a few instructions, by name.
+    fixups
+        Of those that access user memory: where in them they do, and where they go on when
+        that fails.
+    fixup
+        What an entry of a module's `__ex_table` says, beside where to go on, of registers to
+        set after a failed access: the entry's last word -> register names and values; None
+        where that cannot be done here.
+    ret
+        A return instruction.
+    longest
+        How many bytes an instruction that begins with these takes at most.
+    copy
+        A function that copies a number of bytes (third argument) to its first argument from
+        its second by stores of one text_poke granule; empty where text is never poked.
+    exceptions
+        How exceptions are reported.
+    features
+        What the emulated CPU has and modules look for, by the kernel's numbers
+        (X86_FEATURE_*, KERNEL_HWCAP_*).
+    capabilities
+        What the CPU model can do, by the kernel's names.
+    """
+
+    prefix: str
+    mode: str
+    model: str
+    registers: str
+    capstone_prefix: str
+    capstone_mode: tuple[str, ...]
+    page_size_varies: bool
+    anchors: Mapping[str, Anchor]
+    constants: Mapping[str, int]
+    canary: tuple[Anchor, int]
+    percpu_from_zero: bool
+    code: Mapping[str, bytes]
+    fixup: Callable[[int], tuple[tuple[str, int], ...] | None]
+    ret: bytes
+    longest: Callable[[bytes], int]
+    fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
+    copy: bytes = b""
+    current_variables: tuple[str, ...] = ()
+    guard_variables: tuple[str, ...] = ()
+    trap: Callable[[bytes, bytes], Trap | None] = lambda _before, _code: None
+    exceptions: Exceptions = attrs.field(factory=Exceptions)
+    privilege: Mapping[str, int] = attrs.field(factory=dict)
+    system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)
+    msrs: Mapping[int, int] = attrs.field(factory=dict)
+    unsaved: Mapping[str, int] = attrs.field(factory=dict)
+    unsaved_msrs: tuple[int, ...] = ()
+    system: System | None = None
+    features: frozenset[int] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What running needs: how functions are called, and what CPU there is."""
+
+    calling: CallingConvention
+    emulation: Emulation
