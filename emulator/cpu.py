@@ -9,19 +9,15 @@ to the flushes and cache maintenance that the kernel's code paths perform.
 Physical memory is the host buffer, mapped once, so the guest and Python see one memory.
 
 Several CPUs over one memory are several Unicorn contexts: each has a TLB and translated
-code of its own, and each must be told. Unicorn can only drop a whole TLB, and does so after
-cache maintenance; what a CPU looked up is therefore kept here too and looked up again, until
-a flush that is meant for this CPU.
+code of its own, and each must be told (`emulator.tlb`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
-import time
-import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 
@@ -31,56 +27,22 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.arch.types import uc_engine
 from unicorn.unicorn_py3.unicorn import uccallback
 
-from allocator import KernelMemory, PageTable, Prot, Translation
+from allocator import KernelMemory, PageTable
 from allocator.types import PAGE_SIZE
 from archs import Arch
 from archs.system import Processor
 from emulator import process
 from emulator.budget import Budget, Counter, Limits
-from emulator.faults import FaultKind
+from emulator.faults import FaultKind, Stop
+from emulator.tlb import Tlb
+from emulator.watchdog import WATCHDOG
 
-PAGE_MASK = -PAGE_SIZE
-# Unicorn drops translated code by virtual address and ignores what is not mapped executable
-# at that moment. Caches of real CPUs are maintained by physical address, so while that is
-# done, physical memory answers at this window, where no architecture has anything.
-PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 UNLIMITED = (1 << 62) - 1  # instructions
-WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
-LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
-TLB_ENTRIES = 1536
-STALE_RANGES = 512  # of more, all translated code is dropped
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
-_PERMS = tuple(
-    sum(
-        bit
-        for prot, bit in (
-            (Prot.R, uc_const.UC_PROT_READ),
-            (Prot.W, uc_const.UC_PROT_WRITE),
-            (Prot.X, uc_const.UC_PROT_EXEC),
-        )
-        if Prot(value) & prot
-    )
-    for value in range(8)
-)
 LONGEST = 16  # bytes of an instruction, and no less
 _INSTRUCTION = ctypes.CFUNCTYPE(ctypes.c_uint32, uc_engine, ctypes.c_void_p)
-_ACCESS = {
-    uc_const.UC_MEM_READ: (Prot.R, FaultKind.READ),
-    uc_const.UC_MEM_WRITE: (Prot.W, FaultKind.WRITE),
-    uc_const.UC_MEM_FETCH: (Prot.X, FaultKind.FETCH),
-}
-
-
-@attrs.define
-class Stop(Exception):
-    """Why emulation ended before it reached its end."""
-
-    kind: FaultKind
-    pc: int
-    address: int | None = None
-    number: int | None = None
-    reason: str = ""
+_ACCESS = {uc_const.UC_MEM_READ: FaultKind.READ, uc_const.UC_MEM_WRITE: FaultKind.WRITE}
 
 
 @attrs.frozen
@@ -122,7 +84,6 @@ class Cpu:
         self._memory = memory
         self._constants = _constants(emulation.prefix)
         self._registers: dict[str, int] = {}
-        self._miss: tuple[int, int] | None = None
         self._interrupt: int | None = None
         self._box = ctypes.c_uint64()
         self._pointer = ctypes.byref(self._box)
@@ -130,13 +91,9 @@ class Cpu:
         self._budget = self.limits.budget  # of the run under way
         self._armed = 0  # instructions that Unicorn was told to execute at most, not paid yet
         self._since_tick = 0
-        self._inside = False  # a run
-        self._watched: dict[int, int] = {}
         self._counting = False  # by the run that is no callback
         self._counted = False  # by Unicorn, since its last start or one before
         self._expired = False
-        self._maintaining = False
-        self._locating: tuple[int, int] | None = None
         self._exceptions = emulation.exceptions
         self._settled: unicorn.unicorn.UcContext | None = None
         self._outside: dict[int, int] = {}
@@ -154,13 +111,6 @@ class Cpu:
         self.on_trap: Callable[[int], int | None] | None = None
         self.on_check: Callable[[int], int | None] | None = None
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
-        self._mm: PageTable | None = None
-        # By address space: the kernel's upper half, and the lower half of `_mm`.
-        self._looked_up: dict[int, Translation] = {}
-        self._tagged: dict[int, Translation] = {}
-        # What is to be dropped before the next instruction: code by physical address, the TLB.
-        self._stale: dict[tuple[int, int], None] = {}
-        self._dropped = False
         self.on_fetch: Callable[[int], int | None] | None = None
         self.on_access_failed: Callable[[int], int | None] | None = None
         self.last_words: Callable[[], dict[str, str | int]] | None = None  # see `process`
@@ -173,7 +123,8 @@ class Cpu:
         self._counter = Counter(self.uc)
         physical = memory.physical
         self.uc.mem_map_ptr(0, physical.size, uc_const.UC_PROT_ALL, physical.address)
-        self.uc.hook_add(uc_const.UC_HOOK_TLB_FILL, self._fill)
+        on_code = None if self._system is None else self._look_for_sites
+        self._tlb = Tlb(self.uc, memory, number, self._refuse, on_code)
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
@@ -188,16 +139,11 @@ class Cpu:
                 number = getattr(self._constants, self._system.port_input)
                 self.uc.hook_add(uc_const.UC_HOOK_INSN, _nobody, None, 1, 0, number)
         self._set_unsaved = self.bank(tuple(emulation.unsaved))
-        self._unsubscribe = (
-            memory.on_tlb_flush(self._flush_tlb),
-            memory.on_icache_sync(self.sync_icache),
-        )
-        _WATCHDOG.watch(self)
+        WATCHDOG.watch(self)
 
     def close(self) -> None:
         """Stop listening to flushes; the CPU cannot be used afterwards."""
-        for unsubscribe in self._unsubscribe:
-            unsubscribe()
+        self._tlb.close()
 
     def register(self, name: str) -> int:
         """Return Unicorn's number of a register."""
@@ -259,20 +205,21 @@ class Cpu:
         Stop
             When the guest faulted, trapped or ran into a limit.
         """
-        limits, inside = self.limits, self._inside
+        limits, tlb = self.limits, self._tlb
+        inside = tlb.running
         limits.pay()  # for what the run around has executed
         outer = limits.enter(instructions, seconds)
         around, self._budget = self._budget, limits.budget
         payer, limits.pay = limits.pay, self._pay
-        self._miss = self._interrupt = None
-        self._inside = True
+        tlb.missed = self._interrupt = None
+        tlb.running = True
         box = process.box
         noted = None if box is None else box.enter(self, self.deadline)
         try:
             if self._budget.late:
                 raise Stop(FaultKind.TIME_LIMIT, start)
-            if self._dropped:
-                self._maintain()
+            if tlb.dropped:
+                tlb.maintain()
             counted = self._budget.left is not None
             if not inside:
                 self._count(counted, end)
@@ -283,8 +230,8 @@ class Cpu:
         finally:
             limits.leave(outer)
             limits.pay = payer
-            self._inside, self._budget = inside, around
-            self._miss = self._interrupt = None
+            tlb.running, self._budget = inside, around
+            tlb.missed = self._interrupt = None
             if box is not None:
                 box.leave(noted)
             if inside:
@@ -389,7 +336,7 @@ class Cpu:
 
     def expire(self) -> None:
         """Stop the run whose deadline has passed, if there is one; any thread may call this."""
-        if self._inside and self._budget.late:
+        if self._tlb.running and self._budget.late:
             # A stop between a kernel function and its return would call it again: only the
             # end of a run may come at any moment.
             self._expired = True
@@ -397,7 +344,7 @@ class Cpu:
 
     def _resume(self, stop: Stop) -> int:
         """Return where to go on after a stop that was expected; raise any other."""
-        self._miss = self._interrupt = None
+        self._tlb.missed = self._interrupt = None
         found = None
         if stop.kind is FaultKind.TRAP:
             handler = self.breakpoints.get(stop.pc)
@@ -427,46 +374,26 @@ class Cpu:
         if error.errno == uc_const.UC_ERR_INSN_INVALID:
             kind = FaultKind.TRAP if self._exceptions.invalid_is_trap else FaultKind.INSTRUCTION
             return Stop(kind, at)
-        if self._miss is None:
+        if self._tlb.missed is None:
             return Stop(FaultKind.TRAP, at, number=self._interrupt)
-        page, access = self._miss
+        page, access = self._tlb.missed
         if access != uc_const.UC_MEM_FETCH:
-            return Stop(_ACCESS[access][1], at, self._locate(page, access, at))
+            address = self._tlb.locate(page, access, partial(self._again, at))
+            return Stop(_ACCESS[access], at, address)
         if page == at - PAGE_SIZE:
             # An undefined instruction makes an empty block, which "ends" before its start.
             return Stop(FaultKind.INSTRUCTION, at)
         return Stop(FaultKind.FETCH, at, max(page, at))
 
-    def _locate(self, page: int, access: int, at: int) -> int:
-        """Return the address in `page` that the instruction at `at` could not access.
-
-        The TLB asks for pages. So the instruction is executed once more, while its page lies
-        where physical memory has nothing; that error has an address. Every other page that
-        it stores to lies behind that one, so that what it could store has no effect.
-        """
-        found: list[int] = []
-        nothing = self._memory.physical.size
-
-        def hook(_uc: unicorn.Uc, _access: int, address: int, *_: object) -> bool:
-            if address < nothing + PAGE_SIZE:
-                found.append(address - nothing)
-            return False
-
-        kinds = uc_const.UC_HOOK_MEM_READ_UNMAPPED | uc_const.UC_HOOK_MEM_WRITE_UNMAPPED
-        context, handle = self.context(), self.uc.hook_add(kinds, hook)
-        self._locating = page, access
-        self._drop_tlb()
+    def _again(self, at: int) -> None:
+        """Execute the instruction at an address, and leave the registers as they are."""
+        context = self.context()
+        self._counted = True
         try:
-            self._counted = True
-            self.uc.emu_start(at, 0, count=1)
-        except unicorn.UcError:
-            pass
+            with suppress(unicorn.UcError):
+                self.uc.emu_start(at, 0, count=1)
         finally:
-            self._locating = None
-            self.uc.hook_del(handle)
             self.restore(context)
-            self._drop_tlb()
-        return page + found[0] if found else page
 
     def context(self) -> Registers:
         """Return a copy of all registers, to be given to `restore`."""
@@ -516,9 +443,7 @@ class Cpu:
 
     def forget(self) -> None:
         """Drop what this CPU has looked up in page tables."""
-        self._looked_up.clear()
-        self._tagged.clear()
-        self._drop_tlb()
+        self._tlb.forget()
 
     def wait(self) -> None:
         """Let time pass until the next interrupt, which is the timer's."""
@@ -563,7 +488,7 @@ class Cpu:
                 self.uc.hook_add(uc_const.UC_HOOK_CODE, self._at_site, None, at, at)
 
     def _at_site(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-        if self._locating is not None:
+        if self._tlb.locating is not None:
             return
         stop = Stop(FaultKind.INSTRUCTION, address)
         found = self._perform(stop)
@@ -596,7 +521,7 @@ class Cpu:
         """Call `callback(address)` before each instruction in [start, end) executes."""
 
         def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-            if self._locating is None:
+            if self._tlb.locating is None:
                 callback(address)
 
         self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
@@ -608,11 +533,11 @@ class Cpu:
         """
 
         def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-            if self._locating is None:
+            if self._tlb.locating is None:
                 callback(address)
 
         handle = self.uc.hook_add(uc_const.UC_HOOK_CODE, hook)
-        if not self._inside:
+        if not self._tlb.running:
             self.uc.ctl_flush_tb()
         return lambda: self.uc.hook_del(handle)
 
@@ -622,134 +547,28 @@ class Cpu:
         def hook(
             _uc: unicorn.Uc, access: int, address: int, size: int, _value: int, _data: object
         ) -> None:
-            if self._locating is None:
+            if self._tlb.locating is None:
                 callback(address, size, access == uc_const.UC_MEM_WRITE)
 
         self.uc.hook_add(uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE, hook)
 
-    def _fill(
-        self,
-        _uc: unicorn.Uc,
-        address: int,
-        access: int,
-        entry: unicorn.unicorn.uc_tlb_entry,
-        _data: object,
-    ) -> bool:
-        """Answer a TLB miss from the page table; a refusal is remembered for the fault."""
-        if self._maintaining:
-            entry.paddr = (address & PAGE_MASK) - PHYSICAL_WINDOW
-            entry.perms = uc_const.UC_PROT_EXEC
-            return True
-        page = address & PAGE_MASK
-        if self._locating is not None:
-            wanted = self._locating == (page, access)
-            if wanted or access == uc_const.UC_MEM_WRITE:
-                entry.paddr = self._memory.physical.size + PAGE_SIZE * (not wanted)
-                entry.perms = uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE
-                return True
-        table, looked_up = self._memory.page_table, self._looked_up
-        if self._mm is not None and page < LOWER_HALF:
-            table, looked_up = self._mm, self._tagged
-        wanted_right = _ACCESS[access][0]
-        found = looked_up.get(page)
-        if found is None or not found.prot & wanted_right:
-            found = table.translate(page)
-            if found is None or not found.prot & wanted_right:
-                self._miss = (page, access)
-                return False
-            if len(looked_up) >= TLB_ENTRIES:
-                looked_up.clear()
-            looked_up[page] = found
-        if access == uc_const.UC_MEM_FETCH and self._system is not None:
-            self._look_for_sites(page, found.address)
-        entry.paddr = found.address
-        entry.perms = _PERMS[found.prot.value]
-        watched = self._watched.get(page)
-        if watched is not None and access != uc_const.UC_MEM_FETCH:
-            entry.paddr = watched
-        return True
+    # The TLB -------------------------------------------------------------------------------
 
     def watch(self, page: int, on_read: Callable[[], object]) -> None:
-        """Call `on_read` before each time that the guest reads of the page at an address.
-
-        The page becomes a device to the emulator; what stands in memory is read and written.
-        """
-        base = self._memory.physical.size + WATCHED + len(self._watched) * PAGE_SIZE
-
-        def place(offset: int) -> int:
-            found = self._memory.translate(page)
-            assert found is not None
-            return found.address + offset
-
-        def read(_uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
-            if offset % 8 == 0:  # a doubleword comes in two halves, the low one first
-                try:
-                    on_read()
-                except BaseException as refusal:  # noqa: BLE001 -- who gives no value is complained of
-                    self._refuse(refusal)
-            return int.from_bytes(self._memory.physical.read(place(offset), size), "little")
-
-        def write(_uc: unicorn.Uc, offset: int, size: int, value: int, _data: object) -> None:
-            contents = (value % (1 << 8 * size)).to_bytes(size, "little")
-            self._memory.physical.write(place(offset), contents)
-
-        self.uc.mmio_map(base, PAGE_SIZE, read, None, write, None)
-        self._watched[page] = base
-        self._drop_tlb()
+        """Call `on_read` before each time that the guest reads of the page at an address."""
+        self._tlb.watch(page, on_read)
 
     def switch_mm(self, mm: PageTable | None) -> None:
-        """Load another address space for the lower half; None: the kernel's own.
+        """Load another address space for the lower half; None: the kernel's own."""
+        self._tlb.switch_mm(mm)
 
-        Entries of the TLB are tagged (PCID): those of an address space are out of sight while
-        another one is loaded, and stay until they are flushed.
-        """
-        self._mm = mm
-        self._drop_tlb()
+    def sync_icache(self, start: int, end: int) -> None:
+        """Make what this CPU fetches from [start, end) be what stands there."""
+        self._tlb.sync_icache(start, end)
 
     def _interrupted(self, uc: unicorn.Uc, number: int, _data: object) -> None:
         self._interrupt = number
         uc.emu_stop()
-
-    def _flush_tlb(self, _start: int, _end: int, all_cpus: bool) -> None:
-        if all_cpus or self._memory.this_cpu == self.number:
-            # Never less than what was asked for.
-            self._looked_up.clear()
-            self._tagged.clear()
-            self._drop_tlb()
-
-    def sync_icache(self, start: int, end: int) -> None:
-        """Make what this CPU fetches from [start, end) be what stands there."""
-        table = self._memory.page_table
-        found = table.translate(start)
-        if found is not None and start % found.leaf + end - start <= found.leaf:
-            self._stale[found.address, end - start] = None
-        else:
-            for span in table.spans(start, end - start):
-                if span.pa is not None:
-                    self._stale[span.pa, span.size] = None
-        self._drop_tlb()
-
-    def _drop_tlb(self) -> None:
-        """Drop what Unicorn looked up: now, or before this CPU executes anything again."""
-        self._dropped = True
-        if self._inside:
-            self._maintain()
-
-    def _maintain(self) -> None:
-        """Drop what the guest may not use any more: translated code, then the TLB."""
-        if len(self._stale) > STALE_RANGES:
-            self._stale.clear()
-            self.uc.ctl_flush_tb()
-        self._maintaining = True
-        try:
-            for pa, size in self._stale:
-                at = PHYSICAL_WINDOW + pa
-                self.uc.ctl_remove_cache(at, at + size)
-        finally:
-            self._maintaining = self._dropped = False
-            self._stale.clear()
-            # What was looked up at the window must not stay executable there.
-            self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
 
 
 def _nobody(_uc: unicorn.Uc, _port: int, size: int, _data: object) -> int:
@@ -759,51 +578,3 @@ def _nobody(_uc: unicorn.Uc, _port: int, size: int, _data: object) -> int:
 
 def _constants(prefix: str) -> ModuleType:
     return import_module(f"unicorn.{prefix.lower()}_const")
-
-
-class _Watchdog:
-    """Stops CPUs that run past their deadline: one thread for all of them.
-
-    Unicorn's own timeout starts a thread per run, which costs more than a short run.
-    """
-
-    INTERVAL = 0.05
-
-    def __init__(self) -> None:
-        self._cpus: weakref.WeakSet[Cpu] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, cpu: Cpu) -> None:
-        """Stop `cpu` whenever its deadline has passed, as long as it lives."""
-        with self._lock:
-            self._cpus.add(cpu)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
-                self._thread.start()
-
-    def restart(self) -> None:
-        """Watch in a process that was forked, which has no threads."""
-        self._lock = threading.Lock()  # a thread that is not here may hold the other one
-        self._thread = None
-        for cpu in list(self._cpus):
-            self.watch(cpu)
-
-    def _loop(self) -> None:
-        while True:
-            time.sleep(self.INTERVAL)
-            with self._lock:
-                cpus = list(self._cpus)
-            for cpu in cpus:
-                cpu.expire()
-                del cpu
-            if not cpus:
-                with self._lock:
-                    if not self._cpus:
-                        self._thread = None
-                        return
-            del cpus
-
-
-_WATCHDOG = _Watchdog()
-os.register_at_fork(after_in_child=_WATCHDOG.restart)

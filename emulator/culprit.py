@@ -11,8 +11,9 @@ from allocator import KernelMemory, PhysicalMemory, Prot
 from allocator.types import MIB, PAGE_SIZE
 from archs import Arch
 from archs import arch as arch_by_name
-from emulator.cpu import Cpu, Stop
+from emulator.cpu import Cpu
 from emulator.disassembly import Disassembler
+from emulator.faults import Stop
 
 MOST = 64  # instructions that are tried
 ENCODING = 4  # bytes of the longest, where an instruction's first bytes tell its size

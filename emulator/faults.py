@@ -47,6 +47,17 @@ LIMIT_HINTS = {
 }
 
 
+@attrs.define
+class Stop(Exception):
+    """Why emulation ended before it reached its end."""
+
+    kind: FaultKind
+    pc: int
+    address: int | None = None
+    number: int | None = None
+    reason: str = ""
+
+
 @attrs.frozen(str=False)
 class Stopped:
     """What stopped first, where something else only follows from it.

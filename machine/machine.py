@@ -40,9 +40,9 @@ from archs import arch as arch_by_name
 from archs.environment import Environment
 from emulator import process
 from emulator.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
-from emulator.cpu import INSTRUCTION, TICK, Cpu, Stop
+from emulator.cpu import INSTRUCTION, TICK, Cpu
 from emulator.disassembly import Disassembler
-from emulator.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stopped
+from emulator.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stop, Stopped
 from kernels.modelled import traps
 from kernels.modelled.api import bring_installed
 from kernels.modelled.api.algorithms import (

@@ -24,9 +24,9 @@ from archs import Arch
 from archs.levels.link import Branch, Probe
 from archs.op import signed
 from archs.reloc import Reach
-from emulator.cpu import Cpu, Stop
+from emulator.cpu import Cpu
 from emulator.disassembly import Disassembler
-from emulator.faults import FaultKind
+from emulator.faults import FaultKind, Stop
 from loader.listing import insert
 
 SPAN = 32 * GIB  # address space around the instruction; targets lie within a quarter of it

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from allocator.types import ADDRESS_MASK
-from emulator.cpu import Cpu, Stop
-from emulator.faults import BadCall, FaultKind
+from emulator.cpu import Cpu
+from emulator.faults import BadCall, FaultKind, Stop
 from kernels.modelled.prototypes import CType
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.types import Consumer, MemType
-from emulator.cpu import Stop
+from emulator.faults import Stop
 from kernels.modelled.guest import Guest
 from loader.elf import parse
 from loader.files import read_module

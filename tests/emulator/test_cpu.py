@@ -15,8 +15,9 @@ import pytest
 
 from allocator import DESIGNS, Interval, Prot
 from allocator.types import PAGE_SIZE
-from emulator.cpu import PHYSICAL_WINDOW, Cpu
+from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
+from emulator.tlb import PHYSICAL_WINDOW
 from machine import machine as machine_module
 from machine.machine import Machine
 from samples import modules

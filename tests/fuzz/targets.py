@@ -31,8 +31,7 @@ from allocator import AccessError, Execmem, ExecmemError, KernelMemory, Physical
 from allocator.types import MIB
 from allocator.workloads import Runner, read_trace
 from archs.environment import Environment
-from emulator.cpu import Stop
-from emulator.faults import Fault
+from emulator.faults import Fault, Stop
 from execmem.compare import branch_reach
 from kernels.modelled.printf import format_message
 from kernels.modelled.table import FUNCTIONS, Function

@@ -7,8 +7,8 @@ import pytest
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
 from archs import Anchor
-from emulator.cpu import STALE_RANGES, TLB_ENTRIES
 from emulator.faults import BadCall, Fault, FaultKind
+from emulator.tlb import STALE_RANGES, TLB_ENTRIES
 from kernels.modelled.kernel import CANARY
 from machine.machine import Machine
 from machine.thread import interleave
@@ -168,7 +168,7 @@ def test_a_tlb_is_finite(machine):
     va = machine.memory.vmalloc(size)
     for page in range(va, va + size, PAGE_SIZE):
         machine.call(load, page)
-    assert len(machine.cpu._looked_up) <= TLB_ENTRIES
+    assert len(machine.cpu._tlb._looked_up) <= TLB_ENTRIES
 
 
 # Calls by steps --------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from allocator.types import ADDRESS_MASK, Consumer, MemType
 from archs import Arch
 from archs.text import Insn
 from archs.text import Kprobes as Encoding
-from emulator.cpu import Cpu, Stop
-from emulator.faults import FaultKind
+from emulator.cpu import Cpu
+from emulator.faults import FaultKind, Stop
 from kernels.modelled.guest import Guest
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.text.patches import Patch, Patches, PatchRefused

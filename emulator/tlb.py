@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one CPU has looked up in page tables and translated, until it is told to drop it.
+
+Unicorn can only drop a whole TLB, and does so after cache maintenance; what a CPU looked up
+is therefore kept here too and looked up again, until a flush that is meant for this CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import unicorn
+from unicorn import unicorn_const as uc_const
+
+from allocator import KernelMemory, PageTable, Prot, Translation
+from allocator.types import PAGE_SIZE
+
+PAGE_MASK = -PAGE_SIZE
+# Unicorn drops translated code by virtual address and ignores what is not mapped executable
+# at that moment. Caches of real CPUs are maintained by physical address, so while that is
+# done, physical memory answers at this window, where no architecture has anything.
+PHYSICAL_WINDOW = 0x0070_0000_0000_0000
+WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
+LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
+TLB_ENTRIES = 1536
+STALE_RANGES = 512  # of more, all translated code is dropped
+_PERMS = tuple(
+    sum(
+        bit
+        for prot, bit in (
+            (Prot.R, uc_const.UC_PROT_READ),
+            (Prot.W, uc_const.UC_PROT_WRITE),
+            (Prot.X, uc_const.UC_PROT_EXEC),
+        )
+        if Prot(value) & prot
+    )
+    for value in range(8)
+)
+_RIGHTS = {
+    uc_const.UC_MEM_READ: Prot.R,
+    uc_const.UC_MEM_WRITE: Prot.W,
+    uc_const.UC_MEM_FETCH: Prot.X,
+}
+
+
+class Tlb:
+    """The TLB and the translated code of one CPU.
+
+    Parameters
+    ----------
+    uc
+        The CPU's engine.
+    memory
+        The page table that answers misses, and the buffer behind it.
+    number
+        Which CPU it is; a flush that is meant for one CPU means `memory.this_cpu`.
+    refuse
+        Ends the run under way, from a hook.
+    on_code
+        Told of a page and its frame before something is fetched from it.
+    """
+
+    def __init__(
+        self,
+        uc: unicorn.Uc,
+        memory: KernelMemory,
+        number: int,
+        refuse: Callable[[BaseException], object],
+        on_code: Callable[[int, int], object] | None,
+    ) -> None:
+        self._uc = uc
+        self._memory = memory
+        self._number = number
+        self._refuse = refuse
+        self._on_code = on_code
+        self.running = False  # whether the CPU executes, so that nothing can be put off
+        self.missed: tuple[int, int] | None = None  # the page and access that were refused last
+        self.dropped = False  # whether there is something for `maintain`
+        self.locating: tuple[int, int] | None = None
+        self._mm: PageTable | None = None
+        # By address space: the kernel's upper half, and the lower half of `_mm`.
+        self._looked_up: dict[int, Translation] = {}
+        self._tagged: dict[int, Translation] = {}
+        # Code to be dropped before the next instruction, by physical address.
+        self._stale: dict[tuple[int, int], None] = {}
+        self._maintaining = False
+        self._watched: dict[int, int] = {}
+        uc.hook_add(uc_const.UC_HOOK_TLB_FILL, self._fill)
+        self._unsubscribe = (
+            memory.on_tlb_flush(self._flush),
+            memory.on_icache_sync(self.sync_icache),
+        )
+
+    def close(self) -> None:
+        """Stop listening to flushes."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+
+    def _fill(
+        self,
+        _uc: unicorn.Uc,
+        address: int,
+        access: int,
+        entry: unicorn.unicorn.uc_tlb_entry,
+        _data: object,
+    ) -> bool:
+        """Answer a TLB miss from the page table; a refusal is remembered for the fault."""
+        if self._maintaining:
+            entry.paddr = (address & PAGE_MASK) - PHYSICAL_WINDOW
+            entry.perms = uc_const.UC_PROT_EXEC
+            return True
+        page = address & PAGE_MASK
+        if self.locating is not None:
+            wanted = self.locating == (page, access)
+            if wanted or access == uc_const.UC_MEM_WRITE:
+                entry.paddr = self._memory.physical.size + PAGE_SIZE * (not wanted)
+                entry.perms = uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE
+                return True
+        table, looked_up = self._memory.page_table, self._looked_up
+        if self._mm is not None and page < LOWER_HALF:
+            table, looked_up = self._mm, self._tagged
+        right = _RIGHTS[access]
+        found = looked_up.get(page)
+        if found is None or not found.prot & right:
+            found = table.translate(page)
+            if found is None or not found.prot & right:
+                self.missed = (page, access)
+                return False
+            if len(looked_up) >= TLB_ENTRIES:
+                looked_up.clear()
+            looked_up[page] = found
+        if access == uc_const.UC_MEM_FETCH and self._on_code is not None:
+            self._on_code(page, found.address)
+        entry.paddr = found.address
+        entry.perms = _PERMS[found.prot.value]
+        watched = self._watched.get(page)
+        if watched is not None and access != uc_const.UC_MEM_FETCH:
+            entry.paddr = watched
+        return True
+
+    def locate(self, page: int, access: int, execute: Callable[[], object]) -> int:
+        """Return the address in `page` that an instruction could not access.
+
+        The TLB asks for pages. So the instruction is executed once more, while its page lies
+        where physical memory has nothing; that error has an address. Every other page that
+        it stores to lies behind that one, so that what it could store has no effect.
+
+        Parameters
+        ----------
+        execute
+            Executes the instruction, and leaves the CPU as it is.
+        """
+        found: list[int] = []
+        nothing = self._memory.physical.size
+
+        def hook(_uc: unicorn.Uc, _access: int, address: int, *_: object) -> bool:
+            if address < nothing + PAGE_SIZE:
+                found.append(address - nothing)
+            return False
+
+        kinds = uc_const.UC_HOOK_MEM_READ_UNMAPPED | uc_const.UC_HOOK_MEM_WRITE_UNMAPPED
+        handle = self._uc.hook_add(kinds, hook)
+        self.locating = page, access
+        self.drop()
+        try:
+            execute()
+        finally:
+            self.locating = None
+            self._uc.hook_del(handle)
+            self.drop()
+        return page + found[0] if found else page
+
+    def watch(self, page: int, on_read: Callable[[], object]) -> None:
+        """Call `on_read` before each time that the guest reads of the page at an address.
+
+        The page becomes a device to the emulator; what stands in memory is read and written.
+        """
+        base = self._memory.physical.size + WATCHED + len(self._watched) * PAGE_SIZE
+
+        def place(offset: int) -> int:
+            found = self._memory.translate(page)
+            assert found is not None
+            return found.address + offset
+
+        def read(_uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
+            if offset % 8 == 0:  # a doubleword comes in two halves, the low one first
+                try:
+                    on_read()
+                except BaseException as refusal:  # noqa: BLE001 -- who gives no value is complained of
+                    self._refuse(refusal)
+            return int.from_bytes(self._memory.physical.read(place(offset), size), "little")
+
+        def write(_uc: unicorn.Uc, offset: int, size: int, value: int, _data: object) -> None:
+            contents = (value % (1 << 8 * size)).to_bytes(size, "little")
+            self._memory.physical.write(place(offset), contents)
+
+        self._uc.mmio_map(base, PAGE_SIZE, read, None, write, None)
+        self._watched[page] = base
+        self.drop()
+
+    def switch_mm(self, mm: PageTable | None) -> None:
+        """Load another address space for the lower half; None: the kernel's own.
+
+        Entries of the TLB are tagged (PCID): those of an address space are out of sight while
+        another one is loaded, and stay until they are flushed.
+        """
+        self._mm = mm
+        self.drop()
+
+    def forget(self) -> None:
+        """Drop what was looked up in page tables."""
+        self._looked_up.clear()
+        self._tagged.clear()
+        self.drop()
+
+    def _flush(self, _start: int, _end: int, all_cpus: bool) -> None:
+        if all_cpus or self._memory.this_cpu == self._number:
+            self.forget()  # never less than what was asked for
+
+    def sync_icache(self, start: int, end: int) -> None:
+        """Make what this CPU fetches from [start, end) be what stands there."""
+        table = self._memory.page_table
+        found = table.translate(start)
+        if found is not None and start % found.leaf + end - start <= found.leaf:
+            self._stale[found.address, end - start] = None
+        else:
+            for span in table.spans(start, end - start):
+                if span.pa is not None:
+                    self._stale[span.pa, span.size] = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Drop what Unicorn looked up: now, or before this CPU executes anything again."""
+        self.dropped = True
+        if self.running:
+            self.maintain()
+
+    def maintain(self) -> None:
+        """Drop what the guest may not use any more: translated code, then the TLB."""
+        if len(self._stale) > STALE_RANGES:
+            self._stale.clear()
+            self._uc.ctl_flush_tb()
+        self._maintaining = True
+        try:
+            for pa, size in self._stale:
+                at = PHYSICAL_WINDOW + pa
+                self._uc.ctl_remove_cache(at, at + size)
+        finally:
+            self._maintaining = self.dropped = False
+            self._stale.clear()
+            # What was looked up at the window must not stay executable there.
+            self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
