@@ -30,8 +30,8 @@ from emulator.budget import one_budget
 from kernels.modelled.api.files import Mode
 from kernels.modelled.api.user import user_memory
 from kernels.modelled.printf import MAX_ERRNO, errno_name
-from kernels.modelled.registry import Record
 from kernels.modelled.structs import View, layout, view
+from kernels.registry import Record
 from machine.arguments import Out
 
 if TYPE_CHECKING:

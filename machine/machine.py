@@ -43,6 +43,7 @@ from emulator.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from emulator.cpu import INSTRUCTION, TICK, Cpu
 from emulator.disassembly import Disassembler
 from emulator.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stop, Stopped
+from kernels.log import LogLine
 from kernels.modelled import traps
 from kernels.modelled.api import bring_installed
 from kernels.modelled.api.algorithms import (
@@ -58,20 +59,21 @@ from kernels.modelled.api.params import FREE, SET, Parameter, parameters
 from kernels.modelled.api.sched import abandon, idle, sleep
 from kernels.modelled.api.time import NSEC_PER_SEC, advance, counter
 from kernels.modelled.api.user import user_memory
-from kernels.modelled.bounds import LogLine
 from kernels.modelled.extable import fix
 from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from kernels.modelled.kasan import CheckedHeap
-from kernels.modelled.kernel import Kernel, Parked, Unknown
+from kernels.modelled.kernel import Kernel
 from kernels.modelled.modules import ModuleStructs
 from kernels.modelled.printf import errno_name
 from kernels.modelled.prototypes import CType, parse
-from kernels.modelled.registry import Registry
+from kernels.modelled.symbols import Unknown
 from kernels.modelled.text.ftrace import LIMIT, Call, Replacement, Trace
 from kernels.modelled.text.jump_labels import StaticKey
 from kernels.modelled.text.kprobes import Hit, Probe
 from kernels.modelled.text.live import LiveText
 from kernels.modelled.text.static_calls import StaticCall
+from kernels.registry import Registry
+from kernels.runner import Parked
 from loader.admission import Notice, constructors_of, taints_text
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.errors import BadParameter, InitFailed, MissingDependency, ModuleInUse
@@ -204,13 +206,17 @@ class Machine:
             self.arch,
             self.memory,
             self.cpus,
-            call=self._nested,
-            run=self._aside,
-            depth=lambda: self._seat.depth,
-            symbolize=self.symbolize,
-            locate=self.locate,
+            _Runner(
+                depth=lambda: self._seat.depth,
+                call=self._nested,
+                aside=self._aside,
+                symbolize=self.symbolize,
+                locate=self.locate,
+                request_module=self._request,
+                refuse_access=self._sanitizer_fault,
+            ),
             unknown=policy,
-            report=self._sanitizer_fault if kasan else None,
+            kasan=kasan,
             heap_limit=heap_limit,
             seed=seed,
             limits=self.limits,
@@ -225,15 +231,13 @@ class Machine:
             each.on_access_failed = self._fix
             each.on_check = self._warn
             each.last_words = partial(self._last_words, each)
-        self.kernel.on_idle = partial(idle, self.kernel)
-        self.kernel.request_module = self._request
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
             symbols=SymbolTable(self.kernel, refuse_unknown=policy is Unknown.REFUSE),
-            percpu_alloc=self.kernel.percpu_alloc,
-            percpu_free=self.kernel.percpu_free,
-            percpu_write=self.kernel.percpu_write,
+            percpu_alloc=self.kernel.percpu.alloc,
+            percpu_free=self.kernel.percpu.free,
+            percpu_write=self.kernel.percpu.write,
             checks=_checks(checks),
             errata=_known_errata(self.arch, errata),
             stub_sections=stub_sections,
@@ -628,7 +632,7 @@ class Machine:
         try:
             if cpu is None and _are_slots(args):
                 raw = self._run(address, args)
-                if self.kernel.stirred and not self._seat.depth:
+                if self.kernel.work_pending and not self._seat.depth:
                     self.idle()
                 return kind.from_register(raw)
             with ExitStack() as buffers:
@@ -639,7 +643,7 @@ class Machine:
                 for value, slot in zip(args, slots, strict=True):
                     if isinstance(value, Out):
                         value.data = self.memory.read(slot, len(value)) if len(value) else b""
-                if self.kernel.stirred and not self._seat.depth:
+                if self.kernel.work_pending and not self._seat.depth:
                     self.idle()
             return kind.from_register(raw)
         finally:
@@ -672,8 +676,7 @@ class Machine:
         It is done after every call, within its limits. A fault in it goes to the log, and to
         `kernel.oopses`; a limit that is reached is a Fault.
         """
-        if self.kernel.on_idle is not None:
-            self.kernel.on_idle()
+        idle(self.kernel)
 
     @_one_budget
     def sleep(self, seconds: float) -> None:
@@ -749,9 +752,9 @@ class Machine:
         """Let the CPU run from `address` until the function under way returns."""
         seat = self._seat
         cpu, end = seat.cpu, self.kernel.return_address
-        kernel = self.kernel
+        serving = self.kernel.serving
         # What a kernel function calls back is the guest's own code again.
-        inside, kernel.executing = kernel.executing, ""
+        inside, serving.function = serving.function, ""
         seat.depth += 1
         failed = True
         try:
@@ -769,7 +772,7 @@ class Machine:
             raise
         finally:
             seat.depth -= 1
-            kernel.executing = inside
+            serving.function = inside
             if failed and not seat.depth:
                 cpu.reset(fully=True)
         return cpu.read(self.arch.runs.calling.result)
@@ -1369,6 +1372,24 @@ class Machine:
     def check(self) -> None:
         """Assert every invariant of executable memory and of the page table."""
         self.execmem.check()
+
+
+@attrs.frozen
+class _Runner:
+    """What the kernel needs of its machine; see `kernels.runner.Runner`."""
+
+    _depth: Callable[[], int]
+    call: Callable[..., int]
+    aside: Callable[[int, int, list[int], Any], int]
+    symbolize: Callable[[int], str | None]
+    locate: Callable[[int], tuple[str, str]]
+    request_module: Callable[[str], bool]
+    refuse_access: Callable[[FaultKind, str, int], NoReturn]
+
+    @property
+    def depth(self) -> int:
+        """How many guest functions are under way on this CPU."""
+        return self._depth()
 
 
 def _are_slots(args: Sequence[Argument]) -> TypeGuard[Sequence[int]]:

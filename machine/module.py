@@ -18,7 +18,7 @@ from loader.loaded import LoadedModule, LoadedSection, State
 from machine.drawing import svg
 
 if TYPE_CHECKING:
-    from kernels.modelled.bounds import LogLine
+    from kernels.log import LogLine
     from kernels.modelled.text.ftrace import Trace
     from kernels.modelled.text.jump_labels import StaticKey
     from kernels.modelled.text.kprobes import Hit, Probe

@@ -7,7 +7,7 @@ import attrs
 
 from allocator.types import ADDRESS_MASK
 from emulator.cpu import Cpu
-from kernels.modelled.kernel import Kernel
+from kernels.modelled.services import Words
 
 
 @attrs.frozen
@@ -15,7 +15,7 @@ class Guest:
     """The registers of a CPU and the memory of its kernel; see `archs.Guest`."""
 
     cpu: Cpu
-    kernel: Kernel
+    kernel: Words
 
     def read(self, name: str) -> int:
         """Return a register."""

@@ -35,7 +35,7 @@ ALLOCATORS = (
 
 
 @attrs.define(eq=False)
-class Site:
+class Origin:
     """Where an object was allocated or freed: `function+0xoff/0xsize [module]`, and by what."""
 
     place: str
@@ -63,8 +63,8 @@ class Object:
     size: int
     base: int
     room: int
-    allocated: Site
-    freed: Site | None = None
+    allocated: Origin
+    freed: Origin | None = None
 
     def __str__(self) -> str:
         told = f"the {self.size}-byte object at {self.address:#x}, allocated at "
@@ -83,7 +83,7 @@ class CheckedHeap(Heap):
     ----------
     memory
         Where pages come from.
-    site
+    origin
         Returns who is allocating or freeing.
     report
         Raises a fault.
@@ -94,13 +94,13 @@ class CheckedHeap(Heap):
     def __init__(
         self,
         memory: KernelMemory,
-        site: Callable[[], Site],
+        origin: Callable[[], Origin],
         report: Report,
         limit: int = LIMIT,
     ) -> None:
         super().__init__(memory, limit)
         self.cost = OBJECT_COST
-        self._site = site
+        self._origin = origin
         self._report = report
         self._objects: dict[int, Object] = {}
         self._freed: dict[int, Object] = {}
@@ -115,9 +115,9 @@ class CheckedHeap(Heap):
         base = super().alloc(size + 2 * RED_ZONE, zero=zero)
         if not base or base not in self.memory.direct_map:
             if base:
-                self._objects[base] = Object(base, size, base, 0, self._site())
+                self._objects[base] = Object(base, size, base, 0, self._origin())
             return base
-        found = Object(base + RED_ZONE, size, base, super().size(base), self._site())
+        found = Object(base + RED_ZONE, size, base, super().size(base), self._origin())
         self._objects[found.address] = found
         self._mark(base, found.room, RED)
         self._mark(found.address, size, FINE)
@@ -129,7 +129,7 @@ class CheckedHeap(Heap):
         """Return virtually contiguous memory; its guard page is the red zone."""
         address = super().vmalloc(size)
         if address:
-            self._objects[address] = Object(address, size, address, 0, self._site())
+            self._objects[address] = Object(address, size, address, 0, self._origin())
         return address
 
     def free(self, address: int) -> bool:
@@ -142,7 +142,7 @@ class CheckedHeap(Heap):
             return False
         if not found.room:
             return super().free(found.base)
-        found.freed = self._site()
+        found.freed = self._origin()
         self._mark(found.address, found.size, FREED)
         self.memory.fill(found.address, found.size, bytes([POISON_FREE]))
         self._freed[address] = found

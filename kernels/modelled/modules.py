@@ -18,7 +18,7 @@ import attrs
 
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
-from kernels.modelled.kernel import Kernel
+from kernels.modelled.services import Services
 from kernels.modelled.structs import layout, offset_of
 from kernels.modelled.structs import struct as declare
 from loader.admission import TAINTS
@@ -59,7 +59,7 @@ class ModuleStructs:
         The loaded modules, by name.
     """
 
-    kernel: Kernel
+    kernel: Services
     modules: Mapping[str, LoadedModule]
     _head: int = attrs.field(init=False)
     _objects: dict[str, list[int]] = attrs.field(factory=dict, init=False)

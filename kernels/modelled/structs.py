@@ -25,14 +25,12 @@ import functools
 import re
 import struct as struct_
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
 from allocator.types import ADDRESS_MASK, align_up
-
-if TYPE_CHECKING:
-    from kernels.modelled.kernel import Kernel
+from kernels.modelled.services import Words
 
 POINTERS = frozenset({"ptr", "fn", "str"})
 _SIZES = dict.fromkeys(POINTERS, 8) | {f"{s}{8 << n}": 1 << n for s in "ui" for n in range(4)}
@@ -149,7 +147,7 @@ def packed(name: str) -> struct_.Struct:
 class View:
     """A structure in guest memory, member by member."""
 
-    kernel: Kernel
+    kernel: Words
     layout: Layout
     address: int
 
@@ -186,6 +184,6 @@ class View:
         return named
 
 
-def view(kernel: Kernel, name: str, address: int) -> View:
+def view(kernel: Words, name: str, address: int) -> View:
     """Return the declared structure `name` at `address`."""
     return View(kernel, layout(name, kernel.arch.loads.structure_sizes), address)

@@ -13,16 +13,16 @@ knows an architecture. Adding a symbol is adding one entry to a file beside this
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 
 from kernels.modelled.prototypes import Prototype, parse
 
-if TYPE_CHECKING:
-    from kernels.modelled.kernel import Kernel
-
+# What is called with the kernel first; the table itself needs to know nothing of it.
 Handler: TypeAlias = Callable[..., int | None]
+Fill: TypeAlias = Callable[..., bytes]
+Read: TypeAlias = Callable[..., object]
 _Handler = TypeVar("_Handler", bound=Handler)
 
 
@@ -69,17 +69,17 @@ class Data:
     align
         Bytes; a page where code goes by way of its struct page, which names whole pages.
     fill
-        Returns the initial contents; zeros without it.
+        Returns the initial contents, given the kernel; zeros without it.
     read
-        Called before each time that the guest reads the variable, which has a page of its own.
+        Called with the kernel before each time that the guest reads the variable, which has a page of its own.
     """
 
     name: str
     size: int
     percpu: bool = False
     align: int = 16
-    fill: Callable[[Kernel], bytes] | None = None
-    read: Callable[[Kernel], object] | None = None
+    fill: Fill | None = None
+    read: Read | None = None
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -106,8 +106,8 @@ def data(
     *,
     percpu: bool = False,
     align: int = 16,
-    fill: Any = None,
-    read: Any = None,
+    fill: Fill | None = None,
+    read: Read | None = None,
 ) -> None:
     """Register a kernel variable."""
     if name in DATA:

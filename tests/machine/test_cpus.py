@@ -9,7 +9,7 @@ from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval
 from archs import Anchor
 from emulator.faults import BadCall, Fault, FaultKind
 from emulator.tlb import STALE_RANGES, TLB_ENTRIES
-from kernels.modelled.kernel import CANARY
+from kernels.modelled.percpu import CANARY
 from machine.machine import Machine
 from machine.thread import interleave
 from samples import modules
@@ -57,16 +57,16 @@ def test_each_cpu_computes_on_its_own(machine):
 def test_each_cpu_has_its_own_per_cpu_memory_and_task(machine):
     """Initial contents are in every copy; a copy is reached by the CPU's own registers."""
     kernel, anchors = machine.kernel, machine.arch.runs.emulation.anchors
-    base = kernel.percpu_alloc(16, 16)
-    kernel.percpu_write(base, b"initial contents")
+    base = kernel.percpu.alloc(16, 16)
+    kernel.percpu.write(base, b"initial contents")
     copies, tasks = set(), set()
     for number in range(3):
         with machine.on(number) as cpu:
-            copies.add(kernel.percpu_address(base))
+            copies.add(kernel.percpu.address(base))
             tasks.add(kernel.current)
-            assert machine.read(kernel.percpu_address(base), 16) == b"initial contents"
+            assert machine.read(kernel.percpu.address(base), 16) == b"initial contents"
             held = {anchor: cpu.read(name) & ADDRESS_MASK for name, anchor in anchors.items()}
-            assert held[Anchor.PERCPU] == kernel.percpu_offset if Anchor.PERCPU in held else True
+            assert held[Anchor.PERCPU] == kernel.percpu.offset if Anchor.PERCPU in held else True
             anchor, offset = machine.arch.runs.emulation.canary
             assert kernel.word(held[anchor] + offset) == CANARY
     assert len(copies) == len(tasks) == 3
@@ -83,12 +83,12 @@ def test_variables_tell_of_all_cpus(machine):
     symbol = kernel.address("this_cpu_off")
     for number in range(3):
         with machine.on(number):
-            assert kernel.word(kernel.percpu_address(symbol)) == offsets[number]
+            assert kernel.word(kernel.percpu.address(symbol)) == offsets[number]
     if machine.arch.runs.emulation.percpu_from_zero:
         hot = kernel.address("pcpu_hot")
         for number in range(3):
             with machine.on(number):
-                assert kernel.word(kernel.percpu_address(hot) + 12, 4) == number
+                assert kernel.word(kernel.percpu.address(hot) + 12, 4) == number
 
 
 def test_a_flush_of_one_cpu_leaves_the_others_stale(machine):

@@ -9,7 +9,7 @@ import pytest
 
 from allocator.types import MIB, PAGE_SIZE
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.kernel import LOG_LIMIT
+from kernels.modelled.printk import LOG_LIMIT
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import FUNCTIONS, Function
 from machine.machine import Machine

@@ -9,6 +9,7 @@ import pytest
 
 from emulator.faults import Fault, FaultKind
 from kernels.modelled import kernel as kernel_module
+from kernels.modelled import printk
 from kernels.modelled.heap import COST
 from machine.machine import STACK_SIZE, Machine
 from tests.machine.snippets import put, snippet
@@ -114,7 +115,7 @@ def test_the_heap(machine):
 
 def test_the_log(machine, monkeypatch):
     """A guest that only prints is not stopped by it: the newest lines are there, and a count."""
-    monkeypatch.setattr(kernel_module, "LOG_LINES", 100)
+    monkeypatch.setattr(printk, "LOG_LINES", 100)
     said = iter(range(1 << 62))
     machine.stub("chat", lambda: machine.kernel.print(b"line %d\n" % next(said)))
     fault = ends(machine, "loop", machine.kernel.address("chat"), instructions=10_000)

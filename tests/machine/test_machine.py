@@ -61,10 +61,11 @@ def held(machine):
         "loaded": {name: set(m.users) for name, m in machine.loader.modules.items()},
         "modules": set(machine.modules),
         "objects": kernel.heap.live(),
-        "kernel symbols": dict(kernel._addresses),
-        "per-cpu": (list(kernel._percpu_free), kernel._percpu_static),
-        "variables": kernel._variables_end,
-        "slots": len(kernel._slots),
+        "kernel symbols": dict(kernel.symbols),
+        "slots": kernel.symtab.mark().stubs,
+        "variables": kernel.symtab.mark().variables,
+        "per-cpu variables": kernel.percpu.mark(),
+        "per-cpu": list(kernel.percpu._free),
     }
 
 

@@ -92,7 +92,7 @@ def snapshot(machine: Machine) -> tuple[object, ...]:
         {name: (m.state, set(m.users)) for name, m in machine.loader.modules.items()},
         {name: m.state for name, m in machine.modules.items()},
         dict(machine.loader.symbols.exports),
-        list(kernel._percpu_free),
+        list(kernel.percpu._free),
         kernel.heap.live(),
         dict(kernel.symbols),
         list(kernel.registry),

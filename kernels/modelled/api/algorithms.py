@@ -27,8 +27,8 @@ from kernels.modelled.api.registry import ALGORITHMS
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.printf import errno_name
 from kernels.modelled.prototypes import parse
-from kernels.modelled.registry import Record
 from kernels.modelled.structs import layout, struct, view
+from kernels.registry import Record
 
 CHUNK = 1 << 20  # bytes given to one call of an update
 MOST = 1 << 28  # bytes that decompressing may come to

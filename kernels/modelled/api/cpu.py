@@ -73,10 +73,10 @@ def _capabilities(k: Kernel) -> bytes:
 
 data("pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
 data("const_pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
-data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu_offset))
+data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu.offset))
 data("numa_node", 4, percpu=True)
 data("x86_cpu_to_apicid", 4, percpu=True, fill=lambda k: k.cpu.number.to_bytes(4, "little"))
-data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: b"".join(map(_u64, k.percpu_offsets)))
+data("__per_cpu_offset", NR_CPUS * 8, fill=lambda k: b"".join(map(_u64, k.percpu.offsets)))
 data("nr_cpu_ids", 4, fill=_how_many)
 data("__num_online_cpus", 4, fill=_how_many)
 for _mask in ("online", "possible", "present", "active"):

@@ -111,7 +111,7 @@ def _request_firmware_nowait(
 @function("int __request_module(bool wait, const char *name, ...)")
 def _request_module(k: Kernel, _wait: int, fmt: int, args: Arguments) -> int:
     name = k.format(fmt, args).decode("utf-8", "replace")
-    if k.request_module is not None and k.request_module(name):
+    if k.request_module(name):
         return 0
     k.print(f"request_module: no {name} here\n".encode(), 7)
     return errno("ENOENT")

@@ -416,7 +416,7 @@ def _pcpu_alloc(k: Kernel, size: int, align: int, _reserved: int, _gfp: int) -> 
     if not 0 < size <= 8 * PAGE_SIZE or align > PAGE_SIZE:  # PCPU_MIN_UNIT_SIZE
         return 0
     try:
-        return k.percpu_alloc(size, align)
+        return k.percpu.alloc(size, align)
     except AllocationError:
         return 0
 
@@ -426,7 +426,7 @@ def free_percpu(k: Kernel, base: int) -> None:
     """Free per-cpu memory, or stop the guest."""
     if base:
         try:
-            k.percpu_free(base)
+            k.percpu.free(base)
         except KeyError:
             stop(k, f"free_percpu of {base:#x}: never allocated, or freed before")
 

@@ -15,7 +15,8 @@ from kernels.modelled.api.common import empty_list, errno, nothing, state, text
 from kernels.modelled.api.devres import release_all
 from kernels.modelled.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
 from kernels.modelled.api.registry import enter
-from kernels.modelled.kernel import ENTRY, Kernel
+from kernels.modelled.kernel import Kernel
+from kernels.modelled.meter import ENTRY
 from kernels.modelled.structs import layout, room, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function

@@ -169,7 +169,7 @@ def _percpu_counter_init_many(
     k: Kernel, counter: int, amount: int, _gfp: int, count: int, _key: int
 ) -> int:
     try:
-        base = k.percpu_alloc(4 * count, 4) if count else 0
+        base = k.percpu.alloc(4 * count, 4) if count else 0
     except AllocationError:
         base = 0
     if not base:
@@ -229,7 +229,7 @@ REF_INIT_ATOMIC, REF_INIT_DEAD = 1, 2
 )
 def _percpu_ref_init(k: Kernel, ref: int, release: int, flags: int, _gfp: int) -> int:
     try:
-        base = k.percpu_alloc(8, 8)
+        base = k.percpu.alloc(8, 8)
     except AllocationError:
         return errno("ENOMEM")
     more = kmalloc(k, REF_DATA, GFP_ZERO)
@@ -353,7 +353,7 @@ READ_COUNT = offset_of("percpu_rw_semaphore", "read_count")
 )
 def _percpu_init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> int:
     try:
-        base = k.percpu_alloc(4, 4)
+        base = k.percpu.alloc(4, 4)
     except AllocationError:
         return errno("ENOMEM")
     k.memory.write(sem, bytes(PCPU_RWSEM))
@@ -371,7 +371,7 @@ def _percpu_free_rwsem(k: Kernel, sem: int) -> None:
 
 @function("void percpu_down_write(struct percpu_rw_semaphore *sem)")
 def _percpu_down_write(k: Kernel, sem: int) -> None:
-    if k.word(k.percpu_address(k.word(sem + READ_COUNT)), 4):
+    if k.word(k.percpu.address(k.word(sem + READ_COUNT)), 4):
         stop(k, f"deadlock: percpu_rw_semaphore at {sem:#x} is read, and nobody else runs")
 
 
@@ -380,6 +380,6 @@ nothing("void percpu_up_write(struct percpu_rw_semaphore *sem)")
 
 @function("bool __percpu_down_read(struct percpu_rw_semaphore *sem, bool try)")
 def _percpu_down_read(k: Kernel, sem: int, _try: int) -> int:
-    at = k.percpu_address(k.word(sem + READ_COUNT))
+    at = k.percpu.address(k.word(sem + READ_COUNT))
     k.store(at, k.word(at, 4) + 1, 4)
     return 1

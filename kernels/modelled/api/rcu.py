@@ -44,7 +44,7 @@ def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object], function_: i
     if head:
         k.memory.write(head, bytes(RCU_HEAD))
     state(k, _Rcu).waiting.append(Deferred("rcu", act, lambda _k: function_))
-    k.stir()
+    k.work_pending = True
 
 
 def withdraw_rcu(k: Kernel, owned: Callable[[int], bool]) -> None:
@@ -81,7 +81,7 @@ def _rcu_read_unlock(k: Kernel) -> None:
     if not rcu.readers:
         give(k, READERS)
     if rcu.waiting:
-        k.stir()
+        k.work_pending = True
 
 
 @function(

@@ -21,9 +21,9 @@ from kernels.modelled.api.common import empty_list, stop
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.modules import BASE, STATES
 from kernels.modelled.prototypes import parse
-from kernels.modelled.registry import Field
 from kernels.modelled.structs import View, layout, struct, view
 from kernels.modelled.table import data, function
+from kernels.registry import Field
 from loader.loaded import State
 
 Ids = Callable[[Kernel, int], Iterator[str]]

@@ -28,9 +28,10 @@ from kernels.modelled.api.common import Deferred, errno, state, stop, text
 from kernels.modelled.api.held import left
 from kernels.modelled.api.rcu import grace_period, rcu_pending, withdraw_rcu
 from kernels.modelled.api.time import NSEC_PER_JIFFY, NSEC_PER_SEC, advance, now
-from kernels.modelled.kernel import Kernel, Parked
+from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import Arguments, data, function
+from kernels.runner import Parked
 
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 NAME = 255  # bytes of a thread's name that are kept; the kernel shows 63
@@ -82,7 +83,7 @@ class Scheduler:
 def defer(k: Kernel, key: int, what: Deferred) -> None:
     """Put `what` at the end of the queue; `key` finds it again."""
     state(k, Scheduler).queue.append((key, what))
-    k.stir()
+    k.work_pending = True
 
 
 def withdraw(k: Kernel, key: int) -> bool:
@@ -108,7 +109,7 @@ def set_timer(k: Kernel, key: int, when: int, what: Deferred) -> None:
     s = state(k, Scheduler)
     s.serial += 1
     s.timers[key] = when, s.serial, what
-    k.stir()
+    k.work_pending = True
 
 
 def clear_timer(k: Kernel, key: int) -> bool:
@@ -144,7 +145,7 @@ def idle(k: Kernel) -> None:
     left = IDLE_STEPS
     while left and _step(k, now(k), oops=True):
         left -= 1
-    k.stirred = not left or bool(
+    k.work_pending = not left or bool(
         s.timers or any(t.deadline is not None for t in s.threads.values())
     )
 
@@ -230,7 +231,7 @@ def block(
         if thread is not None:
             thread.deadline = None
         return True
-    if thread is not None and k.depth() == s.depth:
+    if thread is not None and k.depth == s.depth:
         if thread.deadline is not None and now(k) >= thread.deadline:
             thread.deadline = None
             return False
@@ -270,7 +271,7 @@ def _switch(k: Kernel, thread: Thread) -> None:
     """Run a thread until it waits or ends."""
     s = state(k, Scheduler)
     before = s.thread, s.depth
-    s.thread, s.depth = thread, k.depth() + 1
+    s.thread, s.depth = thread, k.depth + 1
     try:
         stack = thread.stack + KTHREAD_STACK
         result = k.run_as(thread.task, stack, thread.function, [thread.argument], thread.context)
@@ -321,7 +322,7 @@ def wake(k: Kernel, task: int) -> bool:
         return True
     fresh = not thread.woken
     thread.started = thread.woken = True
-    k.stir()
+    k.work_pending = True
     return fresh
 
 

@@ -25,9 +25,9 @@ from kernels.modelled.api.common import state, stop, text
 from kernels.modelled.api.crypto import crc32c
 from kernels.modelled.api.registry import ALGORITHMS
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.registry import Record
 from kernels.modelled.structs import layout, struct, view
 from kernels.modelled.table import function
+from kernels.registry import Record
 
 BLOCK = 16
 struct("shash_desc", "tfm:ptr")
@@ -109,7 +109,7 @@ def _allocate(k: Kernel, kind: str, name: str) -> int:
     """Return the address of a new transform, or an ERR_PTR."""
     record = registered(k, name, kind)
     found = algorithm(k, record) if record is not None else _built_in(k, kind, name)
-    if found is None and k.request_module is not None and k.request_module(f"crypto-{name}"):
+    if found is None and k.request_module(f"crypto-{name}"):
         record = registered(k, name, kind)
         found = algorithm(k, record) if record is not None else None
     if found is None:

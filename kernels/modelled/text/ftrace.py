@@ -30,7 +30,8 @@ from archs.text import Ftrace as Encoding
 from archs.text import OnStack, Register
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.kernel import SLOT, Kernel
+from kernels.modelled.image import SLOT
+from kernels.modelled.services import Services
 from kernels.modelled.text.patches import Patch, Patches, PatchRefused, Running
 from loader.loaded import LoadedModule
 
@@ -167,7 +168,7 @@ class Ftrace:
         encoding: Encoding,
         execmem: Execmem,
         patches: Patches,
-        kernel: Kernel,
+        kernel: Services,
         running: Running,
     ) -> None:
         self._calling = arch.runs.calling

@@ -28,7 +28,7 @@ from archs.text import Kprobes as Encoding
 from emulator.cpu import Cpu
 from emulator.faults import FaultKind, Stop
 from kernels.modelled.guest import Guest
-from kernels.modelled.kernel import Kernel
+from kernels.modelled.services import Services
 from kernels.modelled.text.patches import Patch, Patches, PatchRefused
 from loader.loaded import LoadedModule
 
@@ -108,7 +108,7 @@ class Kprobes:
         encoding: Encoding,
         execmem: Execmem,
         patches: Patches,
-        kernel: Kernel,
+        kernel: Services,
         breakpoints: dict[int, Callable[[Cpu], int]],
         modules: Callable[[], Iterable[LoadedModule]],
         reserved: Callable[[LoadedModule, int, int], str],

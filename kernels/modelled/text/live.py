@@ -11,7 +11,7 @@ from archs import Arch
 from archs.text import TextPatching
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
-from kernels.modelled.kernel import Kernel
+from kernels.modelled.services import Services
 from kernels.modelled.text.ftrace import Ftrace, Replacement, Site
 from kernels.modelled.text.jump_labels import StaticKey, StaticKeys
 from kernels.modelled.text.kprobes import Kprobes
@@ -45,7 +45,7 @@ class LiveText:
         encoding: TextPatching,
         *,
         execmem: Execmem,
-        kernel: Kernel,
+        kernel: Services,
         breakpoints: dict[int, Callable[[Cpu], int]],
         modules: Callable[[], Iterable[LoadedModule]],
         where: Callable[[int], str],

@@ -998,7 +998,7 @@ def test_every_variable_can_be_made(arch):
     for name, variable in DATA.items():
         address = kernel.address(name)
         if variable.percpu:
-            address = kernel.percpu_address(address)
+            address = kernel.percpu.address(address)
         assert len(kernel.memory.read(address, variable.size)) == variable.size
         if variable.fill is not None:
             assert len(variable.fill(kernel)) <= variable.size, name

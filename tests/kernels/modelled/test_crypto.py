@@ -19,7 +19,7 @@ from kernels.modelled.api import aes
 from kernels.modelled.api.algorithms import CryptoError, compute
 from kernels.modelled.api.compress import lz4_block
 from kernels.modelled.api.xxhash import xxh64
-from kernels.modelled.registry import Record
+from kernels.registry import Record
 from machine.machine import Machine
 from tests.machine.test_corpus import crc
 

@@ -10,7 +10,8 @@ from allocator import AllocationError, Prot
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE
 from archs import Anchor
 from emulator.faults import BadCall
-from kernels.modelled.kernel import CANARY, PERCPU_SIZE, PERCPU_STATIC, LogLine
+from kernels.log import LogLine
+from kernels.modelled.percpu import CANARY, PERCPU_SIZE, PERCPU_STATIC
 from kernels.modelled.table import DATA, FUNCTIONS
 from machine.machine import Machine
 from samples import modules
@@ -197,7 +198,7 @@ def test_rolling_back(machine):
     """Symbols, variables and objects that came after a mark are forgotten and made anew."""
     kernel = machine.kernel
     kernel.address("strlen")
-    before = dict(kernel._addresses)
+    before = dict(kernel.symbols)
     mark = kernel.mark()
     made = {name: kernel.address(name) for name in ("nobody_has_this", "memcpy", *DATA)}
     variable = next(name for name, entry in DATA.items() if not entry.percpu and not entry.fill)
@@ -205,12 +206,12 @@ def test_rolling_back(machine):
     machine.write(made[variable], b"\xff" * DATA[variable].size)
     machine.alloc(100)
     kernel.roll_back(mark)
-    assert kernel._addresses == before
+    assert kernel.symbols == before
     assert {name: kernel.address(name) for name in made} == made
     assert machine.read(made[variable], DATA[variable].size) == contents
     kernel.roll_back(mark)
     kernel.roll_back(kernel.mark())
-    assert kernel._addresses == before
+    assert kernel.symbols == before
 
 
 # Per-cpu memory ------------------------------------------------------------------------------
@@ -219,22 +220,22 @@ def test_rolling_back(machine):
 def test_per_cpu_memory(machine):
     """Per-cpu memory is aligned, zeroed, apart, written through its copy, and given back."""
     kernel = machine.kernel
-    one, two = kernel.percpu_alloc(24, 64), kernel.percpu_alloc(1, 1)
+    one, two = kernel.percpu.alloc(24, 64), kernel.percpu.alloc(1, 1)
     assert one % 64 == 0
     assert two >= one + 24 or two + 8 <= one
-    kernel.percpu_write(one, b"contents")
-    assert machine.read(kernel.percpu_address(one), 24) == b"contents".ljust(24, b"\0")
-    kernel.percpu_free(one)
-    again = kernel.percpu_alloc(24, 64)
+    kernel.percpu.write(one, b"contents")
+    assert machine.read(kernel.percpu.address(one), 24) == b"contents".ljust(24, b"\0")
+    kernel.percpu.free(one)
+    again = kernel.percpu.alloc(24, 64)
     assert again == one
-    assert machine.read(kernel.percpu_address(again), 24) == bytes(24)
+    assert machine.read(kernel.percpu.address(again), 24) == bytes(24)
 
 
 def test_per_cpu_memory_by_its_register(arch, machine):
     """A symbol plus the register that holds the CPU's offset is where the copy lies."""
     registers = [n for n, what in arch.runs.emulation.anchors.items() if what is Anchor.PERCPU]
-    base = machine.kernel.percpu_alloc(8, 8)
-    machine.kernel.percpu_write(base, bytes(range(8)))
+    base = machine.kernel.percpu.alloc(8, 8)
+    machine.kernel.percpu.write(base, bytes(range(8)))
     for name in registers:
         at = base + machine.cpu.read(name) & ADDRESS_MASK
         assert machine.read(at, 8) == bytes(range(8))
@@ -245,13 +246,13 @@ def test_per_cpu_memory_runs_out(machine):
     kernel = machine.kernel
     room = PERCPU_SIZE - PERCPU_STATIC
     with pytest.raises(AllocationError, match="per-cpu memory"):
-        kernel.percpu_alloc(room + 8, 8)
-    held = [kernel.percpu_alloc(PAGE_SIZE, PAGE_SIZE) for _ in range(room // PAGE_SIZE)]
+        kernel.percpu.alloc(room + 8, 8)
+    held = [kernel.percpu.alloc(PAGE_SIZE, PAGE_SIZE) for _ in range(room // PAGE_SIZE)]
     with pytest.raises(AllocationError, match="no room left"):
-        kernel.percpu_alloc(8, 8)
+        kernel.percpu.alloc(8, 8)
     for base in held:
-        kernel.percpu_free(base)
-    kernel.percpu_free(kernel.percpu_alloc(room, 8))
+        kernel.percpu.free(base)
+    kernel.percpu.free(kernel.percpu.alloc(room, 8))
 
 
 # The log -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.kernel import CANARY
+from kernels.modelled.percpu import CANARY
 from loader.files import ModuleFile
 from machine.machine import Machine
 from tests.support.elfwriter import AARCH64, RISCV, X86_64

@@ -13,9 +13,9 @@ import struct
 import pytest
 
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.registry import Record, Registry
 from kernels.modelled.structs import layout, packed, view
 from kernels.modelled.structs import struct as declare
+from kernels.registry import Record, Registry
 from loader.elf import parse
 from loader.files import read_module
 from machine.machine import Machine

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.kernel import ZEROS
+from kernels.modelled.symbols import ZEROS
 from machine.machine import Machine
 from tests.machine.snippets import snippet
 from tests.support.elfwriter import A, Rela, Sec, Sym, W
