@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +42,18 @@ from allocator.types import (
     align_up,
 )
 from archs import traps
-from archs.arch import U8, U64, Arch, Entry, Finalisation, Ftrace, SameSize, exactly, same
-from archs.environment import Boot, Environment
-from archs.levels.link import Branch, Fill, Link, Probe, rows
+from archs.arch import Arch
+from archs.boot_arm64 import CAPABILITIES, environment
+from archs.extable import ENTRY, PAIR
+from archs.levels.link import Branch, Fill, Link, Probe
 from archs.levels.load import Erratum, Load, Plt, module_struct
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
-from archs.op import Got, Op
-from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
+from archs.passes.ftrace import Entry, exactly, same
+from archs.passes.subject import U8, U64, Pass
+from archs.reloc import signed
+from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
 from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
 
@@ -119,40 +124,6 @@ def _va_list(address: int, load: Callable[[int], int]) -> Iterator[int]:
         stack += 8
 
 
-def _imm(*slices: tuple[int, int, int]) -> tuple[Part, ...]:
-    """Return the parts of an immediate in one instruction word."""
-    return (Part(4, tuple(Slice(*s) for s in slices)),)
-
-
-_ADR = _imm((0, 2, 29), (2, 19, 5))
-_ADRP = _imm((12, 2, 29), (14, 19, 5))
-_BRANCH26 = _imm((2, 26, 0))
-_BRANCH19 = _imm((2, 19, 5))
-_BRANCH14 = _imm((2, 14, 5))
-
-
-def _scaled(log2: int) -> tuple[Part, ...]:
-    """Return the parts of the low 12 bits, scaled by the size of the access."""
-    # The field has 12 bits whatever the scale; the kernel and linkers replace all of it.
-    zeros = ((1 << log2) - 1) << (22 - log2)
-    return (Part(4, (Slice(log2, 12 - log2, 10),), zeros=zeros),)
-
-
-def _multiple(log2: int) -> Reach:
-    """Return a reach without limits that requires a multiple of the access size."""
-    return Reach(-(1 << 63), 1 << 63, 1 << log2)
-
-
-def _movw(group: int) -> tuple[Part, ...]:
-    """Return the parts of a MOVZ/MOVK immediate."""
-    return _imm((16 * group, 16, 5))
-
-
-def _signed_movw(group: int) -> tuple[Part, ...]:
-    """Return the parts of a MOVZ or MOVN immediate, the opcode chosen by the sign."""
-    return (Part(4, (Slice(16 * group, 16, 5),), zeros=1 << 29, movz=1 << 30),)
-
-
 def erratum_843419_align(offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the alignment at which an ADRP at each section offset is never forbidden.
 
@@ -168,15 +139,15 @@ def adrp_near(word: int, place: int, target: int) -> bytes | None:
     x = (target & ~0xFFF) - place
     if not -(1 << 20) <= x < 1 << 20:
         return None
-    return (_ADR[0].insert(word & ~(1 << 31), x)).to_bytes(4, "little")
+    return (ADR[0].insert(word & ~(1 << 31), x)).to_bytes(4, "little")
 
 
 def adrp_veneer(word: int, address: int, place: int, target: int) -> bytes:
     """Return ADRP rd ; ADD rd, rd, #0 ; B place+4, with the register of the ADRP it replaces."""
     register, page = word & 0x1F, target & ~0xFFF
-    adrp = _ADRP[0].insert(0x9000_0000 | register, page - (address & ~0xFFF))
+    adrp = ADRP[0].insert(0x9000_0000 | register, page - (address & ~0xFFF))
     add = 0x9100_0000 | register << 5 | register
-    back = _BRANCH26[0].insert(0x1400_0000, place + 4 - (address + 8))
+    back = BRANCH26[0].insert(0x1400_0000, place + 4 - (address + 8))
     return b"".join(w.to_bytes(4, "little") for w in (adrp, add, back))
 
 
@@ -184,7 +155,7 @@ def branch_to(place: int, address: int) -> bytes | None:
     """Return B address, or None where it is too far."""
     if address - place not in signed(28, 4):
         return None
-    return _BRANCH26[0].insert(0x1400_0000, address - place).to_bytes(4, "little")
+    return BRANCH26[0].insert(0x1400_0000, address - place).to_bytes(4, "little")
 
 
 # Finalisation ----------------------------------------------------------------------------------
@@ -227,57 +198,6 @@ _ENTRIES = (
     ),
 )
 
-# Numbers of Linux 6.12's arch/arm64/tools/cpucaps, of all the capabilities that alternatives
-# of a distribution's modules name.
-CAPABILITIES = {
-    "ALWAYS_BOOT": 0,
-    "ALWAYS_SYSTEM": 1,
-    "HAS_FPSIMD": 25,
-    "HAS_LSE_ATOMICS": 37,
-    "HAS_VIRT_HOST_EXTN": 51,
-    "WORKAROUND_DEVICE_LOAD_ACQUIRE": 95,
-}
-# Capability -> implementer, part, and the first and last revision (variant, revision) that
-# need it (arch/arm64/kernel/cpu_errata.c; asm/cputype.h).
-ERRATA = (
-    ("WORKAROUND_843419", 0x41, 0xD03, (0, 0), (0, 4)),  # Cortex-A53
-    ("WORKAROUND_843419", 0x42, 0x100, (0, 0), (0, 0)),  # Brahma-B53
-    ("WORKAROUND_DEVICE_LOAD_ACQUIRE", 0x41, 0xD07, (0, 0), (1, 2)),  # Cortex-A57
-)
-# What cpuinfo would say about the emulator's CPU models: part, variant, revision, features.
-_MODELS = {
-    "cortex-a53": (0x41, 0xD03, 0, 4, "fp asimd"),
-    "cortex-a57": (0x41, 0xD07, 1, 0, "fp asimd"),
-    "cortex-a72": (0x41, 0xD08, 0, 3, "fp asimd"),
-    "cortex-a76": (0x41, 0xD0B, 4, 1, "fp asimd atomics"),
-    "neoverse-n1": (0x41, 0xD0C, 4, 1, "fp asimd atomics"),
-    "max": (0, 0x51, 0, 0, "fp asimd atomics"),
-}
-
-
-def environment(boot: Boot) -> Environment:
-    """Return a boot's capabilities that decide about modules (cpufeature.c, cpu_errata.c).
-
-    What cpuinfo lists are the capabilities that all CPUs share; errata follow from the main
-    ID register. Whether the kernel runs at EL2 with host extensions only the console says.
-    """
-    implementer, part, variant, revision, flags = _MODELS.get(boot.model, (0, 0, 0, 0, ""))
-    if boot.cpu:
-        names = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
-        implementer, part, variant, revision = (int(boot.cpu.get(name, "0"), 0) for name in names)
-        flags = boot.cpu.get("Features", "")
-    found = {"ALWAYS_BOOT", "ALWAYS_SYSTEM"}
-    listed = {"fp": "HAS_FPSIMD", "atomics": "HAS_LSE_ATOMICS"}
-    found |= {listed[flag] for flag in flags.split() if flag in listed}
-    if "detected: Virtualization Host Extensions" in boot.console:
-        found.add("HAS_VIRT_HOST_EXTN")
-    for name, *cpu, first, last in ERRATA:
-        if cpu == [implementer, part] and first <= (variant, revision) <= last:
-            found.add(name)
-    return Environment(
-        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
-    )
-
 
 def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
     """Return the alternatives whose capability is there (alternative.c, __apply_alternatives)."""
@@ -285,12 +205,24 @@ def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> 
     return np.flatnonzero(np.isin(entries["capability"] & (_CALLBACK - 1), numbers))
 
 
+_ALTERNATIVE = np.dtype(
+    [
+        ("place", "<i4"),
+        ("replacement", "<i4"),
+        ("capability", "<u2"),
+        ("length", "u1"),
+        ("replacement_length", "u1"),
+    ]
+)
+_TRAMPOLINES = (".text.ftrace_trampoline", ".init.text.ftrace_trampoline")
+_EXTABLE = (ENTRY, PAIR)
+
 # Opcode mask and value of instructions with a displacement, and the row of their field.
 _BRANCHES = (
-    (0x7C00_0000, 0x1400_0000, _BRANCH26),  # B, BL
-    (0xFF00_0010, 0x5400_0000, _BRANCH19),  # B.cond
-    (0x7E00_0000, 0x3400_0000, _BRANCH19),  # CBZ, CBNZ
-    (0x7E00_0000, 0x3600_0000, _BRANCH14),  # TBZ, TBNZ
+    (0x7C00_0000, 0x1400_0000, BRANCH26),  # B, BL
+    (0xFF00_0010, 0x5400_0000, BRANCH19),  # B.cond
+    (0x7E00_0000, 0x3400_0000, BRANCH19),  # CBZ, CBNZ
+    (0x7E00_0000, 0x3600_0000, BRANCH14),  # TBZ, TBNZ
 )
 
 
@@ -308,116 +240,9 @@ def moved(code: bytes, old: int, new: int) -> bytes:
                 break
         if word & 0x9F00_0000 == 0x9000_0000:
             pages = ((old + at) & ~0xFFF) - ((new + at) & ~0xFFF)
-            word = _ADRP[0].insert(word, _ADRP[0].extract(word) + pages)
+            word = ADRP[0].insert(word, ADRP[0].extract(word) + pages)
         words.append(word.to_bytes(4, "little"))
     return b"".join(words)
-
-
-_WORD32 = Reach(-(1 << 31), 1 << 32)
-_WORD16 = Reach(-(1 << 15), 1 << 16)
-
-_LO15 = Reach(0, 1 << 15, 8)
-_LD64_LO15 = _imm((3, 12, 10))
-
-
-def _got(
-    number: int, name: str, op: Op, parts: tuple[Part, ...], reach: Reach | None, got: Got
-) -> Reloc:
-    """Return a row that needs a GOT; the kernel has none, an object may bring its own."""
-    return Reloc(number, f"R_AARCH64_{name}", op, parts, reach, got=got, kernel=False)
-
-
-_DYNAMIC = "written by dynamic linkers, never in a relocatable object"
-_DYNAMIC_NAMES = """
-    COPY GLOB_DAT JUMP_SLOT RELATIVE TLS_DTPMOD64 TLS_DTPREL64 TLS_TPREL64 TLSDESC IRELATIVE
-""".split()
-_TLS = "the kernel has no thread-local storage"
-_TLS_NAMES = """
-    TLSGD_ADR_PREL21 TLSGD_ADR_PAGE21 TLSGD_ADD_LO12_NC TLSGD_MOVW_G1 TLSGD_MOVW_G0_NC
-    TLSLD_ADR_PREL21 TLSLD_ADR_PAGE21 TLSLD_ADD_LO12_NC TLSLD_MOVW_G1 TLSLD_MOVW_G0_NC
-    TLSLD_LD_PREL19 TLSLD_MOVW_DTPREL_G2 TLSLD_MOVW_DTPREL_G1 TLSLD_MOVW_DTPREL_G1_NC
-    TLSLD_MOVW_DTPREL_G0 TLSLD_MOVW_DTPREL_G0_NC TLSLD_ADD_DTPREL_HI12
-    TLSLD_ADD_DTPREL_LO12 TLSLD_ADD_DTPREL_LO12_NC TLSLD_LDST8_DTPREL_LO12
-    TLSLD_LDST8_DTPREL_LO12_NC TLSLD_LDST16_DTPREL_LO12 TLSLD_LDST16_DTPREL_LO12_NC
-    TLSLD_LDST32_DTPREL_LO12 TLSLD_LDST32_DTPREL_LO12_NC TLSLD_LDST64_DTPREL_LO12
-    TLSLD_LDST64_DTPREL_LO12_NC TLSIE_MOVW_GOTTPREL_G1 TLSIE_MOVW_GOTTPREL_G0_NC
-    TLSIE_ADR_GOTTPREL_PAGE21 TLSIE_LD64_GOTTPREL_LO12_NC TLSIE_LD_GOTTPREL_PREL19
-    TLSLE_MOVW_TPREL_G2 TLSLE_MOVW_TPREL_G1 TLSLE_MOVW_TPREL_G1_NC TLSLE_MOVW_TPREL_G0
-    TLSLE_MOVW_TPREL_G0_NC TLSLE_ADD_TPREL_HI12 TLSLE_ADD_TPREL_LO12
-    TLSLE_ADD_TPREL_LO12_NC TLSLE_LDST8_TPREL_LO12 TLSLE_LDST8_TPREL_LO12_NC
-    TLSLE_LDST16_TPREL_LO12 TLSLE_LDST16_TPREL_LO12_NC TLSLE_LDST32_TPREL_LO12
-    TLSLE_LDST32_TPREL_LO12_NC TLSLE_LDST64_TPREL_LO12 TLSLE_LDST64_TPREL_LO12_NC
-    TLSDESC_LD_PREL19 TLSDESC_ADR_PREL21 TLSDESC_ADR_PAGE21 TLSDESC_LD64_LO12
-    TLSDESC_ADD_LO12 TLSDESC_OFF_G1 TLSDESC_OFF_G0_NC TLSDESC_LDR TLSDESC_ADD TLSDESC_CALL
-    TLSLE_LDST128_TPREL_LO12 TLSLE_LDST128_TPREL_LO12_NC TLSLD_LDST128_DTPREL_LO12
-    TLSLD_LDST128_DTPREL_LO12_NC
-""".split()
-
-RELOCATIONS = rows(
-    Reloc(0, "R_AARCH64_NONE", Op.NONE),
-    Reloc(256, "R_AARCH64_NONE", Op.NONE),
-    Reloc(257, "R_AARCH64_ABS64", Op.ABS, data(8)),
-    Reloc(258, "R_AARCH64_ABS32", Op.ABS, data(4), _WORD32, kernel_reach=unsigned(32)),
-    Reloc(259, "R_AARCH64_ABS16", Op.ABS, data(2), _WORD16, kernel_reach=unsigned(16)),
-    Reloc(260, "R_AARCH64_PREL64", Op.PC, data(8)),
-    Reloc(261, "R_AARCH64_PREL32", Op.PC, data(4), signed(32)),
-    Reloc(262, "R_AARCH64_PREL16", Op.PC, data(2), signed(16)),
-    Reloc(263, "R_AARCH64_MOVW_UABS_G0", Op.ABS, _movw(0), unsigned(16)),
-    Reloc(264, "R_AARCH64_MOVW_UABS_G0_NC", Op.ABS, _movw(0)),
-    Reloc(265, "R_AARCH64_MOVW_UABS_G1", Op.ABS, _movw(1), unsigned(32)),
-    Reloc(266, "R_AARCH64_MOVW_UABS_G1_NC", Op.ABS, _movw(1)),
-    Reloc(267, "R_AARCH64_MOVW_UABS_G2", Op.ABS, _movw(2), unsigned(48)),
-    Reloc(268, "R_AARCH64_MOVW_UABS_G2_NC", Op.ABS, _movw(2)),
-    Reloc(269, "R_AARCH64_MOVW_UABS_G3", Op.ABS, _movw(3)),
-    Reloc(270, "R_AARCH64_MOVW_SABS_G0", Op.ABS, _signed_movw(0), signed(17)),
-    Reloc(271, "R_AARCH64_MOVW_SABS_G1", Op.ABS, _signed_movw(1), signed(33)),
-    Reloc(272, "R_AARCH64_MOVW_SABS_G2", Op.ABS, _signed_movw(2), signed(49)),
-    Reloc(273, "R_AARCH64_LD_PREL_LO19", Op.PC, _BRANCH19, signed(21, 4)),
-    Reloc(274, "R_AARCH64_ADR_PREL_LO21", Op.PC, _ADR, signed(21)),
-    Reloc(275, "R_AARCH64_ADR_PREL_PG_HI21", Op.PAGE, _ADRP, signed(33)),
-    Reloc(276, "R_AARCH64_ADR_PREL_PG_HI21_NC", Op.PAGE, _ADRP),
-    Reloc(277, "R_AARCH64_ADD_ABS_LO12_NC", Op.ABS, _scaled(0)),
-    Reloc(278, "R_AARCH64_LDST8_ABS_LO12_NC", Op.ABS, _scaled(0)),
-    Reloc(279, "R_AARCH64_TSTBR14", Op.PC, _BRANCH14, signed(16, 4)),
-    Reloc(280, "R_AARCH64_CONDBR19", Op.PC, _BRANCH19, signed(21, 4)),
-    Reloc(282, "R_AARCH64_JUMP26", Op.PC, _BRANCH26, signed(28, 4), stub=Stub.PLT),
-    Reloc(283, "R_AARCH64_CALL26", Op.PC, _BRANCH26, signed(28, 4), stub=Stub.PLT),
-    Reloc(284, "R_AARCH64_LDST16_ABS_LO12_NC", Op.ABS, _scaled(1), _multiple(1)),
-    Reloc(285, "R_AARCH64_LDST32_ABS_LO12_NC", Op.ABS, _scaled(2), _multiple(2)),
-    Reloc(286, "R_AARCH64_LDST64_ABS_LO12_NC", Op.ABS, _scaled(3), _multiple(3)),
-    Reloc(287, "R_AARCH64_MOVW_PREL_G0", Op.PC, _signed_movw(0), signed(17)),
-    Reloc(288, "R_AARCH64_MOVW_PREL_G0_NC", Op.PC, _movw(0)),
-    Reloc(289, "R_AARCH64_MOVW_PREL_G1", Op.PC, _signed_movw(1), signed(33)),
-    Reloc(290, "R_AARCH64_MOVW_PREL_G1_NC", Op.PC, _movw(1)),
-    Reloc(291, "R_AARCH64_MOVW_PREL_G2", Op.PC, _signed_movw(2), signed(49)),
-    Reloc(292, "R_AARCH64_MOVW_PREL_G2_NC", Op.PC, _movw(2)),
-    Reloc(293, "R_AARCH64_MOVW_PREL_G3", Op.PC, _signed_movw(3)),
-    Reloc(299, "R_AARCH64_LDST128_ABS_LO12_NC", Op.ABS, _scaled(4), _multiple(4)),
-    _got(300, "MOVW_GOTOFF_G0", Op.ABS, _signed_movw(0), signed(17), Got.OFFSET_SUM),
-    _got(301, "MOVW_GOTOFF_G0_NC", Op.ABS, _movw(0), None, Got.OFFSET_SUM),
-    _got(302, "MOVW_GOTOFF_G1", Op.ABS, _signed_movw(1), signed(33), Got.OFFSET_SUM),
-    _got(303, "MOVW_GOTOFF_G1_NC", Op.ABS, _movw(1), None, Got.OFFSET_SUM),
-    _got(304, "MOVW_GOTOFF_G2", Op.ABS, _signed_movw(2), signed(49), Got.OFFSET_SUM),
-    _got(305, "MOVW_GOTOFF_G2_NC", Op.ABS, _movw(2), None, Got.OFFSET_SUM),
-    _got(306, "MOVW_GOTOFF_G3", Op.ABS, _signed_movw(3), None, Got.OFFSET_SUM),
-    _got(307, "GOTREL64", Op.ABS, data(8), None, Got.RELATIVE),
-    _got(308, "GOTREL32", Op.ABS, data(4), signed(32), Got.RELATIVE),
-    _got(309, "GOT_LD_PREL19", Op.PC, _BRANCH19, signed(21, 4), Got.SLOT_SUM),
-    _got(310, "LD64_GOTOFF_LO15", Op.ABS, _LD64_LO15, _LO15, Got.OFFSET_SUM),
-    _got(311, "ADR_GOT_PAGE", Op.PAGE, _ADRP, signed(33), Got.SLOT_SUM),
-    _got(312, "LD64_GOT_LO12_NC", Op.ABS, _scaled(3), _multiple(3), Got.SLOT_SUM),
-    _got(313, "LD64_GOTPAGE_LO15", Op.ABS, _LD64_LO15, _LO15, Got.PAGE_OFFSET_SUM),
-    Reloc(314, "R_AARCH64_PLT32", Op.PC, data(4), signed(32), stub=Stub.PLT, kernel=False),
-    _got(315, "GOTPCREL32", Op.PC, data(4), signed(32), Got.SLOT),
-    *(
-        Reloc(512 + n, f"R_AARCH64_{name}", Op.NONE, unsupported=_TLS)
-        for n, name in enumerate(_TLS_NAMES)
-    ),
-    *(
-        Reloc(1024 + n, f"R_AARCH64_{name}", Op.NONE, unsupported=_DYNAMIC)
-        for n, name in enumerate(_DYNAMIC_NAMES)
-    ),
-)
 
 
 def _probe(word: int, relocation: int, *, setup: bool = False, result: str | None = None) -> Probe:
@@ -507,6 +332,7 @@ ARM64 = Arch(
     ),
     load=Load(
         prel32=True,
+        extable=_EXTABLE,
         address_map=address_map,
         image_size=IMAGE_SIZE,
         trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
@@ -536,7 +362,7 @@ ARM64 = Arch(
             sorts=True,
             align=64,
             branches=(282, 283),
-            placeholders={".text.ftrace_trampoline": 12, ".init.text.ftrace_trampoline": 12},
+            placeholders=dict.fromkeys(_TRAMPOLINES, 12),
             required=True,
         ),
         got_section=".got",
@@ -622,42 +448,38 @@ ARM64 = Arch(
         ),
         text=PATCHING,
     ),
-    finalisation=Finalisation(
-        order=(
-            "extable",
+    environment=environment,
+    finalise=(
+        Pass("extable", partial(extable.sort, forms=_EXTABLE)),
+        Pass(
             "same_size_alternatives",
-            "ftrace_trampolines",
-            "ftrace",
-            "jump_labels",
-            "trace_events",
-            "running_kernel",
-        ),
-        environment=environment,
-        # CALL_OPS: a pointer to what the site does now, then the register move that makes a
-        # call possible; the second NOP stays.
-        ftrace=Ftrace(
-            section="__patchable_function_entries",
-            entries=_ENTRIES,
-            trampolines=(".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
-            tracer="ftrace_caller",
-        ),
-        same_size=SameSize(
-            section=".altinstructions",
-            entry=np.dtype(
-                [
-                    ("place", "<i4"),
-                    ("replacement", "<i4"),
-                    ("capability", "<u2"),
-                    ("length", "u1"),
-                    ("replacement_length", "u1"),
-                ]
+            partial(
+                same_size.apply,
+                section=".altinstructions",
+                entry=_ALTERNATIVE,
+                wanted=wanted_alternatives,
+                moved=moved,
+                callback=lambda entries: entries["capability"] & _CALLBACK != 0,
+                callbacks={
+                    "alt_cb_patch_nops": lambda length: _NOP.to_bytes(4, "little") * (length // 4)
+                },
             ),
-            wanted=wanted_alternatives,
-            moved=moved,
-            callback=lambda entries: entries["capability"] & _CALLBACK != 0,
-            callbacks={
-                "alt_cb_patch_nops": lambda length: _NOP.to_bytes(4, "little") * (length // 4)
-            },
         ),
+        Pass(
+            "ftrace_trampolines",
+            partial(
+                trampolines.fill,
+                sections=_TRAMPOLINES,
+                tracer="ftrace_caller",
+                encode=plt_entry,
+            ),
+        ),
+        Pass(
+            "ftrace",
+            partial(ftrace.prepare, section="__patchable_function_entries", entries=_ENTRIES),
+        ),
+        Pass("jump_labels", jump_labels.attach),
+        Pass("trace_events", trace_events.register),
+        Pass("running_kernel", trace_events.running),
     ),
 )

@@ -3,7 +3,7 @@
 
 A `Boot` is what a running kernel says about itself, in its own words; an `Environment` is
 what follows from it for a module. How the one gives the other is each architecture's
-business (`Finalisation.environment`): the kernel decides by CPU model, known bugs and
+business (`Arch.environment`): the kernel decides by CPU model, known bugs and
 command line which mitigations are in force.
 """
 

@@ -13,6 +13,27 @@ from __future__ import annotations
 import attrs
 
 CALL, JUMP, JUMP8, ESCAPE = 0xE8, 0xE9, 0xEB, 0x0F
+INT3, RET = 0xCC, 0xC3
+# General registers, by their number in instructions.
+REGISTERS = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+# The NOPs that the kernel prefers, by length (asm/nops.h; Intel SDM vol. 2, NOP, table 4-12).
+NOPS = tuple(
+    bytes.fromhex(code)
+    for code in (
+        "",
+        "90",
+        "6690",
+        "0f1f00",
+        "0f1f4000",
+        "0f1f440000",
+        "660f1f440000",
+        "0f1f8000000000",
+        "0f1f840000000000",
+        "660f1f840000000000",
+        "66660f1f840000000000",
+        "6666660f1f840000000000",
+    )
+)
 
 
 @attrs.frozen

@@ -26,6 +26,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +43,17 @@ from allocator.types import (
     align_up,
 )
 from archs import traps
-from archs.arch import U8, U64, Arch, Entry, Finalisation, Ftrace, SameSize, exactly, same
-from archs.environment import Boot, Environment
+from archs.arch import Arch
+from archs.boot_riscv64 import EXTENSIONS, THEAD, environment
+from archs.extable import ENTRY, POINTERS
 from archs.levels.link import Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load, Plt, module_struct
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
+from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
+from archs.passes.ftrace import Entry, exactly, same
+from archs.passes.subject import U8, U64, Pass
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.system_riscv64 import SYSTEM
 from archs.text_riscv64 import PATCHING
@@ -170,47 +175,16 @@ _ENTRIES = (
         idle=_call_ops,
     ),
 )
-_THEAD = 0x5B7
-_MODELS = {
-    "rv64": "rv64imafdch_zicsr_zifencei_zihintpause_zba_zbb_zbc_zbs_sstc",
-    "sifive-u54": "rv64imafdc_zicsr_zifencei",
-}
-# Numbers of the extensions that have a name of more than one letter (asm/hwcap.h, Linux
-# 6.12); a letter's number is its place in the alphabet.
-EXTENSIONS = dict(
-    enumerate(
-        """sscofpmf sstc svinval svpbmt zbb zicbom zihintpause svnapot zicboz smaia ssaia zba zbs
-        zicntr zicsr zifencei zihpm smstateen zicond zbc zbkb zbkc zbkx zknd zkne zknh zkr zksed
-        zksh zkt zvbb zvbc zvkb zvkg zvkned zvknha zvknhb zvksed zvksh zvkt zfh zfhmin zihintntl
-        zvfh zvfhmin zfa ztso zacas zve32x zve32f zve64x zve64f zve64d zimop zca zcb zcd zcf
-        zcmop zawrs""".split(),
-        26,
-    )
+_EXTABLE = (ENTRY, POINTERS)
+_ALTERNATIVE = np.dtype(
+    [
+        ("place", "<i4"),
+        ("replacement", "<i4"),
+        ("vendor", "<u2"),
+        ("length", "<u2"),
+        ("patch", "<u4"),
+    ]
 )
-
-
-def environment(boot: Boot) -> Environment:
-    """Return extensions and errata of all harts (arch/riscv/kernel/cpufeature.c, errata/thead).
-
-    Extensions go by their names in the ISA string; a version of the vector extension brings
-    its subsets along, as the kernel's cpuinfo already says.
-    """
-    model, *options = boot.model.split(",")
-    isa = boot.cpu.get("isa", _MODELS.get(model, ""))
-    base, *names = isa.removeprefix("rv64").split("_")
-    found = {*base, *names}
-    if not boot.cpu:
-        chosen = dict(option.partition("=")[::2] for option in options)
-        found |= {name for name, value in chosen.items() if value in ("on", "true")}
-        found -= {name for name, value in chosen.items() if value in ("off", "false")}
-    if "v" in found:
-        found |= {"zve32x", "zve32f", "zve64x", "zve64f", "zve64d"}
-    ids = [int(boot.cpu.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]
-    if ids == [_THEAD, 0, 0]:
-        found.add("ERRATA_THEAD_MAE")
-    return Environment(
-        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
-    )
 
 
 def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
@@ -221,7 +195,7 @@ def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> 
     numbers = [number for number, name in EXTENSIONS.items() if name in features]
     numbers += [ord(name) - ord("a") for name in features if len(name) == 1]
     standard = (entries["vendor"] == 0) & np.isin(entries["patch"], numbers)
-    vendor = (entries["vendor"] == _THEAD) & (entries["patch"] == 0)
+    vendor = (entries["vendor"] == THEAD) & (entries["patch"] == 0)
     vendor &= "ERRATA_THEAD_MAE" in features
     return np.concatenate([np.flatnonzero(standard), np.flatnonzero(vendor)])
 
@@ -392,6 +366,7 @@ RISCV64 = Arch(
     ),
     load=Load(
         prel32=False,
+        extable=_EXTABLE,
         address_map=address_map,
         image_size=IMAGE_SIZE,
         trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
@@ -486,33 +461,25 @@ RISCV64 = Arch(
         ),
         text=PATCHING,
     ),
-    finalisation=Finalisation(
-        order=(
-            "extable",
+    environment=environment,
+    finalise=(
+        Pass("extable", partial(extable.sort, forms=_EXTABLE)),
+        Pass(
             "same_size_alternatives",
-            "ftrace",
-            "jump_labels",
-            "trace_events",
-            "running_kernel",
-        ),
-        environment=environment,
-        ftrace=Ftrace(
-            section="__patchable_function_entries",
-            entries=_ENTRIES,
-        ),
-        same_size=SameSize(
-            section=".alternative",
-            entry=np.dtype(
-                [
-                    ("place", "<i4"),
-                    ("replacement", "<i4"),
-                    ("vendor", "<u2"),
-                    ("length", "<u2"),
-                    ("patch", "<u4"),
-                ]
+            partial(
+                same_size.apply,
+                section=".alternative",
+                entry=_ALTERNATIVE,
+                wanted=wanted_alternatives,
+                moved=moved,
             ),
-            wanted=wanted_alternatives,
-            moved=moved,
         ),
+        Pass(
+            "ftrace",
+            partial(ftrace.prepare, section="__patchable_function_entries", entries=_ENTRIES),
+        ),
+        Pass("jump_labels", jump_labels.attach),
+        Pass("trace_events", trace_events.register),
+        Pass("running_kernel", trace_events.running),
     ),
 )

@@ -30,10 +30,11 @@ from allocator.files import read_regular
 from allocator.types import MemType
 from archs import Arch
 from archs.environment import Boot, Environment
+from archs.passes.static_calls import KEY
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.files import read_module
-from loader.finalize.static_calls import KEY, defaults
+from loader.static_calls import defaults
 
 BASE = "base"
 # struct module is running state; the others are not allocated with the module.
@@ -187,10 +188,10 @@ class Run:
     @cached_property
     def environment(self) -> Environment:
         """What the boot means for modules, as its kernel would find out."""
-        rules = archs.arch(self.arch_name).finalisation
-        if rules is None or rules.environment is None:
+        decide = archs.arch(self.arch_name).environment
+        if decide is None:
             return Environment(possible_cpus=self.boot.possible_cpus, symbols=self.kernel_symbols)
-        found = rules.environment(self.boot)
+        found = decide(self.boot)
         return attrs.evolve(found, static_calls={**self._provided, **found.static_calls})
 
     @property

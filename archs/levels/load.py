@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, AddressMap
+from archs.extable import ENTRY, Forms
 
 
 @attrs.frozen(kw_only=True)
@@ -148,6 +149,8 @@ class Load:
     prel32
         Whether tables such as `__ksymtab` hold 32-bit self-relative words
         (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
+    extable
+        Forms of the entries of exception tables, today's first.
     page_sizes
         Bytes that a kernel's pages may have.
     function_alignment
@@ -170,6 +173,7 @@ class Load:
     got_section: str | None = None
     errata: Mapping[str, Erratum] = attrs.field(factory=dict)
     prel32: bool
+    extable: Forms = (ENTRY,)
     page_sizes: tuple[int, ...] = (PAGE_SIZE,)
     function_alignment: int
     vermagic: str

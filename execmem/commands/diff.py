@@ -81,7 +81,7 @@ def diff(
     from execmem.placement import place_runs
     from execmem.terminal import console
     from loader.files import module_name
-    from loader.finalize import MECHANISMS
+    from loader.finalize import mechanisms
     from loader.recording import runs
 
     try:
@@ -89,8 +89,9 @@ def diff(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     for name in without:
-        if name not in MECHANISMS:
-            raise click.UsageError(f"--without {name!r}: expected one of {', '.join(MECHANISMS)}")
+        if name not in mechanisms():
+            expected = ", ".join(mechanisms())
+            raise click.UsageError(f"--without {name!r}: expected one of {expected}")
     recorded = [run for oracle in oracles for run in runs(oracle, names)]
     for name in names:
         if recorded and name not in {run.name for run in recorded}:

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from archs.extable import SECTION
 from kernels.modelled.kernel import Kernel
-from loader.finalize.extable import SECTION, entry_of
+from loader.extable import entry_of
 from loader.loaded import LoadedModule
 
 HANDLERS = frozenset(("ex_handler_default", "ex_handler_fault", "ex_handler_uaccess"))

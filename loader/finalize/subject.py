@@ -1,41 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A linked module while it is finalised: its tables as arrays, its text by address.
-
-A driver has a hundred thousand sites to edit, so nothing here works on one of them:
-tables are structured views of the link's buffer, sites are arrays of addresses, and the
-buffer is read and written through arrays of offsets.
-"""
+"""What passes see and edit of a module: the link's buffer, and which bytes each has decided."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import MemType
-from archs import Arch
-from archs.arch import Finalisation
 from archs.environment import Environment
-from loader.elf import ElfView
+from archs.passes.subject import U8, U64, Index, Section, Table
+from loader.elf import STT_FUNC, ElfView
 from loader.errors import BadModule
+from loader.extable import relocated
 from loader.layout import Layout
+from loader.linked import Linked
 
-if TYPE_CHECKING:  # the link finalises on request
-    from loader.linked import Linked
-
-RUNNING = "running_kernel"  # decides what cannot be predicted, such as addresses on its heap
-U8 = NDArray[np.uint8]
-U64 = NDArray[np.uint64]
-Index = NDArray[np.intp]
+SITE = np.dtype([("site", "<i4")])
 
 
 @attrs.frozen(eq=False)
 class Edits:
-    """The bytes that one mechanism decides.
+    """The bytes that one pass decides.
 
     Parameters
     ----------
@@ -54,48 +43,9 @@ class Edits:
         return np.asarray(np.cumsum(change[:-1]) > 0)
 
 
-@attrs.frozen(eq=False)
-class Table:
-    """A section that is an array: its entries, the address of each, and where they lie.
-
-    `entries` is a view: writing to it edits the module.
-    """
-
-    section: int
-    entries: NDArray[np.void]
-    address: int
-    at: int
-
-    def addresses(self, field: str) -> U64:
-        """Return the address of `field` in every entry."""
-        dtype = self.entries.dtype
-        offset = dtype.fields[field][1] if dtype.fields else 0
-        steps = np.arange(self.entries.size, dtype=np.uint64) * np.uint64(dtype.itemsize)
-        return steps + np.uint64(self.address + offset)
-
-    def _absolute(self, field: str) -> bool:
-        """Return whether `field` holds pointers."""
-        return self.entries.dtype[field] == np.uint64
-
-    def targets(self, field: str) -> U64:
-        """Return what the self-relative words, or pointers, in `field` point at."""
-        if self._absolute(field):
-            return self.entries[field].astype(np.uint64)
-        words = self.entries[field].astype(np.int64).view(np.uint64)
-        return words + self.addresses(field)
-
-    def point(self, field: str, targets: U64) -> None:
-        """Make the self-relative words, or pointers, in `field` point at `targets`."""
-        if self._absolute(field):
-            self.entries[field] = targets
-            return
-        words = targets - self.addresses(field)
-        self.entries[field] = words.view(np.int64).astype(self.entries.dtype[field])
-
-
 @attrs.define(eq=False)
 class Subject:
-    """A module in the link's buffer, and what its mechanisms have done so far.
+    """A module in the link's buffer, as passes see it (`archs.passes.subject.Subject`).
 
     `notes` is what they did not do, for a person.
     """
@@ -107,38 +57,35 @@ class Subject:
     environment: Environment
     notes: list[str] = attrs.field(factory=list, init=False)
     _edits: dict[str, list[tuple[Index, int | Index]]] = attrs.field(factory=dict, init=False)
-    _mechanism: str = attrs.field(default="", init=False)
-
-    @property
-    def arch(self) -> Arch:
-        """The architecture."""
-        return self.view.arch
-
-    @property
-    def rules(self) -> Finalisation:
-        """What the architecture says about finalisation."""
-        assert self.arch.finalisation is not None
-        return self.arch.finalisation
+    _pass: str = attrs.field(default="", init=False)
 
     @property
     def image(self) -> U8:
         """The buffer that holds every section."""
         return self.linked.image
 
-    def begin(self, mechanism: str) -> None:
-        """Attribute the edits that follow to `mechanism`."""
-        self._mechanism = mechanism
+    def begin(self, name: str) -> None:
+        """Attribute the edits that follow to a pass."""
+        self._pass = name
 
-    def note(self, at: Index, width: int | Index, mechanism: str = "") -> None:
-        """Claim `width` bytes at each offset of the buffer, for the current mechanism if none."""
-        self._edits.setdefault(mechanism or self._mechanism, []).append((at, width))
+    def note(self, at: Index, width: int | Index, owner: str = "") -> None:
+        """Claim `width` bytes at each offset of the buffer, for the current pass if no other."""
+        self._edits.setdefault(owner or self._pass, []).append((at, width))
 
     def claim(self, table: Table) -> None:
-        """Claim a whole table for the current mechanism."""
+        """Claim a whole table for the current pass."""
         self.note(np.array([table.at], np.intp), table.entries.nbytes)
 
+    def report(self, reason: str) -> None:
+        """Tell a person what was left as compiled, and why."""
+        self.notes.append(reason)
+
+    def refusal(self, where: str, reason: str) -> BadModule:
+        """Return what to raise where the module makes no sense."""
+        return BadModule(self.view.name, where, reason)
+
     def edits(self) -> dict[str, Edits]:
-        """Return what was claimed, by mechanism."""
+        """Return what was claimed, by pass."""
         return {
             name: Edits(
                 np.concatenate([at for at, _ in runs]),
@@ -149,6 +96,22 @@ class Subject:
 
     # Sections and addresses --------------------------------------------------------------------
 
+    def section(self, name: str) -> Section | None:
+        """Return the first section called `name`; None where it has no address."""
+        found = self.view.section(name)
+        if found is None or found.index not in self.linked.offsets:
+            return None
+        return Section(
+            index=found.index,
+            address=self.addresses[found.index],
+            at=self.linked.offsets[found.index],
+            size=self.layout.size_of(found),
+        )
+
+    def relocated(self, name: str) -> frozenset[int]:
+        """Return the offsets in the first section called `name` that a relocation names."""
+        return relocated(self.view, name)
+
     def table(self, name: str, dtype: np.dtype[np.void]) -> Table | None:
         """Return the first section called `name` as a table; None without one, or an empty one.
 
@@ -157,18 +120,14 @@ class Subject:
         BadModule
             When its size is no multiple of an entry's.
         """
-        section = self.view.section(name)
-        size = 0 if section is None else self._size(section.index)
-        if section is None or not size:
+        section = self.section(name)
+        if section is None or not section.size:
             return None
-        if size % dtype.itemsize:
+        if section.size % dtype.itemsize:
             where = f"section {section.index} ({name})"
-            raise BadModule(
-                self.view.name, where, f"size {size:#x} is no multiple of {dtype.itemsize}"
-            )
-        at = self.linked.offsets[section.index]
-        entries = self.image[at : at + size].view(dtype)
-        return Table(section.index, entries, self.addresses[section.index], at)
+            raise self.refusal(where, f"size {section.size:#x} is no multiple of {dtype.itemsize}")
+        entries = self.image[section.at : section.at + section.size].view(dtype)
+        return Table(entries, section.address, section.at)
 
     def sites(self, name: str) -> U64:
         """Return the addresses that a table of 32-bit self-relative words points at."""
@@ -189,9 +148,7 @@ class Subject:
         outside = (number < 0) | (inside + np.asarray(width, np.uint64) > sizes[number])
         if outside.any():
             first = int(addresses[outside.argmax()])
-            raise BadModule(
-                self.view.name, self._mechanism, f"{first:#x} is outside the module's sections"
-            )
+            raise self.refusal(self._pass, f"{first:#x} is outside the module's sections")
         return np.asarray(where[number] + inside.view(np.int64))
 
     def room(self, addresses: U64, width: int | Index) -> NDArray[np.bool_]:
@@ -227,6 +184,22 @@ class Subject:
         return dict(zip(self.view.undefined_names, given, strict=True))
 
     @cached_property
+    def functions(self) -> U64:
+        """Where the module's functions begin, in ascending order."""
+        symbols = self.view.symbols
+        placed = np.isin(symbols["shndx"], np.array(list(self.addresses), np.uint16))
+        return np.unique(self.linked.symbols[(symbols["info"] & 0xF == STT_FUNC) & placed])
+
+    def name_at(self, address: int) -> str:
+        """Return the name of a symbol with this value; empty without one."""
+        return self.view.symbol_name(self._named[address]) if address in self._named else ""
+
+    @cached_property
+    def _named(self) -> Mapping[int, int]:
+        """Value -> the last symbol that has it."""
+        return {value: number for number, value in enumerate(self.linked.symbols.tolist())}
+
+    @cached_property
     def _placed(self) -> list[int]:
         """Sections with bytes, in the order of their addresses."""
         found = [index for index in self.linked.offsets if self._size(index)]
@@ -248,6 +221,3 @@ class Subject:
     def _size(self, index: int) -> int:
         placed = index in self.linked.offsets
         return self.layout.size_of(self.view.sections[index]) if placed else 0
-
-
-SITE = np.dtype([("site", "<i4")])

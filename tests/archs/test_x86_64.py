@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
+from archs.boot_x86_64 import FEATURES, environment
 from archs.environment import Boot
-from archs.x86_64 import FEATURES, NOPS, decode, environment
+from archs.insn_x86_64 import NOPS, decode
 from loader.elf import parse
 
 ENGINE = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)

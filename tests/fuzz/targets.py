@@ -30,6 +30,9 @@ import archs
 from allocator import AccessError, Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import MIB
 from allocator.workloads import Runner, read_trace
+from archs.boot_arm64 import CAPABILITIES
+from archs.boot_riscv64 import EXTENSIONS
+from archs.boot_x86_64 import FEATURES
 from archs.environment import Environment
 from emulator.faults import Fault, Stop
 from execmem.compare import branch_reach
@@ -161,15 +164,20 @@ def objects() -> list[bytes]:
     return found
 
 
+# What tables of modules know of CPUs, but what needs symbols of the kernel.
+EVERY = {
+    X86_64: frozenset(FEATURES),
+    AARCH64: frozenset(CAPABILITIES),
+    RISCV: frozenset(EXTENSIONS.values()),
+}
+
+
 @cache
 def environments(name: str) -> tuple[Environment, ...]:
     """Return a machine's environment, and one with every feature its tables know."""
     arch = archs.arch(name)
     few = Environment(features=arch.runs.emulation.capabilities)
-    rules = arch.finalisation
-    if rules is None or not rules.features:
-        return (few,)
-    return few, Environment(features=frozenset(rules.features) - {"call_depth", "rethunk"})
+    return few, Environment(features=EVERY[arch.machine] - {"call_depth", "rethunk"})
 
 
 @cache

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from archs.x86_64 import NOPS
+from archs.insn_x86_64 import NOPS
 from execmem import Machine
 from loader.errors import BadModule
 from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, W, X

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from archs import Arch
+from archs.extable import HANDLED
 from emulator.faults import Fault
 from machine.machine import Machine
 from tests.support.checked import made
@@ -29,7 +30,7 @@ def _module(arch: Arch, handler: str) -> bytes:
         Rela(width, kind[arch.machine], "peek", resume),
     ]
     symbols = [Sym("peek", ".text.peek", 0, 4, FUNC)]
-    if arch.finalisation is not None and arch.finalisation.extable_handlers:
+    if HANDLED in arch.loads.extable:
         relas.append(Rela(8, PREL32[arch.machine], handler))
         symbols.append(Sym(handler))
     table = bytes(width * len(relas))
@@ -52,7 +53,7 @@ def test_tables_of_kernels_before_5_16(arch: Arch, handler: str) -> None:
 
 def test_a_handler_that_nobody_knows(arch: Arch) -> None:
     """What an entry asks for is not guessed: the access is a fault."""
-    if arch.finalisation is None or not arch.finalisation.extable_handlers:
+    if HANDLED not in arch.loads.extable:
         pytest.skip("its tables never named handlers")
     module = Machine(arch.name).load(_module(arch, "ex_handler_wrmsr_unsafe"))
     with pytest.raises(Fault, match="read of 0x1000"):

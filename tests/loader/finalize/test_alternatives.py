@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import archs
+from archs.boot_x86_64 import FEATURES
 from archs.environment import Environment
-from archs.x86_64 import FEATURES, NOPS
+from archs.insn_x86_64 import NOPS
+from archs.passes.x86_64.alternatives import packed
 from loader.errors import BadModule
 from tests.support.elfwriter import A, Rela, Sec, Sym, X
 from tests.support.finalising import BASE, PC32, TEXT, finalised
 
-RULES = archs.arch("x86_64").finalisation.variable_size
 NOT, DIRECT = 1, 2
 ENOUGH = Environment(features=frozenset({"always", "popcnt"}))
 
@@ -182,12 +182,12 @@ def test_a_table_that_makes_no_sense(form, count, options, reasons):
 def test_runs_of_nops_become_as_few_instructions_as_can_be(pieces):
     """Packing keeps length and every instruction but NOPs; no two NOPs stand together."""
     code = b"".join(pieces)
-    packed = RULES.packed(code)
-    assert len(packed) == len(code)
-    names = [name for name, *_ in _read(packed)]
+    found = packed(code)
+    assert len(found) == len(code)
+    names = [name for name, *_ in _read(found)]
     kept = [name for name in names if name in ("hlt", "ud2")]
     assert kept == [name for name, *_ in _read(code) if name in ("hlt", "ud2")]
-    last = RULES.packed(b"\x90" * 40)
+    last = packed(b"\x90" * 40)
     assert _read(last)[0][0] == "jmp"
     assert all(a != "nop" or b != "nop" for a, b in pairwise(names))
 

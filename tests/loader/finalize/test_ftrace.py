@@ -45,8 +45,8 @@ def prepared(machine, text, sites, functions, *, relas=(), symbols=()):
     layout = plan(view)
     addresses = place(layout, BASE)
     linked = link_view(view, layout, addresses, {s.name: CALLER for s in symbols})
-    order = archs.by_machine(machine).finalisation.order
-    others = [name for name in order if name != "ftrace"]
+    passes = archs.by_machine(machine).finalise
+    others = [step.name for step in passes if step.name != "ftrace"]
     found = finalise(view, layout, addresses, linked, Environment(symbols=KERNEL), without=others)
     code, table = (
         bytes(linked.sections[n])

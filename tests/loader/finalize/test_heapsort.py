@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.finalize.heapsort import order
+from archs.passes.heapsort import order
 
 
 def exchanged(keys):

@@ -39,7 +39,7 @@ def test_branches_of_moved_code_keep_their_targets(words, apart):
         (word | (x & (1 << bits) - 1) << at).to_bytes(4, "little") for (word, at, bits), x in words
     )
     old, new = OLD, OLD + 4 * apart
-    moved = A64.finalisation.same_size.moved(code, old, new)
+    moved = archs.arm64.moved(code, old, new)
     for n, (_, x) in enumerate(words):
         before, after = code[4 * n : 4 * n + 4], moved[4 * n : 4 * n + 4]
         if 0 <= 4 * (n + x) <= len(code):
@@ -60,7 +60,7 @@ def test_moved_adrp_forms_the_same_page(pages, register, apart):
     word = 0x9000_0000 | (pages & 3) << 29 | (pages >> 2) << 5 | register
     code = word.to_bytes(4, "little")
     new = NEW + apart // 4 * 4
-    moved = A64.finalisation.same_size.moved(code, NEW, new)
+    moved = archs.arm64.moved(code, NEW, new)
     both = [Disassembler(A64).one(c, at) for c, at in ((code, NEW), (moved, new))]
     assert both[0] == both[1]
 
@@ -77,7 +77,7 @@ def test_calls_of_moved_code_keep_their_targets(distance, apart):
     # auipc ra, upper; jalr ra, low(ra)
     call = [(upper & 0xFFFFF) << 12 | 0x97, (low & 0xFFF) << 20 | 0x80E7]
     code = b"".join(word.to_bytes(4, "little") for word in call)
-    moved = RV.finalisation.same_size.moved(code, OLD, OLD + 2 * apart)
+    moved = archs.riscv64.moved(code, OLD, OLD + 2 * apart)
     first, second = (int.from_bytes(moved[at : at + 4], "little") for at in (0, 4))
     sign = (second >> 20 ^ 0x800) - 0x800
     reached = OLD + 2 * apart + ((first >> 12 ^ 0x80000) - 0x80000 << 12) + sign
@@ -93,7 +93,7 @@ def test_jumps_of_moved_code_keep_their_targets(half, apart):
     bits = (x >> 20 & 1) << 31 | (x >> 1 & 0x3FF) << 21 | (x >> 11 & 1) << 20
     word = bits | (x >> 12 & 0xFF) << 12 | 0x6F
     code = word.to_bytes(4, "little") + (0x13).to_bytes(4, "little")
-    moved = RV.finalisation.same_size.moved(code, OLD, OLD + 2 * apart)
+    moved = archs.riscv64.moved(code, OLD, OLD + 2 * apart)
     if 0 <= x < len(code):
         assert moved == code
         return
@@ -104,7 +104,7 @@ def test_jumps_of_moved_code_keep_their_targets(half, apart):
 def test_a_pair_that_is_no_call_stays():
     """AUIPC of another register is an address, which relocation wrote for the new place."""
     pair = (0x0000_1297).to_bytes(4, "little") + (0x0042_8067).to_bytes(4, "little")
-    assert RV.finalisation.same_size.moved(pair, OLD, NEW) == pair
+    assert archs.riscv64.moved(pair, OLD, NEW) == pair
 
 
 def cpuinfo(part: int, variant: int, revision: int, features: str = "fp asimd") -> Boot:
@@ -150,7 +150,7 @@ def cpuinfo(part: int, variant: int, revision: int, features: str = "fp asimd") 
 )
 def test_capabilities_follow_from_the_cpu(boot, capability, there):
     """arm64 finds a capability by CPU revision or by what cpuinfo lists."""
-    environment = A64.finalisation.environment(boot)
+    environment = A64.environment(boot)
     assert (capability in environment.features) is there
 
 
@@ -176,6 +176,6 @@ def test_capabilities_follow_from_the_cpu(boot, capability, there):
 )
 def test_extensions_follow_from_the_isa_string(boot, there, missing):
     """riscv64 reads extensions off the ISA string, or knows the emulator's model."""
-    features = RV.finalisation.environment(boot).features
+    features = RV.environment(boot).features
     assert there <= features
     assert not missing & features

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from archs.environment import Environment
+from archs.passes.trace_events import replace_names
 from loader.errors import BadModule
-from loader.finalize.trace_events import replace_names
 from tests.support.elfwriter import A, Rela, Sec, Sym, W
 from tests.support.finalising import finalised
 

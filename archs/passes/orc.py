@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader.errors import BadModule
-from loader.finalize.subject import Subject
+from archs.passes.subject import Subject
 
 ADDRESS = np.dtype([("ip", "<i4")])
 ENTRY = np.dtype([("sp_offset", "<i2"), ("bp_offset", "<i2"), ("what", "<u2")])
@@ -26,7 +25,7 @@ def sort(subject: Subject) -> None:
         return
     if addresses.entries.size != entries.entries.size:
         reason = f"{addresses.entries.size} addresses for {entries.entries.size} entries"
-        raise BadModule(subject.view.name, ".orc_unwind", reason)
+        raise subject.refusal(".orc_unwind", reason)
     ip = addresses.targets("ip")
     # One sort instead of two: addresses of the kernel half, less their highest bit.
     says = (entries.entries["what"] & TYPE != 0).astype(np.uint64)

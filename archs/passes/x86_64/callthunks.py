@@ -14,44 +14,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import MemType
-from loader.finalize import alternatives
-from loader.finalize.subject import U64, Subject
+from archs.environment import Environment
+from archs.insn_x86_64 import CALL, NOPS
+from archs.passes.subject import U8, U64, Subject
+from archs.passes.x86_64 import alternatives
+from archs.passes.x86_64.branches import aimed, rows, targets
 
 FEATURE = "call_depth"
+CALL_SIZE = 5  # of the only calls that are counted
+CALL_DEPTH_OFFSET = 16  # of call_depth in struct pcpu_hot
+FILLER = NOPS[1][0]  # what the padding in front of a function holds until then
+# Functions whose callers are not tracked.
+UNTRACKED = (
+    "error_entry",
+    "paranoid_entry",
+    "xen_error_entry",
+    "__switch_to_asm",
+    "ret_from_fork",
+    "soft_restart_cpu",
+    "__fentry__",
+)
 
 
 def apply(subject: Subject) -> None:
     """Aim the calls of core text at the padding of the functions they call."""
-    thunks = subject.rules.thunks
-    if thunks is None or FEATURE not in subject.environment.features:
+    if FEATURE not in subject.environment.features:
         return
     sites, others = subject.sites(".call_sites"), np.unique(alternatives.places(subject))
     sites = np.concatenate((sites, others[~np.isin(others, sites)]))
     sites = sites[subject.within(sites, MemType.TEXT)]
-    code = subject.bytes_at(subject.offsets(sites, thunks.call_size), thunks.call_size)
-    call = thunks.is_call(code)
-    sites, code = sites[call], code[call]
-    targets = thunks.targets(code, sites)
-    new = redirected(subject, targets)
-    moved = new != targets
-    at = subject.offsets(sites[moved], thunks.call_size)
-    subject.write(at, thunks.aim(code[moved], sites[moved], new[moved]))
+    code = subject.bytes_at(subject.offsets(sites, CALL_SIZE), CALL_SIZE)
+    is_call = code[:, 0] == CALL
+    sites, code = sites[is_call], code[is_call]
+    called = targets(code, sites)
+    new = redirected(subject, called)
+    moved = new != called
+    at = subject.offsets(sites[moved], CALL_SIZE)
+    subject.write(at, aimed(code[moved], sites[moved], new[moved]))
 
 
-def redirected(subject: Subject, targets: U64) -> U64:
-    """Return where calls of `targets` go; padding of the module's own functions is filled."""
-    thunks, environment = subject.rules.thunks, subject.environment
-    if thunks is None or FEATURE not in environment.features or not targets.size:
-        return targets
-    functions, which = np.unique(targets, return_inverse=True)
-    body = thunks.padding(functions, environment)
+def redirected(subject: Subject, called: U64) -> U64:
+    """Return where calls of `called` go; padding of the module's own functions is filled."""
+    environment = subject.environment
+    if FEATURE not in environment.features or not called.size:
+        return called
+    functions, which = np.unique(called, return_inverse=True)
+    body = _padding(functions, environment)
     starts = functions - np.uint64(body.shape[1])
     own = subject.within(functions)
     padded = ~own & _padded_elsewhere(subject, functions)
     ours = np.flatnonzero(own & subject.within(functions, MemType.TEXT) & subject.within(starts))
     at = subject.offsets(starts[ours], body.shape[1])
     room = subject.bytes_at(at, body.shape[1])
-    free = (room == thunks.filler).all(axis=1)
+    free = (room == FILLER).all(axis=1)
     subject.write(at[free], body[ours[free]])
     padded[ours] = free | (room == body[ours]).all(axis=1)
     return np.where(padded, starts, functions)[which]
@@ -63,12 +78,19 @@ def _padded_elsewhere(subject: Subject, functions: U64) -> NDArray[np.bool_]:
     The kernel's have a symbol in front; what modules export is compiled code, which has
     padding in a kernel that counts calls.
     """
-    thunks, symbols = subject.rules.thunks, subject.environment.symbols
-    assert thunks is not None
+    symbols = subject.environment.symbols
     kernel = functions >= np.uint64(symbols.get("_text", 0))
     kernel &= functions < np.uint64(symbols.get("_end", 0))
     text = kernel & (functions < np.uint64(symbols.get("_etext", 0)))
-    untracked = np.array([symbols.get(name, 0) for name in thunks.untracked], np.uint64)
+    untracked = np.array([symbols.get(name, 0) for name in UNTRACKED], np.uint64)
     known = np.append(subject.environment.padded, np.uint64(0))
     padded = known[np.searchsorted(known[:-1], functions)] == functions
     return np.asarray((text & padded | ~kernel) & ~np.isin(functions, untracked))
+
+
+def _padding(functions: U64, environment: Environment) -> U8:
+    """Return `sarq $5, %gs:pcpu_hot+16(%rip)` in front of functions (INCREMENT_CALL_DEPTH)."""
+    code = rows(bytes.fromhex("6548c13d0000000005"), functions.size).copy()
+    depth = np.uint64(environment.symbol("pcpu_hot") + CALL_DEPTH_OFFSET)
+    code[:, 4:8] = (depth - functions).astype("<u4")[:, None].view(np.uint8)
+    return code

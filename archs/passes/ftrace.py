@@ -13,31 +13,77 @@ forms is left as it is, and named: an instruction of the module's is never overw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.arch import Entry
-from loader.elf import STT_FUNC
-from loader.finalize.subject import U64, Subject
+from archs.passes.subject import U8, U64, Subject
 
 ADDRESS = np.dtype([("address", "<u8")])
 SHOWN = 5
 
 
-def prepare(subject: Subject) -> None:
-    """Sort the table of call sites and write what stands at a site that is not traced."""
-    rules = subject.rules.ftrace
-    table = subject.table(rules.section, ADDRESS) if rules is not None else None
-    if rules is None or table is None:
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One form of the room that a compiler leaves for the function tracer.
+
+    Parameters
+    ----------
+    code
+        What may stand from an address of the table on: bytes, and which of their bits count.
+    function
+        Where the function may begin, counted from that address; empty: anywhere.
+    align
+        What the address must be a multiple of.
+    calls
+        The kernel's symbol that the branch at the address must lead to; empty: none.
+    idle
+        Returns what is written while nothing is traced, given the addresses and the kernel's
+        symbols: bytes from the address on, and code (a row for each address).
+    """
+
+    code: tuple[tuple[bytes, bytes], ...]
+    function: tuple[int, ...] = ()
+    align: int = 1
+    calls: str = ""
+    idle: Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8], ...]]
+
+
+def exactly(*codes: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return codes of which every bit counts."""
+    return tuple((code, b"\xff" * len(code)) for code in codes)
+
+
+def same(at: int, code: bytes) -> Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8], ...]]:
+    """Return what writes the same code at every address, so many bytes behind it."""
+    row = np.frombuffer(code, np.uint8)
+    return lambda sites, _symbols: ((at, np.broadcast_to(row, (sites.size, row.size))),)
+
+
+def prepare(subject: Subject, *, section: str, entries: tuple[Entry, ...]) -> None:
+    """Sort the table of call sites and write what stands at a site that is not traced.
+
+    Parameters
+    ----------
+    section
+        Table of the sites' addresses.
+    entries
+        The forms that a site may have. Where the function's symbol does not tell one from
+        another, the first of those that most sites of a module have is taken.
+    """
+    table = subject.table(section, ADDRESS)
+    if table is None:
         return
     sites = np.sort(table.entries["address"])
     table.entries["address"] = sites
     subject.claim(table)
     sites = sites[sites != 0]  # of functions that the linker dropped
     subject.offsets(sites)
-    starts = _functions(subject)
-    fits = np.array([_fits(subject, entry, sites) for entry in rules.entries])
-    begins = np.array([_begins(entry, sites, starts) for entry in rules.entries])
+    starts = subject.functions
+    fits = np.array([_fits(subject, entry, sites) for entry in entries])
+    begins = np.array([_begins(entry, sites, starts) for entry in entries])
     told = fits & begins
     # Elsewhere the symbol is missing: it will be as at most of the others.
     order = np.argsort(-told.sum(axis=1), kind="stable")
@@ -45,19 +91,12 @@ def prepare(subject: Subject) -> None:
     for form in (told, fits & ~begins.any(axis=0)):
         for number in order[::-1]:
             chosen[form[number]] = number
-    for number, entry in enumerate(rules.entries):
+    for number, entry in enumerate(entries):
         mine = sites[chosen == number]
         if mine.size:
             for at, code in entry.idle(mine, subject.environment.symbols):
                 subject.write(subject.offsets(mine + np.uint64(at), code.shape[-1]), code)
     _report(subject, sites[chosen < 0], starts)
-
-
-def _functions(subject: Subject) -> U64:
-    """Return where the module's functions begin, in ascending order."""
-    symbols = subject.view.symbols
-    placed = np.isin(symbols["shndx"], np.array(list(subject.addresses), np.uint16))
-    return np.unique(subject.linked.symbols[(symbols["info"] & 0xF == STT_FUNC) & placed])
 
 
 def _fits(subject: Subject, entry: Entry, sites: U64) -> NDArray[np.bool_]:
@@ -93,14 +132,13 @@ def _report(subject: Subject, left: U64, starts: U64) -> None:
     """Name the functions whose sites were left alone."""
     if not left.size:
         return
-    names = {int(a): n for n, a in enumerate(subject.linked.symbols.tolist())}
     shown = []
     for site in left[:SHOWN].tolist():
         at = int(np.searchsorted(starts, np.uint64(site), side="right")) - 1
         start = int(starts[at]) if at >= 0 else site
-        name = subject.view.symbol_name(names[start]) if start in names else f"{start:#x}"
+        name = subject.name_at(start) or f"{start:#x}"
         shown.append(f"{name}+{site - start:#x}")
     more = f" and {left.size - SHOWN} more" if left.size > SHOWN else ""
-    subject.notes.append(
+    subject.report(
         f"ftrace: no room for the tracer is known at {', '.join(shown)}{more}: left as compiled"
     )

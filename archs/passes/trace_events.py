@@ -20,10 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loader.errors import BadModule
-from loader.finalize.subject import U8, U64, Index, Subject
-from loader.layout import THIS_MODULE
+from archs.passes.subject import U8, U64, Index, Subject
 
+THIS_MODULE = ".gnu.linkonce.this_module"
 POINTER = np.dtype([("pointer", "<u8")])
 # Offsets in struct trace_event_call with perf events.
 _LIST, _CLASS, _NODE = 0, 16, 32
@@ -58,9 +57,9 @@ def register(subject: Subject) -> None:
     if call is None:
         return
     at = subject.offsets(events, call.module + 8)
-    this_module = subject.view.section(THIS_MODULE)
-    if this_module is not None and this_module.index in subject.addresses:
-        owner = np.array([subject.addresses[this_module.index]], np.uint64)
+    this_module = subject.section(THIS_MODULE)
+    if this_module is not None:
+        owner = np.array([this_module.address], np.uint64)
         subject.write(at + call.module, owner.view(np.uint8))
     # list_add() puts each event in front: its successor is the one before.
     subject.write(at[1:] + _LIST, _rows(events[:-1]))
@@ -101,12 +100,8 @@ def running(subject: Subject) -> None:
 def _call(subject: Subject, events: U64) -> _Call | None:
     """Return the structure of a module's events, None without any.
 
-    It is told by the format, which every event has, and by its output functions.
-
-    Raises
-    ------
-    BadModule
-        When none of the known structures is theirs.
+    It is told by the format, which every event has, and by its output functions. A module with
+    none of the known structures is refused.
     """
     if not events.size:
         return None
@@ -117,8 +112,7 @@ def _call(subject: Subject, events: U64) -> _Call | None:
             formats, functions = (_words(subject, at + n) for n in (call.format, call.functions))
             if (subject.within(formats) & (functions != 0)).all():
                 return call
-    name = subject.view.name
-    raise BadModule(name, "_ftrace_events", "its events have no structure that is known")
+    raise subject.refusal("_ftrace_events", "its events have no structure that is known")
 
 
 def _pointers(subject: Subject, name: str) -> U64:
@@ -170,7 +164,7 @@ def _replace_names(subject: Subject, events: Index, at_format: int) -> None:
         sum(len(text) * names_of[s] for text, s in zip(texts, systems.tolist(), strict=True))
         > MAX_WORK
     ):
-        raise BadModule(subject.view.name, "trace events", "too many names in too long formats")
+        raise subject.refusal("trace events", "too many names in too long formats")
     for at, system, old in zip(subject.offsets(formats), systems.tolist(), texts, strict=True):
         new = replace_names(old, by_system[system], patterns[system])
         if new != old + b"\0":
@@ -219,7 +213,7 @@ def _pattern(names: Mapping[bytes, bytes]) -> re.Pattern[bytes]:
 
 
 def _strings(subject: Subject, addresses: U64) -> list[bytes]:
-    """Return the NUL-terminated strings at addresses; BadModule where they are too much."""
+    """Return the NUL-terminated strings at addresses; refuse them where they are too much."""
     image = subject.image.tobytes() if addresses.size else b""
     found, left = [], MAX_TEXT
     for at in subject.offsets(addresses).tolist():
@@ -227,5 +221,5 @@ def _strings(subject: Subject, addresses: U64) -> list[bytes]:
         left -= len(found[-1])
         if left < 0:
             reason = f"strings of more than {MAX_TEXT:#x} bytes"
-            raise BadModule(subject.view.name, "trace events", reason)
+            raise subject.refusal("trace events", reason)
     return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from allocator.types import MemType
-from loader.finalize.subject import Subject
+from archs.passes.subject import Subject
 
 # struct jump_entry where CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE: all self-relative.
 ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])

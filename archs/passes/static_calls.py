@@ -15,16 +15,14 @@ keeps its call through the trampoline, which leads to the same place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import ADDRESS_MASK, MemType
-from loader.elf import ElfView
-from loader.finalize.callthunks import redirected
-from loader.finalize.heapsort import order
-from loader.finalize.subject import RUNNING, U64, Subject
+from allocator.types import MemType
+from archs.passes.heapsort import order
+from archs.passes.subject import RUNNING, U64, Subject
 
 SITE = np.dtype([("code", "<i4"), ("key", "<i4")])
 TAIL, INIT = np.uint64(1), np.uint64(2)
@@ -34,10 +32,19 @@ KEY, TRAMPOLINE = "__SCK__", "__SCT__"
 TRACEPOINT, TRACER = "tp_func_", "__traceiter_"
 
 
-def attach(subject: Subject) -> None:
-    """Sort the sites by key, mark those of init code and write the calls."""
+Write = Callable[[Subject, U64, U64, NDArray[np.bool_]], None]
+
+
+def attach(subject: Subject, *, write: Write) -> None:
+    """Sort the sites by key, mark those of init code and write the calls.
+
+    Parameters
+    ----------
+    write
+        Writes the calls of functions (0: of nothing) at sites, told which are tail calls.
+    """
     table = subject.table(".static_call_sites", SITE)
-    if table is None or subject.rules.static_call is None:
+    if table is None:
         return
     imported = _imported(subject)
     words, names = _resolved(subject, table.targets("key"), imported)
@@ -52,29 +59,7 @@ def attach(subject: Subject) -> None:
     # A key leads to the modules that use it by a list on the heap.
     subject.note(subject.offsets(keys[subject.within(keys)] + MODULES, 8), 8, RUNNING)
     written = known[which]
-    _write(subject, code[written], functions[which][written], (words[written] & TAIL) != 0)
-
-
-def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
-    """Return what the static calls that a module exports call at first, by name; 0 for nothing.
-
-    Other modules find it in their environment: a key is data of the module that defines it.
-    """
-    keys = {n[len(KEY) :]: i for n, i in view.global_symbols.items() if n.startswith(KEY)}
-    found = dict.fromkeys(keys, 0)
-    symbols = view.symbols
-    for table in view.tables:
-        mine = {
-            int(symbols["value"][index]): name
-            for name, index in keys.items()
-            if symbols["shndx"][index] == table.target.index
-        }
-        for number in np.flatnonzero(np.isin(table.records["offset"], list(mine))).tolist():
-            offset, _, index, addend = table.records[number].tolist()
-            if int(symbols["shndx"][index]) in addresses:
-                base = addresses[int(symbols["shndx"][index])] + int(symbols["value"][index])
-                found[mine[offset]] = base + addend & ADDRESS_MASK
-    return found
+    write(subject, code[written], functions[which][written], (words[written] & TAIL) != 0)
 
 
 def _imported(subject: Subject) -> dict[int, str]:
@@ -112,21 +97,3 @@ def _functions(
             function = environment.static_calls.get(name, environment.symbols.get(tracer))
             functions[number], known[number] = function or 0, function is not None
     return functions, known
-
-
-def _write(subject: Subject, sites: U64, functions: U64, tail: NDArray[np.bool_]) -> None:
-    """Write the calls of functions (0: of nothing) at the sites."""
-    rules = subject.rules
-    assert rules.static_call is not None
-    assert rules.thunks is not None
-    counted = (functions != 0) & ~tail  # a tail call enters the function itself
-    functions[counted] = redirected(subject, functions[counted])
-    code = subject.bytes_at(subject.offsets(sites), rules.thunks.longest)
-    length = rules.thunks.length(code)
-    for size in set(length.tolist()) - {0}:
-        chosen = np.flatnonzero(length == size)
-        at = subject.offsets(sites[chosen], size)
-        site, function = sites[chosen], functions[chosen]
-        environment = subject.environment
-        new = rules.static_call(code[chosen, :size], site, function, tail[chosen], environment)
-        subject.write(at, new)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader.finalize.subject import Subject
+from archs.passes.subject import Subject
 
 ENDBR64 = np.frombuffer(bytes.fromhex("f30f1efa"), np.uint8)
 POISON = np.frombuffer(bytes.fromhex("660f1f00"), np.uint8)  # osp nopl (%rax)

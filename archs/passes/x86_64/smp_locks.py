@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from allocator.types import MemType
-from loader.finalize.subject import Subject
+from archs.passes.subject import Subject
 
 LOCK, DS = 0xF0, 0x3E
 
