@@ -63,7 +63,6 @@ from kernels.modelled.extable import fix
 from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from kernels.modelled.kasan import CheckedHeap
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.modules import ModuleStructs
 from kernels.modelled.printf import errno_name
 from kernels.modelled.prototypes import CType, parse
 from kernels.modelled.symbols import Unknown
@@ -202,6 +201,7 @@ class Machine:
             Cpu(self.arch, self.memory, number, self.limits) for number in range(cpus)
         )
         self.cpu = self.cpus[0]  # the one that runs now
+        loaded: dict[str, LoadedModule] = {}
         self.kernel = Kernel(
             self.arch,
             self.memory,
@@ -215,6 +215,7 @@ class Machine:
                 request_module=self._request,
                 refuse_access=self._sanitizer_fault,
             ),
+            loaded=loaded,
             unknown=policy,
             kasan=kasan,
             heap_limit=heap_limit,
@@ -241,6 +242,7 @@ class Machine:
             checks=_checks(checks),
             errata=_known_errata(self.arch, errata),
             stub_sections=stub_sections,
+            modules=loaded,
             # No mitigations: what is left of thunks and stubs runs natively.
             environment=Environment(
                 features=self.arch.runs.emulation.capabilities,
@@ -248,7 +250,6 @@ class Machine:
                 symbols=self.kernel.symbols,
             ),
         )
-        self.structs = self.kernel.modules = ModuleStructs(self.kernel, self.loader.modules)
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
         gate = self.loader.gate
         gate.facts, gate.log = self._facts, self.kernel.say
@@ -407,7 +408,7 @@ class Machine:
         result = stopped = None
         since = taken(self.kernel)
         try:
-            self.structs.coming(loaded)
+            self.kernel.modules.coming(loaded)
             if self.kernel.text is not None:
                 self.kernel.text.static_keys.adopt(loaded)
             self._set_parameters(loaded, params)
@@ -427,7 +428,7 @@ class Machine:
             else:
                 if loaded.state is State.LIVE:
                     self.loader.begin_unload(loaded)
-                self.structs.gone(loaded)
+                self.kernel.modules.gone(loaded)
                 self.loader.discard(loaded)
                 raise
         self.kernel.flush_log()
@@ -461,14 +462,14 @@ class Machine:
 
     def _run_init(self, loaded: LoadedModule) -> int | None:
         self._run_constructors(loaded)
-        address = self.structs.entry(loaded, "init")
+        address = self.kernel.modules.entry(loaded, "init")
         result = None
         if address:
             result = parse("int init(void)").result.from_register(self.call(address))
             if result < 0:
                 raise InitFailed(loaded.name, -result, errno_name(-result))
         self.loader.settle(loaded)
-        self.structs.live(loaded)
+        self.kernel.modules.live(loaded)
         return result
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[Parameter, ...]:
@@ -535,8 +536,8 @@ class Machine:
             self._discard(loaded)
             return
         if not loaded.users and loaded.state is State.LIVE:
-            begins, ends = (self.structs.entry(loaded, name) for name in ("init", "exit"))
-            permanent, held = bool(begins and not ends), self.structs.held(loaded)
+            begins, ends = (self.kernel.modules.entry(loaded, name) for name in ("init", "exit"))
+            permanent, held = bool(begins and not ends), self.kernel.modules.held(loaded)
             if not force and (permanent or held):
                 raise ModuleInUse(loaded.name, references=held, permanent=permanent)
             if permanent or held:
@@ -544,8 +545,8 @@ class Machine:
         self.loader.begin_unload(loaded)
         if process.box is not None:
             process.box.load(loaded.name)
-        address = self.structs.entry(loaded, "exit")
-        self.structs.going(loaded)
+        address = self.kernel.modules.entry(loaded, "exit")
+        self.kernel.modules.going(loaded)
         try:
             if address:
                 self.call(address)
@@ -559,7 +560,7 @@ class Machine:
         if isinstance(self.kernel.heap, CheckedHeap):
             self.leaks += [f"{loaded.name} leaks {o}" for o in self.kernel.heap.leaks(loaded.name)]
         try:
-            self.structs.gone(loaded)
+            self.kernel.modules.gone(loaded)
             self.loader.discard(loaded)
         finally:
             self.kernel.registry.forget(loaded.name)

@@ -21,6 +21,7 @@ from archs import Arch
 from emulator.budget import Limits
 from emulator.cpu import Cpu
 from emulator.faults import Fault, Stopped
+from kernels import protocol
 from kernels.log import Log, LogLine
 from kernels.modelled.access import Access
 from kernels.modelled.dispatch import Dispatch
@@ -36,6 +37,7 @@ from kernels.modelled.symbols import Symbols, SymbolsMark, Unknown
 from kernels.modelled.text.live import LiveText
 from kernels.registry import Field, Record, Registry
 from kernels.runner import Runner
+from loader.loaded import LoadedModule
 
 RECORDS = 50_000
 OOPSES = 1000  # that are kept
@@ -60,6 +62,8 @@ class Kernel:
         What it runs on; `cpu` is the CPU that it runs on now.
     runner
         Runs guest functions for it.
+    loaded
+        The loaded modules, by name, as whoever loads them keeps them.
     unknown
         What stands in for symbols that nobody implements.
     kasan
@@ -84,6 +88,7 @@ class Kernel:
         cpus: Sequence[Cpu],
         runner: Runner,
         *,
+        loaded: Mapping[str, LoadedModule],
         unknown: Unknown = Unknown.FAULT,
         kasan: bool = False,
         heap_limit: int = LIMIT,
@@ -113,7 +118,6 @@ class Kernel:
         memory.on_fill = self.meter.filled
         self.printk = Printk(self.meter.spend)
         self.text: LiveText | None = None
-        self.modules: ModuleStructs | None = None
         self.states: dict[type, object] = {}
         self.work_pending = False  # whether something may have to be done when nobody calls
         self.oopses: list[Fault] = []
@@ -136,6 +140,7 @@ class Kernel:
             printk=self.printk,
         )
         self._settle()
+        self.modules = ModuleStructs(self, loaded)
 
     def _name_parts(self) -> None:
         """Give short names to what entries and the machine use of the parts."""
@@ -304,6 +309,9 @@ class Kernel:
         self.registry.add(record)
         self.account()
         return record
+
+
+_FULFILLED: type[protocol.Kernel] = Kernel  # as mypy sees to
 
 
 def _copied(found: object) -> object:

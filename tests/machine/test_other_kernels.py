@@ -16,4 +16,4 @@ def test_modules_of_other_releases_load(arch, kernels):
             assert not loaded.notes, (release, file.name)
             assert loaded.this is not None
             for entry, name in (("init", "init_module"), ("exit", "cleanup_module")):
-                assert machine.structs.entry(loaded, entry) == loaded.symbols.get(name, 0)
+                assert machine.kernel.modules.entry(loaded, entry) == loaded.symbols.get(name, 0)

@@ -713,7 +713,7 @@ data("modules", 16, fill=lambda k: 2 * k.address("modules").to_bytes(8, "little"
 
 def _of_module(k: Kernel, module: int, member: str) -> int:
     """Return the address of a member of struct module; stop where it is not known."""
-    found = None if k.modules is None else k.modules.at(module)
+    found = k.modules.at(module)
     if found is None or found.this is None:
         stop(k, f"no module's struct module lies at {module:#x}")
     address = found.member(member)
