@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from archs.arch import Arch
 from archs.arm64 import ARM64
+from archs.dialect import Dialect, Order
 from archs.levels.link import Branch
 from archs.levels.load import Erratum, Plt
 from archs.levels.patch import Emulator, LivePatch
@@ -24,12 +25,14 @@ __all__ = [
     "Branch",
     "CallingConvention",
     "Checks",
+    "Dialect",
     "Emulation",
     "Emulator",
     "Erratum",
     "Guest",
     "LivePatch",
     "Op",
+    "Order",
     "Part",
     "Plt",
     "Reach",
@@ -38,10 +41,8 @@ __all__ = [
     "arch",
     "archs",
     "by_machine",
+    "machines",
 ]
-
-
-_BY_MACHINE = {known.machine: known for known in ALL}
 
 
 def archs() -> tuple[Arch, ...]:
@@ -66,6 +67,19 @@ def arch(name: str) -> Arch:
     raise ValueError(f"unknown architecture {name!r}: known are {', '.join(a.name for a in ALL)}")
 
 
-def by_machine(machine: int) -> Arch | None:
-    """Return the architecture whose modules carry `machine` in e_machine."""
-    return _BY_MACHINE.get(machine)
+def by_machine(machine: int, bits: int = 64, order: Order = "little") -> Arch | None:
+    """Return the architecture whose modules carry `machine` in e_machine, in files of that kind.
+
+    >>> by_machine(183).name, by_machine(183, order="big")
+    ('arm64', None)
+    """
+    for known in ALL:
+        dialect = known.link.dialect
+        if known.machine == machine and dialect.bits == bits and dialect.order == order:
+            return known
+    return None
+
+
+def machines() -> str:
+    """Return what tells files of the known architectures apart, for messages."""
+    return ", ".join(f"{a.name} ({a.link.dialect}, machine {a.machine})" for a in ALL)

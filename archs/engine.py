@@ -190,7 +190,7 @@ class Places:
         self._image, self._at = image, at
         self._first, self._span = int(at[0]), int(at[-1]) - int(at[0])
         self._low = int(np.bitwise_or.reduce(at)) & 7
-        self._ways: dict[tuple[int, int], tuple[NDArray[Any], Index | slice]] = {}
+        self._ways: dict[tuple[int, int, str], tuple[NDArray[Any], Index | slice]] = {}
 
     @cached_property
     def least(self) -> int:
@@ -200,23 +200,23 @@ class Places:
 
     def _way(self, part: Part) -> tuple[NDArray[Any], Index | slice]:
         """Return a view of the image, and which of its words are those of a part."""
-        key = part.offset, part.size
+        key = part.offset, part.size, part.order
         if key not in self._ways:
-            self._ways[key] = self._find(*key)
+            self._ways[key] = self._find(part.offset, part.word)
         return self._ways[key]
 
-    def _find(self, offset: int, size: int) -> tuple[NDArray[Any], Index | slice]:
-        image, at = self._image, self._at
+    def _find(self, offset: int, word: np.dtype[Any]) -> tuple[NDArray[Any], Index | slice]:
+        image, at, size = self._image, self._at, word.itemsize
         if (self._low | offset) & (size - 1):
-            return _anywhere(image, size), at + offset if offset else at
+            return _anywhere(image, word), at + offset if offset else at
         # Steps that are all at least the size, and are the size on average, all are the size.
         if self._span == size * (at.size - 1) and self.least >= size:
             first = self._first + offset
-            return image[first : first + size * at.size].view(f"<u{size}"), _EVERY
+            return image[first : first + size * at.size].view(word), _EVERY
         shift = size.bit_length() - 1
         index = at >> shift if shift else at
         more = offset >> shift
-        return image[: image.size & -size].view(f"<u{size}"), index + more if more else index
+        return image[: image.size & -size].view(word), index + more if more else index
 
     def read(self, part: Part) -> NDArray[Any]:
         """Return the words of a part."""
@@ -246,9 +246,9 @@ class Places:
         return found
 
 
-def _anywhere(image: NDArray[np.uint8], size: int) -> NDArray[np.unsignedinteger]:
+def _anywhere(image: NDArray[np.uint8], word: np.dtype[Any]) -> NDArray[Any]:
     """Return a view of the words at every byte: slow for each, but one call stores them."""
-    return np.ndarray(max(image.size - size + 1, 0), f"<u{size}", image, 0, (1,))
+    return np.ndarray(max(image.size - word.itemsize + 1, 0), word, image, 0, (1,))
 
 
 def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U64) -> None:
@@ -260,7 +260,7 @@ def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U6
         return
     for part in parts:
         at = offset + part.offset if part.offset else offset
-        view = _anywhere(image, part.size)
+        view = _anywhere(image, part.word)
         found = (x if part.whole else part.field(x)).astype(part.word)
         if part.keep is not None:
             found |= view[at] & part.keep
@@ -429,7 +429,7 @@ def _apply_few(
             mine = slice(end - count, end)
             batches.append((few.parts[form], places[mine], values[mine]))
     if clean_target and any(
-        np.count_nonzero(_anywhere(image, part.size)[where]) for (part,), where, _ in batches
+        np.count_nonzero(_anywhere(image, part.word)[where]) for (part,), where, _ in batches
     ):
         return None
     for parts, where, value in batches:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import size_text
+from archs.dialect import MARKS, Order
 from archs.op import EVERY_BIT, Got, Kind, Number, Op
 
 Constant: TypeAlias = NDArray[np.uint64]
@@ -35,7 +36,7 @@ class Slice:
 
 @attrs.frozen
 class Part:
-    """One little-endian word that a relocation writes.
+    """One word that a relocation writes.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ class Part:
     movz
         The opcode bit that tells MOVZ from MOVN: a negative X is stored inverted, and the
         bit cleared; otherwise the bit is set.
+    order
+        Which byte of the word comes first.
     """
 
     size: int
@@ -60,6 +63,7 @@ class Part:
     bias: int = 0
     zeros: int = 0
     movz: int = 0
+    order: Order = "little"
 
     @cached_property
     def mask(self) -> int:
@@ -97,7 +101,7 @@ class Part:
     @cached_property
     def word(self) -> np.dtype[Any]:
         """The type of the words."""
-        return np.dtype(f"<u{self.size}")
+        return np.dtype(f"{MARKS[self.order]}u{self.size}")
 
     @cached_property
     def added(self) -> Constant | None:
@@ -121,8 +125,8 @@ class Part:
                     slices.append(Slice(s.x + start - s.word, end - start, start - low))
             zeros = self.zeros >> low & 0xFFFF
             if slices or zeros:
-                offset = self.offset + low // 8
-                found.append(Part(2, tuple(slices), offset, bias=self.bias, zeros=zeros))
+                offset = self.offset + (low if self.order == "little" else 16 - low) // 8
+                found.append(Part(2, tuple(slices), offset, self.bias, zeros, order=self.order))
         return tuple(found)
 
     def field(self, x: Number) -> Number:
@@ -161,14 +165,23 @@ class Part:
         """Return `word` with the slices of `x` placed in it."""
         return word & ~self.mask | self.field(x & EVERY_BIT)
 
-    def extract(self, word: int) -> int:
-        """Return the bits of X that stand in `word`, without the bias."""
-        return sum(((word >> s.word) & ((1 << s.bits) - 1)) << s.x for s in self.slices)
+    def extract(self, word: Number) -> Number:
+        """Return the bits of X that stand in words, without the bias."""
+        found: Any = None
+        for s in self.slices:
+            bits: Any = ((word >> s.word) & ((1 << s.bits) - 1)) << s.x
+            found = bits if found is None else found | bits
+        value: Number = found
+        return value
+
+    def load(self, code: bytes | bytearray | memoryview) -> int:
+        """Return the word, from the bytes at P."""
+        return int.from_bytes(code[self.offset : self.offset + self.size], self.order)
 
 
-def data(size: int) -> tuple[Part, ...]:
+def data(size: int, order: Order = "little") -> tuple[Part, ...]:
     """Return the parts of a plain data word of `size` bytes."""
-    return (Part(size, (Slice(0, 8 * size, 0),)),)
+    return (Part(size, (Slice(0, 8 * size, 0),), order=order),)
 
 
 @attrs.frozen
@@ -259,6 +272,10 @@ class Reloc:
         What the row needs of a global offset table, if anything.
     high
         Whether this row is the HI20 half that a PAIR row refers to.
+    low
+        Where addends stand in the words: number of the row that has the low part of this row's
+        addend, in the next record of that type and symbol (psABI of MIPS: AHL). None: it is
+        complete, or comes with the record.
     uleb
         Whether the field is a ULEB128 number, whose length stays as it is.
     kernel
@@ -278,6 +295,7 @@ class Reloc:
     stub: Stub | None = None
     got: Got | None = None
     high: bool = False
+    low: int | None = None
     uleb: bool = False
     kernel: bool = True
     unsupported: str = ""
@@ -286,6 +304,32 @@ class Reloc:
     def size(self) -> int:
         """Bytes from P to the end of the last word written."""
         return max((part.offset + part.size for part in self.parts), default=int(self.uleb))
+
+    def held(self, word: Callable[[Part], Number], *, addend: bool = False) -> Number:
+        """Return what stands in the row's fields, modulo 2^64, of whole numbers or arrays of uint64.
+
+        A field that was filled with a bias is completed by the signed low part that follows; bits
+        that no field holds are zero. What cannot be negative has no sign.
+
+        Parameters
+        ----------
+        word
+            Returns the word, or words, of a part.
+        addend
+            Whether it is an addend that stands there, and not yet X: an offset in a region has
+            no sign, what is added to its target has.
+        """
+        plain = self.reach is not None and self.reach.lo >= 0
+        plain = plain and not (addend and self.op.kind is Kind.REGION)
+        total: Any = 0
+        for part in self.parts:
+            value: Any = part.extract(word(part))
+            if not plain:
+                half = 1 << max(s.x + s.bits for s in part.slices) - 1
+                value = (value ^ half) - half
+            total = value + total
+        found: Number = total & EVERY_BIT
+        return found
 
     def reach_under(self, checks: Checks) -> Reach | None:
         """Return the reach that a link as strict as `checks` insists on."""
@@ -302,11 +346,6 @@ class Rows(dict[int, Reloc]):
 
     The last entry of an array stands for every number beyond.
     """
-
-    @cached_property
-    def pointers(self) -> tuple[int, ...]:
-        """Numbers that store an address in eight bytes."""
-        return tuple(n for n, row in self.items() if row.op == Op.ABS and row.parts == data(8))
 
     @cached_property
     def widths(self) -> NDArray[np.uint64]:

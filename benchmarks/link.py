@@ -36,9 +36,10 @@ import attrs
 import numpy as np
 
 from archs import arch, archs
+from archs.dialect import RELA
 from benchmarks import peers, synthetic
 from benchmarks.least import Least
-from loader.elf import RELA, SHT_NOBITS, ElfView, parse
+from loader.elf import SHT_NOBITS, ElfView, parse
 from loader.files import read_module
 from loader.layout import PERCPU_SECTION, Layout, plan
 from loader.link import link_view
@@ -74,7 +75,7 @@ def placed(view: ElfView, layout: Layout) -> tuple[int, dict[int, int], int]:
 def _window(name: str) -> int:
     if arch(name).plt is None:
         return 0xFFFF_FFFF_C000_0000
-    return arch(name).address_map().image.start - (64 << 20)
+    return arch(name).loads.address_map().image.start - (64 << 20)
 
 
 def floor(view: ElfView) -> int:

@@ -27,7 +27,8 @@ from typing import Self
 import attrs
 import numpy as np
 
-from loader.elf import SECTION, SHT_RELA, SHT_SYMTAB, ElfView
+from archs.dialect import NATIVE, SHT_RELA
+from loader.elf import SHT_SYMTAB, ElfView
 
 SHT_STRTAB = 3
 KEPT_FLAGS = ~np.uint64(0x30)  # all but SHF_MERGE and SHF_STRINGS
@@ -94,8 +95,8 @@ def prepare(
     image = bytearray(view.data)
     offset = int.from_bytes(image[40:48], "little")
     # ld and lld would share equal strings between sections, which a module loader does not.
-    words = np.frombuffer(image, np.uint64, len(view.sections) * SECTION.size // 8, offset)
-    words[1 :: SECTION.size // 8] &= KEPT_FLAGS  # sh_flags
+    words = np.frombuffer(image, np.uint64, len(view.sections) * NATIVE.section.size // 8, offset)
+    words[1 :: NATIVE.section.size // 8] &= KEPT_FLAGS  # sh_flags
     file, script, response = (stem.with_suffix(s) for s in (".o", ".lds", ".rsp"))
     file.write_bytes(image)
     first = dict[str, int]()  # sections of one name become one output section

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from loader.elf import RELA, SECTION, SYMBOL
+from archs.dialect import NATIVE, RELA, SYMBOL
 
 X86_64, AARCH64, RISCV = 62, 183, 243
 
@@ -111,10 +111,11 @@ def write(machine: int, relocations: int, symbols: int = 0) -> bytes:
         (43, 3, 0, strings, 0, 0, 1, 0),
         (51, 3, 0, titles, 0, 0, 1, 0),
     )
-    headers = [bytes(SECTION.size)]
+    headers = [bytes(NATIVE.section.size)]
     pieces, at = [], 64
     for name, kind, flags, data, link, info, align, size in contents:
-        headers.append(SECTION.pack(name, kind, flags, 0, at, len(data), link, info, align, size))
+        row = (name, kind, flags, 0, at, len(data), link, info, align, size)
+        headers.append(NATIVE.section.pack(*row))
         pieces += [data, bytes(-len(data) % 16)]
         at += len(data) + -len(data) % 16
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")

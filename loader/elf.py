@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ELF bytes -> ElfView: what the kernel checks before it believes a module.
 
-pyelftools reads and judges the file header; the section headers, the symbol table and
-the relocation tables are numpy views of the file, because a driver may have half a
-million relocations and the views cost nothing. Every index and offset that later phases
-follow is checked here, once, vectorised; later phases trust it.
+The section headers, the symbol table and the relocation tables are arrays of one form
+(`archs.dialect`), views of the file where it has that form itself, because a driver may have
+half a million relocations and views cost nothing. Addends that stand in the words that are
+relocated are read here, too: nobody later asks how a file was written. Every index and offset
+that later phases follow is checked here, once, vectorised; later phases trust it.
 
 `sh_addr` is ignored: relocatable objects carry leftovers there.
 """
 
 from __future__ import annotations
 
-import io
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
@@ -22,20 +21,24 @@ from typing import NamedTuple
 
 import attrs
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
-from archs import ALL, Arch, by_machine
+from archs import Arch, Dialect, archs, by_machine, machines
+from archs.dialect import RELA, SHT_REL, SHT_RELA
+from archs.reloc import Part, Rows
 from loader.checks import Refused, refused, violation
 from loader.errors import BadModule
 
-SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
+SHT_SYMTAB, SHT_NOBITS = 2, 8
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_RELA_LIVEPATCH = 1, 2, 4, 0x0010_0000
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
 SHN_LIVEPATCH = 0xFF20
 STB_LOCAL, STB_WEAK = 0, 2
 STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
+
+ET_REL = 1
+MAGIC = b"\x7fELF"
+IDENT = 16  # bytes of e_ident
 
 MAX_SECTIONS = SHN_LORESERVE
 MAX_ALIGN = 1 << 21
@@ -52,21 +55,6 @@ GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"
 VMLINUX = "vmlinux"
 # Lengths as in klp_write_section_relocs().
 _LIVEPATCH_SECTION = re.compile(r"\.klp\.rela\.([^.]{1,55})")
-HEADER = struct.Struct("<HHIQQQIHHHHHH")  # Elf64_Ehdr from e_type on
-# Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
-SECTION = struct.Struct("<IIQQQQIIQQ")
-SYMBOL = np.dtype(
-    [
-        ("name", "<u4"),
-        ("info", "u1"),
-        ("other", "u1"),
-        ("shndx", "<u2"),
-        ("value", "<u8"),
-        ("size", "<u8"),
-    ]
-)
-VERSION = np.dtype([("crc", "<u8"), ("name", "S56")])  # struct modversion_info
-RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<u8")])
 
 
 class Section(NamedTuple):
@@ -129,7 +117,7 @@ class LongNames:
 
 
 class RelocationTable(NamedTuple):
-    """One RELA section: where it applies, and its records as an array of RELA.
+    """One relocation section: where it applies, and its records as an array of RELA.
 
     `object` is whose symbols a livepatch's table names: a module, or `vmlinux`.
     """
@@ -142,7 +130,7 @@ class RelocationTable(NamedTuple):
 
 @attrs.frozen(eq=False)
 class ElfView:
-    """A checked relocatable object; arrays are views of `data`.
+    """A checked relocatable object; arrays are views of `data` where its dialect is the native one.
 
     Parameters
     ----------
@@ -159,9 +147,9 @@ class ElfView:
     first_global
         Index of the first symbol that is not local; local ones are never undefined.
     tables
-        RELA sections in header order.
-    adjoining
-        Whether each of the tables begins where the one before ends.
+        Relocation sections in header order.
+    joint
+        The records of all tables, of which those of each are a slice; None where they are not.
     late
         Those that wait until a module is there, which a livepatch is for (`.klp.rela.MODULE.*`).
     """
@@ -174,25 +162,33 @@ class ElfView:
     first_global: int
     symbol_names: Section
     tables: tuple[RelocationTable, ...]
-    adjoining: bool = False
+    joint: NDArray[np.void] | None = None
     late: tuple[RelocationTable, ...] = ()
 
     def joined(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return the records of some tables, by ascending number, as one array.
 
-        It is a view of the file wherever these tables adjoin in it.
+        It is a view wherever the records of these tables adjoin.
         """
         numbers = range(len(self.tables)) if numbers is None else numbers
         if not numbers:
             return np.empty(0, RELA)
-        first, last = self.tables[numbers[0]], self.tables[numbers[-1]]
         if len(numbers) == 1:
-            return first.records
-        if self.adjoining and numbers[-1] - numbers[0] == len(numbers) - 1:
-            start, end = first.section.offset, last.section.offset + last.section.size
-            return np.frombuffer(self.data, RELA, (end - start) // RELA.itemsize, start)
+            return self.tables[numbers[0]].records
+        if self.joint is not None and numbers[-1] - numbers[0] == len(numbers) - 1:
+            return self.joint[self._starts[numbers[0]] : self._starts[numbers[-1] + 1]]
         tables = [self.tables[number].records for number in numbers]
         return np.frombuffer(b"".join([table.tobytes() for table in tables]), RELA)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where the records of each table begin among all."""
+        return list(accumulate([table.records.size for table in self.tables], initial=0))
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the file is written."""
+        return self.arch.link.dialect
 
     def contents(self, section: Section) -> memoryview:
         """Return the file bytes of `section`; empty for NOBITS."""
@@ -349,13 +345,16 @@ class ElfView:
         """
         crcs, names = self.find("__version_ext_crcs"), self.find("__version_ext_names")
         if crcs is not None and names is not None:
-            values = np.frombuffer(self.contents(crcs)[: crcs.size & -4], "<u4").tolist()
+            values = np.frombuffer(
+                self.contents(crcs)[: crcs.size & -4], self.dialect.unsigned(4)
+            ).tolist()
             titles = bytes(self.contents(names)).split(b"\0")
             pairs = zip(titles, values, strict=False)
         else:
             section = self.find("__versions")
             raw = self.contents(section) if section is not None else memoryview(b"")
-            table = np.frombuffer(raw[: len(raw) // VERSION.itemsize * VERSION.itemsize], VERSION)
+            version = self.dialect.version
+            table = np.frombuffer(raw[: len(raw) // version.itemsize * version.itemsize], version)
             titles = [title.partition(b"\0")[0] for title in table["name"].tolist()]
             pairs = zip(titles, table["crc"].tolist(), strict=True)
         found: dict[str, int] = {}
@@ -366,7 +365,7 @@ class ElfView:
 
 def arch_of(data: bytes, name: str = "<bytes>") -> Arch:
     """Return the architecture that the ELF header names; BadModule as `parse`."""
-    return _header(data, name, None)[0]
+    return _header(data, name, None).arch
 
 
 def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> ElfView:
@@ -386,76 +385,92 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     BadModule
         Naming the place and what is wrong with it.
     """
-    found, count, table = _header(data, name, arch)
-    if count == 0:
-        raise _no_sections(data, name, table)
-    string_index = int.from_bytes(data[62:64], "little")
-    sections = _sections(data, name, data[table : table + count * SECTION.size], string_index)
-    symbols, first_global, strings = _symbols(data, name, sections)
-    tables, adjoining = _tables(data, name, sections)
-    view = ElfView(name, found, data, sections, symbols, first_global, strings, tables, adjoining)
-    _check_symbols_of(view)
+    header = _header(data, name, arch)
+    sections = _sections(data, name, header)
+    symbols, first_global, strings = _symbols(data, name, header.arch.link.dialect, sections)
+    tables, joint = _tables(data, name, header.arch, sections, symbols)
+    view = ElfView(name, header.arch, data, sections, symbols, first_global, strings, tables, joint)
     return _with_late(view) if any(t.section.flags & SHF_RELA_LIVEPATCH for t in tables) else view
 
 
-def _header(data: bytes, name: str, wanted: Arch | None) -> tuple[Arch, int, int]:
-    """Return architecture, number of section headers and their file offset."""
-    if data[:4] != b"\x7fELF":
+class _Header(NamedTuple):
+    """What counts of a file header: architecture, section headers (where, how many), their names."""
+
+    arch: Arch
+    table: int
+    sections: int
+    names: int
+
+
+# Class and byte order in e_ident -> a dialect with these; architectures differ in the rest.
+_IDENTS = {
+    d.ident: d for bits in (64, 32) for d in (Dialect(bits=bits), Dialect(bits=bits, order="big"))
+}
+
+
+def _header(data: bytes, name: str, wanted: Arch | None) -> _Header:
+    """Return what the file header says; BadModule where that is no module's."""
+    if data[:4] != MAGIC:
         reason = "not an ELF file (no \\x7fELF at the start)"
         raise refused("elf-magic", name, "ELF header", reason)
-    if len(data) < 64:
-        reason = f"truncated: the file has {len(data)} of 64 bytes"
-        raise refused("elf-length", name, "ELF header", reason, size=len(data))
-    usual = _usual_header(data)
-    if usual is not None and (wanted is None or wanted.machine == usual[0].machine):
-        return usual
-    try:
-        header = ELFFile(io.BytesIO(data)).header
-    except (ELFError, UnicodeDecodeError, ValueError, OverflowError, AttributeError) as error:
-        raise BadModule(name, "ELF header", f"not readable: {error}") from None
-    ident = header.e_ident
-    if ident.EI_CLASS != "ELFCLASS64":
-        reason = (
-            "a 32-bit file; modules here are 64-bit (ELFCLASS64); hint: build it with -m64, or with "
-            "the compiler of a 64-bit architecture"
-        )
+    written = _IDENTS.get(data[4:6])
+    if written is None and len(data) > IDENT:
+        reason = f"not readable: class {data[4]}, byte order {data[5]}; 1 and 2 are known of both"
         raise BadModule(name, "ELF header", reason)
-    if ident.EI_DATA != "ELFDATA2LSB":
-        raise BadModule(name, "ELF header", "big endian; modules here are little endian")
-    if header.e_type != "ET_REL":
-        reason = f"{header.e_type} is not a relocatable object (ET_REL); is it a linked program?"
-        kind = int.from_bytes(data[16:18], "little")
+    size = IDENT + (written.header.size if written else 48)
+    if len(data) < size or written is None:
+        reason = f"truncated: the file has {len(data)} of {size} bytes"
+        raise refused("elf-length", name, "ELF header", reason, size=len(data))
+    kind, machine, _, _, _, table, _, _, _, _, entry, count, names = written.header.unpack_from(
+        data, IDENT
+    )
+    if kind != ET_REL:
+        what = _elf_name("ET", kind)
+        reason = f"{what} is not a relocatable object (ET_REL); is it a linked program?"
         raise refused("elf-type", name, "ELF header", reason, type=kind)
-    machine = int.from_bytes(data[18:20], "little")
-    found = by_machine(machine)
+    found = by_machine(machine, written.bits, written.order)
     if found is None:
-        known = ", ".join(f"{a.name} ({a.machine})" for a in ALL)
-        reason = f"machine {machine} is none of {known}"
-        raise refused("elf-machine", name, "ELF header", reason, machine=machine)
-    if wanted is not None and found.machine != wanted.machine:
+        what = _elf_name("EM", machine).removeprefix("EM_")
+        reason = f"{written} {what} (machine {machine}): known are {machines()}"
+        if any(known.link.dialect.ident == written.ident for known in archs()):
+            raise refused("elf-machine", name, "ELF header", reason, machine=machine)
+        # Kernels do not look at class and byte order, but at what they make of the numbers.
+        hint = "; hint: build it with -m64, or with the compiler of another architecture"
+        raise BadModule(name, "ELF header", reason + hint * (written.bits == 32))
+    if wanted is not None and found is not wanted and found.name != wanted.name:
         reason = f"built for {found.name}, not for {wanted.name}"
         raise refused("elf-machine", name, "ELF header", reason, machine=machine)
-    if header.e_shentsize != SECTION.size:
-        reason = f"entry size {header.e_shentsize}, expected {SECTION.size}"
+    expected = written.section.size
+    if entry != expected:
+        reason = f"entry size {entry}, expected {expected}"
         raise refused("elf-entry-size", name, "section headers", reason)
-    if header.e_shoff + header.e_shnum * SECTION.size > len(data):
-        end = header.e_shoff + header.e_shnum * SECTION.size
+    end = table + count * expected
+    if end > len(data):
         reason = f"truncated: they end at {end:#x}, the file at {len(data):#x}"
         raise refused("elf-table", name, "section headers", reason)
-    return found, int(header.e_shnum), int(header.e_shoff)
+    return _Header(found, table, count, names)
 
 
-def _no_sections(data: bytes, name: str, table: int) -> Refused:
+def _elf_name(prefix: str, number: int) -> str:
+    """Return what ELF calls a file's type (ET) or machine (EM), or the number."""
+    from elftools.elf import enums  # only for messages
+
+    known = {"ET": enums.ENUM_E_TYPE, "EM": enums.ENUM_E_MACHINE}[prefix]
+    return next((name for name, value in known.items() if value == number), f"{prefix} {number}")
+
+
+def _no_sections(data: bytes, name: str, header: _Header) -> Refused:
     """Return why a file with e_shnum 0 is no module: it has none, or says elsewhere how many.
 
     Where the count does not fit sixteen bits, it stands in section 0 (ELF, "extended section
     numbering"), which kernels want to be empty.
     """
-    index = int.from_bytes(data[62:64], "little")
+    index = header.names
     first = violation("elf-names", "section headers", "there are none", index=index, count=0)
-    if not table or table + SECTION.size > len(data):
+    dialect, table = header.arch.link.dialect, header.table
+    if not table or table + dialect.section.size > len(data):
         return Refused.by(name, (first,))
-    _, kind, _, _, _, count, *_ = SECTION.unpack_from(data, table)
+    _, kind, _, _, _, count, *_ = dialect.section.unpack_from(data, table)
     if not kind and not count:
         return Refused.by(name, (first,))
     reason = (
@@ -466,38 +481,24 @@ def _no_sections(data: bytes, name: str, table: int) -> Refused:
     return Refused.by(name, (attrs.evolve(first, reason=reason), found))
 
 
-def _usual_header(data: bytes) -> tuple[Arch, int, int] | None:
-    """Return what `_header` does for a header without anything unusual, else None.
-
-    pyelftools takes a millisecond, as long as everything else for a small module; it is
-    asked only about files that are not what they should be, to say why.
-    """
-    kind, machine, _, _, _, table, _, _, _, _, size, count, _ = HEADER.unpack_from(data, 16)
-    found = by_machine(machine)
-    usual = (
-        data[4:7] == b"\x02\x01\x01"
-        and kind == 1
-        and size == SECTION.size
-        and count
-        and table + count * size <= len(data)
-    )
-    return (found, count, table) if usual and found is not None else None
-
-
-def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[Section, ...]:
-    """Return the checked sections; column by column, because most are as they should be."""
-    headers = list(SECTION.iter_unpack(table))
-    if not 0 < string_index < len(headers):
-        reason, count = f"e_shstrndx {string_index} is no section", len(headers)
+def _sections(data: bytes, name: str, header: _Header) -> tuple[Section, ...]:
+    """Return the checked sections."""
+    if not header.sections:
+        raise _no_sections(data, name, header)
+    dialect, string_index, count = header.arch.link.dialect, header.names, header.sections
+    end = header.table + count * dialect.section.size
+    headers = list(dialect.section.iter_unpack(data[header.table : end]))
+    if not 0 < string_index < count:
+        reason = f"e_shstrndx {string_index} is no section"
         raise refused("elf-names", name, "ELF header", reason, index=string_index, count=count)
     _, kind, _, address, _, size, *_ = headers[0]
     if kind or address or size:
         reason = f"is not empty: type {kind}, address {address:#x}, size {size:#x}"
         raise refused("elf-section-0", name, "section 0", reason, type=kind)
-    strings = _strings(data, name, headers[string_index], string_index)
     starts, kinds, flags, _, offsets, sizes, links, infos, aligns, entsizes = zip(
         *headers, strict=True
     )
+    strings = _strings(data, name, offsets[string_index], sizes[string_index], string_index)
     limit = len(strings)
     if max(starts) >= limit:
         index = next(number for number, start in enumerate(starts) if start >= limit)
@@ -519,43 +520,43 @@ def _sections(data: bytes, name: str, table: bytes, string_index: int) -> tuple[
         titles = [text[start:end] for start, end in spans]
     else:
         titles = [str(strings[start:end], "utf-8", "backslashreplace") for start, end in spans]
-    widths = [width for kind, width in zip(kinds, entsizes, strict=True) if kind == SHT_RELA]
+    wanted, width = dialect.relocation_type, dialect.relocation.itemsize
+    widths = [width for kind, width in zip(kinds, entsizes, strict=True) if kind == wanted]
+    # Nearly always nothing is wrong: whether anything may be is asked of the columns.
     if (
         max(map(add, offsets, sizes)) > len(data)
         or not USUAL_ALIGNS.issuperset(aligns)
         or max(sizes) >= MAX_SIZE
-        or widths.count(RELA.itemsize) != len(widths)
+        or widths.count(width) != len(widths)
     ):
-        for index, header in enumerate(headers):
-            reason = _bad_section(data, header, index)
+        for index, fields in enumerate(headers):
             where = f"section {index} ({titles[index]})"
-            if reason.startswith("truncated"):
-                raise refused("elf-section", name, where, reason, index=index, type=header[1])
-            if reason:
-                raise BadModule(name, where, reason)
+            _check_section(data, name, where, index, fields, dialect)
     aligns = tuple([align or 1 for align in aligns])
-    columns = range(len(headers)), titles, kinds, flags, offsets, sizes, aligns, links, infos
+    columns = range(count), titles, kinds, flags, offsets, sizes, aligns, links, infos
     return tuple(map(_section, zip(*columns, strict=True)))
 
 
-def _bad_section(data: bytes, header: tuple[int, ...], index: int) -> str:
-    """Return what is wrong with a section header, if anything."""
-    _, kind, flags, _, offset, size, _, _, align, entsize = header
+def _check_section(
+    data: bytes, name: str, where: str, index: int, fields: tuple[int, ...], dialect: Dialect
+) -> None:
+    """Refuse a section header that says what cannot be."""
+    _, kind, flags, _, offset, size, _, _, align, entsize = fields
     if index and kind != SHT_NOBITS and offset + size > len(data):
-        return f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
+        reason = f"truncated: it ends at {offset + size:#x}, the file at {len(data):#x}"
+        raise refused("elf-section", name, where, reason, index=index, type=kind)
     if align and align & (align - 1):
-        return f"alignment {align:#x} is no power of two"
+        raise BadModule(name, where, f"alignment {align:#x} is no power of two")
     if flags & SHF_ALLOC and align > MAX_ALIGN:
-        return f"alignment {align:#x} is above {MAX_ALIGN:#x}"
+        raise BadModule(name, where, f"alignment {align:#x} is above {MAX_ALIGN:#x}")
     if flags & SHF_ALLOC and size >= MAX_SIZE:
-        return f"size {size:#x} is 2 GiB or more"
-    if kind == SHT_RELA and entsize != RELA.itemsize:
-        return f"entry size {entsize}, expected {RELA.itemsize}"
-    return ""
+        raise BadModule(name, where, f"size {size:#x} is 2 GiB or more")
+    width = dialect.relocation.itemsize
+    if kind == dialect.relocation_type and entsize != width:
+        raise BadModule(name, where, f"entry size {entsize}, expected {width}")
 
 
-def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> bytes:
-    _, _, _, _, offset, size, *_ = header
+def _strings(data: bytes, name: str, offset: int, size: int, index: int) -> bytes:
     strings = data[offset : offset + size]
     if len(strings) != size or not strings or strings[-1] != 0:
         check = "elf-names-end" if size else "elf-names-empty"
@@ -565,7 +566,7 @@ def _strings(data: bytes, name: str, header: tuple[int, ...], index: int) -> byt
 
 
 def _symbols(
-    data: bytes, name: str, sections: tuple[Section, ...]
+    data: bytes, name: str, dialect: Dialect, sections: tuple[Section, ...]
 ) -> tuple[NDArray[np.void], int, Section]:
     # Entry 0 is no section, whatever it says.
     found = [section for section in sections[1:] if section.type == SHT_SYMTAB]
@@ -581,9 +582,10 @@ def _symbols(
     end = names.offset + names.size
     if not names.size or names.type == SHT_NOBITS or data[end - 1 : end] != b"\0":
         raise BadModule(name, "symbol table", "its string table is not NUL-terminated")
-    if table.size % SYMBOL.itemsize or not table.size:
-        raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of 24")
-    symbols = np.frombuffer(data, SYMBOL, table.size // SYMBOL.itemsize, table.offset)
+    width = dialect.symbol.itemsize
+    if table.size % width or not table.size:
+        raise BadModule(name, "symbol table", f"size {table.size:#x} is no multiple of {width}")
+    symbols = dialect.symbols(data, table.size // width, table.offset)
     first = table.info
     if first > symbols.size:
         raise BadModule(name, "symbol table", f"first global {first} is no symbol")
@@ -614,43 +616,106 @@ def _symbols(
 
 
 def _tables(
-    data: bytes, name: str, sections: tuple[Section, ...]
-) -> tuple[tuple[RelocationTable, ...], bool]:
-    """Return the relocation tables, and whether each begins where the one before ends."""
+    data: bytes,
+    name: str,
+    arch: Arch,
+    sections: tuple[Section, ...],
+    symbols: NDArray[np.void],
+) -> tuple[tuple[RelocationTable, ...], NDArray[np.void] | None]:
+    """Return the checked relocation tables, and the records of all, if theirs are slices of it."""
+    dialect = arch.link.dialect
+    wanted, width = dialect.relocation_type, dialect.relocation.itemsize
     found = [section for section in sections[1:] if section.type in (SHT_RELA, SHT_REL)]
-    starts = [section.offset for section in found]
-    sizes = [section.size for section in found]
     for section in found:
         if not 0 < section.info < len(sections):
             reason = f"applies to section {section.info}, which does not exist"
             raise BadModule(name, _where(section), reason)
-        if section.type == SHT_REL and sections[section.info].allocated:
-            raise BadModule(name, _where(section), "REL relocations; these architectures use RELA")
-        if section.type == SHT_RELA and section.size % RELA.itemsize:
-            reason = f"size {section.size:#x} is no multiple of {RELA.itemsize}"
+        if section.type != wanted and sections[section.info].allocated:
+            other, own = ("REL", "RELA") if wanted == SHT_RELA else ("RELA", "REL")
+            reason = f"{other} relocations; {arch.name} uses {own}"
             raise BadModule(name, _where(section), reason)
-    rela = [section.type for section in found].count(SHT_RELA)
-    ends = list(map(add, starts, sizes))
-    if found and starts[1:] == ends[:-1] and len(found) == rela:
+        if section.type == wanted and section.size % width:
+            reason = f"size {section.size:#x} is no multiple of {width}"
+            raise BadModule(name, _where(section), reason)
+    counts = [section.size // width if section.type == wanted else 0 for section in found]
+    starts = [section.offset for section in found]
+    ends = [section.offset + section.size for section in found]
+    joint = None
+    if found and starts[1:] == ends[:-1] and all(section.type == wanted for section in found):
         # A slice costs a third of a view.
-        counts = [size // RELA.itemsize for size in sizes]
-        whole = np.frombuffer(data, RELA, sum(counts), starts[0])
-        tables = [
-            RelocationTable(section, sections[section.info], whole[end - count : end])
-            for section, count, end in zip(found, counts, accumulate(counts), strict=True)
+        joint = dialect.relocations(data, sum(counts), starts[0])
+        slices = [
+            joint[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)
         ]
-        return tuple(tables), True
+    else:
+        slices = [
+            dialect.relocations(data, count, section.offset if count else 0)
+            for section, count in zip(found, counts, strict=True)
+        ]
     tables = [
-        RelocationTable(
-            section,
-            sections[section.info],
-            np.frombuffer(data, RELA, section.size // RELA.itemsize, section.offset)
-            if section.type == SHT_RELA
-            else np.empty(0, RELA),
-        )
-        for section in found
+        RelocationTable(section, sections[section.info], records)
+        for section, records in zip(found, slices, strict=True)
     ]
-    return tuple(tables), False
+    _check_symbols_of(name, tables, joint, symbols.size)
+    if dialect.addends_in_place:
+        for table in tables:
+            _read_addends(data, name, arch.link.relocations, table)
+    return tuple(tables), joint
+
+
+def _read_addends(data: bytes, name: str, rows: Rows, table: RelocationTable) -> None:
+    """Set the addends of records to what stands in the words that they change.
+
+    Records that do not lie in the section are refused later, where it is linked.
+    """
+    records, target = table.records, table.target
+    if not table.target.allocated or target.type == SHT_NOBITS:
+        return
+    contents = np.frombuffer(data, np.uint8, target.size, target.offset if target.size else 0)
+    for number in np.unique(records["type"]).tolist():
+        row = rows.get(number)
+        if row is None or not row.parts:
+            continue
+        (index,) = (records["type"] == number).nonzero()
+        offset = records["offset"][index]
+        there = (offset <= target.size) & (np.uint64(row.size) <= target.size - offset)
+        index, offset = index[there], offset[there]
+
+        def words(part: Part, offset: NDArray[np.uint64] = offset) -> NDArray[np.uint64]:
+            at = offset[:, None] + np.arange(part.offset, part.offset + part.size, dtype=np.uint64)
+            found: NDArray[np.uint64] = contents[at].view(part.word)[:, 0].astype(np.uint64)
+            return found
+
+        records["addend"][index] = row.held(words, addend=True)
+    _complete_addends(name, rows, table)
+
+
+def _complete_addends(name: str, rows: Rows, table: RelocationTable) -> None:
+    """Add to addends of which fields hold the high part what the next record of the low part has."""
+    records = table.records
+    high, own = records.copy(), np.arange(records.size, dtype=np.uint64)
+    # Same symbol, and then by place in the table.
+    key = records["symbol"].astype(np.uint64) << np.uint64(32) | own
+    for number in np.unique(records["type"]).tolist():
+        row = rows.get(number)
+        if row is None or row.low is None:
+            continue
+        (index,) = (records["type"] == number).nonzero()
+        (low,) = (records["type"] == row.low).nonzero()
+        low = low[np.argsort(key[low])]
+        at = np.searchsorted(key[low], key[index])
+        missing = at == low.size
+        partner = low[np.minimum(at, max(low.size - 1, 0))] if low.size else index
+        missing |= records["symbol"][partner] != records["symbol"][index]
+        if missing.any():
+            lost = np.zeros(records.size, np.bool_)
+            lost[index[missing]] = True
+            reason = (
+                f"{row.name} without a {rows[row.low].name} of the same symbol behind it, which "
+                "has the low part of its addend"
+            )
+            _first(name, f"{_where(table.section)} relocation", lost, reason)
+        records["addend"][index] += high["addend"][partner]
 
 
 def _with_late(view: ElfView) -> ElfView:
@@ -667,22 +732,26 @@ def _with_late(view: ElfView) -> ElfView:
         named.append(table._replace(object=found[1]))
     late = tuple(table for table in named if table.object not in ("", VMLINUX))
     now = tuple(table for table in named if table.object in ("", VMLINUX))
-    return attrs.evolve(view, tables=now, late=late, adjoining=False)
+    return attrs.evolve(view, tables=now, late=late, joint=None)
 
 
 def _where(section: Section) -> str:
     return f"section {section.index} ({section.name})"
 
 
-def _check_symbols_of(view: ElfView) -> None:
+def _check_symbols_of(
+    name: str,
+    tables: Sequence[RelocationTable],
+    joint: NDArray[np.void] | None,
+    count: int,
+) -> None:
     """Refuse relocations that name no symbol."""
-    arrays = [view.joined()] if view.adjoining else [table.records for table in view.tables]
+    arrays = [joint] if joint is not None else [table.records for table in tables]
     for records in arrays:
-        if records.size and int(np.maximum.reduce(records["symbol"])) >= view.symbols.size:
-            for table in view.tables:
-                lost = table.records["symbol"] >= view.symbols.size
-                where = f"{_where(table.section)} relocation"
-                _first(view.name, where, lost, "names no symbol")
+        if records.size and int(np.maximum.reduce(records["symbol"])) >= count:
+            for table in tables:
+                lost = table.records["symbol"] >= count
+                _first(name, f"{_where(table.section)} relocation", lost, "names no symbol")
 
 
 def check_local_names(view: ElfView) -> None:

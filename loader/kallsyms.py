@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from allocator.types import MemType, align_up
-from loader.elf import SHT_SYMTAB, SYMBOL, ElfView
+from loader.elf import SHT_SYMTAB, ElfView
 from loader.errors import BadModule
 from loader.layout import PERCPU_SECTION, Layout
 
@@ -45,7 +45,7 @@ def sizes_with_symbols(view: ElfView, layout: Layout) -> Mapping[MemType, int]:
     text = int((ends[np.searchsorted(ends, names)] + 1 - names).sum())
     sizes = dict(layout.sizes)
     data = align_up(sizes.get(MemType.DATA, 0), table.align)
-    sizes[MemType.DATA] = data + names.size * (SYMBOL.itemsize + _TYPE) + text
+    sizes[MemType.DATA] = data + names.size * (view.dialect.symbol.itemsize + _TYPE) + text
     init = align_up(sizes.get(MemType.INIT_DATA, 0), table.align) + table.size
     init = align_up(init, view.symbol_names.align) + view.symbol_names.size
     sizes[MemType.INIT_DATA] = align_up(init, 8) + _MOD_KALLSYMS + symbols.size * _TYPE

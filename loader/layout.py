@@ -32,7 +32,6 @@ from loader.elf import (
 )
 from loader.errors import BadModule
 
-GOT_SLOT = 8  # bytes
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
 RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
@@ -241,7 +240,7 @@ class _Frob:
         if got is not None:
             slots = _count_got(view)
             self.got = PltPlan(got.index, slots)
-            self._resize(got, (slots + 1) * GOT_SLOT, SHF_ALLOC, 64)
+            self._resize(got, (slots + 1) * view.dialect.word, SHF_ALLOC, 64)
 
     def _resize(self, section: Section, size: int, flags: int, align: int) -> None:
         self.resized[section.index] = size
@@ -269,7 +268,7 @@ class _Frob:
             size = (slots + 1) * template.size
             self._resize(section, size, SHF_ALLOC | SHF_EXECINSTR, template.align)
         if table is not None:
-            self._resize(table, total * GOT_SLOT, SHF_ALLOC, template.align)
+            self._resize(table, total * self._view.dialect.word, SHF_ALLOC, template.align)
 
     def _count(self, table: RelocationTable) -> int:
         """Return the entries that one table can need."""

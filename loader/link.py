@@ -148,7 +148,7 @@ def link_late(
     is changed; RelocationError as `link`.
     """
     chosen = tuple(table for table in view.late if table.object in set(objects))
-    view = attrs.evolve(view, tables=chosen, adjoining=False)
+    view = attrs.evolve(view, tables=chosen, joint=None)
     image, stubs = linked.image.copy(), copy.deepcopy(linked.stubs)
     stubs.patches.clear()
     values = SymbolValues.of_module(view, addresses, symbols, None)

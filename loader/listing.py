@@ -34,16 +34,9 @@ Index = NDArray[np.intp]
 def decode(row: Reloc, code: bytes) -> int:
     """Return the X that stands in the words of `row`, from the bytes at P.
 
-    A field that was filled with a bias is completed by the signed low part that follows;
-    bits that no field holds are zero. What cannot be negative has no sign.
+    See `Reloc.held`.
     """
-    total, unsigned = 0, row.reach is not None and row.reach.lo >= 0
-    for part in row.parts:
-        word = int.from_bytes(code[part.offset : part.offset + part.size], "little")
-        top = max(s.x + s.bits for s in part.slices)
-        value = part.extract(word)
-        total += value - (1 << top) if value >> (top - 1) and not unsigned else value
-    return signed(total)
+    return signed(row.held(lambda part: part.load(code)))
 
 
 def insert(row: Reloc, code: bytes, x: int) -> bytes:
@@ -51,8 +44,7 @@ def insert(row: Reloc, code: bytes, x: int) -> bytes:
     out = bytearray(code)
     for part in row.parts:
         span = slice(part.offset, part.offset + part.size)
-        word = part.insert(int.from_bytes(out[span], "little"), x)
-        out[span] = word.to_bytes(part.size, "little")
+        out[span] = part.insert(part.load(out), x).to_bytes(part.size, part.order)
     return bytes(out)
 
 
@@ -253,14 +245,18 @@ class Listing:
         if section is None or section.index not in self.linked.sections:
             return 0, {}
         start, contents = self.addresses[section.index], self.linked.sections[section.index]
-        words = np.frombuffer(contents, "<u8", len(contents) // 8).tolist()
-        return start, {word: start + 8 * n for n, word in reversed(list(enumerate(words)))}
+        dialect = self.view.dialect
+        words = np.frombuffer(contents, dialect.pointer, len(contents) // dialect.word).tolist()
+        return start, {
+            word: start + dialect.word * n for n, word in reversed(list(enumerate(words)))
+        }
 
     def slot_of(self, kind: Got, letters: Mapping[str, int]) -> int | None:
         """Return the address of the GOT slot that a row goes through, if it does."""
         if not kind.holds:
             return None
-        return self._got[1].get(sum(letters[name] for name in kind.holds) & ADDRESS_MASK)
+        content = sum(letters[name] for name in kind.holds) & (1 << self.view.dialect.bits) - 1
+        return self._got[1].get(content)
 
     def through_got(self, kind: Got, letters: Mapping[str, int]) -> dict[str, int]:
         """Return the letters with S as the GOT makes it; without S where it has no slot."""

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs import Plt
+from archs.dialect import RELA
 from archs.op import Letters
 from archs.reloc import Reloc
-from loader.elf import RELA, RelocationTable
+from loader.elf import RelocationTable
 from loader.layout import is_init, slot_candidates
 from loader.listing import Listing
 from loader.loaded import LoadedModule

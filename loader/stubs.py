@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK
-from archs import Arch, Erratum, Plt
+from archs import Arch, Dialect, Erratum, Plt
 from archs.engine import Failure, Problem, Records, compute, having, numbers_in, out_of_reach
 from archs.op import Got
 from loader.layout import (
-    GOT_SLOT,
     Layout,
     after_branches,
     is_init,
@@ -118,7 +117,7 @@ def redirect(
     active = [view.arch.errata[number] for number in errata if number in view.arch.errata]
     if view.arch.plt is None or not (layout.plt or active):
         return stubs
-    emitters = _emitters(view.arch.plt, layout, addresses, stubs, active)
+    emitters = _emitters(view.arch.plt, view.dialect, layout, addresses, stubs, active)
     if not active and not _any_beyond(work):
         return stubs
     for start, number in zip(work.starts[:-1].tolist(), work.tables, strict=True):
@@ -153,12 +152,13 @@ def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> Non
             stubs.failures.append(Failure(Problem.NO_GOT, rows[number], index, nothing))
         return
     base = addresses[stubs.got.section]
-    used = np.frombuffer(bytes(stubs.got.image), "<u8").tolist()
+    dialect = work.view.dialect
+    used = np.frombuffer(bytes(stubs.got.image), dialect.pointer).tolist()
     slots: dict[int, int] = {value: slot for slot, value in enumerate(used)}
 
     def slot_of(value: int) -> int:
         # A slot is found again by what it holds.
-        return base + GOT_SLOT * slots.setdefault(value, len(slots))
+        return base + dialect.word * slots.setdefault(value, len(slots))
 
     for one in having(records.type, numbers).tolist():
         target, addend = int(records.target[one]), int(records.addend[one])
@@ -166,7 +166,7 @@ def _point_at_got(addresses: Mapping[int, int], work: Work, stubs: Stubs) -> Non
         assert got is not None
         records.target[one] = _got_target(got, target, addend, base, slot_of) & ADDRESS_MASK
     stubs.got.used = len(slots)
-    stubs.got.image[:] = b"".join(value.to_bytes(GOT_SLOT, "little") for value in slots)
+    stubs.got.image[:] = b"".join(map(dialect.pack, slots))
 
 
 def _got_target(
@@ -186,6 +186,7 @@ class _Emitter:
     """Where emission stands in one PLT."""
 
     template: Plt
+    dialect: Dialect
     use: PltUse
     address: int
     masks: tuple[int, ...]
@@ -247,7 +248,7 @@ class _Emitter:
         leads_to = target
         if self.targets is not None:
             leads_to = self.targets_address + len(self.targets.image)
-            self.targets.image += target.to_bytes(GOT_SLOT, "little")
+            self.targets.image += self.dialect.pack(target)
             self.targets.used += 1
         self.put(index, self.template.encode(self.at(index), leads_to))
         self.use.used = index + 1
@@ -257,6 +258,7 @@ class _Emitter:
 
 def _emitters(
     template: Plt,
+    dialect: Dialect,
     layout: Layout,
     addresses: Mapping[int, int],
     stubs: Stubs,
@@ -268,6 +270,7 @@ def _emitters(
         there = layout.plt[init].got_section
         emitters[init] = _Emitter(
             template,
+            dialect,
             use,
             addresses[use.section],
             masks,

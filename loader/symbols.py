@@ -13,6 +13,7 @@ from typing import Protocol
 import attrs
 import numpy as np
 
+from archs import Order
 from loader.elf import MAX_NAME, ElfView, LongNames
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 
@@ -163,7 +164,9 @@ def exports_of(
             continue
         table = _Table(
             (view.name, title),
-            4 if view.arch.loads.prel32 else 8,
+            view.dialect.word if not view.arch.loads.prel32 else 4,
+            view.arch.loads.prel32,
+            view.dialect.order,
             bytes(linked[section.index]),
             addresses[section.index],
             bytes(linked[strings.index]),
@@ -183,13 +186,15 @@ def exports_of(
 
 @attrs.frozen
 class _Table:
-    """A `__ksymtab` and its strings: what errors name, bytes of a field, contents, addresses.
+    """A `__ksymtab` and its strings: what errors name, fields, contents, addresses.
 
-    `long` keeps the names that are long.
+    `width` is that of a field in bytes, `relative` whether it counts from itself. `long` keeps the names that are long.
     """
 
     where: tuple[str, str]
     width: int
+    relative: bool
+    order: Order
     data: bytes
     start: int
     strings: bytes
@@ -203,9 +208,8 @@ class _Table:
 
     def address(self, at: int) -> int:
         """Return where a field points; 0 where it is empty."""
-        relative = self.width == 4
-        value = int.from_bytes(self.data[at : at + self.width], "little", signed=relative)
-        return value + self.start + at if value and relative else value
+        value = int.from_bytes(self.data[at : at + self.width], self.order, signed=self.relative)
+        return value + self.start + at if value and self.relative else value
 
     def text(self, at: int) -> str:
         """Return the string that a field points at; empty where it points elsewhere."""
@@ -225,5 +229,5 @@ def _crcs_of(view: ElfView, table: str) -> Sequence[int]:
     if section is None or any(t.target.index == section.index for t in view.tables):
         return ()
     raw = view.contents(section)
-    crcs: list[int] = np.frombuffer(raw[: len(raw) & -4], "<u4").tolist()
+    crcs: list[int] = np.frombuffer(raw[: len(raw) & -4], view.dialect.unsigned(4)).tolist()
     return crcs

@@ -88,7 +88,7 @@ def _pointers(view: ElfView, section: Section) -> Mapping[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for table in view.tables:
         if table.target.index == section.index:
-            wanted = np.isin(table.records["type"], view.arch.link.relocations.pointers)
+            wanted = np.isin(table.records["type"], view.arch.link.pointers)
             rows = table.records[wanted][["offset", "symbol", "addend"]].tolist()
             found |= {offset: (symbol, addend) for offset, symbol, addend in rows}
     return dict(sorted(found.items()))

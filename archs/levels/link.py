@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import attrs
 
-from archs.reloc import Reach, Reloc, Rows
+from archs.dialect import NATIVE, Dialect
+from archs.op import Op
+from archs.reloc import Reach, Reloc, Rows, data
 
 
 @attrs.frozen
@@ -71,6 +75,8 @@ class Link:
         Every relocation the psABI defines for ET_REL, keyed by number.
     clean_target
         Whether the loader refuses a place that is not zero before relocation.
+    dialect
+        How its object files are written.
     branches
         Instructions that hold a displacement.
     code_model
@@ -83,10 +89,23 @@ class Link:
 
     relocations: Rows = attrs.field(converter=Rows, repr=False)
     clean_target: bool
+    dialect: Dialect = NATIVE
     branches: tuple[Branch, ...] = ()
     code_model: str = ""
     code_model_option: str = ""
     code_model_absolute: tuple[int, ...] = ()
+
+    @cached_property
+    def pointers(self) -> tuple[int, ...]:
+        """Relocations that store an address where data holds one."""
+        address, bits = data(self.dialect.word, self.dialect.order), self.dialect.bits
+        return tuple(
+            number
+            for number, row in self.relocations.items()
+            if row.op == attrs.evolve(Op.ABS, name=row.op.name, bits=row.op.bits)
+            and row.op.bits >= bits
+            and row.parts == address
+        )
 
     @property
     def calls(self) -> list[int]:

@@ -20,7 +20,7 @@ from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, MIB, Interval, align_down
-from archs import ALL, Arch, by_machine
+from archs import Arch, Order, by_machine, machines
 from loader.btf import BadBtf, Btf
 from loader.errors import BadKernel
 from loader.kernel.config import embedded_config
@@ -273,17 +273,18 @@ def _elf(data: bytes, name: str) -> tuple[Arch, tuple[Segment, ...]]:
     try:
         file = ELFFile(io.BytesIO(data))
         machine, kind = file.header.e_machine, file.header.e_type
-        number = int.from_bytes(data[18:20], "little" if file.little_endian else "big")
+        order: Order = "little" if file.little_endian else "big"
+        number = int.from_bytes(data[18:20], order)
         segments = [
             Segment(s["p_vaddr"], s["p_memsz"], s["p_offset"], s["p_filesz"])
             for s in file.iter_segments("PT_LOAD")
         ]
     except (ELFError, ValueError, KeyError, struct.error, OverflowError) as error:
         raise BadKernel(name, "ELF file", f"cannot be read: {error}") from None
-    found = by_machine(number)
+    found = by_machine(number, file.elfclass, order)
     if found is None:
-        known = ", ".join(a.name for a in ALL)
-        raise BadKernel(name, "ELF header", f"machine {machine} is none of {known}")
+        reason = f"ELF{file.elfclass} {order}-endian {machine}: known are {machines()}"
+        raise BadKernel(name, "ELF header", reason)
     if kind not in ("ET_EXEC", "ET_DYN") or not segments:
         raise BadKernel(
             name, "ELF header", f"{kind} without segments: no kernel, but maybe a module"

@@ -108,13 +108,30 @@ REFUSALS: list[tuple[str, Damage, str, str]] = [
     ("empty", _cut(0), "ELF header", "not an ELF file"),
     ("text", lambda _: b"#!/bin/sh\n" * 20, "ELF header", "not an ELF file"),
     ("short header", _cut(63), "ELF header", "truncated: the file has 63 of 64 bytes"),
-    ("32-bit", lambda i: elf.header(i, **{"class": 1}), "ELF header", "32-bit"),
+    (
+        "32-bit",
+        lambda i: elf.header(i, **{"class": 1}),
+        "ELF header",
+        "ELF32 little-endian X86_64 (machine 62): known are x86_64 (ELF64 little-endian",
+    ),
     ("no class", lambda i: elf.header(i, **{"class": 9}), "ELF header", "not readable"),
-    ("big endian", lambda i: elf.header(i, data=2), "ELF header", ""),
+    (
+        "big endian",
+        lambda i: elf.header(i, data=2, type=1 << 8, machine=183 << 8),
+        "ELF header",
+        "ELF64 big-endian AARCH64 (machine 183): known are",
+    ),
+    ("only byte order", lambda i: elf.header(i, data=2), "ELF header", "ET 256 is not"),
+    ("no byte order", lambda i: elf.header(i, data=0), "ELF header", "class 2, byte order 0"),
     ("executable", lambda i: elf.header(i, type=2), "ELF header", "is not a relocatable object"),
     ("shared", lambda i: elf.header(i, type=3), "ELF header", "is not a relocatable object"),
     ("odd type", lambda i: elf.header(i, type=77), "ELF header", "is not a relocatable object"),
-    ("machine", lambda i: elf.header(i, machine=40), "ELF header", "machine 40 is none of"),
+    (
+        "machine",
+        lambda i: elf.header(i, machine=40),
+        "ELF header",
+        "ELF64 little-endian ARM (machine 40): known are",
+    ),
     ("entry size", lambda i: elf.header(i, shentsize=40), "section headers", "entry size 40"),
     ("table outside", lambda i: elf.header(i, shoff=1 << 40), "section headers", "truncated"),
     ("huge offset", lambda i: elf.header(i, shoff=(1 << 64) - 64), "", ""),
@@ -166,7 +183,7 @@ REFUSALS: list[tuple[str, Damage, str, str]] = [
     ("sh_info far", lambda i: elf.section(i, ".rela.data", info=999), ".rela.data", "section 999"),
     ("rela entry", lambda i: elf.section(i, ".rela.data", entsize=16), ".rela.data", "expected 24"),
     ("rela size", lambda i: elf.section(i, ".rela.data", size=23), ".rela.data", "no multiple"),
-    ("REL", lambda i: elf.section(i, ".rela.data", type=elf.REL), ".rela.data", "use RELA"),
+    ("REL", lambda i: elf.section(i, ".rela.data", type=elf.REL), ".rela.data", "x86_64 uses RELA"),
 ]
 
 

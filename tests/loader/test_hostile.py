@@ -16,9 +16,10 @@ import pytest
 
 from allocator import Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import MIB
+from archs.dialect import SYMBOL
 from loader import files
 from loader.depends import find, modules_for, open_tree
-from loader.elf import MAX_LONG, MAX_NAME, MAX_UNDEFINED, SYMBOL, parse
+from loader.elf import MAX_LONG, MAX_NAME, MAX_UNDEFINED, parse
 from loader.errors import BadModule, LoadError, OutOfMemory
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan

@@ -15,7 +15,8 @@ from allocator import DESIGNS, Execmem, KernelMemory, PhysicalMemory
 from allocator.errors import AllocationError, ExecmemError
 from allocator.types import MIB, MemType, Prot
 from archs import Checks
-from loader.elf import SHT_SYMTAB, SYMBOL, parse
+from archs.dialect import SYMBOL
+from loader.elf import SHT_SYMTAB, parse
 from loader.errors import (
     BadModule,
     MissingDependency,

@@ -274,7 +274,7 @@ def test_other_files_are_refused() -> None:
         (b"#!/bin/sh\n", "neither bzImage"),
         (b"\x7fELF", "ELF file: cannot be read"),
         (module, "no kernel, but maybe a module"),
-        (elf(8, b"", 0, 0), "is none of x86_64, arm64, riscv64"),
+        (elf(8, b"", 0, 0), "ELF64 little-endian EM_MIPS: known are x86_64 "),
         (elf(62, bytes(4096), BASES[62], 4096), "no table of tokens"),
     ):
         with pytest.raises(BadKernel, match=reason):
