@@ -136,10 +136,8 @@ def _zstd(raw: bytes, name: str) -> bytes:
 
 def _lz4(raw: bytes, name: str) -> bytes:
     """Unpack the legacy format, which the kernel's build uses: blocks with their sizes."""
-    try:
-        import lz4.block
-    except ImportError:
-        raise BadKernel(name, "lz4 data", _needs("lz4")) from None
+    import lz4.block
+
     parts: list[bytes] = []
     at, total = 4, 0
     while at + 4 <= len(raw):

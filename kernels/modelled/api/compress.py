@@ -2,13 +2,13 @@
 """Compression that the kernel has built in: zlib (lib/zlib_inflate, lib/zlib_deflate), LZ4.
 
 The streams are Python's zlib, fed from guest memory and drained into it; the z_stream's
-counters are the kernel's. A workspace is asked for and left alone.
+counters are the kernel's. A workspace is asked for and left alone. LZ4 is the lz4 package's:
+modules only compress, so there is no guest code that could undo it.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
@@ -29,6 +29,7 @@ FLUSH = {1: zlib.Z_PARTIAL_FLUSH, 2: zlib.Z_SYNC_FLUSH, 3: zlib.Z_SYNC_FLUSH, 4:
 Z_FINISH = 5
 MAX_WBITS = 15
 STREAM = 512 * KIB  # of the host's memory: windows, hashes, a piece of output that found no room
+LZ4_MOST = 255  # bytes that one byte of a block can stand for
 STEP = 64 * KIB  # bytes that are given to zlib at once, which may make a thousand times as many
 
 struct(
@@ -192,57 +193,19 @@ def _inflate(k: Kernel, stream: int, flush: int) -> int:
     return Z_BUF_ERROR if flush == Z_FINISH or not moved else Z_OK
 
 
-def lz4_block(
-    data: bytes, room: int, hold: Callable[[int], object] = lambda _count: None
-) -> bytes | None:
-    """Return an LZ4 block decompressed; None where it is malformed or has no room.
-
-    Parameters
-    ----------
-    hold
-        Told how many bytes come next.
-    """
-    out, at = bytearray(), 0
-
-    def length(start: int) -> int:
-        """Return a length whose first four bits are `start`, reading on where they are all set."""
-        nonlocal at
-        while start >= 15 and at < len(data):
-            start, at = start + data[at], at + 1
-            if data[at - 1] != 255:
-                break
-        return start
-
-    while at < len(data):
-        token, at = data[at], at + 1
-        count = length(token >> 4)
-        hold(min(count, len(data)))
-        out += data[at : at + count]
-        if at + count > len(data) or len(out) > room:
-            return None
-        at += count
-        if at == len(data):
-            return bytes(out)
-        back = int.from_bytes(data[at : at + 2], "little")
-        at += 2
-        count = length(token & 15) + 4
-        start = len(out) - back
-        if at > len(data) or not back or start < 0 or len(out) + count > room:
-            return None
-        hold(count)
-        piece = out[start : start + count]
-        out += (piece * (count // len(piece) + 1))[:count]
-    return None
-
-
 @function("int LZ4_decompress_safe(const char *source, char *dest, int size, int room)")
 def _lz4_decompress_safe(k: Kernel, source: int, dest: int, size: int, room: int) -> int:
-    def hold(count: int) -> None:
-        k.hold(count)
-        k.spend(4 + count // WORK)
+    import lz4.block
 
-    found = lz4_block(k.memory.read(source, size) if size > 0 else b"", room, hold)
-    if found is None:
+    if size <= 0 or room < 0:
         return -1
+    room = min(room, LZ4_MOST * (size + 1))
+    packed = k.memory.read(source, size)
+    k.hold(room)
+    try:
+        found = lz4.block.decompress(packed, uncompressed_size=room)
+    except lz4.block.LZ4BlockError:
+        return -1
+    k.spend(1 + (size + len(found)) // WORK)
     k.memory.write(dest, found)
     return len(found)
