@@ -27,9 +27,9 @@ import attrs
 
 from allocator.errors import ExecmemError
 from emulator.budget import one_budget
+from kernels.errors import MAX_ERRNO, Refused
 from kernels.modelled.api.files import Mode
 from kernels.modelled.api.user import user_memory
-from kernels.modelled.printf import MAX_ERRNO, errno_name
 from kernels.modelled.structs import View, layout, view
 from kernels.registry import Record
 from machine.arguments import Out
@@ -45,28 +45,8 @@ MOST = 0x7FFF_F000  # bytes of one read or write: MAX_RW_COUNT
 _one_budget = one_budget(lambda device: device.machine.limits)
 
 
-@attrs.define(auto_exc=True, str=False)
-class DeviceError(ExecmemError):
-    """A device refused what it was asked for, or there is no such device.
-
-    Parameters
-    ----------
-    device, operation
-        What was asked of whom.
-    error
-        The errno, positive; 0: nobody was asked.
-    reason
-        What is wrong, where the errno does not say it.
-    """
-
-    device: str
-    operation: str
-    error: int = 0
-    reason: str = ""
-
-    def __str__(self) -> str:
-        code = f"-{self.error} ({errno_name(self.error)})" if self.error else ""
-        return f"{self.device}: {self.operation}: {', '.join(filter(None, (code, self.reason)))}"
+class DeviceError(Refused):
+    """A device refused what it was asked for, or there is no such device."""
 
 
 @attrs.define(eq=False)

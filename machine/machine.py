@@ -43,6 +43,7 @@ from emulator.budget import DEFAULT, SECONDS, Budget, Limits, one_budget
 from emulator.cpu import INSTRUCTION, TICK, Cpu
 from emulator.disassembly import Disassembler
 from emulator.faults import LIMIT_HINTS, BadCall, Fault, FaultKind, Stop, Stopped
+from kernels.errors import errno_name
 from kernels.log import LogLine
 from kernels.modelled import traps
 from kernels.modelled.api import bring_installed
@@ -63,7 +64,6 @@ from kernels.modelled.extable import fix
 from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from kernels.modelled.kasan import CheckedHeap
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.printf import errno_name
 from kernels.modelled.prototypes import CType, parse
 from kernels.modelled.symbols import Unknown
 from kernels.modelled.text.ftrace import LIMIT, Call, Replacement, Trace

@@ -32,10 +32,10 @@ import attrs
 
 from allocator.errors import AccessError
 from allocator.types import ADDRESS_MASK, MIB, PAGE_SIZE, Memory
+from kernels.errors import ERRNO_NAMES, MAX_ERRNO
 
 FIELD_WIDTH_MAX = (1 << 23) - 1  # lib/vsprintf.c
 PRECISION_MAX = (1 << 15) - 1
-MAX_ERRNO = 4095  # include/linux/err.h
 
 MESSAGE_LIMIT = MIB
 READ_LIMIT = 16 * MIB
@@ -54,43 +54,6 @@ _DIRECTIVE = re.compile(
 )
 _LEVELS = re.compile(rb"(?:\x01[0-7c])*")
 _SYMBOL = re.compile(r"(?P<name>.+)\+0x(?P<offset>[0-9a-f]+)(?P<size>/0x[0-9a-f]+)(?P<rest>.*)")
-
-# errno 1 ... 133 of asm-generic/errno.h, `-` where there is none, then 512 ... 530 of
-# include/linux/errno.h: errname() knows these.
-_ERRNO_NAMES = """
-EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT ENOTBLK
-EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG ENOSPC ESPIPE
-EROFS EMLINK EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP - ENOMSG EIDRM
-ECHRNG EL2NSYNC EL3HLT EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL ENOANO EBADRQC
-EBADSLT - EBFONT ENOSTR ENODATA ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV ESRMNT ECOMM EPROTO
-EMULTIHOP EDOTDOT EBADMSG EOVERFLOW ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD ELIBSCN ELIBMAX
-ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT
-EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL
-ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS EISCONN ENOTCONN ESHUTDOWN
-ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS ESTALE EUCLEAN
-ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED
-EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL EHWPOISON
-"""
-_INTERNAL_ERRNO_NAMES = """
-ERESTARTSYS ERESTARTNOINTR ERESTARTNOHAND ENOIOCTLCMD ERESTART_RESTARTBLOCK EPROBE_DEFER EOPENSTALE
-ENOPARAM - EBADHANDLE ENOTSYNC EBADCOOKIE ENOTSUPP ETOOSMALL ESERVERFAULT EBADTYPE EJUKEBOX
-EIOCBQUEUED ERECALLCONFLICT
-"""
-_ERRNO = {
-    number: name
-    for first, names in ((1, _ERRNO_NAMES), (512, _INTERNAL_ERRNO_NAMES))
-    for number, name in enumerate(names.split(), first)
-    if name != "-"
-}
-
-
-def errno_name(number: int) -> str:
-    """Return the name of an errno, as `%pe` prints it without the sign; the number without one.
-
-    >>> errno_name(22), errno_name(9999)
-    ('EINVAL', '9999')
-    """
-    return _ERRNO.get(number, str(number))
 
 
 class ArgumentSource(Protocol):
@@ -364,8 +327,8 @@ class _Formatter:
         error = (1 << 64) - address
         if error > MAX_ERRNO:
             return self.default_pointer(spec, address, suffix)
-        if error in _ERRNO:
-            return spec.text(b"-" + _ERRNO[error].encode())
+        if error in ERRNO_NAMES:
+            return spec.text(b"-" + ERRNO_NAMES[error].encode())
         return spec.number(-error, signed=True)
 
     def symbol_string(self, spec: _Spec, address: int, suffix: str) -> bytes:

@@ -20,12 +20,11 @@ from typing import ClassVar, Self
 
 import attrs
 
-from allocator.errors import ExecmemError
 from emulator.budget import one_budget
+from kernels.errors import Refused
 from kernels.modelled.api import scatterlist
-from kernels.modelled.api.registry import ALGORITHMS
+from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.printf import errno_name
 from kernels.modelled.prototypes import parse
 from kernels.modelled.structs import layout, struct, view
 from kernels.registry import Record
@@ -39,28 +38,8 @@ struct("crypto_shash", "descsize:u32 base:crypto_tfm")
 struct("crypto_plain", "base:crypto_tfm")  # struct crypto_rng, crypto_scomp, crypto_cipher ...
 
 
-@attrs.define(auto_exc=True, str=False)
-class CryptoError(ExecmemError):
-    """An algorithm refused what it was given, or there is no such algorithm.
-
-    Parameters
-    ----------
-    algorithm, operation
-        What was asked of whom.
-    error
-        The errno that was returned, positive; 0: it was not called.
-    reason
-        What is wrong, where the errno does not say it.
-    """
-
-    algorithm: str
-    operation: str
-    error: int = 0
-    reason: str = ""
-
-    def __str__(self) -> str:
-        code = f"-{self.error} ({errno_name(self.error)})" if self.error else ""
-        return f"{self.algorithm}: {self.operation}: {', '.join(filter(None, (code, self.reason)))}"
+class CryptoError(Refused):
+    """An algorithm refused what it was given, or there is no such algorithm."""
 
 
 @attrs.define(eq=False)

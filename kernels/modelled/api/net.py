@@ -14,7 +14,7 @@ import attrs
 from kernels.modelled.api.common import errno, nothing, signed_int, state, stop
 from kernels.modelled.api.held import give, holder, take
 from kernels.modelled.api.memory import GFP_ZERO, create_cache, destroy_cache, kfree, kmalloc
-from kernels.modelled.api.registry import enter
+from kernels.modelled.api.registration import enter
 from kernels.modelled.api.sched import block
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import layout, offset_of, room, view

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kernels.modelled.api.common import errno
-from kernels.modelled.api.registry import enter
+from kernels.modelled.api.registration import enter
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import offset_of, room, view
 from kernels.modelled.structs import struct as declare

@@ -16,8 +16,8 @@ import attrs
 
 from allocator.types import PAGE_SIZE, Memory
 from kernels.modelled.api.common import INT_MAX, signed_int, state, text
+from kernels.modelled.api.kstrtox import kstrto, kstrtobool
 from kernels.modelled.api.memory import duplicate, kfree
-from kernels.modelled.api.strings import kstrto, kstrtobool
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import offset_of, packed
 from kernels.modelled.structs import struct as declare

@@ -23,7 +23,7 @@ from kernels.modelled.api.algorithms import (
 )
 from kernels.modelled.api.common import state, stop, text
 from kernels.modelled.api.crypto import crc32c
-from kernels.modelled.api.registry import ALGORITHMS
+from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import layout, struct, view
 from kernels.modelled.table import function
