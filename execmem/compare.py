@@ -82,14 +82,17 @@ def branch_reach(arch: Arch) -> BranchReach:
     """Return how far calls get on an architecture, directly and through a PLT entry.
 
     An entry that loads its target from a slot gets anywhere; one that forms an address
-    gets as far as the widest instructions that do.
+    gets as far as the widest instructions that do. So does a call through a register.
     """
-    call = next(branch for branch in arch.link.branches if branch.what == "call").reach
-    plt = None
+    call, plt = arch.link.call, None
     if arch.plt is not None:
-        widest = max((b.reach for b in arch.link.branches if b.what == "data"), key=lambda r: r.hi)
-        plt = ANYWHERE if arch.plt.got_section else Interval(widest.lo, widest.hi)
-    return BranchReach(direct=Interval(call.lo, call.hi), plt=plt)
+        formed = [b.span(0) for b in arch.link.branches if b.what == "data"]
+        widest = max(formed, key=lambda span: span.end, default=ANYWHERE)
+        plt = ANYWHERE if arch.plt.got_section else widest
+    if call is None:
+        return BranchReach(direct=ANYWHERE, plt=plt)
+    region = call.region.size if call.region else 0
+    return BranchReach(direct=Interval(call.reach.lo, call.reach.hi), plt=plt, region=region)
 
 
 def execmem_for(

@@ -58,17 +58,18 @@ def _row(arch: Arch, top: int) -> list[str]:
             lo, hi = interval.start - base, interval.end - base
             title = f"{kind}: {interval}, {size_text(interval.size)}"
             parts.append(_bar(kind, lo, hi, y, title))
-    call = next(branch for branch in arch.link.branches if branch.what == "call")
-    # The arc stands over the middle of the window: a call from there gets to its feet.
-    middle = (text.range.start + text.range.end) // 2 - base
-    left, right = _x(middle + call.reach.lo), _x(middle + call.reach.hi)
-    radius = (right - left) / 2
-    parts.append(
-        f'<path d="M{left:.1f},{y} A{radius:.1f},{min(radius, 54):.1f} 0 0 1 {right:.1f},{y}" '
-        f'fill="none" stroke="{SPACE_COLOURS["reach"]}" stroke-width="2"/>'
-    )
-    size = size_text(text.range.size)
-    note = f"window {size}; {call.mnemonic} reaches {call.reach}"
+    note = f"window {size_text(text.range.size)}"
+    if (call := arch.link.call) is not None:
+        # The arc stands over the middle of the window: a call from there gets to its feet.
+        span = call.span((text.range.start + text.range.end) // 2)
+        left, right = _x(span.start - base), _x(span.end - base)
+        radius = (right - left) / 2
+        parts.append(
+            f'<path d="M{left:.1f},{y} A{radius:.1f},{min(radius, 54):.1f} 0 0 1 {right:.1f},{y}" '
+            f'fill="none" stroke="{SPACE_COLOURS["reach"]}" stroke-width="2"/>'
+        )
+        reach = call.reach if call.region is None else call.text()
+        note += f"; {call.mnemonic} reaches {reach}"
     parts.append(f'<text x="{LEFT}" y="{y + 38}" class="note">{escape(note)}</text>')
     return parts
 

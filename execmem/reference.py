@@ -94,7 +94,7 @@ def architectures() -> str:
         "| architecture | instruction | for | reach |",
         "|---|---|---|---|",
         *(
-            f"| {a.title} | `{b.mnemonic}` | {b.what} | `{b.reach}`, {b.reach.text()} |"
+            f"| {a.title} | `{b.mnemonic}` | {b.what} | `{b.reach}`, {b.text()} |"
             for a in known
             for b in a.link.branches
         ),

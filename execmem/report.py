@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from allocator.types import ExecmemType, Hex, Interval, size_text
-from archs import Arch
+from archs import Arch, Branch
 from execmem import documents, notices
 from execmem.streams import say
 from loader.link import Extent, extents
@@ -260,7 +260,13 @@ def arch_json(arch: Arch) -> dict[str, Any]:
             for kind in ExecmemType
         },
         "branches": [
-            {"mnemonic": b.mnemonic, "what": b.what, "lo": Hex(b.reach.lo), "hi": Hex(b.reach.hi)}
+            {
+                "mnemonic": b.mnemonic,
+                "what": b.what,
+                "lo": Hex(b.reach.lo),
+                "hi": Hex(b.reach.hi),
+                "region": _region(b),
+            }
             for b in arch.link.branches
         ],
         "code_model": arch.link.code_model,
@@ -338,12 +344,22 @@ def print_branches(out: Console, archs: Sequence[Arch]) -> None:
         table(
             ("arch", "instruction", "for", "about", "reach from the instruction"),
             [
-                (a.title, b.mnemonic, b.what, f"+-{size_text(b.reach.hi)}", str(b.reach))
+                (a.title, b.mnemonic, b.what, _about(b), str(b.reach))
                 for a in archs
                 for b in a.link.branches
             ],
         )
     )
+
+
+def _region(branch: Branch) -> Hex | None:
+    """Return the size of the region that an instruction's reach counts in."""
+    return None if branch.region is None else Hex(branch.region.size)
+
+
+def _about(branch: Branch) -> str:
+    """Return how far an instruction gets, roughly."""
+    return f"+-{size_text(branch.reach.hi)}" if branch.region is None else branch.text()
 
 
 def reach_json(arch: Arch, found: Measurement) -> dict[str, Any]:
@@ -355,6 +371,7 @@ def reach_json(arch: Arch, found: Measurement) -> dict[str, Any]:
         "what": branch.what,
         "lo": Hex(branch.reach.lo),
         "hi": Hex(branch.reach.hi),
+        "region": _region(branch),
         "measured": None if measured is None else [Hex(measured.lo), Hex(measured.hi)],
         "step": found.step,
         "example": found.text,

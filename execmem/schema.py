@@ -39,6 +39,7 @@ HEX, COUNT, REAL, TEXT, BYTES, FLAG, PART, ANY = Kind
 Keys: TypeAlias = Mapping[str, tuple[Kind, str]]
 
 NULL = "; null: "  # in a key's meaning, before the reason why it may be null
+REGION = f"size of the aligned region that both count in{NULL}from the instruction"
 SOME = "; only "  # before the reason why it may be missing
 
 ENVELOPE: Keys = {
@@ -231,6 +232,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "rows[].what": (TEXT, "`call`, `data` ..."),
         "rows[].lo": (HEX, "lowest displacement, as the psABI says"),
         "rows[].hi": (HEX, "first displacement that is too far"),
+        "rows[].region": (HEX, REGION),
         "rows[].measured[]": (HEX, f"the same two, found by executing{NULL}not measured"),
         "rows[].step": (COUNT, "bytes between two displacements"),
         "rows[].example": (TEXT, "disassembled at its farthest"),
@@ -250,6 +252,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "archs[].branches[].what": (TEXT, "`call`, `data` ..."),
         "archs[].branches[].lo": (HEX, "lowest displacement"),
         "archs[].branches[].hi": (HEX, "first displacement that is too far"),
+        "archs[].branches[].region": (HEX, REGION),
         "archs[].code_model": (TEXT, "of modules"),
         "archs[].plt_entry_bytes": (COUNT, f"size{NULL}no PLT"),
         "archs[].text_poke": (PART, f"what stands below{NULL}none"),

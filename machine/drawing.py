@@ -43,8 +43,10 @@ def svg(machine: Machine, modules: Iterable[Module]) -> str:
     found = list(modules)
     names = ", ".join(module.name for module in found)
     title = f"{names} on {machine.arch.title}, design {machine.design}"
-    call = next(branch for branch in machine.arch.link.branches if branch.what == "call")
-    caption = f"Kernel addresses, to scale. A {call.mnemonic} reaches {call.reach.text()}."
+    call = machine.arch.link.call
+    caption = "Kernel addresses, to scale."
+    if call is not None:
+        caption += f" A {call.mnemonic} reaches {call.text()}."
     return bars(title, address_map(machine, found), caption)
 
 

@@ -21,8 +21,9 @@ DESIGNS = ("vmalloc", "two_block", "three_block", "per_type", "strata")
 def main() -> Story:
     """Load a server's modules on arm64 under each design."""
     arch = arch_by_name("arm64")
-    call = next(branch.reach for branch in arch.link.branches if branch.what == "call")
-    reach = BranchReach(direct=Interval(call.lo, call.hi))
+    call = arch.link.call
+    assert call is not None
+    reach = BranchReach(direct=Interval(call.reach.lo, call.reach.hi))
     story = Story("trees", "Three blocks against three trees")
     rows = []
     for name in DESIGNS:

@@ -54,18 +54,42 @@ _BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
 
 @attrs.frozen(kw_only=True)
 class BranchReach:
-    """How far calls get, as displacements from the call.
+    """How far calls get.
 
     Parameters
     ----------
     direct
-        The call instruction's own reach.
+        The call instruction's own reach: displacements from the call, or from the start of
+        the region that it is in.
     plt
-        The reach of a call through a PLT entry; None where modules have none.
+        The reach of a call through a PLT entry, as displacements; None where modules have none.
+    region
+        Size of the aligned regions that calls do not leave; 0 where they hold displacements.
     """
 
     direct: Interval
     plt: Interval | None = None
+    region: int = 0
+
+    def reaches(self, source: Interval, target: Interval) -> bool:
+        """Return whether a call anywhere in `source` gets anywhere in `target`."""
+        if not self.region:
+            return _reaches(source, target, self.direct)
+        first, last = self._regions(source)
+        return first == last and (
+            first + self.direct.start <= target.start and target.end <= first + self.direct.end
+        )
+
+    def touches(self, source: Interval, target: Interval) -> bool:
+        """Return whether some call in `source` gets somewhere in `target`."""
+        if not self.region:
+            return _touches(source, target, self.direct)
+        first, last = self._regions(source)
+        return target.start < last + self.direct.end and first + self.direct.start < target.end
+
+    def _regions(self, source: Interval) -> tuple[int, int]:
+        """Return where the first and the last region of `source` begin."""
+        return align_down(source.start, self.region), align_down(source.end - 1, self.region)
 
 
 @attrs.frozen(kw_only=True)
@@ -306,13 +330,13 @@ class Runner:
         kernel, modules, _ = module.calls
         targets = [self._image, *callees]
         if not (kernel or modules or any(module.plt_slots)) or all(
-            _reaches(text, target, self.reach.direct) for text in texts for target in targets
+            self.reach.reaches(text, target) for text in texts for target in targets
         ):
             return True
         plt = self.reach.plt if any(module.plt_slots) else None
         called = targets if kernel or any(module.plt_slots) else callees
         for text in texts:
-            lost = [to for to in called if not _touches(text, to, self.reach.direct)]
+            lost = [to for to in called if not self.reach.touches(text, to)]
             if lost and (plt is None or not all(_reaches(text, to, plt) for to in called)):
                 what = "the kernel image" if lost[0] is self._image else "a module it needs"
                 distance = size_text(abs(lost[0].start - text.start))
@@ -385,7 +409,7 @@ class Runner:
 
     def _out_of_reach(self) -> int:
         return sum(
-            not _reaches(held.interval, self._image, self.reach.direct)
+            not self.reach.reaches(held.interval, self._image)
             for held in self._held.values()
             if held.consumer in _BRANCHING
         )

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import attrs
 
+from allocator.types import Interval, size_text
 from archs.dialect import NATIVE, Dialect
 from archs.op import Op
 from archs.reloc import Reach, Reloc, Rows, data
@@ -43,26 +44,60 @@ class Probe:
     result: str | None = None
 
 
+@attrs.frozen
+class Region:
+    """Where region jumps lead: aligned memory around the instruction behind the jump.
+
+    Parameters
+    ----------
+    size
+        Bytes of the region, a power of two.
+    behind
+        Bytes from the jump to the instruction behind it.
+    """
+
+    size: int
+    behind: int
+
+    def start(self, place: int) -> int:
+        """Return where the region begins that a jump at `place` stays in."""
+        return (place + self.behind) & -self.size
+
+
 @attrs.frozen(kw_only=True)
 class Branch:
-    """An instruction that holds a displacement, and how far it gets.
+    """An instruction that holds a displacement, or an offset in a region, and how far it gets.
 
     Parameters
     ----------
     mnemonic
         As the assembler spells it.
     reach
-        Displacements, from the instruction's own address.
+        Displacements, from the instruction's own address, or the region's start.
     what
         What it is used for: call, jump, branch, data.
     probe
         How to execute it; None where nobody can.
+    region
+        The region that its target lies in; None where it holds a displacement.
     """
 
     mnemonic: str
     reach: Reach
     what: str
     probe: Probe | None = None
+    region: Region | None = None
+
+    def span(self, place: int) -> Interval:
+        """Return the addresses that it gets to from `place`."""
+        start = place if self.region is None else self.region.start(place)
+        return Interval(start + self.reach.lo, start + self.reach.hi)
+
+    def text(self) -> str:
+        """Return how far it gets in the units that people think in."""
+        if self.region is None:
+            return self.reach.text()
+        return f"its region of {size_text(self.region.size)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +141,11 @@ class Link:
             and row.op.bits >= bits
             and row.parts == address
         )
+
+    @property
+    def call(self) -> Branch | None:
+        """The instruction that calls functions; None where all calls go through registers."""
+        return next((branch for branch in self.branches if branch.what == "call"), None)
 
     @property
     def calls(self) -> list[int]:

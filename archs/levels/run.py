@@ -111,11 +111,14 @@ class Emulation:
     system
         Instructions that ask the machine, and what answers them; None: the emulator does.
     canary
-        Where compiled code reads the stack protector's canary: anchor and offset.
+        Where compiled code reads the stack protector's canary: anchor and offset; None where
+        it is not at an address that a register leads to.
     current_variables
         Per-cpu variables that begin with the current task, where no register holds it.
     guard_variables
         Per-cpu variables that hold the canary, by which later compilers read it.
+    guard_globals
+        Variables of the whole kernel that hold it.
     trap
         Returns what a trap instruction says, given the code before and from there on.
     percpu_from_zero
@@ -130,7 +133,7 @@ class Emulation:
         set after a failed access: the entry's last word -> register names and values; None
         where that cannot be done here.
     ret
-        A return instruction.
+        A return: an instruction, or two where the first has a delay slot.
     longest
         How many bytes an instruction that begins with these takes at most.
     copy
@@ -154,7 +157,7 @@ class Emulation:
     page_size_varies: bool
     anchors: Mapping[str, Anchor]
     constants: Mapping[str, int]
-    canary: tuple[Anchor, int]
+    canary: tuple[Anchor, int] | None
     percpu_from_zero: bool
     code: Mapping[str, bytes]
     fixup: Callable[[int], tuple[tuple[str, int], ...] | None]
@@ -164,6 +167,7 @@ class Emulation:
     copy: bytes = b""
     current_variables: tuple[str, ...] = ()
     guard_variables: tuple[str, ...] = ()
+    guard_globals: tuple[str, ...] = ()
     trap: Callable[[bytes, bytes], Trap | None] = lambda _before, _code: None
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     privilege: Mapping[str, int] = attrs.field(factory=dict)

@@ -65,8 +65,9 @@ class PerCpu:
             }
             for name, anchor in emulation.anchors.items():
                 cpu.write(name, anchors[anchor])
-            anchor, offset = emulation.canary
-            memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
+            if emulation.canary is not None:
+                anchor, offset = emulation.canary
+                memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
         self.boot_tasks = tuple(self._tasks)
         self._dynamic = Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)
         self._static = base + PAGE_SIZE
@@ -154,9 +155,9 @@ class PerCpu:
         """Return a task_struct, zeroed but for what compilers read of it."""
         task = self._memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
         self._memory.fill(task, TASK_SIZE, b"\0")
-        anchor, offset = self._arch.runs.emulation.canary
-        if anchor is Anchor.CURRENT:
-            self._memory.write(task + offset, CANARY.to_bytes(8, "little"))
+        match self._arch.runs.emulation.canary:
+            case (Anchor.CURRENT, offset):
+                self._memory.write(task + offset, CANARY.to_bytes(8, "little"))
         return task
 
     @contextmanager

@@ -109,9 +109,10 @@ class Symbols:
 
     def _declared(self, name: str) -> Data | None:
         """Return a variable of the kernel's; some only an architecture's compiler asks for."""
-        if name in self._emulation.guard_variables:
+        percpu = name in self._emulation.guard_variables
+        if percpu or name in self._emulation.guard_globals:
             canary = CANARY.to_bytes(8, "little")
-            return Data(name=name, size=8, percpu=True, fill=lambda _kernel: canary)
+            return Data(name=name, size=8, percpu=percpu, fill=lambda _kernel: canary)
         return DATA.get(name)
 
     def knows(self, name: str) -> bool:
