@@ -11,12 +11,51 @@ configurations and modules, in `RELEASE-ARCH` folders.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
 
 import archs
+from archs.arch import LevelMissing
+
+HERE = Path(__file__).parent
+
+
+# Folder or file -> the level that all its tests need of the architecture that they are given.
+NEEDED = {
+    **dict.fromkeys(("emulator", "execmem", "fuzz", "kernels", "machine", "samples"), "run"),
+    **dict.fromkeys(("archs/test_text.py", "archs/test_live_patch.py"), "patch"),
+    **dict.fromkeys(("loader/finalize", "loader/test_got.py", "loader/test_depends.py"), "load"),
+    **dict.fromkeys(("loader/test_work.py", "loader/test_motion.py"), "load"),
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a test whose architecture lacks the level of its folder, or of its fixtures."""
+    path = item.path.relative_to(HERE)
+    level = next((NEEDED[str(p)] for p in (path, *path.parents) if str(p) in NEEDED), None)
+    given = getattr(item, "callspec", None)
+    arch = given.params.get("arch") if given is not None else None
+    if level is not None and isinstance(arch, archs.Arch) and getattr(arch, level) is None:
+        pytest.skip(f"{arch.name} has no level {level!r}")
+    try:
+        return (yield)
+    except LevelMissing as missing:
+        pytest.skip(f"{missing.arch} has no level {missing.level!r}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Skip tests whose architecture lacks what they need.
+
+    An architecture that has every level never raises this: nothing of it is skipped.
+    """
+    try:
+        return (yield)
+    except LevelMissing as missing:
+        pytest.skip(f"{missing.arch} has no level {missing.level!r}")
 
 
 @pytest.fixture(params=archs.ALL, ids=lambda arch: arch.name, scope="session")

@@ -18,9 +18,16 @@ from archs import engine
 from archs.engine import Failure, Problem, Records, apply, numbers_in
 from archs.op import Op
 from archs.reloc import Checks, Reloc
+from tests.archs.facts import facts, known
 from tests.support import scalar
-from tests.support.elfwriter import RISCV
 from tests.support.scalar import MASK64, Record, signed
+
+
+def scalar_limit(arch: archs.Arch, row: Reloc) -> bool:
+    """Return whether the psABI says which X fit."""
+    rules = known(arch, "link", "rules") or {}
+    return row.number in rules and rules[row.number].lowest is not None
+
 
 SUPPORTED = [
     pytest.param(arch, row, id=f"{row.name}-{row.number}")
@@ -33,14 +40,8 @@ STANDING_ALONE = [
 ]
 ACCUMULATING = [p for p in SUPPORTED if p.values[1].accumulates]
 LIMITED = [p for p in STANDING_ALONE if p.values[1].reach is not None]
-BOUNDED = [
-    p for p in LIMITED if scalar.RULES[p.values[0].machine][p.values[1].number].lowest is not None
-]
-SUMS = [
-    p
-    for p in ACCUMULATING
-    if scalar.RULES[p.values[0].machine][p.values[1].number].lowest is not None
-]
+BOUNDED = [p for p in LIMITED if scalar_limit(*p.values)]
+SUMS = [p for p in ACCUMULATING if scalar_limit(*p.values)]
 BASE = 0xFFFF_FFFF_C000_0000
 
 
@@ -87,7 +88,7 @@ def with_x(row: Reloc, x: int, *, offset: int = 0, addend: int = 0, place: int =
 @pytest.mark.parametrize(("arch", "row"), BOUNDED + SUMS)
 def test_the_ends_of_a_reach_are_exact(arch: archs.Arch, row: Reloc) -> None:
     """The first and last X of the psABI's interval are applied, one step beyond is refused."""
-    rule = scalar.RULES[arch.machine][row.number]
+    rule = facts(arch).link.rules[row.number]
     step = 4096 if row.op is Op.PAGE else rule.align
     image = bytes(range(1, 17))
     for x in (rule.lowest, rule.highest):
@@ -106,7 +107,7 @@ def test_the_ends_of_a_reach_are_exact(arch: archs.Arch, row: Reloc) -> None:
 @pytest.mark.parametrize(("arch", "row"), [p for p in LIMITED if p.values[1].reach.align > 1])
 def test_bits_that_a_field_drops_must_be_zero(arch: archs.Arch, row: Reloc) -> None:
     """An X that is no multiple of the field's unit is refused, by the hardware's checks only."""
-    align = scalar.RULES[arch.machine][row.number].align
+    align = facts(arch).link.rules[row.number].align
     image = bytes(16)
     for x in (1, align - 1, align + 1, 2 * align - 1):
         _, (failure,) = run(arch, image, [with_x(row, x)])
@@ -197,7 +198,7 @@ Draw = Callable[..., Any]
 
 
 def _in_range(draw: Draw, arch: archs.Arch, row: Reloc) -> int:
-    rule = scalar.RULES[arch.machine][row.number]
+    rule = facts(arch).link.rules[row.number]
     unit = 4096 if row.op is Op.PAGE else rule.align
     low = -(1 << 63) if rule.lowest is None else rule.lowest
     high = (1 << 63) - 1 if rule.highest is None else rule.highest
@@ -229,7 +230,7 @@ def draw_records(draw: Draw, arch: archs.Arch) -> tuple[bytes, list[Record]]:
         found.append(
             with_x(row, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
         )
-    if arch.machine == RISCV:
+    if facts(arch).link.paired:
         for group in range(draw(st.integers(0, 2))):
             found += _draw_pairs(draw, arch, group, page, next_place)
             offset, width = next_place(), draw(st.sampled_from((*WIDTHS, "uleb")))
@@ -242,7 +243,7 @@ def draw_records(draw: Draw, arch: archs.Arch) -> tuple[bytes, list[Record]]:
             ]
     found = list(draw(st.permutations(found)))
     for offset, x in sums.items():
-        aim(found, offset, x)
+        aim(arch.machine, found, offset, x)
     image = bytearray(draw(st.binary(min_size=at + 8, max_size=at + 8)))
     for offset, before in numbers.items():
         image[offset : offset + len(before)] = before
@@ -268,13 +269,14 @@ def _draw_sum(draw: Draw, width: str) -> tuple[int, bytes]:
     return draw(st.integers(low, high) | st.sampled_from((low, high, 0))), b""
 
 
-def aim(records: list[Record], offset: int, x: int) -> None:
+def aim(machine: int, records: list[Record], offset: int, x: int) -> None:
     """Change the last record at `offset` so that the place accumulates to `x`."""
     *_, last = (n for n, r in enumerate(records) if r.offset == offset)
-    before = scalar.total([r for r in records[:last] if r.offset == offset])
+    before = scalar.total(machine, [r for r in records[:last] if r.offset == offset])
     record = records[last]
-    value = x if record.type in scalar.SET else x - before
-    value = before - x if record.type in scalar.SUB else value
+    psabi = facts(machine).link
+    value = x if record.type in psabi.set_to else x - before
+    value = before - x if record.type in psabi.subtracted else value
     records[last] = attrs.evolve(record, value=value - record.addend & MASK64)
 
 
@@ -316,7 +318,7 @@ def test_every_record_that_fails_is_reported(arch: archs.Arch, data: st.DataObje
     bad = data.draw(st.lists(st.booleans(), min_size=len(chosen), max_size=len(chosen)))
     them, wrong = [], {}
     for index, (row, beyond) in enumerate(zip(chosen, bad, strict=True)):
-        rule = scalar.RULES[arch.machine][row.number]
+        rule = facts(arch).link.rules[row.number]
         unit = 4096 if row.op is Op.PAGE else rule.align
         x = rule.highest + unit if beyond else 0
         them.append(with_x(row, x, offset=16 * index, place=BASE + 4096 * index))
@@ -433,8 +435,10 @@ def test_places_accumulate_in_file_order(drawn: list[tuple[int, int, int]], spli
 @pytest.mark.parametrize(("arch", "row"), SUMS)
 def test_a_sum_that_does_not_fit_names_its_last_record(arch: archs.Arch, row: Reloc) -> None:
     """Of all records of a place that overflows the last is reported, with the whole sum."""
-    rule = scalar.RULES[arch.machine][row.number]
-    other = next(n for n in scalar.SUB if arch.link.relocations[n].size == row.size)
+    rule = facts(arch).link.rules[row.number]
+    other = next(
+        n for n in facts(arch).link.subtracted if arch.link.relocations[n].size == row.size
+    )
     them = [
         Record(8, BASE, 3, 0, other),  # fits in nothing but is followed by the rest
         Record(0, BASE, 1, 0, other),
@@ -442,8 +446,8 @@ def test_a_sum_that_does_not_fit_names_its_last_record(arch: archs.Arch, row: Re
         Record(0, BASE, 0, 0, row.number),
         Record(16, BASE, 0, 0, row.number),
     ]
-    aim(them, 8, rule.highest + 1)
-    aim(them, 0, rule.lowest)
+    aim(arch.machine, them, 8, rule.highest + 1)
+    aim(arch.machine, them, 0, rule.lowest)
     _, (failure,) = run(arch, bytes(32), them)
     assert (failure.problem, failure.row) == (Problem.RANGE, row)
     assert failure.index.tolist() == [2]

@@ -11,23 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archs import ALL
+from tests.archs.facts import facts
 
 LIVE = [arch for arch in ALL if arch.live_patch is not None]
 PLACE = 0xFFFF_8000_1000_0000
-
-# Assembled by GNU as, in the order of the mnemonics.
-ALLOWED = {
-    "arm64": (
-        "b bl nop isb svc hvc smc brk",
-        "00000014 00000094 1f2003d5 df3f03d5 210000d4 420000d4 630000d4 800020d4",
-    )
-}
-OTHERS = {
-    "arm64": (
-        "b.eq cbz br ret mov yield dsb udf hlt dmb",
-        "00000054 000000b4 00001fd6 c0035fd6 e00301aa 3f2003d5 9f3f03d5 00000000 200040d4 bf3b03d5",
-    )
-}
 
 
 @pytest.mark.parametrize("arch", LIVE, ids=lambda arch: arch.name)
@@ -55,13 +42,13 @@ def test_a_jump_leads_where_it_should_or_is_refused(arch, step):
 def test_what_may_be_written_under_a_running_cpu(arch):
     """Exactly the instructions of the list may replace one another; never two at once."""
     live = arch.live_patch
-    if arch.name not in ALLOWED:
+    if facts(arch).patch.allowed is None:
         assert not live.concurrent(bytes(5), b"\x90" * 5)
         assert live.concurrent(b"\x90", b"\xcc") is (arch.text_poke.granule == 1)
         return
-    allowed = [bytes.fromhex(word) for word in ALLOWED[arch.name][1].split()]
-    others = [bytes.fromhex(word) for word in OTHERS[arch.name][1].split()]
-    assert len(allowed) == len(ALLOWED[arch.name][0].split())
+    allowed = [bytes.fromhex(word) for word in facts(arch).patch.allowed[1].split()]
+    others = [bytes.fromhex(word) for word in facts(arch).patch.others[1].split()]
+    assert len(allowed) == len(facts(arch).patch.allowed[0].split())
     for old in allowed + others:
         for new in allowed + others:
             assert live.concurrent(old, new) is (old in allowed and new in allowed)

@@ -13,6 +13,7 @@ import archs
 from archs.levels.link import rows
 from archs.op import Op
 from archs.reloc import Checks, Part, Reach, Reloc, Slice
+from tests.archs.facts import facts
 from tests.support import scalar
 
 SUPPORTED = [
@@ -26,10 +27,10 @@ SUPPORTED = [
 def test_model_and_tables_have_the_same_rows(arch: archs.Arch) -> None:
     """Every row that a table supports is in the model, and the other way round."""
     supported = {n for n, row in arch.link.relocations.items() if not row.unsupported}
-    assert set(scalar.RULES[arch.machine]) | scalar.NOTHING[arch.machine] == supported
+    assert set(facts(arch).link.rules) | facts(arch).link.nothing == supported
     kinds = arch.link.relocations.items()
-    assert {n for n, row in kinds if row.got is not None} == set(scalar.GOT[arch.machine])
-    assert {n for n, row in kinds if row.op is Op.SIZE} == scalar.SIZED[arch.machine]
+    assert {n for n, row in kinds if row.got is not None} == set(facts(arch).link.got)
+    assert {n for n, row in kinds if row.op is Op.SIZE} == facts(arch).link.sized
     summed = {n for n, row in kinds if row.accumulates}
     assert summed == {n for n in supported if scalar.accumulates(arch.machine, n)}
     assert {n for n, row in kinds if row.high} == {
@@ -40,7 +41,7 @@ def test_model_and_tables_have_the_same_rows(arch: archs.Arch) -> None:
 @pytest.mark.parametrize(("arch", "row"), SUPPORTED)
 def test_a_row_touches_the_bytes_of_the_psabi(arch: archs.Arch, row: Reloc) -> None:
     """The bytes that a row writes are as many as the psABI's field has."""
-    assert row.size == scalar.RULES[arch.machine][row.number].size
+    assert row.size == facts(arch).link.rules[row.number].size
 
 
 @given(x=st.integers(-(1 << 40), 1 << 40), word=st.integers(0, 0xFFFF_FFFF))

@@ -21,6 +21,7 @@ from loader.elf import parse
 from loader.files import read_module
 from machine.machine import Machine
 from samples import modules
+from tests.archs.facts import cases, facts
 from tests.archs.test_registry import disassembler
 
 PLACE = 0xFFFF_FFFF_C012_3450
@@ -116,10 +117,7 @@ def test_static_nops_are_nops(arch):
 def test_jumps_beyond_their_reach_are_refused(arch):
     """A displacement just inside the branch's reach is encoded, one step further is not."""
     labels = arch.patching.jump_labels
-    sizes = (
-        {2: 7, 5: 31} if 2 in labels.nops else {4: {8: 27, 2: 20}[arch.loads.function_alignment]}
-    )
-    for size, bits in sizes.items():
+    for size, bits in facts(arch).patch.jump_reach.items():
         behind = size if 2 in labels.nops else 0
         step = 1 if behind else arch.text_poke.granule
         for edge, outside in (((1 << bits) - step, 1 << bits), (-(1 << bits), -(1 << bits) - step)):
@@ -145,73 +143,6 @@ def test_call_sites_call_the_trampoline(arch, distance):
 
 
 # What probes imitate ---------------------------------------------------------------------------
-
-# Instructions relative to where they stand, or that leave the straight line.
-IMITATED = {
-    "x86_64": [
-        *(f"{0x70 + cc:02x}10" for cc in range(16)),  # jcc +0x10
-        *(f"0f{0x80 + cc:02x}e0ffffff" for cc in range(16)),  # jcc -0x20
-        "eb20",  # jmp +0x20
-        "e900010000",  # jmp +0x100
-        "e8f0ffffff",  # call -0x10
-        "e008",  # loopne
-        "e108",  # loope
-        "e208",  # loop
-        "e3f0",  # jrcxz
-        "c3",  # ret
-        "c21000",  # ret $16
-        "ffd0",  # call *%rax
-        "41ffd3",  # call *%r11
-        "ffe1",  # jmp *%rcx
-        "41ffe7",  # jmp *%r15
-        "f3c3",  # rep ret
-    ],
-    "arm64": [
-        "40000014",  # b .+0x100
-        "f0ffff97",  # bl .-0x40
-        *(f"{0x40 + cc:02x}000054" for cc in range(16)),  # b.cc .+8
-        "43000034",  # cbz w3, .+8
-        "430000b4",  # cbz x3, .+8
-        "a3ffffb5",  # cbnz x3, .-0xc
-        "a3ffff35",  # cbnz w3, .-0xc
-        "64002036",  # tbz w4, #4, .+0xc
-        "640020b7",  # tbnz x4, #36, .+0xc
-        "a0001fd6",  # br x5
-        "c0003fd6",  # blr x6
-        "c0035fd6",  # ret
-        "87000010",  # adr x7, .+0x10
-        "e8ffff70",  # adr x8, .-1
-        "09000090",  # adrp x9, .
-        "aaffffb0",  # adrp x10, ...
-        "4b000018",  # ldr w11, .+8
-        "4c000058",  # ldr x12, .+8
-        "4d000098",  # ldrsw x13, .+8
-        "5f000058",  # ldr xzr, .+8
-    ],
-    "riscv64": [
-        "97020080",  # auipc t0, 0x80000
-        "17f5ff7f",  # auipc a0, 0x7ffff
-        "ef000010",  # jal .+0x100
-        "6ff01fff",  # j .-0x10
-        "e7800200",  # jalr t0
-        "678002ff",  # jr -16(t0)
-        "e7821200",  # jalr t0, 1(t0)
-        *(f"63{0x80 | kind << 4:02x}b500" for kind in (0, 1, 4, 5, 6, 7)),  # b.. a1, a1
-        *(f"63{0x80 | kind << 4:02x}c500" for kind in (0, 1, 4, 5, 6, 7)),  # b.. a1, a2
-        *(f"e3{0x0E | kind << 4:02x}b6fe" for kind in (0, 1, 4, 5, 6, 7)),  # b.. a3, a1 back
-        "21a8",  # c.j
-        "0dc2",  # c.beqz a2
-        "75fe",  # c.bnez a2
-        "8282",  # c.jr t0
-        "0293",  # c.jalr t1
-    ],
-}
-WRITABLE = {
-    "x86_64": "rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(),
-    "arm64": [f"x{n}" for n in range(31)],
-    "riscv64": "ra t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7".split(),
-}
-FLAGS = {"x86_64": ("eflags", 0x8D5, 0x202), "arm64": ("nzcv", 0xF000_0000, 0)}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +174,7 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
             "stack": machine.read(stack - 0x40, 0x80)
         }
 
-    for text in IMITATED[arch.name]:
+    for text in facts(arch).patch.imitated:
         code = bytes.fromhex(text)
         filler = chance.randbytes(16 // arch.text_poke.granule * arch.text_poke.granule)
         machine.execmem.poke(place, (code + filler)[:16])
@@ -252,13 +183,13 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
         assert insn.simulate is not None, text
         for _ in range(12):
             interesting = [0, 1, 2, 1 << 4, 1 << 36, 1 << 31, 1 << 63, MASK64, base, base + 0x80]
-            values = {name: chance.choice(interesting) for name in WRITABLE[arch.name]}
+            values = {name: chance.choice(interesting) for name in facts(arch).patch.writable}
             for name, value in values.items():
                 machine.cpu.write(name, value)
             machine.cpu.write(arch.runs.calling.stack_pointer, stack)
             machine.write(stack - 0x40, 0x10 * (base + 0x100).to_bytes(8, "little"))
-            if arch.name in FLAGS:
-                name, mask, fixed = FLAGS[arch.name]
+            if facts(arch).patch.flags is not None:
+                name, mask, fixed = facts(arch).patch.flags
                 machine.cpu.write(name, chance.getrandbits(32) & mask | fixed)
             context, memory = machine.cpu.context(), machine.read(stack - 0x40, 0x80)
             with pytest.raises(Stop):  # after one instruction, or nothing is where it goes
@@ -270,31 +201,11 @@ def test_imitated_instructions_do_what_the_cpu_does(arch, laboratory):
             assert state() == executed, (text, values)
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "reason"),
-    [
-        ("x86_64", "ff10", "indirect branch through memory"),  # call *(%rax)
-        ("x86_64", "ff6c2408", "far transfer"),  # ljmp *8(%rsp)
-        ("x86_64", "0f0b", "ud2"),
-        ("x86_64", "06", "no valid instruction"),
-        ("arm64", "010000d4", "takes an exception"),  # svc #0
-        ("arm64", "1f0b5fd6", "authenticated branch"),  # retaa, roughly
-        ("arm64", "7f2003d5", "hint"),  # wfi
-        ("arm64", "01421bd5", "writes a system register"),  # msr nzcv, x1
-        ("arm64", "20423bd5", "interrupt mask"),  # mrs x0, daif
-        ("arm64", "4000001c", "literal load"),  # ldr s0, .+8
-        ("arm64", "207c5fc8", "exclusive access"),  # ldxr x0, [x1]
-        ("riscv64", "73001000", "system instruction"),  # ebreak
-        ("riscv64", "0f00f00f", "fence"),
-        ("riscv64", "2fa60510", "exclusive access"),  # lr.w a2, (a1)
-        ("riscv64", "0290", "breakpoint"),  # c.ebreak
-        ("riscv64", "0000", "undefined"),
-    ],
-)
-def test_refused_instructions(arch, name, code, reason):
+@pytest.mark.parametrize(("arch", "refused"), cases("patch", "refused_probes"))
+def test_refused_instructions(arch, refused):
     """What cannot be imitated nor executed elsewhere is refused with its reason."""
-    if name != arch.name:
-        return
+    assert facts(arch).patch
+    code, reason = refused
     insn = arch.patching.kprobes.decode(bytes.fromhex(code).ljust(16, b"\x90"), PLACE & ~7)
     assert reason in insn.refusal
 

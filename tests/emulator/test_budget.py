@@ -11,8 +11,9 @@ from emulator.budget import Budget, Limits
 from emulator.cpu import TICK
 from emulator.faults import Fault, FaultKind
 from machine.machine import Machine
+from tests.archs.facts import facts
 from tests.machine.snippets import snippet
-from tests.support.modules import SPIN, module
+from tests.support.modules import module
 
 LIMIT = 100_000
 
@@ -227,7 +228,7 @@ def test_counting_goes_on_across_ticks(machine):
     counter, code = machine.alloc(8), snippet(machine, "count")
     with pytest.raises(Fault):
         machine.call(code, counter, instructions=3 * TICK + 1)
-    per_round = {"x86_64": 2, "arm64": 4, "riscv64": 4}[machine.arch.name]
+    per_round = facts(machine.arch).run.rounds
     assert machine.kernel.word(counter) in (
         (3 * TICK) // per_round,
         (3 * TICK) // per_round + 1,
@@ -239,5 +240,5 @@ def test_what_the_kernel_stores_for_itself_is_not_the_guests(machine):
     spin = snippet(machine, "spin")
     with machine.budget(instructions=100):
         stopped(lambda: machine.call(spin))
-        machine.poke(spin, SPIN[machine.arch.machine])
-    assert machine.read(spin, 2) == SPIN[machine.arch.machine][:2]
+        machine.poke(spin, facts(machine.arch).link.spin)
+    assert machine.read(spin, 2) == facts(machine.arch).link.spin[:2]

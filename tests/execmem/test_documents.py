@@ -16,9 +16,10 @@ from execmem.documents import EXACT, envelope, line, text
 from execmem.schema import DOCUMENTS, complaints
 from samples import DEMOS
 from samples.modules import path, root
+from tests.archs.facts import facts
 from tests.loader.kernel.test_image import image_of
 from tests.support.btfwriter import blob
-from tests.support.imagewriter import BASES, symbols
+from tests.support.imagewriter import symbols
 
 TOP = (1 << 64) - 1
 
@@ -111,13 +112,13 @@ def test_documents_of_explain(capsys, arch, tmp_path):
 def test_documents_of_kernel(capsys, arch, tmp_path):
     """A kernel's facts are as documented, those that were asked for and those that are not there."""
     image = tmp_path / "vmlinuz"
-    image.write_bytes(image_of(arch, symbols(BASES[arch.machine]), "6.12", blob().blob()))
+    image.write_bytes(image_of(arch, symbols(facts(arch).load.image_base), "6.12", blob().blob()))
     asked = ("--type", "node", "--type", "none", "--symbol", "_text", "--symbol", "none")
     (found,) = documents(capsys, "kernel", image, *asked, "--config", "SMP", "--json")
     check("kernel", found)
     assert found["arch"] == arch.name
     assert found["release"] == "6.9.1-test"
-    assert found["places"]["_text"]["address"] == f"{BASES[arch.machine]:#x}"
+    assert found["places"]["_text"]["address"] == f"{facts(arch).load.image_base:#x}"
     assert found["definitions"]["node"].startswith("struct node {")
     assert found["definitions"]["none"] is found["options"]["SMP"] is None
 

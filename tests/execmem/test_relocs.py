@@ -14,6 +14,7 @@ from archs import ALL
 from execmem.cli import main
 from loader.elf import SHT_NOBITS, STT_FUNC, parse
 from samples.modules import names, path
+from tests.archs.facts import facts
 
 KEYS = {
     "section", "offset", "place", "type", "formula", "symbol", "addend", "target", "value",
@@ -104,7 +105,7 @@ def instruction(arch, view, section, offset, code, address):
     mode = sum(getattr(capstone, name) for name in emulation.capstone_mode)
     engine = capstone.Cs(getattr(capstone, emulation.capstone_prefix), mode)
     start = offset
-    if arch.machine == 62:  # instructions of any length: the field is inside one
+    if facts(arch).link.call_code[1]:  # instructions of any length: the field is inside one
         symbols = view.symbols[view.symbols["shndx"] == section.index]
         entries = symbols["value"][symbols["info"] & 0xF == STT_FUNC]
         start = int(max(entries[entries <= offset], default=0))

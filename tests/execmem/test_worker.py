@@ -18,7 +18,6 @@ import pytest
 from allocator.errors import ExecmemError
 from allocator.types import GIB, MIB
 from archs import ALL
-from archs import arch as arch_by_name
 from emulator.culprit import find
 from emulator.faults import FaultKind
 from emulator.process import BlackBox
@@ -28,41 +27,11 @@ from execmem.worker.child import alone
 from execmem.worker.command import _attend
 from execmem.worker.watch import Watch
 from samples import modules
+from tests.archs.facts import cases, facts
 from tests.machine.snippets import put, snippet
-from tests.support.elfwriter import AARCH64, RISCV, X86_64
-from tests.support.modules import RETURN, module
+from tests.support.modules import module
 
 HERE = Path(__file__).parents[2]
-
-# Instructions over which the emulator dies, each of another class, found by `python -m
-# tests.fuzz.code`. The first of each group goes through the command line and a sweep.
-LETHAL = {
-    X86_64: {
-        # lock bt, bts, btr, btc of a register (which has no lock) by a register
-        "bit by register": ("f00fbbc1", "f00fabc1", "f00fb3c1", "f00fa3c1", "f0644f0fabf9"),
-        # the same by a number
-        "bit by number": ("f00fbae901", "f00fbae11d", "f00fbaf11d", "f00fbaf91d", "f0670fbaf01d"),
-    },
-    AARCH64: {
-        # arithmetic of three vectors of half precision, where the encoding is none
-        "three of half precision": (
-            "691edc4e",  # .inst 0x4edc1e69
-            "0e2f4a4e",
-            "222cc64e",
-            "db0ed96e",
-            "721ccd4e",
-            "883ed06e",
-        ),
-        # of two, vectors and scalars
-        "two of half precision": ("649a780e", "7a29f82e", "5979f85e"),
-    },
-    RISCV: {},
-}
-CASES = [
-    pytest.param(arch_by_name(arch.name), bytes.fromhex(codes[0]), id=f"{arch.name}: {kind}")
-    for arch in ALL
-    for kind, codes in LETHAL[arch.machine].items()
-]
 
 
 def execmem(*words, **more):
@@ -73,16 +42,16 @@ def execmem(*words, **more):
 
 def lethal(arch):
     """Return an instruction that ends the emulator, or skip the test."""
-    if not LETHAL[arch.machine]:
+    if not facts(arch).run.lethal:
         pytest.skip(f"no instruction of {arch.name} is known that ends the emulator")
-    return bytes.fromhex(next(iter(LETHAL[arch.machine].values()))[0])
+    return bytes.fromhex(next(iter(facts(arch).run.lethal.values()))[0])
 
 
 def write(folder, arch, code):
     """Write a module whose init executes something harmless, and then `code`."""
-    nop = {X86_64: "90", AARCH64: "1f2003d5", RISCV: "0100"}[arch.machine]
+    nop = facts(arch).run.nop
     path = folder / "mini.ko"
-    path.write_bytes(module(arch.machine, init=bytes.fromhex(nop) + code + RETURN[arch.machine]))
+    path.write_bytes(module(arch.machine, init=bytes.fromhex(nop) + code + facts(arch).link.ret))
     return path, len(bytes.fromhex(nop))
 
 
@@ -99,17 +68,19 @@ def refused(result, *words):
 def test_every_class_of_such_instructions_is_found_out(arch):
     """Each is the culprit of its own block; what came before it is not."""
     lethal(arch)
-    head = bytes.fromhex({X86_64: "9089c8", AARCH64: "1f2003d5e00301aa"}[arch.machine])
-    for codes in LETHAL[arch.machine].values():
+    head = bytes.fromhex(facts(arch).run.harmless)
+    for codes in facts(arch).run.lethal.values():
         for code in map(bytes.fromhex, codes):
             found = find(arch.name, head + code + arch.runs.emulation.ret, 0x1000, alone)
             assert found == (0x1000 + len(head), code, f"(bytes {code.hex(' ')})")
     assert find(arch.name, head + arch.runs.emulation.ret, 0x1000, alone) is None
 
 
-@pytest.mark.parametrize(("arch", "code"), CASES)
-def test_an_instruction_that_ends_the_emulator_is_a_fault(arch, code, tmp_path):
+@pytest.mark.parametrize(("arch", "kind"), cases("run", "lethal"))
+def test_an_instruction_that_ends_the_emulator_is_a_fault(arch, kind, tmp_path):
     """`run` and a sweep tell it in the same words, with the instruction's place, and go on."""
+    lethal(arch)
+    code = bytes.fromhex(facts(arch).run.lethal[kind][0])
     path, before = write(tmp_path, arch, code)
     line = refused(execmem("run", path), "emulator died: SIGABRT")
     assert f" at init_module+{before:#x} [mini] (pc 0x" in line
@@ -317,7 +288,7 @@ def test_a_death_in_a_callback_is_the_callbacks(arch):
     """The instruction is found in what a kernel function calls back, as anywhere else."""
     code = lethal(arch)
     machine, loaded = caller(arch)
-    nop = bytes.fromhex({X86_64: "90", AARCH64: "1f2003d5"}[arch.machine])
+    nop = bytes.fromhex(facts(arch).run.nop)
     at = put(machine, nop + code)
     machine.stub("hosted", lambda: machine.kernel.call(at))
     with pytest.raises(Fault) as found:

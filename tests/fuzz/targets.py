@@ -30,9 +30,6 @@ import archs
 from allocator import AccessError, Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import MIB
 from allocator.workloads import Runner, read_trace
-from archs.boot_arm64 import CAPABILITIES
-from archs.boot_riscv64 import EXTENSIONS
-from archs.boot_x86_64 import FEATURES
 from archs.environment import Environment
 from emulator.faults import Fault, Stop
 from execmem.compare import branch_reach
@@ -51,15 +48,17 @@ from loader.symbols import SymbolTable
 from loader.versions import SymversExport, TreeFacts, read_symvers
 from machine.machine import Machine
 from samples import modules
+from tests.archs.facts import facts
 from tests.fuzz import mutation
 from tests.support import btfwriter, imagewriter, packages
 from tests.support.addresses import place
 from tests.support.checked import Offer, extended, made, version_table
-from tests.support.elfwriter import AARCH64, RISCV, X86_64, A, Rela, Sec, Sym, W, write
+from tests.support.elfwriter import AARCH64, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
-from tests.support.modules import ABS64, PREL32, module
+from tests.support.modules import module
 
-MACHINES = (X86_64, AARCH64, RISCV)
+RUNNING = [arch for arch in archs.ALL if arch.run is not None]
+MACHINES = tuple(arch.machine for arch in RUNNING)
 CRCS = {"module_layout": 1, "_printk": 2}
 LISTED = {"_printk": SymversExport(2, "vmlinux", gpl=False, namespace="SPACE")}
 SYMVERS = (
@@ -83,7 +82,7 @@ class Target:
 
 def finalisable(machine: int) -> bytes:
     """Return a module with an entry or two of every table that finalisation reads."""
-    near, whole = PREL32[machine], ABS64[machine]
+    near, whole = facts(machine).link.prel32, facts(machine).link.abs64
 
     def relative(name: str, entry: int, words: int, count: int = 3) -> Sec:
         places = [(e, w) for e in range(count) for w in range(words)]
@@ -158,18 +157,10 @@ def objects() -> list[bytes]:
         found += [module(machine), finalisable(machine)]
         found.append(module(machine, weak=("maybe",), exported=("mini_f",), plt=False))
         found += versioned(machine)
-    for arch in archs.archs():
+    for arch in RUNNING:
         for name in ("hello", "tables", "sealed"):
             found.append(modules.path(arch.name, name).read_bytes())
     return found
-
-
-# What tables of modules know of CPUs, but what needs symbols of the kernel.
-EVERY = {
-    X86_64: frozenset(FEATURES),
-    AARCH64: frozenset(CAPABILITIES),
-    RISCV: frozenset(EXTENSIONS.values()),
-}
 
 
 @cache
@@ -177,7 +168,7 @@ def environments(name: str) -> tuple[Environment, ...]:
     """Return a machine's environment, and one with every feature its tables know."""
     arch = archs.arch(name)
     few = Environment(features=arch.runs.emulation.capabilities)
-    return few, Environment(features=EVERY[arch.machine] - {"call_depth", "rethunk"})
+    return few, Environment(features=facts(arch).load.features - {"call_depth", "rethunk"})
 
 
 @cache
@@ -494,7 +485,7 @@ def kernel_calls(data: bytes, random: Random) -> bool:
 
     None may take longer than its limit, or more of the host than the guest's limits allow.
     """
-    name = ("x86_64", "arm64", "riscv64")[len(data) % 3]
+    name = RUNNING[len(data) % len(RUNNING)].name
     machine = GUESTS.get(name, memory=CALL_MEMORY, heap_limit=CALL_HEAP)
     pointers = _pool(machine, data)
     address = machine.kernel.address
@@ -609,9 +600,9 @@ def images() -> list[bytes]:
     """Return small kernel images of every layout, and packed ones."""
     found = []
     for layout in ("6.1", "6.2", "6.12", "7.0"):
-        listed = imagewriter.symbols(imagewriter.BASES[AARCH64], 1200)
+        listed = imagewriter.symbols(facts("arm64").load.image_base, 1200)
         pointers = b"".join(symbol.address.to_bytes(8, "little") for symbol in listed)
-        tables = imagewriter.kallsyms(listed, 64, imagewriter.BASES[AARCH64], layout)
+        tables = imagewriter.kallsyms(listed, 64, facts("arm64").load.image_base, layout)
         body = tables + bytes(-len(tables) % 8) + pointers + btfwriter.blob().blob()
         found.append(imagewriter.flat(AARCH64, body, 1 << 20))
     packed = gzip.compress(found[0], mtime=0)

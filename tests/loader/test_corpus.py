@@ -22,24 +22,18 @@ from loader.elf import ElfView, parse
 from loader.files import read_module
 from loader.layout import Layout, plan
 from loader.link import link_view
+from tests.archs.facts import facts
 from tests.archs.test_registry import disassembler
 from tests.support import scalar
 from tests.support.psabi import World
 from tests.support.scalar import MASK64
 
 SAMPLE = 2000  # records of a module
-# Where everything must lie: the top 2 GiB on x86-64, any 2 GiB elsewhere (medany on riscv64,
-# 32-bit self-relative words on both).
-WINDOWS = {
-    "x86_64": (0xFFFF_FFFF_8000_0000, 0x7E00_0000),
-    "arm64": (0xFFFF_9234_5000_0000, 0x7E00_0000),
-    "riscv64": (0xFFFF_FFC7_1234_5000, 0x7E00_0000),
-}
 
 
 def scattered(view: ElfView, layout: Layout, chance: random.Random) -> World:
     """Return an address for every section and undefined name, each memory type for itself."""
-    low, size = WINDOWS[view.arch.name]
+    low, size = facts(view.arch).link.window
 
     def somewhere(align: int) -> int:
         return low + chance.randrange(size // align) * align
@@ -99,7 +93,7 @@ def test_every_module_links_as_the_model_says(arch: archs.Arch, corpus: Path) ->
             compared += len(them)
     assert compared > 100 * len(modules) > 0
     # Only where the kernel's modules have a PLT may (and, so far apart, must) they use one.
-    assert bool(entries) == (arch.name == "arm64")
+    assert bool(entries) is facts(arch).link.plt_beyond
 
 
 def is_far(arch: archs.Arch, record: scalar.Record) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 
-import capstone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,14 +16,13 @@ from loader.errors import RelocationError
 from loader.layout import plan, with_stub_sections
 from loader.link import link, link_view
 from loader.linked import Linked
+from tests.archs.facts import Through, cases, facts
 from tests.archs.test_registry import disassembler
 from tests.support.addresses import place
 from tests.support.elfwriter import (
     AARCH64,
     LOCAL,
     NOBITS,
-    RISCV,
-    X86_64,
     A,
     Rela,
     Sec,
@@ -44,19 +42,6 @@ GOT_ROWS = [
     for row in arch.link.relocations.values()
     if row.got is not None
 ]
-# Code that loads the slot of `far` into a register: hex, and relocations (offset, type, addend).
-LOADS = {
-    X86_64: [
-        ("488b0500000000", [(3, 9, -4)]),  # mov far@GOTPCREL(%rip), %rax
-        ("488b0500000000", [(3, 42, -4)]),
-        ("ff1500000000", [(2, 41, -4)]),  # call *far@GOTPCREL(%rip)
-    ],
-    AARCH64: [
-        ("01000090210040f9", [(0, 311, 0), (4, 312, 0)]),  # adrp x1 ; ldr x1, [x1, :got_lo12:]
-        ("01000058", [(0, 309, 0)]),  # ldr x1, literal
-    ],
-    RISCV: [("1705000003350500", [(0, 20, 0), (4, 24, 0)])],  # auipc a0 ; ld a0, (a0)
-}
 
 
 def one_section(
@@ -67,6 +52,12 @@ def one_section(
     sections = [Sec(".text", data, A | X, align=16, relas=relas)]
     sections += [got] if got is not None else []
     return write(machine, sections, [Sym("here", ".text", 0, bind=LOCAL), *map(Sym, SYMBOLS)])
+
+
+def through_relas(arch: archs.Arch, through: Through) -> list[Rela]:
+    """Return the relocations of code that loads the slot of `far`."""
+    low = facts(arch).link.paired
+    return [Rela(o, n, "here" if n in low else "far", a) for o, n, a in through.records]
 
 
 def linked_with_stubs(image: bytes) -> tuple[World, Linked, Table]:
@@ -118,9 +109,8 @@ def test_without_a_got_the_row_is_refused(arch: archs.Arch, row: archs.Reloc) ->
 
 def test_a_got_of_the_objects_own_is_used(arch: archs.Arch) -> None:
     """A `.got` that the file has is made as large as it must be, whatever stood in it."""
-    _, records = LOADS[arch.machine][0]
-    relas = [Rela(o, n, "here" if n == 24 else "far", a) for o, n, a in records]
-    code = bytes.fromhex(LOADS[arch.machine][0][0])
+    through = facts(arch).link.got_loads[0]
+    relas, code = through_relas(arch, through), bytes.fromhex(through.code)
     for own in (
         Sec(".got", b"\xff", A),
         Sec(".got", b"\0" * 64, A | W, align=8),
@@ -138,32 +128,15 @@ def test_a_got_of_the_objects_own_is_used(arch: archs.Arch) -> None:
         assert not any(table[8:])
 
 
-@pytest.mark.parametrize(
-    ("machine", "code", "records"),
-    [(m, code, records) for m, cases in LOADS.items() for code, records in cases],
-)
+@pytest.mark.parametrize(("arch", "through"), cases("link", "got_loads"))
 def test_code_that_goes_through_the_slot_reaches_the_symbol(
-    machine: int, code: str, records: list[tuple[int, int, int]]
+    arch: archs.Arch, through: Through
 ) -> None:
     """A disassembler finds the slot's address in the code, and the slot holds the symbol's."""
-    relas = [Rela(o, n, "here" if n == 24 else "far", a) for o, n, a in records]
-    image = one_section(machine, 16, relas, code=bytes.fromhex(code))
-    world, linked, table = linked_with_stubs(image)
-    arch = world.view.arch
-    start = world.addresses[1]
-    size = len(code) // 2
-    insns = list(disassembler(arch).disasm(bytes(linked.sections[1][:size]), start))
-    first, last = insns[0], insns[-1]
-    if machine == X86_64:
-        memory = next(o.mem for o in first.operands if o.type == capstone.CS_OP_MEM)
-        slot = start + size + memory.disp
-    elif len(insns) == 1:
-        slot = first.operands[1].imm
-    elif machine == AARCH64:
-        slot = first.operands[1].imm + last.operands[1].mem.disp
-    else:
-        high = first.operands[1].imm << 12
-        slot = start + ((high ^ 1 << 31) - (1 << 31)) + last.operands[1].mem.disp
+    relas, code = through_relas(arch, through), bytes.fromhex(through.code)
+    world, linked, table = linked_with_stubs(one_section(arch.machine, 16, relas, code=code))
+    text = bytes(linked.sections[1][: len(code)])
+    slot = through.slot(list(disassembler(arch).disasm(text, world.addresses[1])))
     assert table.slots == {SYMBOLS["far"]: slot & MASK64}
 
 

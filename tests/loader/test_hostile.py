@@ -25,15 +25,17 @@ from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
 from loader.module import Loader
 from loader.symbols import SymbolTable
+from tests.archs.facts import facts
 from tests.support import elfwriter as elf
 from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
-from tests.support.modules import ABS64, PREL32, THIS_MODULE_SIZE, exports, module
+from tests.support.modules import exports, module
 
-THIS = {
-    machine: Sec(".gnu.linkonce.this_module", bytes(size), A | W, align=64)
-    for machine, size in THIS_MODULE_SIZE.items()
-}
+
+def this_module(arch) -> Sec:
+    """Return struct module without pointers."""
+    size = facts(arch).link.this_module_size
+    return Sec(".gnu.linkonce.this_module", bytes(size), A | W, align=64)
 
 
 @contextmanager
@@ -102,13 +104,13 @@ def test_exports_that_share_one_name(arch) -> None:
     """A table of exports that name overlapping parts of one long string is refused, not copied."""
     machine = arch.machine
     tables, symbols = exports(machine, ("f",))
-    width = 8 if machine == elf.RISCV else 4
-    kind = ABS64[machine] if width == 8 else PREL32[machine]
+    width = facts(machine).link.export_word
+    kind = facts(machine).link.abs64 if width == 8 else facts(machine).link.prel32
     count = 3000
     relas = [Rela(3 * width * n + width, kind, "__kstrtab_f", n) for n in range(count)]
     table = Sec("__ksymtab", bytes(3 * width * count), A, align=width, relas=relas)
     strings = Sec("__ksymtab_strings", b"\0" + b"n" * MIB + b"\0", A)
-    image = write(machine, [table, strings, THIS[machine], Sec("f")], [*symbols, Sym("f", "f")])
+    image = write(machine, [table, strings, this_module(arch), Sec("f")], [*symbols, Sym("f", "f")])
     world = loader(arch)
     free = world.execmem.memory.physical.free_bytes
     with bounded(), pytest.raises(BadModule, match=f"__ksymtab: {LONG}"):
@@ -120,7 +122,7 @@ def test_exports_that_share_one_name(arch) -> None:
 def test_exports_whose_names_are_not_loaded(arch) -> None:
     """Without its strings in memory a table of exports offers nothing."""
     tables, symbols = exports(arch.machine, ("f",))
-    this = THIS[arch.machine]
+    this = this_module(arch)
     plain = [tables[0], Sec("__ksymtab_strings", tables[1].data, 0), this, Sec("f", b"", A)]
     relocated = [Sec(s.name, s.data, s.flags, s.type, s.align) for s in plain]
     image = write(arch.machine, relocated, [*symbols, Sym("f", "f")])
@@ -184,7 +186,7 @@ def test_entry_zero_is_no_section(kind: int) -> None:
 def test_sections_that_overlap_in_the_file(arch) -> None:
     """A small file that shows one MiB a thousand times is refused for want of memory."""
     big = Sec("big", bytes(MIB), A | W)
-    this = THIS[arch.machine]
+    this = this_module(arch)
     image = write(arch.machine, [big, this, *(Sec("more", b"x", A | W) for _ in range(1000))])
     offset = elf._field(image, "big", "offset")
     damaged = bytearray(image)

@@ -14,8 +14,9 @@ from allocator.types import MemType, align_up
 from loader.elf import ElfView, parse
 from loader.errors import BadModule
 from loader.layout import Layout, plan
+from tests.archs.facts import facts
 from tests.support.elfwriter import AARCH64, LOCAL, NOBITS, A, Rela, Sec, Sym, W, X, write
-from tests.support.modules import CALL_CODE, module
+from tests.support.modules import module
 from tests.support.recordings import of_base, of_runs
 
 JUMP26, CALL26, ABS64 = 282, 283, 257
@@ -137,7 +138,7 @@ def slots(*tables: list[Rela]) -> dict[bool, int]:
     """Return the entries reserved when executable sections carry these relocations."""
     names = [".text", ".text.two", ".init.text"]
     sections = [
-        Sec(name, CALL_CODE[AARCH64][0] * 8, A | X, align=4, relas=relas)
+        Sec(name, facts("arm64").link.call_code[0] * 8, A | X, align=4, relas=relas)
         for name, relas in zip(names, tables, strict=False)
     ]
     placeholders = [Sec(".plt", b"\0", A | X), Sec(".init.plt", b"\0", A)]

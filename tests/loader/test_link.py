@@ -18,26 +18,23 @@ from loader.elf import parse
 from loader.errors import BadModule, RelocationError, UnresolvedSymbols
 from loader.layout import plan, with_stub_sections
 from loader.link import MATERIALISED, extents, link, link_view
+from tests.archs.facts import facts, needs
 from tests.support import elfwriter as elf
 from tests.support import ld, scalar
 from tests.support.addresses import place, resolve
-from tests.support.assembly import BEYOND_GAS, GOT_SOURCES, SOURCES
 from tests.support.elfwriter import FUNC, LOCAL, NOBITS, WEAK, A, Rela, Sec, Sym, W, X, write
 from tests.support.ld import GLOBAL_OFFSET_TABLE
-from tests.support.modules import ABS64, CALL, CALL_CODE, PREL32, module
+from tests.support.modules import module
 from tests.support.psabi import World, check, slots_of
 from tests.support.recordings import Recorded, of_base, of_runs
 from tests.support.tools import assemble
-
-BASE = {62: 0xFFFF_FFFF_C020_0000, 183: 0xFFFF_8000_7A4F_0000, 243: 0xFFFF_FFFF_01E6_B000}
-KERNEL = {62: 0xFFFF_FFFF_8112_3450, 183: 0xFFFF_8000_8012_3450, 243: 0xFFFF_FFFF_8012_3450}
 
 
 def same_as_ld(image: bytes, symbols: dict[str, int], folder: Path, linker: str = "ld") -> int:
     """Assert that a linker gives the same bytes; return how many sections were compared."""
     view = parse(image)
     layout = plan(view)
-    addresses = place(layout, BASE[view.arch.machine])
+    addresses = place(layout, facts(view.arch).link.base)
     ours = link(image, addresses, symbols)
     compared = {i: a for i, a in addresses.items() if i not in layout.resized}
     theirs = ld.link(image, compared, symbols, folder, linker=linker).sections
@@ -48,8 +45,8 @@ def same_as_ld(image: bytes, symbols: dict[str, int], folder: Path, linker: str 
 
 def given(machine: int) -> dict[str, int]:
     """Return the values of the names that the assembly uses."""
-    near = BASE[machine] + 0x40
-    return {"far": KERNEL[machine], "near": near, "small": 0x12345678, "tiny": 0x42}
+    near = facts(machine).link.base + 0x40
+    return {"far": facts(machine).link.kernel, "near": near, "small": 0x12345678, "tiny": 0x42}
 
 
 @pytest.mark.parametrize("linker", ld.LINKERS)
@@ -60,14 +57,14 @@ def test_assembled_code_links_as_others_link_it(
 
     lld starts narrow sums from what stands at the place, as ld does, so there it is zero.
     """
-    image = assemble(arch.machine, SOURCES[arch.machine], tmp_path)
+    image = assemble(arch.machine, facts(arch).link.source, tmp_path)
     assert same_as_ld(image, given(arch.machine), tmp_path, linker) == 3
 
 
 def beyond_gas(machine: int) -> bytes:
     """Return an object with the records that the assembler cannot write."""
     code, relas = b"", []
-    for number, before, symbol in BEYOND_GAS[machine]:
+    for number, before, symbol in facts(machine).link.beyond_gas:
         if number != 61:  # the partner of the ULEB128 before it
             code += bytes(-len(code) % 4)
             at, code = len(code), code + bytes.fromhex(before)
@@ -79,7 +76,8 @@ def beyond_gas(machine: int) -> bytes:
 
 def test_the_assembly_holds_every_supported_row(arch: archs.Arch, tmp_path: Path) -> None:
     """No row of the table is left out of the comparison with other linkers."""
-    images = [assemble(arch.machine, s[arch.machine], tmp_path) for s in (SOURCES, GOT_SOURCES)]
+    known = facts(arch).link
+    images = [assemble(arch.machine, s, tmp_path) for s in (known.source, known.got_source)]
     images.append(beyond_gas(arch.machine))
     used = {int(n) for image in images for t in parse(image).tables for n in t.records["type"]}
     supported = {
@@ -106,10 +104,11 @@ def test_got_code_links_as_others_link_it(
     Each table has its own place and order, so the bytes differ; what is compared is the
     psABI's formula with the table's address and the slots read from the output.
     """
+    needs(arch, "load")
     machine = arch.machine
     if source == "assembled":
-        image = assemble(machine, GOT_SOURCES[machine], tmp_path)
-    elif not BEYOND_GAS[machine]:
+        image = assemble(machine, facts(machine).link.got_source, tmp_path)
+    elif not facts(machine).link.beyond_gas:
         pytest.skip("the assembler can write everything")
     elif linker == "ld":
         pytest.skip("binutils 2.40 does not know these types")
@@ -119,10 +118,10 @@ def test_got_code_links_as_others_link_it(
     if late and source == "beyond gas":
         pytest.skip(f"lld knows relocations {sorted(late)} from version {ld.COMPLETE_LLD} on")
     if linker == "ld.lld":
-        image = without(image, ld.NEVER_IN_LLD.get(machine, set()) | late)
+        image = without(image, {*facts(machine).link.never_in_lld, *late})
     view = with_stub_sections(parse(image))
     layout = plan(view)
-    addresses = place(layout, BASE[machine])
+    addresses = place(layout, facts(machine).link.base)
     (got,) = (addresses[s.index] for s in view.sections if s.name == ".got")
     symbols = given(machine)
     if linker == "ours":
@@ -138,17 +137,19 @@ def test_got_code_links_as_others_link_it(
 
 def test_a_module_links_as_gnu_ld_links_it(arch: archs.Arch, tmp_path: Path) -> None:
     """A whole module, exports and weak names and all, gives ld's bytes."""
+    needs(arch, "load")
     image = module(arch.machine, exported=("mini_a", "mini_b"), weak=("maybe",))
-    symbols = {"_printk": KERNEL[arch.machine], "maybe": 0}
+    symbols = {"_printk": facts(arch).link.kernel, "maybe": 0}
     assert same_as_ld(image, symbols, tmp_path) > 8
 
 
 def test_samples_link_as_gnu_ld_links_them(arch: archs.Arch, tmp_path: Path) -> None:
     """What compilers make of the sample modules gives ld's bytes."""
+    needs(arch, "load")
     samples = pytest.importorskip("samples.modules")
     for name in samples.names():
         image = samples.path(arch.name, name).read_bytes()
-        symbols = resolve(parse(image), KERNEL[arch.machine])
+        symbols = resolve(parse(image), facts(arch).link.kernel)
         assert same_as_ld(image, symbols, tmp_path) > 4, name
 
 
@@ -217,7 +218,7 @@ def test_every_unresolved_name_is_listed(arch: archs.Arch) -> None:
     """All missing names come in one error; weak ones are not missing."""
     image = module(arch.machine, undefined=("one", "two", "three", "one"), weak=("maybe",))
     with pytest.raises(UnresolvedSymbols) as caught:
-        link(image, place(plan(parse(image)), BASE[arch.machine]), {"two": 0})
+        link(image, place(plan(parse(image)), facts(arch).link.base), {"two": 0})
     assert set(caught.value.names) == {"one", "three"}
     assert "2 unresolved symbols: " in str(caught.value)
 
@@ -227,7 +228,7 @@ def test_a_long_list_of_names_is_cut_in_the_text_only(arch: archs.Arch) -> None:
     names = tuple(f"missing_{n}" for n in range(60))
     image = module(arch.machine, undefined=names)
     with pytest.raises(UnresolvedSymbols) as caught:
-        link(image, place(plan(parse(image)), BASE[arch.machine]), {})
+        link(image, place(plan(parse(image)), facts(arch).link.base), {})
     assert len(caught.value.names) == 60
     assert "and 10 more" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -237,7 +238,7 @@ def test_a_weak_name_that_nobody_has_is_zero(arch: archs.Arch) -> None:
     """A pointer to an undefined weak symbol is NULL."""
     image = module(arch.machine, undefined=(), weak=("maybe",))
     view = parse(image)
-    addresses = place(plan(view), BASE[arch.machine])
+    addresses = place(plan(view), facts(arch).link.base)
     index = view.section(".data").index
     assert link(image, addresses, {})[index][8:16] == bytes(8)
     there = link(image, addresses, {"maybe": 0x1234})[index][8:16]
@@ -246,10 +247,10 @@ def test_a_weak_name_that_nobody_has_is_zero(arch: archs.Arch) -> None:
 
 def test_percpu_symbols_count_from_the_address_given(arch: archs.Arch) -> None:
     """A symbol of `.data..percpu` is the per-cpu address plus its offset in the section."""
-    uses = Sec(".data", bytes(8), A | W, relas=[Rela(0, ABS64[arch.machine], "mini_percpu", 1)])
+    uses = Sec(".data", bytes(8), A | W, relas=[Rela(0, facts(arch).link.abs64, "mini_percpu", 1)])
     image = module(arch.machine, undefined=(), percpu=64, extra=(attrs.evolve(uses, name=".mine"),))
     view = parse(image)
-    addresses = place(plan(view), BASE[arch.machine])
+    addresses = place(plan(view), facts(arch).link.base)
     linked = link(image, addresses, {}, percpu=0x21000)
     want = (0x21000 + 8 + 1).to_bytes(8, "little")
     assert linked[view.section(".mine").index] == want
@@ -284,7 +285,7 @@ HELLO = 0xFFFF_8000_0800_0000
 
 def hello(name: str = ".text") -> bytes:
     """Return an arm64 object whose function calls two names; there is no `.plt`."""
-    code = bytes(16) + CALL_CODE[183][0] * 4
+    code = bytes(16) + facts("arm64").link.call_code[0] * 4
     relas = [Rela(0x14, 283, "printk"), Rela(0x18, 283, "near")]
     symbols = [Sym("hello_init", name, 0, 32, FUNC, LOCAL), Sym("printk"), Sym("near")]
     return write(183, [Sec(name, code, A | X, align=4, relas=relas)], symbols)
@@ -385,7 +386,7 @@ def test_failures_of_all_kinds_come_together_in_order_of_place() -> None:
 
 def test_a_place_outside_its_section_is_refused(arch: archs.Arch) -> None:
     """A relocation must have all its bytes inside its section, whatever its offset."""
-    number = ABS64[arch.machine]
+    number = facts(arch).link.abs64
     for offset, fits in ((0, True), (8, True), (9, False), (16, False), ((1 << 64) - 1, False)):
         section = Sec(".data", bytes(16), A | W, relas=[Rela(offset, number, "x")])
         image = write(arch.machine, [section], [Sym("x")])
@@ -400,7 +401,7 @@ def test_a_place_outside_its_section_is_refused(arch: archs.Arch) -> None:
 def test_a_symbol_of_an_unloaded_section_has_no_address(arch: archs.Arch) -> None:
     """A loaded place may not point into a section that is not loaded."""
     sections = [
-        Sec(".data", bytes(8), A | W, relas=[Rela(0, ABS64[arch.machine], "x")]),
+        Sec(".data", bytes(8), A | W, relas=[Rela(0, facts(arch).link.abs64, "x")]),
         Sec(".comment", b"text"),
     ]
     image = write(arch.machine, sections, [Sym("x", ".comment")])
@@ -418,19 +419,19 @@ def test_records_without_a_word_may_name_anything(arch: archs.Arch) -> None:
 
 def test_a_place_that_is_not_zero_is_refused_on_x86_only(arch: archs.Arch) -> None:
     """x86's loader insists that nothing stood at the place; the others overwrite it."""
-    section = Sec(".data", bytes(range(1, 9)), A | W, relas=[Rela(0, ABS64[arch.machine], "x")])
+    section = Sec(".data", bytes(range(1, 9)), A | W, relas=[Rela(0, facts(arch).link.abs64, "x")])
     image = write(arch.machine, [section], [Sym("x")])
     if arch.link.clean_target:
         with pytest.raises(RelocationError, match="is not zero before relocation"):
             link(image, {1: 0x1000}, {"x": 7})
     else:
         assert link(image, {1: 0x1000}, {"x": 7}) == {1: (7).to_bytes(8, "little")}
-    assert arch.link.clean_target == (arch.machine == 62)  # arch/x86/kernel/module.c alone checks
+    assert arch.link.clean_target == facts(arch).link.clean_target
 
 
 def test_the_kernels_checks_let_pc32_wrap() -> None:
     """x86's kernel writes a truncated displacement where the hardware's checks refuse."""
-    image = pointers(62, 1, PREL32[62])
+    image = pointers(62, 1, facts("x86_64").link.prel32)
     far = {"x": 0x1_2345_6789}
     with pytest.raises(RelocationError):
         link(image, {1: 0x1000}, far)
@@ -452,9 +453,10 @@ def test_counts_name_each_type_most_frequent_first(arch: archs.Arch) -> None:
     image = module(arch.machine, undefined=("one", "two", "three"))
     view = parse(image)
     layout = plan(view)
-    symbols = resolve(view, KERNEL[arch.machine])
-    linked = link_view(view, layout, place(layout, BASE[arch.machine]), symbols)
-    call, pointer = (arch.link.relocations[t[arch.machine]].name for t in (CALL, ABS64))
+    symbols = resolve(view, facts(arch).link.kernel)
+    linked = link_view(view, layout, place(layout, facts(arch).link.base), symbols)
+    known = facts(arch).link
+    call, pointer = (arch.link.relocations[n].name for n in (known.call, known.abs64))
     assert list(linked.counts.items())[:2] == [(call, 4), (pointer, 3)]
     assert sum(linked.counts.values()) == sum(t.records.size for t in view.tables)
     # Symbol values: those of sections moved, the undefined ones as given.
@@ -464,19 +466,19 @@ def test_counts_name_each_type_most_frequent_first(arch: archs.Arch) -> None:
 
 def test_extents_are_the_least_and_greatest_x(arch: archs.Arch, tmp_path: Path) -> None:
     """For each type that computes X, count and extremes are those of the records one by one."""
-    image = assemble(arch.machine, SOURCES[arch.machine], tmp_path)
+    image = assemble(arch.machine, facts(arch).link.source, tmp_path)
     symbols = given(arch.machine)
     view = parse(image)
     layout = plan(view)
-    addresses = place(layout, BASE[arch.machine])
+    addresses = place(layout, facts(arch).link.base)
     linked = link_view(view, layout, addresses, symbols)
     seen: dict[int, list[int]] = {}
     for table in view.tables:
         for offset, number, symbol, addend in table.records.tolist():
-            if number in scalar.RULES[arch.machine] and not (
+            if number in facts(arch).link.rules and not (
                 scalar.is_pair(arch.machine, number)
                 or scalar.accumulates(arch.machine, number)
-                or number in scalar.SIZED[arch.machine]
+                or number in facts(arch).link.sized
             ):
                 place_ = addresses[table.target.index] + offset
                 record = scalar.Record(
@@ -501,7 +503,7 @@ def test_a_module_without_relocations_links(arch: archs.Arch) -> None:
 
 def test_addresses_wrap_as_64_bit_numbers(arch: archs.Arch) -> None:
     """Addends and addresses near the top of the address space wrap, as they do in C."""
-    section = Sec(".data", bytes(8), A | W, relas=[Rela(0, ABS64[arch.machine], "x", -1)])
+    section = Sec(".data", bytes(8), A | W, relas=[Rela(0, facts(arch).link.abs64, "x", -1)])
     image = write(arch.machine, [section], [Sym("x", elf.UNDEF)])
     assert link(image, {1: (1 << 64) - 4096}, {"x": 0})[1] == b"\xff" * 8
 

@@ -17,9 +17,10 @@ from loader.layout import Layout, plan
 from loader.link import link, link_late, link_view
 from loader.linked import Linked
 from loader.loaded import LoadedModule
+from tests.archs.facts import facts
 from tests.loader.test_module import BROKEN, World, build, image
 from tests.support.elfwriter import FUNC, LIVEPATCH, LOCAL, A, Rela, Sec, Sym, W, X, write
-from tests.support.modules import ABS64, RETURN, calls, module
+from tests.support.modules import calls, module
 
 WORK = ".klp.sym.mini.mini_work,0"
 TEXT, RODATA, DATA = ".text.fix", ".rodata.fix", ".data.fix"
@@ -45,7 +46,7 @@ def livepatch(
 ) -> bytes:
     """Return a livepatch with a call, and pointers in read-only and writable data."""
     code, relas = calls(machine, call)
-    word = [Rela(8, ABS64[machine], pointer)]
+    word = [Rela(8, facts(machine).link.abs64, pointer)]
     sections = {
         TEXT: Sec(TEXT, code, A | X, align=16, livepatch={target: relas}),
         RODATA: Sec(RODATA, bytes(16), A, align=8, livepatch={target: word}),
@@ -92,7 +93,7 @@ def test_late_is_as_an_ordinary_link(arch: archs.Arch, far: bool) -> None:
     def linked(*, ordinary: bool) -> tuple[ElfView, Layout, dict[int, int], Linked]:
         first, relas = calls(machine, "near", "away")
         code, then = calls(machine, late, late)
-        word = [Rela(0, ABS64[machine], late, 5)]
+        word = [Rela(0, facts(machine).link.abs64, late, 5)]
 
         def section(name: str, data: bytes, flags: int, records: Sequence[Rela]) -> Sec:
             if ordinary:
@@ -142,7 +143,7 @@ def test_written_while_the_module_is_there(arch: archs.Arch, design: str, settle
     linked = {patch.sections[i].name: bytes(v) for i, v in patch.linked.sections.items()}
     assert before == {name: linked[name] for name in before}
     for size in (0, 5000):  # the second time at other addresses
-        extra = [Sec(".text.more", bytes(size) + RETURN[arch.machine], A | X)]
+        extra = [Sec(".text.more", bytes(size) + facts(arch).link.ret, A | X)]
         target = form(world, image(world, extra=extra))
         assert pointers(world, patch) == {target.symbols["mini_work"]}
         after = contents(world, patch)
@@ -172,7 +173,10 @@ def test_objects_come_and_go_apart(world: World) -> None:
     """What is written for one module stays when another of the same livepatch goes."""
     machine = world.arch.machine
     other = ".klp.sym.other.other_work,0"
-    word = {"mini": [Rela(0, ABS64[machine], WORK)], "other": [Rela(8, ABS64[machine], other)]}
+    word = {
+        "mini": [Rela(0, facts(machine).link.abs64, WORK)],
+        "other": [Rela(8, facts(machine).link.abs64, other)],
+    }
     extra = [Sec(RODATA, bytes(16), A, align=8, livepatch=word)]
     names = [Sym(name, LIVEPATCH) for name in (WORK, other)]
     both = module(machine, "fix", extra=extra, symbols=names, info="livepatch=Y")

@@ -30,10 +30,11 @@ from loader.errors import (
 from loader.loaded import LoadedModule, State
 from loader.module import Loader
 from loader.symbols import SymbolTable
+from tests.archs.facts import facts
 from tests.support import elfwriter as elf
 from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
-from tests.support.modules import ABS64, CALL, INIT_AT, PREL32, module
+from tests.support.modules import module
 
 KINDS = set(MemType)
 
@@ -120,7 +121,7 @@ def test_memory_holds_the_linked_bytes(any_world: World) -> None:
         assert section.address % placement.align == 0
         want = bytes(loaded.linked.sections[index])
         assert any_world.memory.read(section.address, section.size) == want
-    this = loaded.symbols["__this_module"] + INIT_AT[any_world.arch.machine]
+    this = loaded.symbols["__this_module"] + facts(any_world.arch).link.init_at
     init = int.from_bytes(any_world.memory.read(this, 8), "little")
     assert init == loaded.symbols["init_module"]
     assert init in loaded.regions[MemType.INIT_TEXT].interval
@@ -162,7 +163,7 @@ def test_text_out_of_reach_is_refused_and_leaves_no_trace(arch: archs.Arch) -> N
     with pytest.raises(RelocationError, match="against '_printk' out of range"):
         world.loader.form(full(world), "mini.ko")
     assert world.state() == before
-    assert arch.name != "arm64"
+    assert not facts(arch).link.plt_beyond
 
 
 def test_init_memory_is_freed_when_init_is_done(world: World) -> None:
@@ -415,7 +416,7 @@ def test_a_failed_percpu_write_leaves_no_trace(world: World) -> None:
 
 def bad_relocation(world: World) -> bytes:
     """Return a module with a word that no address fits in."""
-    number = PREL32[world.arch.machine]
+    number = facts(world.arch).link.prel32
     far = Sec(".far", bytes(8), A | W, relas=[Rela(0, number, "mini_work", 1 << 40)])
     return image(world, exported=("mini_f",), percpu=64, extra=[far])
 
@@ -486,7 +487,7 @@ def test_another_architectures_module_is_refused(world: World) -> None:
 
 def test_the_loaders_checks_are_those_of_the_link(world: World) -> None:
     """A loader told to check as the kernel does lets through what the kernel lets through."""
-    row = world.arch.link.relocations[PREL32[world.arch.machine]]
+    row = world.arch.link.relocations[facts(world.arch).link.prel32]
     world.loader.checks = Checks.KERNEL
     if row.kernel_reach is None:
         world.loader.form(bad_relocation(world), "mini.ko")
@@ -517,11 +518,11 @@ def test_calls_of_a_module_reach_the_kernel(world: World) -> None:
     """The one call in its text was relocated against the kernel's address."""
     loaded = world.loader.form(image(world), "mini.ko")
     table = next(t for t in loaded.view.tables if t.target.name == ".text")
-    assert table.records["type"].tolist() == [CALL[world.arch.machine]]
+    assert table.records["type"].tolist() == [facts(world.arch).link.call]
     index = loaded.view.undefined["_printk"]
     assert int(loaded.linked.symbols[index]) == world.loader.symbols.kernel.address("_printk")
     pointer = loaded.sections[loaded.view.section(".data").index].address
     number = next(t for t in loaded.view.tables if t.target.name == ".data").records["type"][0]
-    assert int(number) == ABS64[world.arch.machine]
+    assert int(number) == facts(world.arch).link.abs64
     stored = int.from_bytes(world.memory.read(pointer, 8), "little")
     assert stored == loaded.symbols["mini_work"]

@@ -16,9 +16,10 @@ from loader.errors import BadModule, RelocationError
 from loader.layout import Layout, PltPlan, plan, with_stub_sections
 from loader.link import link, link_view
 from loader.linked import Linked
+from tests.archs.facts import facts, needs
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, X, write
-from tests.support.modules import CALL, CALL_CODE, module
+from tests.support.modules import module
 from tests.support.scalar import MASK64
 
 BASE = 0xFFFF_8000_0400_0000
@@ -76,8 +77,8 @@ def build(*texts: list[Target], other: bool = True) -> bytes:
     """Return an object with these calls; `other` adds a record to each text that is no branch."""
     sections = []
     for name, targets in zip(TEXTS, texts, strict=False):
-        relas = [Rela(4 * i, CALL[AARCH64], t, a) for i, (t, a) in enumerate(targets)]
-        code = CALL_CODE[AARCH64][0] * len(targets) + bytes(8)
+        relas = [Rela(4 * i, facts("arm64").link.call, t, a) for i, (t, a) in enumerate(targets)]
+        code = facts("arm64").link.call_code[0] * len(targets) + bytes(8)
         if other:
             relas.append(Rela(4 * len(targets), 257, "near"))
         sections.append(Sec(name, code, A | X, align=4, relas=relas))
@@ -303,10 +304,10 @@ def riscv(
     *texts: list[Target], sections: tuple[str, ...] = STUB_SECTIONS, base: int = RISCV_BASE
 ) -> RiscvProgram:
     """Return a linked object of riscv64 with these calls and stub sections."""
-    code = CALL_CODE[RISCV][0]
+    code = facts("riscv64").link.call_code[0]
     them = []
     for name, targets in zip(TEXTS, texts, strict=False):
-        relas = [Rela(8 * i, CALL[RISCV], t, a) for i, (t, a) in enumerate(targets)]
+        relas = [Rela(8 * i, facts("riscv64").link.call, t, a) for i, (t, a) in enumerate(targets)]
         them.append(Sec(name, code * len(targets) + bytes(2), A | X, align=2, relas=relas))
     them += [Sec(name, b"\0", A | X if "plt" in name else A) for name in sections]
     view = parse(write(RISCV, them, [Sym(name) for name in RISCV_SYMBOLS]), "calls.ko")
@@ -400,6 +401,7 @@ def test_a_riscv_word_may_point_at_an_entry() -> None:
 
 def test_link_adds_stub_sections_on_request(arch: archs.Arch) -> None:
     """With stubs=True their indices follow the object's own, once, and the file's come first."""
+    needs(arch, "load")
     image = module(arch.machine, plt=False)
     view = parse(image)
     names = {".got"}

@@ -11,8 +11,9 @@ from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 from loader.layout import plan
 from loader.link import link_view
 from loader.symbols import Export, SymbolTable, exports_of
+from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import RISCV, A, Sec, W, write
+from tests.support.elfwriter import A, Sec, W, write
 from tests.support.kernel import FakeKernel
 from tests.support.modules import exports, module, versions
 
@@ -121,7 +122,7 @@ def exported(view: ElfView, base: int = 0xFFFF_FFFF_C000_0000) -> tuple[Export, 
 
 def test_exports_are_read_from_the_relocated_table(arch: archs.Arch) -> None:
     """Self-relative words or pointers, as the architecture has them, give name and address."""
-    assert arch.loads.prel32 == (arch.machine != RISCV)  # CONFIG_HAVE_ARCH_PREL32_RELOCATIONS
+    assert arch.loads.prel32 == (facts(arch).link.export_word == 4)
     view = parse(module(arch.machine, exported=("lib_f", "lib_g", "lib_h")))
     base = 0xFFFF_FFFF_C000_0000
     start = place(plan(view), base)[view.section(".text").index]

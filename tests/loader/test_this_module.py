@@ -10,7 +10,8 @@ import pytest
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.this_module import this_module
-from tests.support.modules import EXIT_AT, INIT_AT, THIS_MODULE_SIZE, module
+from tests.archs.facts import facts
+from tests.support.modules import module
 
 NAMES = ("the_init", "the_exit")
 PLAIN = (".text.first", ".text.second")
@@ -41,13 +42,13 @@ def test_the_modelled_build(arch, names):
     """Size and pointers of 6.12's build: everything is where that has it, whatever the names."""
     known = found(arch, functions=names)
     assert known.modelled
-    assert entries(known) == {"init": INIT_AT[arch.machine], "exit": EXIT_AT[arch.machine]}
+    assert entries(known) == {"init": facts(arch).link.init_at, "exit": facts(arch).link.exit_at}
 
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_pointer_of_the_modelled_build(arch, only):
     """A module without exit, or without init, has the other where 6.12 has it."""
-    at = (INIT_AT, EXIT_AT)[only][arch.machine]
+    at = (facts(arch).link.init_at, facts(arch).link.exit_at)[only]
     known = found(arch, functions=NAMES, texts=PLAIN, entries={at: NAMES[only]})
     assert known.modelled
 
@@ -130,7 +131,7 @@ def test_offsets_are_those_of_a_kernel(arch, oracle):
     """Every member's offset is what the type information of a 6.12 kernel says."""
     told = json.loads((oracle / "structs.json").read_text())["module"]
     offsets = {name: at for name, at, *_ in told["members"]}
-    assert arch.loads.module_struct.size == told["size"] == THIS_MODULE_SIZE[arch.machine]
+    assert arch.loads.module_struct.size == told["size"] == facts(arch).link.this_module_size
     assert arch.loads.module_struct.members.items() <= offsets.items()
 
 

@@ -14,13 +14,12 @@ from loader.errors import RelocationError
 from loader.layout import plan
 from loader.link import link, link_view
 from samples.modules import names, path
+from tests.archs.facts import facts
 from tests.support import elfwriter as elf
 from tests.support.addresses import place, resolve
 from tests.support.elfwriter import LOCAL, WEAK, A, Rela, Sec, Sym, W, X, write
-from tests.support.modules import ABS64
 from tests.support.psabi import Table, World, check
 
-BASE = {62: 0xFFFF_FFFF_C020_0000, 183: 0xFFFF_8000_7A4F_0000, 243: 0xFFFF_FFFF_01E6_B000}
 HIGHEST = (1 << 64) - 1
 NO_TABLE = Table(0, {})
 
@@ -28,7 +27,7 @@ NO_TABLE = Table(0, {})
 def worlds(arch: archs.Arch) -> list[World]:
     """Return the sample modules, placed, with names to link against."""
     views = [parse(path(arch.name, name).read_bytes(), name) for name in names()]
-    base = BASE[arch.machine]
+    base = facts(arch).link.base
     return [
         World(view, place(plan(view), base), resolve(view, base + (1 << 20)), 0x4000)
         for view in views
@@ -126,7 +125,7 @@ def test_values_of_symbols_are_those_of_a_loop(
 
 def test_the_highest_address_is_a_value_like_any_other(arch: archs.Arch) -> None:
     """A symbol whose value is the mark for none links; one without a value is still refused."""
-    relas = [Rela(0, ABS64[arch.machine], "top"), Rela(8, ABS64[arch.machine], "far", 1)]
+    relas = [Rela(0, facts(arch).link.abs64, "top"), Rela(8, facts(arch).link.abs64, "far", 1)]
     sections = [Sec(".data", bytes(16), A | W, relas=relas), Sec(".comment", b"text")]
     image = write(arch.machine, sections, [Sym("top", elf.ABS, HIGHEST), Sym("far")])
     assert link(image, {1: 0x1000}, {"far": HIGHEST}) == {1: b"\xff" * 8 + bytes(8)}
@@ -139,7 +138,7 @@ def test_the_highest_address_is_a_value_like_any_other(arch: archs.Arch) -> None
 def test_an_offset_that_wraps_is_outside(arch: archs.Arch) -> None:
     """A place before its section, as a sum that wraps would make it, is refused."""
     for offset in (HIGHEST, HIGHEST - 7, HIGHEST - 15, 9, 16, 1 << 40):
-        relas = [Rela(offset, ABS64[arch.machine], "x")]
+        relas = [Rela(offset, facts(arch).link.abs64, "x")]
         sections = [Sec(".rodata", bytes(64), A), Sec(".data", bytes(16), A | W, relas=relas)]
         image = write(arch.machine, sections, [Sym("x")])
         with pytest.raises(RelocationError, match="lies outside its section"):

@@ -13,36 +13,24 @@ from loader.checks import Refused
 from loader.errors import ModuleInUse
 from machine.machine import Machine
 from samples.modules import root
+from tests.archs.facts import facts
 from tests.support.checked import Offer, made, this_module, tree_magic, version_table
-from tests.support.elfwriter import AARCH64, FUNC, LOCAL, RISCV, X86_64, A, Rela, Sec, Sym, W, X
-from tests.support.modules import ABS64
+from tests.support.elfwriter import FUNC, LOCAL, A, Rela, Sec, Sym, W, X
 
 LAYOUT = {"module_layout": 1}
-# unsigned long note(void): *order = 2 * *order + 1 or 2; by the register that a pool gives.
-COUNT = {
-    # mov order, %rax; mov (%rax), %rcx; lea N(%rcx, %rcx), %rcx; mov %rcx, (%rax); xor; ret
-    X86_64: (lambda n: bytes.fromhex("48b8000000000000000048 8b08")
-             + bytes.fromhex("488d4c09") + bytes([n]) + bytes.fromhex("48890831c0c3"), 2),
-    # ldr x0, pool; ldr x1, [x0]; add x1, x1, x1; add x1, x1, #n; str x1, [x0]; mov w0, #0; ret
-    AARCH64: (lambda n: b"".join(w.to_bytes(4, "little") for w in (
-        0x580000E0, 0xF9400001, 0x8B010021, 0x91000021 | n << 10, 0xF9000001, 0x52800000,
-        0xD65F03C0)) + bytes(8), 28),
-    # auipc a0, 0; ld a0, 32(a0); ld a1, 0(a0); add a1, a1, a1; addi a1, a1, n; sd a1, 0(a0);
-    # li a0, 0; ret
-    RISCV: (lambda n: b"".join(w.to_bytes(4, "little") for w in (
-        0x00000517, 0x02053503, 0x00053583, 0x00B585B3, 0x00058593 | n << 20, 0x00B53023,
-        0x00000513, 0x00008067)) + bytes(8), 32),
-}  # fmt: skip
 
 
 def constructed(machine: int, name: str, *, both: bool = False) -> bytes:
     """Return a module whose constructor and init write down that they ran, in order."""
-    make, at = COUNT[machine]
+    make, at = facts(machine).run.count
     first, second = make(1), make(2)
     step = len(first) + -len(first) % 16
     code = first.ljust(step, b"\0") + second
-    relas = [Rela(at, ABS64[machine], "order"), Rela(step + at, ABS64[machine], "order")]
-    pointer = [Rela(0, ABS64[machine], "first")]
+    relas = [
+        Rela(at, facts(machine).link.abs64, "order"),
+        Rela(step + at, facts(machine).link.abs64, "order"),
+    ]
+    pointer = [Rela(0, facts(machine).link.abs64, "first")]
     extra = [
         Sec(".text.count", code, A | X, align=16, relas=relas),
         Sec("order", bytes(8), A | W, align=8),
@@ -58,8 +46,8 @@ def constructed(machine: int, name: str, *, both: bool = False) -> bytes:
         A | W,
         align=64,
         relas=[
-            Rela(at_init, ABS64[machine], "second"),
-            Rela(at_exit, ABS64[machine], "cleanup_module"),
+            Rela(at_init, facts(machine).link.abs64, "second"),
+            Rela(at_exit, facts(machine).link.abs64, "cleanup_module"),
         ],
     )
     symbols = [

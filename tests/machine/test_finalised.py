@@ -10,8 +10,9 @@ import pytest
 from archs.insn_x86_64 import NOPS
 from execmem import Machine
 from loader.errors import BadModule
+from tests.archs.facts import facts
 from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, W, X
-from tests.support.modules import PREL32, module
+from tests.support.modules import module
 
 LSE, ZBB, CALLBACK = 37, 30, 1 << 15
 
@@ -35,7 +36,10 @@ def test_atomics_of_the_emulated_arm_cpu_are_used() -> None:
         ".altinstructions",
         struct.pack("<iiHBB", 0, 0, LSE | CALLBACK, 4, 0),
         A,
-        relas=[Rela(0, PREL32[AARCH64], "add"), Rela(4, PREL32[AARCH64], "alt_cb_patch_nops")],
+        relas=[
+            Rela(0, facts("arm64").link.prel32, "add"),
+            Rela(4, facts("arm64").link.prel32, "alt_cb_patch_nops"),
+        ],
     )
     image = module(
         AARCH64,
@@ -58,7 +62,10 @@ def test_extensions_of_the_emulated_riscv_cpu_are_known(extension: int, result: 
         ".alternative",
         struct.pack("<iiHHI", 0, 0, 0, 4, extension),
         A,
-        relas=[Rela(0, PREL32[RISCV], "pick"), Rela(4, PREL32[RISCV], "pick", 8)],
+        relas=[
+            Rela(0, facts("riscv64").link.prel32, "pick"),
+            Rela(4, facts("riscv64").link.prel32, "pick", 8),
+        ],
     )
     image = module(
         RISCV,

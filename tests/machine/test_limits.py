@@ -12,20 +12,8 @@ from kernels.modelled import kernel as kernel_module
 from kernels.modelled import printk
 from kernels.modelled.heap import COST
 from machine.machine import STACK_SIZE, Machine
+from tests.archs.facts import facts
 from tests.machine.snippets import put, snippet
-
-# Loops that load for ever from where their argument points to.
-WATCH = {
-    "x86_64": bytes.fromhex("488b07ebfb"),  # 1: mov (%rdi),%rax; jmp 1b
-    "arm64": bytes.fromhex("010040f9ffffff17"),  # 1: ldr x1,[x0]; b 1b
-    "riscv64": bytes.fromhex("0c61fdbf"),  # 1: ld a1,0(a0); j 1b
-}
-# Loops of an instruction that the machine answers, where there is one by leaving the emulator.
-ASK = {
-    "x86_64": bytes.fromhex("0f31ebfc"),  # 1: rdtsc; jmp 1b
-    "arm64": bytes.fromhex("41e03bd5ffffff17"),  # 1: mrs x1,cntvct_el0; b 1b
-    "riscv64": bytes.fromhex("f3250018f5bf"),  # 1: csrr a1,satp; j 1b
-}
 
 
 @pytest.fixture
@@ -59,7 +47,7 @@ def test_time(machine):
 def test_a_loop_that_looks_at_the_time(machine, capfd, arch):
     """A loop over `jiffies`, which the kernel computes, ends at the limit, and in silence."""
     jiffies = machine.kernel.address("jiffies")
-    at = put(machine, WATCH[arch.name])
+    at = put(machine, bytes.fromhex(facts(arch).run.watch))
     with pytest.raises(Fault) as caught:
         machine.call(at, jiffies, seconds=0.2)
     assert caught.value.kind is FaultKind.TIME_LIMIT
@@ -69,7 +57,7 @@ def test_a_loop_that_looks_at_the_time(machine, capfd, arch):
 
 def test_a_loop_of_questions(machine, arch):
     """A guest that is seldom executing when its time is looked at ends in time all the same."""
-    at = put(machine, ASK[arch.name])
+    at = put(machine, bytes.fromhex(facts(arch).run.ask))
     start = time.monotonic()
     with pytest.raises(Fault) as caught:
         machine.call(at, seconds=0.5)

@@ -9,8 +9,9 @@ from emulator.faults import Fault
 from loader.elf import parse
 from loader.files import ModuleFile
 from machine.machine import Machine
+from tests.archs.facts import facts
 from tests.support.elfwriter import FUNC, GLOBAL, LOCAL, A, Sec, Sym, X
-from tests.support.modules import RETURN, module
+from tests.support.modules import module
 
 LENGTHS = (127, 128, 200, 600, 1023, 1024, 1100, 5000, 70_000)
 
@@ -30,7 +31,7 @@ def load(arch, **options):
 @pytest.mark.parametrize("size", LENGTHS)
 def test_a_defined_name_of_any_length(arch, size, bind):
     """A function is found and called by its whole name; kallsyms shows 511 bytes of it."""
-    code = RETURN[arch.machine]
+    code = facts(arch).link.ret
     names = [Sym(name_of(size), ".text.long", 0, len(code), FUNC, bind)]
     loaded = load(arch, extra=[Sec(".text.long", code, A | X, align=16)], symbols=names)
     loaded.call(name_of(size))

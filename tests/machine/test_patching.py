@@ -14,7 +14,8 @@ from allocator import PokeError, Site
 from emulator.faults import BadCall, Fault, FaultKind
 from machine.machine import Machine
 from machine.patching import LivePatchError, Phase, Way
-from tests.machine.snippets import SITE, code, put, snippet
+from tests.archs.facts import facts
+from tests.machine.snippets import code, put, snippet
 
 OLD, CALLED, JUMPED = (1, 0), (1, 1), (2, 1)  # the result of "site", and how often 1: ran
 
@@ -27,7 +28,7 @@ class Place:
             pytest.skip(f"{arch.name} does not patch live")
         self.machine = Machine(arch, cpus=cpus)
         self.function = snippet(self.machine, "site")
-        self.address = self.function + SITE[arch.name]
+        self.address = self.function + facts(arch).patch.site
         self.call, self.hop = code(arch, "call"), code(arch, "hop")
         self.nop = self.machine.read(self.address, len(self.call))
         self.cell = self.machine.alloc(8)

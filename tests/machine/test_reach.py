@@ -14,53 +14,8 @@ from archs.op import Op
 from loader.elf import parse
 from machine import reach
 from machine.reach import Measurement, measure
+from tests.archs.facts import facts
 from tests.support.tools import assemble
-
-# Least and greatest displacement as the manuals print them: from the end of the instruction
-# (x86-64, with its length) or from its start. Intel SDM volume 2, CALL, JMP and Jcc, and
-# volume 1, 3.7.5.1; Arm ARM C6.2, B, BL, B.cond, TBZ, ADR, ADRP; RISC-V unprivileged
-# specification 2.5 and 16.4, and psABI 8.4.
-PRINTED = {
-    ("x86_64", "call rel32"): (-2147483648, 2147483647, 5),
-    ("x86_64", "jmp rel32"): (-2147483648, 2147483647, 5),
-    ("x86_64", "jcc rel32"): (-2147483648, 2147483647, 6),
-    ("x86_64", "jcc rel8"): (-128, 127, 2),
-    ("x86_64", "lea disp32(%rip)"): (-2147483648, 2147483647, 7),
-    ("arm64", "bl"): (-134217728, 134217724, 0),
-    ("arm64", "b"): (-134217728, 134217724, 0),
-    ("arm64", "b.cond, cbz, cbnz"): (-1048576, 1048572, 0),
-    ("arm64", "tbz, tbnz"): (-32768, 32764, 0),
-    ("arm64", "adr"): (-1048576, 1048575, 0),
-    ("arm64", "adrp + add"): (-4294967296, 4294963200 + 4095, 0),
-    # The greatest displacement of the pair is odd, and jalr clears the lowest bit.
-    ("riscv64", "auipc + jalr"): (-2147485696, 2147481598, 0),
-    ("riscv64", "jal"): (-1048576, 1048574, 0),
-    ("riscv64", "beq, bne, blt, ..."): (-4096, 4094, 0),
-    ("riscv64", "c.j"): (-2048, 2046, 0),
-    ("riscv64", "c.beqz, c.bnez"): (-256, 254, 0),
-    ("riscv64", "auipc + addi"): (-2147485696, 2147481599, 0),
-}
-# What the probes were assembled from; `far` leaves the field to a relocation.
-SOURCES = {
-    ("x86_64", "call rel32"): "call far",
-    ("x86_64", "jmp rel32"): "jmp far",
-    ("x86_64", "jcc rel32"): "xor %eax, %eax; je far",
-    ("x86_64", "jcc rel8"): "xor %eax, %eax; .byte 0x74; .reloc ., R_X86_64_PC8, far - 1; .byte 0",
-    ("x86_64", "lea disp32(%rip)"): "lea far(%rip), %rax",
-    ("arm64", "bl"): "bl far",
-    ("arm64", "b"): "b far",
-    ("arm64", "b.cond, cbz, cbnz"): "mov x0, #0; cbz x0, far",
-    ("arm64", "tbz, tbnz"): "mov x0, #0; tbz x0, #0, far",
-    ("arm64", "adr"): "adr x0, far",
-    ("arm64", "adrp + add"): "adrp x0, far; add x0, x0, :lo12:far",
-    ("riscv64", "auipc + jalr"): "call far",
-    ("riscv64", "jal"): "jal far",
-    ("riscv64", "beq, bne, blt, ..."): "beq zero, zero, .",
-    ("riscv64", "c.j"): "c.j .",
-    ("riscv64", "c.beqz, c.bnez"): "c.li a0, 0; c.beqz a0, .",
-    ("riscv64", "auipc + addi"): "1: auipc a0, %pcrel_hi(far); addi a0, a0, %pcrel_lo(1b)",
-}
-OPTIONS = {"riscv64": ".option norelax; .option rvc; "}
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +28,12 @@ def test_measured_reach_is_what_the_manuals_print(arch, measured):
     """The guest arrives from the least to the greatest printed displacement, and no farther."""
     assert [m.branch for m in measured] == list(arch.link.branches)
     for found in measured:
-        least, greatest, length = PRINTED[arch.name, found.branch.mnemonic]
+        printed = facts(arch).link.branches[found.branch.mnemonic]
         assert found.measured is not None
-        assert found.measured.lo == least + length, found.branch.mnemonic
-        assert found.measured.hi - found.step == greatest + length, found.branch.mnemonic
+        assert found.measured.lo == printed.least + printed.end, found.branch.mnemonic
+        assert found.measured.hi - found.step == printed.greatest + printed.end, (
+            found.branch.mnemonic
+        )
 
 
 def test_measured_reach_is_the_records(measured):
@@ -113,9 +70,10 @@ def test_every_instruction_of_every_record_can_be_measured(arch):
 
 def test_probes_are_what_the_assembler_makes(arch, tmp_path):
     """A probe's bytes and relocation types are those of its source."""
+    known = facts(arch).link
     for branch in arch.link.branches:
         probe = branch.probe
-        source = OPTIONS.get(arch.name, "") + SOURCES[arch.name, branch.mnemonic]
+        source = known.branch_options + known.branches[branch.mnemonic].source
         source = source.replace("; ", "\n") + "\n"
         view = parse(assemble(arch.machine, source, tmp_path))
         text = bytes(view.contents(view.section(".text")))

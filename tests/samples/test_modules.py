@@ -20,113 +20,17 @@ import pytest
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.descriptions import describe_reloc_type
 from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_E_MACHINE
 
 from allocator.errors import ExecmemError
+from archs import ALL, Arch
 from samples import modules
 from samples.modules import build
+from tests.archs.facts import cases, facts
 
-ARCHS = ("arm64", "riscv64", "x86_64")
+ARCHS = tuple(sorted(arch.name for arch in ALL if arch.run is not None))
 PACKAGE = Path(modules.__file__).parent
 MANIFEST = json.loads((PACKAGE / "manifest.json").read_text())
-
-# Per architecture: sizeof(struct module), offsetof(struct module, exit), end of vermagic.
-STRUCT_MODULE = {"arm64": (1280, 1192), "riscv64": (1216, 1152), "x86_64": (1280, 1200)}
-VERMAGIC = {
-    "arm64": "SMP mod_unload aarch64",
-    "riscv64": "SMP mod_unload riscv",
-    "x86_64": "SMP preempt mod_unload ",
-}
-POINTER = {"arm64": "R_AARCH64_ABS64", "riscv64": "R_RISCV_64", "x86_64": "R_X86_64_64"}
-
-# The RISC-V psABI's numbers, which pyelftools has no names for.
-RISCV_TYPES = {
-    2: "R_RISCV_64",
-    16: "R_RISCV_BRANCH",
-    17: "R_RISCV_JAL",
-    19: "R_RISCV_CALL_PLT",
-    23: "R_RISCV_PCREL_HI20",
-    24: "R_RISCV_PCREL_LO12_I",
-    25: "R_RISCV_PCREL_LO12_S",
-    35: "R_RISCV_ADD32",
-    39: "R_RISCV_SUB32",
-    44: "R_RISCV_RVC_BRANCH",
-    45: "R_RISCV_RVC_JUMP",
-}
-
-# What each sample is there to show, as (module, section): relocation types in it.
-SHOWN = {
-    "arm64": {
-        ("hello", ".init.text"): {
-            "R_AARCH64_ADR_PREL_PG_HI21",
-            "R_AARCH64_ADD_ABS_LO12_NC",
-            "R_AARCH64_LDST32_ABS_LO12_NC",
-            "R_AARCH64_CALL26",
-        },
-        ("hello", "__param"): {"R_AARCH64_ABS64"},
-        ("mathlib", "__ksymtab"): {"R_AARCH64_PREL32"},
-        ("mathlib", "__ksymtab_gpl"): {"R_AARCH64_PREL32"},
-        ("mathuser", ".text"): {"R_AARCH64_CALL26", "R_AARCH64_LDST64_ABS_LO12_NC"},
-        ("tables", ".rodata"): {"R_AARCH64_PREL32"},
-        ("sorting", ".data"): {"R_AARCH64_ABS64"},
-        ("logbook", ".text"): {"R_AARCH64_CALL26"},
-        ("branches", ".data"): {"R_AARCH64_ABS64"},
-        ("branches", ".text.unlikely"): {"R_AARCH64_CALL26", "R_AARCH64_JUMP26"},
-        ("branches", ".init.text"): {"R_AARCH64_CALL26", "R_AARCH64_JUMP26"},
-        ("branches", ".text"): {
-            "R_AARCH64_CALL26",
-            "R_AARCH64_JUMP26",
-            "R_AARCH64_CONDBR19",
-            "R_AARCH64_TSTBR14",
-            "R_AARCH64_LD_PREL_LO19",
-            "R_AARCH64_ADR_PREL_LO21",
-            "R_AARCH64_ADR_PREL_PG_HI21",
-            "R_AARCH64_ADD_ABS_LO12_NC",
-            "R_AARCH64_LDST64_ABS_LO12_NC",
-        },
-    },
-    "riscv64": {
-        ("hello", ".init.text"): {
-            "R_RISCV_PCREL_HI20",
-            "R_RISCV_PCREL_LO12_I",
-            "R_RISCV_CALL_PLT",
-        },
-        ("hello", "__param"): {"R_RISCV_64"},
-        ("mathlib", "__ksymtab"): {"R_RISCV_64"},
-        ("mathlib", "__ksymtab_gpl"): {"R_RISCV_64"},
-        ("mathuser", ".text"): {"R_RISCV_CALL_PLT", "R_RISCV_PCREL_HI20"},
-        ("tables", ".rodata"): {"R_RISCV_ADD32", "R_RISCV_SUB32"},
-        ("sorting", ".data"): {"R_RISCV_64"},
-        ("logbook", ".text"): {"R_RISCV_CALL_PLT"},
-        ("branches", ".data"): {"R_RISCV_64"},
-        ("branches", ".text.unlikely"): {"R_RISCV_CALL_PLT", "R_RISCV_JAL"},
-        ("branches", ".init.text"): {"R_RISCV_CALL_PLT"},
-        ("branches", ".text"): {
-            "R_RISCV_BRANCH",
-            "R_RISCV_JAL",
-            "R_RISCV_CALL_PLT",
-            "R_RISCV_PCREL_HI20",
-            "R_RISCV_PCREL_LO12_I",
-            "R_RISCV_PCREL_LO12_S",
-            "R_RISCV_RVC_BRANCH",
-            "R_RISCV_RVC_JUMP",
-        },
-    },
-    "x86_64": {
-        ("hello", ".init.text"): {"R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"},
-        ("hello", "__param"): {"R_X86_64_64"},
-        ("mathlib", "__ksymtab"): {"R_X86_64_PC32"},
-        ("mathlib", "__ksymtab_gpl"): {"R_X86_64_PC32"},
-        ("mathuser", ".text"): {"R_X86_64_PC32", "R_X86_64_PLT32"},
-        ("tables", ".text"): {"R_X86_64_32S"},
-        ("tables", ".rodata"): {"R_X86_64_64", "R_X86_64_PC32"},
-        ("sorting", ".data"): {"R_X86_64_64"},
-        ("logbook", ".text"): {"R_X86_64_PLT32", "R_X86_64_32S"},
-        ("branches", ".data"): {"R_X86_64_64"},
-        ("branches", ".text.unlikely"): {"R_X86_64_PC32"},
-        ("branches", ".init.text"): {"R_X86_64_PC32", "R_X86_64_PLT32"},
-        ("branches", ".text"): {"R_X86_64_32S", "R_X86_64_64", "R_X86_64_PC32"},
-    },
-}
 
 
 def elf(arch: str, name: str) -> ELFFile:
@@ -155,8 +59,8 @@ def relocations(file: ELFFile, target: str) -> Iterator[tuple[int, str, str, int
     for row in table.iter_relocations():
         symbol = symbols.get_symbol(row["r_info_sym"])
         number = row["r_info_type"]
-        riscv = file["e_machine"] == "EM_RISCV"
-        kind = RISCV_TYPES[number] if riscv else describe_reloc_type(number, file)
+        names = facts(ENUM_E_MACHINE[file["e_machine"]]).link.names
+        kind = names.get(number) or describe_reloc_type(number, file)
         value = symbol["st_value"] + row["r_addend"]
         yield row["r_offset"], kind, symbol.name, value, symbol["st_shndx"]
 
@@ -244,7 +148,7 @@ def test_modinfo(arch: str, name: str) -> None:
     fields = dict(modinfo(elf(arch, name)))
     assert fields["name"] == name
     assert fields["license"] == "GPL"
-    assert fields["vermagic"] == f"{modules.RELEASE} {VERMAGIC[arch]}"
+    assert fields["vermagic"] == facts(arch).link.vermagic
     assert fields["description"]
 
 
@@ -261,7 +165,7 @@ def test_parameters(arch: str) -> None:
         _, _, value, index = rows[entry]
         assert rows[entry + 8][1] == "__this_module"
         operations[string_at(file, index, value)] = rows[entry + 16][1]
-        assert {rows[entry + at][0] for at in (0, 8, 16, 32)} == {POINTER[arch]}
+        assert {rows[entry + at][0] for at in (0, 8, 16, 32)} == {facts(arch).link.abs64_name}
     assert operations == {
         "who": "param_ops_charp",
         "times": "param_ops_int",
@@ -276,14 +180,14 @@ def test_struct_module(arch: str, name: str) -> None:
     """`.gnu.linkonce.this_module` has the kernel's size, name, and pointers to init and exit."""
     file = elf(arch, name)
     this_module = section(file, ".gnu.linkonce.this_module")
-    size, exit_at = STRUCT_MODULE[arch]
-    assert this_module["sh_size"] == size
+    known = facts(arch).link
+    assert this_module["sh_size"] == known.this_module_size
     assert this_module["sh_addralign"] == 64
     assert this_module.data()[24:80] == name.encode().ljust(56, b"\0")
     found = [row[:3] for row in relocations(file, ".gnu.linkonce.this_module")]
     assert found == [
-        (312, POINTER[arch], "init_module"),
-        (exit_at, POINTER[arch], "cleanup_module"),
+        (known.init_at, known.abs64_name, "init_module"),
+        (known.exit_at, known.abs64_name, "cleanup_module"),
     ]
 
 
@@ -345,13 +249,12 @@ def test_exports(arch: str) -> None:
     assert ("import_ns", "MATHLIB") in modinfo(user)
 
 
-@pytest.mark.parametrize(
-    ("arch", "name", "target"), [(arch, *key) for arch, shown in SHOWN.items() for key in shown]
-)
-def test_relocations_shown(arch: str, name: str, target: str) -> None:
+@pytest.mark.parametrize(("arch", "key"), cases("link", "shown"))
+def test_relocations_shown(arch: Arch, key: tuple[str, str]) -> None:
     """Each sample has the relocation types that it is there to show."""
-    found = {kind for _, kind, *_ in relocations(elf(arch, name), target)}
-    assert SHOWN[arch][name, target] <= found
+    shown, (name, target) = facts(arch).link.shown, key
+    found = {kind for _, kind, *_ in relocations(elf(arch.name, name), target)}
+    assert shown[key] <= found
 
 
 @each_arch
@@ -360,7 +263,7 @@ def test_every_branch_form_is_in_the_table(arch: str) -> None:
     file = elf(arch, "branches")
     symbols = list(section(file, ".symtab").iter_symbols())
     forms = {(s["st_shndx"], s["st_value"]) for s in symbols if s.name.startswith("branch_")}
-    rows = [row for row in relocations(file, ".rodata") if row[1] == POINTER[arch]]
+    rows = [row for row in relocations(file, ".rodata") if row[1] == facts(arch).link.abs64_name]
     (start,) = (s for s in symbols if s.name == "branches_forms")
     (end,) = (s for s in symbols if s.name == "branches_forms_end")
     rows = [row for row in rows if start["st_value"] <= row[0] < end["st_value"]]

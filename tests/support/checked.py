@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from archs import by_machine
+from tests.archs.facts import facts
 from tests.support.elfwriter import (
-    AARCH64,
     FUNC,
     LOCAL,
-    RISCV,
     WEAK,
-    X86_64,
     A,
     Rela,
     Sec,
@@ -23,14 +21,8 @@ from tests.support.elfwriter import (
     X,
     write,
 )
-from tests.support.modules import ABS64, PREL32, calls
+from tests.support.modules import calls
 
-# int init(void) { return 0; }
-RETURN_0 = {
-    X86_64: bytes.fromhex("31c0c3"),
-    AARCH64: bytes.fromhex("00008052c0035fd6"),
-    RISCV: bytes.fromhex("01458280"),
-}
 THIS = ".gnu.linkonce.this_module"
 SIGNATURE = b"~Module signature appended~\n"
 
@@ -84,8 +76,8 @@ def this_module(machine: int, *, size: int | None = None, flags: int = A | W, in
     arch = by_machine(machine)
     assert arch is not None
     known = arch.loads.module_struct
-    relas = [Rela(known.members["init"], ABS64[machine], "init_module")] * init
-    relas += [Rela(known.members["exit"], ABS64[machine], "cleanup_module")] * leave
+    relas = [Rela(known.members["init"], facts(machine).link.abs64, "init_module")] * init
+    relas += [Rela(known.members["exit"], facts(machine).link.abs64, "cleanup_module")] * leave
     return Sec(THIS, bytes(known.size if size is None else size), flags, align=64, relas=relas)
 
 
@@ -99,8 +91,8 @@ def tables(
     flagged
         Which are GPL-only stands in `__kflagstab`, and all are in one table.
     """
-    width = 8 if machine == RISCV else 4
-    kind = ABS64[machine] if width == 8 else PREL32[machine]
+    width = facts(machine).link.export_word
+    kind = facts(machine).link.abs64 if width == 8 else facts(machine).link.prel32
     strings, found, symbols = b"\0", [], []
     for suffix, gpl in (("", False), ("_gpl", True)):
         chosen = [o for o in offers if flagged or o.gpl == gpl]
@@ -175,13 +167,17 @@ def made(
     known += [f"vermagic={magic or debian(machine)}"] if magic is not None else []
     code, relas = calls(machine, *uses)
     begin = len(code) + -len(code) % 16
-    body = code.ljust(begin, b"\0") + RETURN_0[machine].ljust(16, b"\0") + RETURN_0[machine]
+    body = (
+        code.ljust(begin, b"\0")
+        + facts(machine).link.return_0.ljust(16, b"\0")
+        + facts(machine).link.return_0
+    )
     sections = [
         Sec(".text", body, A | X, align=16, relas=relas),
         *[Sec(".modinfo", b"".join(t.encode() + b"\0" for t in known), A)] * info,
         *([this_module(machine)] if this is None else this),
         Sec(".data", bytes(8 * len(weak)), A | W, align=8,
-            relas=[Rela(8 * n, ABS64[machine], w) for n, w in enumerate(weak)]),
+            relas=[Rela(8 * n, facts(machine).link.abs64, w) for n, w in enumerate(weak)]),
     ]  # fmt: skip
     table = [
         Sym("init_module", ".text", begin, 4, FUNC),
@@ -194,7 +190,8 @@ def made(
         more, names = tables(machine, offers, flagged=flagged)
         sections += more
         table += names
-    if machine == AARCH64 and plt:
-        sections += [Sec(".plt", b"\0", A | X), Sec(".init.plt", b"\0", A)]
+    if plt:
+        for section, executable in facts(machine).link.placeholders[:2]:
+            sections.append(Sec(section, b"\0", A | X if executable else A))
     image = write(machine, [*sections, *extra], [*table, *symbols])
     return signed(image) if sign else image

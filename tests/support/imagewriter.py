@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from tests.archs.facts import facts
+
 TOKENS = {0x80: b"sym", 0x81: b"_init", 0xFE: b"tT", 0xFF: b"__start_"}
-BASES = {62: 0xFFFF_FFFF_8100_0000, 183: 0xFFFF_8000_8000_0000, 243: 0xFFFF_FFFF_8000_0000}
 
 
 @attrs.frozen
@@ -129,15 +130,12 @@ def export_table(
 
 
 def flat(machine: int, body: bytes, size: int) -> bytes:
-    """Return an arm64 or riscv64 Image: a header of 64 bytes, then the body."""
+    """Return an Image: a header of 64 bytes, then the body."""
     header = bytearray(64)
     header[:2] = b"MZ"
     struct.pack_into("<QQ", header, 8, 0, size)
-    if machine == 183:
-        header[56:60] = b"ARM\x64"
-    else:
-        header[48:56] = b"RISCV\0\0\0"
-        header[56:60] = b"RSC\x05"
+    for at, mark in (facts(machine).load.image_marks or {}).items():
+        header[at : at + len(mark)] = mark
     return bytes(header) + body
 
 

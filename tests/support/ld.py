@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from tests.archs.facts import facts
 from tests.support import elfwriter
 from tests.support.psabi import Table, slots_of
 from tests.support.tools import cross, llvm, run
 
 SHF_MERGE_STRINGS = 0x30
 LINKERS = ("ld", "ld.lld")
-# Types that no lld knows, and those that lld learnt after Debian 12's 14 and 16.
-NEVER_IN_LLD = {62: {28, 30}, 183: {*range(300, 309), 310}}
-LATE_IN_LLD = {183: {309, 315}, 243: {41, 59, 60, 61}}
 COMPLETE_LLD = 19
 GLOBAL_OFFSET_TABLE = "_GLOBAL_OFFSET_TABLE_"
 
@@ -123,8 +121,8 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_.$][\w.$]*", name) else f'"{name}"'
 
 
-def too_late_for_lld(machine: int) -> set[int]:
+def too_late_for_lld(machine: int) -> Collection[int]:
     """Return the types that only later versions of lld know than the one that is installed."""
     version = re.search(r"LLD (\d+)", run(llvm("ld.lld"), "--version"))
     assert version is not None
-    return LATE_IN_LLD.get(machine, set()) if int(version[1]) < COMPLETE_LLD else set()
+    return facts(machine).link.late_in_lld if int(version[1]) < COMPLETE_LLD else ()

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tests.archs.facts import facts
 from tests.support.elfwriter import (
-    AARCH64,
     FUNC,
     GLOBAL,
     LOCAL,
     NOBITS,
     OBJECT,
-    RISCV,
     WEAK,
-    X86_64,
     A,
     Rela,
     Sec,
@@ -28,45 +26,6 @@ from tests.support.elfwriter import (
     write,
 )
 
-CALL = {X86_64: 4, AARCH64: 283, RISCV: 19}
-ABS64 = {X86_64: 1, AARCH64: 257, RISCV: 2}
-PREL32 = {X86_64: 2, AARCH64: 261, RISCV: 57}
-# A call instruction without a target, and where its relocation sits.
-CALL_CODE = {
-    X86_64: (b"\xe8\0\0\0\0", 1, -4),
-    AARCH64: (bytes.fromhex("00000094"), 0, 0),
-    RISCV: (bytes.fromhex("97000000e7800000"), 0, 0),
-}
-# As the sample modules' own: they are taken for modules of the kernel that is modelled.
-VERMAGIC = {
-    X86_64: "6.12.0-samples SMP preempt mod_unload ",
-    AARCH64: "6.12.0-samples SMP mod_unload aarch64",
-    RISCV: "6.12.0-samples SMP mod_unload riscv",
-}
-RETURN = {
-    X86_64: b"\xc3",
-    AARCH64: bytes.fromhex("c0035fd6"),
-    RISCV: bytes.fromhex("8280"),
-}
-# A jump to itself.
-SPIN = {
-    X86_64: b"\xeb\xfe",
-    AARCH64: bytes.fromhex("00000014"),
-    RISCV: bytes.fromhex("01a0"),
-}
-# struct module of Linux 6.12: where init and exit stand, from the kernels' type information.
-INIT_AT = {X86_64: 312, AARCH64: 312, RISCV: 312}
-EXIT_AT = {X86_64: 1200, AARCH64: 1192, RISCV: 1152}
-THIS_MODULE_SIZE = {X86_64: 1280, AARCH64: 1280, RISCV: 1216}
-
-
-# Code that keeps the return address over calls, and brings it back.
-KEEP = {
-    X86_64: (b"", b""),
-    AARCH64: (bytes.fromhex("fd7bbfa9"), bytes.fromhex("fd7bc1a8")),
-    RISCV: (bytes.fromhex("411106e4"), bytes.fromhex("a2604101")),
-}
-
 
 def calls(
     machine: int, *targets: str | tuple[str, int], keep: bool = False
@@ -75,22 +34,22 @@ def calls(
 
     Only with `keep` it can be executed.
     """
-    code, at, addend = CALL_CODE[machine]
-    before, after = KEEP[machine] if keep else (b"", b"")
+    code, at, addend = facts(machine).link.call_code
+    before, after = facts(machine).link.keep if keep else (b"", b"")
     text, relas = before, []
     for target in targets:
         name, more = (target, 0) if isinstance(target, str) else target
-        relas.append(Rela(len(text) + at, CALL[machine], name, addend + more))
+        relas.append(Rela(len(text) + at, facts(machine).link.call, name, addend + more))
         text += code
-    return text + after + RETURN[machine], tuple(relas)
+    return text + after + facts(machine).link.ret, tuple(relas)
 
 
 def exports(
     machine: int, names: Sequence[str], *, gpl: bool = False
 ) -> tuple[list[Sec], list[Sym]]:
     """Return `__ksymtab` of `names` (defined elsewhere) and its strings, with their symbols."""
-    width = 8 if machine == RISCV else 4
-    kind = ABS64[machine] if width == 8 else PREL32[machine]
+    width = facts(machine).link.export_word
+    kind = facts(machine).link.abs64 if width == 8 else facts(machine).link.prel32
     suffix = "_gpl" if gpl else ""
     strings, relas = b"", []
     symbols = [Sym(f"__kstrtabns{suffix}", "__ksymtab_strings", 0, bind=LOCAL)]
@@ -174,26 +133,31 @@ def module(
     text, bodies = work, []
     for body in exported:
         text += bytes(-len(text) % 16)
-        bodies.append(Sym(body, ".text", len(text), len(RETURN[machine]), FUNC))
-        text += RETURN[machine]
-    leave, init_relas = RETURN[machine], ()
+        bodies.append(Sym(body, ".text", len(text), len(facts(machine).link.ret), FUNC))
+        text += facts(machine).link.ret
+    leave, init_relas = facts(machine).link.ret, ()
     if spins == "init":
-        init = SPIN[machine]
+        init = facts(machine).link.spin
     elif spins == "exit":
-        init, leave = RETURN[machine], SPIN[machine]
+        init, leave = facts(machine).link.ret, facts(machine).link.spin
     elif not init:
         init, init_relas = calls(machine, f"{name}_work", keep=runs)
     pointers = [f"{name}_work", *weak]
-    data_relas = [Rela(8 * i, ABS64[machine], target) for i, target in enumerate(pointers)]
-    magic = VERMAGIC[machine] if vermagic is None else vermagic
+    data_relas = [
+        Rela(8 * i, facts(machine).link.abs64, target) for i, target in enumerate(pointers)
+    ]
+    magic = facts(machine).link.vermagic if vermagic is None else vermagic
     tags = ("license=GPL", f"depends={depends}", f"name={name}", f"vermagic={magic}")
     modinfo = "".join(f"{tag}\0" for tag in (*tags, info) if tag)
     if entries is None:
-        entries = {INIT_AT[machine]: functions[0], EXIT_AT[machine]: functions[1]}
-    this = [Rela(at, ABS64[machine], target) for at, target in entries.items()]
-    this_size = this_size or THIS_MODULE_SIZE[machine]
+        entries = {
+            facts(machine).link.init_at: functions[0],
+            facts(machine).link.exit_at: functions[1],
+        }
+    this = [Rela(at, facts(machine).link.abs64, target) for at, target in entries.items()]
+    this_size = this_size or facts(machine).link.this_module_size
     this_module = (bytes(24) + name.encode()).ljust(this_size, b"\0")
-    relative = [Rela(0, PREL32[machine], f"{name}_table", 8)]
+    relative = [Rela(0, facts(machine).link.prel32, f"{name}_table", 8)]
     sections = [
         Sec(".text", text, A | X, align=16, relas=work_relas),
         Sec(texts[0], init, A | X, align=16, relas=init_relas),
@@ -224,11 +188,7 @@ def module(
     if percpu:
         sections.append(Sec(".data..percpu", b"\xa5" * percpu, A | W, align=64))
         table.append(Sym(f"{name}_percpu", ".data..percpu", 8, 8, OBJECT, GLOBAL))
-    if machine == AARCH64 and plt:
-        sections += [
-            Sec(".plt", b"\0", A | X),
-            Sec(".init.plt", b"\0", A),
-            Sec(".text.ftrace_trampoline", b"\0", A | X),
-            Sec(".init.text.ftrace_trampoline", b"\0", A),
-        ]
+    if plt:
+        for section, executable in facts(machine).link.placeholders:
+            sections.append(Sec(section, b"\0", A | X if executable else A))
     return write(machine, [*sections, *extra], [*table, *symbols])

@@ -14,8 +14,8 @@ import numpy as np
 
 from loader.elf import SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
+from tests.archs.facts import facts
 from tests.support import scalar
-from tests.support.elfwriter import RISCV
 from tests.support.scalar import MASK64, Record
 
 
@@ -59,13 +59,13 @@ class World:
         found = []
         for offset, number, symbol, addend in records.tolist():
             a = scalar.signed(addend)
-            if number in scalar.SIZED[machine]:
+            if number in facts(machine).link.sized:
                 s = int(self.view.symbols["size"][symbol])
             else:
                 s = self.value(symbol)
-            if number in scalar.GOT[machine]:
+            if number in facts(machine).link.got:
                 assert got is not None
-                through = scalar.GOT[machine][number]
+                through = facts(machine).link.got[number]
                 s, a = through(s, a, got.got, lambda x: got.slots[x & MASK64]), 0
             found.append(Record(offset, start + offset, s & MASK64, a, number))
         return found
@@ -76,11 +76,11 @@ class World:
         kinds, offsets = records["type"], records["offset"]
         found = set(chosen)
         index = np.array(sorted(found), np.intp)
-        low = index[np.isin(kinds[index], list(scalar.PAIRED))]
-        if machine == RISCV and low.size:
+        low = index[np.isin(kinds[index], list(facts(machine).link.paired))]
+        if low.size:
             values = np.array([self.value(int(s)) for s in records["symbol"][low]], np.uint64)
             places = values - np.uint64(self.addresses[table.target.index])
-            high = np.flatnonzero(np.isin(kinds, list(scalar.HIGH)))
+            high = np.flatnonzero(np.isin(kinds, list(facts(machine).link.high)))
             found |= set(high[np.isin(offsets[high], places)].tolist())
         sums = [n for n in np.unique(kinds).tolist() if scalar.accumulates(machine, n)]
         added = index[np.isin(kinds[index], sums)]

@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# e_machine -> (GNU triple, machine name of a host whose unprefixed tools serve it)
-TRIPLES = {
-    62: ("x86_64-linux-gnu", "x86_64"),
-    183: ("aarch64-linux-gnu", "aarch64"),
-    243: ("riscv64-linux-gnu", "riscv64"),
-}
+from tests.archs.facts import facts
 
 
 def tool(name: str) -> str:
@@ -28,7 +23,7 @@ def tool(name: str) -> str:
 
 def cross(machine: int, name: str) -> str:
     """Return a binutils program for e_machine `machine`, or skip."""
-    triple, host = TRIPLES[machine]
+    triple, host = facts(machine).link.triple
     if platform.machine() == host and shutil.which(name):
         return tool(name)
     return tool(f"{triple}-{name}")

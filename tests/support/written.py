@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.elfwriter import AARCH64, RISCV, X86_64
-from tests.support.modules import THIS_MODULE_SIZE
+from tests.archs.facts import facts
 from tests.support.tools import assemble
 
 HEAD = """
@@ -24,17 +23,6 @@ HEAD = """
 local:  .quad   0
         .text
 """
-PLACEHOLDERS = """
-        .section .plt, "ax"
-        .byte   0
-        .section .init.plt, "a"
-        .byte   0
-        .section .text.ftrace_trampoline, "ax"
-        .byte   0
-        .text
-"""
-
-SETUP = {X86_64: "", AARCH64: PLACEHOLDERS, RISCV: "        .option norelax\n"}
 
 
 def built(
@@ -44,7 +32,10 @@ def built(
 
     `more` is assembly behind them, for tables.
     """
-    lines = [HEAD.format(vermagic=vermagic, size=THIS_MODULE_SIZE[machine]), SETUP[machine]]
+    lines = [
+        HEAD.format(vermagic=vermagic, size=facts(machine).link.this_module_size),
+        facts(machine).link.directives,
+    ]
     for name, code in functions.items():
         # la goes through a GOT in code that is position independent, as assemblers default to.
         lines.append(f"        .globl {name}\n        .type {name}, %function\n{name}:")

@@ -9,29 +9,24 @@ from archs import Arch
 from archs.extable import HANDLED
 from emulator.faults import Fault
 from machine.machine import Machine
+from tests.archs.facts import facts
 from tests.support.checked import made
-from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, X
-from tests.support.modules import ABS64, PREL32
-
-# u64 peek(u64 *p): load it, return 0; and where that is not possible (at the offset) return 7.
-PEEK = {
-    X86_64: ("488b07 31c0c3 b807000000c3", 6),
-    AARCH64: ("000040f9 00008052 c0035fd6 e0008052 c0035fd6", 12),
-    RISCV: ("03350500 0145 8280 1d45 8280", 8),
-}
+from tests.support.elfwriter import FUNC, A, Rela, Sec, Sym, X
 
 
 def _module(arch: Arch, handler: str) -> bytes:
     """Return a module with `peek`, and an exception table as kernels before 5.16 have it."""
-    code, resume = PEEK[arch.machine]
-    kind, width = (PREL32, 4) if arch.loads.prel32 else (ABS64, 8)
+    code, resume = facts(arch).run.peek
+    known = facts(arch).link
+    width = known.export_word
+    kind = known.prel32 if width == 4 else known.abs64
     relas = [
-        Rela(0, kind[arch.machine], "peek"),
-        Rela(width, kind[arch.machine], "peek", resume),
+        Rela(0, kind, "peek"),
+        Rela(width, kind, "peek", resume),
     ]
     symbols = [Sym("peek", ".text.peek", 0, 4, FUNC)]
     if HANDLED in arch.loads.extable:
-        relas.append(Rela(8, PREL32[arch.machine], handler))
+        relas.append(Rela(8, facts(arch).link.prel32, handler))
         symbols.append(Sym(handler))
     table = bytes(width * len(relas))
     sections = [

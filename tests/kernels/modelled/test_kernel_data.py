@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import archs
 from emulator.faults import Fault
 from machine.machine import Machine
+from tests.archs.facts import facts
 from tests.support.checked import made
-from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Sec, Sym, X
+from tests.support.elfwriter import FUNC, A, Sec, Sym, X
 
 EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
 GFP_KERNEL = 0xCC0
@@ -587,18 +588,10 @@ def test_uuids_are_parsed(value):
     guest.machine.free(text)
 
 
-# int through(void *out, u64 a, u64 b, f *function): what a compiler makes of *out = function(a, b).
-THROUGH = {
-    X86_64: "ffe1",  # jmp *%rcx
-    AARCH64: "e80300aae00301aae10302aa60001fd6",  # mov x8, x0; mov x0, x1; mov x1, x2; br x3
-    RISCV: "8286",  # jr a3
-}
-
-
 def test_a_structure_is_returned_in_memory(guest):
     """The caller's address is passed where the architecture says, and the result lies there."""
     machine = guest.machine.arch.machine
-    code = bytes.fromhex(THROUGH[machine])
+    code = bytes.fromhex(facts(machine).run.through)
     image = made(
         machine,
         extra=[Sec(".text.through", code, A | X, align=4)],

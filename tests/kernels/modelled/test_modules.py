@@ -13,7 +13,8 @@ from loader.files import ModuleFile
 from loader.layout import THIS_MODULE
 from loader.loaded import State
 from machine.machine import Machine
-from tests.support.modules import EXIT_AT, INIT_AT, module
+from tests.archs.facts import facts
+from tests.support.modules import module
 
 LIVE, COMING, GOING = 0, 1, 2
 NAMES = ("the_init", "the_exit")
@@ -40,7 +41,7 @@ def number(machine, loaded, member, size=8):
 
 def let_exit_work(machine, loaded):
     """Let the exit in a module's struct module be its work function, which calls what it is told."""
-    at = this(loaded) + EXIT_AT[machine.arch.machine]
+    at = this(loaded) + facts(machine.arch).link.exit_at
     machine.write(at, struct.pack("<Q", loaded.symbols[f"{loaded.name}_work"]))
 
 
@@ -207,7 +208,7 @@ def test_force(machine):
     loaded = load(machine)
     kernel(machine, "__module_get", this(loaded))
     loaded.unload(force=True)
-    permanent = load(machine, entries={INIT_AT[machine.arch.machine]: "init_module"})
+    permanent = load(machine, entries={facts(machine.arch).link.init_at: "init_module"})
     with pytest.raises(ModuleInUse, match="permanent: it has an init and no exit"):
         permanent.unload()
     permanent.unload(force=True)

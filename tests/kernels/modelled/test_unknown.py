@@ -8,9 +8,10 @@ import pytest
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.symbols import ZEROS
 from machine.machine import Machine
+from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 from tests.support.elfwriter import A, Rela, Sec, Sym, W
-from tests.support.modules import ABS64, module
+from tests.support.modules import module
 
 LENIENT = ["zero", "trace"]
 
@@ -63,7 +64,7 @@ def test_calls_of_unknown_variables_run_into_the_limit(arch):
 
 def test_what_a_module_points_at_may_be_a_variable(arch):
     """Of a module's unknown symbols, those it calls get stubs and the others memory."""
-    pointer = Rela(0, ABS64[arch.machine], "strange")
+    pointer = Rela(0, facts(arch).link.abs64, "strange")
     image = module(
         arch.machine,
         undefined=["odd"],

@@ -14,9 +14,9 @@ from loader.elf import parse
 from loader.finalize import Environment
 from loader.layout import plan
 from loader.link import link
+from tests.archs.facts import facts
 from tests.support.addresses import place
 from tests.support.elfwriter import A, Rela, Sec, Sym, X, write
-from tests.support.modules import ABS64, PREL32
 
 
 def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:
@@ -26,8 +26,8 @@ def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:
     shuffled = chance.sample(wanted, len(wanted))
     relas = []
     for n, (insn, fixup, _) in enumerate(shuffled):
-        relas.append(Rela(12 * n, PREL32[arch.machine], "text", insn))
-        relas.append(Rela(12 * n + 4, PREL32[arch.machine], "text", fixup))
+        relas.append(Rela(12 * n, facts(arch).link.prel32, "text", insn))
+        relas.append(Rela(12 * n + 4, facts(arch).link.prel32, "text", fixup))
     table = b"".join(struct.pack("<iiI", 0, 0, data) for _, _, data in shuffled)
     image = write(
         arch.machine,
@@ -49,9 +49,9 @@ def test_entries_of_kernels_before_5_16(arch: archs.Arch, count: int) -> None:
     """Pairs of words or pointers, and handlers' words, survive the move too, in any number."""
     chance = random.Random(count)
     wanted = sorted((4 * n, 0x800 + 4 * n, 0x1000 + 4 * n) for n in range(count))
-    width, kind, fields = 4, PREL32[arch.machine], 2
+    width, kind, fields = 4, facts(arch).link.prel32, 2
     if not arch.loads.prel32:  # riscv64
-        width, kind = 8, ABS64[arch.machine]
+        width, kind = 8, facts(arch).link.abs64
     if HANDLED in arch.loads.extable:  # x86-64
         fields = 3
     relas = [

@@ -14,15 +14,13 @@ from loader.elf import parse
 from loader.finalize import finalise
 from loader.layout import plan
 from loader.link import link_view
+from tests.archs.facts import facts
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, FUNC, LOCAL, RISCV, X86_64, A, Rela, Sec, Sym, X, write
 from tests.support.finalising import BASE
-from tests.support.modules import ABS64
 
 OPS, CALLER = 0xFFFF_FFFF_8234_5678, 0xFFFF_FFFF_8123_4844
 KERNEL = {"ftrace_nop_ops": OPS, "ftrace_caller": CALLER}
-TABLE = {X86_64: "__mcount_loc", AARCH64: "__patchable_function_entries"}
-TABLE[RISCV] = TABLE[AARCH64]
 NOP = {AARCH64: bytes.fromhex("1f2003d5"), RISCV: bytes.fromhex("13000000")}
 C_NOP = bytes.fromhex("0100")
 MOV_X9_LR = bytes.fromhex("e9031eaa")
@@ -34,10 +32,10 @@ LITERAL = struct.pack("<Q", OPS)
 
 def prepared(machine, text, sites, functions, *, relas=(), symbols=()):
     """Return code and table after the tracer's sites were prepared, and what was left undone."""
-    records = [Rela(8 * n, ABS64[machine], "text", at) for n, at in enumerate(sites)]
+    records = [Rela(8 * n, facts(machine).link.abs64, "text", at) for n, at in enumerate(sites)]
     sections = [
         Sec(".text", text, A | X, align=16, relas=relas),
-        Sec(TABLE[machine], bytes(8 * len(sites)), A, align=8, relas=records),
+        Sec(facts(machine).patch.mcount, bytes(8 * len(sites)), A, align=8, relas=records),
     ]
     names = [Sym(f"f{at:x}", ".text", at, 4, FUNC, LOCAL) for at in functions]
     image = write(machine, sections, [Sym("text", ".text", bind=LOCAL), *names, *symbols])
@@ -50,7 +48,7 @@ def prepared(machine, text, sites, functions, *, relas=(), symbols=()):
     found = finalise(view, layout, addresses, linked, Environment(symbols=KERNEL), without=others)
     code, table = (
         bytes(linked.sections[n])
-        for n in (1, next(s.index for s in view.sections if s.name == TABLE[machine]))
+        for n in (1, next(s.index for s in view.sections if s.name == facts(machine).patch.mcount))
     )
     start = addresses[1]
     return code, [a - start for (a,) in struct.iter_unpack("<Q", table)], found.notes
@@ -186,15 +184,15 @@ def test_sites_without_symbols_follow_the_others(machine):
 def test_functions_that_the_linker_dropped(arch):
     """Zeros in the table are skipped."""
     machine = arch.machine
-    text = b"\xe8\0\0\0\0\xc3" if machine == X86_64 else 2 * NOP[machine] + bytes(8)
-    relas = [Rela(1, 2, "__fentry__", -4)] if machine == X86_64 else []
-    symbols = [Sym("__fentry__")] if relas else []
-    records = [Rela(8, ABS64[machine], "text")]
+    text, call = facts(arch).patch.mcount_site
+    relas = [Rela(1, call[1], call[0], call[2])] if call is not None else []
+    symbols = [Sym(call[0])] if call is not None else []
+    records = [Rela(8, facts(machine).link.abs64, "text")]
     image = write(
         machine,
         [
             Sec(".text", text, A | X, align=16, relas=relas),
-            Sec(TABLE[machine], bytes(16), A, align=8, relas=records),
+            Sec(facts(arch).patch.mcount, bytes(16), A, align=8, relas=records),
         ],
         [Sym("text", ".text", type=FUNC, bind=LOCAL), *symbols],
     )

@@ -19,9 +19,9 @@ from loader.elf import parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link
+from tests.archs.facts import facts
 from tests.support.addresses import place
 from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, W, X, write
-from tests.support.modules import PREL32
 
 BASE = 0xFFFF_8000_7A00_0000
 PATCH_NOPS, OPS, TRACER = 0xFFFF_8000_8001_0000, 0xFFFF_8000_8123_4568, 0xFFFF_8000_8002_CDD8
@@ -49,9 +49,9 @@ def alternatives(*entries: tuple[int, int | str, int, int]) -> Sec:
     for number, (at, replacement, capability, length) in enumerate(entries):
         code = isinstance(replacement, int)
         table += struct.pack("<iiHBB", 0, 0, capability, length, length if code else 0)
-        relas.append(Rela(12 * number, PREL32[AARCH64], ".text", at))
+        relas.append(Rela(12 * number, facts("arm64").link.prel32, ".text", at))
         target = (".text", replacement) if code else (replacement, 0)
-        relas.append(Rela(12 * number + 4, PREL32[AARCH64], *target))
+        relas.append(Rela(12 * number + 4, facts("arm64").link.prel32, *target))
     return Sec(".altinstructions", table, A, relas=relas)
 
 
@@ -162,7 +162,7 @@ def test_extension_and_vendor_choose_the_replacement(features, wanted):
     for number, (vendor, patch) in enumerate(((0x5B7, 0), (0, 30))):
         table += struct.pack("<iiHHI", 0, 0, vendor, 4, patch)
         for field, target in ((0, 0), (4, 4 * (2 - number))):
-            relas.append(Rela(16 * number + field, PREL32[RISCV], ".text", target))
+            relas.append(Rela(16 * number + field, facts("riscv64").link.prel32, ".text", target))
     sections = [
         Sec(".text", words(*code), A | X, align=4),
         Sec(".alternative", table, A, relas=relas),

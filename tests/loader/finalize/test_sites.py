@@ -14,10 +14,10 @@ from loader.elf import parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link
+from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, LOCAL, RISCV, X86_64, A, Rela, Sec, Sym, W, X, write
+from tests.support.elfwriter import LOCAL, A, Rela, Sec, Sym, W, X, write
 from tests.support.finalising import BASE, MASK, PC32, TEXT, finalised, sites
-from tests.support.modules import PREL32
 
 KERNEL = 0xFFFF_FFFF_8100_0000
 NOP5 = bytes.fromhex("0f1f440000")
@@ -99,9 +99,8 @@ def test_sites_in_init_text_are_marked():
 
 def distance(machine: int, at: int, addend: int) -> list[Rela]:
     """Return relocations that store how far `keys` is from a place in the table."""
-    if machine == RISCV:  # R_RISCV_ADD64 and SUB64
-        return [Rela(at, 36, "keys", addend), Rela(at, 40, "table", at)]
-    return [Rela(at, {X86_64: 24, AARCH64: 260}[machine], "keys", addend)]
+    plus, *minus = facts(machine).link.distance
+    return [Rela(at, plus, "keys", addend), *(Rela(at, n, "table", at) for n in minus)]
 
 
 def test_jump_entries_are_sorted_marked_and_known_to_their_keys(arch):
@@ -113,8 +112,8 @@ def test_jump_entries_are_sorted_marked_and_known_to_their_keys(arch):
         at = 16 * number
         where = "init" if key == 1 else "text"
         relas += [
-            Rela(at, PREL32[arch.machine], where, code),
-            Rela(at + 4, PREL32[arch.machine], where, code + 100),
+            Rela(at, facts(arch).link.prel32, where, code),
+            Rela(at + 4, facts(arch).link.prel32, where, code + 100),
             *distance(arch.machine, at + 8, 16 * key + branch),
         ]
         table += bytes(16)

@@ -15,9 +15,10 @@ import pytest
 
 from loader.errors import BadKernel, BadModule
 from loader.kernel.find import find_kernel
+from tests.archs.facts import facts
 from tests.loader.kernel.test_image import body_of
 from tests.support import packages
-from tests.support.imagewriter import BASES, flat, symbols
+from tests.support.imagewriter import flat, symbols
 
 RELEASE = "6.9.1-test"
 CONFIG = "CONFIG_HZ=250\nCONFIG_PAGE_SHIFT=14\n"
@@ -32,7 +33,9 @@ PLACES = {
 @pytest.fixture(scope="module")
 def image() -> bytes:
     """Return an arm64 image with pages of 16 KiB."""
-    raw = bytearray(flat(183, body_of(183, symbols(BASES[183]), "6.12", b"", 64), 1 << 20))
+    raw = bytearray(
+        flat(183, body_of(183, symbols(facts("arm64").load.image_base), "6.12", b"", 64), 1 << 20)
+    )
     raw[24] = 2 << 1
     return bytes(raw)
 

@@ -24,9 +24,9 @@ from loader.kernel.config import parse_config
 from loader.kernel.image import KernelImage
 from loader.kernel.symbols import Encoding
 from loader.kernel.unpack import unwrap
+from tests.archs.facts import facts
 from tests.support.btfwriter import blob
 from tests.support.imagewriter import (
-    BASES,
     Symbol,
     bzimage,
     elf,
@@ -120,7 +120,7 @@ def body_of(
     machine: int, listed: list[Symbol], layout: str, more: bytes = b"", head: int = 0
 ) -> bytes:
     """Return an image's bytes: some text, the symbol tables, then `more`."""
-    base = BASES[machine]
+    base = facts(machine).load.image_base
     text = BANNER + bytes(-len(BANNER) % 8) + b"\x13\0\0\0" * 400
     tables = kallsyms(listed, head + len(text), base, layout)
     return text + tables + bytes(-len(tables) % 8) + more
@@ -129,9 +129,9 @@ def body_of(
 def image_of(arch: archs.Arch, listed: list[Symbol], layout: str, more: bytes = b"") -> bytes:
     """Return a kernel image in the architecture's own format."""
     machine = arch.machine
-    if machine == 62:
+    if facts(machine).load.image_marks is None:
         body = body_of(machine, listed, layout, more)
-        return bzimage(gzip.compress(elf(machine, body, BASES[machine], 1 << 20)))
+        return bzimage(gzip.compress(elf(machine, body, facts(machine).load.image_base, 1 << 20)))
     return flat(machine, body_of(machine, listed, layout, more, 64), 1 << 20)
 
 
@@ -143,7 +143,7 @@ def pointers(listed: list[Symbol]) -> bytes:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_symbols_are_found_in_every_order(arch: archs.Arch, layout: str) -> None:
     """Addresses, types and names come back in order, wherever the tables lie."""
-    listed = symbols(BASES[arch.machine])
+    listed = symbols(facts(arch).load.image_base)
     kernel = KernelImage.parse(image_of(arch, listed, layout, pointers(listed)))
     found = zip(
         kernel.symbols.addresses.tolist(),
@@ -153,7 +153,7 @@ def test_symbols_are_found_in_every_order(arch: archs.Arch, layout: str) -> None
     )
     assert [Symbol(*each) for each in found] == listed
     assert kernel.symbols.encoding is (Encoding.PLACE if layout == "7.0" else Encoding.BASE)
-    assert kernel.symbols["twice"] == BASES[arch.machine]
+    assert kernel.symbols["twice"] == facts(arch).load.image_base
     assert len(kernel.symbols) == len(listed) - 1
     assert kernel.arch is arch
     assert (kernel.release, kernel.version) == ("6.9.1-test", (6, 9, 1))
@@ -162,7 +162,7 @@ def test_symbols_are_found_in_every_order(arch: archs.Arch, layout: str) -> None
 
 def test_absolute_percpu_symbols() -> None:
     """Where per-cpu symbols count from 0, they are absolute and the others go backwards."""
-    base = BASES[62]
+    base = facts("x86_64").load.image_base
     listed = [Symbol(8 * n, "A", f"percpu_{n}") for n in range(50)] + symbols(base)
     kernel = KernelImage.parse(elf(62, body_of(62, listed, "percpu"), base, 1 << 20))
     assert kernel.symbols.addresses.tolist() == [symbol.address for symbol in listed]
@@ -172,7 +172,7 @@ def test_absolute_percpu_symbols() -> None:
 def test_a_base_that_the_kernel_relocates_is_found() -> None:
     """Where the table's base is 0 in the file, the relocation that fills it says what it is."""
     base = 0xFFFF_8000_0800_0000
-    listed = [attrs_moved(symbol, base) for symbol in symbols(BASES[183])]
+    listed = [attrs_moved(symbol, base) for symbol in symbols(facts("arm64").load.image_base)]
     text = b"\x13\0\0\0" * 400
     tables = kallsyms(listed, 64 + len(text), base, "relocated")
     image = flat(183, text + tables, 1 << 20)
@@ -187,16 +187,16 @@ def test_a_base_that_the_kernel_relocates_is_found() -> None:
 
 def attrs_moved(symbol: Symbol, base: int) -> Symbol:
     """Return a symbol of an image that lies elsewhere."""
-    return Symbol(symbol.address - BASES[183] + base, symbol.type, symbol.name)
+    return Symbol(symbol.address - facts("arm64").load.image_base + base, symbol.type, symbol.name)
 
 
 def test_exports_have_marks_checksums_and_namespaces(arch: archs.Arch) -> None:
     """Both tables give name, address, GPL mark, checksum and namespace; the new one its flags."""
-    base = BASES[arch.machine]
+    base = facts(arch).load.image_base
     if not arch.loads.prel32:
         pytest.skip(f"{arch.name} has pointers in its tables")
     names = [("alpha", "", 0), ("beta", "CRYPTO", 1), ("gamma", "", 0)]
-    head = 0 if arch.machine == 62 else 64
+    head = 0 if facts(arch).load.image_marks is None else 64
     start = head + len(BANNER) + -len(BANNER) % 8 + 1600
     listed = symbols(base)
     for flags in (False, True):
@@ -221,7 +221,7 @@ def test_exports_have_marks_checksums_and_namespaces(arch: archs.Arch) -> None:
         raw = body_of(arch.machine, ordered, "6.12", b"", head)
         raw = raw.ljust(place - head, b"\0") + bytes(tail)
         wrapped = (
-            elf(62, raw, base, 1 << 20) if arch.machine == 62 else flat(arch.machine, raw, 1 << 20)
+            flat(arch.machine, raw, 1 << 20) if head else elf(arch.machine, raw, base, 1 << 20)
         )
         found = KernelImage.parse(wrapped).exports
         assert [(e.name, e.address, e.namespace, e.crc) for e in found.values()] == [
@@ -232,7 +232,7 @@ def test_exports_have_marks_checksums_and_namespaces(arch: archs.Arch) -> None:
 
 def test_types_and_configuration_are_found(arch: archs.Arch) -> None:
     """BTF and IKCONFIG are found by their magic; what is not there is named with its cure."""
-    listed = symbols(BASES[arch.machine])
+    listed = symbols(facts(arch).load.image_base)
     text = b'CONFIG_SMP=y\n# CONFIG_LTO is not set\nCONFIG_LOCALVERSION="-a\\"b"\nCONFIG_HZ=250\n'
     more = b"IKCFG_ST" + gzip.compress(text) + b"IKCFG_ED" + bytes(5) + blob().blob()
     kernel = KernelImage.parse(image_of(arch, listed, "6.12", more))
@@ -253,9 +253,9 @@ def test_types_and_configuration_are_found(arch: archs.Arch) -> None:
 
 def test_bytes_at_addresses(arch: archs.Arch) -> None:
     """Bytes are read where they lie, zeros behind what is stored, and nothing outside."""
-    base = BASES[arch.machine]
+    base = facts(arch).load.image_base
     kernel = KernelImage.parse(image_of(arch, symbols(base), "6.12"))
-    head = 0 if arch.machine == 62 else 64
+    head = 0 if facts(arch).load.image_marks is None else 64
     assert kernel.string(base + head) == BANNER.rstrip(b"\0").decode()
     assert kernel.read(base + (1 << 20) - 4, 4) == bytes(4)
     for address, size in ((base - 1, 1), (base + (1 << 20) - 1, 2), (0, 1)):
@@ -267,7 +267,9 @@ def test_bytes_at_addresses(arch: archs.Arch) -> None:
 def test_other_files_are_refused() -> None:
     """A module, a text, nothing at all: each is refused in one line."""
     module = (
-        elf(62, b"", BASES[62], 0)[:16] + struct.pack("<H", 1) + elf(62, b"", BASES[62], 0)[18:]
+        elf(62, b"", facts("x86_64").load.image_base, 0)[:16]
+        + struct.pack("<H", 1)
+        + elf(62, b"", facts("x86_64").load.image_base, 0)[18:]
     )
     for raw, reason in (
         (b"", "neither bzImage"),
@@ -275,7 +277,7 @@ def test_other_files_are_refused() -> None:
         (b"\x7fELF", "ELF file: cannot be read"),
         (module, "no kernel, but maybe a module"),
         (elf(8, b"", 0, 0), "ELF64 little-endian EM_MIPS: known are x86_64 "),
-        (elf(62, bytes(4096), BASES[62], 4096), "no table of tokens"),
+        (elf(62, bytes(4096), facts("x86_64").load.image_base, 4096), "no table of tokens"),
     ):
         with pytest.raises(BadKernel, match=reason):
             KernelImage.parse(raw)
@@ -285,11 +287,14 @@ def test_other_files_are_refused() -> None:
 @given(st.data())
 def test_damage_never_escapes(data: st.DataObject) -> None:
     """Whatever bytes of an image change, it is read or refused."""
-    machine = data.draw(st.sampled_from([62, 183, 243]))
-    listed = symbols(BASES[machine], 600)
-    raw = bytearray(flat(machine, body_of(machine, listed, "6.12", blob().blob(), 64), 1 << 20))
-    if machine == 62:
-        raw = bytearray(elf(machine, body_of(machine, listed, "6.12"), BASES[machine], 1 << 20))
+    machine = data.draw(st.sampled_from([a.machine for a in archs.ALL if a.load is not None]))
+    listed = symbols(facts(machine).load.image_base, 600)
+    if facts(machine).load.image_marks is None:
+        base = facts(machine).load.image_base
+        raw = bytearray(elf(machine, body_of(machine, listed, "6.12"), base, 1 << 20))
+    else:
+        body = body_of(machine, listed, "6.12", blob().blob(), 64)
+        raw = bytearray(flat(machine, body, 1 << 20))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:

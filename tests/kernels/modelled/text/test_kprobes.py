@@ -15,6 +15,7 @@ from emulator.faults import BadCall, Fault, FaultKind
 from kernels.modelled.text.patches import PatchRefused
 from loader.elf import STT_FUNC
 from machine.machine import Machine, Out
+from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 
 NUMBERS = struct.pack("<12i", *random.Random(2).sample(range(-50, 50), 12))
@@ -210,12 +211,7 @@ def exclusive(machine, code):
 
 def test_exclusive_sequences(machine):
     """Between a load-exclusive and its store nothing is probed; before and behind it is."""
-    code = {
-        # ldxr x2, [x0]; add x2, x2, x1; stxr w3, x2, [x0]; mov x0, x2
-        "arm64": "027c5fc84200018b027c03c8e00302aa",
-        # lr.d a2, (a0); add a2, a2, a1; sc.d a3, a2, (a0); mv a0, a2
-        "riscv64": "2f3605103306b600af36c51813050600",
-    }.get(machine.arch.name)
+    code = facts(machine.arch).patch.exclusive
     if code is None:
         pytest.skip(f"{machine.arch.name} has no exclusive sequences")
     start = exclusive(machine, code)
@@ -228,8 +224,7 @@ def test_exclusive_sequences(machine):
 def test_a_fault_in_a_slot_is_told_of_the_place(machine, patchable):
     """What an instruction out of line does wrong is reported where it belongs."""
     start = patchable.symbols["patchable_sum"]
-    load = {"x86_64": "488b07", "arm64": "000040f9", "riscv64": "03350500"}[machine.arch.name]
-    machine.execmem.poke(start, bytes.fromhex(load))
+    machine.execmem.poke(start, bytes.fromhex(facts(machine.arch).patch.load))
     with patchable.probe("patchable_sum") as probe, pytest.raises(Fault) as caught:
         patchable.call("patchable_sum", 0x10)
     assert len(probe.hits) == 1

@@ -7,22 +7,17 @@ import pytest
 
 from allocator.types import MemType
 from loader.errors import InitFailed, ModuleInUse
-from tests.support.elfwriter import AARCH64, FUNC, LIVEPATCH, RISCV, X86_64, A, Rela, Sec, Sym, X
+from tests.archs.facts import facts
+from tests.support.elfwriter import FUNC, LIVEPATCH, A, Rela, Sec, Sym, X
 from tests.support.modules import module as mini_module
 
 TRIPLE = ".klp.sym.patchable.patchable_triple,0"
 HIDDEN = ".klp.sym.vmlinux.hidden_in_the_kernel,0"
-# Add one to the argument, and go on into another function: code, and its relocation.
-TAIL = {
-    X86_64: ("48ffc7e900000000", 4, 4, -4),  # inc %rdi ; jmp
-    AARCH64: ("0004009100000014", 4, 282, 0),  # add x0, x0, #1 ; b
-    RISCV: ("130515001703000067000300", 4, 19, 0),  # addi a0, a0, 1 ; tail
-}
 
 
 def livepatch(machine, target="patchable", symbol=TRIPLE):
     """Return a module with two new functions: one for a module's symbol, one for the kernel's."""
-    code, at, kind, addend = TAIL[machine]
+    code, at, kind, addend = facts(machine).patch.tail
     bodies = {"fixed_double": (target, symbol), "fixed_next": ("vmlinux", HIDDEN)}
     extra, symbols = [], []
     for name, (whose, wanted) in bodies.items():
