@@ -8,10 +8,6 @@ from typing import Any, NoReturn, Protocol
 from emulator.faults import FaultKind
 
 
-class Parked(Exception):
-    """The kernel thread under way waits; its context was saved, and others run now."""
-
-
 class Runner(Protocol):
     """Runs guest functions, and knows the modules that they are in."""
 
@@ -27,7 +23,7 @@ class Runner(Protocol):
     def aside(self, stack: int, address: int, slots: list[int], context: Any) -> int:
         """Run a guest function on a stack of its own, or go on with the one of a context.
 
-        `Parked` passes: the function waits, and is gone on with later.
+        `emulator.calls.Parked` passes: the function waits, and is gone on with later.
         """
         ...
 

@@ -19,23 +19,23 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import attrs
 
 from allocator.errors import ExecmemError
-from emulator.budget import one_budget
+from emulator.budget import Limits, one_budget
 from kernels.errors import MAX_ERRNO, Refused
 from kernels.modelled.api.files import Mode
 from kernels.modelled.api.user import user_memory
+from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import View, layout, view
 from kernels.registry import Record
 from machine.arguments import Out
-
-if TYPE_CHECKING:
-    from machine.machine import Machine
+from machine.calling import Caller
+from machine.module import Module
 
 KINDS = ("misc device", "char device")
 MISC_MAJOR = 10
@@ -47,6 +47,19 @@ _one_budget = one_budget(lambda device: device.machine.limits)
 
 class DeviceError(Refused):
     """A device refused what it was asked for, or there is no such device."""
+
+
+class Owner(Protocol):
+    """The machine that devices are registered in."""
+
+    kernel: Kernel
+    limits: Limits
+    caller: Caller
+
+    @property
+    def modules(self) -> Mapping[str, Module]:
+        """The modules that are there, by name."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -63,7 +76,7 @@ class Device:
         Which of the devices that it covers.
     """
 
-    machine: Machine
+    machine: Owner
     record: Record
     minor: int
     _file: View | None = attrs.field(default=None, init=False)
@@ -79,14 +92,14 @@ class Device:
         """Open a file of it; DeviceError where it refuses, or where one is open."""
         if self._file is not None:
             raise DeviceError(self.name, "open", 0, "it is open already")
-        if all(record is not self.record for record in self.machine.registry):
+        if all(record is not self.record for record in self.machine.kernel.registry):
             raise DeviceError(self.name, "open", errno.ENXIO, "its module has taken it back")
         kernel, record = self.machine.kernel, self.record
-        self._inode = self.machine.alloc(layout("inode").size)
+        self._inode = self.machine.caller.alloc(layout("inode").size)
         inode = view(kernel, "inode", self._inode)
         inode.put("i_mode", S_IFCHR)
         inode.put("i_rdev", self._major << 20 | self.minor)
-        file = view(kernel, "file", self.machine.alloc(layout("file").size))
+        file = view(kernel, "file", self.machine.caller.alloc(layout("file").size))
         if "node" in record.fields:
             file.put("private_data", record.address)
         file.put("f_op", self._operations)
@@ -124,9 +137,11 @@ class Device:
             return
         try:
             if "flush" in self.record.callbacks:
-                self.machine.call(self.record.callbacks["flush"], file.address, 0)
+                self.machine.caller.call(self.record.callbacks["flush"], file.address, 0)
             if "release" in self.record.callbacks:
-                self.machine.call(self.record.callbacks["release"], self._inode, file.address)
+                self.machine.caller.call(
+                    self.record.callbacks["release"], self._inode, file.address
+                )
         finally:
             self._hold(False)
             self._forget()
@@ -145,7 +160,7 @@ class Device:
         file = self._ready("read", size, Mode.READ)
         with user_memory(self.machine.kernel, min(size, MOST)) as buffer:
             count = self._transfer("read", file, buffer, size)
-            return self.machine.read(buffer, count) if count else b""
+            return self.machine.caller.read(buffer, count) if count else b""
 
     @_one_budget
     def write(self, data: bytes) -> int:
@@ -208,7 +223,7 @@ class Device:
             try:
                 yield address
             finally:
-                found = self.machine.read(address, len(argument)) if len(argument) else b""
+                found = self.machine.caller.read(address, len(argument)) if len(argument) else b""
                 if isinstance(argument, Out):
                     argument.data = found
                 elif isinstance(argument, bytearray):
@@ -250,7 +265,7 @@ class Device:
         return count
 
     def _call(self, name: str, *args: int, title: str = "", returns: str = "long") -> int:
-        result = self.machine.call(self.record.callbacks[name], *args, returns=returns)
+        result = self.machine.caller.call(self.record.callbacks[name], *args, returns=returns)
         if -MAX_ERRNO <= result < 0:
             error = errno.ENOTTY if result == -ENOIOCTLCMD else -result
             raise DeviceError(self.name, title or name, error)
@@ -265,14 +280,14 @@ class Device:
 
     def _forget(self) -> None:
         if self._file is not None:
-            self.machine.free(self._file.address)
-        self.machine.free(self._inode)
+            self.machine.caller.free(self._file.address)
+        self.machine.caller.free(self._inode)
         self._file, self._inode = None, 0
 
 
-def find_device(machine: Machine, name: str, minor: int | None = None) -> Device | None:
+def find_device(machine: Owner, name: str, minor: int | None = None) -> Device | None:
     """Return the device of a name in `/dev` or in the registry; None: nobody has it."""
-    for record in machine.registry:
+    for record in machine.kernel.registry:
         if record.kind not in KINDS or name not in (record.name, record.fields.get("node")):
             continue
         first, count = record.fields.get("minor", 0), record.fields.get("count", 1)
@@ -284,9 +299,9 @@ def find_device(machine: Machine, name: str, minor: int | None = None) -> Device
     return None
 
 
-def no_device(machine: Machine, name: str, minor: int | None) -> DeviceError:
+def no_device(machine: Owner, name: str, minor: int | None) -> DeviceError:
     """Return what says that nobody has a device, and which there are."""
-    known = sorted({r.name for r in machine.registry if r.kind in KINDS and r.callbacks})
+    known = sorted({r.name for r in machine.kernel.registry if r.kind in KINDS and r.callbacks})
     hint = f"registered are {', '.join(known)}" if known else "load its module"
     which = "" if minor is None else f" with the minor number {minor}"
     return DeviceError(name, "look up", errno.ENOENT, f"no such device{which}; {hint}")

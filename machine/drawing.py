@@ -3,18 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
+from allocator import Allocation, KernelMemory
 from allocator.markup import Bar, bars
 from allocator.types import ExecmemType, MemType, size_text
-
-if TYPE_CHECKING:
-    from machine.machine import Machine
-    from machine.module import Module
+from archs import Arch
+from machine.report import ModuleReport
 
 
-def address_map(machine: Machine, modules: Iterable[Module]) -> list[Bar]:
+class Land(Protocol):
+    """What modules lie in: a machine."""
+
+    arch: Arch
+    memory: KernelMemory
+    design: str
+
+
+class Drawn(Protocol):
+    """A module, as far as it is drawn."""
+
+    report: ModuleReport
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+        ...
+
+    @property
+    def regions(self) -> Mapping[MemType, Allocation]:
+        """Memory type -> allocation, of those that are still there."""
+        ...
+
+
+def address_map(machine: Land, modules: Iterable[Drawn]) -> list[Bar]:
     """Return the kernel image, the windows, and every region of the modules."""
     here = machine.memory.address_map
     text = here.range_of(ExecmemType.MODULE_TEXT)
@@ -38,7 +61,7 @@ def address_map(machine: Machine, modules: Iterable[Module]) -> list[Bar]:
     return drawn
 
 
-def svg(machine: Machine, modules: Iterable[Module]) -> str:
+def svg(machine: Land, modules: Iterable[Drawn]) -> str:
     """Return the address map as a picture that stands alone."""
     found = list(modules)
     names = ", ".join(module.name for module in found)

@@ -5,83 +5,56 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, Protocol
 
 from allocator import Allocation
-from allocator.markup import table
-from allocator.types import MemType, size_text
-from emulator.faults import BadCall, Fault
-from loader.admission import Notice
+from allocator.types import MemType
+from emulator.budget import DEFAULT
+from emulator.faults import BadCall
 from loader.loaded import LoadedModule, LoadedSection, State
-from machine.drawing import svg
+from machine.arguments import Argument
+from machine.calling import Caller
+from machine.drawing import Land, svg
+from machine.report import ModuleReport
 
 if TYPE_CHECKING:
-    from kernels.log import LogLine
     from kernels.modelled.text.ftrace import Trace
     from kernels.modelled.text.jump_labels import StaticKey
     from kernels.modelled.text.kprobes import Hit, Probe
+    from kernels.modelled.text.live import LiveText
     from kernels.modelled.text.static_calls import StaticCall
-    from machine.machine import Argument, Machine
 
 
-@attrs.frozen
-class ModuleReport:
-    """Everything that was decided while a module was loaded.
+class Unloader(Protocol):
+    """What takes modules out of memory."""
 
-    Parameters
-    ----------
-    regions
-        Memory type -> allocation, init types included, as they were before init ran.
-    relocations
-        Type name -> count, most frequent first.
-    plt_slots, plt_reserved
-        PLT entries used and reserved, core and init together.
-    unknown
-        Kernel symbols that nobody implements.
-    init_result
-        What init returned; None where the module has none or it was not run to its end.
-    init_fault
-        Where init stopped because this kernel does not have what it called.
-    log
-        What the kernel log got while the module was loaded.
-    taints
-        How the module taints the kernel: letters, as /sys/module/NAME/taint has them.
-    notices
-        What is assumed about the module.
-    """
+    def unload(self, module: Module, *, force: bool = False) -> None:
+        """Run a module's exit and take it out of memory."""
+        ...
 
-    name: str
-    arch: str
-    design: str
-    regions: Mapping[MemType, Allocation]
-    sections: Mapping[int, LoadedSection]
-    relocations: Mapping[str, int]
-    plt_slots: int
-    plt_reserved: int
-    unknown: tuple[str, ...]
-    init_result: int | None
-    init_fault: Fault | None
-    log: tuple[LogLine, ...]
-    taints: str = ""
-    notices: tuple[Notice, ...] = ()
 
-    def _repr_html_(self) -> str:
-        rows = [
-            (kind.name, f"{r.address:#x}", size_text(r.size), str(kind.final_prot))
-            for kind, r in self.regions.items()
-        ]
-        caption = f"{self.name} ({self.arch}, {self.design}): {sum(self.relocations.values())}"
-        caption += f" relocations, {self.plt_slots} of {self.plt_reserved} PLT entries"
-        return table(("region", "address", "size", "protection"), rows, caption)
+class Keeper(Land, Protocol):
+    """The machine that a module is loaded in, as far as modules ask it for something."""
+
+    caller: Caller
+
+    @property
+    def text(self) -> LiveText:
+        """What patches the text of modules while it is live."""
+        ...
+
+    @property
+    def insmod(self) -> Unloader:
+        """What takes modules out of memory."""
+        ...
 
 
 class Module:
     """A loaded module; made by `Machine.load`."""
 
-    def __init__(self, machine: Machine, loaded: LoadedModule, report: ModuleReport) -> None:
+    def __init__(self, machine: Keeper, loaded: LoadedModule, report: ModuleReport) -> None:
         self._machine = machine
+        self._call = machine.caller.call
         self.loaded = loaded
         self.report = report
         self._functions: dict[str, int] = {}
@@ -145,8 +118,8 @@ class Module:
         self,
         name: str,
         *args: Argument,
-        instructions: int | None = -1,
-        seconds: float | None = -1,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
         returns: str = "u64",
         cpu: int | None = None,
     ) -> int:
@@ -182,17 +155,19 @@ class Module:
                 raise BadCall(name, "is not a function: it lies in data")
             if live:  # what is in memory now stays until the module goes
                 self._functions[name] = address
-        return self._machine.call(
+        return self._call(
             address, *args, instructions=instructions, seconds=seconds, returns=returns, cpu=cpu
         )
 
     def trace(self, glob: str = "*", **options: Any) -> Trace:
         """Trace this module's functions whose name matches; see `Machine.trace`."""
-        return self._machine.trace(f"{self.name}:{glob}", **options)
+        text = self._machine.text
+        return text.ftrace.start(text.matching(f"{self.name}:{glob}"), **options)
 
     def probe(self, place: str, handler: Callable[[Hit], object] | None = None) -> Probe:
         """Probe this module at `FUNCTION[+OFFSET]`; see `Machine.probe`."""
-        return self._machine.probe(f"{self.name}:{place}", handler)
+        text = self._machine.text
+        return text.kprobes.add(text.place(f"{self.name}:{place}"), handler)
 
     def static_key(self, name: str) -> StaticKey:
         """Return a static key by the name of this module's variable."""
@@ -204,7 +179,7 @@ class Module:
 
     def unload(self, *, force: bool = False) -> None:
         """Run the module's exit and take it out of memory; see `Machine.unload`."""
-        self._machine.unload(self, force=force)
+        self._machine.insmod.unload(self, force=force)
 
     def _repr_svg_(self) -> str:
         return svg(self._machine, [self])

@@ -8,27 +8,46 @@ so one that goes wrong can be written down, run again and shown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from allocator.types import ADDRESS_MASK
+from emulator.calls import Calls
 from emulator.cpu import Cpu
 from emulator.faults import BadCall, FaultKind, Stop
 from kernels.modelled.prototypes import CType
 
-if TYPE_CHECKING:
-    from machine.machine import Machine
-
 
 class Thread:
-    """A call on a CPU, made by `Machine.start`; nothing runs until it is stepped."""
+    """A call on a CPU, made by `Machine.start`; nothing runs until it is stepped.
 
-    def __init__(self, machine: Machine, cpu: Cpu, address: int, returns: CType) -> None:
+    Parameters
+    ----------
+    calls
+        Has set the CPU up.
+    cpu
+        Where it runs.
+    address
+        Of the function.
+    returns
+        Type of its result.
+    on_end
+        Called once when the call is over, whatever ended it.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        cpu: Cpu,
+        address: int,
+        returns: CType,
+        *,
+        on_end: Callable[[], object],
+    ) -> None:
         self.cpu = cpu
         self.pc = address
         self.done = False
-        self.on_end: Callable[[], None] = lambda: None
-        self._machine = machine
+        self._calls = calls
         self._returns = returns
+        self._on_end = on_end
         self._running = False
         self._result: int | None = None
 
@@ -49,19 +68,19 @@ class Thread:
         if self.done or self._running:
             what = "is over" if self.done else "is running"
             raise BadCall("step", f"the call on CPU {self.cpu.number} {what}")
-        machine, finished = self._machine, False
-        with machine.on(self.cpu.number), machine.budget(instructions=instructions):
+        calls, finished = self._calls, False
+        with calls.on(self.cpu.number), calls.limits.whole(instructions):
             self._running = True
             try:
-                end = machine.kernel.return_address
+                end = calls.return_address
                 self.cpu.run(self.pc, end, instructions=None, seconds=None)
-                raw = self.cpu.read(machine.arch.runs.calling.result) & ADDRESS_MASK
+                raw = self.cpu.read(self.cpu.arch.runs.calling.result) & ADDRESS_MASK
                 self._result, finished = self._returns.from_register(raw), True
             except Stop as stop:
                 self.pc = stop.pc
                 finished = stop.kind is not FaultKind.INSTRUCTION_LIMIT
                 if finished:
-                    raise machine.explain(stop) from None
+                    raise calls.teller.explain(stop) from None
             except BaseException:
                 finished = True
                 raise
@@ -74,8 +93,8 @@ class Thread:
     def finish(self, *, instructions: int = 1_000_000_000) -> int:
         """Run the call to its end and return its result; Fault when it is stopped before."""
         if not self.step(instructions):
-            with self._machine.budget(instructions=instructions):
-                raise self._machine.explain(Stop(FaultKind.INSTRUCTION_LIMIT, self.pc))
+            with self._calls.limits.whole(instructions):
+                raise self._calls.teller.explain(Stop(FaultKind.INSTRUCTION_LIMIT, self.pc))
         return self.result
 
     def cancel(self) -> None:
@@ -85,7 +104,7 @@ class Thread:
 
     def _end(self) -> None:
         self.done = True
-        self.on_end()
+        self._on_end()
 
 
 def interleave(*threads: Thread, quantum: int = 1) -> list[int]:

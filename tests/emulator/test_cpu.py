@@ -15,10 +15,10 @@ import pytest
 
 from allocator import DESIGNS, Interval, Prot
 from allocator.types import PAGE_SIZE
+from emulator.calls import NESTING
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from emulator.tlb import PHYSICAL_WINDOW
-from machine import machine as machine_module
 from machine.machine import Machine
 from samples import modules
 from tests.machine.snippets import code, put, snippet
@@ -254,7 +254,7 @@ def test_each_cpu_is_stale_until_it_is_told(machine):
 def test_the_instruction_limit_is_exact(machine, limit):
     """A loop of n instructions goes round limit / n times."""
     count, counter = snippet(machine, "count"), machine.alloc(8)
-    body = len(machine._disassembler.all(code(machine.arch, "count"), count))
+    body = len(machine.places.disassembler.all(code(machine.arch, "count"), count))
     fault = faults(FaultKind.INSTRUCTION_LIMIT, machine.call, count, counter, instructions=limit)
     assert fault.reason == f"{limit} instructions"
     assert limit // body <= machine.kernel.word(counter) <= -(-limit // body)
@@ -396,7 +396,7 @@ def test_callbacks_nest_only_so_deep(machine):
     machine.stub("deeper", deeper)
     fault = faults(FaultKind.PANIC, machine.call, apply, machine.kernel.address("deeper"), 0)
     assert "nest too deep" in fault.reason
-    assert len(depth) == machine_module.NESTING
+    assert len(depth) == NESTING
     assert machine.call(snippet(machine, "one")) == 1
 
 

@@ -139,7 +139,7 @@ def test_stack_overflow(machine, fault):
     found = fault(at)
     assert found.kind is FaultKind.WRITE
     assert found.reason == "stack overflow: below the kernel stack"
-    assert machine._seat.stack - PAGE_SIZE <= found.address < machine._seat.stack
+    assert machine.calls.seat.stack - PAGE_SIZE <= found.address < machine.calls.seat.stack
     assert at <= found.pc < at + len(code(machine.arch, "recurse"))
     assert found.instruction == disassembled(machine, found.pc)
 
@@ -228,7 +228,7 @@ def test_invalid_instruction(machine, fault):
         found = fault(start + offset)
         assert (found.kind, found.pc) == (FaultKind.INSTRUCTION, start + offset)
         assert found.address is None
-        assert found.instruction == machine._disassembler.one(body, start + offset)
+        assert found.instruction == machine.places.disassembler.one(body, start + offset)
 
 
 @pytest.mark.parametrize("repeat", [1, 4])

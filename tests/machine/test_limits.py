@@ -7,11 +7,12 @@ import time
 
 import pytest
 
+from emulator.calls import STACK_SIZE
 from emulator.faults import Fault, FaultKind
 from kernels.modelled import kernel as kernel_module
 from kernels.modelled import printk
 from kernels.modelled.heap import COST
-from machine.machine import STACK_SIZE, Machine
+from machine.machine import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import put, snippet
 
@@ -28,7 +29,7 @@ def ends(machine, name, *args, **limits):
     with pytest.raises(Fault) as caught:
         machine.call(at, *args, **limits)
     assert machine.call(snippet(machine, "one")) == 1
-    assert machine._seat.depth == 0
+    assert machine.calls.seat.depth == 0
     return caught.value
 
 
@@ -72,7 +73,7 @@ def test_the_kernel_stack(machine):
         FaultKind.WRITE,
         "stack overflow: below the kernel stack",
     )
-    assert machine._seat.stack - STACK_SIZE < fault.address < machine._seat.stack
+    assert machine.calls.seat.stack - STACK_SIZE < fault.address < machine.calls.seat.stack
 
 
 def test_recursion_through_the_kernel(machine):

@@ -91,7 +91,7 @@ def test_another_cpu_sees_a_fixmap_alias_and_not_a_private_one(machine):
     value = int.from_bytes(b"intruder", "little")
 
     def intrude(mm, address, data):
-        machine._store(mm, address, data)
+        machine._patcher.store(mm, address, data)
         machine.call(store, window + 64, value, cpu=1)
 
     if machine.arch.text_poke.private:

@@ -98,7 +98,7 @@ def snapshot(machine: Machine) -> tuple[object, ...]:
         list(kernel.registry),
         sorted(machine.breakpoints),
         dict(machine.threads),
-        machine._seat.depth,
+        machine.calls.seat.depth,
     )
 
 

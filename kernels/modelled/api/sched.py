@@ -23,6 +23,7 @@ import attrs
 
 from allocator.errors import AccessError, AllocationError
 from allocator.types import PAGE_SIZE
+from emulator.calls import Parked
 from emulator.faults import Fault, Stopped
 from kernels.modelled.api.common import Deferred, errno, state, stop, text
 from kernels.modelled.api.held import left
@@ -31,7 +32,6 @@ from kernels.modelled.api.time import NSEC_PER_JIFFY, NSEC_PER_SEC, advance, now
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import Arguments, data, function
-from kernels.runner import Parked
 
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 NAME = 255  # bytes of a thread's name that are kept; the kernel shows 63

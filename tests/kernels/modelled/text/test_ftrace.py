@@ -86,7 +86,9 @@ def test_durations_are_instructions(machine, patchable, n):
     size = machine.arch.patching.ftrace.size
 
     def length():
-        texts = machine._disassembler.all(machine.read(function.address, size), function.address)
+        texts = machine.places.disassembler.all(
+            machine.read(function.address, size), function.address
+        )
         # As compiled, the site may call a function that returns at once.
         return len(texts) + (idle and texts[0][2].startswith("call"))
 

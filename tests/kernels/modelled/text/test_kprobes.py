@@ -49,7 +49,7 @@ def instructions(machine, module):
         region = module.loaded.region_at(start)
         if size and region is not None and region.type is MemType.TEXT:
             code = machine.read(start, size)
-            found.update(at for at, _, _ in machine._disassembler.all(code, start))
+            found.update(at for at, _, _ in machine.places.disassembler.all(code, start))
     return sorted(found)
 
 
