@@ -54,9 +54,6 @@ from allocator.types import (
 _READABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.R.value)
 _WRITABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.W.value)
 
-# The upper half of a 64-bit address space belongs to the kernel on every architecture here.
-_KERNEL_HALF = Interval(1 << 63, 1 << 64)
-
 TlbCallback = Callable[[int, int, bool], None]
 IcacheCallback = Callable[[int, int], None]
 Store = Callable[[PageTable | None, int, bytes], None]
@@ -102,7 +99,10 @@ class KernelMemory:
         self.poking_mm = PageTable()
         # The number of the CPU that does what the kernel does (smp_processor_id).
         self.this_cpu = 0
-        self.free_space = IntervalSet([_KERNEL_HALF])
+        if not address_map.space.holds(self.direct_map):
+            reason = f"the kernel's part of the address space is {address_map.space}"
+            raise AllocationError("the direct map", physical.size, (self.direct_map,), reason)
+        self.free_space = IntervalSet([address_map.space])
         image = address_map.image
         image = Interval(align_down(image.start, PAGE_SIZE), align_up(image.end, PAGE_SIZE))
         for taken in (self.direct_map, image):

@@ -197,6 +197,8 @@ class AddressMap:
         The seed that chose random offsets, or None without KASLR.
     vmemmap
         Address of the struct page of physical page 0; nothing is mapped there.
+    space
+        The part of the address space that is the kernel's: the upper half of 64 bits.
     """
 
     image: Interval
@@ -205,6 +207,7 @@ class AddressMap:
     ranges: Mapping[ExecmemType, ExecmemRange]
     kaslr: int | None = None
     vmemmap: int = 0
+    space: Interval = Interval(1 << 63, 1 << 64)
 
     def range_of(self, kind: ExecmemType) -> ExecmemRange:
         """Return the range of `kind`, MODULE_TEXT's where the architecture names none."""

@@ -28,11 +28,15 @@ class Code:
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
-        self._disassembler = Disassembler(listing.view.arch)
+        arch = listing.view.arch
+        # Without the level run nobody knows what instructions look like: words are shown.
+        self._disassembler = None if arch.run is None else Disassembler(arch)
         self._sweeps: dict[tuple[int, int], list[int]] = {}
 
     def around(self, relocation: Relocation) -> Interval | None:
         """Return the offsets of the instructions that hold a relocation's words, if any do."""
+        if self._disassembler is None:
+            return None
         if not relocation.section.executable or not relocation.before:
             return None
         offset, end = relocation.offset, relocation.offset + len(relocation.before)
@@ -53,8 +57,7 @@ class Code:
     def _bounds(self, relocation: Relocation, span: Interval) -> list[int]:
         """Return where instructions start and the last one ends, up to the first invalid one."""
         code = bytes(self._listing.view.contents(relocation.section)[span.start : span.end])
-        ends = [at + size for at, size, _ in self._disassembler.all(code, span.start)]
-        return [span.start, *ends]
+        return [span.start, *(at + size for at, size, _ in self._all(code, span.start))]
 
     def texts(self, relocation: Relocation) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
         """Return bytes and text before and after: instructions, or words in hex."""
@@ -69,14 +72,16 @@ class Code:
         return (before, self._text(before, address)), (after, self._text(after, address))
 
     def _text(self, code: bytes, address: int) -> str:
-        return "; ".join(text for _, _, text in self._disassembler.all(code, address))
+        return "; ".join(text for _, _, text in self._all(code, address))
+
+    def _all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
+        return [] if self._disassembler is None else self._disassembler.all(code, address)
 
 
 def _words(relocation: Relocation, code: bytes) -> str:
-    """Return the little-endian words of a relocation in data."""
+    """Return the words of a relocation in data."""
     parts = relocation.row.parts if relocation.row else ()
-    words = (code[part.offset : part.offset + part.size] for part in parts)
-    return " ".join(f"0x{word[::-1].hex()}" for word in words) or code.hex(" ")
+    return " ".join(f"{part.load(code):#0{2 * part.size + 2}x}" for part in parts) or code.hex(" ")
 
 
 def as_json(code: Code, selection: Selection, limit: int | None) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def is_modelled(vermagic: str, arch: Arch) -> bool:
 def constructors_of(view: ElfView) -> Section | None:
     """Return the section whose constructors a kernel with CONFIG_CONSTRUCTORS runs, if any."""
     found = (view.find(name) for name in CONSTRUCTORS)
-    return next((section for section in found if section is not None and section.size >= 8), None)
+    return next(
+        (section for section in found if section is not None and section.size >= view.dialect.word),
+        None,
+    )
 
 
 @attrs.define
@@ -421,7 +424,7 @@ class Admission:
             for s in self.view.sections
             if (s.name in CONSTRUCTORS or s.name.startswith(begins))
             and s.allocated
-            and s.size >= 8
+            and s.size >= self.view.dialect.word
             and s is not runs
         ]
         if idle:

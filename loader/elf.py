@@ -437,7 +437,10 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> _Header:
         # Kernels do not look at class and byte order, but at what they make of the numbers.
         hint = "; hint: build it with -m64, or with the compiler of another architecture"
         raise BadModule(name, "ELF header", reason + hint * (written.bits == 32))
-    if wanted is not None and found is not wanted and found.name != wanted.name:
+    if wanted is not None and (machine, written.ident) != (
+        wanted.machine,
+        wanted.link.dialect.ident,
+    ):
         reason = f"built for {found.name}, not for {wanted.name}"
         raise refused("elf-machine", name, "ELF header", reason, machine=machine)
     expected = written.section.size

@@ -19,7 +19,7 @@ from loader.elf import SHT_SYMTAB, ElfView
 from loader.errors import BadModule
 from loader.layout import PERCPU_SECTION, Layout
 
-_MOD_KALLSYMS = 32  # bytes of struct mod_kallsyms
+_MOD_KALLSYMS = 4  # addresses in struct mod_kallsyms
 _TYPE = 1  # byte per symbol in the table of types
 
 
@@ -48,5 +48,7 @@ def sizes_with_symbols(view: ElfView, layout: Layout) -> Mapping[MemType, int]:
     sizes[MemType.DATA] = data + names.size * (view.dialect.symbol.itemsize + _TYPE) + text
     init = align_up(sizes.get(MemType.INIT_DATA, 0), table.align) + table.size
     init = align_up(init, view.symbol_names.align) + view.symbol_names.size
-    sizes[MemType.INIT_DATA] = align_up(init, 8) + _MOD_KALLSYMS + symbols.size * _TYPE
+    sizes[MemType.INIT_DATA] = (
+        align_up(init, view.dialect.word) + _MOD_KALLSYMS * view.dialect.word + symbols.size * _TYPE
+    )
     return sizes

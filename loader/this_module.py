@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from allocator.types import ADDRESS_MASK
-from archs.levels.load import MODULE_HEAD, MODULE_NAME_SIZE
+from archs.levels.load import NAME_AND_ADDRESS, module_head
 from loader.elf import ElfView, Section
 from loader.errors import BadModule
 from loader.files import module_name
@@ -71,15 +71,17 @@ def this_module(view: ElfView) -> ThisModule | None:
         told = pointers.keys() == places or not build
         if told or build.startswith(usual.release):
             return ThisModule(section, usual.members, True, build)
-    members = {}
-    name = bytes(view.contents(section))[MODULE_HEAD["name"] :][:MODULE_NAME_SIZE]
+    members: dict[str, int] = {}
+    word = view.dialect.word
+    head = module_head(word)
+    name = bytes(view.contents(section))[head["name"] :][: NAME_AND_ADDRESS - word]
     title = (view.modinfo.get("name") or module_name(view.name)).encode()
     if title and name.partition(b"\0")[0] == title:
-        members.update(MODULE_HEAD)
+        members.update(head)
     members.update(_entries(view, section, pointers))
     # `void (*exit)(void); atomic_t refcnt;` since 3.19
-    if "exit" in members and members["exit"] + 12 <= section.size:
-        members["refcnt"] = members["exit"] + 8
+    if "exit" in members and members["exit"] + word + 4 <= section.size:
+        members["refcnt"] = members["exit"] + word
     return ThisModule(section, members, False, build)
 
 

@@ -139,6 +139,7 @@ class Link:
             for number, row in self.relocations.items()
             if row.op == attrs.evolve(Op.ABS, name=row.op.name, bits=row.op.bits)
             and row.op.bits >= bits
+            and row.got is None
             and row.parts == address
         )
 

@@ -27,7 +27,7 @@ class Plt:
         Returns the bytes of an entry, given its address and where it leads: the target, or
         the slot that holds the target where there is a `got_section`.
     got_section
-        Section of 8-byte slots that entries load their target from, or None.
+        Section of slots, each an address, that entries load their target from, or None.
     sorts
         Whether the loader visits the branches of a section sorted by type, symbol and
         addend, leaving out those within the section, and compares an entry with the one
@@ -106,7 +106,18 @@ class ModuleStruct:
 # Where members stand in struct module (include/linux/module.h) on every 64-bit architecture:
 # in builds of 5.10 to 7.2 alike, and in those of 6.12.
 MODULE_HEAD = {"state": 0, "list": 8, "name": 24, "mkobj": 80, "version": 184, "srcversion": 192}
-MODULE_NAME_SIZE = 56
+NAME_AND_ADDRESS = 64  # bytes of a module's name and of an address (MODULE_NAME_LEN)
+
+
+def module_head(word: int) -> Mapping[str, int]:
+    """Return where members stand in every struct module with addresses of so many bytes.
+
+    >>> module_head(4)
+    {'state': 0, 'list': 4, 'name': 12}
+    """
+    return MODULE_HEAD if word == 8 else {"state": 0, "list": word, "name": 3 * word}
+
+
 _MODULE_6_12 = {
     **MODULE_HEAD,
     "syms": 208,

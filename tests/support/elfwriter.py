@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writes small ELF64 relocatable objects, so that most tests need no binary file.
+"""Writes small relocatable objects, so that most tests need no binary file.
 
 Sections, symbols and relocations are plain records; `write` numbers them, adds the three
 tables that every object has (.symtab, .strtab, .shstrtab) and keeps the caller's order,
 because a module's layout depends on it. `patch` then damages a finished file field by
-field, to make the objects that no assembler would write.
+field, to make the objects that no assembler would write (of ELF64, little-endian).
+
+`Form` is what ELF leaves to architectures; the formats here are written from the ELF and MIPS64
+psABIs, and share nothing with `archs.dialect`.
 """
 
 from __future__ import annotations
@@ -49,9 +52,28 @@ SYMBOL = {"name": (0, 4), "info": (4, 1), "shndx": (6, 2), "value": (8, 8), "siz
 RELOCATION = {"offset": (0, 8), "type": (8, 4), "symbol": (12, 4), "addend": (16, 8)}
 
 
+@attrs.frozen(kw_only=True)
+class Form:
+    """How a file is written: class, byte order, REL, and MIPS64's three types in a record."""
+
+    bits: int = 64
+    order: str = "little"
+    rel: bool = False
+    mips64: bool = False
+
+    def pack(self, codes: str, *values: int) -> bytes:
+        """Return numbers in the file's byte order; `a` is as wide as an address."""
+        wide = codes.replace("a", "Q" if self.bits == 64 else "I")
+        return struct.pack(("<" if self.order == "little" else ">") + wide, *values)
+
+    def address(self, value: int) -> int:
+        """Return a number, which may be negative, as wide as an address."""
+        return value & (1 << self.bits) - 1
+
+
 @attrs.frozen
 class Rela:
-    """One relocation record; `symbol` is a name, or an index into the finished table."""
+    """One relocation record; a REL one has no addend. `symbol` is a name, or an index into the finished table."""
 
     offset: int
     type: int
@@ -103,8 +125,37 @@ class _Strings:
         return at
 
 
-def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) -> bytes:
+def _record(form: Form, relocation: Rela, symbol: int) -> bytes:
+    kind = relocation.type
+    if form.mips64:
+        types = (kind >> shift & 0xFF for shift in (24, 16, 8, 0))  # ssym, type3, type2, type
+        info = form.pack("IBBBB", symbol, *types)
+    elif form.bits == 64:
+        info = form.pack("Q", symbol << 32 | kind)
+    else:
+        info = form.pack("I", symbol << 8 | kind)
+    assert not (form.rel and relocation.addend), "a REL record has its addend in the section"
+    more = b"" if form.rel else form.pack("a", form.address(relocation.addend))
+    return form.pack("a", relocation.offset) + info + more
+
+
+def _symbol(form: Form, title: int, info: int, where: int, symbol: Sym) -> bytes:
+    if form.bits == 64:
+        return form.pack("IBBHQQ", title, info, 0, where, symbol.value, symbol.size)
+    return form.pack("IIIBBH", title, symbol.value, symbol.size, info, 0, where)
+
+
+def write(
+    machine: int,
+    sections: Sequence[Sec],
+    symbols: Sequence[Sym] = (),
+    form: Form = Form(),
+) -> bytes:
     """Return the object file; symbols are reordered so that locals stand first."""
+    header_size, section_size = (64, 64) if form.bits == 64 else (52, 40)
+    symbol_size = 24 if form.bits == 64 else 16
+    record_size = len(_record(form, Rela(0, 0, 0), 0))
+    prefix, kind = (".rel", REL) if form.rel else (".rela", RELA)
     titles, names = _Strings(), _Strings()
     plain: list[Sec] = []
     tables: list[tuple[int, int, Sequence[Rela]]] = []  # index of the .rela section, of its target
@@ -114,7 +165,7 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
         numbers.setdefault(section.name, len(plain))
         target = len(plain)
         if section.relas:
-            plain.append(Sec(f".rela{section.name}", type=RELA, align=8))
+            plain.append(Sec(f"{prefix}{section.name}", type=kind, align=form.bits // 8))
             tables.append((len(plain), target, section.relas))
         for title, relas in section.livepatch.items():
             flags = A | RELA_LIVEPATCH
@@ -123,24 +174,18 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
     ordered = sorted(symbols, key=lambda s: s.bind != LOCAL)
     local = 1 + sum(s.bind == LOCAL for s in ordered)
     rows: dict[str, int] = {}
-    table = bytearray(24)
+    table = bytearray(symbol_size)
     for index, symbol in enumerate(ordered, 1):
         rows.setdefault(symbol.name, index)
         where = numbers[symbol.section] if isinstance(symbol.section, str) else symbol.section
         title = 0 if symbol.type == SECTION else names.add(symbol.name)
         info = symbol.bind << 4 | symbol.type
-        table += struct.pack("<IBBHQQ", title, info, 0, where, symbol.value, symbol.size)
+        table += _symbol(form, title, info, where, symbol)
     symtab = len(plain) + 1
     contents = {index: section.data for index, section in enumerate(plain, 1)}
     for at, _, relas in tables:
         contents[at] = b"".join(
-            struct.pack(
-                "<QIIQ",
-                r.offset,
-                r.type,
-                rows[r.symbol] if isinstance(r.symbol, str) else r.symbol,
-                r.addend & (1 << 64) - 1,
-            )
+            _record(form, r, rows[r.symbol] if isinstance(r.symbol, str) else r.symbol)
             for r in relas
         )
     plain += [
@@ -152,18 +197,18 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
     starts = [titles.add(section.name) for section in plain]
     contents[symtab + 2] = bytes(titles.data)
     targets = {at: target for at, target, _ in tables}
-    image, headers = bytearray(64), bytearray(64)
+    image, headers = bytearray(header_size), bytearray(section_size)
     for index, section in enumerate(plain, 1):
         data = contents[index]
         image += bytes(-len(image) % max(section.align, 1))
         size = section.size if section.type == NOBITS else len(data)
         link, info, entry = 0, 0, 0
         if index in targets:
-            link, info, entry = symtab, targets[index], 24
+            link, info, entry = symtab, targets[index], record_size
         elif index == symtab:
-            link, info, entry = symtab + 1, local, 24
-        headers += struct.pack(
-            "<IIQQQQIIQQ",
+            link, info, entry = symtab + 1, local, symbol_size
+        headers += form.pack(
+            "IIaaaaIIaa",
             starts[index - 1],
             section.type,
             section.flags,
@@ -177,9 +222,10 @@ def write(machine: int, sections: Sequence[Sec], symbols: Sequence[Sym] = ()) ->
         )
         image += data
     image += bytes(-len(image) % 8)
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    fields = (1, machine, 1, 0, 0, len(image), 0, 64, 0, 0, 64, len(plain) + 1, symtab + 2)
-    image[:64] = ident + struct.pack("<HHIQQQIHHHHHH", *fields)
+    ident = bytes((0x7F, *b"ELF", form.bits // 32, 1 if form.order == "little" else 2, 1))
+    sizes = (header_size, 0, 0, section_size, len(plain) + 1, symtab + 2)
+    fields = (1, machine, 1, 0, 0, len(image), 0, *sizes)
+    image[:header_size] = ident.ljust(16, b"\0") + form.pack("HHIaaaIHHHHHH", *fields)
     return bytes(image + headers)
 
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables and pictures have room for an architecture that is unlike the others (tests/archs/toy.py)."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+import archs
+from allocator import KernelMemory, PhysicalMemory
+from allocator.errors import AllocationError
+from allocator.types import GIB
+from archs.arch import LevelMissing
+from execmem import figure, reference, report, tables
+from execmem.relocs import Code
+from loader.elf import parse
+from loader.layout import plan
+from loader.link import link_view
+from loader.listing import Listing
+from machine.machine import Machine
+from tests.archs.toy import MACHINE, TOY
+from tests.support.elfwriter import A, Form, Rela, Sec, Sym, X, write
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the registry know the toy."""
+    monkeypatch.setattr(archs, "ALL", (*archs.ALL, TOY))
+
+
+def test_every_table_has_a_column_for_it() -> None:
+    """The page of architectures, that of relocations, the command's table and the picture."""
+    out = io.StringIO()
+    report.print_archs(Console(file=out, width=200), archs.archs())
+    assert "0x80100000" in out.getvalue()
+    assert "| ELF machine | 62 | 183 | 243 | 65261 |" in reference.architectures()
+    assert "| 3 | R_TOY_HI16 | `S+A` | X[31:16] -> word32[15:0] of X+0x8000 |" in tables.document()
+    assert "window 64 MiB; JAL reaches its region of 256 MiB" in figure.address_spaces()
+    assert report.arch_json(TOY)["text_poke"] is None
+
+
+def test_words_are_shown_where_no_disassembler_is_known() -> None:
+    """Numbers are as the processor reads them, whatever byte comes first in the file."""
+    relas = [Rela(0, 1, "x"), Rela(4, 2, "x")]
+    code = bytes.fromhex("000000100c000000")
+    form = Form(bits=32, order="big", rel=True)
+    image = write(MACHINE, [Sec(".text", code, A | X, relas=relas)], [Sym("x")], form)
+    view = parse(image)
+    linked = link_view(view, plan(view), {1: 0xC000_0000}, {"x": 0xC000_1234})
+    listing = Listing(view, linked, {1: 0xC000_0000})
+    texts = [Code(listing).texts(one) for one in listing.select()]
+    assert [after for _, (_, after) in texts] == ["0xc0001244", "0x0c00048d"]
+    assert texts[0][0] == (bytes.fromhex("00000010"), "0x00000010")
+
+
+def test_running_it_is_refused_by_name() -> None:
+    """There is no CPU to run it on, and that is what the error says."""
+    with pytest.raises(LevelMissing, match="toy has no level 'run'"):
+        Machine(TOY)
+
+
+def test_memory_beyond_its_address_space_is_refused() -> None:
+    """Addresses of 32 bits have room for so much of a direct map, and the error says so."""
+    there = TOY.loads.address_map()
+    with pytest.raises(AllocationError, match="the direct map") as caught:
+        KernelMemory(PhysicalMemory(4 * GIB), there)
+    assert "[0x40000000, 0x100000000)" in str(caught.value)
+    assert KernelMemory(PhysicalMemory(GIB), there).direct_map.start == 0x4000_0000
