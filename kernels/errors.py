@@ -48,7 +48,7 @@ def errno_name(number: int) -> str:
 
 
 @attrs.define(auto_exc=True, str=False)
-class Refused(ExecmemError):
+class ErrnoError(ExecmemError):
     """Something of a module refused what it was asked for, or there is no such thing.
 
     Parameters

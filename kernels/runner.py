@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 from emulator.faults import FaultKind
 
 
-class Runner(Protocol):
+class GuestRunner(Protocol):
     """Runs guest functions, and knows the modules that they are in."""
 
     @property

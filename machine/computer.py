@@ -35,7 +35,7 @@ from kernels.modelled.api.cpu import entropy
 from kernels.modelled.api.time import advance, counter
 from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.symbols import Unknown
+from kernels.modelled.symtab import Unknown
 from kernels.modelled.text.live import LiveText
 from loader.loaded import LoadedModule
 from loader.module import Loader
@@ -53,7 +53,7 @@ CPUS = 64  # the most that a machine has
 
 
 class _Runner:
-    """What the kernel asks of its machine; see `kernels.runner.Runner`."""
+    """What the kernel asks of its machine; see `kernels.runner.GuestRunner`."""
 
     explainer: Explainer  # there as soon as something is explained
     modprobe: Modprobe

@@ -27,11 +27,11 @@ import attrs
 
 from allocator.errors import ExecmemError
 from emulator.budget import Limits, one_budget
-from kernels.errors import MAX_ERRNO, Refused
+from kernels.errors import MAX_ERRNO, ErrnoError
 from kernels.modelled.api.files import Mode
 from kernels.modelled.api.user import user_memory
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import View, layout, view
+from kernels.modelled.structs import StructView, layout, view
 from kernels.registry import Record
 from machine.arguments import Out
 from machine.calling import Caller
@@ -45,7 +45,7 @@ MOST = 0x7FFF_F000  # bytes of one read or write: MAX_RW_COUNT
 _one_budget = one_budget(lambda device: device.machine.limits)
 
 
-class DeviceError(Refused):
+class DeviceError(ErrnoError):
     """A device refused what it was asked for, or there is no such device."""
 
 
@@ -79,7 +79,7 @@ class Device:
     machine: Owner
     record: Record
     minor: int
-    _file: View | None = attrs.field(default=None, init=False)
+    _file: StructView | None = attrs.field(default=None, init=False)
     _inode: int = attrs.field(default=0, init=False)
 
     @property
@@ -229,13 +229,13 @@ class Device:
                 elif isinstance(argument, bytearray):
                     argument[:] = found
 
-    def _opened(self) -> View:
+    def _opened(self) -> StructView:
         if self._file is None:
             self.open()
         assert self._file is not None
         return self._file
 
-    def _ready(self, operation: str, size: int, right: Mode) -> View:
+    def _ready(self, operation: str, size: int, right: Mode) -> StructView:
         """Return the open file, if that operation is possible."""
         file = self._opened()
         if not file.number("f_mode") & right:
@@ -249,7 +249,7 @@ class Device:
             raise DeviceError(self.name, operation, errno.EINVAL, reason)
         return file
 
-    def _transfer(self, operation: str, file: View, buffer: int, size: int) -> int:
+    def _transfer(self, operation: str, file: StructView, buffer: int, size: int) -> int:
         """Read or write at the file's position, which a failure leaves as it was."""
         stream, before = file.number("f_mode") & Mode.STREAM, file.number("f_pos")
         place = 0 if stream else file.at("f_pos")

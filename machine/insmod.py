@@ -85,7 +85,7 @@ class Insmod:
         try:
             self._kernel.modules.coming(loaded)
             if self._kernel.text is not None:
-                self._kernel.text.static_keys.adopt(loaded)
+                self._kernel.text.static_keys.add_module(loaded)
             self._parameters.set(loaded, params)
             if init:
                 result = self._run_init(loaded)

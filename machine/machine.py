@@ -31,11 +31,11 @@ from kernels.modelled.api.algorithms import (
     algorithm,
     registered,
 )
-from kernels.modelled.api.params import Parameter
+from kernels.modelled.api.params import ModuleParameter
 from kernels.modelled.api.sched import sleep
 from kernels.modelled.api.time import NSEC_PER_SEC
 from kernels.modelled.api.user import user_memory
-from kernels.modelled.text.ftrace import LIMIT, Call, Replacement, Trace
+from kernels.modelled.text.ftrace import LIMIT, Replacement, Trace, TracedCall
 from kernels.modelled.text.jump_labels import StaticKey
 from kernels.modelled.text.kprobes import Hit, Probe
 from kernels.modelled.text.static_calls import StaticCall
@@ -163,7 +163,7 @@ class Machine(Computer):
         """What was assumed about the modules that were loaded, in order."""
         return tuple(self.loader.gate.notices)
 
-    def parameters_of(self, loaded: LoadedModule) -> tuple[Parameter, ...]:
+    def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""
         return self._parameters.of(loaded)
 
@@ -377,8 +377,8 @@ class Machine(Computer):
         pattern: str,
         *more: str,
         limit: int = LIMIT,
-        on_entry: Callable[[Call], object] | None = None,
-        on_exit: Callable[[Call], object] | None = None,
+        on_entry: Callable[[TracedCall], object] | None = None,
+        on_exit: Callable[[TracedCall], object] | None = None,
     ) -> Trace:
         """Trace functions until the result's `stop`, or as a context manager.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from allocator import AccessError, KernelMemory
 from kernels.errors import errno_name
-from kernels.modelled.api.params import FREE, SET, Parameter, parameters
+from kernels.modelled.api.params import FREE, SET, ModuleParameter, parameters
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
 from loader.errors import BadParameter
@@ -33,7 +33,7 @@ class Parameters:
         self._kernel = kernel
         self._caller = caller
 
-    def of(self, loaded: LoadedModule) -> tuple[Parameter, ...]:
+    def of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""
         for section in loaded.sections.values():
             if section.name == "__param" and section.size:

@@ -13,7 +13,7 @@ from execmem.commands.patching import Session, call_options, split_target
 from execmem.streams import say
 
 if TYPE_CHECKING:
-    from kernels.modelled.text.ftrace import Call
+    from kernels.modelled.text.ftrace import TracedCall
 
 SHOWN = 4  # argument registers; nobody knows how many a function takes
 
@@ -79,7 +79,7 @@ def trace(
     session.show(function)
 
 
-def _json(session: Session, depth: int, call: Call) -> dict[str, Any]:
+def _json(session: Session, depth: int, call: TracedCall) -> dict[str, Any]:
     return {
         "depth": depth,
         "module": call.site.module,

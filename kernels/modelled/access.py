@@ -11,7 +11,7 @@ from allocator import KernelMemory
 from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs import Arch
 from kernels.modelled.bounds import PIECE, WORK, GuestMemory
-from kernels.modelled.meter import Meter
+from kernels.modelled.costs import Costs
 from kernels.modelled.printf import format_message
 from kernels.modelled.serving import Serving
 from kernels.modelled.table import Arguments
@@ -37,7 +37,7 @@ class Access:
         Whose va_list it is.
     plain, reached
         The memory without anything that checks accesses, and with it.
-    meter, serving
+    costs, serving
         Who pays, and for what.
     symbolize
         Address -> name, for formats that show one.
@@ -50,18 +50,18 @@ class Access:
         arch: Arch,
         plain: KernelMemory,
         reached: KernelMemory,
-        meter: Meter,
+        costs: Costs,
         serving: Serving,
         symbolize: Callable[[int], str | None],
     ) -> None:
         self._calling = arch.runs.calling
         self._plain = plain
         self._reached = reached
-        self._meter = meter
-        self._spend = meter.spend
+        self._costs = costs
+        self._spend = costs.spend
         self._serving = serving
         self._symbolize = symbolize
-        self.memory: KernelMemory = GuestMemory(reached, meter.spend, self.hold)
+        self.memory: KernelMemory = GuestMemory(reached, costs.spend, self.hold)
 
     def hold(self, size: int, address: int | None = None) -> None:
         """Say that `size` bytes more of the host's memory are held while this function works.
@@ -69,11 +69,11 @@ class Access:
         Where that is too much, and they are those at `address`, they must all be there first:
         what is wrong with a wild size is that it is wild.
         """
-        if self._meter.hold(size):
+        if self._costs.hold(size):
             for _ in self.pieces(address, size) if address is not None else ():
                 pass
-            held = self._meter.held
-            self._meter.overflow(f"{held:#x} bytes at once in {self._serving.function}()")
+            held = self._costs.held
+            self._costs.overflow(f"{held:#x} bytes at once in {self._serving.function}()")
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
         """Yield (address, contents) of [address, address + size), of pages that are all there.

@@ -15,13 +15,13 @@ from allocator.plugins import said
 from allocator.types import ADDRESS_MASK
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.access import Access
+from kernels.modelled.costs import Costs
 from kernels.modelled.image import SLOT
-from kernels.modelled.meter import Meter
 from kernels.modelled.printk import WARNING, Printk
 from kernels.modelled.prototypes import CType
 from kernels.modelled.services import Services
 from kernels.modelled.serving import Serving
-from kernels.modelled.symbols import Stub, Symbols, Unknown
+from kernels.modelled.symtab import KernelStub, Symtab, Unknown
 
 # What a handler may trip over when the guest's arguments are absurd.
 _TRIPPED = (
@@ -49,7 +49,7 @@ class Dispatch:
     ----------
     kernel
         What entries of the table are called with.
-    symbols, access, meter, serving, printk
+    symbols, access, costs, serving, printk
         What stands behind stubs; the guest's stack; what counts the work; who is told that
         a function is under way; what is told of unknown ones.
     """
@@ -57,10 +57,10 @@ class Dispatch:
     def __init__(
         self,
         kernel: Services,
-        symbols: Symbols,
+        symbols: Symtab,
         *,
         access: Access,
-        meter: Meter,
+        costs: Costs,
         serving: Serving,
         printk: Printk,
     ) -> None:
@@ -69,7 +69,7 @@ class Dispatch:
         self._symbols = symbols
         self._start = symbols.stubs.start
         self._word = access.word
-        self._meter = meter
+        self._costs = costs
         self._serving = serving
         self._printk = printk
         for cpu in kernel.cpus:
@@ -82,16 +82,16 @@ class Dispatch:
         stub = self._symbols.stub_around(address)
         if stub is None:
             raise Fault(FaultKind.FETCH, address, f"{address:#x}", address=address)
-        calls, serving, meter = self._symbols.calls, self._serving, self._meter
+        calls, serving, costs = self._symbols.calls, self._serving, self._costs
         calls[stub.name] = calls.get(stub.name, 0) + 1
         outer, serving.function = serving.function, stub.name
-        held = meter.held = meter.held if outer else 0
+        held = costs.held = costs.held if outer else 0
         try:
             self._serve(stub, address)
         finally:
-            serving.function, meter.held = outer, held
+            serving.function, costs.held = outer, held
 
-    def _serve(self, stub: Stub, address: int) -> None:
+    def _serve(self, stub: KernelStub, address: int) -> None:
         """Do what stands behind a stub, and set the result."""
         calling = self._calling
         if stub.callback is not None:
@@ -116,7 +116,7 @@ class Dispatch:
                 raise self._serving.access_fault(error, f"{stub.name}()") from None
             except AllocationError as error:
                 hint = "there is more with Machine(memory=BYTES)"
-                self._meter.overflow(f"{stub.name}(): {error}", hint)
+                self._costs.overflow(f"{stub.name}(): {error}", hint)
             except ExecmemError:
                 raise
             except Exception as error:

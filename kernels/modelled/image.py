@@ -15,7 +15,7 @@ CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
 RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the page before
 
 
-class Image:
+class ImageParts:
     """Where the kernel image lies, and what is in it.
 
     Parameters

@@ -24,19 +24,19 @@ from emulator.faults import Fault, Stopped
 from kernels import protocol
 from kernels.log import Log, LogLine
 from kernels.modelled.access import Access
+from kernels.modelled.costs import Costs
 from kernels.modelled.dispatch import Dispatch
 from kernels.modelled.heap import LIMIT, Heap
-from kernels.modelled.image import Image
+from kernels.modelled.image import ImageParts
 from kernels.modelled.kasan import CheckedHeap, CheckedMemory
-from kernels.modelled.meter import Meter
 from kernels.modelled.modules import ModuleStructs
 from kernels.modelled.percpu import PerCpu
 from kernels.modelled.printk import Printk
 from kernels.modelled.serving import Serving
-from kernels.modelled.symbols import Symbols, SymbolsMark, Unknown
+from kernels.modelled.symtab import Symtab, SymtabMark, Unknown
 from kernels.modelled.text.live import LiveText
 from kernels.registry import Field, Record, Registry
-from kernels.runner import Runner
+from kernels.runner import GuestRunner
 from loader.loaded import LoadedModule
 
 RECORDS = 50_000
@@ -47,7 +47,7 @@ OOPSES = 1000  # that are kept
 class Mark:
     """The state that loading a module changes, at one time."""
 
-    symbols: SymbolsMark
+    symbols: SymtabMark
     objects: frozenset[int]
     registered: dict[tuple[str, int], list[Record]]
     states: dict[type, object]
@@ -86,7 +86,7 @@ class Kernel:
         arch: Arch,
         memory: KernelMemory,
         cpus: Sequence[Cpu],
-        runner: Runner,
+        runner: GuestRunner,
         *,
         loaded: Mapping[str, LoadedModule],
         unknown: Unknown = Unknown.FAULT,
@@ -112,21 +112,21 @@ class Kernel:
             reached = CheckedMemory(memory, checked)
             for cpu in self.cpus:
                 cpu.on_access(checked.check)
-        self.meter = Meter(self.serving, self.limits, heap, self.registry)
-        self.access = Access(arch, memory, reached, self.meter, self.serving, runner.symbolize)
+        self.costs = Costs(self.serving, self.limits, heap, self.registry)
+        self.access = Access(arch, memory, reached, self.costs, self.serving, runner.symbolize)
         self.memory = self.access.memory
-        memory.on_fill = self.meter.filled
-        self.printk = Printk(self.meter.spend)
+        memory.on_fill = self.costs.filled
+        self.printk = Printk(self.costs.spend)
         self.text: LiveText | None = None
         self.states: dict[type, object] = {}
         self.work_pending = False  # whether something may have to be done when nobody calls
         self.oopses: list[Fault] = []
         self.stopped: dict[str, Stopped] = {}
-        placed = Image(arch, memory)
+        placed = ImageParts(arch, memory)
         self.image = placed.interval
         self.return_address = placed.code(b"")
         self.percpu = PerCpu(arch, self.memory, self.cpus, self.serving, self.image.start)
-        self.symtab = Symbols(self, placed, self.percpu, unknown)
+        self.symtab = Symtab(self, placed, self.percpu, unknown)
         self._name_parts()
         self.symtab.define_fixed()
         self.copy = placed.code(arch.runs.emulation.copy)
@@ -135,7 +135,7 @@ class Kernel:
             self,
             self.symtab,
             access=self.access,
-            meter=self.meter,
+            costs=self.costs,
             serving=self.serving,
             printk=self.printk,
         )
@@ -146,12 +146,12 @@ class Kernel:
         """Give short names to what entries and the machine use of the parts."""
         self.call, self.symbolize = self.runner.call, self.runner.symbolize
         self.locate, self.request_module = self.runner.locate, self.runner.request_module
-        access, meter, printk, symtab = self.access, self.meter, self.printk, self.symtab
+        access, costs, printk, symtab = self.access, self.costs, self.printk, self.symtab
         self.word, self.store, self.pieces = access.word, access.store, access.pieces
         self.string, self.string_pieces = access.string, access.string_pieces
         self.format, self.hold = access.format, access.hold
         self.va_list, self.va_list_at = access.va_list, access.va_list_at
-        self.spend, self.account, self.entries = meter.spend, meter.account, meter.entries
+        self.spend, self.account, self.entries = costs.spend, costs.account, costs.entries
         self.print, self.say, self.flush_log = printk.print, printk.say, printk.flush
         self.caller, self.return_to = self.serving.caller, self.serving.return_to
         self.access_fault = self.serving.access_fault
@@ -267,7 +267,7 @@ class Kernel:
     # What entries use ------------------------------------------------------------------------
 
     def run_as(self, task: int, stack: int, address: int, slots: list[int], context: Any) -> int:
-        """Run or go on with a guest function while `task` is current; see `Runner.aside`."""
+        """Run or go on with a guest function while `task` is current; see `GuestRunner.aside`."""
         with self.percpu.running(task):
             return self.runner.aside(stack, address, slots, context)
 
@@ -294,7 +294,7 @@ class Kernel:
             As in `Record`; without a name, the symbol at `address` is it.
         """
         if len(self.registry) >= RECORDS and self.executing:
-            self.meter.overflow(
+            self.costs.overflow(
                 f"{RECORDS} registrations", "more are not kept: load fewer modules at once"
             )
         owner, symbol = self.locate(address)

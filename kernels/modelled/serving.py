@@ -10,7 +10,7 @@ from archs import Arch
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.kasan import Origin
-from kernels.runner import Runner
+from kernels.runner import GuestRunner
 
 
 class Serving:
@@ -27,7 +27,7 @@ class Serving:
     """
 
     def __init__(
-        self, arch: Arch, memory: KernelMemory, cpus: Sequence[Cpu], runner: Runner
+        self, arch: Arch, memory: KernelMemory, cpus: Sequence[Cpu], runner: GuestRunner
     ) -> None:
         self._calling = arch.runs.calling
         self._memory = memory

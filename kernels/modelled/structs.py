@@ -41,7 +41,7 @@ Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
 
 @attrs.frozen
-class Member:
+class StructMember:
     """One member: its type as declared, where it lies, and its bytes."""
 
     type: str
@@ -50,13 +50,13 @@ class Member:
 
 
 @attrs.frozen
-class Layout:
+class StructLayout:
     """A structure; members of members by their dotted names; `end` is None if there is more."""
 
     name: str
     end: int | None
     align: int
-    members: Mapping[str, Member]
+    members: Mapping[str, StructMember]
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ def offset_of(name: str, member: str) -> int:
 
 
 @functools.cache
-def layout(name: str, sizes: Sizes = ()) -> Layout:
+def layout(name: str, sizes: Sizes = ()) -> StructLayout:
     """Return where the members of a declared structure lie.
 
     Parameters
@@ -95,7 +95,7 @@ def layout(name: str, sizes: Sizes = ()) -> Layout:
     sizes
         Bytes of the structures whose size depends on the architecture (`Arch.structure_sizes`).
     """
-    members: dict[str, Member] = {}
+    members: dict[str, StructMember] = {}
     end, most, whole = 0, 1, True
     for word in _DECLARED[name].split():
         if word == "...":
@@ -107,7 +107,7 @@ def layout(name: str, sizes: Sizes = ()) -> Layout:
         title, _, kind = word.partition(":")
         size, align, inner = _type(kind, sizes)
         at = align_up(end, align)
-        members[title] = Member(kind, at, size)
+        members[title] = StructMember(kind, at, size)
         members |= {
             f"{title}.{name}": attrs.evolve(m, offset=at + m.offset) for name, m in inner.items()
         }
@@ -115,10 +115,10 @@ def layout(name: str, sizes: Sizes = ()) -> Layout:
     size_here = dict(sizes).get(name)
     if size_here is None and whole:
         size_here = align_up(end, most)
-    return Layout(name, size_here, most, members)
+    return StructLayout(name, size_here, most, members)
 
 
-def _type(kind: str, sizes: Sizes) -> tuple[int, int, Mapping[str, Member]]:
+def _type(kind: str, sizes: Sizes) -> tuple[int, int, Mapping[str, StructMember]]:
     """Return size, alignment and members of a type."""
     if kind == "list":
         return 16, 8, {}
@@ -144,11 +144,11 @@ def packed(name: str) -> struct_.Struct:
 
 
 @attrs.frozen
-class View:
+class StructView:
     """A structure in guest memory, member by member."""
 
     kernel: Words
-    layout: Layout
+    layout: StructLayout
     address: int
 
     def at(self, member: str) -> int:
@@ -184,6 +184,6 @@ class View:
         return named
 
 
-def view(kernel: Words, name: str, address: int) -> View:
+def view(kernel: Words, name: str, address: int) -> StructView:
     """Return the declared structure `name` at `address`."""
-    return View(kernel, layout(name, kernel.arch.loads.structure_sizes), address)
+    return StructView(kernel, layout(name, kernel.arch.loads.structure_sizes), address)

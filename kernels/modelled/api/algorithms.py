@@ -21,7 +21,7 @@ from typing import ClassVar, Self
 import attrs
 
 from emulator.budget import one_budget
-from kernels.errors import Refused
+from kernels.errors import ErrnoError
 from kernels.modelled.api import scatterlist
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
@@ -38,7 +38,7 @@ struct("crypto_shash", "descsize:u32 base:crypto_tfm")
 struct("crypto_plain", "base:crypto_tfm")  # struct crypto_rng, crypto_scomp, crypto_cipher ...
 
 
-class CryptoError(Refused):
+class CryptoError(ErrnoError):
     """An algorithm refused what it was given, or there is no such algorithm."""
 
 

@@ -18,8 +18,8 @@ import attrs
 from allocator.types import ADDRESS_MASK
 from emulator.faults import Fault, FaultKind, Stopped
 from kernels.modelled.bounds import PIECE
+from kernels.modelled.costs import ENTRY
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.meter import ENTRY
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import function
 

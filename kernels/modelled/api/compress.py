@@ -17,7 +17,7 @@ from allocator.types import KIB
 from kernels.modelled.api.common import state
 from kernels.modelled.bounds import WORK
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import View, struct, view
+from kernels.modelled.structs import StructView, struct, view
 from kernels.modelled.table import function
 
 if TYPE_CHECKING:
@@ -84,19 +84,19 @@ def _again(k: Kernel, stream: int) -> int:
     return Z_STREAM_ERROR if found is None else _reset(k, stream, found)
 
 
-def _input(k: Kernel, z: View) -> bytes:
+def _input(k: Kernel, z: StructView) -> bytes:
     """Return the next piece of the input."""
     return k.memory.read(z.number("next_in"), min(z.number("avail_in"), STEP))
 
 
-def _taken(z: View, used: int) -> None:
+def _taken(z: StructView, used: int) -> None:
     """Move the stream on behind what was used of its input."""
     z.put("next_in", z.number("next_in") + used)
     z.put("avail_in", z.number("avail_in") - used)
     z.put("total_in", z.number("total_in") + used)
 
 
-def _give(k: Kernel, z: View, found: _Stream) -> None:
+def _give(k: Kernel, z: StructView, found: _Stream) -> None:
     """Store as much pending output as there is room for."""
     at, room = z.number("next_out"), z.number("avail_out")
     piece, found.pending = found.pending[:room], found.pending[room:]

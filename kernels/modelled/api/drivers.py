@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from kernels.modelled.api.registration import Ids, member_value, registration
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import View, layout, struct, view
+from kernels.modelled.structs import StructView, layout, struct, view
 
 MOST_IDS = 4096
 
@@ -73,7 +73,7 @@ struct("spi_device_id", "name:char[32] driver_data:u64")
 struct("acpi_device_id", "id:char[16] driver_data:u64 cls:u32 cls_msk:u32")
 
 
-def _table(structure: str, end: tuple[str, ...], spell: Callable[[View], str]) -> Ids:
+def _table(structure: str, end: tuple[str, ...], spell: Callable[[StructView], str]) -> Ids:
     """Return the reader of a table whose last entry has nothing in the members `end`."""
 
     def read(k: Kernel, address: int) -> Iterator[str]:
@@ -87,12 +87,12 @@ def _table(structure: str, end: tuple[str, ...], spell: Callable[[View], str]) -
     return read
 
 
-def _number(found: View, member: str, width: int) -> str:
+def _number(found: StructView, member: str, width: int) -> str:
     value = found.number(member)
     return "*" if value == 0xFFFF_FFFF else f"{value:0{width}x}"
 
 
-def _pci(found: View) -> str:
+def _pci(found: StructView) -> str:
     text = f"{_number(found, 'vendor', 4)}:{_number(found, 'device', 4)}"
     if found.number("class_mask"):
         text += f" class {found.number('class'):06x}/{found.number('class_mask'):06x}"

@@ -36,7 +36,7 @@ CHARP_MAX = 1024
 
 
 @attrs.frozen(kw_only=True)
-class Parameter:
+class ModuleParameter:
     """One entry of a module's parameter table.
 
     Parameters
@@ -66,7 +66,7 @@ class Parameter:
     flags: int
 
 
-def parameters(memory: Memory, section_address: int, size: int) -> tuple[Parameter, ...]:
+def parameters(memory: Memory, section_address: int, size: int) -> tuple[ModuleParameter, ...]:
     """Return the entries of the `__param` table of `size` bytes at `section_address`.
 
     AccessError where the table points outside readable memory.
@@ -76,7 +76,7 @@ def parameters(memory: Memory, section_address: int, size: int) -> tuple[Paramet
     for index, row in enumerate(KERNEL_PARAM.iter_unpack(table)):
         name, _module, ops, perm, level, flags, arg = row
         found.append(
-            Parameter(
+            ModuleParameter(
                 name=_name(memory, name),
                 address=section_address + index * KERNEL_PARAM.size,
                 ops=ops,

@@ -2,7 +2,7 @@
 """Reserves and counters (mm/mempool.c, lib/percpu_counter.c, lib/percpu-refcount.c, mm/shrinker.c).
 
 A reserve is filled when it is made, as the kernel does, and used when the allocator behind
-it has nothing. Per-cpu counters have one CPU: the sum is the count.
+it has nothing. Per-cpu counters are counted in their sum at once, whatever the CPU.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import attrs
 from allocator.types import Hex
 from kernels.modelled.api.common import errno, state, text
 from kernels.modelled.api.memory import GFP_ZERO, kfree, kmalloc
+from kernels.modelled.costs import ENTRY
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.meter import ENTRY
 from kernels.modelled.structs import layout, room, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from allocator.types import Hex
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
-from kernels.modelled.structs import View, layout, view
+from kernels.modelled.structs import StructView, layout, view
 from kernels.modelled.table import function
 from kernels.registry import Field
 
@@ -52,7 +52,7 @@ def name_text(k: Kernel, address: int) -> str:
     return k.string(address).decode("utf-8", "backslashreplace")
 
 
-def member_value(found: View, member: str) -> Field:
+def member_value(found: StructView, member: str) -> Field:
     """Return a member as a record has it."""
     found_as = found.layout.members[member]
     if found_as.type == "str" or found_as.type.startswith("char"):

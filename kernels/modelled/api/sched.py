@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What runs later, and who waits for it (kernel/sched/, kernel/kthread.c).
 
-One CPU, no preemption: things that were put off run only where the running code waits, or
+No preemption: things that were put off run only where the running code waits, or
 when a call from outside has returned and the kernel is idle. What runs next is decided by
 order alone (due timers by time, then work, then threads, each first come first served), and
 time jumps to the next timer when nothing else is left; so every run is the same.
@@ -44,7 +44,7 @@ SWITCH = 50_000  # ns that each thing costs, so that such a one cannot stop time
 
 
 @attrs.define(eq=False)
-class Thread:
+class KThread:
     """A kernel thread: not started, put aside at a place where it waits, or ended."""
 
     task: int
@@ -70,8 +70,8 @@ class Scheduler:
     timers: dict[int, tuple[int, int, Deferred]] = attrs.field(factory=dict)
     queue: deque[tuple[int, Deferred]] = attrs.field(factory=deque)
     running: list[int] = attrs.field(factory=list)  # keys of the queue's items under way
-    threads: dict[int, Thread] = attrs.field(factory=dict)
-    thread: Thread | None = None  # the one that runs; None: the call from outside
+    threads: dict[int, KThread] = attrs.field(factory=dict)
+    thread: KThread | None = None  # the one that runs; None: the call from outside
     depth: int = 0  # of the guest, where that thread runs
     woken: bool = False
     serial: int = 0
@@ -259,7 +259,7 @@ def block(
 # Threads -----------------------------------------------------------------------------------
 
 
-def _runnable(k: Kernel, thread: Thread) -> bool:
+def _runnable(k: Kernel, thread: KThread) -> bool:
     if thread.ended or not thread.started:
         return False
     if thread.ready is None or thread.ready():
@@ -267,7 +267,7 @@ def _runnable(k: Kernel, thread: Thread) -> bool:
     return thread.deadline is not None and thread.deadline <= now(k)
 
 
-def _switch(k: Kernel, thread: Thread) -> None:
+def _switch(k: Kernel, thread: KThread) -> None:
     """Run a thread until it waits or ends."""
     s = state(k, Scheduler)
     before = s.thread, s.depth
@@ -287,12 +287,12 @@ def _switch(k: Kernel, thread: Thread) -> None:
         s.thread, s.depth = before
 
 
-def _end(thread: Thread, result: int) -> None:
+def _end(thread: KThread, result: int) -> None:
     thread.ended, thread.result = True, result
     thread.ready = thread.context = thread.deadline = None
 
 
-def current_thread(k: Kernel) -> Thread | None:
+def current_thread(k: Kernel) -> KThread | None:
     """Return the kernel thread that runs; None for the call from outside."""
     return state(k, Scheduler).thread
 
@@ -308,7 +308,7 @@ def create_thread(k: Kernel, name: str, function_: int, argument: int) -> int:
     except AllocationError:
         k.memory.vfree(stack)
         return errno("ENOMEM")
-    thread = Thread(task, name, function_, argument, stack)
+    thread = KThread(task, name, function_, argument, stack)
     state(k, Scheduler).threads[task] = thread
     return task
 
@@ -328,7 +328,7 @@ def wake(k: Kernel, task: int) -> bool:
 
 def _woken(k: Kernel) -> Callable[[], bool]:
     s = state(k, Scheduler)
-    holder: Scheduler | Thread = s if s.thread is None else s.thread
+    holder: Scheduler | KThread = s if s.thread is None else s.thread
     return lambda: holder.woken
 
 

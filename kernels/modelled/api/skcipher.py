@@ -14,7 +14,7 @@ from allocator.types import PAGE_SIZE
 from kernels.modelled.api import scatterlist
 from kernels.modelled.api.common import state
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import View, struct, view
+from kernels.modelled.structs import StructView, struct, view
 from kernels.modelled.table import function
 
 struct("crypto_tfm", "refcnt:u32 crt_flags:u32 node:i32 exit:fn __crt_alg:ptr")
@@ -56,14 +56,14 @@ class _Walks:
     live: dict[int, _Walk] = attrs.field(factory=dict)
 
 
-def _algorithm(k: Kernel, request: View, structure: str, base: str) -> View:
+def _algorithm(k: Kernel, request: StructView, structure: str, base: str) -> StructView:
     """Return the algorithm that a request is for."""
     tfm = view(k, "crypto_tfm", request.number("base.tfm"))
     found = view(k, structure, 0)
     return view(k, structure, tfm.number("__crt_alg") - found.layout.members[base].offset)
 
 
-def _start(k: Kernel, address: int, request: View, skip: int, total: int) -> int:
+def _start(k: Kernel, address: int, request: StructView, skip: int, total: int) -> int:
     walk = view(k, "skcipher_walk", address)
     for member in ("nbytes", "flags"):
         walk.put(member, 0)
@@ -80,7 +80,7 @@ def _start(k: Kernel, address: int, request: View, skip: int, total: int) -> int
     return 0
 
 
-def _next(k: Kernel, walk: View, found: _Walk) -> None:
+def _next(k: Kernel, walk: StructView, found: _Walk) -> None:
     """Put the next piece into the buffer: at most a page, whole blocks unless it is the last."""
     count = min(walk.number("total"), PAGE_SIZE)
     k.memory.write(found.buffer, scatterlist.read(k, found.src, found.at, count))

@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 import attrs
 
-from allocator import Allocation, Execmem
-from allocator.types import ADDRESS_MASK, Consumer, Interval, MemType
+from allocator import Allocation
+from allocator.types import ADDRESS_MASK, Consumer, Interval
 from archs import Arch
 from archs.text import Ftrace as Encoding
 from archs.text import OnStack, Register
@@ -32,7 +30,7 @@ from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.image import SLOT
 from kernels.modelled.services import Services
-from kernels.modelled.text.patches import Patch, Patches, PatchRefused, Running
+from kernels.modelled.text.patches import Claim, Patches, PatchRefused, Running, UntilStopped
 from loader.loaded import LoadedModule
 
 LIMIT = 100_000  # calls kept
@@ -41,7 +39,7 @@ STUBS = ("ftrace_enter", "ftrace_exit")  # kernel functions that trampolines cal
 
 
 @attrs.frozen
-class Site:
+class TraceSite:
     """Where a function can be traced."""
 
     module: str
@@ -51,7 +49,7 @@ class Site:
 
 
 @attrs.define(eq=False)
-class Call:
+class TracedCall:
     """One call of a traced function.
 
     Parameters
@@ -70,19 +68,19 @@ class Call:
         The traced functions that it called.
     """
 
-    site: Site
+    site: TraceSite
     arguments: tuple[int, ...]
     caller: int
     result: int | None = None
     instructions: int | None = None
-    children: list[Call] = attrs.field(factory=list, repr=False)
+    children: list[TracedCall] = attrs.field(factory=list, repr=False)
 
     @property
     def function(self) -> str:
         """The function's name."""
         return self.site.function
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Call]]:
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, TracedCall]]:
         """Yield (depth, call) of this call and of all below it, in order of entry."""
         stack = [(depth, self)]
         while stack:
@@ -96,13 +94,13 @@ class _Frame:
     """A traced call that has not returned: where its return address was, and what it was."""
 
     trace: Trace
-    call: Call | None
+    call: TracedCall | None
     place: int
     parent: int
     began: int
 
 
-class Trace:
+class Trace(UntilStopped):
     """Functions being traced, until `stop`; a context manager. Made by `Machine.trace`.
 
     `calls` holds the outermost calls, `sites` what is traced; `dropped` counts calls beyond
@@ -111,22 +109,22 @@ class Trace:
 
     def __init__(
         self,
-        ftrace: Ftrace,
-        sites: dict[int, Site],
+        ftrace: Tracer,
+        sites: dict[int, TraceSite],
         *,
         limit: int,
-        on_entry: Callable[[Call], object] | None,
-        on_exit: Callable[[Call], object] | None,
+        on_entry: Callable[[TracedCall], object] | None,
+        on_exit: Callable[[TracedCall], object] | None,
     ) -> None:
         self._ftrace = ftrace
         self.sites = sites
         self.limit = limit
         self.on_entry, self.on_exit = on_entry, on_exit
-        self.calls: list[Call] = []
+        self.calls: list[TracedCall] = []
         self.recorded = self.dropped = 0
-        self.patches: list[Patch] = []
+        self.patches: list[Claim] = []
 
-    def walk(self) -> Iterator[tuple[int, Call]]:
+    def walk(self) -> Iterator[tuple[int, TracedCall]]:
         """Yield (depth, call) of every call, in order of entry."""
         for call in self.calls:
             yield from call.walk()
@@ -135,26 +133,15 @@ class Trace:
         """Trace no more: every byte is as it was before."""
         self._ftrace.stop(self)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-
-class Ftrace:
+class Tracer:
     """The tracer of one machine.
 
     Parameters
     ----------
     arch, encoding
         The architecture, and its call sites.
-    execmem, patches
+    patches
         Where trampolines come from, and how sites are changed.
     kernel
         Whose CPUs' registers are looked at, and whose stubs trampolines call.
@@ -166,7 +153,6 @@ class Ftrace:
         self,
         arch: Arch,
         encoding: Encoding,
-        execmem: Execmem,
         patches: Patches,
         kernel: Services,
         running: Running,
@@ -174,7 +160,6 @@ class Ftrace:
         self._calling = arch.runs.calling
         self._plt = arch.plt
         self._encoding = encoding
-        self._execmem = execmem
         self._patches = patches
         self._kernel = kernel
         self._running = running
@@ -190,7 +175,7 @@ class Ftrace:
 
     # Sites -----------------------------------------------------------------------------------
 
-    def sites(self, module: LoadedModule, near: int | None = None) -> Iterator[Site]:
+    def sites(self, module: LoadedModule, near: int | None = None) -> Iterator[TraceSite]:
         """Yield where functions of a module can be traced, as far as it is in memory.
 
         `near` leaves out those that do not reach to an address.
@@ -214,7 +199,7 @@ class Ftrace:
                     continue
                 code = self._patches.original(address, self._encoding.size)
                 if self._encoding.idle(address, code, address_of_stub):
-                    yield Site(module.name, found[0], address - found[1], address)
+                    yield TraceSite(module.name, found[0], address - found[1], address)
 
     def inside(self, module: LoadedModule, address: int) -> bool:
         """Return whether an address lies in a site, behind its beginning."""
@@ -223,7 +208,7 @@ class Ftrace:
             for site in self.sites(module, address)
         )
 
-    def matching(self, module: LoadedModule, pattern: str) -> list[Site]:
+    def matching(self, module: LoadedModule, pattern: str) -> list[TraceSite]:
         """Return the sites of functions whose name matches a pattern; PatchRefused without any."""
         sites = list(self.sites(module))
         found = [site for site in sites if fnmatchcase(site.function, pattern)]
@@ -244,11 +229,11 @@ class Ftrace:
 
     def start(
         self,
-        sites: Iterable[tuple[LoadedModule, Site]],
+        sites: Iterable[tuple[LoadedModule, TraceSite]],
         *,
         limit: int = LIMIT,
-        on_entry: Callable[[Call], object] | None = None,
-        on_exit: Callable[[Call], object] | None = None,
+        on_entry: Callable[[TracedCall], object] | None = None,
+        on_exit: Callable[[TracedCall], object] | None = None,
     ) -> Trace:
         """Trace functions until `Trace.stop`.
 
@@ -314,7 +299,7 @@ class Ftrace:
         # What is left belongs to threads that wait, and will return some day.
         if not any(self._stacks.values()):
             for allocation in self._retired:
-                self._execmem.free(allocation.address)
+                self._patches.drop(allocation)
             self._retired.clear()
             if self._trampolines is None:
                 self._own.clear()
@@ -335,14 +320,16 @@ class Ftrace:
     def _code(self, wanted: list[tuple[Callable[[int, int], bytes], int]]) -> Allocation:
         """Return trampolines one behind the other: what makes each, and where it leads."""
         size = self._encoding.code_size
-        with self._execmem.alloc(
-            MemType.TEXT, size * len(wanted), consumer=Consumer.FTRACE, align=8
-        ) as pending:
-            for index, (make, target) in enumerate(wanted):
-                pending.write(index * size, make(pending.address + index * size, target))
-            return pending.finish()
 
-    def _point(self, what: str, wanted: Iterable[tuple[LoadedModule, Site, int]]) -> list[Patch]:
+        def parts(start: int) -> Iterator[tuple[int, bytes]]:
+            for index, (make, target) in enumerate(wanted):
+                yield index * size, make(start + index * size, target)
+
+        return self._patches.make(Consumer.FTRACE, size * len(wanted), 8, parts)
+
+    def _point(
+        self, what: str, wanted: Iterable[tuple[LoadedModule, TraceSite, int]]
+    ) -> list[Claim]:
         """Make sites call trampolines, through the module's PLT slot where they must."""
         changes: dict[int, bytes] = {}
         for module, site, target in wanted:
@@ -421,7 +408,7 @@ class Ftrace:
         if trace.recorded < trace.limit:
             registers = tuple(self._cpu.read(r) & ADDRESS_MASK for r in self._calling.arguments)
             origin = frames[-1].parent if tail and frames else parent
-            call = Call(site, registers, origin)
+            call = TracedCall(site, registers, origin)
             above = next((f.call for f in reversed(frames) if f.trace is trace), None)
             (trace.calls if above is None else above.children).append(call)
             trace.recorded += 1
@@ -451,7 +438,7 @@ class Ftrace:
 
     # Replacing ---------------------------------------------------------------------------------
 
-    def replace(self, functions: Iterable[tuple[LoadedModule, Site, int]]) -> Replacement:
+    def replace(self, functions: Iterable[tuple[LoadedModule, TraceSite, int]]) -> Replacement:
         """Let calls of functions go to others (addresses) until `Replacement.stop`.
 
         PatchRefused where somebody holds a site, or its trampoline is out of reach.
@@ -467,19 +454,17 @@ class Ftrace:
                 ),
             )
         except BaseException:
-            self._execmem.free(trampolines.address)
+            self._patches.drop(trampolines)
             raise
-        return Replacement(self._patches, self._execmem, patches, trampolines)
+        return Replacement(self._patches, patches, trampolines)
 
 
-class Replacement:
+class Replacement(UntilStopped):
     """Functions that are replaced, until `stop`; a context manager. Made by `Machine.replace`."""
 
-    def __init__(
-        self, patches: Patches, execmem: Execmem, held: list[Patch], trampolines: Allocation
-    ) -> None:
+    def __init__(self, patches: Patches, held: list[Claim], trampolines: Allocation) -> None:
         self._patches = patches
-        self._execmem = execmem
+        self._made = trampolines
         self._held = held
         self._users: list[tuple[LoadedModule, str]] = []
         self.trampolines: Interval = trampolines.interval
@@ -494,17 +479,6 @@ class Replacement:
         if self._held:
             self._patches.release(self._held)
             self._held = []
-            self._execmem.free(self.trampolines.start)
+            self._patches.drop(self._made)
             for module, user in self._users:
                 module.users.discard(user)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -156,7 +156,7 @@ class StaticKeys:
                 self._memory.write(key, before.to_bytes(4, "little"))
                 raise
 
-    def adopt(self, module: LoadedModule) -> None:
+    def add_module(self, module: LoadedModule) -> None:
         """Give a new module's sites the state that their keys have already."""
         texts = {
             region.address: self._patches.read(region.address, region.size)

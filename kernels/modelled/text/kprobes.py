@@ -13,15 +13,13 @@ architecture cannot imitate (kernel/kprobes.c, arch/*/kernel/kprobes/).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 import attrs
 
-from allocator import AccessError, Allocation, Execmem
-from allocator.types import ADDRESS_MASK, Consumer, MemType
+from allocator import AccessError, Allocation
+from allocator.types import ADDRESS_MASK, Consumer
 from archs import Arch
 from archs.text import Insn
 from archs.text import Kprobes as Encoding
@@ -29,7 +27,7 @@ from emulator.cpu import Cpu
 from emulator.faults import FaultKind, Stop
 from kernels.modelled.guest import Guest
 from kernels.modelled.services import Services
-from kernels.modelled.text.patches import Patch, Patches, PatchRefused
+from kernels.modelled.text.patches import Claim, Patches, PatchRefused, UntilStopped
 from loader.loaded import LoadedModule
 
 LONGEST = 16  # bytes of an instruction, with some to spare
@@ -44,11 +42,11 @@ class Hit:
     registers: Mapping[str, int] = attrs.field(repr=False)
 
 
-class Probe:
+class Probe(UntilStopped):
     """One probe, until `remove`; a context manager. Made by `Machine.probe`."""
 
     def __init__(
-        self, kprobes: Kprobes, address: int, where: str, handler: Callable[[Hit], object] | None
+        self, kprobes: Prober, address: int, where: str, handler: Callable[[Hit], object] | None
     ) -> None:
         self._kprobes = kprobes
         self.address = address
@@ -60,36 +58,27 @@ class Probe:
         """Take the probe away: every byte is as it was before."""
         self._kprobes.remove(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.remove()
+    stop = remove
 
 
 @attrs.define(eq=False)
 class _Armed:
     """A breakpoint in place, and everything needed to go on behind it."""
 
-    patch: Patch
+    patch: Claim
     insn: Insn
     slot: Allocation | None
     probes: list[Probe]
 
 
-class Kprobes:
+class Prober:
     """The probes of one machine.
 
     Parameters
     ----------
     arch, encoding
         The architecture, and its instructions.
-    execmem, patches
+    patches
         Where slots come from, and how breakpoints get into text.
     kernel
         Whose CPUs run into them.
@@ -106,7 +95,6 @@ class Kprobes:
         self,
         arch: Arch,
         encoding: Encoding,
-        execmem: Execmem,
         patches: Patches,
         kernel: Services,
         breakpoints: dict[int, Callable[[Cpu], int]],
@@ -115,7 +103,6 @@ class Kprobes:
     ) -> None:
         self._program_counter = arch.runs.calling.program_counter
         self._encoding = encoding
-        self._execmem = execmem
         self._patches = patches
         self._kernel = kernel
         self._breakpoints = breakpoints
@@ -160,7 +147,7 @@ class Kprobes:
             (patch,) = self._patches.claim("probe", "a probe", [change])
         except BaseException:
             if slot is not None:
-                self._execmem.free(slot.address)
+                self._patches.drop(slot)
             raise
         self._armed[address] = _Armed(patch, insn, slot, [probe])
         self._breakpoints[address] = partial(self._hit, address)
@@ -223,18 +210,18 @@ class Kprobes:
     def _slot(self, address: int, insn: Insn) -> Allocation:
         """Return a slot that holds an instruction made for its new place, and a breakpoint."""
         back = self._encoding.breakpoint(insn.size)
-        with self._execmem.alloc(
-            MemType.TEXT, insn.size + len(back), consumer=Consumer.KPROBES, align=4
-        ) as pending:
+
+        def parts(start: int) -> Iterator[tuple[int, bytes]]:
             code: bytes | None = self._patches.original(address, insn.size)
             if insn.copy is not None:
-                code = insn.copy(pending.address)
+                code = insn.copy(start)
             if code is None:
                 where = self._patches.where(address)
-                reason = f"its operand is out of reach of the slot at {pending.address:#x}"
+                reason = f"its operand is out of reach of the slot at {start:#x}"
                 raise PatchRefused("probe", address, where, reason)
-            pending.write(0, code + back)
-            return pending.finish()
+            yield 0, code + back
+
+        return self._patches.make(Consumer.KPROBES, insn.size + len(back), 4, parts)
 
     def remove(self, probe: Probe) -> None:
         """Take a probe away; a second time does nothing."""
@@ -255,7 +242,7 @@ class Kprobes:
         for behind, slot in list(self._retired.items()):
             if not any(pc in slot.interval for pc in waiting):
                 del self._retired[behind], self._breakpoints[behind]
-                self._execmem.free(slot.address)
+                self._patches.drop(slot)
 
     # Traps -----------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from archs.text import TextPatching
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from kernels.modelled.services import Services
-from kernels.modelled.text.ftrace import Ftrace, Replacement, Site
+from kernels.modelled.text.ftrace import Replacement, Tracer, TraceSite
 from kernels.modelled.text.jump_labels import StaticKey, StaticKeys
-from kernels.modelled.text.kprobes import Kprobes
+from kernels.modelled.text.kprobes import Prober
 from kernels.modelled.text.patches import Patches, PatchRefused, Running
-from kernels.modelled.text.static_calls import StaticCall, StaticCalls
+from kernels.modelled.text.static_calls import StaticCall, StaticCallSites
 from loader.loaded import LoadedModule
 
 
@@ -62,12 +62,13 @@ class LiveText:
 
         self.patches = Patches(execmem, where, running)
         self.static_keys = StaticKeys(encoding.jump_labels, memory, self.patches, modules)
-        self.static_calls = StaticCalls(encoding.static_calls, memory, self.patches, modules, zero)
-        self.ftrace = Ftrace(arch, encoding.ftrace, execmem, self.patches, kernel, running)
-        self.kprobes = Kprobes(
+        self.static_calls = StaticCallSites(
+            encoding.static_calls, memory, self.patches, modules, zero
+        )
+        self.ftrace = Tracer(arch, encoding.ftrace, self.patches, kernel, running)
+        self.kprobes = Prober(
             arch,
             encoding.kprobes,
-            execmem,
             self.patches,
             kernel,
             breakpoints,
@@ -112,7 +113,7 @@ class LiveText:
         except ValueError:
             raise BadCall(place, f"{offset!r} is no offset") from None
 
-    def matching(self, pattern: str) -> list[tuple[LoadedModule, Site]]:
+    def matching(self, pattern: str) -> list[tuple[LoadedModule, TraceSite]]:
         """Return the functions to trace that `MODULE[:GLOB]` names; PatchRefused for none."""
         title, _, glob = pattern.partition(":")
         module = self._module(title)
@@ -120,7 +121,7 @@ class LiveText:
 
     def replace(self, functions: Mapping[int | str, int | str]) -> Replacement:
         """Let calls of functions go to others; see `Machine.replace`."""
-        chosen: list[tuple[LoadedModule, Site, int]] = []
+        chosen: list[tuple[LoadedModule, TraceSite, int]] = []
         held: list[tuple[LoadedModule, str]] = []
         for old, new in functions.items():
             address, there = self.place(old), self.place(new)

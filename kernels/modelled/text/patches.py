@@ -10,15 +10,18 @@ change (init text is freed, a module unloaded); such a change is over by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import attrs
 from sortedcontainers import SortedDict
 
 from allocator import Allocation, Execmem
 from allocator.errors import ExecmemError
+from allocator.types import Consumer, MemType
 from emulator.cpu import Cpu
 
+Part: TypeAlias = tuple[int, bytes]
 Running: TypeAlias = Callable[[], Iterable[tuple[Cpu, int | None]]]
 
 
@@ -49,7 +52,7 @@ class PatchRefused(ExecmemError):
 
 
 @attrs.frozen(eq=False)
-class Patch:
+class Claim:
     """One claimed change: what stood at `address`, and what stands there now."""
 
     owner: str
@@ -57,6 +60,25 @@ class Patch:
     old: bytes
     new: bytes
     allocation: Allocation
+
+
+class UntilStopped:
+    """Changes that last until `stop`; a context manager."""
+
+    def stop(self) -> None:
+        """Let every byte be as it was before; a second time does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
 
 
 class Patches:
@@ -76,7 +98,7 @@ class Patches:
         self._execmem = execmem
         self.where = where
         self.running = running
-        self._live = SortedDict()  # address -> Patch
+        self._live = SortedDict()  # address -> Claim
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes of text as they stand."""
@@ -95,7 +117,7 @@ class Patches:
         """Return who holds a change in [address, address + size), or an empty string."""
         return next((patch.owner for patch in self._within(address, size)), "")
 
-    def holds(self, patch: Patch) -> bool:
+    def holds(self, patch: Claim) -> bool:
         """Return whether the memory that a change was made in is still there."""
         return self._execmem.find(patch.address) is patch.allocation
 
@@ -117,7 +139,7 @@ class Patches:
                     raise PatchRefused(what, address, self.where(address), reason)
         self._execmem.poke_many(changes)
 
-    def claim(self, what: str, owner: str, changes: Iterable[tuple[int, bytes]]) -> list[Patch]:
+    def claim(self, what: str, owner: str, changes: Iterable[tuple[int, bytes]]) -> list[Claim]:
         """Change (address, new) for `owner`, until `release`.
 
         Raises
@@ -136,12 +158,12 @@ class Patches:
             if holder:
                 raise PatchRefused(what, address, self.where(address), f"{holder} is there")
             old = self.read(address, len(new))
-            patches.append(Patch(owner, address, old, new, allocation))
+            patches.append(Claim(owner, address, old, new, allocation))
         self.poke(what, ((p.address, p.new, p.old) for p in patches))
         self._live.update((patch.address, patch) for patch in patches)
         return patches
 
-    def release(self, patches: Iterable[Patch]) -> None:
+    def release(self, patches: Iterable[Claim]) -> None:
         """Take changes back, where their memory is still there; PokeError, nothing taken back."""
         patches = list(patches)
         self.poke("restore", ((p.address, p.old, p.new) for p in patches if self.holds(p)))
@@ -149,7 +171,26 @@ class Patches:
             if self._live.get(patch.address) is patch:
                 del self._live[patch.address]
 
-    def _within(self, address: int, size: int) -> list[Patch]:
+    def make(
+        self, consumer: Consumer, size: int, align: int, parts: Callable[[int], Iterable[Part]]
+    ) -> Allocation:
+        """Return `size` bytes of new text for a consumer.
+
+        Parameters
+        ----------
+        parts
+            Returns what stands in it, by offset, given its address.
+        """
+        with self._execmem.alloc(MemType.TEXT, size, consumer=consumer, align=align) as pending:
+            for offset, code in parts(pending.address):
+                pending.write(offset, code)
+            return pending.finish()
+
+    def drop(self, made: Allocation) -> None:
+        """Free what `make` returned."""
+        self._execmem.free(made.address)
+
+    def _within(self, address: int, size: int) -> list[Claim]:
         # No change is longer than 16 bytes.
         near = self._live.irange(address - 16, address + size, inclusive=(True, False))
         found = [self._live[at] for at in near]

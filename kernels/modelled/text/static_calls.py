@@ -32,7 +32,7 @@ class CallSite:
     tail: bool
 
 
-class StaticCalls:
+class StaticCallSites:
     """Every static call of the loaded modules.
 
     Parameters
@@ -136,7 +136,7 @@ class StaticCall:
     name: str
     key: int
     trampoline: int
-    _calls: StaticCalls = attrs.field(repr=False)
+    _calls: StaticCallSites = attrs.field(repr=False)
     _memory: Memory = attrs.field(repr=False)
 
     @property

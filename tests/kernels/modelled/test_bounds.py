@@ -18,7 +18,7 @@ import archs
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.api.xxhash import xxh64
 from kernels.modelled.bounds import PIECE
-from kernels.modelled.meter import LOOK
+from kernels.modelled.costs import LOOK
 from kernels.modelled.table import FUNCTIONS
 from machine.machine import Machine
 from tests.machine.snippets import snippet

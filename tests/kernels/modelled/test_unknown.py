@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.symbols import ZEROS
+from kernels.modelled.symtab import ZEROS
 from machine.machine import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet

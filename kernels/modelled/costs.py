@@ -16,7 +16,7 @@ LOOK = 256  # loads and the like, between looks at the limits
 ENTRY = 1024  # bytes that an entry which a subsystem remembers costs the host
 
 
-class Meter:
+class Costs:
     """Work, and memory of the host, that the guest pays for.
 
     Parameters

@@ -22,7 +22,7 @@ import attrs
 
 from allocator import AllocationError
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
-from kernels.modelled.image import SLOT, Image
+from kernels.modelled.image import SLOT, ImageParts
 from kernels.modelled.percpu import CANARY, PerCpu
 from kernels.modelled.prototypes import Prototype, parse
 from kernels.modelled.services import Services
@@ -42,7 +42,7 @@ class Unknown(enum.Enum):
 
 
 @attrs.define
-class Stub:
+class KernelStub:
     """What stands behind one stub: an entry of the table, a caller's own, or nothing."""
 
     name: str
@@ -53,7 +53,7 @@ class Stub:
 
 
 @attrs.frozen
-class SymbolsMark:
+class SymtabMark:
     """Stubs, symbols and the ends of variables, at one time."""
 
     stubs: int
@@ -62,7 +62,7 @@ class SymbolsMark:
     percpu: int
 
 
-class Symbols:
+class Symtab:
     """Names and addresses of the kernel.
 
     Parameters
@@ -77,7 +77,9 @@ class Symbols:
     `calls` counts the calls of each function; `fixups` is the kernel's own exception table.
     """
 
-    def __init__(self, kernel: Services, image: Image, percpu: PerCpu, unknown: Unknown) -> None:
+    def __init__(
+        self, kernel: Services, image: ImageParts, percpu: PerCpu, unknown: Unknown
+    ) -> None:
         self._kernel = kernel
         self._image = image
         self._percpu = percpu
@@ -88,7 +90,7 @@ class Symbols:
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
-        self._stubs: list[Stub] = []
+        self._stubs: list[KernelStub] = []
         self._variables_end = image.variables.start
 
     def define_fixed(self) -> None:
@@ -207,7 +209,7 @@ class Symbols:
         if address >= room.end:
             what = "kernel symbols"
             raise AllocationError(what, SLOT, (room,), "the image has no room for more")
-        stub = Stub(name, FUNCTIONS.get(name))
+        stub = KernelStub(name, FUNCTIONS.get(name))
         wide = variable and stub.function is None and address < room.start + WIDE_UNTIL
         self._stubs += [stub] * (WIDE if wide else 1)
         self._image.write(address, self._emulation.ret)
@@ -237,7 +239,7 @@ class Symbols:
                 cpu.watch(base, partial(variable.read, self._kernel))
         return base
 
-    def _stub_of(self, name: str) -> Stub | None:
+    def _stub_of(self, name: str) -> KernelStub | None:
         return self.stub_around(self._addresses[name])
 
     # By address ----------------------------------------------------------------------------
@@ -247,7 +249,7 @@ class Symbols:
         """Where the stubs of kernel functions lie."""
         return self._image.stubs
 
-    def stub_around(self, address: int) -> Stub | None:
+    def stub_around(self, address: int) -> KernelStub | None:
         """Return the stub that an address lies in, or None."""
         if address not in self._image.stubs:
             return None
@@ -300,13 +302,13 @@ class Symbols:
 
     # Loads that fail -------------------------------------------------------------------------
 
-    def mark(self) -> SymbolsMark:
+    def mark(self) -> SymtabMark:
         """Return what loading a module changes, for `roll_back`."""
-        return SymbolsMark(
+        return SymtabMark(
             len(self._stubs), dict(self._addresses), self._variables_end, self._percpu.mark()
         )
 
-    def roll_back(self, mark: SymbolsMark) -> None:
+    def roll_back(self, mark: SymtabMark) -> None:
         """Forget symbols that came after `mark`."""
         del self._stubs[mark.stubs :]
         self._addresses.clear()  # in place: `addresses` is a view of it
