@@ -19,7 +19,7 @@ import attrs
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
 from kernels.modelled.services import Services
-from kernels.modelled.structs import layout, offset_of
+from kernels.modelled.structs import PREV, layout, offset_of
 from kernels.modelled.structs import struct as declare
 from loader.admission import TAINTS
 from loader.loaded import LoadedModule, State
@@ -34,9 +34,9 @@ declare("module_use", "source_list:list target_list:list source:ptr target:ptr")
 _KOBJECT_ENTRY, _KOBJECT_COUNT, _KOBJECT_MODULE = (
     offset_of("module_kobject", member) for member in ("kobj.entry", "kobj.kref", "mod")
 )
-_KOBJECT_STATE = _KOBJECT_COUNT + 4  # bits: that it is initialised, in sysfs and announced
-_KOBJECT_ADDED = 7
+_KOBJECT_ADDED = 7  # bits behind the count: that it is initialised, in sysfs and announced
 _MEMORY, _USE = layout("module_memory").size, layout("module_use").size
+_USE_TARGET, _USE_SOURCE = offset_of("module_use", "target_list"), offset_of("module_use", "source")
 # Sections, the members that point at them and count their entries, and an entry's bytes, given
 # those of a word of struct kernel_symbol.
 _TABLES: tuple[tuple[str, str, str, Callable[[int], int]], ...] = (
@@ -117,7 +117,7 @@ class ModuleStructs:
         for (user, provider), use in list(self._uses.items()):
             if user == loaded.name:
                 del self._uses[user, provider]
-                for node in (use, use + 16):
+                for node in (use, use + _USE_TARGET):
                     self._remove(node)
                 self.kernel.heap.free(use)
         for name in loaded.providers:
@@ -213,9 +213,9 @@ class ModuleStructs:
         use = self.kernel.heap.alloc(_USE, zero=True)
         if use:
             self._uses[user.name, provider.name] = use
-            self._write(use + 32, struct.pack("<QQ", *modules))
+            self._write(use + _USE_SOURCE, struct.pack("<QQ", *modules))
             self._insert(use, source)
-            self._insert(use + 16, target)
+            self._insert(use + _USE_TARGET, target)
 
     # Lists: the guest may have changed them ------------------------------------------------------
 
@@ -223,7 +223,7 @@ class ModuleStructs:
         with suppress(AccessError):
             after = int.from_bytes(self.kernel.memory.read(head, 8), "little")
             self._write(node, struct.pack("<QQ", after, head))
-            self._write(after + 8 & ADDRESS_MASK, node.to_bytes(8, "little"))
+            self._write(after + PREV & ADDRESS_MASK, node.to_bytes(8, "little"))
             self._write(head, node.to_bytes(8, "little"))
 
     def _remove(self, node: int) -> None:
@@ -232,6 +232,6 @@ class ModuleStructs:
         with suppress(AccessError):
             after, before = struct.unpack("<QQ", memory.read(node, 16))
             here = node.to_bytes(8, "little")
-            if memory.read(before, 8) == memory.read(after + 8 & ADDRESS_MASK, 8) == here:
+            if memory.read(before, 8) == memory.read(after + PREV & ADDRESS_MASK, 8) == here:
                 self._write(before, after.to_bytes(8, "little"))
-                self._write(after + 8 & ADDRESS_MASK, before.to_bytes(8, "little"))
+                self._write(after + PREV & ADDRESS_MASK, before.to_bytes(8, "little"))

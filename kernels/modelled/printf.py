@@ -40,6 +40,7 @@ PRECISION_MAX = (1 << 15) - 1
 MESSAGE_LIMIT = MIB
 READ_LIMIT = 16 * MIB
 NESTED_LIMIT = 16
+SIN6_SCOPE_ID = 24  # where struct sockaddr_in6 has it (include/uapi/linux/in6.h)
 
 # The key stands for the random one that a boot draws; fixed, so that logs can be compared.
 _POINTER_KEY = b"execmem %p"
@@ -351,12 +352,12 @@ class _Formatter:
         start, end, _name, flags = struct.unpack("<4Q", self._read(address, 32))
         bits = (0x100, 0x200, 0x400, 0x800, 0x1000)  # IORESOURCE_IO ... BUS, include/linux/ioport.h
         known = next((row for bit, row in zip(bits, _RESOURCES, strict=True) if flags & bit), None)
-        name, form, kind = known or (b"???", _RESOURCES[1][1], "x")
+        name, numbers, kind = known or (b"???", _RESOURCES[1][1], "x")
         decode = suffix[0] == "R" and known is not None
         if decode and flags & 0x20000000:  # IORESOURCE_UNSET
-            text = b"size " + form.number((end - start + 1) & ADDRESS_MASK, kind)
+            text = b"size " + numbers.number((end - start + 1) & ADDRESS_MASK, kind)
         else:
-            text = self._extent(start, end, form, kind)
+            text = self._extent(start, end, numbers, kind)
         if decode:
             text += b"".join(word for bit, word in _RESOURCE_FLAGS if flags & bit)
         else:
@@ -364,9 +365,9 @@ class _Formatter:
         return spec.text(b"[%-4s%s]" % (name, text))
 
     @staticmethod
-    def _extent(start: int, end: int, form: _Spec, kind: str) -> bytes:
-        first = form.number(start, kind)
-        return first if start == end else first + b"-" + form.number(end, kind)
+    def _extent(start: int, end: int, numbers: _Spec, kind: str) -> bytes:
+        first = numbers.number(start, kind)
+        return first if start == end else first + b"-" + numbers.number(end, kind)
 
     def hex_string(self, spec: _Spec, address: int, suffix: str) -> bytes:
         if spec.width == 0:
@@ -414,17 +415,17 @@ class _Formatter:
         options = re.match("[A-Za-z]*", suffix[2:])
         return self._sockaddr(spec, address, suffix[0], options.group() if options else "")
 
-    def _sockaddr(self, spec: _Spec, address: int, form: str, options: str) -> bytes:
+    def _sockaddr(self, spec: _Spec, address: int, letter: str, options: str) -> bytes:
         family = self._word(address, "<H")
         if family == 2:  # AF_INET, struct sockaddr_in
             port, quads = struct.unpack("!2xH4s", self._read(address, 8))
             order = "".join(c for c in options if c in "hlnb")[-1:]
-            text = _ip4(quads, form, order)
+            text = _ip4(quads, letter, order)
             return spec.text(text + b":" + spec.number(port) if "p" in options else text)
         if family != 10:  # AF_INET6, struct sockaddr_in6
             raise _Unprintable(b"(einval)")
         port, flow, data = struct.unpack("!2xHI16s", self._read(address, 24))
-        text = _ip6(data, form, compress="c" in options)
+        text = _ip6(data, letter, compress="c" in options)
         if set(options) & set("pfs"):
             text = b"[" + text + b"]"
         if "p" in options:
@@ -432,7 +433,7 @@ class _Formatter:
         if "f" in options:
             text += b"/" + spec.number(flow & 0x0FFFFFFF)  # IPV6_FLOWINFO_MASK
         if "s" in options:
-            text += b"%" + spec.number(self._word(address + 24, "<I"))
+            text += b"%" + spec.number(self._word(address + SIN6_SCOPE_ID, "<I"))
         return spec.text(text)
 
     def escaped_string(self, spec: _Spec, address: int, suffix: str) -> bytes:
@@ -492,13 +493,13 @@ class _Formatter:
         return spec.text(b"%s%s (0x%08x)" % (shown, note, code))
 
 
-def _ip4(data: bytes, form: str, order: str) -> bytes:
+def _ip4(data: bytes, letter: str, order: str) -> bytes:
     quads = data[::-1] if order in ("h", "l") else data
-    return b".".join((b"%03d" if form == "i" else b"%d") % quad for quad in quads)
+    return b".".join((b"%03d" if letter == "i" else b"%d") % quad for quad in quads)
 
 
-def _ip6(data: bytes, form: str, *, compress: bool) -> bytes:
-    if form == "i":
+def _ip6(data: bytes, letter: str, *, compress: bool) -> bytes:
+    if letter == "i":
         return data.hex().encode()
     if not compress:
         return data.hex(":", 2).encode()

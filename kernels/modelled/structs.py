@@ -143,6 +143,12 @@ def packed(name: str) -> struct_.Struct:
     return struct_.Struct(code + "x" * (layout(name).size - end))
 
 
+# What most structures are made of: lists, and arrays of pointers.
+struct("list_head", "next:ptr prev:ptr")
+PREV = offset_of("list_head", "prev")
+POINTER = _SIZES["u64"]
+
+
 @attrs.frozen
 class StructView:
     """A structure in guest memory, member by member."""

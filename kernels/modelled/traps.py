@@ -66,15 +66,15 @@ def bug_at(kernel: Kernel, loaded: LoadedModule, pc: int) -> Bug | None:
         if section.name != _BUGS or not section.size:
             continue
         table = kernel.memory.read(section.address, section.size)
-        for form in _ENTRIES:
-            if section.size % form.itemsize:
+        for entry in _ENTRIES:
+            if section.size % entry.itemsize:
                 continue
-            entries = np.frombuffer(table, form)
-            places = np.arange(entries.size, dtype=np.int64) * form.itemsize + entries["place"]
+            entries = np.frombuffer(table, entry)
+            places = np.arange(entries.size, dtype=np.int64) * entry.itemsize + entries["place"]
             if not _are_code(loaded, section.address, places):
                 continue
             for index in np.flatnonzero(places == pc - section.address).tolist():
-                start, fields = section.address + index * form.itemsize, form.fields
+                start, fields = section.address + index * entry.itemsize, entry.fields
                 assert fields is not None
                 file = start + fields["file"][1] + int(entries["file"][index])
                 at = start + fields["flags"][1]

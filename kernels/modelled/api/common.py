@@ -21,6 +21,7 @@ from kernels.modelled.bounds import PIECE
 from kernels.modelled.costs import ENTRY
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
+from kernels.modelled.structs import PREV
 from kernels.modelled.table import function
 
 INT_MAX = (1 << 31) - 1
@@ -152,7 +153,7 @@ def text(k: Kernel, address: int, limit: int = UNLIMITED) -> bytes:
     return k.string(address, limit)
 
 
-# Lists: struct list_head is next, previous ---------------------------------------------------
+# Lists: struct list_head ---------------------------------------------------
 
 
 def nodes(k: Kernel, head: int) -> Iterator[int]:
@@ -168,18 +169,23 @@ def empty_list(k: Kernel, head: int) -> None:
     k.memory.write(head, words(head, head))
 
 
+def last_node(k: Kernel, head: int) -> int:
+    """Return the last node of a list; the head of an empty one."""
+    return k.word(head + PREV)
+
+
 def list_insert(k: Kernel, node: int, before: int) -> None:
     """Put a node behind the node (or head) `before`."""
     after = k.word(before)
     k.memory.write(node, words(after, before))
     k.store(before, node)
-    k.store(after + 8, node)
+    k.store(after + PREV, node)
 
 
 def list_del_init(k: Kernel, node: int) -> None:
     """Take a node out of the list it is in, if it is in one."""
-    after, before = k.word(node), k.word(node + 8)
+    after, before = k.word(node), k.word(node + PREV)
     if after and after != node:
         k.store(before, after)
-        k.store(after + 8, before)
+        k.store(after + PREV, before)
         empty_list(k, node)

@@ -84,13 +84,16 @@ def _permute(k: Kernel, words: tuple[int, ...], rounds: int) -> list[int]:
     return x
 
 
+COUNTER = 12  # which of the 16 words of the state counts blocks
+
+
 @function("void chacha_block_generic(u32 *state, u8 *stream, int nrounds)")
 def _chacha_block(k: Kernel, state: int, stream: int, rounds: int) -> None:
     words = struct.unpack("<16I", k.memory.read(state, 64))
     mixed = _permute(k, words, rounds)
     sums = ((one + two) & MASK for one, two in zip(mixed, words, strict=True))
     k.memory.write(stream, struct.pack("<16I", *sums))
-    k.store(state + 48, words[12] + 1, 4)
+    k.store(state + 4 * COUNTER, words[COUNTER] + 1, 4)
 
 
 @function("void hchacha_block_generic(const u32 *state, u32 *out, int nrounds)")

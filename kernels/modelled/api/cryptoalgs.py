@@ -85,14 +85,14 @@ ALGORITHMS = {
 
 for _kind, (_base, _fields) in ALGORITHMS.items():
     _many = f"{_kind}es" if _kind.endswith("h") else f"{_kind}s"
-    _forms = [f"{_kind}(struct {_kind}_alg *alg)"]
+    _declared = [f"{_kind}(struct {_kind}_alg *alg)"]
     if _kind not in ("akcipher", "kpp"):
-        _forms.append(f"{_many}(struct {_kind}_alg *algs, int count)")
+        _declared.append(f"{_many}(struct {_kind}_alg *algs, int count)")
     registration(
         _kind,
         f"{_kind}_alg",
-        tuple(f"int crypto_register_{form}" for form in _forms),
-        tuple(f"void crypto_unregister_{form}" for form in _forms),
+        tuple(f"int crypto_register_{text}" for text in _declared),
+        tuple(f"void crypto_unregister_{text}" for text in _declared),
         name=f"{_base}.cra_name",
         fields=(*(f"{_base}.{field}" for field in COMMON), *_fields),
     )

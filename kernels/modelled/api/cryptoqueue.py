@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from kernels.modelled.api import skcipher  # noqa: F401 -- declares the request
-from kernels.modelled.api.common import empty_list, errno, list_del_init, list_insert
+from kernels.modelled.api.common import empty_list, errno, last_node, list_del_init, list_insert
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import struct, view
 from kernels.modelled.table import function
@@ -36,7 +36,7 @@ def _crypto_enqueue_request(k: Kernel, queue: int, request: int) -> int:
         if found.number("backlog") == queue:
             found.put("backlog", request)
     found.put("qlen", found.number("qlen") + 1)
-    list_insert(k, request, k.word(queue + 8))
+    list_insert(k, request, last_node(k, queue))
     return result
 
 

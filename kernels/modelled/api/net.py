@@ -17,7 +17,7 @@ from kernels.modelled.api.memory import GFP_ZERO, create_cache, destroy_cache, k
 from kernels.modelled.api.registration import enter
 from kernels.modelled.api.sched import block
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of, room, view
+from kernels.modelled.structs import POINTER, layout, offset_of, room, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
@@ -33,7 +33,7 @@ def _init_net(k: Kernel) -> bytes:
     return bytes(offset_of("net", "gen")) + table.to_bytes(8, "little")
 
 
-data("init_net", NET + 8 * MOST_IDS, fill=_init_net)
+data("init_net", NET + POINTER * MOST_IDS, fill=_init_net)
 data("init_task", room("task_struct", 16384))
 # Pointers that one module sets and another may follow.
 for _hook in (
@@ -60,7 +60,7 @@ def _register_pernet(k: Kernel, ops: int) -> int:
             memory = kmalloc(k, found.number("size"), GFP_ZERO)
             if not memory:
                 return errno("ENOMEM")
-        k.store(net + NET + 8 * number, memory)
+        k.store(net + NET + POINTER * number, memory)
     result = signed_int(k.call(init, net)) if (init := found.number("init")) else 0
     if result < 0:
         kfree(k, memory)
@@ -83,7 +83,7 @@ def _unregister_pernet(k: Kernel, ops: int) -> None:
         if callback := found.number(member):
             k.call(callback, net)
     if at := found.number("id"):
-        slot = net + NET + 8 * k.word(at, 4)
+        slot = net + NET + POINTER * k.word(at, 4)
         kfree(k, k.word(slot))
         k.store(slot, 0)
 

@@ -20,7 +20,7 @@ from kernels.modelled.api.memory import (
 from kernels.modelled.api.rcu import call_rcu
 from kernels.modelled.api.wait import init_head, wake_up
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of, room, view
+from kernels.modelled.structs import POINTER, layout, offset_of, room, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
@@ -37,7 +37,7 @@ MEMPOOL, MEMPOOL_WAIT = layout("mempool_t").size, offset_of("mempool_t", "wait")
 def _fill(k: Kernel, pool: int, least: int, alloc: int, free: int, argument: int) -> int:
     found = view(k, "mempool_t", pool)
     k.memory.write(pool, bytes(MEMPOOL))
-    elements = kmalloc(k, 8 * max(least, 1), GFP_ZERO)
+    elements = kmalloc(k, POINTER * max(least, 1), GFP_ZERO)
     if not elements:
         return errno("ENOMEM")
     init_head(k, pool + MEMPOOL_WAIT)
@@ -54,7 +54,7 @@ def _fill(k: Kernel, pool: int, least: int, alloc: int, free: int, argument: int
         if not element:
             _drain(k, pool)
             return errno("ENOMEM")
-        k.store(elements + 8 * n, element)
+        k.store(elements + POINTER * n, element)
         found.put("curr_nr", n + 1)
     return 0
 
@@ -63,7 +63,7 @@ def _drain(k: Kernel, pool: int) -> None:
     found = view(k, "mempool_t", pool)
     elements = found.number("elements")
     for n in reversed(range(found.number("curr_nr"))):
-        k.call(found.number("free"), k.word(elements + 8 * n), found.number("pool_data"))
+        k.call(found.number("free"), k.word(elements + POINTER * n), found.number("pool_data"))
     kfree(k, elements)
     found.put("curr_nr", 0)
     found.put("elements", 0)
@@ -112,7 +112,7 @@ def _mempool_alloc(k: Kernel, pool: int, gfp: int) -> int:
     if element or not left:
         return element
     found.put("curr_nr", left - 1)
-    return k.word(found.number("elements") + 8 * (left - 1))
+    return k.word(found.number("elements") + POINTER * (left - 1))
 
 
 @function("void mempool_free(void *element, mempool_t *pool)")
@@ -122,7 +122,7 @@ def _mempool_free(k: Kernel, element: int, pool: int) -> None:
     found = view(k, "mempool_t", pool)
     held = found.number("curr_nr")
     if held < found.number("min_nr"):
-        k.store(found.number("elements") + 8 * held, element)
+        k.store(found.number("elements") + POINTER * held, element)
         found.put("curr_nr", held + 1)
         wake_up(k, pool + MEMPOOL_WAIT, 3, 1, 0)
     else:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from kernels.modelled.api.common import INT_MAX, UNLIMITED, copy, fill, pieces, stop, text
 from kernels.modelled.bounds import PIECE
 from kernels.modelled.kernel import Kernel
+from kernels.modelled.structs import POINTER
 from kernels.modelled.table import data, function
 
 # lib/ctype.c: Latin-1 with the no-break space among the spaces.
@@ -381,7 +382,7 @@ def _match(
     k: Kernel, array: int, count: int, sought: int, equal: Callable[[Kernel, int, int], int]
 ) -> int:
     for index in range(count):
-        item = k.word(array + 8 * index)
+        item = k.word(array + POINTER * index)
         if not item:
             break
         if equal(k, item, sought):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from kernels.modelled.api.memory import duplicate, kfree
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of
+from kernels.modelled.structs import POINTER, layout, offset_of
 from kernels.modelled.structs import struct as declare
 
 # struct xarray: lock, flags, head (a radix_tree_root is the same). struct xa_node: shift,
@@ -46,7 +46,7 @@ def _is_node(entry: int) -> bool:
 
 def _slot(node: int, offset: int) -> int:
     """Return the address of a slot of a node."""
-    return node + SLOTS + 8 * offset
+    return node + SLOTS + POINTER * offset
 
 
 def _marks(node: int, mark: int) -> int:
@@ -211,7 +211,7 @@ def _next(k: Kernel, tree: int, index: int) -> tuple[int, int] | None:
 def _next_below(k: Kernel, node: int, index: int, base: int) -> tuple[int, int] | None:
     shift = _shift(k, node)
     start = max(index - base, 0) >> shift
-    slots = struct.unpack("<64Q", k.memory.read(node + SLOTS, 8 * WIDTH))
+    slots = struct.unpack("<64Q", k.memory.read(node + SLOTS, POINTER * WIDTH))
     for offset in range(start, WIDTH):
         entry = slots[offset]
         if not entry:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from kernels.modelled.api.common import (
     empty_list,
     errno,
+    last_node,
     list_del_init,
     list_insert,
     nodes,
@@ -77,7 +78,7 @@ def _enter(k: Kernel, head: int, entry: int, *, last: bool) -> bool:
     link = entry + ENTRY_LIST
     was_empty = k.word(head + HEAD) == head + HEAD
     if k.word(link) in (link, 0):
-        list_insert(k, link, k.word(head + HEAD + 8) if last else head + HEAD)
+        list_insert(k, link, last_node(k, head + HEAD) if last else head + HEAD)
     return was_empty
 
 
@@ -124,7 +125,7 @@ def _add_wait_queue(k: Kernel, head: int, entry: int) -> None:
 )
 def _add_wait_queue_exclusive(k: Kernel, head: int, entry: int) -> None:
     k.store(entry, k.word(entry, 4) | EXCLUSIVE, 4)
-    list_insert(k, entry + ENTRY_LIST, k.word(head + HEAD + 8))
+    list_insert(k, entry + ENTRY_LIST, last_node(k, head + HEAD))
 
 
 @function("void remove_wait_queue(struct wait_queue_head *wq_head, struct wait_queue_entry *entry)")
@@ -317,7 +318,7 @@ def _swake_up_all(k: Kernel, head: int) -> None:
 def _prepare_to_swait(k: Kernel, head: int, wait: int, _state: int) -> int:
     k.store(wait, k.current)
     if k.word(wait + SWAIT_LIST) == wait + SWAIT_LIST:
-        list_insert(k, wait + SWAIT_LIST, k.word(head + HEAD + 8))
+        list_insert(k, wait + SWAIT_LIST, last_node(k, head + HEAD))
     return 0
 
 

@@ -24,6 +24,7 @@ from kernels.modelled.api.tree import (
     visible,
 )
 from kernels.modelled.kernel import Kernel
+from kernels.modelled.structs import POINTER
 from kernels.modelled.table import function
 
 # XArray ------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def _xa_extract(k: Kernel, tree: int, dst: int, first: int, last: int, most: int
     for _, entry in chosen(k, tree, first, last, mark):
         if found == most:
             break
-        k.store(dst + 8 * found, entry)
+        k.store(dst + POINTER * found, entry)
         found += 1
     return found
 

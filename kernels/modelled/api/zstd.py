@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-import struct
+import struct as struct_
 
 from allocator.types import KIB
 from kernels.modelled.kernel import Kernel
+from kernels.modelled.structs import struct, view
 from kernels.modelled.table import function
 
 WINDOW_LOG_MIN, WINDOW_LOG_MAX = 10, 27
 FAST, BEST = 1, 8  # ZSTD_fast ... ZSTD_btultra
+struct(
+    "zstd_compression_parameters",
+    "windowLog:u32 chainLog:u32 hashLog:u32 searchLog:u32 minMatch:u32 targetLength:u32"
+    " strategy:u32",
+)
 BLOCK, TABLES = 128 * KIB, 256 * KIB
 
 
@@ -24,14 +30,15 @@ def _zstd_get_params(k: Kernel, result: int, level: int, size: int) -> int:
     # frame: content size, checksum, no dictionary id.
     k.memory.write(
         result,
-        struct.pack("<10I", window, window, window, level & 0xFFFFFFFF, 4, 0, strategy, 1, 0, 0),
+        struct_.pack("<10I", window, window, window, level & 0xFFFFFFFF, 4, 0, strategy, 1, 0, 0),
     )
     return result
 
 
 @function("size_t zstd_cstream_workspace_bound(const struct zstd_compression_parameters *cparams)")
 def _zstd_cstream_bound(k: Kernel, parameters: int) -> int:
-    window, chain, hashes = (k.word(parameters + 4 * n, 4) for n in range(3))
+    found = view(k, "zstd_compression_parameters", parameters)
+    window, chain, hashes = map(found.number, ("windowLog", "chainLog", "hashLog"))
     return (1 << (window & 31)) + (4 << (chain & 31)) + (4 << (hashes & 31)) + 2 * BLOCK + TABLES
 
 

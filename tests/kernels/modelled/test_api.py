@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 import archs
 from emulator.faults import Fault, FaultKind
+from kernels.modelled.api.lists import LEFT, RIGHT
 from kernels.modelled.api.params import parameters
+from kernels.modelled.structs import POINTER, PREV, layout, view
 from kernels.modelled.table import DATA, FUNCTIONS
 from machine.machine import Machine, Out
 
@@ -25,6 +27,8 @@ EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
 GFP_KERNEL, GFP_ZERO = 0xCC0, 0x100
 BITS = {"u8": 8, "u16": 16, "uint": 32, "ull": 64, "s8": 8, "s16": 16, "int": 32, "ll": 64}
 SIGNED = {"s8", "s16", "int", "ll"}
+# What these tests keep behind the node of a list, and of a tree.
+NODE, KEY = layout("list_head").size, layout("rb_node").size
 FEW = settings(max_examples=25, deadline=None)
 
 # NUL-free, as C strings are; letters of several kinds and spaces among them.
@@ -479,7 +483,7 @@ def test_slab_cache(guest):
     guest("kmem_cache_destroy", cache)
     assert len(guest.machine.log) == lines
     with guest.fails(FaultKind.PANIC, "kmem_cache_free"):
-        guest("kmem_cache_free", guest.word(guest.symbol("kmalloc_caches") + 8), 0x1234)
+        guest("kmem_cache_free", guest.word(guest.symbol("kmalloc_caches") + POINTER), 0x1234)
 
 
 def test_pages_come_aligned_in_runs(guest):
@@ -687,18 +691,18 @@ def test_list_sort_is_stable(arch, values):
     g = guest_of(arch)
     greater = g.callback(
         "api_greater",
-        lambda _priv, a, b: g.word(a + 16) > g.word(b + 16),
+        lambda _priv, a, b: g.word(a + NODE) > g.word(b + NODE),
         "int api_greater(void *priv, const void *a, const void *b)",
     )
     with g.memory(24 * (len(values) + 1)) as head:
         nodes = ring(g, head, len(values))
         for node, value in zip(nodes, values, strict=True):
-            g.machine.write(node + 16, struct.pack("<Q", value))
+            g.machine.write(node + NODE, struct.pack("<Q", value))
         g("list_sort", 0, head, greater)
         forth, back, at = [], [], head
         while (at := g.word(at)) != head:
             forth.append(at)
-        while (at := g.word(at + 8)) != head:
+        while (at := g.word(at + PREV)) != head:
             back.append(at)
         expected = [node for _, node in sorted(zip(values, nodes, strict=True))]
         assert forth == expected
@@ -731,10 +735,10 @@ def rb_check(guest, root):
         colour = guest.word(node)
         assert colour & ~3 == parent
         assert not (red and not colour & 1), "a red node has a red child"
-        low, left = walk(guest.word(node + 16), node, red=not colour & 1)
-        high, right = walk(guest.word(node + 8), node, red=not colour & 1)
+        low, left = walk(guest.word(node + LEFT), node, red=not colour & 1)
+        high, right = walk(guest.word(node + RIGHT), node, red=not colour & 1)
         assert low == high, "paths differ in black nodes"
-        return low + (colour & 1), [*left, guest.word(node + 24), *right]
+        return low + (colour & 1), [*left, guest.word(node + KEY), *right]
 
     return walk(guest.word(root), 0, red=True)[1]
 
@@ -743,7 +747,7 @@ def rb_insert(guest, root, node, key):
     """Link a node where its key belongs, then balance."""
     parent, link = 0, root
     while at := guest.word(link):
-        parent, link = at, at + (16 if key < guest.word(at + 24) else 8)
+        parent, link = at, at + (LEFT if key < guest.word(at + KEY) else RIGHT)
     guest.machine.write(node, struct.pack("<QQQQ", parent, 0, 0, key))
     guest.machine.write(link, node.to_bytes(8, "little"))
     guest("rb_insert_color", node, root)
@@ -762,14 +766,14 @@ def test_trees_stay_balanced(arch, keys, data):
             assert rb_check(g, root) == sorted(keys[:count])
         walked, node = [], g("rb_first", root)
         while node:
-            walked.append(g.word(node + 24))
+            walked.append(g.word(node + KEY))
             node = g("rb_next", node)
         assert walked == sorted(keys)
         if keys:
             last = g("rb_last", root)
-            assert g.word(last + 24) == max(keys)
+            assert g.word(last + KEY) == max(keys)
             before = g("rb_prev", last)
-            assert (g.word(before + 24) if before else None) == (sorted(keys)[-2:-1] or [None])[0]
+            assert (g.word(before + KEY) if before else None) == (sorted(keys)[-2:-1] or [None])[0]
         left = set(keys)
         for key in data.draw(st.permutations(keys)):
             g("rb_erase", nodes[key], root)
@@ -835,7 +839,7 @@ def test_chacha_block(guest):
             "10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c068030422aa9ac3d46c4e"
             "d2826446079faa0914c2d705d98b02a2b5129cd1de164eb9cbd083e8a2503c4e"
         )
-        assert guest.word(state + 48, 4) == 2
+        assert guest.word(state + len(constants + key), 4) == 2
     nonce = bytes.fromhex("000000090000004a0000000031415927")
     out = Out(32)
     guest("hchacha_block_generic", constants + key + nonce, out, 20)
@@ -881,13 +885,23 @@ class Param:
         """Return the error of setting it; None: without a value."""
         value = 0 if text is None else text
         call = self.guest.machine.call
-        return call(self.guest.word(self.ops + 8), value, self.address, returns="int")
+        return call(
+            view(self.guest.kernel, "kernel_param_ops", self.ops).number("set"),
+            value,
+            self.address,
+            returns="int",
+        )
 
     def get(self):
         """Return what its file in sysfs shows."""
         buffer = Out(4096)
         call = self.guest.machine.call
-        size = call(self.guest.word(self.ops + 16), buffer, self.address, returns="int")
+        size = call(
+            view(self.guest.kernel, "kernel_param_ops", self.ops).number("get"),
+            buffer,
+            self.address,
+            returns="int",
+        )
         return bytes(buffer)[:size].decode()
 
 

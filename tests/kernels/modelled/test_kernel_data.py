@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import archs
 from emulator.faults import Fault
+from kernels.modelled.structs import POINTER, view
 from machine.machine import Machine
 from tests.archs.facts import facts
 from tests.support.checked import made
@@ -42,6 +43,10 @@ class Guest:
     def __call__(self, name, *args, returns="u64"):
         """Call a kernel function through the CPU."""
         return self.machine.call(self.kernel.address(name), *args, returns=returns)
+
+    def view(self, name, address):
+        """Return a structure by its members."""
+        return view(self.kernel, name, address)
 
     def callback(self, name, function, prototype):
         """Return the address of a guest function that Python implements."""
@@ -149,14 +154,16 @@ def test_one_entry_at_zero_needs_no_node(guest):
     tree = guest.alloc(16)
     before = len(guest.kernel.heap.live())
     guest("xa_store", tree, 0, 0x1238, GFP_KERNEL)
-    assert guest.kernel.word(tree + 8) == 0x1238
+    assert guest.view("xarray", tree).number("xa_head") == 0x1238
     assert len(guest.kernel.heap.live()) == before
     guest("xa_store", tree, 5, 0x4560, GFP_KERNEL)
-    node = guest.kernel.word(tree + 8)
-    assert node & 3 == 2  # xa_is_node()
-    assert guest.kernel.word(node - 2, 4) == 0x0002_0000  # shift, offset, count, values
+    entry = guest.view("xarray", tree).number("xa_head")
+    assert entry & 3 == 2  # xa_is_node()
+    node = guest.view("xa_node", entry & ~3)
+    members = ("shift", "offset", "count", "nr_values")
+    assert [node.number(member) for member in members] == [0, 0, 2, 0]
     guest("xa_erase", tree, 5)
-    assert guest.kernel.word(tree + 8) == 0x1238
+    assert guest.view("xarray", tree).number("xa_head") == 0x1238
     guest("xa_erase", tree, 0)
     guest.machine.free(tree)
 
@@ -164,7 +171,7 @@ def test_one_entry_at_zero_needs_no_node(guest):
 def test_xa_alloc_gives_the_lowest_free_number(guest):
     """Limits are kept; the cyclic form goes on behind the last one and wraps."""
     tree, number, following = guest.alloc(16), guest.alloc(4), guest.alloc(4)
-    guest.kernel.store(tree + 4, TRACK_FREE, 4)
+    guest.view("xarray", tree).put("xa_flags", TRACK_FREE)
     limit = 3 << 32 | 6  # struct xa_limit { .max = 6, .min = 3 }
     taken = []
     for _ in range(4):
@@ -258,7 +265,7 @@ def test_radix_tree_tags(guest):
     guest("radix_tree_delete", tree, 5000)
     assert guest("radix_tree_tagged", tree, 1) == 0
     assert guest("radix_tree_delete", tree, 1) == 8
-    assert guest.kernel.word(tree + 8) == 0
+    assert guest.view("xarray", tree).number("xa_head") == 0
 
 
 # Notifiers, reserves, counters ---------------------------------------------------------------
@@ -294,7 +301,7 @@ def test_notifiers_are_called_by_priority(arch, priorities, stop):
     for block in blocks:
         got = guest("atomic_notifier_chain_unregister", head, block, returns="int")
         assert got == -errno.ENOENT
-    assert guest.kernel.word(head + 8) == 0
+    assert guest.view("atomic_notifier_head", head).number("head") == 0
 
 
 def test_a_mempool_keeps_its_reserve(guest):
@@ -335,7 +342,7 @@ def test_percpu_counters_sum(guest):
         for other, order in ((-5, 1), (-4, 0), (0, -1)):
             assert guest("__percpu_counter_compare", at, other, 32, returns="int") == order
     guest("percpu_counter_destroy_many", counter, 2)
-    assert guest.kernel.word(counter + 32) == 0
+    assert guest.view("percpu_counter", counter).number("counters") == 0
 
 
 def test_percpu_ref_is_released_with_its_last_reference(guest):
@@ -423,7 +430,7 @@ def test_dev_messages_name_driver_and_device(guest):
     guest.kernel.store(driver, guest.alloc(b"drv\0"))
     guest("device_initialize", device)
     guest.kernel.store(device, name)
-    guest.kernel.store(device + 104, driver)
+    guest.view("device", device).put("driver", driver)
     guest("_dev_warn", device, fmt, 5)
     assert (guest.machine.log[-1].level, guest.machine.log[-1].text) == (4, "drv eth0: link 5")
     guest("_dev_err", 0, fmt, 6)
@@ -546,8 +553,8 @@ def test_what_is_kept_per_name_space(guest):
         ops, struct.pack("<9Q", 0, 0, functions[0], 0, functions[1], 0, 0, number, 48)
     )
     assert guest("register_pernet_subsys", ops, returns="int") == 0
-    table = guest.kernel.word(net + 3224)  # net->gen of 6.12
-    memory = guest.kernel.word(table + 8 * guest.kernel.word(number, 4))
+    table = guest.view("net", net).number("gen")
+    memory = guest.kernel.word(table + POINTER * guest.kernel.word(number, 4))
     assert guest.machine.read(memory, 48) == bytes(48)
     guest("unregister_pernet_subsys", ops)
     assert calls == [("init", net), ("exit", net)]
@@ -627,7 +634,7 @@ def test_a_sequence_file_is_what_was_written_or_full(arch, parts, room):
             break
         expected += part
     else:
-        assert guest.kernel.word(file + 24) == len(expected)
+        assert guest.view("seq_file", file).number("count") == len(expected)
         assert guest.machine.read(buffer, len(expected)) == expected
     for address in (buffer, file, source):
         guest.machine.free(address)
@@ -641,18 +648,18 @@ def test_a_sequence_file_shows_numbers_and_text(guest):
     guest("seq_putc", file, ord(";"))
     guest("seq_put_decimal_ull", file, b" \0", (1 << 64) - 1)
     guest("seq_escape_mem", file, b"x y\n", 4, 0, b" \n\0")
-    guest.kernel.store(file + 32, 45)
+    guest.view("seq_file", file).put("pad_until", 45)
     guest("seq_pad", file, ord("|"))
     guest("__seq_puts", file, b"end\0")
     shown = b"a=-3; 18446744073709551615x\\040y\\012".ljust(45) + b"|end"
-    assert guest.machine.read(buffer, guest.kernel.word(file + 24)) == shown
+    assert guest.machine.read(buffer, guest.view("seq_file", file).number("count")) == shown
 
 
 def test_crypto_requests_wait_in_line(guest):
     """First in, first out; a full queue takes only requests that may wait behind it."""
     queue = guest.alloc(32)
     plain, patient = guest.alloc(48), guest.alloc(48)
-    guest.kernel.store(patient + 40, 0x400, 4)
+    guest.view("crypto_async_request", patient).put("flags", 0x400)
     guest("crypto_init_queue", queue, 1)
     first = guest.alloc(48)
     enqueue = functools.partial(guest, "crypto_enqueue_request", queue, returns="int")

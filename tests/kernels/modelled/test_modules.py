@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from emulator.faults import Fault
+from kernels.modelled.structs import PREV, view
 from loader.errors import InitFailed, ModuleInUse
 from loader.files import ModuleFile
 from loader.layout import THIS_MODULE
@@ -119,10 +120,13 @@ def test_what_modules_read(machine):
     loaded = load(machine, percpu=24, info="version=1.5")
     name = this(loaded) + machine.arch.loads.module_struct.members["name"]
     assert machine.read(name, 5) == b"mini\0"
-    kobject = this(loaded) + machine.arch.loads.module_struct.members["mkobj"]
-    assert struct.unpack("<Q", machine.read(kobject, 8)) == (name,)
-    assert struct.unpack("<I", machine.read(kobject + 56, 4)) == (1,)
-    assert struct.unpack("<Q", machine.read(kobject + 64, 8)) == (this(loaded),)
+    at = this(loaded) + machine.arch.loads.module_struct.members["mkobj"]
+    whole = view(machine.kernel, "module_kobject", at)
+    kobject = view(machine.kernel, "kobject", at)
+    assert kobject.text("name") == "mini"
+    assert kobject.number("name") == name
+    assert kobject.number("kref") == whole.number("kobj.kref") == 1
+    assert whole.number("mod") == this(loaded)
     assert machine.read(number(machine, loaded, "version"), 4) == b"1.5\0"
     assert number(machine, loaded, "srcversion") == 0
     assert number(machine, loaded, "percpu_size", 4) == 24
@@ -138,7 +142,7 @@ def test_the_list_of_modules(machine):
     def nodes():
         node, found = machine.kernel.word(head), []
         while node != head:
-            assert machine.kernel.word(machine.kernel.word(node) + 8) == node
+            assert machine.kernel.word(machine.kernel.word(node) + PREV) == node
             found.append(node - at)
             node = machine.kernel.word(node)
         return found
@@ -221,8 +225,8 @@ def test_users_are_counted(machine):
     user = load(machine, "user", undefined=("shared",))
     assert kernel(machine, "module_refcount", this(base)) == 1
     source = this(base) + machine.arch.loads.module_struct.members["source_list"]
-    use = machine.kernel.word(source)
-    assert struct.unpack("<QQ", machine.read(use + 32, 16)) == (this(user), this(base))
+    use = view(machine.kernel, "module_use", machine.kernel.word(source))
+    assert (use.number("source"), use.number("target")) == (this(user), this(base))
     with pytest.raises(ModuleInUse, match="in use by user"):
         base.unload()
     user.unload()

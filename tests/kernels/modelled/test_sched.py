@@ -13,6 +13,7 @@ import archs
 import samples.modules
 from allocator import ExecmemError
 from emulator.faults import Fault, FaultKind
+from kernels.modelled.structs import view
 from loader.errors import InitFailed
 from machine.machine import Machine
 
@@ -110,7 +111,7 @@ def test_timers_run_in_the_order_of_their_time(arch, delays):
 def test_a_timer_is_pending_until_it_runs_or_is_deleted(bench):
     """mod_timer and timer_delete tell whether it was; a timer that was shut down stays down."""
     timer = bench.timer()
-    pending = lambda: bench.kernel.word(timer + 8) != 0  # noqa: E731 - timer_pending()
+    pending = lambda: view(bench.kernel, "timer_list", timer).number("entry.pprev") != 0  # noqa: E731 - timer_pending()
     assert bench("mod_timer", timer, bench.jiffies + 5) == 0
     assert pending()
     assert bench("mod_timer", timer, bench.jiffies + 9) == 1
@@ -135,14 +136,14 @@ def test_an_hrtimer_that_restarts_itself_is_periodic(bench):
     period = 3_000_000
 
     def fire(timer):
-        times.append(bench.kernel.word(timer + 24))
+        times.append(view(bench.kernel, "hrtimer", timer).number("node.expires"))
         assert bench("hrtimer_forward", timer, times[-1] + period, period) == 2
         return int(len(times) < 4)
 
     func = bench.callback("bench_hrtimer", fire, "int bench_hrtimer(struct hrtimer *t)")
     timer = bench.machine.alloc(64)
     bench("hrtimer_init", timer, 1, 1)
-    bench.kernel.store(timer + 40, func)
+    view(bench.kernel, "hrtimer", timer).put("function", func)
     bench("hrtimer_start_range_ns", timer, period, 0, 1)
     assert bench("hrtimer_active", timer) == 1
     bench.machine.sleep(0.1)
@@ -363,7 +364,8 @@ def test_wake_up_wakes_all_shared_and_some_exclusive_waiters(arch, kinds, count)
     assert woken == shared + (exclusive[:count] if count else exclusive)
     for entry in entries:
         b("remove_wait_queue", head, entry)
-    assert b.kernel.word(head + 8) == head + 8
+    waiting = view(b.kernel, "wait_queue_head", head).at("head")
+    assert b.kernel.word(waiting) == waiting
 
 
 # Threads: the sample module `workers` ------------------------------------------------------------
