@@ -63,11 +63,11 @@ class Teller(Protocol):
 
 
 @attrs.define
-class Seat:
-    """What runs on a CPU: how deep calls nest on its stack."""
+class CallStack:
+    """The stack of a CPU, and how deep calls nest on it."""
 
     cpu: Cpu
-    stack: int
+    start: int
     top: int  # where a call's return address goes, and the frame that this is in
     top_frame: int
     banks: dict[int, Callable[[list[int]], None]] = attrs.field(factory=dict)
@@ -96,8 +96,8 @@ class Calls:
     serving: Serving
     return_address: int  # where a function returns to that was called from outside
     teller: Teller
-    seats: tuple[Seat, ...]
-    seat: Seat  # that of the CPU that runs now
+    stacks: tuple[CallStack, ...]
+    stack: CallStack  # that of the CPU that runs now
 
     def __init__(
         self,
@@ -120,23 +120,23 @@ class Calls:
     def attach(self, serving: Serving, return_address: int, teller: Teller) -> None:
         """Let calls run in a kernel and return there, and `teller` say what became of them."""
         self.serving, self.return_address, self.teller = serving, return_address, teller
-        self.seats = tuple(self._new_seat(each) for each in self._cpus)
-        self.seat = self.seats[0]
+        self.stacks = tuple(self._new_stack(each) for each in self._cpus)
+        self.stack = self.stacks[0]
         self._return = return_address.to_bytes(8, "little")
 
-    def _new_seat(self, cpu: Cpu) -> Seat:
+    def _new_stack(self, cpu: Cpu) -> CallStack:
         stack = self._memory.vmalloc(STACK_SIZE)
         top = stack + STACK_SIZE - 8
         found = self._memory.translate(top)
         assert found is not None
-        return Seat(cpu, stack, top, found.address)
+        return CallStack(cpu, stack, top, found.address)
 
     # CPUs ------------------------------------------------------------------------------------
 
     @property
     def depth(self) -> int:
         """How many guest functions are under way on this CPU, one called from the other."""
-        return self.seat.depth
+        return self.stack.depth
 
     @contextmanager
     def on(self, number: int) -> Iterator[Cpu]:
@@ -144,26 +144,26 @@ class Calls:
 
         BadCall when there is no such CPU, or when stop_machine() holds it.
         """
-        if not 0 <= number < len(self.seats):
-            raise BadCall("cpu", f"no CPU {number}; there are 0 to {len(self.seats) - 1}")
-        before = self.seat.cpu.number
+        if not 0 <= number < len(self.stacks):
+            raise BadCall("cpu", f"no CPU {number}; there are 0 to {len(self.stacks) - 1}")
+        before = self.stack.cpu.number
         if self._stopper is not None and number != self._stopper.number:
             raise BadCall("cpu", f"CPU {number} waits in stop_machine()")
         self._be(number)
         try:
-            yield self.seat.cpu
+            yield self.stack.cpu
         finally:
             self._be(before)
 
     def _be(self, number: int) -> None:
-        self.seat = self.seats[number]
-        self.serving.cpu = self.seat.cpu
+        self.stack = self.stacks[number]
+        self.serving.cpu = self.stack.cpu
         self._memory.this_cpu = number
 
     @contextmanager
     def stop_machine(self) -> Iterator[None]:
         """Let no CPU but this one run meanwhile."""
-        outer, self._stopper = self._stopper, self.seat.cpu
+        outer, self._stopper = self._stopper, self.stack.cpu
         try:
             yield
         finally:
@@ -179,23 +179,23 @@ class Calls:
         Fault
             The guest stopped.
         """
-        seat = self.seat
-        if not seat.depth:
+        stack = self.stack
+        if not stack.depth:
             since = self.teller.taken()
             try:
                 return self._enter(address, slots)
             except Fault as fault:
                 self.teller.left(fault, address, since)
                 raise
-        if seat.depth >= NESTING:
-            pc = seat.cpu.read(self._calling.program_counter)
+        if stack.depth >= NESTING:
+            pc = stack.cpu.read(self._calling.program_counter)
             where = self.teller.where(pc)
             raise Fault(FaultKind.PANIC, pc, where, reason="callbacks nest too deep")
-        context = seat.cpu.context()
+        context = stack.cpu.context()
         try:
             return self._enter(address, slots)
         finally:
-            seat.cpu.restore(context)
+            stack.cpu.restore(context)
 
     def nested(self, address: int, *args: int) -> int:
         """Call back into the guest from a kernel function that the guest called."""
@@ -210,7 +210,7 @@ class Calls:
 
         `Parked` passes: the function waits, and is gone on with later.
         """
-        cpu = self.seat.cpu
+        cpu = self.stack.cpu
         outer = cpu.context()
         try:
             if context is None:
@@ -222,29 +222,29 @@ class Calls:
 
     def occupy(self, slots: Sequence[int]) -> Callable[[], None]:
         """Set this idle CPU up for a call that others step; return what ends it."""
-        seat = self.seat
-        self._prepare(seat, slots)
-        seat.depth = 1
+        stack = self.stack
+        self._prepare(slots)
+        stack.depth = 1
 
         def end() -> None:
-            seat.depth = 0
-            seat.cpu.reset(fully=True)
+            stack.depth = 0
+            stack.cpu.reset(fully=True)
 
         return end
 
     def _enter(self, address: int, slots: Sequence[int], stack: int | None = None) -> int:
         if process.box is not None:
-            process.box.call(self.seat.depth, address, self.teller.where)
-        self._prepare(self.seat, slots, stack)
+            process.box.call(self.stack.depth, address, self.teller.where)
+        self._prepare(slots, stack)
         return self._proceed(address)
 
     def _proceed(self, address: int) -> int:
         """Let the CPU run from `address` until the function under way returns."""
-        seat, serving = self.seat, self.serving
-        cpu, end = seat.cpu, self.return_address
+        stack, serving = self.stack, self.serving
+        cpu, end = stack.cpu, self.return_address
         # What a kernel function calls back is the guest's own code again.
         inside, serving.function = serving.function, ""
-        seat.depth += 1
+        stack.depth += 1
         failed = True
         try:
             cpu.run(address, end, instructions=None, seconds=None)
@@ -260,40 +260,44 @@ class Calls:
             self.teller.attribute(fault, address)
             raise
         finally:
-            seat.depth -= 1
+            stack.depth -= 1
             serving.function = inside
-            if failed and not seat.depth:
+            if failed and not stack.depth:
                 cpu.reset(fully=True)
         return cpu.read(self._calling.result)
 
-    def _prepare(self, seat: Seat, slots: Sequence[int], stack: int | None = None) -> None:
-        """Set a CPU's registers and stack as a call with these arguments does."""
-        calling, cpu = self._calling, seat.cpu
-        if not seat.depth:
+    def _prepare(self, slots: Sequence[int], pointer: int | None = None) -> None:
+        """Set this CPU's registers and stack as a call with these arguments does.
+
+        On its own stack, unless a stack pointer is given.
+        """
+        calling, stack = self._calling, self.stack
+        cpu = stack.cpu
+        if not stack.depth:
             self._begin()
-        if stack is not None:
-            stack_pointer = stack
-        elif seat.depth:
+        if pointer is not None:
+            stack_pointer = pointer
+        elif stack.depth:
             stack_pointer = cpu.read(calling.stack_pointer) - RED_ZONE
         else:
-            stack_pointer = seat.stack + STACK_SIZE
+            stack_pointer = stack.start + STACK_SIZE
         count = len(slots)
         if count > len(calling.arguments):
             count = len(calling.arguments)
             extra = b"".join(slot.to_bytes(8, "little") for slot in slots[count:])
             stack_pointer = align_down(stack_pointer - len(extra), 16)
             self._memory.write(stack_pointer, extra)
-        elif seat.depth or stack is not None:
+        elif stack.depth or pointer is not None:
             stack_pointer = align_down(stack_pointer, 16)
         last = self.return_address
         if calling.link is None:
             last = stack_pointer = stack_pointer - 8
-            if stack_pointer == seat.top:  # so often that looking it up would show
-                self._memory.physical.write(seat.top_frame, self._return)
+            if stack_pointer == stack.top:  # so often that looking it up would show
+                self._memory.physical.write(stack.top_frame, self._return)
             else:
                 self._memory.write(stack_pointer, self._return)
-        bank = seat.banks.get(count)
+        bank = stack.banks.get(count)
         if bank is None:
             names = (calling.stack_pointer, *calling.arguments[:count])
-            bank = seat.banks[count] = cpu.bank((*names, calling.link or names[0], *self._unsaved))
+            bank = stack.banks[count] = cpu.bank((*names, calling.link or names[0], *self._unsaved))
         bank([stack_pointer, *slots[:count], last, *self._unsaved_values])

@@ -64,7 +64,7 @@ class Caller:
         try:
             if cpu is None and _are_slots(args):
                 raw = calls.run(address, args)
-                if self._kernel.work_pending and not calls.seat.depth:
+                if self._kernel.work_pending and not calls.stack.depth:
                     self.idle()
                 return kind.from_register(raw)
             with ExitStack() as buffers:
@@ -75,7 +75,7 @@ class Caller:
                 for value, slot in zip(args, slots, strict=True):
                     if isinstance(value, Out):
                         value.data = self._memory.read(slot, len(value)) if len(value) else b""
-                if self._kernel.work_pending and not calls.seat.depth:
+                if self._kernel.work_pending and not calls.stack.depth:
                     self.idle()
             return kind.from_register(raw)
         finally:
@@ -86,7 +86,7 @@ class Caller:
         kind = _result_type(returns)
         self._check(address, args)
         with ExitStack() as buffers, self._calls.on(cpu) as on:
-            if self._calls.seat.depth:
+            if self._calls.stack.depth:
                 raise BadCall("start", f"CPU {cpu} is busy")
             end = self._calls.occupy([self._slot(value, buffers) for value in args])
             release = buffers.pop_all()
@@ -102,10 +102,10 @@ class Caller:
 
     def running(self) -> Iterator[tuple[Cpu, int | None]]:
         """Yield the CPUs that are in a call, and the address at which those that wait do."""
-        for seat in self._calls.seats:
-            if seat.depth:
-                thread = self.threads.get(seat.cpu.number)
-                yield seat.cpu, None if thread is None else thread.pc
+        for stack in self._calls.stacks:
+            if stack.depth:
+                thread = self.threads.get(stack.cpu.number)
+                yield stack.cpu, None if thread is None else thread.pc
 
     @_one_budget
     def idle(self) -> None:

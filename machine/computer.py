@@ -66,7 +66,7 @@ class _Runner:
     @property
     def depth(self) -> int:
         """How many guest functions are under way on this CPU."""
-        return self._calls.seat.depth
+        return self._calls.stack.depth
 
     def request_module(self, name: str) -> bool:
         """Load the module that the guest asks for; False where that fails."""

@@ -152,7 +152,7 @@ class Explainer:
         if address < PAGE_SIZE:
             return "NULL pointer"
         found = self._places.memory.translate(align_down(address, PAGE_SIZE))
-        stack = self._calls.seat.stack
+        stack = self._calls.stack.start
         if found is None and stack - PAGE_SIZE <= address < stack:
             return "stack overflow: below the kernel stack"
         what = "not mapped" if found is None else f"mapped {found.prot}"
@@ -168,7 +168,7 @@ class Explainer:
 
     def refuse_access(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
         """Stop the guest at an access that it may not make, itself or in a kernel function."""
-        pc = self._calls.seat.cpu.read(self._arch.runs.calling.program_counter)
+        pc = self._calls.stack.cpu.read(self._arch.runs.calling.program_counter)
         inside = self._kernel.executing
         raise Fault(
             kind=kind,

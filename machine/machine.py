@@ -254,7 +254,7 @@ class Machine(Computer):
     @property
     def cpu(self) -> Cpu:
         """The CPU that runs now."""
-        return self.calls.seat.cpu
+        return self.calls.stack.cpu
 
     @property
     def threads(self) -> dict[int, Thread]:

@@ -126,7 +126,7 @@ class Patcher:
     def store(self, mm: PageTable | None, address: int, data: bytes) -> None:
         """Let this CPU store `data` at an address of an address space."""
         buffer = self._caller.alloc(data)
-        cpu = self._calls.seat.cpu
+        cpu = self._calls.stack.cpu
         cpu.switch_mm(mm)
         try:
             # The kernel's own work, which a guest without budget may not stop half way.
@@ -166,11 +166,13 @@ class Patcher:
 
         Nothing is changed in either case, nor when `on_phase` raises.
         """
-        live = self._arch.live_patch
         self._execmem.check_poke(sites)
         sites = [site for site in sites if site.new]
-        if live is None or not sites:
+        if not sites:
             return
+        live = self._arch.live_patch
+        if live is None:
+            raise ExecmemError(f"{self._arch.name}: nobody knows how to patch text that runs")
         olds = [self._caller.read(site.address, len(site.new)) for site in sites]
         phase = on_phase or (lambda _phase: None)
         if way is None:
@@ -201,7 +203,7 @@ class Patcher:
         """Return the rule that a patch would break, or None."""
         for number, thread in self._caller.threads.items():
             inside = site.address < thread.pc < site.address + len(site.new)
-            if inside and thread.cpu is not self._calls.seat.cpu:
+            if inside and thread.cpu is not self._calls.stack.cpu:
                 return f"CPU {number} stands at {thread.pc:#x}, inside what would be replaced"
         if way is Way.NOSYNC and not live.concurrent(old, site.new):
             return f"other CPUs may be executing it: {live.rule} ({live.name})"

@@ -63,13 +63,23 @@ class Measurement:
 
 
 def measure(arch: Arch) -> Iterator[Measurement]:
-    """Execute each instruction of `arch.link.branches` at its limits and past them."""
+    """Execute each instruction of `arch.link.branches` at its limits and past them.
+
+    Nothing is measured of an architecture that cannot run.
+    """
+    if arch.run is None:
+        yield from map(_unmeasured, arch.link.branches)
+        return
     bench = _Bench(arch)
     try:
         for branch in arch.link.branches:
             yield bench.measure(branch, branch.probe)
     finally:
         bench.close()
+
+
+def _unmeasured(branch: Branch) -> Measurement:
+    return Measurement(branch=branch, code=b"", text="", measured=None, step=branch.reach.align)
 
 
 class _Bench:
@@ -97,14 +107,13 @@ class _Bench:
     def measure(self, branch: Branch, probe: Probe | None) -> Measurement:
         """Return how far `probe` gets in both directions."""
         step = branch.reach.align
-        nothing = Measurement(branch=branch, code=b"", text="", measured=None, step=step)
         if probe is None:
-            return nothing
+            return _unmeasured(branch)
         if probe.result is None:
             step = max(step, len(self._arch.loads.trap))  # the guest arrives at instructions only
         last, first = self._limit(probe, step), self._limit(probe, -step)
         if last is None or first is None:
-            return nothing
+            return _unmeasured(branch)
         code = self._fill(probe, last)
         disassembler = Disassembler(self._arch)
         return Measurement(

@@ -139,7 +139,7 @@ def test_stack_overflow(machine, fault):
     found = fault(at)
     assert found.kind is FaultKind.WRITE
     assert found.reason == "stack overflow: below the kernel stack"
-    assert machine.calls.seat.stack - PAGE_SIZE <= found.address < machine.calls.seat.stack
+    assert machine.calls.stack.start - PAGE_SIZE <= found.address < machine.calls.stack.start
     assert at <= found.pc < at + len(code(machine.arch, "recurse"))
     assert found.instruction == disassembled(machine, found.pc)
 

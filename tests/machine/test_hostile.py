@@ -26,7 +26,7 @@ def machine(arch):
     found = Machine(arch, memory=64 * MIB)
     yield found
     found.check()
-    assert found.calls.seat.depth == 0
+    assert found.calls.stack.depth == 0
     module = found.load(modules.path(arch.name, "checksums"))
     assert module.call("checksums_adler32", b"Wikipedia", 9) == 0x11E60398
     module.unload()

@@ -29,7 +29,7 @@ def ends(machine, name, *args, **limits):
     with pytest.raises(Fault) as caught:
         machine.call(at, *args, **limits)
     assert machine.call(snippet(machine, "one")) == 1
-    assert machine.calls.seat.depth == 0
+    assert machine.calls.stack.depth == 0
     return caught.value
 
 
@@ -73,7 +73,7 @@ def test_the_kernel_stack(machine):
         FaultKind.WRITE,
         "stack overflow: below the kernel stack",
     )
-    assert machine.calls.seat.stack - STACK_SIZE < fault.address < machine.calls.seat.stack
+    assert machine.calls.stack.start - STACK_SIZE < fault.address < machine.calls.stack.start
 
 
 def test_recursion_through_the_kernel(machine):

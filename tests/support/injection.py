@@ -98,7 +98,7 @@ def snapshot(machine: Machine) -> tuple[object, ...]:
         list(kernel.registry),
         sorted(machine.breakpoints),
         dict(machine.threads),
-        machine.calls.seat.depth,
+        machine.calls.stack.depth,
     )
 
 
