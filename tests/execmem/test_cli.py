@@ -317,16 +317,11 @@ def test_archs_shows_every_architecture(run):
             assert branch["mnemonic"] in out
 
 
-def test_demos_are_listed_and_run(run):
-    """`demo` lists name and title of each; each runs within 80 columns."""
+def test_demos_are_listed(run):
+    """`demo` lists name and title of each; tests/samples/test_demos.py runs them."""
     listing = json.loads(run("demo", "--json")[1])["demos"]
     assert [d["name"] for d in listing] == list(DEMOS)
     assert all(d["title"] for d in listing)
-    for name in DEMOS:
-        code, out, _ = run("demo", name)
-        assert code == 0
-        assert max(map(len, out.splitlines())) <= 80
-        assert json.loads(run("demo", name, "--json")[1])["name"] == name
     assert run("demo", "nonesuch")[0] == 2
 
 

@@ -14,7 +14,6 @@ from allocator.types import Hex
 from execmem.cli import COMMANDS, main
 from execmem.documents import EXACT, envelope, line, text
 from execmem.schema import DOCUMENTS, complaints
-from samples import DEMOS
 from samples.modules import path, root
 from tests.archs.facts import facts
 from tests.loader.kernel.test_image import image_of
@@ -93,7 +92,6 @@ def test_documents_about_modules(capsys, arch, name, words):
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
         ("compare --list", ["compare", "--list"]),
         ("demo", ["demo"]),
-        *(("demo NAME", ["demo", name]) for name in DEMOS),
     ],
 )
 def test_documents_without_a_module(capsys, name, words):

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from elftools.elf.constants import SH_FLAGS
 
 import samples
 from allocator.types import GIB, PAGE_SIZE
@@ -18,34 +22,33 @@ from loader.layout import plan
 from samples import (
     DEMOS,
     adrp,
-    after_init,
-    auipc,
     fit,
-    flow,
-    hi20,
-    holes,
-    initplt,
-    model,
-    nomodules,
     poke,
     reach,
-    rox,
     story_of,
     tour,
     trees,
-    veneer,
-    vmalloc_else,
 )
 from samples.modules import names, path
+from tests.execmem.test_documents import check, documents
+from tests.samples.test_modules import elf, relocations, section
+from tests.support.lessons import prose, told
 
 GOLDEN = Path(__file__).parents[1] / "data" / "lessons"
 
 
-@pytest.mark.parametrize("name", DEMOS)
-def test_lesson_is_short_and_prints_its_golden_text(name, capsys):
-    """A lesson has at most 150 lines, and prints the text that a lecturer has prepared.
+@pytest.fixture(autouse=True)
+def _once(monkeypatch):
+    """Let the command tell what a lesson told before."""
+    monkeypatch.setattr(samples, "story_of", told)
 
-    `execmem demo NAME > tests/data/lessons/NAME.txt` makes the text anew.
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_lesson_is_short_and_tells_its_prose(name, capsys):
+    """A lesson has at most 150 lines of source, 80 columns, and the words that a lecturer prepared.
+
+    Its numbers are facts, which the tests below compute otherwise. `python -m
+    tests.samples.test_demos` makes the texts anew.
     """
     source = Path(samples.__file__).parent / f"{name}.py"
     assert len(source.read_text("utf-8").splitlines()) <= 150
@@ -53,17 +56,21 @@ def test_lesson_is_short_and_prints_its_golden_text(name, capsys):
         main(["demo", name])
     assert not ended.value.code
     printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
     assert printed.splitlines()[-1].startswith("Try next: execmem ")  # whole, to be copied
-    assert printed == (GOLDEN / f"{name}.txt").read_text("utf-8")
+    assert prose(printed) == (GOLDEN / f"{name}.txt").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_lesson_has_facts(name):
-    """A lesson's numbers are there for programs."""
-    story = story_of(name)
+def test_lesson_has_facts(name, capsys):
+    """A lesson's numbers are there for programs, as documented."""
+    story = told(name)
     assert story.name == name
     assert story.title
     assert story.facts
+    (found,) = documents(capsys, "demo", name, "--json")
+    check("demo NAME", found)
+    assert (found["name"], found["title"]) == (name, story.title)
 
 
 def test_unknown_demo():
@@ -74,8 +81,19 @@ def test_unknown_demo():
 
 def test_tour_results():
     """The tour's result is Python's, on every architecture."""
-    for facts in tour.main().facts.values():
+    for facts in told("tour").facts.values():
         assert facts["result"] == facts["expected"] == math.lcm(*tour.ARGUMENTS)
+
+
+def test_tour_counts_what_the_file_holds(arch):
+    """Relocations of allocated sections, by type, are those that pyelftools reads."""
+    file = elf(arch.name, "mathuser")
+    tables = [
+        s.name.removeprefix(".rela") for s in file.iter_sections() if s["sh_type"] == "SHT_RELA"
+    ]
+    allocated = [t for t in tables if section(file, t)["sh_flags"] & SH_FLAGS.SHF_ALLOC]
+    counted = Counter(kind for t in allocated for _, kind, *_ in relocations(file, t))
+    assert told("tour").facts[arch.name]["relocations"] == counted
 
 
 def test_reach_tells_what_the_record_says(arch):
@@ -90,7 +108,7 @@ def test_reach_tells_what_the_record_says(arch):
 
 def test_veneer_wall_is_where_26_bits_end():
     """BL's bytes are 0x94000000 with the distance in words; from 2^27 on an entry is used."""
-    for _, x, code, entries in veneer.main().facts["rows"]:
+    for _, x, code, entries in told("veneer").facts["rows"]:
         distance = int(x, 16)
         word = int.from_bytes(bytes.fromhex(code), "little")
         if distance < 1 << 27:
@@ -103,7 +121,7 @@ def test_veneer_wall_is_where_26_bits_end():
 
 def test_hi20_forms_what_the_sum_says():
     """With the 0x800 the pair forms the distance; without, 0x1000 less when bit 11 is set."""
-    for wanted, low, right, wrong, _ in hi20.main().facts["rows"]:
+    for wanted, low, right, wrong, _ in told("hi20").facts["rows"]:
         distance = int(wanted, 16)
         assert int(low, 16) == distance % 0x1000
         assert int(right, 16) == distance
@@ -112,7 +130,7 @@ def test_hi20_forms_what_the_sum_says():
 
 def test_adrp_follows_whole_pages_only():
     """The copied pair leads to the target plus the pages that its own page moved."""
-    for moved, inside, wanted, got, verdict in adrp.main().facts["rows"]:
+    for moved, inside, wanted, got, verdict in told("adrp").facts["rows"]:
         at = adrp.START + int(moved, 16)
         assert int(inside, 16) == at % 0x1000
         assert int(got, 16) == adrp.TARGET + at // 0x1000 * 0x1000
@@ -121,7 +139,7 @@ def test_adrp_follows_whole_pages_only():
 
 def test_auipc_straddles_and_is_poked():
     """The instruction begins two bytes before a page ends, and both versions run."""
-    facts = auipc.main().facts
+    facts = told("auipc").facts
     assert facts["place"] % PAGE_SIZE == PAGE_SIZE - 2
     assert facts["results"] == [7, 9]
     assert facts["pages"] == 2
@@ -129,7 +147,7 @@ def test_auipc_straddles_and_is_poked():
 
 def test_model_breaks_below_the_top_two_gib():
     """2^64 - 2^31 is the lowest address that 32 bits hold, sign-extended."""
-    rows = model.main().facts["rows"]
+    rows = told("model").facts["rows"]
     for _, address, refused, types in rows:
         top = int(address, 16) >= (1 << 64) - 2 * GIB
         assert (refused == "0") is top
@@ -138,7 +156,7 @@ def test_model_breaks_below_the_top_two_gib():
 
 def test_vmalloc_else_is_refused_wherever_it_is_far():
     """Beyond every reach the module is refused; on top of the kernel it loads."""
-    facts = vmalloc_else.main().facts
+    facts = told("vmalloc_else").facts
     assert len(facts) == 2 * len(ALL)
     for found in facts.values():
         assert (found["refused"] > 0) is (found["away"] > 4 * GIB)
@@ -146,7 +164,7 @@ def test_vmalloc_else_is_refused_wherever_it_is_far():
 
 def test_flow_ends_the_same_with_and_without_text_poke():
     """Same bytes, same last protection; only text_poke starts executable."""
-    for name, facts in flow.main().facts.items():
+    for name, facts in told("flow").facts.items():
         assert facts["bytes"] == facts["wanted"]
         assert facts["protections"][-1] == "R-X"
         assert facts["protections"][0] == ("R-X" if name.endswith("poke") else "RW-")
@@ -156,7 +174,7 @@ def test_flow_ends_the_same_with_and_without_text_poke():
 
 def test_rox_counts_leaves():
     """A 2 MiB leaf is 512 small ones when it is split; who pokes never splits it."""
-    facts = rox.main().facts
+    facts = told("rox").facts
     assert facts["rox_cache"]["leaves"] == [(512, 0), (512, 0), (0, 1)]
     assert facts["rox_cache"]["splits"] == facts["rox_cache"]["collapses"] == 1
     for name in ("rox_cache_613", "strata"):
@@ -167,9 +185,14 @@ def test_rox_counts_leaves():
 
 def test_holes_add_up():
     """Span = text + holes; strata's holes are smaller than a cache line, a page's are not."""
-    facts = holes.main().facts
+    facts = told("holes").facts
+    sections = [one for name in names() for one in elf("x86_64", name).iter_sections()]
+    code = [one for one in sections if one["sh_flags"] & SH_FLAGS.SHF_EXECINSTR]
+    code = [one for one in code if not one.name.startswith(".init")]
+    text, most = sum(one["sh_size"] for one in code), sum(one["sh_addralign"] - 1 for one in code)
     for found in facts.values():
         assert found["modules"] == len(names())
+        assert text <= found["text"] <= text + most  # sections are aligned
         assert found["span"] - found["text"] <= found["holes"] * found["largest"]
     assert facts["strata"]["largest"] < 64
     assert facts["rox_cache"]["largest"] < PAGE_SIZE
@@ -178,7 +201,7 @@ def test_holes_add_up():
 
 def test_after_init_seals():
     """The store works before init and faults after it, and the value stays."""
-    for facts in after_init.main().facts.values():
+    for facts in told("after_init").facts.values():
         assert facts["before"] == ("RW-", "7 is there")
         assert facts["after"] == ("R--", "faults")
         assert facts["kept"]
@@ -186,7 +209,7 @@ def test_after_init_seals():
 
 def test_initplt_ends_in_a_trap():
     """The entry works while init text lives; afterwards its bytes are traps."""
-    facts = initplt.main().facts
+    facts = told("initplt").facts
     assert facts["before"] == 7
     assert facts["fault"].startswith("trap")
     assert bytes.fromhex(facts["there"]) == bytes.fromhex(facts["trap"]) * 3
@@ -194,7 +217,7 @@ def test_initplt_ends_in_a_trap():
 
 def test_nomodules_lands_in_the_range_of_each_consumer(arch):
     """Every consumer gets memory under a large leaf; ftrace and thunks reach the kernel."""
-    facts = nomodules.main().facts[arch.name]
+    facts = told("nomodules").facts[arch.name]
     here = arch.loads.address_map()
     for found in facts.values():
         assert found["leaf"] == 2 << 20
@@ -207,7 +230,7 @@ def test_nomodules_lands_in_the_range_of_each_consumer(arch):
 
 def test_trees_have_large_leaves_and_vmalloc_has_none():
     """Each large leaf stands for at most 512 small ones of vmalloc."""
-    facts = trees.main().facts
+    facts = told("trees").facts
     small, large = facts["vmalloc"]["text"]
     assert large == 0
     for name in trees.DESIGNS[1:]:
@@ -220,7 +243,7 @@ def test_trees_have_large_leaves_and_vmalloc_has_none():
 
 def test_fit_agrees_with_what_was_measured_before():
     """Counted apart from this project: 1,755 and 2,332 (first fit), 3,709, all, all."""
-    facts = fit.main().facts
+    facts = told("fit").facts
     found = [facts[name]["fit"] for name, *_ in fit.RULES]
     assert found[2:] == [3709, 4350, 4350]
     assert abs(found[0] - 1755) <= 3
@@ -232,7 +255,7 @@ def test_fit_agrees_with_what_was_measured_before():
 def test_poke_shows_what_each_step_is_for():
     """CPU 1 gets one function's result or the other's, but where a step is missing."""
     one, other = str(math.gcd(*poke.ARGUMENTS)), str(math.lcm(*poke.ARGUMENTS))
-    for name, facts in poke.main().facts.items():
+    for name, facts in told("poke").facts.items():
         assert (facts["before"], facts["poked"]) == (one, other)
         assert (facts["stale"], facts["synced"]) == (other, one)
         assert facts["alias"].startswith("write fault")
@@ -240,4 +263,15 @@ def test_poke_shows_what_each_step_is_for():
         assert facts["torn"] is bool(set(facts["pieces"]) - {one, other}), name
         assert set(facts["phases"].values()) <= {other, "no turn"}
         assert facts["phases"]["all written"] == other
-    assert any(facts["torn"] for facts in poke.main().facts.values())
+    assert any(facts["torn"] for facts in told("poke").facts.values())
+
+
+if __name__ == "__main__":
+    for each in DEMOS:
+        told_by = subprocess.run(
+            [sys.executable, "-m", "execmem", "demo", each],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        (GOLDEN / f"{each}.txt").write_text(prose(told_by.stdout), "utf-8")
