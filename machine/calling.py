@@ -117,13 +117,12 @@ class Caller:
         size = contents if isinstance(contents, int) else len(contents)
         if size < 0:
             raise BadCall("alloc", f"{size} bytes")
-        heap = self._kernel.heap
-        address = heap.alloc(max(size, 1), zero=True)
+        address = self._kernel.alloc(max(size, 1))
         if not address:
             raise BadCall(
                 "alloc",
                 f"no {size:#x} bytes of guest memory",
-                f"its limit is {size_text(heap.limit)} (--heap-limit, heap_limit=)",
+                f"its limit is {size_text(self._kernel.heap.limit)} (--heap-limit, heap_limit=)",
             )
         if not isinstance(contents, int) and contents:
             self._memory.write(address, bytes(contents))
@@ -132,7 +131,7 @@ class Caller:
     def free(self, address: int) -> None:
         """Free what `alloc` returned."""
         _check_address("free", address)
-        if not self._kernel.heap.free(address):
+        if not self._kernel.free(address):
             raise BadCall("free", f"{address:#x} is not an allocation")
 
     def read(self, address: int, size: int) -> bytes:
@@ -183,7 +182,7 @@ class Caller:
             raise BadCall("call", f"cannot pass {type(value).__name__}: int, bytes, str or Out")
         address = self.alloc(data)
         # Not `self.free`: the function may have taken the buffer and freed it (kfree does).
-        buffers.callback(self._kernel.heap.free, address)
+        buffers.callback(self._kernel.free, address)
         return address
 
 

@@ -68,6 +68,7 @@ class Dispatch:
         self._calling = kernel.arch.runs.calling
         self._symbols = symbols
         self._start = symbols.stubs.start
+        self._stubs = symbols.slots
         self._word = access.word
         self._costs = costs
         self._serving = serving
@@ -77,11 +78,12 @@ class Dispatch:
             cpu.on_fetch = self._called_variable
 
     def _execute(self, address: int) -> None:
-        if (address - self._start) % SLOT:
+        index, offset = divmod(address - self._start, SLOT)
+        if offset:
             return  # behind the return instruction: a trap follows
-        stub = self._symbols.stub_around(address)
-        if stub is None:
+        if index >= len(self._stubs):
             raise Fault(FaultKind.FETCH, address, f"{address:#x}", address=address)
+        stub = self._stubs[index]
         calls, serving, costs = self._symbols.calls, self._serving, self._costs
         calls[stub.name] = calls.get(stub.name, 0) + 1
         outer, serving.function = serving.function, stub.name
@@ -97,12 +99,12 @@ class Dispatch:
         if stub.callback is not None:
             count = stub.parameters
             result = stub.callback(
-                *(value for value, _ in zip(self._slots(), range(count), strict=False))
+                *(value for value, _ in zip(self._arguments(), range(count), strict=False))
             )
             kind = UNSIGNED_LONG
         elif stub.function is not None:
             prototype = stub.function.prototype
-            slots = self._slots()
+            slots = self._arguments()
             args: list[object] = []
             if prototype.indirect:
                 hidden = calling.indirect
@@ -146,7 +148,7 @@ class Dispatch:
             image = kind.to_register(result or 0, sign_extend_32=calling.sign_extend_32)
             self._serving.cpu.write(calling.result, image)
 
-    def _slots(self) -> Iterator[int]:
+    def _arguments(self) -> Iterator[int]:
         """Yield the argument slots of the call being executed: registers, then the stack."""
         calling, read = self._calling, self._serving.cpu.read
         for name in calling.arguments:
@@ -160,7 +162,9 @@ class Dispatch:
         """Say that an unknown function was called: once, or each time with its arguments."""
         if self._symbols.unknown is Unknown.TRACE:
             count = range(len(self._calling.arguments))
-            args = ", ".join(f"{value:#x}" for value, _ in zip(self._slots(), count, strict=False))
+            args = ", ".join(
+                f"{value:#x}" for value, _ in zip(self._arguments(), count, strict=False)
+            )
         elif self._symbols.calls[name] == 1:
             args = "..."
         else:

@@ -74,7 +74,8 @@ class Symtab:
     unknown
         What stands in for symbols that nobody implements.
 
-    `calls` counts the calls of each function; `fixups` is the kernel's own exception table.
+    `slots` are what stands behind each slot of the image; `calls` counts the calls of each
+    function; `fixups` is the kernel's own exception table.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Symtab:
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
-        self._stubs: list[KernelStub] = []
+        self.slots: list[KernelStub] = []
         self._variables_end = image.variables.start
 
     def define_fixed(self) -> None:
@@ -149,7 +150,7 @@ class Symtab:
     @property
     def stubbed(self) -> dict[str, int]:
         """Symbols that were supplied from outside -> times called."""
-        names = [stub.name for stub in self._stubs if stub.supplied]
+        names = [stub.name for stub in self.slots if stub.supplied]
         return {name: self.calls.get(name, 0) for name in names}
 
     def address(self, name: str, *, called: bool = True) -> int:
@@ -192,7 +193,7 @@ class Symtab:
             if name in self._addresses or self._declared(name) is not None:
                 raise ValueError(f"kernel symbol {name!r} is a variable or guest code")
             self._addresses[name] = self._new_stub(name)
-            stub = self._stubs[-1]
+            stub = self.slots[-1]
         stub.supplied = True
         if prototype is not None and callable(behaviour):
             given = behaviour
@@ -205,13 +206,13 @@ class Symtab:
     def _new_stub(self, name: str, *, variable: bool = False) -> int:
         """Return the address of a new stub; one for a variable has room for its members' names."""
         room = self._image.stubs
-        address = room.start + len(self._stubs) * SLOT
+        address = room.start + len(self.slots) * SLOT
         if address >= room.end:
             what = "kernel symbols"
             raise AllocationError(what, SLOT, (room,), "the image has no room for more")
         stub = KernelStub(name, FUNCTIONS.get(name))
         wide = variable and stub.function is None and address < room.start + WIDE_UNTIL
-        self._stubs += [stub] * (WIDE if wide else 1)
+        self.slots += [stub] * (WIDE if wide else 1)
         self._image.write(address, self._emulation.ret)
         return address
 
@@ -254,7 +255,7 @@ class Symtab:
         if address not in self._image.stubs:
             return None
         index = (address - self._image.stubs.start) // SLOT
-        return self._stubs[index] if index < len(self._stubs) else None
+        return self.slots[index] if index < len(self.slots) else None
 
     def prototype_at(self, address: int) -> Prototype | None:
         """Return what the kernel function whose stub is at `address` is called with, if known."""
@@ -305,12 +306,12 @@ class Symtab:
     def mark(self) -> SymtabMark:
         """Return what loading a module changes, for `roll_back`."""
         return SymtabMark(
-            len(self._stubs), dict(self._addresses), self._variables_end, self._percpu.mark()
+            len(self.slots), dict(self._addresses), self._variables_end, self._percpu.mark()
         )
 
     def roll_back(self, mark: SymtabMark) -> None:
         """Forget symbols that came after `mark`."""
-        del self._stubs[mark.stubs :]
+        del self.slots[mark.stubs :]
         self._addresses.clear()  # in place: `addresses` is a view of it
         self._addresses.update(mark.addresses)
         known = set(mark.addresses.values())
