@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's format language, against libc where the two agree and the kernel's documents."""
+"""The kernel's format language, against libc where the two agree and the kernel's documents.
+
+The file is as long as the list of conversions, which all share its way to form a message.
+"""
 
 from __future__ import annotations
 
