@@ -3,7 +3,7 @@
 
 CPUs never run at the same time: one runs while nobody lets another one run (`Calls.on`), so
 that any interleaving of several can be made, and made again. What a function is given and
-returns here is what registers hold, 64 bits each.
+returns here is what registers hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emulator.budget import Limits
 from emulator.cpu import Cpu
 from emulator.faults import BadCall, Fault, FaultKind, Stop
 
-STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of the three architectures
+STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of 64-bit kernels with 4 KiB pages
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
 
@@ -108,6 +108,7 @@ class Calls:
         begin: Callable[[], object],
     ) -> None:
         self._calling = arch.runs.calling
+        self._dialect = arch.link.dialect
         self._unsaved = arch.runs.emulation.unsaved
         self._unsaved_values = tuple(self._unsaved.values())
         self._memory = memory
@@ -122,11 +123,11 @@ class Calls:
         self.serving, self.return_address, self.teller = serving, return_address, teller
         self.stacks = tuple(self._new_stack(each) for each in self._cpus)
         self.stack = self.stacks[0]
-        self._return = return_address.to_bytes(8, "little")
+        self._return = self._dialect.pack(return_address)
 
     def _new_stack(self, cpu: Cpu) -> CallStack:
         stack = self._memory.vmalloc(STACK_SIZE)
-        top = stack + STACK_SIZE - 8
+        top = stack + STACK_SIZE - self._dialect.word
         found = self._memory.translate(top)
         assert found is not None
         return CallStack(cpu, stack, top, found.address)
@@ -284,14 +285,14 @@ class Calls:
         count = len(slots)
         if count > len(calling.arguments):
             count = len(calling.arguments)
-            extra = b"".join(slot.to_bytes(8, "little") for slot in slots[count:])
+            extra = b"".join(map(self._dialect.pack, slots[count:]))
             stack_pointer = align_down(stack_pointer - len(extra), 16)
             self._memory.write(stack_pointer, extra)
         elif stack.depth or pointer is not None:
             stack_pointer = align_down(stack_pointer, 16)
         last = self.return_address
         if calling.link is None:
-            last = stack_pointer = stack_pointer - 8
+            last = stack_pointer = stack_pointer - self._dialect.word
             if stack_pointer == stack.top:  # so often that looking it up would show
                 self._memory.physical.write(stack.top_frame, self._return)
             else:

@@ -132,8 +132,9 @@ class Insmod:
         section = constructors_of(loaded.view) if self._loader.gate.constructors else None
         if section is not None:
             place = loaded.sections[section.index]
-            for at in range(0, place.size & -8, 8):
-                self._caller.call(self._kernel.word(place.address + at))
+            pointer = self._loader.arch.link.dialect.word
+            for at in range(0, place.size - pointer + 1, pointer):
+                self._caller.call(self._kernel.word(place.address + at, pointer))
 
     def _run_init(self, loaded: LoadedModule) -> int | None:
         self._run_constructors(loaded)

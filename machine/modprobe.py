@@ -10,7 +10,7 @@ from pathlib import Path
 from allocator import ExecmemError
 from archs import Arch
 from emulator.budget import one_budget
-from kernels.modelled.kernel import Kernel
+from kernels.protocol import Kernel
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.elf import parse as parse_elf
 from loader.errors import MissingDependency
