@@ -4,7 +4,7 @@
 A kernel function is Python that acts for the guest, over addresses and sizes that the guest
 chose. Whatever it reads passes through here: an address has 64 bits, whatever was computed;
 each access is paid for; and no more is held at once than an eighth of what the guest's heap may
-come to. What is larger is worked on in pieces (`Kernel.pieces`).
+come to. What is larger is worked on in pieces (`Access.pieces`).
 """
 
 from __future__ import annotations

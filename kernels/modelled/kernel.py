@@ -150,7 +150,7 @@ class Kernel:
         self.word, self.store, self.pieces = access.word, access.store, access.pieces
         self.string, self.string_pieces = access.string, access.string_pieces
         self.format, self.hold = access.format, access.hold
-        self.va_list, self.va_list_at = access.va_list, access.va_list_at
+        self.va_list = access.va_list
         self.spend, self.account, self.entries = costs.spend, costs.account, costs.entries
         self.print, self.say, self.flush_log = printk.print, printk.say, printk.flush
         self.caller, self.return_to = self.serving.caller, self.serving.return_to

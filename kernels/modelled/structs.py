@@ -15,7 +15,7 @@ Types: u8 .. u64, i8 .. i64, `ptr`, `fn` (a pointer to a function), `str` (a poi
 string), `list` (struct list_head), `char[N]`, and structures declared before. A dotted name is
 that of a member of a member, which is declared as if it stood here.
 
-Whoever has room for a structure without reading it says so by `room`. tests/machine/test_btf.py
+Whoever has room for a structure without reading it says so by `room`. tests/kernels/modelled/test_btf.py
 compares all of it with what kernels say of themselves.
 """
 

@@ -37,7 +37,7 @@ def test_modelled(kernel):
 
 
 def test_what_lacks_a_member_is_no_kernel(kernel):
-    """Nothing in the protocol is there for nobody: each member counts."""
+    """The check at run time looks at every member."""
     whole = {name: getattr(kernel, name) for name in members(protocol.Kernel)}
     assert isinstance(type("Whole", (), whole)(), protocol.Kernel)
     for name in whole:
