@@ -21,6 +21,8 @@ from loader.loaded import State
 from machine.machine import Machine, Out
 
 GFP_KERNEL = 0xCC0
+# Where members of structures lie that only modules know (linux/bch.h, linux/textsearch.h).
+ECC_BYTES, GET_NEXT_BLOCK = 16, 16
 DATA = [b"", b"\0", b"123456789", bytes(range(256)) * 3, random.Random(7).randbytes(1500)]
 SOME_TEXT = b"".join(b"%d bottles of beer, %d hexes " % (n, n * n) for n in range(900))
 
@@ -346,7 +348,7 @@ def test_bch(load, errors):
     machine = machine_of(module)
     bch = module.call("bch_init", 13, 4, 0, 0)
     assert bch
-    size = machine.kernel.word(bch + 16, 4)  # ecc_bytes
+    size = machine.kernel.word(bch + ECC_BYTES, 4)
     assert size == (13 * 4 + 7) // 8
     chance = random.Random(errors)
     data, code, places = chance.randbytes(512), Out(size), Out(16)
@@ -427,8 +429,8 @@ def _search(machine, kernel, record, pattern, pieces, flags):
         "search_block", next_block, "unsigned int search_block(u32 c, void **d, void *k, void *s)"
     )
     config = machine.call(record.callbacks["init"], pattern, len(pattern), GFP_KERNEL, flags)
-    # struct ts_config: ops, flags, get_next_block, finish; struct ts_state: offset, 48 bytes.
-    kernel.store(config + 16, kernel.address("search_block"))
+    # struct ts_state: offset, 48 bytes.
+    kernel.store(config + GET_NEXT_BLOCK, kernel.address("search_block"))
     state, places, offset = machine.alloc(56), [], 0
     while True:
         machine.write(state, offset.to_bytes(4, "little"))

@@ -10,6 +10,7 @@ from archs import Anchor
 from emulator.faults import BadCall, Fault, FaultKind
 from emulator.tlb import STALE_RANGES, TLB_ENTRIES
 from kernels.modelled.percpu import CANARY
+from kernels.modelled.structs import POINTER, view
 from machine.machine import Machine
 from machine.thread import interleave
 from samples import modules
@@ -77,7 +78,8 @@ def test_variables_tell_of_all_cpus(machine):
     kernel = machine.kernel
     assert kernel.word(kernel.address("nr_cpu_ids"), 4) == 3
     assert kernel.word(kernel.address("__cpu_online_mask")) == 0b111
-    offsets = [kernel.word(kernel.address("__per_cpu_offset") + 8 * n) for n in range(4)]
+    table = kernel.address("__per_cpu_offset")
+    offsets = [kernel.word(table + POINTER * n) for n in range(4)]
     assert len(set(offsets[:3])) == 3
     assert offsets[3] == 0
     symbol = kernel.address("this_cpu_off")
@@ -88,7 +90,8 @@ def test_variables_tell_of_all_cpus(machine):
         hot = kernel.address("pcpu_hot")
         for number in range(3):
             with machine.on(number):
-                assert kernel.word(kernel.percpu.address(hot) + 12, 4) == number
+                copy = view(kernel, "pcpu_hot", kernel.percpu.address(hot))
+                assert copy.number("cpu_number") == number
 
 
 def test_a_flush_of_one_cpu_leaves_the_others_stale(machine):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from allocator.types import MemType
 from execmem import Machine, Out
-from kernels.modelled.structs import layout
+from kernels.modelled.structs import layout, view
 from loader.errors import ModuleInUse
 from machine.device import DeviceError
 from samples.modules import root
@@ -171,10 +171,11 @@ def test_a_cdev_finds_its_structure_and_number(arch):
     assert call(machine, "cdev_add", cdev, number, 3) == 0
     with machine.device("many", minor=5):
         ((inode, file),) = seen
-        assert machine.kernel.word(inode + 576) == cdev  # i_cdev, as nvme and cec read it
-        assert machine.kernel.word(inode + 76, 4) == number + 1  # i_rdev
-        assert machine.kernel.word(file + 16) == fops
-        assert machine.kernel.word(file + 32) == 0  # private_data
+        node, opened = view(machine.kernel, "inode", inode), view(machine.kernel, "file", file)
+        assert node.number("i_cdev") == cdev  # as nvme and cec read it
+        assert node.number("i_rdev") == number + 1
+        assert opened.number("f_op") == fops
+        assert opened.number("private_data") == 0
     call(machine, "cdev_del", cdev)
     call(machine, "unregister_chrdev_region", number, 3)
     refused(errno.ENOENT, machine.device, "many")
