@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-
-import capstone
+from typing import TYPE_CHECKING
 
 from archs import Arch
+
+if TYPE_CHECKING:
+    import capstone
 
 
 class Disassembler:
@@ -18,6 +20,8 @@ class Disassembler:
 
     @cached_property
     def _engine(self) -> capstone.Cs:
+        import capstone  # which brings every architecture that there is
+
         kind = getattr(capstone, self._emulation.capstone_prefix)
         mode = 0
         for name in self._emulation.capstone_mode:

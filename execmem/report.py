@@ -10,9 +10,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
 from allocator.types import ExecmemType, Hex, Interval, size_text
 from archs import Arch, Branch
 from execmem import documents, notices
@@ -22,6 +19,7 @@ from samples.story import Heading, Lines, Story, Text
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from machine.machine import Machine
     from machine.module import Module
@@ -33,6 +31,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: st
 
     Columns before the last never wrap: a number that is cut is a wrong number.
     """
+    from rich import box
+    from rich.table import Table
+
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         found.add_column(

@@ -175,6 +175,16 @@ def parse(prototype: str) -> Prototype:
         raise ValueError(f"{reason} in prototype {prototype!r}") from None
 
 
+def name_of(prototype: str) -> str:
+    """Return the name of the function that `prototype` declares, and look at no type.
+
+    >>> name_of("void *kmemdup(const void *src, size_t len, gfp_t gfp)")
+    'kmemdup'
+    """
+    words = _ATTRIBUTE.sub("", prototype).partition("(")[0].split()
+    return words[-1].lstrip("*") if words else ""
+
+
 def _tokens(text: str) -> list[str]:
     tokens: list[str] = []
     at = 0

@@ -197,7 +197,8 @@ class Symtab:
         stub.supplied = True
         if prototype is not None and callable(behaviour):
             given = behaviour
-            stub.function = Function(parse(prototype), lambda _kernel, *args: given(*args))
+            parse(prototype)  # now, not at the first call
+            stub.function = Function(prototype, lambda _kernel, *args: given(*args))
             stub.callback = None
             return
         stub.callback = behaviour if callable(behaviour) else _constant(behaviour)

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 
-from kernels.modelled.prototypes import Prototype, parse
+from kernels.modelled.prototypes import Prototype, name_of, parse
 
 # What is called with the kernel first; the table itself needs to know nothing of it.
 Handler: TypeAlias = Callable[..., int | None]
@@ -38,17 +38,25 @@ class Arguments(Protocol):
 class Function:
     """A kernel function: what it is called with, and what it does.
 
+    A declaration is parsed when somebody asks for its types, so that a start is not paid for
+    functions that nobody calls.
+
     The handler gets the kernel, the converted arguments and, where the prototype is
     variadic, a source of further slots; it returns the result or None for void.
     """
 
-    prototype: Prototype
+    declaration: str
     handler: Handler
+
+    @property
+    def prototype(self) -> Prototype:
+        """What it takes and returns."""
+        return parse(self.declaration)
 
     @property
     def name(self) -> str:
         """The symbol."""
-        return self.prototype.name
+        return name_of(self.declaration)
 
     @property
     def ours(self) -> bool:
@@ -91,10 +99,13 @@ def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
 
     def register(handler: _Handler) -> _Handler:
         for text in prototypes:
-            prototype = parse(text)
-            if prototype.name in FUNCTIONS:
-                raise ValueError(f"kernel symbol {prototype.name!r} is declared twice")
-            FUNCTIONS[prototype.name] = Function(prototype, handler)
+            found = Function(text, handler)
+            if not found.ours:
+                parse(text)  # ours are parsed by the tests
+            name = found.name
+            if name in FUNCTIONS:
+                raise ValueError(f"kernel symbol {name!r} is declared twice")
+            FUNCTIONS[name] = found
         return handler
 
     return register

@@ -19,7 +19,6 @@ from allocator.plugins import DEMOS, SYMBOLS
 from emulator.faults import Fault, FaultKind
 from execmem.cli import main
 from kernels.modelled import api, table
-from kernels.modelled.prototypes import parse
 from machine.machine import Machine
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
@@ -176,7 +175,7 @@ def test_a_handler_that_raises_is_a_fault(arch, monkeypatch):
         def handler(_k, fault=fault):
             raise fault
 
-        broken = table.Function(parse("int mine_broken(void)"), handler)
+        broken = table.Function("int mine_broken(void)", handler)
         monkeypatch.setitem(table.FUNCTIONS, "mine_broken", broken)
         machine = Machine(arch)
         with pytest.raises(Fault) as error:

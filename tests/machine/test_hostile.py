@@ -10,7 +10,6 @@ import pytest
 from allocator.types import MIB, PAGE_SIZE
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.printk import LOG_LIMIT
-from kernels.modelled.prototypes import parse
 from kernels.modelled.table import FUNCTIONS, Function
 from machine.machine import Machine
 from samples import modules
@@ -180,10 +179,9 @@ def test_a_jump_to_every_part_of_the_kernel(machine):
 
 def test_what_a_handler_trips_over_is_a_fault(machine, monkeypatch):
     """An error of Python in a kernel function is a panic of the guest, with its cause kept."""
-    prototype = parse("int tripping(u64 size)")
     handler = lambda _k, size: [0][size]  # noqa: E731
     handler.__module__ = "kernels.modelled.api.strings"  # of the project's own
-    tripping = Function(prototype, handler)
+    tripping = Function("int tripping(u64 size)", handler)
     monkeypatch.setitem(FUNCTIONS, "tripping", tripping)
     with pytest.raises(Fault, match=r"tripping\(\) with arguments that make no sense") as caught:
         call(machine, "tripping", 7)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.faults import FaultKind
+from kernels.modelled.prototypes import parse
 from kernels.modelled.table import DATA, FUNCTIONS
 from machine.machine import Machine, Out
 from tests.support.guest import EACH, FEW, GFP_KERNEL, Guest, guest_of
@@ -186,3 +187,10 @@ def test_no_symbol_is_both(arch):
     """A name is a function or a variable; entries name no architecture's own code."""
     assert not FUNCTIONS.keys() & DATA.keys()
     assert not FUNCTIONS.keys() & arch.runs.emulation.code.keys()
+
+
+def test_every_declaration_is_one():
+    """What is parsed at the first call only has a parser's name, and types that it knows."""
+    assert {name: parse(entry.declaration).name for name, entry in FUNCTIONS.items()} == {
+        name: name for name in FUNCTIONS
+    }
