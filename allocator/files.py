@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ def _replacing(path: str | Path) -> Iterator[IO[bytes]]:
     if before is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     place = Path(os.path.realpath(path))
-    beside = place.with_name(f".execmem-{os.getpid()}-{secrets.token_hex(4)}")
+    beside = place.with_name(f".execmem-{os.getpid()}-{os.urandom(4).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(beside, flags, 0o666), "wb") as file:

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 from allocator.errors import ExecmemError
@@ -35,6 +34,8 @@ def envelope(document: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _version() -> str:
+    from importlib.metadata import version
+
     return version("execmem")
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import cleandoc
-from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 SHOWN = 256  # bytes of a buffer
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let the garbage collector rest: what imports make stays, however often it is looked at."""
+    rests = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if rests:
+            gc.enable()
 
 
 def module_options(function: F) -> F:
@@ -123,6 +136,8 @@ class Target(click.ParamType):  # type: ignore[type-arg] # only newer ones have 
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name, or refuse it."""
+        from mimetypes import MimeTypes
+
         kind, packed = MimeTypes(()).guess_type(Path(value).name)
         if packed is not None or not (kind is None or kind in self.kinds):
             self.fail(f"{value!r}: {self._hint(kind, param, ctx)}", param, ctx)
@@ -199,12 +214,13 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     more
         Further parameters of the machine.
     """
-    from archs import arch as arch_by_name
-    from kernels.modelled.heap import LIMIT as HEAP_LIMIT
-    from loader.depends import find_any, open_tree
-    from loader.elf import arch_of
-    from loader.files import read_module
-    from machine.machine import Machine
+    with importing():
+        from archs import arch as arch_by_name
+        from kernels.modelled.heap import LIMIT as HEAP_LIMIT
+        from loader.depends import find_any, open_tree
+        from loader.elf import arch_of
+        from loader.files import read_module
+        from machine.machine import Machine
 
     root, a_file = options["root"], is_path(module)
     if options["arch"] is not None:

@@ -12,6 +12,7 @@ from execmem.commands.common import (
     PNG,
     SVG,
     examples,
+    importing,
     load_one,
     machine_for,
     module_options,
@@ -60,8 +61,9 @@ def load(
         return
     if not modules:
         raise click.UsageError("name a MODULE, or --all with --root DIR")
-    from execmem import report
-    from execmem.terminal import console
+    with importing():
+        from execmem import report
+        from execmem.terminal import console
 
     machine = machine_for(modules[0], options)
     save = recording(machine, options)

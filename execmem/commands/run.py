@@ -11,6 +11,7 @@ from allocator.types import Hex
 from execmem.commands.common import (
     argument,
     examples,
+    importing,
     load_one,
     machine_for,
     module_options,
@@ -52,9 +53,9 @@ def run(
     An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
     buffer that is shown afterwards).
     """
-    from execmem import notices, report
-    from execmem.terminal import console
-    from machine.machine import Out
+    with importing():
+        from execmem import notices, report
+        from machine.machine import Out
 
     values = [argument(text) for text in args]
     machine = machine_for(module, options)
@@ -92,6 +93,8 @@ def run(
         if loaded.report.init_result:
             said = f"init returned {loaded.report.init_result}"
         say(f"{loaded.name}: {said if not no_init else 'init was not run'}")
+        from execmem.terminal import console
+
         report.print_registered(console(), machine, loaded.name)
     else:
         say(f"{function} = {result:#x} ({result})")

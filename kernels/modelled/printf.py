@@ -22,7 +22,6 @@ than READ_LIMIT bytes of memory or more than NESTED_LIMIT `%pV` only as `(efault
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import struct
 from collections.abc import Callable
@@ -125,6 +124,8 @@ def split_level(message: bytes) -> tuple[int | None, bytes]:
 
 def pointer_hash(address: int) -> int:
     """Return the 32-bit identifier that `%p` shows instead of `address`."""
+    import hashlib  # which loads OpenSSL
+
     digest = hashlib.blake2s(address.to_bytes(8, "little"), key=_POINTER_KEY, digest_size=4)
     return int.from_bytes(digest.digest(), "little")
 

@@ -308,6 +308,8 @@ class Run(_Level):
     type_checks, checks
         Calls of what the first argument points at, if it is of `TYPE` (clang's kCFI); and traps
         of other checks, with what they say.
+    read_guard
+        Code that reads a canary that is a global.
     trap, one
         An instruction of BUG, and one that puts 1 into the result's register.
     va_list_flags, va_list_code
@@ -344,6 +346,7 @@ class Run(_Level):
     percpu_by_register: bool = MISSING
     type_checks: Mapping[str, str] = MISSING
     checks: Sequence[tuple[str, str]] = MISSING
+    read_guard: str = MISSING
     trap: str = MISSING
     one: str = MISSING
     va_list_flags: str = MISSING

@@ -628,6 +628,7 @@ _RUN = Run(
         )
         for n in (16, 3)
     },
+    read_guard="adrp x0, __stack_chk_guard; ldr x0, [x0, :lo12:__stack_chk_guard]",
     trap="brk #0x800",
     one=("mov x0, #1"),
     va_list_flags="-mgeneral-regs-only -mbranch-protection=none",

@@ -530,6 +530,7 @@ _RUN = Run(
         )
         for name in ("a5", "t3")
     },
+    read_guard="la a0, __stack_chk_guard; ld a0, 0(a0)",
     trap="ebreak",
     one=("li a0, 1"),
     va_list_flags="-mcmodel=medany -march=rv64imac -mabi=lp64",
@@ -550,7 +551,7 @@ _RUN = Run(
     hertz={"time": 10_000_000},
     registers=_registers,
     trap_mnemonic="c.ebreak",
-    nop="0100",
+    nop="13000000",  # of four bytes
     harmless="0100",
     percpu_by_register=False,
     va_list={},

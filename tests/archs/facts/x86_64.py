@@ -441,6 +441,7 @@ _RUN = Run(
         "r12": f"mov %rdi, %r12; movl $-{TYPE}, %r10d; addl -4(%r12), %r10d; je 1f; ud2; 1: mov $1, %eax",
         "away": f"lea 11(%rdi), %r11; movl $-{TYPE}, %r10d; addl -15(%r11), %r10d; je 1f; ud2; 1: mov $1, %eax",
     },
+    read_guard="mov __stack_chk_guard(%rip), %rax",
     trap="ud2",  # 0x800", RISCV: "ebreak"}
     one=("mov $1, %eax"),  # 1", RISCV: "li a0, 1"}
     va_list_flags="-mgeneral-regs-only -mno-red-zone -fcf-protection=none",

@@ -13,15 +13,8 @@ from kernels.modelled.percpu import CANARY
 from loader.files import ModuleFile
 from machine.machine import Machine
 from samples.modules import path
-from tests.support.elfwriter import AARCH64, RISCV, X86_64
+from tests.archs.facts import facts
 from tests.support.written import built
-
-NOP = {X86_64: "90", AARCH64: "1f2003d5", RISCV: "13000000"}
-READ = {
-    X86_64: "mov __stack_chk_guard(%rip), %rax",
-    AARCH64: "adrp x0, __stack_chk_guard; ldr x0, [x0, :lo12:__stack_chk_guard]",
-    RISCV: "la a0, __stack_chk_guard; ld a0, 0(a0)",
-}
 
 
 def _with(arch: Arch, **emulation: object) -> Arch:
@@ -34,7 +27,7 @@ def test_a_canary_that_is_a_global(arch: Arch, cpus: int, tmp_path: Path) -> Non
     """One variable holds it for every CPU and task, and no register leads to it (mips, arm)."""
     made_up = _with(arch, canary=None, guard_globals=("__stack_chk_guard",))
     machine = Machine(made_up, cpus=cpus)
-    image = built(arch.machine, {"read": READ[arch.machine]}, tmp_path, arch.loads.vermagic)
+    image = built(arch.machine, {"read": facts(arch).run.read_guard}, tmp_path, arch.loads.vermagic)
     module = machine.load(ModuleFile("mini.ko", image))
     for cpu in range(cpus):
         assert module.call("read", cpu=cpu) == CANARY
@@ -55,7 +48,7 @@ def test_a_canary_that_nothing_reads(arch: Arch) -> None:
 def test_a_return_of_two_instructions(arch: Arch) -> None:
     """A kernel function may return by two, as where a return has a delay slot."""
     # What follows a return runs only on CPUs with delay slots: here it comes first.
-    two = bytes.fromhex(NOP[arch.machine]) + arch.runs.emulation.ret
+    two = bytes.fromhex(facts(arch).run.nop) + arch.runs.emulation.ret
     plain, made_up = Machine(arch), Machine(_with(arch, ret=two))
     logs = []
     for machine in (plain, made_up):
