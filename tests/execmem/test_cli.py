@@ -166,14 +166,15 @@ def test_failed_init_is_one_line(run, arch):
 def test_bad_files_are_refused_in_one_line(run, tmp_path, arch, command):
     """Whatever is wrong with the file: exit 1 and one line that says where and what."""
     good = path(arch.name, "hello").read_bytes()
+    turned = good[16:18][::-1] + good[18:20][::-1]  # type and machine
     cases = {
         "not-elf.ko": (b"#!/bin/sh\n" * 20, "not an ELF file"),
         "empty.ko": (b"", "not an ELF file"),
         "short.ko": (good[:40], "truncated"),
         "cut.ko": (good[: len(good) // 2], "truncated"),
         "machine.ko": (good[:18] + b"\x08\x00" + good[20:], "machine 8"),
-        "big.ko": (good[:5] + b"\x02" + good[6:], "big endian"),
-        "narrow.ko": (good[:4] + b"\x01" + good[5:], "32-bit"),
+        "big.ko": (good[:5] + b"\x02" + good[6:16] + turned + good[20:], "ELF64 big-endian"),
+        "narrow.ko": (good[:4] + b"\x01" + good[5:], "ELF32"),
         "exec.ko": (good[:16] + b"\x02\x00" + good[18:], "ET_EXEC"),
         "damaged.ko.xz": (lzma.compress(good)[:-40], "truncated"),
     }
