@@ -14,7 +14,6 @@ import numpy as np
 
 from loader.elf import SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
-from tests.archs.facts import facts
 from tests.support import scalar
 from tests.support.scalar import MASK64, Record
 
@@ -56,16 +55,16 @@ class World:
         """Return records of a table (all, or those at the indices `chosen`) in file order."""
         machine, start = self.view.arch.machine, self.addresses[table.target.index]
         records = table.records if chosen is None else table.records[sorted(chosen)]
-        found = []
+        found, known = [], scalar.psabi(machine)
         for offset, number, symbol, addend in records.tolist():
             a = scalar.signed(addend)
-            if number in facts(machine).link.sized:
+            if number in known.sized:
                 s = int(self.view.symbols["size"][symbol])
             else:
                 s = self.value(symbol)
-            if number in facts(machine).link.got:
+            if number in known.got:
                 assert got is not None
-                through = facts(machine).link.got[number]
+                through = known.got[number]
                 s, a = through(s, a, got.got, lambda x: got.slots[x & MASK64]), 0
             found.append(Record(offset, start + offset, s & MASK64, a, number))
         return found
@@ -76,11 +75,11 @@ class World:
         kinds, offsets = records["type"], records["offset"]
         found = set(chosen)
         index = np.array(sorted(found), np.intp)
-        low = index[np.isin(kinds[index], list(facts(machine).link.paired))]
+        low = index[np.isin(kinds[index], list(scalar.psabi(machine).paired))]
         if low.size:
             values = np.array([self.value(int(s)) for s in records["symbol"][low]], np.uint64)
             places = values - np.uint64(self.addresses[table.target.index])
-            high = np.flatnonzero(np.isin(kinds, list(facts(machine).link.high)))
+            high = np.flatnonzero(np.isin(kinds, list(scalar.psabi(machine).high)))
             found |= set(high[np.isin(offsets[high], places)].tolist())
         sums = [n for n in np.unique(kinds).tolist() if scalar.accumulates(machine, n)]
         added = index[np.isin(kinds[index], sums)]

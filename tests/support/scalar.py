@@ -16,12 +16,12 @@ aaelf64 may be read either way too; users and the kernel read them as signed, an
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 
-from tests.archs.facts import Link, facts
-from tests.support.formats import MASK64, signed
+from tests.archs.facts import facts
+from tests.support.formats import MASK64, Rule, signed
 
 
 @attrs.frozen
@@ -36,36 +36,57 @@ class Record:
     group: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class Psabi:
+    """What the model asks of a machine for each relocation."""
+
+    rules: Mapping[int, Rule]
+    got: Mapping[int, Callable[[int, int, int, Callable[[int], int]], int]]
+    nothing: Collection[int]
+    sized: Collection[int]
+    paired: Collection[int]
+    high: Collection[int]
+    subtracted: Collection[int]
+    set_to: Collection[int]
+    uleb128: Collection[int]
+    accumulated: Collection[int]
+
+
 @functools.cache
-def _psabi(machine: int) -> Link:
-    return facts(machine).link
+def psabi(machine: int) -> Psabi:
+    """Return what the psABI says, looked up once."""
+    known = facts(machine).link
+    names = [field.name for field in attrs.fields(Psabi)[:-1]]
+    return Psabi(
+        **{name: getattr(known, name) for name in names},
+        accumulated={*known.added, *known.subtracted, *known.set_to},
+    )
 
 
 def is_pair(machine: int, number: int) -> bool:
     """Return whether X comes from another relocation."""
-    return number in _psabi(machine).paired
+    return number in psabi(machine).paired
 
 
 def is_high(machine: int, number: int) -> bool:
     """Return whether paired relocations take their X from this one."""
-    return number in _psabi(machine).high
+    return number in psabi(machine).high
 
 
 def accumulates(machine: int, number: int) -> bool:
     """Return whether relocations of this type at one place add up."""
-    psabi = _psabi(machine)
-    return number in psabi.added or number in psabi.subtracted or number in psabi.set_to
+    return number in psabi(machine).accumulated
 
 
 def value_of(machine: int, record: Record) -> int:
     """Return X of a record that stands for itself, as a signed 64-bit number."""
-    rule = _psabi(machine).rules[record.type]
+    rule = psabi(machine).rules[record.type]
     return signed(rule.formula((record.value + record.addend) & MASK64, record.place))
 
 
 def fits(machine: int, number: int, x: int) -> bool:
     """Return whether the document lets a relocation hold X."""
-    rule = _psabi(machine).rules[number]
+    rule = psabi(machine).rules[number]
     low, high = rule.lowest, rule.highest
     return (low is None or low <= x) and (high is None or x <= high) and x % rule.align == 0
 
@@ -75,10 +96,10 @@ def total(machine: int, records: Sequence[Record]) -> int:
 
     The kernel starts from zero, whatever stands at the place; SET starts anew.
     """
-    x, psabi = 0, _psabi(machine)
+    x, known = 0, psabi(machine)
     for record in records:
         value = record.value + record.addend
-        anew, less = record.type in psabi.set_to, record.type in psabi.subtracted
+        anew, less = record.type in known.set_to, record.type in known.subtracted
         x = value if anew else x - value if less else x + value
     return signed(x)
 
@@ -86,7 +107,7 @@ def total(machine: int, records: Sequence[Record]) -> int:
 def apply(machine: int, image: bytearray, records: Sequence[Record]) -> None:
     """Relocate `image` in place, record by record, in order; places that accumulate at the end."""
     sums: dict[int, list[Record]] = {}
-    nothing = _psabi(machine).nothing
+    nothing = psabi(machine).nothing
     highs = {(r.group, r.place): r for r in records if is_high(machine, r.type)}
     for record in records:
         if record.type in nothing:
@@ -108,14 +129,14 @@ def apply(machine: int, image: bytearray, records: Sequence[Record]) -> None:
 
 def width(machine: int, record: Record) -> int:
     """Return the bytes that a record touches; of a ULEB128 only the first is certain."""
-    psabi = _psabi(machine)
-    return 0 if record.type in psabi.nothing else psabi.rules[record.type].size
+    known = psabi(machine)
+    return 0 if record.type in known.nothing else known.rules[record.type].size
 
 
 def store(machine: int, image: bytearray, record: Record, x: int) -> None:
     """Put X into the place of `record`."""
-    psabi = _psabi(machine)
-    rule = psabi.rules[record.type]
-    size = 10 if record.type in psabi.uleb128 else rule.size
+    known = psabi(machine)
+    rule = known.rules[record.type]
+    size = 10 if record.type in known.uleb128 else rule.size
     old = bytes(image[record.offset : record.offset + size])
     image[record.offset : record.offset + len(old)] = rule.store(old, x)
