@@ -56,7 +56,7 @@ def test_what_is_missing_is_named(arch: archs.Arch) -> None:
 def test_an_architecture_that_only_links_needs_no_more() -> None:
     """The whole suite is collected with a fourth architecture; what it lacks is skipped by name."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "tests.support.link_only", "-k", "toy", "tests"]
+    command += ["-p", "tests.support.link_only", "-k", "linkonly", "tests"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     *lines, summary = done.stdout.strip().splitlines()
     assert done.returncode == 0, done.stdout
@@ -65,7 +65,7 @@ def test_an_architecture_that_only_links_needs_no_more() -> None:
     )
     assert passed > 40
     reasons = [re.fullmatch(r"SKIPPED \[(\d+)\] \S+: (.*)", line) for line in lines]
-    named = sum(int(m[1]) for m in reasons if m and m[2].startswith("toy has no level "))
+    named = sum(int(m[1]) for m in reasons if m and m[2].startswith("linkonly has no level "))
     assert named > 0.9 * skipped
     for level in ("load", "run", "patch"):
-        assert f"toy has no level {level!r}" in done.stdout
+        assert f"linkonly has no level {level!r}" in done.stdout

@@ -11,11 +11,11 @@ import attrs
 import archs
 from tests.archs.facts import Facts, written
 
-TOY = attrs.evolve(
+LINKS = attrs.evolve(
     archs.arch("riscv64"),
-    name="toy",
-    aliases=("toy64",),
-    title="toy",
+    name="linkonly",
+    aliases=("linkonly64",),
+    title="links only",
     machine=0x70F,
     load=None,
     run=None,
@@ -23,7 +23,9 @@ TOY = attrs.evolve(
     finalise=(),
     environment=None,
 )
-archs.ALL = (*archs.ALL, TOY)
-_FACTS = types.ModuleType("tests.archs.facts.toy")
-_FACTS.FACTS = Facts(link=attrs.evolve(written("riscv64").link, triple=("toy-elf", "toy")))  # type: ignore[attr-defined]
+archs.ALL = (*archs.ALL, LINKS)
+_FACTS = types.ModuleType("tests.archs.facts.linkonly")
+_FACTS.FACTS = Facts(
+    link=attrs.evolve(written("riscv64").link, triple=("linkonly-elf", "linkonly"))
+)
 sys.modules[_FACTS.__name__] = _FACTS
