@@ -13,7 +13,7 @@ import pytest
 from elftools.elf.constants import SH_FLAGS
 
 import samples
-from allocator.types import GIB, PAGE_SIZE
+from allocator.types import GIB, MIB, PAGE_SIZE
 from archs import ALL
 from archs import arch as arch_by_name
 from execmem.cli import main
@@ -30,6 +30,8 @@ from samples import (
     trees,
 )
 from samples.modules import names, path
+from samples.story import Grid
+from tests.archs import facts as known
 from tests.execmem.test_documents import check, documents
 from tests.samples.test_modules import elf, relocations, section
 from tests.support.lessons import prose, told
@@ -94,6 +96,54 @@ def test_tour_counts_what_the_file_holds(arch):
     allocated = [t for t in tables if section(file, t)["sh_flags"] & SH_FLAGS.SHF_ALLOC]
     counted = Counter(kind for t in allocated for _, kind, *_ in relocations(file, t))
     assert told("tour").facts[arch.name]["relocations"] == counted
+
+
+def in_bytes(text):
+    """Return the least and the greatest number that a size with two digits may stand for."""
+    number, unit = text.split()
+    factor = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[unit]
+    return (float(number) - 0.005) * factor, (float(number) + 0.005) * factor
+
+
+KINDS = {  # of a section: whether it is there for init, can be executed, can be written
+    "text": (False, True, False),
+    "init_text": (True, True, False),
+    "rodata": (False, False, False),
+    "data": (False, False, True),
+}
+
+
+def test_tour_shows_sizes_and_distances(arch):
+    """Sizes are those of the sections that pyelftools reads; distances those of the addresses."""
+    base = known.facts(arch).load.image_base
+    grids = [part for part in told("tour").parts if isinstance(part, Grid)]
+    places = [g.rows for g in grids if g.columns[0] == "address"][ALL.index(arch)]
+    shown = {what: (int(at, 16), size, distance) for at, size, what, distance in places}
+    assert shown["kernel image"][0] == base
+    for at, _, distance in shown.values():
+        low, high = in_bytes(distance) if distance != "0" else (0, 0)
+        assert low <= at - base <= high
+    for name in ("mathlib", "mathuser"):
+        for kind, wanted in KINDS.items():
+            found = [
+                (one["sh_size"], one["sh_addralign"] - 1)
+                for one in elf(arch.name, name).iter_sections()
+                if one["sh_flags"] & SH_FLAGS.SHF_ALLOC
+                and one.name not in (".modinfo", "__versions")
+                if (
+                    one.name.startswith(".init"),
+                    bool(one["sh_flags"] & SH_FLAGS.SHF_EXECINSTR),
+                    bool(one["sh_flags"] & SH_FLAGS.SHF_WRITE),
+                )
+                == wanted
+            ]
+            if arch.plt is not None and wanted[1]:  # at most an entry for each branch
+                text = ".init.text" if wanted[0] else ".text"
+                count = len(list(relocations(elf(arch.name, name), text)))
+                found.append((0, arch.plt.align + arch.plt.size * count))
+            low, high = in_bytes(shown[f"{name} {kind}"][1])
+            assert low <= sum(size + padding for size, padding in found), (name, kind)
+            assert high >= sum(size for size, _ in found), (name, kind)
 
 
 def test_reach_tells_what_the_record_says(arch):
@@ -248,6 +298,8 @@ def test_fit_agrees_with_what_was_measured_before():
     assert found[2:] == [3709, 4350, 4350]
     assert abs(found[0] - 1755) <= 3
     assert abs(found[1] - 2332) <= 3
+    mib, count = known.facts("arm64").load.debian[1], known.facts("arm64").load.debian[0]
+    assert mib - 0.005 <= facts["text only, 64 bytes"]["total"] / MIB <= mib + 64 * count / MIB
     here = arch_by_name("arm64").loads.address_map()
     assert facts["room"] == (128 << 20) - here.image.size
 
