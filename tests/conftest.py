@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 NEEDED = {
     **dict.fromkeys(("emulator", "execmem", "fuzz", "kernels", "machine", "samples"), "run"),
     **dict.fromkeys(("archs/test_text.py", "archs/test_live_patch.py"), "patch"),
+    **dict.fromkeys(("kernels/modelled/text", "machine/test_patching.py"), "patch"),
+    **dict.fromkeys(("loader/test_livepatch.py", "execmem/test_tracing.py"), "patch"),
     **dict.fromkeys(("loader/finalize", "loader/test_got.py", "loader/test_depends.py"), "load"),
     **dict.fromkeys(("loader/test_work.py", "loader/test_motion.py"), "load"),
 }

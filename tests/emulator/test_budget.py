@@ -11,7 +11,7 @@ from emulator.budget import Budget, Limits
 from emulator.cpu import TICK
 from emulator.faults import Fault, FaultKind
 from machine.machine import Machine
-from tests.archs.facts import facts
+from tests.archs.facts import facts, needs
 from tests.machine.snippets import snippet
 from tests.support.modules import module
 
@@ -237,6 +237,7 @@ def test_counting_goes_on_across_ticks(machine):
 
 def test_what_the_kernel_stores_for_itself_is_not_the_guests(machine):
     """Text is patched whole though the budget is spent: nothing is left half done."""
+    needs(machine.arch, "patch")
     spin = snippet(machine, "spin")
     with machine.budget(instructions=100):
         stopped(lambda: machine.call(spin))

@@ -9,6 +9,7 @@ from emulator.faults import BadCall
 from execmem.cli import main
 from machine.machine import Machine
 from samples.modules import path, root
+from tests.archs.facts import needs
 
 HELLO = path("x86_64", "hello")
 PATCHABLE = path("x86_64", "patchable")
@@ -111,6 +112,7 @@ def test_names_that_say_the_format_or_nothing_are_fine(run, tmp_path, name):
 
 def test_a_name_is_no_address(arch):
     """Where an address is meant, a name is refused with where names are taken."""
+    needs(arch, "patch")
     machine = Machine(arch, root=root(arch.name))
     module = machine.load("checksums")
     for call in (

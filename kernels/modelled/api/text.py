@@ -17,13 +17,18 @@ from kernels.modelled.table import function
 from kernels.modelled.text.live import LiveText
 
 
+def _live(k: Kernel) -> LiveText:
+    """Return what patches text; where there is nothing, the guest stops."""
+    if k.text is None:
+        stop(k, "this architecture's text cannot be patched")
+    return k.text
+
+
 @contextmanager
 def _text(k: Kernel) -> Iterator[LiveText]:
     """Give what patches text; what it refuses stops the guest."""
-    if k.text is None:
-        stop(k, "this architecture's text cannot be patched")
     try:
-        yield k.text
+        yield _live(k)
     except ExecmemError as error:
         stop(k, str(error))
 
@@ -116,11 +121,9 @@ def _return_zero(_k: Kernel) -> int:
 
 @function("void ftrace_enter(void)")
 def _ftrace_enter(k: Kernel) -> None:
-    assert k.text is not None
-    k.text.ftrace.entered()
+    _live(k).ftrace.entered()
 
 
 @function("void ftrace_exit(void)")
 def _ftrace_exit(k: Kernel) -> None:
-    assert k.text is not None
-    k.text.ftrace.left()
+    _live(k).ftrace.left()

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from archs import Arch
+from emulator.faults import Fault, FaultKind
 from kernels.modelled.percpu import CANARY
 from loader.files import ModuleFile
 from machine.machine import Machine
@@ -59,3 +60,16 @@ def test_a_return_of_two_instructions(arch: Arch) -> None:
     stub = made_up.memory.translate(made_up.kernel.address("_printk"))
     assert stub is not None
     assert made_up.memory.physical.read(stub.address, len(two)) == two
+
+
+def test_text_that_cannot_be_patched(arch: Arch) -> None:
+    """What patches text, and what only trampolines call, stops a guest that has neither."""
+    machine = Machine(attrs.evolve(arch, patch=None))
+    for name, *args in (
+        ("static_key_enable", machine.alloc(16)),
+        ("ftrace_enter",),
+        ("ftrace_exit",),
+    ):
+        with pytest.raises(Fault, match="this architecture's text cannot be patched") as caught:
+            machine.call(machine.kernel.address(name), *args)
+        assert caught.value.kind is FaultKind.PANIC
