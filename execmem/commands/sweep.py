@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from execmem import documents, notices
+from execmem import notices
 from execmem.commands.common import LINES, examples, unknown_option
 from execmem.streams import say
 
@@ -125,6 +125,8 @@ def sweep(
 
 def _print(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
+        from execmem import documents
+
         say(documents.line(row))
         return
     arch, outcome = row["arch"] or "?", row["outcome"]
@@ -138,6 +140,8 @@ def _print_summary(document: dict[str, Any], *, as_json: bool) -> None:
     for notice in document["notices"]:
         notices.show(notice)
     if as_json:
+        from execmem import documents
+
         say(documents.line(document))
         return
     told = document["summary"]
