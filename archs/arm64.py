@@ -43,7 +43,8 @@ from allocator.types import (
 )
 from archs import traps
 from archs.arch import Arch
-from archs.boot_arm64 import CAPABILITIES, environment
+from archs.boot_arm64 import environment, numbers
+from archs.environment import Environment
 from archs.extable import ENTRY, PAIR
 from archs.levels.link import Branch, Fill, Link, Probe
 from archs.levels.load import Erratum, Load, Plt, module_struct
@@ -56,6 +57,7 @@ from archs.reloc import signed
 from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
 from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
+from archs.versions import Since
 
 MODULES_VADDR = 0xFFFF_8000_0000_0000
 KIMAGE_VADDR = 0xFFFF_8000_8000_0000
@@ -199,10 +201,14 @@ _ENTRIES = (
 )
 
 
-def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
+def wanted_alternatives(
+    entries: NDArray[np.void], environment: Environment
+) -> NDArray[np.intp] | None:
     """Return the alternatives whose capability is there (alternative.c, __apply_alternatives)."""
-    numbers = [number for name, number in CAPABILITIES.items() if name in features]
-    return np.flatnonzero(np.isin(entries["capability"] & (_CALLBACK - 1), numbers))
+    found = numbers(environment)
+    if found is None:
+        return None
+    return np.flatnonzero(np.isin(entries["capability"] & (_CALLBACK - 1), sorted(found)))
 
 
 _ALTERNATIVE = np.dtype(
@@ -215,6 +221,8 @@ _ALTERNATIVE = np.dtype(
     ]
 )
 _TRAMPOLINES = (".text.ftrace_trampoline", ".init.text.ftrace_trampoline")
+# A second entry led to ftrace_regs_caller (CONFIG_DYNAMIC_FTRACE_WITH_REGS).
+_TRAMPOLINE_SIZE = Since(((0, 0), 12), ((5, 5), 24), ((6, 2), 12))
 _EXTABLE = (ENTRY, PAIR)
 
 # Opcode mask and value of instructions with a displacement, and the row of their field.
@@ -362,7 +370,7 @@ ARM64 = Arch(
             sorts=True,
             align=64,
             branches=(282, 283),
-            placeholders=dict.fromkeys(_TRAMPOLINES, 12),
+            placeholders=dict.fromkeys(_TRAMPOLINES, _TRAMPOLINE_SIZE),
             required=True,
         ),
         got_section=".got",
@@ -470,7 +478,7 @@ ARM64 = Arch(
             partial(
                 trampolines.fill,
                 sections=_TRAMPOLINES,
-                tracer="ftrace_caller",
+                tracers=("ftrace_caller", "ftrace_regs_caller"),
                 encode=plt_entry,
             ),
         ),
@@ -478,7 +486,7 @@ ARM64 = Arch(
             "ftrace",
             partial(ftrace.prepare, section="__patchable_function_entries", entries=_ENTRIES),
         ),
-        Pass("jump_labels", jump_labels.attach),
+        Pass("jump_labels", partial(jump_labels.attach, forms=PATCHING.jump_labels)),
         Pass("trace_events", trace_events.register),
         Pass("running_kernel", trace_events.running),
     ),

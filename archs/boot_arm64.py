@@ -6,7 +6,10 @@ Sources: arch/arm64/kernel/cpufeature.c and cpu_errata.c.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from archs.environment import Boot, Environment
+from archs.versions import MODELLED, Version
 
 # Numbers of Linux 6.12's arch/arm64/tools/cpucaps, of all the capabilities that alternatives
 # of a distribution's modules name.
@@ -17,6 +20,12 @@ CAPABILITIES = {
     "HAS_LSE_ATOMICS": 37,
     "HAS_VIRT_HOST_EXTN": 51,
     "WORKAROUND_DEVICE_LOAD_ACQUIRE": 95,
+}
+# The same of other versions; the numbers move whenever a capability is added.
+OTHERS: Mapping[Version, Mapping[str, int]] = {
+    (5, 10): {"HAS_LSE_ATOMICS": 5},
+    (6, 1): {"HAS_LSE_ATOMICS": 26},
+    (7, 2): {"HAS_LSE_ATOMICS": 42},
 }
 # Capability -> implementer, part, and the first and last revision (variant, revision) that
 # need it (arch/arm64/kernel/cpu_errata.c; asm/cputype.h).
@@ -34,6 +43,14 @@ _MODELS = {
     "neoverse-n1": (0x41, 0xD0C, 4, 1, "fp asimd atomics"),
     "max": (0, 0x51, 0, 0, "fp asimd atomics"),
 }
+
+
+def numbers(environment: Environment) -> frozenset[int] | None:
+    """Return the numbers of the capabilities that are there; None in a version without known ones."""
+    version = environment.version
+    if environment.capabilities is None and version != MODELLED and version not in OTHERS:
+        return None
+    return environment.numbers(CAPABILITIES if version == MODELLED else OTHERS.get(version, {}))
 
 
 def environment(boot: Boot) -> Environment:

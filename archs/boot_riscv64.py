@@ -46,6 +46,11 @@ def environment(boot: Boot) -> Environment:
     ids = [int(boot.cpu.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]
     if ids == [THEAD, 0, 0]:
         found.add("ERRATA_THEAD_MAE")
+    # riscv_spinlock_init(), since 6.13: what makes exchanges of a byte or a half word fair.
+    queued = {"zabha", "zacas"} <= found or "ziccrse" in found
     return Environment(
-        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
+        features=frozenset(found),
+        possible_cpus=boot.possible_cpus,
+        symbols=boot.symbols,
+        static_keys={"qspinlock_key": queued},
     )

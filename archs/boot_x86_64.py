@@ -129,6 +129,10 @@ _MODELS = {
 
 # What PREEMPT_DYNAMIC makes of four static calls, by `preempt=` (kernel/sched/core.c:
 # __sched_dynamic_update); Debian's default is voluntary.
+_FULL = (
+    "__static_call_return0,__static_call_return0,preempt_schedule_thunk,"
+    "preempt_schedule_notrace_thunk"
+)
 _PREEMPTION = {
     mode: dict(
         zip(
@@ -140,12 +144,14 @@ _PREEMPTION = {
     for mode, functions in {
         "none": "__cond_resched,__static_call_return0,,",
         "voluntary": "__cond_resched,__cond_resched,,",
-        "full": "__static_call_return0,__static_call_return0,preempt_schedule_thunk,"
-        "preempt_schedule_notrace_thunk",
+        "full": _FULL,
+        "lazy": _FULL,
     }.items()
 }
 # The local APIC without x2APIC: interrupts go to one CPU after the other
 # (arch/x86/kernel/apic/apic_flat_64.c).
+# The instruction of WARN() (since 7.0).
+_WARNING = {"WARN_trap": "__WARN_trap"}
 _APIC = {
     "apic_call_send_IPI_mask": "default_send_IPI_mask_sequence_phys",
     "apic_call_send_IPI_self": "default_send_IPI_self",
@@ -171,7 +177,12 @@ def environment(boot: Boot) -> Environment:
     thunk = RETURN_THUNK
     if options.get("mitigations") != "off":
         thunk = _mitigate(cpu, features, bugs, options, boot.vulnerabilities)
-    mode = _PREEMPTION.get(options.get("preempt", ""), _PREEMPTION["voluntary"])
+    if boot.return_thunk:  # which of them depends on the version, too
+        thunk = boot.return_thunk.removeprefix("__pi_")  # a second name
+        if thunk != RETURN_THUNK:
+            features.add("rethunk")
+    chosen = options.get("preempt", "")
+    mode = _PREEMPTION[chosen if chosen in _PREEMPTION else _preemption(boot)]
     return Environment(
         features=frozenset(features),
         options={"return_thunk": thunk},
@@ -179,10 +190,17 @@ def environment(boot: Boot) -> Environment:
         symbols=boot.symbols,
         static_calls={
             name: boot.symbols.get(function, 0)
-            for name, function in (mode | _APIC).items()
+            for name, function in (mode | _APIC | _WARNING).items()
             if not function or function in boot.symbols
         },
     )
+
+
+def _preemption(boot: Boot) -> str:
+    """Return the mode of preemption that a kernel was configured for."""
+    names = {"CONFIG_PREEMPT_LAZY": "lazy", "CONFIG_PREEMPT": "full", "CONFIG_PREEMPT_NONE": "none"}
+    found = (mode for name, mode in names.items() if boot.config.get(name) == "y")
+    return next(found, "voluntary")
 
 
 def _mitigate(

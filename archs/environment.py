@@ -16,6 +16,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from archs.versions import MODELLED, Version
+
 PADDING = "__pfx_"
 
 
@@ -39,6 +41,14 @@ class Boot:
         Kernel symbols -> address.
     console
         The console's log.
+    config
+        The kernel's configuration, as far as it is known: CONFIG_NAME -> value.
+    version
+        Of Linux.
+    capabilities
+        What the kernel found the CPU to have, by its own numbers; None where nobody kept them.
+    return_thunk
+        x86-64: the return thunk in force, where the kernel says it; else empty.
     """
 
     command_line: str = ""
@@ -48,6 +58,10 @@ class Boot:
     possible_cpus: int = 1
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     console: str = attrs.field(default="", repr=False)
+    config: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    version: Version = MODELLED
+    capabilities: frozenset[int] | None = attrs.field(default=None, repr=False)
+    return_thunk: str = ""
 
     @cached_property
     def cpu(self) -> Mapping[str, str]:
@@ -82,6 +96,13 @@ class Environment:
         CPUs that may ever come online.
     symbols
         Kernel symbols -> address, those that modules do not name included.
+    version
+        Of Linux.
+    capabilities
+        What the CPU has and the kernel decided, by the numbers of tables in modules of that
+        version; None: `features` say it, in 6.12's numbers.
+    static_keys
+        Kernel and other modules' static keys that are not as they were compiled: name -> on.
     static_calls
         What static calls call, where it is not a tracepoint's default: name -> address of the
         function, 0 for nothing.
@@ -92,6 +113,21 @@ class Environment:
     possible_cpus: int = 1
     symbols: Mapping[str, int] = attrs.field(factory=dict, repr=False)
     static_calls: Mapping[str, int] = attrs.field(factory=dict)
+    static_keys: Mapping[str, bool] = attrs.field(factory=dict)
+    version: Version = MODELLED
+    capabilities: frozenset[int] | None = None
+
+    def numbers(self, known: Mapping[str, int]) -> frozenset[int]:
+        """Return the numbers by which tables of modules name what there is.
+
+        Parameters
+        ----------
+        known
+            Number of each feature.
+        """
+        if self.capabilities is not None:
+            return self.capabilities
+        return frozenset(known[name] for name in self.features if name in known)
 
     def symbol(self, name: str) -> int:
         """Return a kernel symbol's address; SymbolNeeded where there is none."""

@@ -45,6 +45,7 @@ from allocator.types import (
 from archs import traps
 from archs.arch import Arch
 from archs.boot_riscv64 import EXTENSIONS, THEAD, environment
+from archs.environment import Environment
 from archs.extable import ENTRY, POINTERS
 from archs.levels.link import Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load, Plt, module_struct
@@ -187,13 +188,15 @@ _ALTERNATIVE = np.dtype(
 )
 
 
-def wanted_alternatives(entries: NDArray[np.void], features: frozenset[str]) -> NDArray[np.intp]:
+def wanted_alternatives(entries: NDArray[np.void], environment: Environment) -> NDArray[np.intp]:
     """Return the entries of extensions, then those of the vendor (alternative.c).
 
     The upper half of a patch id is an argument (a block size), which no module gives.
     """
-    numbers = [number for number, name in EXTENSIONS.items() if name in features]
-    numbers += [ord(name) - ord("a") for name in features if len(name) == 1]
+    features = environment.features
+    letters = {name: ord(name) - ord("a") for name in features if len(name) == 1}
+    named = {name: number for number, name in EXTENSIONS.items()}
+    numbers = sorted(environment.numbers(named | letters))
     standard = (entries["vendor"] == 0) & np.isin(entries["patch"], numbers)
     vendor = (entries["vendor"] == THEAD) & (entries["patch"] == 0)
     vendor &= "ERRATA_THEAD_MAE" in features
@@ -478,7 +481,7 @@ RISCV64 = Arch(
             "ftrace",
             partial(ftrace.prepare, section="__patchable_function_entries", entries=_ENTRIES),
         ),
-        Pass("jump_labels", jump_labels.attach),
+        Pass("jump_labels", partial(jump_labels.attach, forms=PATCHING.jump_labels)),
         Pass("trace_events", trace_events.register),
         Pass("running_kernel", trace_events.running),
     ),

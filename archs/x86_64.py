@@ -51,7 +51,15 @@ from archs.op import Got, Op
 from archs.passes import extable, ftrace, jump_labels, orc, static_calls, trace_events
 from archs.passes.ftrace import Entry, exactly, same
 from archs.passes.subject import Pass
-from archs.passes.x86_64 import alternatives, callthunks, ibt_seal, retpolines, returns, smp_locks
+from archs.passes.x86_64 import (
+    alternatives,
+    callthunks,
+    ibt_seal,
+    paravirt,
+    retpolines,
+    returns,
+    smp_locks,
+)
 from archs.passes.x86_64.static_calls import write as write_calls
 from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.system_x86_64 import SYSTEM
@@ -434,15 +442,17 @@ X86_64 = Arch(
     environment=environment,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),
+        Pass("paravirt", paravirt.apply),
         Pass("retpolines", retpolines.apply),
         Pass("returns", returns.apply),
+        Pass("early_callthunks", partial(callthunks.apply, early=True)),
         Pass("alternatives", partial(alternatives.apply, features=FEATURES)),
-        Pass("callthunks", callthunks.apply),
+        Pass("callthunks", partial(callthunks.apply, early=False)),
         Pass("ibt_seal", ibt_seal.seal),
         Pass("smp_locks", smp_locks.drop),
         Pass("orc", orc.sort),
         Pass("ftrace", partial(ftrace.prepare, section="__mcount_loc", entries=_ENTRIES)),
-        Pass("jump_labels", jump_labels.attach),
+        Pass("jump_labels", partial(jump_labels.attach, forms=PATCHING.jump_labels)),
         Pass("static_calls", partial(static_calls.attach, write=write_calls)),
         Pass("trace_events", trace_events.register),
         Pass("running_kernel", trace_events.running),

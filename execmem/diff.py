@@ -30,7 +30,9 @@ from numpy.typing import NDArray
 import archs
 from allocator.types import Hex
 from archs import Checks
+from archs.versions import version_of
 from emulator.disassembly import Disassembler
+from execmem.flipped import flipped
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
 from loader.errors import LoadError
 from loader.finalize import Environment, Finalised, finalise
@@ -134,6 +136,7 @@ class ModuleDiff:
         What differs, where it was asked for.
     """
 
+    folder: Path
     arch: str
     run: str
     name: str
@@ -152,11 +155,18 @@ class ModuleDiff:
 
 @attrs.frozen
 class RunDiff:
-    """One boot: the sum of its modules."""
+    """One boot: the sum of its modules; `kernel` is the release that booted, where it is known."""
 
     arch: str
     run: str
+    kernel: str
     modules: tuple[ModuleDiff, ...]
+
+    @property
+    def title(self) -> str:
+        """The boot, for people: version of Linux, architecture, name."""
+        version = version_of(self.kernel)
+        return " ".join((*([".".join(map(str, version))] if version else ()), self.arch, self.run))
 
     @property
     def compared(self) -> tuple[ModuleDiff, ...]:
@@ -195,6 +205,7 @@ class RunDiff:
         names = sorted({m for f in ("changed", "differing") for _, m in self.counts(f)})
         changed, differing = self.counts("changed"), self.counts("differing")
         found: dict[str, Any] = {
+            "kernel": self.kernel,
             "arch": self.arch,
             "run": self.run,
             "modules": len(self.compared),
@@ -316,7 +327,7 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
     owner, names = prediction.owners
     differing: Counter[tuple[str, str]] = Counter()
     changed: Counter[tuple[str, str]] = Counter()
-    kernels: tuple[bytes | None, bytes | None] | None = None
+    raw: tuple[bytes | None, bytes | None] | None = None
     hashed: list[str] = []
     found: list[Range] = []
     relocated = 0
@@ -331,15 +342,17 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         for number, count in enumerate(np.bincount(owner[at:end][touched])):
             if count:
                 changed[kind, names[number]] += int(count)
-        for which, (point, ours, wanted) in enumerate(points):
+        before: NDArray[np.uint8] | None = points[0][1]
+        for point, ours, wanted in points:
             if hashlib.sha256(ours.data).hexdigest() == wanted:
                 continue
-            kernels = kernels or recording.raw()
-            raw = kernels[which]
-            theirs = None
-            if raw is not None:
-                theirs = np.frombuffer(raw, np.uint8, section.size, section.offset)
+            kept, change = raw = raw or recording.raw()
+            if point == RELOCATED:
+                theirs = before = _part(kept, section)
             else:
+                changes = _part(change, section)
+                theirs = None if before is None or changes is None else before ^ changes
+            if theirs is None:
                 hashed.append(section.name)
             wrong = np.ones(section.size, np.bool_) if theirs is None else ours != theirs
             if point == RELOCATED:
@@ -354,6 +367,7 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
                 mechanism = np.zeros_like(owner[at:end]) if point == RELOCATED else owner[at:end]
                 found += _ranges(prediction, section, point, ours, theirs, wrong, mechanism, names)
     return ModuleDiff(
+        recording.folder,
         recording.arch_name,
         recording.run,
         recording.name,
@@ -367,6 +381,13 @@ def compare(recording: Recording, prediction: Prediction, *, ranges: bool = Fals
         hashed=tuple(sorted(set(hashed))),
         ranges=tuple(found),
     )
+
+
+def _part(kept: bytes | None, section: RecordedSection) -> NDArray[np.uint8] | None:
+    """Return a section's bytes out of those of all sections."""
+    if kept is None:
+        return None
+    return np.frombuffer(kept, np.uint8, section.size, section.offset)
 
 
 def _laid_out(section: RecordedSection, recording: Recording, layout: Layout) -> bool:
@@ -516,21 +537,22 @@ def compare_runs(
     Interrupted
         Ctrl-C; it has what was compared until then.
     """
+    runs = [attrs.evolve(run, trees=(*run.trees, *trees)) for run in runs]
     tasks = _tasks(runs, modules, tuple(trees), ranges, tuple(without))
-    found: dict[tuple[str, str], list[ModuleDiff]] = {(r.arch_name, r.name): [] for r in runs}
+    found: dict[tuple[Path, str], list[ModuleDiff]] = {(r.folder, r.name): [] for r in runs}
     interrupted = False
     try:
         for done, diffs in enumerate(_each(tasks, jobs), 1):
             for diff in diffs:
-                found[diff.arch, diff.run].append(diff)
+                found[diff.folder, diff.run].append(diff)
             if progress is not None:
                 progress(done, len(tasks))
     except KeyboardInterrupt:
         interrupted = True
     result = tuple(
-        RunDiff(arch, run, tuple(sorted(diffs, key=lambda diff: diff.name)))
-        for (arch, run), diffs in found.items()
-        if diffs or not interrupted
+        RunDiff(run.arch_name, run.name, run.kernel, tuple(sorted(diffs, key=lambda d: d.name)))
+        for run in runs
+        if (diffs := found[run.folder, run.name]) or not interrupted
     )
     if interrupted:
         raise Interrupted(result)
@@ -547,7 +569,8 @@ def _tasks(
     """Return the work, the largest files first."""
     by_file: dict[tuple[str, str], list[tuple[Recording, Environment]]] = defaultdict(list)
     for run in runs:
-        environment = run.environment
+        keys = {**flipped(run, trees), **run.environment.static_keys}
+        environment = attrs.evolve(run.environment, static_keys=keys)
         for recording in run.recordings:
             if not modules or recording.name in modules:
                 key = recording.arch_name, recording.sha256
@@ -585,7 +608,7 @@ def _work(task: Task) -> list[ModuleDiff]:
     image = image_of(first, task.trees)
     if image is None:
         reason = f"{first.file} is not in the recording; name a folder that has it with --root"
-        return [ModuleDiff(r.arch_name, r.run, r.name, reason) for r in task.recordings]
+        return [ModuleDiff(r.folder, r.arch_name, r.run, r.name, reason) for r in task.recordings]
     found = []
     for recording, environment in zip(task.recordings, task.environments, strict=True):
         try:
@@ -593,6 +616,6 @@ def _work(task: Task) -> list[ModuleDiff]:
             prediction = predict(recording, view, environment, without=task.without)
             found.append(compare(recording, prediction, ranges=task.ranges))
         except LoadError as error:
-            who = (recording.arch_name, recording.run, recording.name)
+            who = (recording.folder, recording.arch_name, recording.run, recording.name)
             found.append(ModuleDiff(*who, str(error), refused=True))
     return found

@@ -45,7 +45,7 @@ def show(out: Console, runs: Sequence[RunDiff], *, limit: int = 0) -> None:
     """
     rows = [
         (
-            f"{run.arch} {run.run}",
+            run.title,
             len(run.compared),
             run.total("sections"),
             run.total("size"),
@@ -82,7 +82,7 @@ def _mechanisms(out: Console, run: RunDiff) -> None:
         for name in names
     ]
     out.print()
-    out.print(f"{run.arch} {run.run}: bytes changed by finalisation (and that differ)")
+    out.print(f"{run.title}: bytes changed by finalisation (and that differ)")
     out.print()
     out.print(table(columns, rows, right=",".join(KINDS)))
 
@@ -95,17 +95,17 @@ def _remarks(out: Console, run: RunDiff) -> None:
     hashed = sum(len(m.hashed) for m in run.compared)
     if hashed:
         out.print(
-            f"{run.arch} {run.run}: of {hashed} sections that differ only the hash is recorded; "
+            f"{run.title}: of {hashed} sections that differ only the hash is recorded; "
             "each counts with its whole size.",
             soft_wrap=True,
         )
     for module in run.compared:
         for name in module.laid_out:
-            where = f"{run.arch} {run.run} {module.name}"
+            where = f"{run.title} {module.name}"
             out.print(f"{where}: {name} has another size or place")
     for module in run.modules:
         if module.skipped:
-            out.print(f"{run.arch} {run.run} {module.name} skipped: {module.skipped}")
+            out.print(f"{run.title} {module.name} skipped: {module.skipped}")
 
 
 def show_placement(out: Console, placed: Placed) -> None:

@@ -308,6 +308,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "views[].count": (COUNT, "relocations"),
     },
     "diff": {
+        "runs[].kernel": (TEXT, "release of the kernel that booted"),
         "runs[].arch": (TEXT, "architecture"),
         "runs[].run": (TEXT, "the boot"),
         "runs[].modules": (COUNT, "modules that were compared"),

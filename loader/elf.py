@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from archs import Arch, Dialect, archs, by_machine, machines
 from archs.dialect import RELA, SHT_REL, SHT_RELA
 from archs.reloc import Part, Rows
+from archs.versions import MODELLED, Version, version_of
 from loader.checks import Refused, refused, violation
 from loader.errors import BadModule
 
@@ -331,6 +332,17 @@ class ElfView:
     def all_modinfo(self, tag: str) -> tuple[str, ...]:
         """Return every value of a tag of `.modinfo`, in order."""
         return tuple(value for name, value in self._modinfo if name == tag)
+
+    @cached_property
+    def release(self) -> str:
+        """The release of the kernel that the module was built for; empty where it says none."""
+        return self.modinfo.get("vermagic", "").partition(" ")[0]
+
+    @cached_property
+    def version(self) -> Version:
+        """The version of Linux that the module was built for; the modelled one where it says none."""
+        found = version_of(self.release)
+        return MODELLED if found is None else found
 
     @property
     def versions(self) -> frozenset[str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from allocator.types import PAGE_SIZE, MemType, align_up
 from archs import Plt
 from archs.engine import HARDLY, having
+from archs.versions import Since
 from loader.elf import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -34,7 +35,10 @@ from loader.errors import BadModule
 
 SHF_RO_AFTER_INIT = 0x0020_0000  # the kernel's own flag, never in a file
 # Linux 6.12; later kernels add .static_call_sites, whose sites change while loading.
-RO_AFTER_INIT_SECTIONS = (".data..ro_after_init", "__jump_table")
+RO_AFTER_INIT_SECTIONS = Since(
+    ((0, 0), (".data..ro_after_init", "__jump_table")),
+    ((6, 15), (".data..ro_after_init", "__jump_table", ".static_call_sites")),
+)
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
 MAX_TOTAL = 1 << 31  # bytes; a file of a few KiB may declare any amount of .bss
@@ -153,6 +157,7 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     percpu = view.find(PERCPU_SECTION)
+    after_init = RO_AFTER_INIT_SECTIONS.at(view.version)
     for section in view.sections[1:]:
         flags, align = section.flags, section.align
         if section.index in forced:
@@ -161,7 +166,7 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
             flags = (flags & ~SHF_WRITE if more & SHF_EXECINSTR else flags) | more
         if not flags & SHF_ALLOC or section.name in UNLOADED_SECTIONS or section is percpu:
             continue
-        if section.name in RO_AFTER_INIT_SECTIONS:
+        if section.name in after_init:
             flags |= SHF_RO_AFTER_INIT
         if flags & SHF_WRITE and flags & SHF_EXECINSTR:
             where = f"section {section.index} ({section.name})"
@@ -232,9 +237,10 @@ class _Frob:
         template = view.arch.plt
         if template is not None:
             self._reserve_plt(template)
-            for name, size in template.placeholders.items():
+            for name, sizes in template.placeholders.items():
                 section = view.section(name)
                 if section is not None:
+                    size = sizes.at(view.version)
                     self._resize(section, size, SHF_ALLOC | SHF_EXECINSTR, 4)
         got = view.section(view.arch.got_section) if view.arch.got_section else None
         if got is not None:

@@ -14,9 +14,12 @@ show but still compares the hashes.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import io
 import json
 import lzma
+import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
@@ -30,13 +33,21 @@ from allocator.files import read_regular
 from allocator.types import MemType
 from archs import Arch
 from archs.environment import Boot, Environment
-from archs.passes.static_calls import KEY
+from archs.passes.static_calls import KEY, TRAMPOLINE
+from archs.versions import MODELLED, version_of
 from loader.elf import parse
 from loader.errors import BadModule
-from loader.files import read_module
-from loader.static_calls import defaults
+from loader.files import SUFFIXES, read_module
+from loader.kernel.config import parse_config
+from loader.static_calls import defaults, places
 
 BASE = "base"
+# struct module_layout.
+_SUMS = ("text_size", "ro_size", "ro_after_init_size", "size")
+_AREAS = {
+    "CORE": (MemType.TEXT, MemType.RODATA, MemType.RO_AFTER_INIT, MemType.DATA),
+    "INIT": (MemType.INIT_TEXT, MemType.INIT_RODATA, None, MemType.INIT_DATA),
+}
 # struct module is running state; the others are not allocated with the module.
 NOT_COMPARED = frozenset(
     (".gnu.linkonce.this_module", ".symtab", ".strtab", ".modinfo", "__versions", ".data..percpu")
@@ -130,21 +141,30 @@ class Recording:
         return tuple(s for s in self.sections if s.name not in NOT_COMPARED)
 
     def raw(self) -> tuple[bytes | None, bytes | None]:
-        """Return all sections' bytes at the two points, None where they were not kept."""
-        base = self.folder / BASE if self.run == BASE else self.folder / "runs" / self.run
-        relocated = self._kept(base / f"{self.name}.reloc.bin.xz")
-        change = self._kept(base / f"{self.name}.init.xor.xz")
-        if relocated is None or change is None:
-            return relocated, None
-        both = int.from_bytes(relocated, "little") ^ int.from_bytes(change, "little")
-        return relocated, both.to_bytes(len(relocated), "little")
+        """Return all sections' bytes after relocation, and their exclusive-or with the final ones.
 
-    def _kept(self, path: Path) -> bytes | None:
-        """Return the bytes of all sections, if they were kept."""
-        found = _unpacked(path)
-        size = max((s.offset + s.size for s in self.sections), default=0)
-        if found is not None and len(found) != size:
-            raise BadModule(path.name, "recording", f"has {len(found)} bytes instead of {size}")
+        None where they were not kept.
+        """
+        return self._kept("reloc.bin"), self._kept("init.xor")
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes of all sections together, where they are kept."""
+        return max((s.offset + s.size for s in self.sections), default=0)
+
+    def _kept(self, what: str) -> bytes | None:
+        """Return the bytes of all sections, if they were kept: in a file, or in a boot's archive."""
+        name = f"{self.name}.{what}"
+        if self.run == BASE:
+            found = _unpacked(self.folder / BASE / f"{name}.xz")
+        else:
+            runs = self.folder / "runs"
+            found = _unpacked(runs / self.run / f"{name}.xz")
+            if found is None:
+                found = _archived(runs / f"{self.run}.{what}.tar.xz").get(name)
+        if found is not None and len(found) != self.raw_size:
+            reason = f"has {len(found)} bytes instead of {self.raw_size}"
+            raise BadModule(f"{name}.xz", "recording", reason)
         return found
 
 
@@ -159,12 +179,22 @@ class LiveModule:
 
 @attrs.frozen
 class Run:
-    """One boot with every module that was recorded in it."""
+    """One boot with every module that was recorded in it.
+
+    `trees` are folders where files of modules are looked for.
+    """
 
     folder: Path
     arch_name: str
     name: str
     recordings: tuple[Recording, ...]
+    trees: tuple[Path, ...] = ()
+
+    @cached_property
+    def kernel(self) -> str:
+        """The release of the kernel that booted; the folder's name where it does not say."""
+        banner = _text(self.folder / "boot" / self.name / "version").split()
+        return banner[2] if banner[:2] == ["Linux", "version"] and banner[2:] else self.folder.name
 
     @cached_property
     def boot(self) -> Boot:
@@ -175,7 +205,13 @@ class Run:
             vulnerabilities = json.loads(_text(folder / "vuln.json") or "{}")
         except ValueError as error:
             raise BadModule("vuln.json", "recording", f"not readable: {error}") from None
+        caps = self._capabilities
+        version = version_of(_text(folder / "version"))
         return Boot(
+            config=parse_config(self._config),
+            version=MODELLED if version is None else version,
+            capabilities=_numbers(caps),
+            return_thunk=str(caps.get("x86_return_thunk", ("", ""))[1]),
             command_line=_text(folder / "cmdline").strip() or first.append,
             cpuinfo=_text(folder / "cpuinfo"),
             vulnerabilities=vulnerabilities,
@@ -185,27 +221,56 @@ class Run:
             console=_text(folder / "console.log.xz"),
         )
 
-    @cached_property
-    def environment(self) -> Environment:
-        """What the boot means for modules, as its kernel would find out."""
-        decide = archs.arch(self.arch_name).environment
-        if decide is None:
-            return Environment(possible_cpus=self.boot.possible_cpus, symbols=self.kernel_symbols)
-        found = decide(self.boot)
-        return attrs.evolve(found, static_calls={**self._provided, **found.static_calls})
+    @property
+    def _config(self) -> str:
+        """The kernel's configuration; empty where nobody kept it."""
+        found = sorted((self.folder / "boot").glob("config*"))
+        return _text(found[0]) if found else ""
 
     @property
-    def _provided(self) -> Mapping[str, int]:
-        """What the static calls of modules call that other modules use."""
-        wanted = {at for r in self.recordings for n, at in r.symbols.items() if n.startswith(KEY)}
-        found: dict[str, int] = {}
-        for recording in self.recordings:
-            data = recording.regions.get(MemType.DATA, (0, 0))
-            if any(data[0] <= at < data[0] + data[1] for at in wanted):
-                image = image_of(recording)
-                if image is not None:
-                    found |= defaults(parse(image, recording.name), recording.addresses)
-        return found
+    def _capabilities(self) -> Mapping[str, Any]:
+        """What the kernel kept of the CPU's capabilities; empty where nobody looked."""
+        try:
+            found = json.loads(_text(self.folder / "boot" / self.name / "caps.json") or "{}")
+        except ValueError as error:
+            raise BadModule("caps.json", "recording", f"not readable: {error}") from None
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What the boot means for modules, as its kernel would find out, or says."""
+        boot, decide = self.boot, archs.arch(self.arch_name).environment
+        if decide is None:
+            found = Environment(possible_cpus=boot.possible_cpus, symbols=self.kernel_symbols)
+        else:
+            found = decide(boot)
+        calls, keys = self._provided
+        return attrs.evolve(
+            found,
+            static_calls={**calls, **found.static_calls},
+            symbols={**found.symbols, **keys},
+            version=boot.version,
+            capabilities=boot.capabilities,
+        )
+
+    @cached_property
+    def _provided(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """What the static calls of modules call that other modules use, and where their keys are."""
+        names = [n for r in self.recordings for n in r.symbols if n.startswith((KEY, TRAMPOLINE))]
+        kernels = _kallsyms(self.folder / "boot" / BASE / "kallsyms.end.xz")
+        wanted = {name[len(KEY) :] for name in names} - {
+            name[len(KEY) :] for name in kernels if name.startswith(KEY)
+        }
+        calls: dict[str, int] = {}
+        keys: dict[str, int] = {}
+        for recording in self.recordings if wanted else ():
+            image = image_of(recording, self.trees)
+            if image is None or KEY.encode() not in image:
+                continue
+            view = parse(image, recording.name)
+            calls |= defaults(view, recording.addresses)
+            keys |= places(view, recording.addresses)
+        return calls, keys
 
     @cached_property
     def live(self) -> tuple[LiveModule, ...]:
@@ -256,8 +321,9 @@ def runs(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Run]:
     for place in [top, *sorted(path for path in top.glob("*") if path.is_dir())]:
         if not (place / BASE).is_dir():
             continue
+        _, dash, name = place.name.rpartition("-")
         try:
-            arch_name = archs.arch(place.name).name
+            arch_name = archs.arch(name if dash else place.name).name
         except ValueError:
             continue
         files = [(BASE, sorted((place / BASE).glob("*.json")))]
@@ -283,7 +349,14 @@ def image_of(recording: Recording, trees: tuple[Path, ...] = ()) -> bytes | None
     """
     path = recording.folder / recording.file
     places = [path] if path.is_file() else []
-    places += [found for tree in trees for found in sorted(tree.rglob(path.name))]
+    # Distributions compress modules, or not; what was recorded may have been compressed since.
+    bare = path.name[: path.name.find(".ko") + 3]
+    places += [
+        found
+        for tree in trees
+        for found in sorted(tree.rglob(f"{glob.escape(bare)}*"))
+        if found.name.endswith(SUFFIXES)
+    ]
     for place in places:
         image = read_module(place)
         if hashlib.sha256(image).hexdigest() == recording.sha256:
@@ -315,7 +388,7 @@ def _recording(folder: Path, arch_name: str, run: str, facts: Mapping[str, Any])
             )
             for s in facts["section_info"]
         )
-        regions = {
+        regions = _before_types(facts.get("layout", {})) or {
             MemType[kind.removeprefix("MOD_")]: (int(place["base"], 16), int(place["size"]))
             for kind, place in facts.get("layout", {}).items()
         }
@@ -343,6 +416,32 @@ def _recording(folder: Path, arch_name: str, run: str, facts: Mapping[str, Any])
         raise BadModule(str(facts.get("name", folder.name)), "recording", what) from None
 
 
+def _before_types(layout: Mapping[str, Any]) -> dict[MemType, tuple[int, int]]:
+    """Return the regions of a module before Linux 6.4, which had an area for core and one for init.
+
+    Either is text, read-only data, what becomes read-only, and data in a row; sizes are sums.
+    """
+    found: dict[MemType, tuple[int, int]] = {}
+    for name, kinds in _AREAS.items():
+        place = layout.get(name, {})
+        start = 0
+        for kind, key in zip(kinds, _SUMS, strict=True):
+            end = int(place.get(key, 0))
+            if kind is not None and end > start:
+                found[kind] = int(place["base"], 16) + start, end - start
+            start = max(start, end)
+    return found
+
+
+def _numbers(caps: Mapping[str, Any]) -> frozenset[int] | None:
+    """Return the numbers of the capabilities that a kernel kept; x86's are "WORD*32+BIT"."""
+    for name in ("x86_capability", "cpucaps", "riscv_isa"):
+        if name in caps:
+            pairs = (str(one).partition("*32+")[::2] for one in caps[name])
+            return frozenset(32 * int(a) + int(b) if b else int(a) for a, b in pairs)
+    return None
+
+
 def _unpacked(path: Path) -> bytes | None:
     """Return a file's bytes, decompressed where its name says so; None where there is none."""
     try:
@@ -351,6 +450,20 @@ def _unpacked(path: Path) -> bytes | None:
     except OSError:
         return None
     except (lzma.LZMAError, EOFError) as error:
+        raise BadModule(path.name, "recording", f"damaged: {error}") from None
+
+
+@lru_cache(maxsize=2)  # one boot's two
+def _archived(path: Path) -> Mapping[str, bytes]:
+    """Return the files of an archive by name; none where there is no archive."""
+    data = _unpacked(path)
+    if data is None:
+        return {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            files = ((m.name, archive.extractfile(m)) for m in archive if m.isfile())
+            return {name: file.read() for name, file in files if file is not None}
+    except (tarfile.TarError, OSError) as error:
         raise BadModule(path.name, "recording", f"damaged: {error}") from None
 
 

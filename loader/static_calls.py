@@ -32,3 +32,13 @@ def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
                 base = addresses[int(symbols["shndx"][index])] + int(symbols["value"][index])
                 found[mine[offset]] = base + addend & ADDRESS_MASK
     return found
+
+
+def places(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:
+    """Return where the keys are that a module defines, by the name of their symbol."""
+    symbols = view.symbols
+    return {
+        name: addresses[int(symbols["shndx"][index])] + int(symbols["value"][index])
+        for name, index in view.global_symbols.items()
+        if name.startswith(KEY) and int(symbols["shndx"][index]) in addresses
+    }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, AddressMap
 from archs.extable import ENTRY, Forms
+from archs.versions import Since
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +52,7 @@ class Plt:
     sorts: bool
     align: int
     branches: tuple[int, ...]
-    placeholders: Mapping[str, int]
+    placeholders: Mapping[str, Since[int]]
     required: bool = False
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from archs.passes.subject import Subject
+from archs.versions import Since
 
 ADDRESS = np.dtype([("ip", "<i4")])
 ENTRY = np.dtype([("sp_offset", "<i2"), ("bp_offset", "<i2"), ("what", "<u2")])
-TYPE = 0x700  # of `what`; 0 is ORC_TYPE_UNDEFINED
+# Bits of `what` of which one is set where an entry says something: ORC_TYPE; before 6.4 the
+# register that the stack pointer counts from, or the mark of an end.
+SAYS = Since(((0, 0), 0x40F), ((6, 3), 0x80F), ((6, 4), 0x700))
 
 
 def sort(subject: Subject) -> None:
@@ -28,7 +31,7 @@ def sort(subject: Subject) -> None:
         raise subject.refusal(".orc_unwind", reason)
     ip = addresses.targets("ip")
     # One sort instead of two: addresses of the kernel half, less their highest bit.
-    says = (entries.entries["what"] & TYPE != 0).astype(np.uint64)
+    says = (entries.entries["what"] & SAYS.at(subject.environment.version) != 0).astype(np.uint64)
     order = np.argsort(ip << np.uint64(1) | says, kind="stable")
     addresses.point("ip", ip[order])
     entries.entries[:] = entries.entries[order]

@@ -48,7 +48,7 @@ def attach(subject: Subject, *, write: Write) -> None:
         return
     imported = _imported(subject)
     words, names = _resolved(subject, table.targets("key"), imported)
-    chosen = np.array(order((words & ~FLAGS).tolist()), np.intp)
+    chosen = np.array(order((words & ~FLAGS).tolist(), subject.environment.version), np.intp)
     code, words = table.targets("code")[chosen], words[chosen]
     words |= np.where(subject.within(code, MemType.INIT_TEXT), INIT, np.uint64(0))
     table.point("code", code)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A PLT entry of the module's own for the function tracer.
+"""PLT entries of the module's own for the function tracer.
 
 A traced function branches to the tracer, which a branch may not reach. Every module
 therefore brings room for one entry, in core and in init text, and the kernel fills it even
-where it is not needed (arch/arm64/kernel/module.c: module_init_ftrace_plt).
+where it is not needed; before Linux 6.2 there was one more, for a tracer that saves all registers
+ (arch/arm64/kernel/module.c: module_init_ftrace_plt).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -19,26 +20,29 @@ def fill(
     subject: Subject,
     *,
     sections: Iterable[str],
-    tracer: str,
+    tracers: Sequence[str],
     encode: Callable[[int, int], bytes],
 ) -> None:
-    """Write the entry that leads to the tracer, unless the kernel has none.
+    """Write the entries that lead to the tracers, as far as there is room, and as the kernel has them.
 
     Parameters
     ----------
     sections
-        Sections of one PLT entry each, through which sites reach the tracer when it is far.
-    tracer
-        The kernel's symbol.
+        Sections of PLT entries, through which sites reach the tracers when they are far.
+    tracers
+        The kernel's symbols, an entry each.
     encode
         Returns the bytes of an entry, given its address and where it leads.
     """
-    if tracer not in subject.environment.symbols:
-        return
+    symbols = subject.environment.symbols
     for name in sections:
         section = subject.section(name)
-        if section is None:
-            continue
-        code = encode(section.address, subject.environment.symbols[tracer])
-        if section.size >= len(code):
-            subject.write(np.array([section.at], np.intp), np.frombuffer(code, np.uint8))
+        at = 0
+        for tracer in tracers:
+            if section is None or tracer not in symbols:
+                break
+            code = encode(section.address + at, symbols[tracer])
+            if section.size < at + len(code):
+                break
+            subject.write(np.array([section.at + at], np.intp), np.frombuffer(code, np.uint8))
+            at += len(code)

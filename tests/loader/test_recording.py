@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
+import tarfile
 from pathlib import Path
 
 import pytest
 
 import archs
 from allocator.types import MemType
+from loader import recording as recording_module
 from loader.errors import BadModule
-from loader.recording import image_of, runs
+from loader.recording import Recording, image_of, runs
 from tests.support.elfwriter import A, Sec, Sym, X, write
 from tests.support.recorder import Made, record
 
@@ -45,7 +48,7 @@ def test_a_recording_is_read(arch: archs.Arch, tmp_path: Path) -> None:
     assert (section.name, section.address, section.size) == (".text", TEXT, 4)
     assert recording.symbols == {"outside": TEXT + 0x100}
     assert recording.regions == {MemType.TEXT: (TEXT, 4096)}
-    assert recording.raw() == (b"\1\2\3\4", b"\4\3\2\1")
+    assert recording.raw() == (b"\1\2\3\4", b"\5\1\1\5")
     assert image_of(recording) == module.image
     assert [r.recordings for r in runs(folder)] == [run.recordings]
 
@@ -122,13 +125,52 @@ def test_damage_is_refused_by_name(arch: archs.Arch, tmp_path: Path) -> None:
 def test_recordings_of_other_releases(
     arch: archs.Arch, other_recordings: dict[str, Path], kernels: dict[str, Path]
 ) -> None:
-    """Recordings of other kernels are never taken for the modelled one's."""
-    for folder in other_recordings.values():
-        assert not list(runs(folder))
-        assert folder not in {run.folder for run in runs(folder.parent)}
+    """Each is of its own kernel, and whose image is at hand."""
+    for release, folder in other_recordings.items():
+        for run in runs(folder):
+            assert run.arch_name == arch.name
+            assert run.kernel.startswith(f"{release}.")
+            assert run.boot.version == tuple(map(int, release.split(".")))
+            assert run.boot.capabilities
+            assert run.boot.config["CONFIG_MODULES"] == "y"
     missing = sorted(set(other_recordings) - set(kernels))
     assert not missing, f"{arch.name}: recorded, but without an image: {missing}"
-    pytest.skip(
-        f"{arch.name}: recordings of Linux {', '.join(sorted(other_recordings))} are not compared"
-        " yet: the loader does not know what their modules were built for"
-    )
+
+
+def test_boots_that_kept_what_changed_in_an_archive(arch: archs.Arch, tmp_path: Path) -> None:
+    """Bytes of all modules of a boot may stand in one archive each."""
+    folder = record(tmp_path / arch.name, [made(arch)], run="other")
+    (run,) = runs(tmp_path)
+    kept = folder / "runs" / "other"
+    for what in ("reloc.bin", "init.xor"):
+        raw = lzma.decompress((kept / f"tiny.{what}.xz").read_bytes())
+        (kept / f"tiny.{what}.xz").unlink()
+        with tarfile.open(folder / "runs" / f"other.{what}.tar.xz", "w:xz") as archive:
+            member = tarfile.TarInfo(f"tiny.{what}")
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    assert run.recordings[0].raw() == (b"\1\2\3\4", b"\5\1\1\5")
+    (folder / "runs" / "other.init.xor.tar.xz").write_bytes(lzma.compress(b"no archive"))
+    with pytest.raises(BadModule, match=r"other.init.xor.tar.xz.*damaged"):
+        fresh(tmp_path).raw()
+
+
+def fresh(folder: Path) -> Recording:
+    """Return the first recording of a folder, read again."""
+    recording_module._archived.cache_clear()
+    return next(iter(runs(folder))).recordings[0]
+
+
+def test_areas_of_core_and_init_are_parts(arch: archs.Arch, tmp_path: Path) -> None:
+    """Before Linux 6.4 a module had two areas, and their parts are the regions."""
+    folder = record(tmp_path / arch.name, [made(arch)])
+    path = folder / "base" / "tiny.json"
+    facts = json.loads(path.read_text("ascii"))
+    core = {"text_size": 0x2000, "ro_size": 0x3000, "ro_after_init_size": 0x3000, "size": 0x5000}
+    facts["layout"] = {"CORE": {"base": hex(TEXT), **core}}
+    path.write_text(json.dumps(facts), "ascii")
+    assert fresh(tmp_path).regions == {
+        MemType.TEXT: (TEXT, 0x2000),
+        MemType.RODATA: (TEXT + 0x2000, 0x1000),
+        MemType.DATA: (TEXT + 0x3000, 0x2000),
+    }

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from allocator.types import MemType
 from archs.environment import Environment
 from archs.insn_x86_64 import CALL, INT3, JUMP, JUMP8, NOPS, Instruction, decode
-from archs.passes.subject import U64, Subject, Table
+from archs.passes.subject import U64, Index, Subject, Table
+from archs.passes.x86_64.paravirt import NOTHING, function_of
+from archs.versions import Since
 
 ENTRY = np.dtype(
     [
@@ -45,6 +47,9 @@ OLD_ENTRY = np.dtype([*ENTRY.descr[:3], *ENTRY.descr[4:]])
 OLD_NOT = 1 << 15
 SECTION = ".altinstructions"
 REPLACEMENTS = ".altinstr_replacement"
+# Whether those lengths get into the table: in 6.12, not in 7.2; between them somewhere.
+WRITTEN = Since(((0, 0), True), ((6, 13), False))
+LONGEST_NOP = 8  # that older kernels made (ASM_NOP_MAX)
 
 
 def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
@@ -58,19 +63,22 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
     table = _table(subject)
     if table is None:
         return
-    _level(table)
+    levelled = _levelled(table)
+    if WRITTEN.at(subject.environment.version):
+        table.entries["length"] = levelled
     subject.claim(table)
-    has = {features[name] for name in subject.environment.features if name in features}
+    has = subject.environment.numbers(features)
+    gap, pack = GAP.at(subject.environment.version), PACKED.at(subject.environment.version)
     entries = table.entries
     places, sources = table.targets("place"), table.targets("replacement")
-    where = subject.offsets(places, entries["length"].astype(np.intp))
+    where = subject.offsets(places, levelled)
     filled = entries["replaced"] > 0
     start = np.zeros(places.size, np.intp)
     start[filled] = subject.offsets(sources[filled], entries["replaced"][filled].astype(np.intp))
     image = subject.image
     wanted, flags_of = _wanted(entries)
     columns = wanted.tolist(), flags_of.tolist()
-    sizes = entries["length"].tolist(), entries["replaced"].tolist()
+    sizes = levelled.tolist(), entries["replaced"].tolist()
     for n, (feature, flags, length, replaced) in enumerate(zip(*columns, *sizes, strict=True)):
         at, source = int(where[n]), int(start[n])
         code = image[at : at + length].tobytes()
@@ -81,9 +89,9 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
             if new is None:
                 continue
             filler = NOPS[1] * (length - len(new))
-            code = _moved(new + filler, int(sources[n]), int(places[n]), replaced)
-        image[at : at + length] = np.frombuffer(packed(code), np.uint8)
-    subject.note(where, entries["length"].astype(np.intp))
+            code = _moved(new + filler, int(sources[n]), int(places[n]), replaced, gap=gap)
+        image[at : at + length] = np.frombuffer(pack(code), np.uint8)
+    subject.note(where, levelled)
 
 
 def places(subject: Subject) -> U64:
@@ -145,12 +153,12 @@ def _nonsense(subject: Subject, table: Table) -> str:
     return ""
 
 
-def _level(table: Table) -> None:
-    """Give consecutive entries of one place the longest of their lengths."""
+def _levelled(table: Table) -> Index:
+    """Return the lengths of entries, where consecutive ones of a place all have the longest."""
     places = table.targets("place")
     starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
     longest = np.maximum.reduceat(table.entries["length"], starts)
-    table.entries["length"] = np.repeat(longest, np.diff(np.append(starts, places.size)))
+    return np.repeat(longest, np.diff(np.append(starts, places.size))).astype(np.intp)
 
 
 @lru_cache(maxsize=4096)
@@ -166,8 +174,16 @@ def _relative(code: bytes) -> tuple[tuple[int, Instruction, tuple[int, int]], ..
     return tuple(found)
 
 
-def _moved(code: bytes, source: int, place: int, size: int) -> bytes:
-    """Return code with what is relative to its own address adjusted (apply_relocation)."""
+def _moved(
+    code: bytes, source: int, place: int, size: int, *, gap: bytes = bytes((INT3,))
+) -> bytes:
+    """Return code with what is relative to its own address adjusted (apply_relocation).
+
+    Parameters
+    ----------
+    gap
+        What fills the room behind a jump that became shorter.
+    """
     fields, shift = _relative(code), source - place
     if not fields:
         return code
@@ -181,7 +197,7 @@ def _moved(code: bytes, source: int, place: int, size: int) -> bytes:
         near = away + shift + 3  # behind a jump of two bytes instead of five
         if insn.opcode[0] == JUMP and -128 <= near < 128:
             short = bytes((JUMP8, near & 0xFF))
-            new[at:end] = short + bytes((INT3,)) * (insn.length - 2)
+            new[at:end] = short + gap * (insn.length - 2)
     return bytes(new)
 
 
@@ -210,19 +226,24 @@ def _nop(length: int) -> bytes:
     return jump.ljust(length, bytes((INT3,)))
 
 
-# What the pointers in pv_ops hold on bare hardware, by offset in struct paravirt_patch_template
-# (arch/x86/kernel/paravirt.c).
-_PV_OPS = (
-    "native_io_delay pv_native_get_debugreg pv_native_set_debugreg native_read_cr0 "
-    "native_write_cr0 native_write_cr4 native_load_tr_desc native_load_gdt native_load_idt "
-    "native_set_ldt native_store_tr native_load_tls native_load_gs_index native_write_ldt_entry "
-    "native_write_gdt_entry native_write_idt_entry nop_func nop_func native_load_sp0 "
-    "native_tss_invalidate_io_bitmap native_tss_update_io_bitmap pv_native_wbinvd native_cpuid "
-    "native_read_msr native_write_msr native_read_msr_safe native_write_msr_safe native_read_pmc "
-    "nop_func nop_func pv_native_save_fl pv_native_irq_disable pv_native_irq_enable "
-    "pv_native_safe_halt native_halt native_flush_tlb_local native_flush_tlb_global "
-    "native_flush_tlb_one_user native_flush_tlb_multi"
-).split()
+@lru_cache(maxsize=4096)
+def packed_ones(code: bytes) -> bytes:
+    """Return code with each run of NOPs of one byte made into few, as before Linux 6.4."""
+    new, at = bytearray(code), 0
+    while (insn := decode(code, at)) is not None:
+        first, at = at, at + insn.length
+        if code[first:at] != NOPS[1]:
+            continue
+        while code[at : at + 1] == NOPS[1]:
+            at += 1
+        whole, rest = divmod(at - first, LONGEST_NOP)
+        new[first:at] = NOPS[LONGEST_NOP] * whole + NOPS[rest]
+    return bytes(new)
+
+
+# Since 6.4 (optimize_nops, recompute_jump): what fills up is never executed.
+PACKED = Since(((0, 0), packed_ones), ((6, 4), packed))
+GAP = Since(((0, 0), NOPS[1]), ((6, 4), bytes((INT3,))))
 
 
 def _direct_call(
@@ -234,10 +255,10 @@ def _direct_call(
         return None
     slot = place + 6 + int.from_bytes(code[2:], "little", signed=True)
     number, rest = divmod(slot - symbols.get("pv_ops", 0), 8)
-    name = _PV_OPS[number] if 0 <= number < len(_PV_OPS) and not rest else ""
+    name = "" if rest else function_of(number, environment)
     if name not in symbols or "BUG_func" not in symbols:
         return None
-    if name == "nop_func":
+    if name == NOTHING:
         return b""
     # The replacement calls BUG_func, which stands for the function.
     away = int.from_bytes(replacement[1:], "little") + symbols[name] - symbols["BUG_func"]

@@ -19,10 +19,16 @@ from archs.insn_x86_64 import CALL, NOPS
 from archs.passes.subject import U8, U64, Subject
 from archs.passes.x86_64 import alternatives
 from archs.passes.x86_64.branches import aimed, rows, targets
+from archs.versions import Since
 
 FEATURE = "call_depth"
+ALIGNED = 16  # functions with padding in front (CONFIG_FUNCTION_ALIGNMENT)
 CALL_SIZE = 5  # of the only calls that are counted
-CALL_DEPTH_OFFSET = 16  # of call_depth in struct pcpu_hot
+# Per-cpu variable that counts, and where in it.
+DEPTH = Since(((0, 0), ("pcpu_hot", 16)), ((6, 15), ("__x86_call_depth", 0)))
+# Whether functions in assembly, which have no symbol in front, are entered through padding, too.
+ASSEMBLY = Since(((0, 0), False), ((6, 13), True))  # in 6.12 and in 7.2; between them somewhere
+EARLY = Since(((0, 0), False), ((6, 13), True))  # in 6.12 and in 7.2; between them somewhere
 FILLER = NOPS[1][0]  # what the padding in front of a function holds until then
 # Functions whose callers are not tracked.
 UNTRACKED = (
@@ -36,12 +42,21 @@ UNTRACKED = (
 )
 
 
-def apply(subject: Subject) -> None:
-    """Aim the calls of core text at the padding of the functions they call."""
-    if FEATURE not in subject.environment.features:
+def apply(subject: Subject, *, early: bool) -> None:
+    """Aim the calls of core text at the padding of the functions they call.
+
+    Parameters
+    ----------
+    early
+        Whether alternatives have not been applied yet; does nothing in a version that is not so.
+    """
+    environment = subject.environment
+    if FEATURE not in environment.features or EARLY.at(environment.version) != early:
         return
-    sites, others = subject.sites(".call_sites"), np.unique(alternatives.places(subject))
-    sites = np.concatenate((sites, others[~np.isin(others, sites)]))
+    sites = subject.sites(".call_sites")
+    if not early:
+        others = np.unique(alternatives.places(subject))
+        sites = np.concatenate((sites, others[~np.isin(others, sites)]))
     sites = sites[subject.within(sites, MemType.TEXT)]
     code = subject.bytes_at(subject.offsets(sites, CALL_SIZE), CALL_SIZE)
     is_call = code[:, 0] == CALL
@@ -85,12 +100,15 @@ def _padded_elsewhere(subject: Subject, functions: U64) -> NDArray[np.bool_]:
     untracked = np.array([symbols.get(name, 0) for name in UNTRACKED], np.uint64)
     known = np.append(subject.environment.padded, np.uint64(0))
     padded = known[np.searchsorted(known[:-1], functions)] == functions
+    if ASSEMBLY.at(subject.environment.version):
+        padded |= functions % np.uint64(ALIGNED) == 0
     return np.asarray((text & padded | ~kernel) & ~np.isin(functions, untracked))
 
 
 def _padding(functions: U64, environment: Environment) -> U8:
-    """Return `sarq $5, %gs:pcpu_hot+16(%rip)` in front of functions (INCREMENT_CALL_DEPTH)."""
+    """Return `sarq $5, %gs:DEPTH(%rip)` in front of functions (INCREMENT_CALL_DEPTH)."""
     code = rows(bytes.fromhex("6548c13d0000000005"), functions.size).copy()
-    depth = np.uint64(environment.symbol("pcpu_hot") + CALL_DEPTH_OFFSET)
+    name, offset = DEPTH.at(environment.version)
+    depth = np.uint64(environment.symbol(name) + offset)
     code[:, 4:8] = (depth - functions).astype("<u4")[:, None].view(np.uint8)
     return code

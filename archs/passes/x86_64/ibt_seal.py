@@ -11,9 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from archs.passes.subject import Subject
+from archs.versions import Since
 
 ENDBR64 = np.frombuffer(bytes.fromhex("f30f1efa"), np.uint8)
-POISON = np.frombuffer(bytes.fromhex("660f1f00"), np.uint8)  # osp nopl (%rax)
+# What stands there afterwards (gen_endbr_poison): osp nopl (%rax), nopl -42(%rax).
+POISON = Since(((0, 0), bytes.fromhex("660f1f00")), ((6, 15), bytes.fromhex("0f1f40d6")))
 
 
 def seal(subject: Subject) -> None:
@@ -23,4 +25,4 @@ def seal(subject: Subject) -> None:
         return
     at = subject.offsets(sites, ENDBR64.size)
     at = at[(subject.bytes_at(at, ENDBR64.size) == ENDBR64).all(axis=1)]
-    subject.write(at, POISON)
+    subject.write(at, np.frombuffer(POISON.at(subject.environment.version), np.uint8))

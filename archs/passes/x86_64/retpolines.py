@@ -15,10 +15,12 @@ from archs.environment import Environment
 from archs.insn_x86_64 import CALL, ESCAPE, INT3, NOPS, REGISTERS
 from archs.passes.subject import U8, U64, Subject
 from archs.passes.x86_64.branches import LONGEST, aimed, lengths, targets
+from archs.versions import Since
 
 THUNKS = tuple(f"__x86_indirect_thunk_{name}" for name in REGISTERS)
 THUNK_STEP = 32  # from one thunk of an array to the next
 COUNTING_THUNKS = ("__x86_indirect_call_thunk_array", "__x86_indirect_jump_thunk_array")
+FENCE, CS = bytes.fromhex("0faee8"), 0x2E
 ITS_THUNKS, ITS_STEP = "__x86_indirect_its_thunk_array", 64
 
 
@@ -52,11 +54,12 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
         return aimed(code, places, first + registers * np.uint64(THUNK_STEP))
     # A thousand branches have few forms: the opcode, of one byte or two, and the register.
     opcode = np.ascontiguousarray(code[:, [0, code.shape[1] - 5]]).view("<u2")[:, 0]
-    form = registers | opcode.astype(np.uint64) << np.uint64(8)
-    _, chosen, which = np.unique(form, return_index=True, return_inverse=True)
+    sort = registers | opcode.astype(np.uint64) << np.uint64(8)
+    _, chosen, which = np.unique(sort, return_index=True, return_inverse=True)
     fence = "retpoline_lfence" in features
+    form = DIRECT.at(environment.version)
     kinds = [
-        _direct(code[n, :-4].tobytes(), int(registers[n]), code.shape[1], fence)
+        list(form(code[n, :-4].tobytes(), int(registers[n]), code.shape[1], fence))
         for n in chosen.tolist()
     ]
     new: U8 = np.array(kinds, np.uint8).reshape(-1, code.shape[1])[which]
@@ -70,16 +73,34 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
     return new
 
 
-def _direct(opcode: bytes, register: int, length: int, fence: bool) -> list[int]:
+def _direct(opcode: bytes, register: int, length: int, fence: bool) -> bytes:
     """Return an indirect branch in `length` bytes, for a branch to the register's thunk."""
-    code = b""
-    if opcode[0] == ESCAPE:  # Jcc thunk: skip an indirect jump on the opposite condition
-        code += bytes((0x70 | (opcode[1] & 0xF) ^ 1, length - 2))
-    if fence:
-        code += bytes.fromhex("0faee8")
-    is_call = opcode[-1] == CALL
-    code += b"\x41" * (register >= 8)
-    code += bytes((0xFF, (0xD0 if is_call else 0xE0) | register & 7))
-    if not is_call and len(code) < length:
+    code = _condition(opcode, length) + FENCE * fence + _branch(opcode, register)
+    if opcode[-1] != CALL and len(code) < length:
         code += bytes((INT3,))
-    return list(code + NOPS[length - len(code)])
+    return code + NOPS[length - len(code)]
+
+
+def _prefixed(opcode: bytes, register: int, length: int, fence: bool) -> bytes:
+    """Return the same with nothing to execute in the rest: prefixes of a call, INT3 behind a jump."""
+    code = _condition(opcode, length) + FENCE * fence
+    branch = _branch(opcode, register)
+    rest = length - len(code) - len(branch)
+    if opcode[-1] == CALL:
+        return code + bytes((CS,)) * rest + branch
+    return code + branch + bytes((INT3,)) * rest
+
+
+def _condition(opcode: bytes, length: int) -> bytes:
+    """Return what skips a jump that a condition decides: a jump on the opposite one."""
+    return bytes((0x70 | (opcode[1] & 0xF) ^ 1, length - 2)) if opcode[0] == ESCAPE else b""
+
+
+def _branch(opcode: bytes, register: int) -> bytes:
+    """Return a call or a jump through a register."""
+    field = (0xD0 if opcode[-1] == CALL else 0xE0) | register & 7
+    return b"\x41" * (register >= 8) + bytes((0xFF, field))
+
+
+# In 6.12 and in 7.2; between them somewhere.
+DIRECT = Since(((0, 0), _direct), ((6, 13), _prefixed))

@@ -13,6 +13,7 @@ from archs.passes.x86_64.branches import LONGEST, aimed, lengths
 from archs.passes.x86_64.callthunks import redirected
 from archs.passes.x86_64.returns import returns, thunk_of
 
+WARNING, TRAP = "__WARN_trap", bytes.fromhex("67480fb93a")  # ud1 (%edx), %rdi
 CLEAR_RAX = bytes.fromhex("2e2e2e31c0")  # cs cs cs xorl %eax, %eax
 
 
@@ -44,6 +45,8 @@ def _code(
     new = aimed(np.repeat(opcode[:, None], 5, axis=1), places, functions)
     new[none & ~tail] = np.frombuffer(NOPS[5], np.uint8)
     new[none & tail] = returns(places[none & tail], environment)
+    if WARNING in symbols:
+        new[~tail & (functions == np.uint64(symbols[WARNING]))] = np.frombuffer(TRAP, np.uint8)
     zero = np.uint64(symbols.get("__static_call_return0", 0))
     new[~none & ~tail & (functions == zero)] = np.frombuffer(CLEAR_RAX, np.uint8)
     return new
