@@ -17,6 +17,7 @@ import attrs
 from allocator import Allocation, AllocationError, Execmem, ExecmemError, Pending
 from allocator.types import MemType
 from archs import Arch, Checks
+from archs.passes.static_calls import KEY, TRAMPOLINE
 from loader.admission import Admission, Gate, Notice, taints_text
 from loader.elf import ElfView, check_local_names, parse
 from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
@@ -185,7 +186,8 @@ class Loader:
             notes: tuple[str, ...] = ()
             if self.environment is not None:
                 relocated = linked.copy()
-                notes = finalise(view, layout, places, linked, self.environment).notes
+                environment = self._environment_of(view, self.environment)
+                notes = finalise(view, layout, places, linked, environment).notes
                 self.observe("finalise")
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
@@ -216,6 +218,31 @@ class Loader:
             self._livepatches.coming(module)
             undo.pop_all()
         return module
+
+    def _environment_of(self, view: ElfView, environment: Environment) -> Environment:
+        """Return an environment with what keys of loaded modules say, of static calls that one imports.
+
+        The key may not be exported: then the module that exports the trampoline has it.
+        """
+        calls: dict[str, int] = {}
+        keys: dict[str, int] = {}
+        for symbol in view.undefined:
+            name = symbol.removeprefix(KEY).removeprefix(TRAMPOLINE)
+            if name == symbol or KEY + name in environment.symbols:
+                continue
+            places = (module.symbols.get(KEY + name) for module in self.modules.values())
+            key = next((place for place in places if place is not None), None)
+            if key is not None:
+                keys[KEY + name] = key
+                word = self.execmem.memory.read(key, view.dialect.word)
+                calls[name] = int.from_bytes(word, view.dialect.order)
+        if not calls:
+            return environment
+        return attrs.evolve(
+            environment,
+            static_calls={**environment.static_calls, **calls},
+            symbols={**environment.symbols, **keys},
+        )
 
     @property
     def _livepatches(self) -> Livepatches:
