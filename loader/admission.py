@@ -4,20 +4,26 @@
 The rules stand in `loader.checks`; here they are applied, in load_module()'s order. What a
 module was built for is compared with what is known: the tree that it is loaded with, and the
 modules that are there. A module alone is compared with nothing but the size of struct module;
-where it names another kernel than the one that is modelled, a notice says so.
+where it was built for another kernel than the one that is modelled, a notice says so.
+
+The checks of one module share what they find; that is why they are one class, and one file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import attrs
 
 from archs import Arch
+from archs.versions import version_of
+from loader.build import Build, assumptions, build_of, build_salt, is_modelled, model_text
 from loader.checks import CHECKS, ERR, WARNING, Refused, Violation, violation
 from loader.elf import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, ElfView, Section
 from loader.errors import LoadError, SymbolClash
+from loader.kernel.image import KernelImage
 from loader.layout import PERCPU_SECTION, THIS_MODULE
 from loader.symbols import KSYMTABS, Export
 from loader.versions import VMLINUX, TreeFacts
@@ -42,10 +48,8 @@ LAYOUT = "module_layout"
 CONSTRUCTORS = (".ctors", ".init_array")
 MODULE_SPACE = "module:"  # namespace of the modules named behind it, since Linux 6.16
 SHOWN = 12  # names in a notice
-RELEASE = 64  # characters of a release, as `uname -r` prints it
 # Sample modules are built for what is modelled, as part of it, and say so in this way.
 SAMPLES = re.compile(r"6\.12\.\d+-samples")
-_RELEASE = re.compile(r"(\d+\.\d+)\.\d+(\S*)")
 
 
 @attrs.frozen
@@ -75,20 +79,6 @@ def taints_text(letters: Iterable[str]) -> str:
     return "".join(sorted(letters, key=TAINTS.index))
 
 
-def is_modelled(vermagic: str, arch: Arch) -> bool:
-    """Return whether a module was built for the kernel that is modelled; its last number is free.
-
-    >>> from archs import arch
-    >>> is_modelled("6.12.9+deb13-arm64 SMP mod_unload modversions aarch64", arch("arm64"))
-    True
-    """
-    release, _, rest = vermagic.partition(" ")
-    model, _, wanted = arch.loads.vermagic.partition(" ")
-    found, known = _RELEASE.fullmatch(release), _RELEASE.fullmatch(model)
-    same = found is not None and known is not None and found.groups() == known.groups()
-    return same and rest == wanted
-
-
 def constructors_of(view: ElfView) -> Section | None:
     """Return the section whose constructors a kernel with CONFIG_CONSTRUCTORS runs, if any."""
     found = (view.find(name) for name in CONSTRUCTORS)
@@ -96,6 +86,12 @@ def constructors_of(view: ElfView) -> Section | None:
         (section for section in found if section is not None and section.size >= view.dialect.word),
         None,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a notice shows them: some, and how many more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 @attrs.define
@@ -107,7 +103,9 @@ class Gate:
     arch
         The architecture.
     facts
-        Returns what is known of the kernel from a tree of modules, or None.
+        Returns what is known of the kernel from its image or a tree of modules, or None.
+    kernel
+        The kernel that modules are for, where it is given.
     force
         Load as `modprobe --force` does: the module's vermagic and versions do not count.
     constructors
@@ -124,6 +122,7 @@ class Gate:
 
     arch: Arch
     facts: Callable[[], TreeFacts | None] = lambda: None
+    kernel: KernelImage | None = None
     force: bool = False
     constructors: bool = False
     log: Callable[[int, str], None] = lambda _level, _text: None
@@ -131,6 +130,15 @@ class Gate:
     taints: set[str] = attrs.field(factory=set)
     notices: list[Notice] = attrs.field(factory=list)
     said: set[str] = attrs.field(factory=set)
+
+    def taken(self, view: ElfView) -> ElfView:
+        """Return a module as one of the version that its kernel has, where that is known better."""
+        if self.kernel is None and view.built_for is not None:
+            return view
+        version = build_of(view, self.kernel).version
+        if version.assumed or version.value == view.built_for:
+            return view
+        return attrs.evolve(view, taken_for=version.value)
 
     def report(self, error: LoadError) -> None:
         """Log what the kernel logs where it refuses a module."""
@@ -143,7 +151,7 @@ class Gate:
             self.log(ERR if isinstance(error, SymbolClash) else WARNING, line)
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Admission:
     """The checks of one module, in order: `structure`, `taint`, `imports`, then `settle`.
 
@@ -170,6 +178,11 @@ class Admission:
     def __attrs_post_init__(self) -> None:
         self._facts = self.gate.facts()
         self._before = frozenset(self.gate.taints), frozenset(self.gate.said)
+
+    @cached_property
+    def build(self) -> Build:
+        """What the module was built for, as far as anything tells."""
+        return build_of(self.view, self.gate.kernel)
 
     @property
     def magic(self) -> str | None:
@@ -315,7 +328,7 @@ class Admission:
         if magic is None or self.gate.force:
             self._forced("vermagic-missing")
         if magic is None:
-            text = f"names no kernel (there is no vermagic): taken for a module of {self._model}"
+            text = f"names no kernel (there is no vermagic): taken for a module of {model_text(self.gate.arch)}"
             self._notice("vermagic-missing", text)
             return found
         if (
@@ -323,33 +336,16 @@ class Admission:
             and not self.gate.force
             and (wanted := self._other_magic(facts, magic))
         ):
-            reason = (
-                f"the module is for {magic.strip()!r}, the tree of --root for {wanted.strip()!r}"
-            )
+            reason = f"the module is for {magic.strip()!r}, {facts.origin} for {wanted.strip()!r}"
             found.append(
                 self._bad(
                     "vermagic", "vermagic", f"{reason}; hint: --force", magic=magic, wanted=wanted
                 )
             )
-        if not self._of_model:
-            text = f"built for {self._kernel(magic)}; taken for a module of {self._model}"
-            self._notice("built-for", text)
+        salt = build_salt(self.view) if version_of(magic) is None else None
+        said = assumptions(self.build, magic, salt, sample=self._sample)
+        self.notices += [Notice(code, text, self.title) for code, text in said]
         return found
-
-    def _kernel(self, magic: str) -> str:
-        """Return what to call the kernel that a module was built for: by release, if that tells."""
-        release, _, rest = magic.partition(" ")
-        told, rest = (s if len(s) <= RELEASE else f"{s[:RELEASE]}..." for s in (release, rest))
-        if not release[:1].isdigit():
-            return f"a kernel that its vermagic does not name ({told!r})"
-        _, _, usual = self.gate.arch.loads.vermagic.partition(" ")
-        if is_modelled(f"{release} {usual}", self.gate.arch):
-            return f"Linux {told} of another configuration ({rest!r}, not {usual!r})"
-        return f"Linux {told}"
-
-    @property
-    def _model(self) -> str:
-        return f"the kernel that is modelled, Linux 6.12 ({self.gate.arch.loads.vermagic.split(' ')[0]})"
 
     def _layout(self, facts: TreeFacts | None) -> list[Violation]:
         """Compare what the module says of module_layout (check_modstruct_version)."""
@@ -365,7 +361,8 @@ class Admission:
         if recorded is None:
             self._once("no-symbol-version", symbol=LAYOUT)
             return []
-        reason = f"the module has CRC {recorded:#010x}, the tree of --root {wanted:#010x}"
+        told = facts.origin if facts is not None else ""
+        reason = f"the module has CRC {recorded:#010x}, {told} {wanted:#010x}"
         return [self._bad("module-layout", LAYOUT, f"{reason}; hint: --force")]
 
     @property
@@ -507,6 +504,7 @@ class Admission:
         found: list[Violation] = []
         hidden: set[str] = set()
         unlisted: list[str] = []
+        unexported: list[str] = []
         gpl_user = False
         for name in view.undefined:
             export = exports.get(name)
@@ -518,7 +516,10 @@ class Admission:
                 line = listed.get(name) if listed is not None else None
                 if line is not None and line.owner != VMLINUX:
                     continue
-                if line is None and "P" in self.taints:
+                if line is None and self.gate.kernel is not None and listed is not None:
+                    if name not in view.weak_undefined:
+                        unexported.append(name)
+                elif line is None and "P" in self.taints:
                     unlisted.append(name)
                 gpl, space = (line.gpl, line.namespace) if line is not None else (False, "")
                 crc, owner = crcs.get(name), ""
@@ -542,9 +543,11 @@ class Admission:
         if found:
             # The kernel returns the error of the last one.
             raise Refused.by(view.name, found, found[-1].errno)
+        if unexported and facts is not None:
+            text = f"{facts.origin} exports no {_listed(unexported)}: is it of a module that is not there?"
+            self._notice("not-exported", text)
         if unlisted:
-            names = ", ".join(unlisted[:SHOWN])
-            names += f" and {len(unlisted) - SHOWN} more" if len(unlisted) > SHOWN else ""
+            names = _listed(unlisted)
             licence = repr(view.modinfo.get("license", "unspecified"))
             why = "by what it uses" if self._free else f"({licence})"
             text = f"is proprietary {why}: whether the kernel gives it {names} is not known"
@@ -576,7 +579,7 @@ class Admission:
             self._once("no-symbol-version", symbol=name)
         if recorded is None or recorded == crc:
             return False
-        who = owner or "the tree of --root"
+        who = owner or (self._facts.origin if self._facts is not None else "")
         reason = f"the module has CRC {recorded:#010x}, {who} {crc:#010x}; hint: --force"
         found.append(self._symbol("symbol-version", name, reason))
         return True

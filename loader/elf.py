@@ -153,6 +153,8 @@ class ElfView:
         The records of all tables, of which those of each are a slice; None where they are not.
     late
         Those that wait until a module is there, which a livepatch is for (`.klp.rela.MODULE.*`).
+    taken_for
+        The version of Linux that it is for, where that is known better than from its vermagic.
     """
 
     name: str
@@ -165,6 +167,7 @@ class ElfView:
     tables: tuple[RelocationTable, ...]
     joint: NDArray[np.void] | None = None
     late: tuple[RelocationTable, ...] = ()
+    taken_for: Version | None = None
 
     def joined(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return the records of some tables, by ascending number, as one array.
@@ -339,10 +342,14 @@ class ElfView:
         return self.modinfo.get("vermagic", "").partition(" ")[0]
 
     @cached_property
+    def built_for(self) -> Version | None:
+        """The version of Linux that the module was built for; None where nothing says which."""
+        return version_of(self.release) if self.taken_for is None else self.taken_for
+
+    @property
     def version(self) -> Version:
-        """The version of Linux that the module was built for; the modelled one where it says none."""
-        found = version_of(self.release)
-        return MODELLED if found is None else found
+        """The version of Linux that the module was built for; the modelled one where none is said."""
+        return MODELLED if self.built_for is None else self.built_for
 
     @property
     def versions(self) -> frozenset[str]:

@@ -107,7 +107,7 @@ class Loader:
 
     def _admitted(self, image: bytes, name: str) -> LoadedModule:
         """Check a module as load_module() does, and form it."""
-        view = parse(image, name, arch=self.arch)
+        view = self.gate.taken(parse(image, name, arch=self.arch))
         check_local_names(view)
         title = view.modinfo.get("name") or module_name(name)
         if self.stub_sections:

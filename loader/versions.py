@@ -92,6 +92,8 @@ class TreeFacts:
         Names of exports -> CRC.
     exports
         What a symvers lists; None where there is none.
+    origin
+        What knows this, for messages.
     """
 
     release: str
@@ -99,6 +101,7 @@ class TreeFacts:
     module_size: int | None
     crcs: Mapping[str, int] = attrs.field(repr=False)
     exports: Mapping[str, SymversExport] | None = attrs.field(repr=False)
+    origin: str = "the tree of --root"
 
 
 def facts_of(tree: ModuleTree, arch: Arch) -> TreeFacts:

@@ -22,7 +22,6 @@ import attrs
 
 from archs import archs
 from archs.environment import Environment, SymbolNeeded
-from archs.versions import version_of
 from loader.elf import ElfView
 from loader.errors import UnresolvedSymbols
 from loader.finalize.subject import Edits, Subject
@@ -84,9 +83,8 @@ def finalise(
     UnresolvedSymbols
         When the environment lacks a symbol that its own features need.
     """
-    built_for = version_of(view.release)  # whose kernel would do it
-    if built_for not in (None, environment.version):
-        environment = attrs.evolve(environment, version=built_for)
+    if view.built_for not in (None, environment.version):  # whose kernel would do it
+        environment = attrs.evolve(environment, version=view.built_for)
     subject = Subject(view, layout, addresses, linked, environment)
     for step in view.arch.finalise:
         if step.name not in without:

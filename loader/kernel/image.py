@@ -152,6 +152,16 @@ class KernelImage:
         """As `uname -r` prints it; empty where it is not known."""
         return self.banner.split(" ")[2] if self.banner else ""
 
+    @cached_property
+    def vermagic(self) -> str:
+        """What modules must say that they were built for; empty where it is not found."""
+        if not self.release:
+            return ""
+        # VERMAGIC_STRING stands in the image once; words follow the release, as in no banner.
+        words = rb" (?:SMP |preempt|mod_unload )[!-~ ]{0,200}\0"
+        found = re.search(b"\0" + re.escape(self.release.encode()) + words, self.data)
+        return "" if found is None else found[0].strip(b"\0").decode()
+
     @property
     def version(self) -> tuple[int, int, int] | None:
         """The three numbers of the release; None where it is not known."""

@@ -1,0 +1,531 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a module was built for, and where each part of that is known from.
+
+A kernel that is given knows best: its image, its configuration, its types. A module alone tells
+by its version magic, by the notes and comments that its build left in it, and by how its
+sections are aligned. What nothing tells is as in the kernel that is modelled.
+
+Sources are asked in this order, and one that is asked later and says something else is a
+conflict, which is kept by name.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+import attrs
+
+from allocator.types import KIB, PAGE_SIZE, size_text
+from archs import Arch
+from archs.versions import Version, version_of
+from loader.btf import BadBtf, Kind
+from loader.elf import ElfView
+from loader.kernel.image import KernelImage
+from loader.layout import THIS_MODULE
+from loader.versions import VMLINUX, SymversExport, TreeFacts
+
+T = TypeVar("T")
+
+UNKNOWN = "unknown"
+SHOWN = 64  # characters of a release, as `uname -r` prints it
+NOTE = ".note.Linux"
+BUILD_SALT = 0x100  # LINUX_ELFNOTE_BUILD_SALT
+COMMENT = ".comment"
+_NUMBERS = re.compile(r"\d+\.\d+(?:\.\d+)?(?:-rc\d+)?(?:-\d+)?")
+_REBUILT = re.compile(r"^\+(?:deb|bpo)[\d.]*(?:\+\d+)?")
+
+# How distributions call their kernels: flavour, and what is found in a release.
+RELEASES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (flavour, re.compile(pattern))
+    for flavour, pattern in (
+        ("Android", r"-android\d+-|-android\d+$"),
+        ("Raspberry Pi OS", r"\+rpt-rpi|-v[78]l?\+$"),
+        (
+            "Debian",
+            r"\+(?:deb|bpo)\d*\b|-\d+-(?:rt-|cloud-|amd64|arm64|armmp|686|5kc|powerpc|s390x|riscv64)",
+        ),
+        ("Fedora", r"\.fc\d+\b"),
+        ("Oracle Linux", r"\.el\d+uek"),
+        ("Red Hat Enterprise Linux", r"\.el\d+"),
+        ("Amazon Linux", r"\.amzn\d+"),
+        ("openSUSE", r"-[\d.]+(?:\.g[0-9a-f]+)?-default$"),
+        ("Arch Linux", r"-(?:arch|zen|hardened)\d+-"),
+        ("Gentoo", r"-gentoo"),
+        ("Windows Subsystem for Linux", r"-microsoft-standard"),
+        ("Ubuntu", r"-\d+-(?:generic|lowlatency|aws|azure|gcp|kvm|oem|oracle|raspi|realtime)"),
+    )
+)
+# What their compilers call themselves, in banners and `.comment` sections.
+COMPILERS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (flavour, re.compile(pattern))
+    for flavour, pattern in (
+        ("OpenWrt", r"\(OpenWrt "),
+        ("Android", r"Android \(\d+|android-build@"),
+        ("Ubuntu", r"\(Ubuntu |~\d\d\.\d\d"),
+        ("Debian", r"\(Debian "),
+        ("Red Hat", r"\(Red Hat "),
+        ("openSUSE", r"\(SUSE "),
+        ("Buildroot", r"\(Buildroot "),
+    )
+)
+_SERIES = re.compile(r"(\d+\.\d+)\.\d+(\S*)")
+_KIB_PAGES = re.compile(r"(?<![0-9A-Za-z])(16|64)k(?![0-9A-Za-z])", re.IGNORECASE)
+
+
+class Source(enum.Enum):
+    """Where something is known from."""
+
+    IMAGE = "image"
+    CONFIG = "configuration"
+    TYPES = "types"
+    VERMAGIC = "version magic"
+    NOTE = "build salt"
+    SECTIONS = "sections"
+    COMMENT = "compiler"
+    RELEASE = "release"
+    MODELLED = "modelled"
+    NOTHING = "nothing"
+
+
+@attrs.frozen
+class Fact(Generic[T]):
+    """Something that is known of a build, and from where.
+
+    >>> str(Fact(4096, Source.IMAGE))
+    '4096 (image)'
+    """
+
+    value: T
+    source: Source
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.source.value})"
+
+    @property
+    def assumed(self) -> bool:
+        """Whether nothing tells, and the modelled kernel's is taken."""
+        return self.source is Source.MODELLED
+
+
+@attrs.frozen(kw_only=True)
+class Build:
+    """What a module, or a kernel, was built for.
+
+    Parameters
+    ----------
+    arch
+        Its architecture.
+    release, version
+        Of Linux, as `uname -r` has it and as two numbers.
+    flavour
+        Whose kernel it is (a distribution), or `unknown`.
+    page_size
+        Bytes of a page.
+    smp
+        CONFIG_SMP.
+    preemption
+        `preempt_rt`, `preempt`, or empty.
+    modversions
+        CONFIG_MODVERSIONS.
+    module_size
+        Bytes of struct module.
+    config
+        Its configuration; None where it is not known.
+    types, exports
+        Whether its types, and what it exports, are known.
+    conflicts
+        What two sources say differently.
+    """
+
+    arch: Arch
+    release: Fact[str]
+    version: Fact[Version]
+    flavour: Fact[str]
+    page_size: Fact[int]
+    smp: Fact[bool]
+    preemption: Fact[str]
+    modversions: Fact[bool]
+    module_size: Fact[int]
+    config: Mapping[str, str] | None = attrs.field(repr=False)
+    types: Fact[bool]
+    exports: Fact[bool]
+    conflicts: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its version, and whose it is: `Linux 6.12.107, Debian amd64`."""
+        release = self.release.value
+        whose = self.flavour.value
+        numbers = _NUMBERS.match(release)
+        if whose == UNKNOWN or numbers is None:
+            return f"Linux {cut(release)}"
+        variant = _REBUILT.sub("", release[numbers.end() :]).lstrip("-")
+        if whose != "Debian" or not variant:
+            return f"Linux {cut(release)} ({whose})"
+        return f"Linux {numbers[0]}, {whose} {variant}"
+
+    @property
+    def facts(self) -> Mapping[str, Fact[object]]:
+        """What is known, by name."""
+        names = (
+            "release", "version", "flavour", "page_size", "smp", "preemption", "modversions",
+            "module_size", "types", "exports",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Names of what nothing tells."""
+        return tuple(name for name, fact in self.facts.items() if fact.assumed)
+
+
+def cut(text: str) -> str:
+    """Return what a person reads of a release that may be anything."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def flavour_of(release: str, compilers: str = "") -> str:
+    """Return whose kernel a release is, or who built the compiler; `unknown` where nothing tells.
+
+    >>> flavour_of("6.11.4-301.fc41.x86_64"), flavour_of("6.6.73", "(OpenWrt GCC 13.3.0 r1) 13.3.0")
+    ('Fedora', 'OpenWrt')
+    """
+    for rows, text in ((RELEASES, release), (COMPILERS, compilers)):
+        for flavour, pattern in rows:
+            if pattern.search(text):
+                return flavour
+    return UNKNOWN
+
+
+@attrs.frozen
+class _Words:
+    """A version magic in parts: `RELEASE WORD...`."""
+
+    release: str
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, magic: str) -> _Words:
+        release, *words = magic.split(" ")
+        return cls(release, tuple(words))
+
+    @property
+    def preemption(self) -> str:
+        return next((w for w in ("preempt_rt", "preempt") if w in self.words), "")
+
+
+@attrs.define
+class _Known:
+    """Collects facts: of several sources the first counts, and others that differ are conflicts."""
+
+    conflicts: list[str] = attrs.field(factory=list)
+
+    def of(self, name: str, *told: tuple[T | None, Source], show: object = str) -> Fact[T]:
+        """Return a fact, given what each source tells; None: it tells nothing."""
+        facts = [Fact(value, source) for value, source in told if value is not None]
+        best = facts[0]
+        for other in facts[1:]:
+            if not other.assumed and other.value != best.value:
+                assert callable(show)
+                self.conflicts.append(
+                    f"{name}: {show(best.value)} by the {best.source.value}, "
+                    f"{show(other.value)} by the {other.source.value}"
+                )
+        return best
+
+
+def build_of(
+    view: ElfView | None, kernel: KernelImage | None = None, arch: Arch | None = None
+) -> Build:
+    """Return what a module was built for.
+
+    Parameters
+    ----------
+    view
+        The module; None: only the kernel is asked.
+    kernel
+        The kernel that it is for, where it is given.
+    arch
+        The architecture, where neither is given: the build that is modelled is returned.
+    """
+    found = view.arch if view is not None else kernel.arch if kernel is not None else arch
+    assert found is not None
+    known = _Known()
+    usual = _Words.of(found.loads.vermagic)
+    magic = None if view is None else view.modinfo.get("vermagic")
+    said = None if magic is None else _Words.of(magic)
+    named = said is not None and version_of(said.release) is not None
+    spoken = said if said is not None and named else None
+    its = None if kernel is None or not kernel.vermagic else _Words.of(kernel.vermagic)
+    salt = build_salt(view)
+    release = known.of(
+        "release",
+        (None if kernel is None else kernel.release or None, Source.IMAGE),
+        (None if spoken is None else spoken.release, Source.VERMAGIC),
+        (salt, Source.NOTE),
+        (usual.release, Source.MODELLED),
+        show=cut,
+    )
+    version = version_of(release.value)
+    assert version is not None
+    config = None if kernel is None else kernel.config
+    words = [(its, Source.IMAGE), (spoken, Source.VERMAGIC), (usual, Source.MODELLED)]
+    return Build(
+        arch=found,
+        release=release,
+        version=Fact(version, release.source),
+        flavour=_flavour(view, kernel, release),
+        page_size=_page_size(known, view, kernel, release, found),
+        smp=known.of("SMP", _option(config, "CONFIG_SMP"), *_each(words, "SMP"), show=_yes),
+        preemption=known.of(
+            "preemption",
+            (_preemption(config), Source.CONFIG),
+            *((None if w is None else w.preemption, source) for w, source in words),
+            show=repr,
+        ),
+        modversions=known.of(
+            "MODVERSIONS",
+            _option(config, "CONFIG_MODVERSIONS"),
+            *_each(words, "modversions"),
+            show=_yes,
+        ),
+        module_size=known.of(
+            "struct module",
+            (None if kernel is None else struct_module(kernel), Source.TYPES),
+            (_this_module(view), Source.SECTIONS),
+            (found.loads.module_struct.size, Source.MODELLED),
+        ),
+        config=config,
+        types=_is_known(kernel is not None and _types(kernel)),
+        exports=_is_known(kernel is not None and bool(kernel.exports)),
+        conflicts=tuple(known.conflicts),
+    )
+
+
+def _is_known(there: bool) -> Fact[bool]:
+    return Fact(there, Source.IMAGE if there else Source.NOTHING)
+
+
+def _types(kernel: KernelImage) -> bool:
+    try:
+        return kernel.btf is not None
+    except BadBtf:
+        return False
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _each(
+    words: Iterable[tuple[_Words | None, Source]], word: str
+) -> Iterator[tuple[bool | None, Source]]:
+    """Yield whether each version magic has a word."""
+    for magic, source in words:
+        yield (None if magic is None else word in magic.words), source
+
+
+def _option(config: Mapping[str, str] | None, name: str) -> tuple[bool | None, Source]:
+    """Return whether an option is on; a configuration that lacks it has it off."""
+    return (None if config is None else config.get(name, "n") == "y"), Source.CONFIG
+
+
+def _preemption(config: Mapping[str, str] | None) -> str | None:
+    """Return what VERMAGIC_STRING says of preemption (include/linux/vermagic.h)."""
+    if config is None:
+        return None
+    if config.get("CONFIG_PREEMPT_RT") == "y":
+        return "preempt_rt"
+    return "preempt" if config.get("CONFIG_PREEMPT_BUILD") == "y" else ""
+
+
+def _flavour(view: ElfView | None, kernel: KernelImage | None, release: Fact[str]) -> Fact[str]:
+    told = flavour_of(release.value)
+    if told != UNKNOWN:
+        return Fact(told, Source.MODELLED if release.assumed else Source.RELEASE)
+    if kernel is not None and (told := flavour_of("", kernel.banner)) != UNKNOWN:
+        return Fact(told, Source.IMAGE)
+    if view is not None and (told := flavour_of("", _comment(view))) != UNKNOWN:
+        return Fact(told, Source.COMMENT)
+    return Fact(UNKNOWN, Source.NOTHING)
+
+
+def _comment(view: ElfView) -> str:
+    """Return what compilers left in a module."""
+    section = view.section(COMMENT)
+    raw = b"" if section is None else bytes(view.contents(section)[: 1 << 16])
+    return raw.replace(b"\0", b"\n").decode("utf-8", "backslashreplace")
+
+
+def _page_size(
+    known: _Known,
+    view: ElfView | None,
+    kernel: KernelImage | None,
+    release: Fact[str],
+    arch: Arch,
+) -> Fact[int]:
+    """Return the bytes of a page; nothing but a page's own alignment needs one of 16 KiB."""
+    if len(arch.loads.page_sizes) == 1:
+        return Fact(arch.loads.page_sizes[0], Source.MODELLED if kernel is None else Source.IMAGE)
+    named = _KIB_PAGES.search(release.value)
+    aligns = [] if view is None else [s.align for s in view.sections if s.allocated]
+    wide = [size for size in arch.loads.page_sizes if size > PAGE_SIZE and size in aligns]
+    return known.of(
+        "pages",
+        (None if kernel is None else kernel.page_size, Source.IMAGE),
+        (int(named[1]) * KIB if named is not None else None, Source.RELEASE),
+        (max(wide, default=None), Source.SECTIONS),
+        (PAGE_SIZE, Source.MODELLED),
+        show=size_text,
+    )
+
+
+def _this_module(view: ElfView | None) -> int | None:
+    section = None if view is None else view.section(THIS_MODULE)
+    return None if section is None or not section.size else section.size
+
+
+def struct_module(kernel: KernelImage) -> int | None:
+    """Return the bytes of a kernel's struct module; None where its types are not known."""
+    if not _types(kernel) or kernel.btf is None:
+        return None
+    found = kernel.btf.find("module", Kind.STRUCT)
+    return None if found is None else kernel.btf.size_of(found.number)
+
+
+def build_salt(view: ElfView | None) -> str | None:
+    """Return the release that a module's build left in its notes (CONFIG_BUILD_SALT), if any."""
+    section = None if view is None else view.section(NOTE)
+    if view is None or section is None:
+        return None
+    raw = bytes(view.contents(section))
+    order = view.dialect.order
+    at = 0
+    while at + 12 <= len(raw):
+        names, size, kind = (int.from_bytes(raw[at + n : at + n + 4], order) for n in (0, 4, 8))
+        start = at + 12 + (names + 3 & ~3)
+        text = raw[start : start + size].partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        if kind == BUILD_SALT and version_of(text) is not None:
+            return text
+        at = start + (size + 3 & ~3)
+    return None
+
+
+def with_kernel(facts: TreeFacts | None, kernel: KernelImage) -> TreeFacts:
+    """Return what a kernel's own image says, and of the modules of its tree what that says."""
+    exports = {
+        name: SymversExport(export.crc or 0, VMLINUX, export.gpl, export.namespace)
+        for name, export in kernel.exports.items()
+    }
+    crcs = {name: e.crc for name, e in kernel.exports.items() if e.crc is not None}
+    more = {} if facts is None or facts.exports is None else facts.exports
+    others = {name: export for name, export in more.items() if export.owner != VMLINUX}
+    return TreeFacts(
+        release=kernel.release,
+        vermagic=kernel.vermagic or (None if facts is None else facts.vermagic),
+        module_size=struct_module(kernel) or (None if facts is None else facts.module_size),
+        crcs={**{name: export.crc for name, export in others.items()}, **crcs},
+        exports={**others, **exports} if exports else None,
+        origin=f"the kernel {cut(kernel.release or kernel.name)}",
+    )
+
+
+# What is assumed of a module ---------------------------------------------------------------------
+
+
+def is_modelled(vermagic: str, arch: Arch) -> bool:
+    """Return whether a module was built for the kernel that is modelled; its last number is free.
+
+    >>> from archs import arch
+    >>> is_modelled("6.12.9+deb13-arm64 SMP mod_unload modversions aarch64", arch("arm64"))
+    True
+    """
+    release, _, rest = vermagic.partition(" ")
+    model, _, wanted = arch.loads.vermagic.partition(" ")
+    found, known = _SERIES.fullmatch(release), _SERIES.fullmatch(model)
+    same = found is not None and known is not None and found.groups() == known.groups()
+    return same and rest == wanted
+
+
+def model_text(arch: Arch) -> str:
+    """Return what to call the kernel that is modelled."""
+    return f"the kernel that is modelled, {build_of(None, arch=arch).title}"
+
+
+def assumptions(
+    build: Build, magic: str, salt: str | None = None, *, sample: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield what is assumed of a module with a version magic: the check (`loader.checks`), a text.
+
+    Parameters
+    ----------
+    build
+        What is known of what it was built for.
+    magic, salt
+        Its version magic, and what its notes say where that names no version.
+    sample
+        Whether it belongs to the kernel that is modelled, whatever it says.
+    """
+    arch, own = build.arch, sample or is_modelled(magic, build.arch)
+    model = model_text(arch)
+    if version_of(magic) is None:
+        text = f"version magic {cut(magic.partition(' ')[0])!r} names no version"
+        if build.release.source is Source.IMAGE:
+            text += f": taken for {build.title}, which is given"
+        elif salt is not None:
+            text += f": taken for {cut(salt)}, which its notes name"
+        else:
+            text += f": taken for {cut(build.release.value)}"
+        yield "built-for", f"{text}; what it calls is of {model}"
+    elif not own:
+        yield "built-for", f"built for {_kernel_text(build, magic)}; {_applied(build)} {model}"
+    if own:
+        return
+    if build.page_size.value != PAGE_SIZE:
+        size, by = size_text(build.page_size.value), build.page_size.source.value
+        usual = size_text(PAGE_SIZE)
+        text = f"its kernel has pages of {size} (by its {by}), modelled are {usual}"
+        yield "page-size", f"{text}: what it derives from the size of a page is wrong here"
+    if build.conflicts:
+        yield "build-conflict", f"two answers: {'; '.join(build.conflicts)}"
+    for text in differences(build):
+        yield "configuration", text
+
+
+def _kernel_text(build: Build, magic: str) -> str:
+    """Return what to call the kernel that a module was built for: by release, if that tells."""
+    release, _, rest = magic.partition(" ")
+    _, _, usual = build.arch.loads.vermagic.partition(" ")
+    if is_modelled(f"{release} {usual}", build.arch):
+        return f"Linux {cut(release)} of another configuration ({cut(rest)!r}, not {usual!r})"
+    flavour = build.flavour.value
+    return f"Linux {cut(release)}" + (f" ({flavour})" if flavour != UNKNOWN else "")
+
+
+def _applied(build: Build) -> str:
+    """Return what of a module's own kernel is applied, up to what is not."""
+    if build.exports.value:
+        return "what that exports, and its ranges, are known; what is called is of"
+    number = ".".join(map(str, build.version.value))
+    return f"linked and finalised as {number} does; what it calls is of"
+
+
+# Option -> what the modelled kernel has, and what is wrong where another one has something else.
+MODELLED_CONFIG: Mapping[str, tuple[str, str]] = {
+    "CONFIG_HZ": ("250", "jiffies are shorter or longer"),
+    "CONFIG_PREEMPT_RT": ("n", "its locks are others"),
+}
+
+
+def differences(build: Build) -> Iterator[str]:
+    """Yield where a kernel's configuration is known to be another than the one that is modelled."""
+    told = build.config
+    realtime = "y" if build.preemption.value == "preempt_rt" else "n"
+    for option, (usual, what) in MODELLED_CONFIG.items():
+        known = {"CONFIG_HZ": usual, "CONFIG_PREEMPT_RT": realtime} if told is None else told
+        value = known.get(option, "n")
+        if value != usual:
+            yield f"its kernel has {option}={value}, modelled is {usual}: {what}"
