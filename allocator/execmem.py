@@ -26,7 +26,8 @@ from allocator.designs import DEFAULT, DesignLike, choose
 from allocator.designs.base import Allocation, Context, Design, Request
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
 from allocator.events import Events
-from allocator.memory import KernelMemory, Store
+from allocator.memory import KernelMemory
+from allocator.poking import AliasStore
 from allocator.types import (
     LARGE_PAGE_SIZE,
     PAGE_SIZE,
@@ -303,7 +304,7 @@ class Execmem:
         expected: bytes | None = None,
         *,
         omit: Collection[PokeStep] = (),
-        store: Store | None = None,
+        store: AliasStore | None = None,
     ) -> None:
         """Write into one finished allocation through the text_poke alias.
 
@@ -312,7 +313,7 @@ class Execmem:
         expected
             The bytes that must stand there before.
         omit, store
-            See `KernelMemory.poke_many`.
+            See `allocator.poking.poke_many`.
 
         Raises
         ------
@@ -326,7 +327,7 @@ class Execmem:
         sites: Iterable[Site | tuple[int, bytes, bytes | None]],
         *,
         omit: Collection[PokeStep] = (),
-        store: Store | None = None,
+        store: AliasStore | None = None,
     ) -> None:
         """Write (address, new, old) into finished allocations; synchronise all CPUs once.
 

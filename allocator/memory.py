@@ -4,7 +4,7 @@
 Below it are frames and the page table; above it the loader, the designs and the machine.
 It does what the kernel's memory management does around a page table, in the kernel's order:
 it hands out address space, backs it with frames, changes protections together with their
-direct-map alias, flushes TLBs, and writes finished text through a short-lived alias.
+direct-map alias, and flushes TLBs. Finished text is written as `allocator.poking` says.
 
 The page table itself never flushes. A protection that was changed without a flush stays in
 a CPU's TLB, and text that was poked without an instruction-cache sync keeps running stale;
@@ -25,21 +25,18 @@ from typing import TypeVar
 import attrs
 import numpy as np
 
-from allocator.errors import (
-    AccessError,
-    AllocationError,
-    ExecmemError,
-    LifecycleError,
-    MappingError,
-    PokeError,
-)
+from allocator import poking
+from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError
 from allocator.events import Events
 from allocator.intervals import IntervalSet
 from allocator.pagetable import Frames, PageTable, Span, Translation
 from allocator.physical import LARGE_ORDER, PhysicalMemory, repeat
+from allocator.poking import AliasStore
 from allocator.types import (
     LARGE_PAGE_SIZE,
     PAGE_SIZE,
+    READABLE,
+    WRITABLE,
     AddressMap,
     Interval,
     PokeStep,
@@ -50,13 +47,8 @@ from allocator.types import (
     align_up,
 )
 
-# Membership by identity: bit tests on enum flags would dominate small reads.
-_READABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.R.value)
-_WRITABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.W.value)
-
 TlbCallback = Callable[[int, int, bool], None]
 IcacheCallback = Callable[[int, int], None]
-Store = Callable[[PageTable | None, int, bytes], None]
 _Callback = TypeVar("_Callback")
 
 
@@ -124,11 +116,11 @@ class KernelMemory:
         found = self.page_table.translate(address)
         if (
             found is not None
-            and found.prot in _READABLE
+            and found.prot in READABLE
             and address % found.leaf + size <= found.leaf
         ):
             return self.physical.read(found.address, size)
-        spans = self._require("read", address, size, _READABLE)
+        spans = self._require("read", address, size, READABLE)
         return b"".join(self.physical.read(span.pa or 0, span.size) for span in spans)
 
     def write(self, address: int, data: bytes) -> None:
@@ -140,12 +132,12 @@ class KernelMemory:
         size = len(data)
         if (
             found is not None
-            and found.prot in _WRITABLE
+            and found.prot in WRITABLE
             and address % found.leaf + size <= found.leaf
         ):
             self.physical.write(found.address, data)
             return
-        for span in self._require("write", address, size, _WRITABLE):
+        for span in self._require("write", address, size, WRITABLE):
             offset = span.va - address
             self.physical.write(span.pa or 0, data[offset : offset + span.size])
 
@@ -182,9 +174,10 @@ class KernelMemory:
 
     def sync_icache(self, start: int, end: int) -> None:
         """Make instruction fetches of all CPUs from [start, end) see what was written there."""
-        self._sync_icache((Interval(start, end),))
+        self.sync_icaches((Interval(start, end),))
 
-    def _sync_icache(self, intervals: Collection[Interval]) -> None:
+    def sync_icaches(self, intervals: Collection[Interval]) -> None:
+        """As `sync_icache`, of several ranges at once."""
         self.events.icache_syncs += 1
         for interval in intervals:
             self.events.icache_synced_bytes += interval.size
@@ -251,7 +244,7 @@ class KernelMemory:
                 else:
                     pieces.append((at, LARGE_PAGE_SIZE, run))
                 at = stop
-            if prot not in _WRITABLE:
+            if prot not in WRITABLE:
                 aliases = [run for _, _, held in pieces for run in self._alias_runs(held)]
                 for alias in aliases:
                     self.page_table.change(alias.start, alias.size, off=Prot.W)
@@ -268,7 +261,7 @@ class KernelMemory:
                 for alias in self._alias_runs(held):
                     self.page_table.protect(alias.start, alias.size, Prot.RW)
                 self._free_held(held)
-            if prot not in _WRITABLE:
+            if prot not in WRITABLE:
                 self.flush_tlb(*(run for _, _, held in pieces for run in self._alias_runs(held)))
             raise
         if pattern != b"\0":
@@ -447,7 +440,7 @@ class KernelMemory:
         *,
         expected: bytes | None = None,
         omit: Collection[PokeStep] = (),
-        store: Store | None = None,
+        store: AliasStore | None = None,
     ) -> None:
         """Write memory that is not writable, through a short-lived alias; `poke_many` of one."""
         self.poke_many((Site(va, data, expected),), text_poke, omit=omit, store=store)
@@ -458,147 +451,14 @@ class KernelMemory:
         text_poke: TextPoke,
         *,
         omit: Collection[PokeStep] = (),
-        store: Store | None = None,
+        store: AliasStore | None = None,
     ) -> None:
-        """Write memory that is not writable, through a short-lived alias; split no leaf.
+        """Write memory that is not writable, as `allocator.poking.poke_many`."""
+        poking.poke_many(self, sites, text_poke, omit=omit, store=store)
 
-        Sites are written in the order of their addresses, in as many steps as the alias's
-        pages ask for, and all CPUs are synchronised once, after the last.
-
-        Parameters
-        ----------
-        sites
-            Where to write what; bytes that must stand there before are compared first.
-        text_poke
-            Where the alias lies, how many pages one step maps, and the granule.
-        omit
-            Steps to leave out.
-        store
-            Called with an address space (None: the kernel's), an address in it and bytes, to
-            store them there; by default they are stored as the page table leads.
-
-        Raises
-        ------
-        PokeError
-            Not whole granules, not mapped, mapped writable, not the expected bytes, or two
-            sites overlap: nothing was written. Or the bytes read back differ.
-        """
-        ordered = self.check_poke(sites, text_poke)
-        store = store or self._store
-        before: list[tuple[int, bytes]] = []
-        for va, data, _ in ordered:
-            if len(ordered) > 1:
-                before.append((va, self.read(va, len(data))))
-            try:
-                if PokeStep.ALIAS in omit:
-                    store(None, va, data)
-                else:
-                    self._poke(va, data, text_poke, flush=PokeStep.FLUSH not in omit, store=store)
-            except MappingError:
-                for address, old in before:
-                    self.put_back(address, old)
-                raise
-            found = self.read(va, len(data))
-            if found != data:
-                raise PokeError(va, len(data), f"the bytes read back differ: {found.hex()}")
-        if not ordered:
-            return
-        self.events.pokes += len(ordered)
-        self.events.poked_bytes += sum(len(site.new) for site in ordered)
-        if PokeStep.SYNC not in omit:
-            self._sync_icache([Interval(s.address, s.address + len(s.new)) for s in ordered])
-
-    def check_poke(self, sites: Iterable[Site], text_poke: TextPoke) -> list[Site]:
-        """Return the sites in the order of their addresses, without empty ones.
-
-        PokeError when `poke_many` would refuse one.
-        """
-        ordered = [site for site in sites if self._require_pokable(site, text_poke)]
-        ordered.sort(key=lambda site: site.address)
-        for one, following in pairwise(ordered):
-            if one.address + len(one.new) > following.address:
-                reason = f"overlaps the site at {one.address:#x} in one batch"
-                raise PokeError(following.address, len(following.new), reason)
-        table = self.poking_mm if text_poke.private else self.page_table
-        window = range(text_poke.alias.start, text_poke.alias.end, PAGE_SIZE)
-        if ordered and any(map(table.translate, window)):
-            site, reason = ordered[0], f"the alias window {text_poke.alias} is mapped already"
-            raise PokeError(site.address, len(site.new), reason)
-        return ordered
-
-    def _require_pokable(self, site: Site, text_poke: TextPoke) -> bool:
-        """Return whether there is something to write; refuse what cannot be poked."""
-        va, data, expected = site
-        size = len(data)
-        if (va | size) % text_poke.granule:
-            reason = f"not in granules of {text_poke.granule} bytes ({text_poke.name})"
-            raise PokeError(va, size, reason)
-        page_table = self.page_table
-        leaf = page_table.translate(va)
-        spans: Iterable[Span] = ()
-        if leaf is None or leaf.prot is not Prot.RX or va % leaf.leaf + size > leaf.leaf:
-            spans = page_table.spans(va, size)
-        for span in spans:
-            if span.pa is None:
-                raise PokeError(va, size, f"{span.va:#x} is not mapped")
-            if span.prot in _WRITABLE:
-                raise PokeError(va, size, f"{span.va:#x} is writable: write it plainly")
-            if span.prot not in _READABLE:
-                raise PokeError(va, size, f"{span.va:#x} is mapped {span.prot}")
-        if data and expected is not None:
-            found = self.read(va, size)
-            if found != expected:
-                raise PokeError(va, size, f"found {found.hex()}, expected {expected.hex()}")
-        return bool(data)
-
-    def _poke(
-        self, va: int, data: bytes, text_poke: TextPoke, *, flush: bool, store: Store
-    ) -> None:
-        """Store `data` step by step: map the frames at the alias, store, unmap, flush."""
-        mm = self.poking_mm if text_poke.private else None
-        table = self.page_table if mm is None else mm
-        size, first = len(data), align_down(va, PAGE_SIZE)
-        found = map(self.page_table.translate, range(first, va + size, PAGE_SIZE))
-        frames = [page.address for page in found if page is not None]
-        # Only what takes several steps can fail with some bytes written.
-        before = self.read(va, size) if len(frames) > text_poke.pages else b""
-        done = 0
-        for index in range(0, len(frames), text_poke.pages):
-            step = frames[index : index + text_poke.pages]
-            alias = text_poke.window
-            pages = range(alias, alias + len(step) * PAGE_SIZE, PAGE_SIZE)
-            offset = (va + done) % PAGE_SIZE
-            count = min(size - done, len(step) * PAGE_SIZE - offset)
-            mapped = 0
-            try:
-                for page, frame in zip(pages, step, strict=True):
-                    table.set_pte(page, frame, Prot.RW)
-                    mapped += 1
-                store(mm, alias + offset, data[done : done + count])
-            except MappingError:
-                self.put_back(va, before[:done])
-                raise
-            finally:
-                for page in pages[:mapped]:
-                    table.clear_pte(page)
-                if flush:
-                    dropped = Interval(pages.start, pages.stop)
-                    self.flush_tlb(dropped, all_cpus=text_poke.broadcast)
-            done += count
-
-    def _store(self, mm: PageTable | None, address: int, data: bytes) -> None:
-        """Store `data` as the address space leads, where it lets."""
-        if mm is None:
-            self.write(address, data)
-            return
-        done = 0
-        while done < len(data):
-            at, count = address + done, PAGE_SIZE - (address + done) % PAGE_SIZE
-            found = mm.translate(at)
-            if found is None or found.prot not in _WRITABLE:
-                raise AccessError("write", at, len(data) - done, "not mapped writable")
-            self.physical.write(found.address, data[done : done + count])
-            done += count
+    def check_poke(self, sites: Iterable[Site], text_poke: TextPoke) -> None:
+        """Refuse what `poke_many` would refuse; PokeError. Nothing is written in any case."""
+        poking.ordered(self, sites, text_poke)
 
     def wx_aliases(self) -> list[int]:
         """Return the frames that are writable at one address and executable at another."""

@@ -82,6 +82,11 @@ class Prot(enum.Flag):
         return bool(self & Prot.X)
 
 
+# Membership by identity: bit tests on enum flags would dominate small reads.
+READABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.R.value)
+WRITABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.W.value)
+
+
 class MemType(enum.Enum):
     """The seven memory types of a module, in the kernel's order (enum mod_mem_type)."""
 
