@@ -20,7 +20,7 @@ from allocator.types import ADDRESS_MASK, PAGE_SIZE
 from archs.engine import U64, Index, Places, having, numbers_in
 from archs.op import Kind, Op
 from archs.reloc import Part
-from loader.elf import SHT_NOBITS, ElfView, RelocationTable
+from loader.elfview import SHT_NOBITS, ElfView, RelocationTable
 from loader.linked import Linked
 
 _PAGE = np.uint64(-PAGE_SIZE & ADDRESS_MASK)

@@ -39,7 +39,8 @@ from archs import arch, archs
 from archs.dialect import RELA
 from benchmarks import peers, synthetic
 from benchmarks.least import Least
-from loader.elf import SHT_NOBITS, ElfView, parse
+from loader.elf import parse
+from loader.elfview import SHT_NOBITS, ElfView
 from loader.files import read_module
 from loader.layout import PERCPU_SECTION, Layout, plan
 from loader.link import link_view

@@ -28,7 +28,7 @@ import attrs
 import numpy as np
 
 from archs.dialect import NATIVE, SHT_RELA
-from loader.elf import SHT_SYMTAB, ElfView
+from loader.elfview import SHT_SYMTAB, ElfView
 
 SHT_STRTAB = 3
 KEPT_FLAGS = ~np.uint64(0x30)  # all but SHF_MERGE and SHF_STRINGS

@@ -42,7 +42,8 @@ from archs import arch as arch_by_name
 from execmem.figure import figure_class, write_png
 from execmem.report import table
 from execmem.terminal import WIDTH, Meter
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.files import SUFFIXES, module_name, read_module
 from loader.layout import Layout, plan
 

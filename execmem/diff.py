@@ -33,7 +33,14 @@ from archs import Checks
 from archs.versions import version_of
 from emulator.disassembly import Disassembler
 from execmem.flipped import flipped
-from loader.elf import SHF_EXECINSTR, SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, parse
+from loader.elf import parse
+from loader.elfview import (
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    STT_FUNC,
+    STT_OBJECT,
+    ElfView,
+)
 from loader.errors import LoadError
 from loader.finalize import Environment, Finalised, finalise
 from loader.layout import Layout, plan

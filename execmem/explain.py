@@ -29,7 +29,7 @@ from allocator.types import PAGE_SIZE, ExecmemType, Interval, size_text
 from archs import Arch
 from archs.reloc import Reloc
 from execmem.relocs import Code
-from loader.elf import STT_FUNC, ElfView
+from loader.elfview import STT_FUNC, ElfView
 from loader.listing import Listing
 from loader.motion import Motion
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allocator.errors import ExecmemError
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.files import ModuleFile
 from loader.recording import Recording, Run, image_of
 from machine.machine import Machine

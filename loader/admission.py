@@ -21,7 +21,13 @@ from archs import Arch
 from archs.versions import version_of
 from loader.build import Build, assumptions, build_of, build_salt, is_modelled, model_text
 from loader.checks import CHECKS, ERR, WARNING, Refused, Violation, violation
-from loader.elf import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, ElfView, Section
+from loader.elfview import (
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHT_NOBITS,
+    ElfView,
+    Section,
+)
 from loader.errors import LoadError, SymbolClash
 from loader.kernel.image import KernelImage
 from loader.layout import PERCPU_SECTION, THIS_MODULE

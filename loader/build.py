@@ -22,7 +22,7 @@ from allocator.types import KIB, PAGE_SIZE, size_text
 from archs import Arch
 from archs.versions import Version, version_of
 from loader.btf import BadBtf, Kind
-from loader.elf import ElfView
+from loader.elfview import ElfView
 from loader.kernel.image import KernelImage
 from loader.layout import THIS_MODULE
 from loader.versions import VMLINUX, SymversExport, TreeFacts

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from archs.extable import SECTION, form_of
-from loader.elf import ElfView
+from loader.elfview import ElfView
 
 
 def relocated(view: ElfView, name: str) -> frozenset[int]:

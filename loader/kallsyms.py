@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from allocator.types import MemType, align_up
-from loader.elf import SHT_SYMTAB, ElfView
+from loader.elfview import SHT_SYMTAB, ElfView
 from loader.errors import BadModule
 from loader.layout import PERCPU_SECTION, Layout
 

@@ -22,7 +22,7 @@ from allocator.types import PAGE_SIZE, MemType, align_up
 from archs import Plt
 from archs.engine import HARDLY, having
 from archs.versions import Since
-from loader.elf import (
+from loader.elfview import (
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHF_WRITE,

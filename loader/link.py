@@ -27,7 +27,8 @@ from archs.engine import (
 )
 from archs.op import Kind
 from archs.reloc import Reloc
-from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, parse
+from loader.elf import parse
+from loader.elfview import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable
 from loader.errors import BadModule, RelocationError, RelocationFailure, UnresolvedSymbols
 from loader.finalize import Environment, finalise
 from loader.layout import Layout, empty_sections, plan, with_stub_sections

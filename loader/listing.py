@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK, Interval
 from archs.op import Got, Kind, signed
 from archs.reloc import Reloc
-from loader.elf import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable, Section
+from loader.elfview import (
+    SHT_NOBITS,
+    STT_FUNC,
+    ElfView,
+    RelocationTable,
+    Section,
+)
 from loader.linked import Linked
 from loader.loaded import LoadedModule
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from allocator import Execmem, PokeError, Site
 from allocator.types import Prot, align_down
 from archs import Checks
-from loader.elf import SHN_LIVEPATCH, SHN_UNDEF, VMLINUX, ElfView
+from loader.elfview import SHN_LIVEPATCH, SHN_UNDEF, VMLINUX, ElfView
 from loader.errors import BadModule, LivepatchError, RelocationError
 from loader.link import link_late
 from loader.loaded import LoadedModule, Written

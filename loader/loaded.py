@@ -15,7 +15,7 @@ from allocator import Allocation
 from allocator.types import MemType
 from archs import Arch
 from loader.admission import Notice
-from loader.elf import STT_FUNC, STT_OBJECT, ElfView
+from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.layout import Layout
 from loader.linked import Linked
 from loader.symbols import Export

@@ -19,7 +19,8 @@ from allocator.types import MemType
 from archs import Arch, Checks
 from archs.passes.static_calls import KEY, TRAMPOLINE
 from loader.admission import Admission, Gate, Notice, taints_text
-from loader.elf import ElfView, check_local_names, parse
+from loader.elf import check_local_names, parse
+from loader.elfview import ElfView
 from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
 from loader.finalize import Environment, finalise

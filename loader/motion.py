@@ -25,7 +25,7 @@ from archs import Plt
 from archs.dialect import RELA
 from archs.op import Letters
 from archs.reloc import Reloc
-from loader.elf import RelocationTable
+from loader.elfview import RelocationTable
 from loader.layout import is_init, slot_candidates
 from loader.listing import Listing
 from loader.loaded import LoadedModule

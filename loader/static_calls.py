@@ -9,7 +9,7 @@ import numpy as np
 
 from allocator.types import ADDRESS_MASK
 from archs.passes.static_calls import KEY
-from loader.elf import ElfView
+from loader.elfview import ElfView
 
 
 def defaults(view: ElfView, addresses: Mapping[int, int]) -> dict[str, int]:

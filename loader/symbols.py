@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from archs import Order
-from loader.elf import MAX_NAME, ElfView, LongNames
+from loader.elfview import MAX_NAME, ElfView, LongNames
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 
 KSYMTABS = ("__ksymtab", "__ksymtab_gpl")

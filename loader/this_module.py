@@ -20,7 +20,7 @@ import numpy as np
 
 from allocator.types import ADDRESS_MASK
 from archs.levels.load import NAME_AND_ADDRESS, module_head
-from loader.elf import ElfView, Section
+from loader.elfview import ElfView, Section
 from loader.errors import BadModule
 from loader.files import module_name
 from loader.layout import THIS_MODULE

@@ -18,7 +18,8 @@ import attrs
 from allocator.errors import ExecmemError
 from archs import Arch
 from loader.depends import ModuleTree
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import BadModule
 from loader.files import ModuleFile, is_file, module_name, read_module
 from loader.layout import THIS_MODULE

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from allocator.types import ADDRESS_MASK
 from archs.engine import U64, Index, Records, by_number, having, numbers_in
 from archs.reloc import Rows
-from loader.elf import GOT_SYMBOL, SHN_ABS, ElfView
+from loader.elfview import GOT_SYMBOL, SHN_ABS, ElfView
 from loader.layout import PERCPU_SECTION, Layout
 
 ALONE = 4096  # records from which a table is worth a piece of its own

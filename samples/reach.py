@@ -13,7 +13,8 @@ import numpy as np
 
 from allocator.types import ADDRESS_MASK, ExecmemType
 from archs import Arch, Reloc, archs
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import RelocationError
 from loader.layout import plan
 from loader.link import link_view

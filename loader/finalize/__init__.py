@@ -22,7 +22,7 @@ import attrs
 
 from archs import archs
 from archs.environment import Environment, SymbolNeeded
-from loader.elf import ElfView
+from loader.elfview import ElfView
 from loader.errors import UnresolvedSymbols
 from loader.finalize.subject import Edits, Subject
 from loader.layout import Layout

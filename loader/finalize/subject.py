@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from allocator.types import MemType
 from archs.environment import Environment
 from archs.passes.subject import U8, U64, Index, Section, Table
-from loader.elf import STT_FUNC, ElfView
+from loader.elfview import STT_FUNC, ElfView
 from loader.errors import BadModule
 from loader.extable import relocated
 from loader.layout import Layout

@@ -13,7 +13,8 @@ import archs
 from allocator.types import ExecmemType
 from execmem.cli import main
 from execmem.diff import compare, compare_runs, predict
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.layout import plan
 from loader.recording import Recording, Run, image_of, runs
 from samples import modules as samples

@@ -12,7 +12,8 @@ import pytest
 
 from archs import ALL
 from execmem.cli import main
-from loader.elf import SHT_NOBITS, STT_FUNC, parse
+from loader.elf import parse
+from loader.elfview import SHT_NOBITS, STT_FUNC
 from samples.modules import names, path
 from tests.archs.facts import facts
 

@@ -10,7 +10,8 @@ import pytest
 
 import archs
 from loader.build import Source, assumptions, build_of, build_salt, flavour_of, with_kernel
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.files import read_module
 from loader.versions import SymversExport, TreeFacts
 from tests.loader.kernel.test_real import image_in

@@ -18,7 +18,8 @@ import numpy as np
 import archs
 from allocator.types import MemType
 from archs.reloc import Stub
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.files import read_module
 from loader.layout import Layout, plan
 from loader.link import link_view

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import MIB, MemType
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import RelocationError
 from loader.layout import Layout, plan
 from loader.link import link_view

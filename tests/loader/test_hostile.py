@@ -19,7 +19,8 @@ from allocator.types import MIB
 from archs.dialect import SYMBOL
 from loader import files
 from loader.depends import find, modules_for, open_tree
-from loader.elf import MAX_LONG, MAX_NAME, MAX_UNDEFINED, parse
+from loader.elf import MAX_UNDEFINED, parse
+from loader.elfview import MAX_LONG, MAX_NAME
 from loader.errors import BadModule, LoadError, OutOfMemory
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import MemType, align_up
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import BadModule
 from loader.layout import Layout, plan
 from tests.archs.facts import facts

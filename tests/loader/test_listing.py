@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import archs
 from archs.op import Got, Op, signed
 from archs.reloc import Reloc, data
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.layout import plan
 from loader.link import link_view
 from loader.listing import Listing, decode, insert

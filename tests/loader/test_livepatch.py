@@ -11,7 +11,8 @@ import pytest
 import archs
 from allocator import DESIGNS
 from allocator.types import GIB, MIB, MemType, Prot
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import BadModule, LivepatchError, LoadError, UnresolvedSymbols
 from loader.layout import Layout, plan
 from loader.link import link, link_late, link_view

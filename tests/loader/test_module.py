@@ -16,7 +16,8 @@ from allocator.errors import AllocationError, ExecmemError
 from allocator.types import MIB, MemType, Prot
 from archs import Checks
 from archs.dialect import SYMBOL
-from loader.elf import SHT_SYMTAB, parse
+from loader.elf import parse
+from loader.elfview import SHT_SYMTAB
 from loader.errors import (
     BadModule,
     MissingDependency,

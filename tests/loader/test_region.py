@@ -12,7 +12,8 @@ import pytest
 import archs
 from archs.op import Op, Term
 from archs.reloc import Part, Reach, Reloc, Rows, Slice
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import RelocationError
 from loader.layout import plan
 from loader.link import extents, link_view

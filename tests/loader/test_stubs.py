@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import MIB
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import BadModule, RelocationError
 from loader.layout import Layout, PltPlan, plan, with_stub_sections
 from loader.link import link, link_view

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 import archs
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 from loader.layout import plan
 from loader.link import link_view

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from allocator.types import align_up
-from loader.elf import ElfView
+from loader.elfview import ElfView
 from loader.layout import Layout
 
 

@@ -9,7 +9,8 @@ import attrs
 import capstone
 
 from archs.environment import Environment
-from loader.elf import ElfView, parse
+from loader.elf import parse
+from loader.elfview import ElfView
 from loader.finalize import Edits, finalise
 from loader.layout import plan
 from loader.link import link_view

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import numpy as np
 
-from loader.elf import SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
+from loader.elfview import SHN_ABS, SHN_UNDEF, ElfView, RelocationTable
 from loader.layout import PERCPU_SECTION
 from tests.support import scalar
 from tests.support.scalar import MASK64, Record

@@ -13,7 +13,7 @@ import pytest
 from allocator.types import Consumer, MemType
 from emulator.faults import BadCall, Fault, FaultKind
 from kernels.modelled.text.patches import PatchRefused
-from loader.elf import STT_FUNC
+from loader.elfview import STT_FUNC
 from machine.machine import Machine, Out
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet
