@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import archs
 from emulator.disassembly import Disassembler
-from execmem.diff import KINDS, Progression, RunDiff
+from execmem.diff import Progression
+from execmem.differences import KINDS, RunDiff
 from execmem.placement import Placed
 from execmem.report import table
 from execmem.terminal import Meter

@@ -14,7 +14,7 @@ import click
 from execmem.streams import say
 
 if TYPE_CHECKING:
-    from loader.admission import Notice
+    from loader.gate import Notice
     from machine.machine import Machine
 
 _KEY = "execmem.notices"

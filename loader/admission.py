@@ -17,10 +17,9 @@ from functools import cached_property
 
 import attrs
 
-from archs import Arch
 from archs.versions import version_of
 from loader.build import Build, assumptions, build_of, build_salt, is_modelled, model_text
-from loader.checks import CHECKS, ERR, WARNING, Refused, Violation, violation
+from loader.checks import CHECKS, WARNING, Refused, Violation, violation
 from loader.elfview import (
     SHF_EXECINSTR,
     SHF_WRITE,
@@ -28,13 +27,11 @@ from loader.elfview import (
     ElfView,
     Section,
 )
-from loader.errors import LoadError, SymbolClash
-from loader.kernel.image import KernelImage
+from loader.gate import Gate, Notice
 from loader.layout import PERCPU_SECTION, THIS_MODULE
 from loader.symbols import KSYMTABS, Export
 from loader.versions import VMLINUX, TreeFacts
 
-TAINTS = "PFSRMBUDAWCIOELKXTN"  # by bit, as /proc/sys/kernel/tainted has them
 GPL_COMPATIBLE = frozenset(
     (
         "GPL",
@@ -58,33 +55,6 @@ SHOWN = 12  # names in a notice
 SAMPLES = re.compile(r"6\.12\.\d+-samples")
 
 
-@attrs.frozen
-class Notice:
-    """Something about a module that is assumed, or that is not done here: nothing is refused.
-
-    Parameters
-    ----------
-    code
-        The name of the check (`loader.checks`).
-    text
-        What a person reads.
-    module
-        The module's name.
-    """
-
-    code: str
-    text: str
-    module: str
-
-    def __str__(self) -> str:
-        return f"{self.module}: {self.text}"
-
-
-def taints_text(letters: Iterable[str]) -> str:
-    """Return taints in the kernel's order, as /proc/modules shows them."""
-    return "".join(sorted(letters, key=TAINTS.index))
-
-
 def constructors_of(view: ElfView) -> Section | None:
     """Return the section whose constructors a kernel with CONFIG_CONSTRUCTORS runs, if any."""
     found = (view.find(name) for name in CONSTRUCTORS)
@@ -98,63 +68,6 @@ def _listed(names: Sequence[str]) -> str:
     """Return names as a notice shows them: some, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-@attrs.define
-class Gate:
-    """What the kernel keeps between loads: its taints, what it says once, what it is compared with.
-
-    Parameters
-    ----------
-    arch
-        The architecture.
-    facts
-        Returns what is known of the kernel from its image or a tree of modules, or None.
-    kernel
-        The kernel that modules are for, where it is given.
-    force
-        Load as `modprobe --force` does: the module's vermagic and versions do not count.
-    constructors
-        Whether the kernel has CONFIG_CONSTRUCTORS.
-    log
-        Told of what the kernel logs: level and text.
-    on_notice
-        Told of each notice.
-    taints
-        Letters.
-    notices
-        Those of all modules, in order.
-    """
-
-    arch: Arch
-    facts: Callable[[], TreeFacts | None] = lambda: None
-    kernel: KernelImage | None = None
-    force: bool = False
-    constructors: bool = False
-    log: Callable[[int, str], None] = lambda _level, _text: None
-    on_notice: Callable[[Notice], None] = lambda _notice: None
-    taints: set[str] = attrs.field(factory=set)
-    notices: list[Notice] = attrs.field(factory=list)
-    said: set[str] = attrs.field(factory=set)
-
-    def taken(self, view: ElfView) -> ElfView:
-        """Return a module as one of the version that its kernel has, where that is known better."""
-        if self.kernel is None and view.built_for is not None:
-            return view
-        version = build_of(view, self.kernel).version
-        if version.assumed or version.value == view.built_for:
-            return view
-        return attrs.evolve(view, taken_for=version.value)
-
-    def report(self, error: LoadError) -> None:
-        """Log what the kernel logs where it refuses a module."""
-        if isinstance(error, Refused):
-            for one in error.violations:
-                for line in one.line.splitlines():
-                    self.log(one.level, line)
-            return
-        for line in error.line.splitlines():
-            self.log(ERR if isinstance(error, SymbolClash) else WARNING, line)
 
 
 @attrs.define(slots=False)

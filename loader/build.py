@@ -21,7 +21,8 @@ import attrs
 from allocator.types import KIB, PAGE_SIZE, size_text
 from archs import Arch
 from archs.versions import Version, version_of
-from loader.btf import BadBtf, Kind
+from loader.btf import BadBtf
+from loader.btf_records import Kind
 from loader.elfview import ElfView
 from loader.kernel.image import KernelImage
 from loader.layout import THIS_MODULE

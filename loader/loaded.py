@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from allocator import Allocation
 from allocator.types import MemType
 from archs import Arch
-from loader.admission import Notice
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
+from loader.gate import Notice
 from loader.layout import Layout
 from loader.linked import Linked
 from loader.symbols import Export

@@ -18,12 +18,13 @@ from allocator import Allocation, AllocationError, Execmem, ExecmemError, Pendin
 from allocator.types import MemType
 from archs import Arch, Checks
 from archs.passes.static_calls import KEY, TRAMPOLINE
-from loader.admission import Admission, Gate, Notice, taints_text
+from loader.admission import Admission
 from loader.elf import check_local_names, parse
 from loader.elfview import ElfView
 from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
 from loader.files import module_name
 from loader.finalize import Environment, finalise
+from loader.gate import Gate, Notice, taints_text
 from loader.layout import PERCPU_SECTION, Layout, plan, with_stub_sections
 from loader.link import link_view
 from loader.linked import Linked

@@ -40,9 +40,9 @@ from kernels.modelled.text.jump_labels import StaticKey
 from kernels.modelled.text.kprobes import Hit, Probe
 from kernels.modelled.text.static_calls import StaticCall
 from kernels.registry import Registry
-from loader.admission import Notice, taints_text
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
+from loader.gate import Notice, taints_text
 from loader.loaded import LoadedModule
 from machine.arguments import Argument, Out
 from machine.computer import Computer

@@ -12,7 +12,7 @@ from allocator.markup import table
 from allocator.types import MemType, size_text
 from emulator.faults import Fault
 from kernels.log import LogLine
-from loader.admission import Notice
+from loader.gate import Notice
 from loader.loaded import LoadedSection
 
 

@@ -115,7 +115,7 @@ def _definition(image: KernelImage, name: str) -> str | None:
 
 
 def _prototype(image: KernelImage, name: str) -> str | None:
-    from loader.btf import Kind
+    from loader.btf_records import Kind
 
     btf = image.btf
     found = None if btf is None else btf.find(name, Kind.FUNC, Kind.VAR)

@@ -21,7 +21,7 @@ from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
 from kernels.modelled.services import Services
 from kernels.modelled.structs import PREV, layout, offset_of
 from kernels.modelled.structs import struct as declare
-from loader.admission import TAINTS
+from loader.gate import TAINTS
 from loader.loaded import LoadedModule, State
 
 HEAD = "modules"  # the list of all modules

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Execmem over every design, with and without text_poke."""
+"""Execmem over every design, with and without text_poke.
+
+Long because all of it runs over the same designs, the states of a whole life included.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
 A target has seeds (inputs that are good or nearly so), a mutation that knows their structure,
 and a function that returns whether the input was accepted. It lets through only what nobody
 promised: anything that is not of the ExecmemError family is an escape. Targets that load also
-prove, each time, that a refusal changed nothing.
+prove, each time, that a refusal changed nothing. Long because a target is all in one place: its
+seeds, its damage and its check.
 """
 
 from __future__ import annotations

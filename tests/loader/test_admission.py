@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What load_module() checks: refused with the kernel's errno and line, tainted, or noticed."""
+"""What load_module() checks: refused with the kernel's errno and line, tainted, or noticed.
+
+Long because each of the kernel's checks has its case, and all share one way to make a module.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ import archs
 from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.types import MIB
 from loader import admission
-from loader.admission import TAINTS, taints_text
 from loader.build import is_modelled
 from loader.checks import CHECKS, LIST, Here, Refused
 from loader.depends import open_tree
 from loader.errors import LoadError, SymbolClash, UnresolvedSymbols
+from loader.gate import TAINTS, taints_text
 from loader.loaded import LoadedModule
 from loader.module import Loader
 from loader.symbols import SymbolTable

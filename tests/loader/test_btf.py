@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import archs
-from loader.btf import BadBtf, Btf, Constant, Kind, Member, Parameter, Place, Variable
+from loader.btf import BadBtf, Btf
+from loader.btf_records import Constant, Kind, Member, Parameter, Place, Variable
 from loader.elf import parse
 from loader.files import read_module
 from loader.kernel.image import KernelImage

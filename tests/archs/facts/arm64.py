@@ -2,8 +2,8 @@
 """Facts about arm64.
 
 Rules: ELF for the Arm 64-bit Architecture, 5.7.5 to 5.7.9, and the A64 encodings. Reach: Arm ARM
-C6.2, B, BL, B.cond, TBZ, ADR, ADRP. Longer than other files, because all that is to be known
-of an architecture stands in one.
+C6.2, B, BL, B.cond, TBZ, ADR, ADRP. Long because all that tests must
+know of an architecture stands in one file.
 """
 
 from __future__ import annotations

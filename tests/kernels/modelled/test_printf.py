@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's format language, against libc where the two agree and the kernel's documents.
 
-The file is as long as the list of conversions, which all share its way to form a message.
+Long because the list of conversions is, which all share the way to form a message.
 """
 
 from __future__ import annotations
