@@ -68,16 +68,30 @@ DIRECT_WINDOW = 128 * MIB
 PLT_WINDOW = 2 * GIB
 
 
-def address_map(kaslr: int | None = None, image_size: int | None = None) -> AddressMap:
+def address_map(
+    kaslr: int | None = None,
+    image_size: int | None = None,
+    *,
+    start: int | None = None,
+    text_size: int | None = None,
+) -> AddressMap:
     """Return the address map of one boot (module_init_limits, execmem_arch_setup).
 
-    Without KASLR the windows end where the image ends. With KASLR Debian's kernel
-    (RANDOMIZE_MODULE_REGION_FULL) gives up the direct window: modules lie anywhere in a
-    random 2 GiB box that holds the image, and calls go through PLT entries.
+    Without KASLR the windows end where the image ends. Before 6.5 the image lay close
+    behind MODULES_VADDR, the window of 128 MiB ended where its text ends, and went on upwards to
+    2 GiB. With KASLR Debian's kernel (RANDOMIZE_MODULE_REGION_FULL) gives up the direct window:
+    modules lie anywhere in a random 2 GiB box that holds the image, and calls go through PLT
+    entries.
     """
     size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
-    text = KIMAGE_VADDR
-    if kaslr is None:
+    text = KIMAGE_VADDR if start is None else start
+    direct: Interval | None
+    vmalloc = Interval(min(text, KIMAGE_VADDR), VMALLOC_END)
+    if kaslr is None and text < KIMAGE_VADDR:
+        end = text + (size if text_size is None else text_size)
+        low = max(end - DIRECT_WINDOW, MODULES_VADDR)
+        plt, direct = Interval(low, low + PLT_WINDOW), Interval(low, low + DIRECT_WINDOW)
+    elif kaslr is None:
         end = text + size
         plt = Interval(end - PLT_WINDOW, end)
         direct = Interval(end - DIRECT_WINDOW, end) if size < DIRECT_WINDOW else None
@@ -85,12 +99,13 @@ def address_map(kaslr: int | None = None, image_size: int | None = None) -> Addr
         chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
         # The middle half of the vmalloc range (arch/arm64/kernel/pi/kaslr_early.c).
         quarter = (VMALLOC_END - KIMAGE_VADDR) // 4
-        text += (quarter + chance.randrange(2 * quarter)) // KERNEL_ALIGN * KERNEL_ALIGN
+        text = (
+            KIMAGE_VADDR + (quarter + chance.randrange(2 * quarter)) // KERNEL_ALIGN * KERNEL_ALIGN
+        )
         slack = (PLT_WINDOW - size) // PAGE_SIZE
-        start = text + size - PLT_WINDOW + chance.randrange(slack) * PAGE_SIZE
-        plt, direct = Interval(start, start + PLT_WINDOW), None
+        low = text + size - PLT_WINDOW + chance.randrange(slack) * PAGE_SIZE
+        plt, direct = Interval(low, low + PLT_WINDOW), None
     first, fallback = (plt, None) if direct is None else (direct, plt)
-    vmalloc = Interval(KIMAGE_VADDR, VMALLOC_END)
     return AddressMap(
         image=Interval(text, text + size),
         direct_map=0xFFFF_0000_0000_0000,

@@ -65,13 +65,20 @@ KERNEL_ALIGN = 2 * MIB
 BPF_WINDOW = 128 * MIB
 
 
-def address_map(kaslr: int | None = None, image_size: int | None = None) -> AddressMap:
+def address_map(
+    kaslr: int | None = None,
+    image_size: int | None = None,
+    *,
+    start: int | None = None,
+    text_size: int | None = None,
+) -> AddressMap:
     """Return the address map of one boot under Sv39 (arch/riscv/mm/init.c, asm/pgtable.h).
 
     With KASLR the image moves in steps of 2 MiB inside the last 2 GiB.
     """
+    del text_size  # no range depends on it
     size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
-    start = KERNEL_LINK_ADDR
+    start = KERNEL_LINK_ADDR if start is None else start
     if kaslr is not None:
         chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
         start += (

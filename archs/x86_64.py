@@ -73,15 +73,22 @@ IMAGE_SIZE = 0x2C3_0000  # [_text, _end) of Debian's 6.12.107 kernel
 KERNEL_ALIGN = 2 * MIB
 
 
-def address_map(kaslr: int | None = None, image_size: int | None = None) -> AddressMap:
+def address_map(
+    kaslr: int | None = None,
+    image_size: int | None = None,
+    *,
+    start: int | None = None,
+    text_size: int | None = None,
+) -> AddressMap:
     """Return the address map of one boot (arch/x86/mm/init.c, asm/pgtable_64_types.h).
 
     Debian builds with RANDOMIZE_BASE: the text map is 1 GiB, whether or not a boot uses
     KASLR. With KASLR the image moves in steps of 2 MiB and the module window starts
     1 to 1024 pages late (get_module_load_offset).
     """
+    del text_size  # no range depends on it
     size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
-    text, modules = KERNEL_TEXT, START_KERNEL_MAP + GIB
+    text, modules = KERNEL_TEXT if start is None else start, START_KERNEL_MAP + GIB
     if kaslr is not None:
         chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
         slots = (GIB - 16 * MIB - align_up(size, KERNEL_ALIGN)) // KERNEL_ALIGN

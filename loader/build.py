@@ -264,7 +264,7 @@ def build_of(
     salt = build_salt(view)
     release = known.of(
         "release",
-        (None if kernel is None else kernel.release or None, Source.IMAGE),
+        (_named(None if kernel is None else kernel.release), Source.IMAGE),
         (None if spoken is None else spoken.release, Source.VERMAGIC),
         (salt, Source.NOTE),
         (usual.release, Source.MODELLED),
@@ -304,6 +304,11 @@ def build_of(
         exports=_is_known(kernel is not None and bool(kernel.exports)),
         conflicts=tuple(known.conflicts),
     )
+
+
+def _named(release: str | None) -> str | None:
+    """Return a release that names a version."""
+    return release if release is not None and version_of(release) is not None else None
 
 
 def _is_known(there: bool) -> Fact[bool]:

@@ -7,7 +7,7 @@ what their `__ksymtab` sections export and take it away when they go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -72,10 +72,13 @@ class SymbolTable:
     refuse_unknown
         Refuse a name that the kernel does not know and that the module's build did not
         vouch for in `__versions`; otherwise such a name gets a stub that stops.
+    exported
+        What the modules' own kernel exports, where that is known: it alone vouches then.
     """
 
     kernel: KernelSymbols
     refuse_unknown: bool = False
+    exported: Collection[str] | None = None
     exports: dict[str, Export] = attrs.field(factory=dict)
 
     def resolve(
@@ -117,7 +120,8 @@ class SymbolTable:
             hint = "load them first, or give the folder that holds lib/modules (--root)"
             raise MissingDependency(view.name, missing, tuple(sorted(unknown)), hint)
         if self.refuse_unknown:
-            refused = tuple(sorted(name for name in unknown if name not in view.versions))
+            vouched = view.versions if self.exported is None else self.exported
+            refused = tuple(sorted(name for name in unknown if name not in vouched))
             if refused:
                 hint = (
                     "no module and not the kernel has them; a stub stands in with --unknown fault"

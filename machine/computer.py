@@ -20,7 +20,7 @@ from allocator import (
     PhysicalMemory,
 )
 from allocator.errors import NoSuchName
-from allocator.types import GIB
+from allocator.types import GIB, PAGE_SIZE, AddressMap, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
@@ -37,6 +37,10 @@ from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.symtab import Unknown
 from kernels.modelled.text.live import LiveText
+from loader.build import build_of
+from loader.errors import BadKernel
+from loader.kernel.find import read_kernel
+from loader.kernel.image import KernelImage
 from loader.loaded import LoadedModule
 from loader.module import Loader
 from loader.symbols import SymbolTable
@@ -50,6 +54,7 @@ from machine.patching import Patcher
 from machine.places import Places
 
 CPUS = 64  # the most that a machine has
+CONSTRUCTORS = "CONFIG_CONSTRUCTORS"
 
 
 class _Runner:
@@ -82,8 +87,10 @@ class Computer:
 
     def __init__(
         self,
-        arch: str | Arch,
+        arch: str | Arch | None = None,
         *,
+        kernel: str | Path | KernelImage | None = None,
+        modelled: bool = False,
         design: DesignLike = "default",
         text_poke: bool | None = None,
         kaslr: int | None = None,
@@ -101,7 +108,9 @@ class Computer:
         constructors: bool = False,
     ) -> None:
         bring_installed()
-        self.arch = arch if isinstance(arch, Arch) else arch_by_name(arch)
+        image = None if kernel is None else given(kernel, modelled=modelled)
+        self.arch = _arch(arch, image)
+        self.build = build_of(None, image, self.arch)
         try:
             policy = Unknown(unknown)
         except ValueError:
@@ -112,7 +121,7 @@ class Computer:
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
         process.admit(memory, cpus)
-        self.memory = KernelMemory(PhysicalMemory(memory), self.arch.loads.address_map(kaslr))
+        self.memory = KernelMemory(PhysicalMemory(memory), _address_map(self.arch, kaslr, image))
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(
             self.memory, trap=self.arch.loads.trap, text_poke=poke, design=design
@@ -147,7 +156,11 @@ class Computer:
         self.loader = Loader(
             arch=self.arch,
             execmem=self.execmem,
-            symbols=SymbolTable(self.kernel, refuse_unknown=policy is Unknown.REFUSE),
+            symbols=SymbolTable(
+                self.kernel,
+                refuse_unknown=policy is Unknown.REFUSE,
+                exported=(image.exports or None) if image is not None else None,
+            ),
             percpu_alloc=self.kernel.percpu.alloc,
             percpu_free=self.kernel.percpu.free,
             percpu_write=self.kernel.percpu.write,
@@ -160,6 +173,7 @@ class Computer:
                 features=self.arch.runs.emulation.capabilities,
                 possible_cpus=cpus,
                 symbols=self.kernel.symbols,
+                version=self.build.version.value,
             ),
         )
         self.calls.attach(self.kernel.serving, self.kernel.return_address, self.explainer)
@@ -174,11 +188,12 @@ class Computer:
             partial(Module, self),
         )
         self.modprobe = runner.modprobe = Modprobe(
-            self.arch, self.kernel, loaded, self.insmod, root
+            self.arch, self.kernel, loaded, self.insmod, root, image
         )
         gate = self.loader.gate
         gate.facts, gate.log = self.modprobe.facts, self.kernel.say
-        gate.force, gate.constructors = force, constructors
+        gate.kernel, gate.force = image, force
+        gate.constructors = constructors or (self.build.config or {}).get(CONSTRUCTORS) == "y"
         self._patcher = Patcher(
             self.execmem, self.kernel, self.places, self.calls, self.caller, self.breakpoints
         )
@@ -217,6 +232,47 @@ class Computer:
         if self.kernel.text is None:
             raise ExecmemError(f"{self.arch.name}: live text cannot be patched")
         return self.kernel.text
+
+
+def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
+    """Return the kernel that a machine is to have; BadKernel where it cannot."""
+    image = kernel if isinstance(kernel, KernelImage) else read_kernel(kernel)
+    what = f"Linux {image.release}" if image.release else "the kernel"
+    if not modelled:
+        reason = (
+            f"{what} cannot boot here yet; --modelled (modelled=True) applies its facts "
+            "to the kernel that is modelled"
+        )
+        raise BadKernel(image.name, "kernel", reason)
+    if image.page_size not in (None, PAGE_SIZE):
+        size = size_text(image.page_size or 0)
+        reason = f"{what} has pages of {size}; only those of {size_text(PAGE_SIZE)} are modelled"
+        raise BadKernel(image.name, "pages", reason)
+    return image
+
+
+def _arch(arch: str | Arch | None, image: KernelImage | None) -> Arch:
+    """Return the architecture that is asked for, which a kernel tells, too."""
+    if arch is None and image is None:
+        raise ValueError("a machine needs an architecture (arch), or a kernel that tells it")
+    if image is not None and arch is None:
+        return image.arch
+    found = arch if isinstance(arch, Arch) else arch_by_name(arch or "")
+    if image is not None and found is not image.arch:
+        raise BadKernel(
+            image.name, "architecture", f"is for {image.arch.name}, not for {found.name}"
+        )
+    return found
+
+
+def _address_map(arch: Arch, kaslr: int | None, image: KernelImage | None) -> AddressMap:
+    """Return where things lie: as in a kernel that is given, so far as it says that."""
+    if image is None:
+        return arch.loads.address_map(kaslr)
+    lies = image.interval
+    end = image.symbols.get("_etext")
+    text_size = None if end is None else end - lies.start
+    return arch.loads.address_map(kaslr, lies.size, start=lies.start, text_size=text_size)
 
 
 def _checks(name: str) -> Checks:

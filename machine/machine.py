@@ -58,7 +58,12 @@ class Machine(Computer):
     Parameters
     ----------
     arch
-        A name (`x86_64`, `arm64`, `riscv64`, or an alias) or a record.
+        A name (`x86_64`, `arm64`, `riscv64`, or an alias) or a record; None: `kernel` tells it.
+    kernel
+        The kernel that modules are for: an image, a package or a tree, as `execmem kernel` takes
+        it, or a `KernelImage`. What it exports, where it lies and how it is configured counts.
+    modelled
+        Let the modelled kernel answer, with the facts of `kernel`; that itself does not boot yet.
     design
         How executable memory is managed: a name of `allocator.DESIGNS` or of an installed
         package's design, `default`, a file (`./mine.py`), or a class derived from

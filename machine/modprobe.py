@@ -11,10 +11,12 @@ from allocator import ExecmemError
 from archs import Arch
 from emulator.budget import one_budget
 from kernels.protocol import Kernel
+from loader.build import with_kernel
 from loader.depends import ModuleTree, find, modules_for, open_tree, tree_around
 from loader.elf import parse as parse_elf
 from loader.errors import MissingDependency
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
+from loader.kernel.image import KernelImage
 from loader.loaded import LoadedModule
 from loader.versions import TreeFacts, facts_of
 from machine.insmod import Insmod
@@ -36,6 +38,8 @@ class Modprobe:
         Loads one.
     root
         Folder that holds `lib/modules/VERSION`; None: names are not looked up.
+    image
+        The kernel that the modules are for, where it is given.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Modprobe:
         loaded: Mapping[str, LoadedModule],
         insmod: Insmod,
         root: str | Path | None,
+        image: KernelImage | None = None,
     ) -> None:
         self._arch = arch
         self._kernel = kernel
@@ -52,6 +57,8 @@ class Modprobe:
         self._insmod = insmod
         self.limits = insmod.limits
         self.tree: ModuleTree | None = None if root is None else open_tree(root)
+        self._image = image
+        self._asked = False
         self._facts: TreeFacts | None = None
 
     @_one_budget
@@ -111,9 +118,12 @@ class Modprobe:
         return bool(found)
 
     def facts(self) -> TreeFacts | None:
-        """Return what the tree that was named says about its kernel."""
+        """Return what the kernel that was given, or the tree that was named, says of a kernel."""
         if self._facts is None and self.tree is not None:
             self._facts = facts_of(self.tree, self._arch)
+        if self._image is not None and not self._asked:
+            self._facts = with_kernel(self._facts, self._image)
+            self._asked = True
         return self._facts
 
     def _source(

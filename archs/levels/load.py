@@ -146,8 +146,9 @@ class Load:
     Parameters
     ----------
     address_map
-        Returns the address map of one boot, given the seed of KASLR (None: off) and the
-        size of the kernel image in bytes (None: Debian 6.12's).
+        Returns the address map of one boot, given the seed of KASLR (None: off), the size of
+        the kernel image in bytes, the address that it is linked to (`start`), and how many of
+        its bytes are text (`text_size`); None: as Debian 6.12's.
     image_size
         Size of Debian 6.12's kernel image in bytes.
     trap

@@ -14,6 +14,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import attrs
@@ -26,6 +27,7 @@ from loader.kernel.image import KernelImage
 from loader.kernel.unpack import MAX_IMAGE
 
 RUNNING = "running"
+KEPT = 2  # kernels that are not read again
 _SUFFIX = r"(\.(gz|xz|zst|lz4|lzo|bz2|lzma|efi|signed|unsigned))*"
 _IMAGE = re.compile(r"(vmlinu[xz]|b?zImage|Image)(-.+?)?" + _SUFFIX)
 _CONFIG = re.compile(r"config(-[^/]*)?|\.config")
@@ -84,6 +86,26 @@ def find_kernel(path: str | Path) -> KernelFiles:
         return _at(place, _configs_beside(place))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadKernel(str(path), "file", reason_of(error)) from None
+
+
+def read_kernel(path: str | Path) -> KernelImage:
+    """Return the kernel at a path; of those that were read last, what was read then.
+
+    Raises
+    ------
+    BadKernel, BadModule
+        As `find_kernel`, and for a damaged image.
+    """
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except (OSError, ValueError):  # `running`, or what is refused below
+        changed = 0
+    return _read(str(path), changed)
+
+
+@lru_cache(maxsize=KEPT)
+def _read(path: str, _changed: int) -> KernelImage:
+    return find_kernel(path).read()
 
 
 def _running() -> KernelFiles:

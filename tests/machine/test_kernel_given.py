@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine that is given a kernel: its facts apply to the modelled one, and modules are held to it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import archs
+from allocator.types import ExecmemType
+from emulator.faults import Fault
+from loader.checks import Refused
+from loader.errors import BadKernel, UnresolvedSymbols
+from machine.machine import Machine
+from tests.archs.facts import facts
+from tests.support.checked import Offer, debian, made, version_table
+from tests.support.kernels import SIZE, kernel_file, kernel_image
+
+OFFERS = (
+    Offer("module_layout", crc=0x1234),
+    Offer("_printk", crc=5),
+    Offer("not_modelled", crc=6),
+    Offer("free_only", gpl=True, crc=7),
+    Offer("inside", space="INNER", crc=8),
+)
+CRCS = {offer.name: offer.crc for offer in OFFERS}
+
+
+@pytest.fixture
+def magic(arch: archs.Arch) -> str:
+    """Return the version magic of a kernel that is not the one modelled."""
+    return "6.9.1-mine " + debian(arch.machine).partition(" ")[2]
+
+
+@pytest.fixture
+def machine(arch: archs.Arch, magic: str) -> Machine:
+    """Return a machine with that kernel's facts."""
+    return Machine(kernel=kernel_image(arch, magic, OFFERS), modelled=True)
+
+
+def module(machine: Machine, magic: str, *uses: str, crcs: dict | None = None, **more) -> bytes:
+    """Return a module for it that uses some of its exports."""
+    versions = version_table(
+        {"module_layout": 0x1234, **{n: CRCS.get(n, 1) for n in uses}, **(crcs or {})}
+    )
+    return made(machine.arch.machine, magic=magic, uses=uses, extra=[versions], **more)
+
+
+def test_it_does_not_boot_yet(arch: archs.Arch, magic: str) -> None:
+    """Without `modelled` nothing is made, and what works is said in one line."""
+    with pytest.raises(
+        BadKernel, match=r"Linux 6\.9\.1-mine cannot boot here yet; --modelled"
+    ) as caught:
+        Machine(arch, kernel=kernel_image(arch, magic))
+    assert "\n" not in str(caught.value)
+
+
+def test_it_tells_the_architecture(arch: archs.Arch, magic: str, tmp_path) -> None:
+    """An image or its path tells it; another one is refused, as is a machine without either."""
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(kernel_file(arch, magic))
+    machine = Machine(kernel=path, modelled=True)
+    assert machine.arch is arch
+    assert machine.build.release.value == "6.9.1-mine"
+    other = next(a for a in archs.ALL if a is not arch)
+    with pytest.raises(BadKernel, match=f"is for {arch.name}, not for {other.name}"):
+        Machine(other, kernel=str(path), modelled=True)
+    with pytest.raises(ValueError, match="needs an architecture"):
+        Machine()
+    with pytest.raises(BadKernel, match="nowhere"):
+        Machine(kernel=tmp_path / "nowhere", modelled=True)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_pages_of_another_size_are_refused(arch: archs.Arch, magic: str, size: int) -> None:
+    """By name: neither page table nor allocator has them."""
+    if len(arch.loads.page_sizes) == 1:
+        pytest.skip(f"{arch.name} has pages of one size")
+    kernel = kernel_image(arch, magic, page=size << 10)
+    with pytest.raises(BadKernel, match=f"has pages of {size} KiB; only those of 4 KiB"):
+        Machine(kernel=kernel, modelled=True)
+
+
+def test_it_lies_where_the_image_lies(machine: Machine) -> None:
+    """Size and place of the image decide where modules go."""
+    base = facts(machine.arch).load.image_base
+    lies = machine.memory.address_map.image
+    assert (lies.start, lies.end) == (base, base + SIZE)
+    assert machine.kernel.image == lies
+    usual = machine.arch.loads.address_map()
+    ranges = [
+        m.range_of(ExecmemType.MODULE_TEXT).range for m in (machine.memory.address_map, usual)
+    ]
+    moved = machine.arch.loads.image_size - SIZE
+    assert usual.image.end - lies.end == moved
+    assert {ranges[1].start - ranges[0].start, ranges[1].end - ranges[0].end} <= {0, moved}
+
+
+def test_what_it_exports_is_known(machine: Machine, magic: str) -> None:
+    """A name of its exports is known though nobody models it; calling that stops by its name."""
+    machine = Machine(kernel=machine.loader.gate.kernel, modelled=True, unknown="refuse")
+    loaded = machine.load(module(machine, magic, "_printk", "not_modelled"))
+    assert loaded.report.taints == ""
+    with pytest.raises(Fault, match="not_modelled"):
+        machine.call(machine.kernel.symbols["not_modelled"])
+    with pytest.raises(UnresolvedSymbols, match="no_export"):
+        machine.load(module(machine, magic, "no_export", name="two"))
+    codes = [notice.code for notice in loaded.report.notices]
+    assert codes == ["built-for"]
+
+
+def test_what_it_does_not_export_is_said(machine: Machine, magic: str) -> None:
+    """Another module may have it; that one is not there."""
+    loaded = machine.load(module(machine, magic, "kfree", "no_export"), init=False)
+    (said,) = [n.text for n in loaded.report.notices if n.code == "not-exported"]
+    assert said.startswith("the kernel 6.9.1-mine exports no ")
+    assert set(re.findall(r"kfree|no_export", said)) == {"kfree", "no_export"}
+
+
+def test_modules_are_held_to_it(machine: Machine, magic: str) -> None:
+    """Checksums, marks, namespaces and version magic are compared with the image's own."""
+    for image, check, told in (
+        (module(machine, magic, "_printk", crcs={"_printk": 99}), "symbol-version",
+         "the module has CRC 0x00000063, the kernel 6.9.1-mine 0x00000005"),
+        (module(machine, magic, crcs={"module_layout": 9}), "module-layout", "the kernel 6.9.1-mine 0x00001234"),
+        (module(machine, magic, "free_only", licence="Sold"), "gpl-only", "free_only"),
+        (module(machine, magic, "inside"), "namespace", "INNER"),
+        (module(machine, "6.9.1-mine other"), "vermagic", "the kernel 6.9.1-mine for '6.9.1-mine "),
+    ):  # fmt: skip
+        with pytest.raises(Refused, match=re.escape(told)) as caught:
+            machine.load(image)
+        assert caught.value.check == check
+    assert machine.load(module(machine, magic, "free_only"), init=False).report.taints == ""
+
+
+def test_force_says_what_disagrees(machine: Machine, magic: str) -> None:
+    """A module of another kernel that is forced in is one of this kernel, and both are named."""
+    machine.force = True
+    loaded = machine.load(module(machine, "6.1.0-50-amd64 SMP", "_printk"))
+    told = {notice.code: notice.text for notice in loaded.report.notices}
+    assert (
+        "release: 6.9.1-mine by the image, 6.1.0-50-amd64 by the version magic"
+        in told["build-conflict"]
+    )
+    assert loaded.loaded.view.version == (6, 9)
+    odd = machine.load(module(machine, "nonsense", "_printk", name="odd"))
+    (said,) = [n.text for n in odd.report.notices if n.code == "built-for"]
+    assert "'nonsense' names no version: taken for Linux 6.9.1-mine, which is given" in said
+    assert odd.loaded.view.version == (6, 9)
+
+
+def test_its_configuration_counts(arch: archs.Arch, magic: str) -> None:
+    """Constructors run where it runs them, and what is modelled otherwise is said."""
+    config = "CONFIG_CONSTRUCTORS=y\nCONFIG_HZ=1000\nCONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"
+    machine = Machine(kernel=kernel_image(arch, magic, OFFERS, config=config), modelled=True)
+    assert machine.loader.gate.constructors
+    notices = machine.load(module(machine, magic, "_printk"), init=False).report.notices
+    assert "CONFIG_HZ=1000, modelled is 250" in "".join(n.text for n in notices)
+    plain = Machine(kernel=kernel_image(arch, magic, OFFERS), modelled=True)
+    assert not plain.loader.gate.constructors
+
+
+def test_the_tables_of_old_arm64_kernels() -> None:
+    """Before 6.5 modules lie from 128 MiB below the end of the kernel's text (a recorded 6.1 does)."""
+    found = archs.arch("arm64").loads.address_map(
+        start=0xFFFF_8000_0800_0000, image_size=0x201_0000, text_size=0xD0_0000
+    )
+    text = found.range_of(ExecmemType.MODULE_TEXT)
+    assert text.range.start == 0xFFFF_8000_00D0_0000
+    assert text.range.size == 128 << 20
+    assert text.fallback is not None
+    assert text.fallback.start == text.range.start
+    assert text.fallback.size == 2 << 30
+
+
+def test_modules_load_with_their_own_kernels(kernels, arch) -> None:
+    """Of every kernel that is there, with all that its image demands; each with a notice."""
+    for folder in kernels.values():
+        files = sorted(folder.glob("lib/modules/*/kernel/**/*.ko*"))
+        if not list(folder.glob("boot/vmlinu*")) or not files:
+            continue
+        for file in files[::9]:
+            machine = Machine(kernel=folder, modelled=True, unknown="refuse")
+            loaded = machine.load(file, init=False)
+            codes = {notice.code for notice in loaded.report.notices}
+            assert "built-for" in codes, file.name
+            assert not codes & {"not-exported", "build-conflict"}, file.name
