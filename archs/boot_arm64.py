@@ -27,6 +27,7 @@ OTHERS: Mapping[Version, Mapping[str, int]] = {
     (6, 1): {"HAS_LSE_ATOMICS": 26},
     (7, 2): {"HAS_LSE_ATOMICS": 42},
 }
+KEYS, KEY_SIZE = "cpu_hwcap_keys", 16  # struct static_key_false
 # Capability -> implementer, part, and the first and last revision (variant, revision) that
 # need it (arch/arm64/kernel/cpu_errata.c; asm/cputype.h).
 ERRATA = (
@@ -73,5 +74,19 @@ def environment(boot: Boot) -> Environment:
         if cpu == [implementer, part] and first <= (variant, revision) <= last:
             found.add(name)
     return Environment(
-        features=frozenset(found), possible_cpus=boot.possible_cpus, symbols=boot.symbols
+        features=frozenset(found),
+        possible_cpus=boot.possible_cpus,
+        symbols=boot.symbols,
+        static_keys=_keys(boot),
     )
+
+
+def _keys(boot: Boot) -> Mapping[str, bool]:
+    """Return the static keys of capabilities, which code went by before alternatives (5.10).
+
+    They are an array, an element for each capability, on once the kernel has found it.
+    """
+    if KEYS not in boot.symbols or boot.capabilities is None:
+        return {}
+    here = {f"{KEYS}+{KEY_SIZE * number:#x}": True for number in boot.capabilities}
+    return here | {"arm64_const_caps_ready": True}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archs.environment import Boot, Environment
+from archs.passes.x86_64.ideal_nops import K8, OPTION
 from archs.passes.x86_64.returns import ITS_RETURN_THUNK, RETURN_THUNK
 
 # X86_FEATURE_* of Linux 6.12, by word and bit (asm/cpufeatures.h), called as /proc/cpuinfo calls
@@ -185,7 +186,7 @@ def environment(boot: Boot) -> Environment:
     mode = _PREEMPTION[chosen if chosen in _PREEMPTION else _preemption(boot)]
     return Environment(
         features=frozenset(features),
-        options={"return_thunk": thunk},
+        options={"return_thunk": thunk, **_nops(boot, cpu)},
         possible_cpus=boot.possible_cpus,
         symbols=boot.symbols,
         static_calls={
@@ -196,9 +197,20 @@ def environment(boot: Boot) -> Environment:
     )
 
 
+def _nops(boot: Boot, cpu: Mapping[str, str]) -> Mapping[str, str]:
+    """Return which NOPs a kernel chose, where it did (arch_init_ideal_nops, before 5.13)."""
+    old = boot.version < (5, 13) and cpu.get("vendor_id") == "AuthenticAMD"
+    return {OPTION: K8} if old and int(cpu.get("cpu family", 0)) <= 0xF else {}
+
+
 def _preemption(boot: Boot) -> str:
     """Return the mode of preemption that a kernel was configured for."""
-    names = {"CONFIG_PREEMPT_LAZY": "lazy", "CONFIG_PREEMPT": "full", "CONFIG_PREEMPT_NONE": "none"}
+    names = {
+        "CONFIG_PREEMPT_RT": "full",
+        "CONFIG_PREEMPT_LAZY": "lazy",
+        "CONFIG_PREEMPT": "full",
+        "CONFIG_PREEMPT_NONE": "none",
+    }
     found = (mode for name, mode in names.items() if boot.config.get(name) == "y")
     return next(found, "voluntary")
 

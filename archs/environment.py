@@ -102,7 +102,8 @@ class Environment:
         What the CPU has and the kernel decided, by the numbers of tables in modules of that
         version; None: `features` say it, in 6.12's numbers.
     static_keys
-        Kernel and other modules' static keys that are not as they were compiled: name -> on.
+        Kernel's and other modules' static keys that are not as they were compiled: name -> on;
+        an element of an array is `NAME+0xOFFSET`.
     static_calls
         What static calls call, where it is not a tracepoint's default: name -> address of the
         function, 0 for nothing.

@@ -36,6 +36,24 @@ NOPS = tuple(
 )
 
 
+# What kernels before 5.13 took on AMD's CPUs up to family 15 (K8_NOP*).
+K8_NOPS = tuple(
+    bytes.fromhex(code)
+    for code in (
+        "",
+        "90",
+        "6690",
+        "666690",
+        "66666690",
+        "6666906690",
+        "666690666690",
+        "66666690666690",
+        "6666669066666690",
+    )
+)
+K8_ATOMIC_NOP = bytes.fromhex("6666666690")  # of five bytes, where a CPU may meet half of two
+
+
 @attrs.frozen
 class Instruction:
     """One decoded instruction; fields are offset and size in bytes, size 0 for none.

@@ -63,8 +63,11 @@ def _flip(
     subject: Subject, forms: JumpLabels, code: U64, target: U64, keys: U64, flags: U64
 ) -> None:
     """Rewrite the branches of imported keys that are known to be on or off."""
-    known = subject.environment.static_keys
-    named = {at: known[name] for name, at in subject.imported.items() if name in known}
+    named: dict[int, bool] = {}
+    for name, on in subject.environment.static_keys.items():
+        symbol, _, offset = name.partition("+")  # an element of an array
+        if symbol in subject.imported:
+            named[subject.imported[symbol] + int(offset or "0", 0)] = on
     chosen = np.flatnonzero(np.isin(keys, list(named))) if named else np.empty(0, np.intp)
     longest = max(forms.nops)
     for n in chosen.tolist():

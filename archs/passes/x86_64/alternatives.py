@@ -28,6 +28,7 @@ from allocator.types import MemType
 from archs.environment import Environment
 from archs.insn_x86_64 import CALL, INT3, JUMP, JUMP8, NOPS, Instruction, decode
 from archs.passes.subject import U64, Index, Subject, Table
+from archs.passes.x86_64.ideal_nops import nops_of
 from archs.passes.x86_64.paravirt import NOTHING, function_of
 from archs.versions import Since
 
@@ -69,6 +70,7 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
     subject.claim(table)
     has = subject.environment.numbers(features)
     gap, pack = GAP.at(subject.environment.version), PACKED.at(subject.environment.version)
+    nops = nops_of(subject.environment)
     entries = table.entries
     places, sources = table.targets("place"), table.targets("replacement")
     where = subject.offsets(places, levelled)
@@ -90,7 +92,7 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
                 continue
             filler = NOPS[1] * (length - len(new))
             code = _moved(new + filler, int(sources[n]), int(places[n]), replaced, gap=gap)
-        image[at : at + length] = np.frombuffer(pack(code), np.uint8)
+        image[at : at + length] = np.frombuffer(pack(code, nops), np.uint8)
     subject.note(where, levelled)
 
 
@@ -202,7 +204,7 @@ def _moved(
 
 
 @lru_cache(maxsize=4096)
-def packed(code: bytes) -> bytes:
+def packed(code: bytes, _nops: tuple[bytes, ...] = NOPS) -> bytes:
     """Return code with each run of NOPs made into one (optimize_nops)."""
     new, at = bytearray(code), 0
     while (insn := decode(code, at)) is not None:
@@ -227,7 +229,7 @@ def _nop(length: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def packed_ones(code: bytes) -> bytes:
+def packed_ones(code: bytes, nops: tuple[bytes, ...]) -> bytes:
     """Return code with each run of NOPs of one byte made into few, as before Linux 6.4."""
     new, at = bytearray(code), 0
     while (insn := decode(code, at)) is not None:
@@ -237,7 +239,7 @@ def packed_ones(code: bytes) -> bytes:
         while code[at : at + 1] == NOPS[1]:
             at += 1
         whole, rest = divmod(at - first, LONGEST_NOP)
-        new[first:at] = NOPS[LONGEST_NOP] * whole + NOPS[rest]
+        new[first:at] = nops[LONGEST_NOP] * whole + nops[rest]
     return bytes(new)
 
 

@@ -9,12 +9,15 @@ retpolines it stays (arch/x86/kernel/alternative.c: apply_retpolines).
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from archs.environment import Environment
-from archs.insn_x86_64 import CALL, ESCAPE, INT3, NOPS, REGISTERS
+from archs.insn_x86_64 import CALL, ESCAPE, INT3, REGISTERS
 from archs.passes.subject import U8, U64, Subject
 from archs.passes.x86_64.branches import LONGEST, aimed, lengths, targets
+from archs.passes.x86_64.ideal_nops import nops_of
 from archs.versions import Since
 
 THUNKS = tuple(f"__x86_indirect_thunk_{name}" for name in REGISTERS)
@@ -57,9 +60,9 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
     sort = registers | opcode.astype(np.uint64) << np.uint64(8)
     _, chosen, which = np.unique(sort, return_index=True, return_inverse=True)
     fence = "retpoline_lfence" in features
-    form = DIRECT.at(environment.version)
+    form, nops = DIRECT.at(environment.version), nops_of(environment)
     kinds = [
-        list(form(code[n, :-4].tobytes(), int(registers[n]), code.shape[1], fence))
+        list(form(code[n, :-4].tobytes(), int(registers[n]), code.shape[1], fence, nops))
         for n in chosen.tolist()
     ]
     new: U8 = np.array(kinds, np.uint8).reshape(-1, code.shape[1])[which]
@@ -73,15 +76,24 @@ def _indirect(code: U8, places: U64, registers: U64, environment: Environment) -
     return new
 
 
-def _direct(opcode: bytes, register: int, length: int, fence: bool) -> bytes:
+Nops: TypeAlias = tuple[bytes, ...]
+
+
+def _speculated(opcode: bytes, register: int, length: int, fence: bool, nops: Nops) -> bytes:
     """Return an indirect branch in `length` bytes, for a branch to the register's thunk."""
+    code = _condition(opcode, length) + FENCE * fence + _branch(opcode, register)
+    return code + nops[length - len(code)]
+
+
+def _direct(opcode: bytes, register: int, length: int, fence: bool, nops: Nops) -> bytes:
+    """Return the same with INT3 behind a jump, against what is executed in speculation."""
     code = _condition(opcode, length) + FENCE * fence + _branch(opcode, register)
     if opcode[-1] != CALL and len(code) < length:
         code += bytes((INT3,))
-    return code + NOPS[length - len(code)]
+    return code + nops[length - len(code)]
 
 
-def _prefixed(opcode: bytes, register: int, length: int, fence: bool) -> bytes:
+def _prefixed(opcode: bytes, register: int, length: int, fence: bool, _nops: Nops) -> bytes:
     """Return the same with nothing to execute in the rest: prefixes of a call, INT3 behind a jump."""
     code = _condition(opcode, length) + FENCE * fence
     branch = _branch(opcode, register)
@@ -102,5 +114,5 @@ def _branch(opcode: bytes, register: int) -> bytes:
     return b"\x41" * (register >= 8) + bytes((0xFF, field))
 
 
-# In 6.12 and in 7.2; between them somewhere.
-DIRECT = Since(((0, 0), _direct), ((6, 13), _prefixed))
+# The last in 7.2, but not in 6.12; between them somewhere.
+DIRECT = Since(((0, 0), _speculated), ((5, 17), _direct), ((6, 13), _prefixed))

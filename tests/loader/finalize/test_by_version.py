@@ -42,6 +42,63 @@ def test_indirect_branches(version, head, register, wanted):
     assert result.bytes() == bytes.fromhex(wanted)
 
 
+# Of AMD's family 15, as QEMU's CPU "max" calls itself.
+OLD_AMD = Environment(version=(5, 10), options={"nops": "k8"})
+OLD_INTEL = Environment(version=(5, 10))
+
+
+@pytest.mark.parametrize(
+    ("environment", "head", "wanted"),
+    [
+        (OLD_AMD, "e8", "ffd0 666690"),
+        (OLD_AMD, "e9", "ffe0 666690"),
+        (OLD_INTEL, "e8", "ffd0 0f1f00"),
+    ],
+)
+def test_indirect_branches_of_5_10(environment, head, wanted):
+    """What fills the room depends on the vendor; nothing is done against speculation."""
+    code = bytes.fromhex(head)
+    result = finalised(
+        code + bytes(4),
+        [sites(".retpoline_sites", [0])],
+        environment,
+        INDIRECT,
+        relas=[Rela(len(code), 4, RAX, -4)],
+    )
+    assert result.bytes() == bytes.fromhex(wanted)
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"), [(OLD_AMD, "6666666690"), (OLD_INTEL, "0f1f440000")]
+)
+def test_sites_of_five_bytes_in_5_10(environment, wanted):
+    """A tracer's call and a static branch get the NOP of the vendor."""
+    calls = Sec("__mcount_loc", bytes(8), A, align=8, relas=[Rela(0, 1, TEXT, 0)])
+    relas = [Rela(0, PC32, TEXT, 5), Rela(4, PC32, TEXT, 8), Rela(8, 24, "key", 0)]
+    branches = Sec("__jump_table", bytes(16), A | 1, align=8, relas=relas)
+    code = b"\xe8\0\0\0\0" + bytes.fromhex("0f1f440000")
+    symbols = {"key": KERNEL + 0x100, "__fentry__": KERNEL}
+    result = finalised(
+        code, [calls, branches], environment, symbols, relas=[Rela(1, 4, "__fentry__", -4)]
+    )
+    assert result.bytes() == 2 * bytes.fromhex(wanted)
+
+
+def test_5_10_wrote_some_functions_of_pv_ops_out():
+    """What is shorter than a call takes its place; the call has seven bytes there."""
+    table = Sec(
+        ".parainstructions",
+        struct.pack("<QBB6x", 0, 34, 7),
+        A,
+        align=8,
+        relas=[Rela(0, 1, TEXT, 0)],
+    )
+    symbols = {"pv_ops": PV_OPS, "native_save_fl": KERNEL}
+    environment = Environment(version=(5, 10), options={"nops": "k8"}, symbols=symbols)
+    result = finalised(b"\xcc" * 7, [table], environment)
+    assert result.bytes() == bytes.fromhex("9c58 6666906690")  # pushf; pop %rax
+
+
 @pytest.mark.parametrize(("version", "poison"), [((6, 12), "660f1f00"), ((7, 2), "0f1f40d6")])
 def test_entries_that_nobody_calls_indirectly(version, poison):
     """What an ENDBR becomes."""
@@ -184,6 +241,18 @@ def test_branches_of_keys_that_were_flipped(on, branch, site, wanted):
         result = finalised(text, [table], environment, {"key": KERNEL + 0x100})
         assert result.bytes()[: len(code)] == bytes.fromhex(expected)
         assert result.address() == BASE
+
+
+def test_keys_may_be_elements_of_an_array():
+    """The key is the one that the addend leads to."""
+    relas = [Rela(0, PC32, TEXT, 0), Rela(4, PC32, TEXT, 5), Rela(8, 24, "keys", 0x50)]
+    table = Sec("__jump_table", bytes(16), A | 1, align=8, relas=relas)
+    for known, wanted in (("keys+0x50", "eb03"), ("keys+0x40", "6690"), ("keys", "6690")):
+        environment = Environment(static_keys={known: True})
+        result = finalised(
+            bytes.fromhex("6690c3909090c3"), [table], environment, {"keys": KERNEL + 0x100}
+        )
+        assert result.bytes()[:2] == bytes.fromhex(wanted), known
 
 
 WARN = {"__SCT__WARN_trap": KERNEL + 0x9000}
