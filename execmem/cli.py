@@ -103,6 +103,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 
     import execmem
     from execmem.streams import say
+    from loader.build import models
 
     def version(package: str) -> str:
         try:
@@ -113,6 +114,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     say(f"execmem {execmem.__version__}")
     say(f"{version('unicorn')}, {version('capstone')}, {version('numpy')}")
     say(f"Python {python_version()} on {machine()}")
+    say(f"models {'; '.join(models())}")
     ctx.exit()
 
 

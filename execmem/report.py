@@ -106,6 +106,20 @@ def module_json(machine: Machine, module: Module) -> dict[str, Any]:
         "log": [line.text for line in report.log],
         "taints": report.taints,
         "notices": [str(notice) for notice in report.notices],
+        "models": machine.models,
+        "build": build_json(module),
+    }
+
+
+def build_json(module: Module) -> dict[str, Any]:
+    """Return what a module was built for, and where each part is known from."""
+    build = module.build
+    facts = build.facts
+    return {
+        **{name: fact.value for name, fact in facts.items() if name != "version"},
+        "version": list(build.version.value),
+        "sources": {name: fact.source.value for name, fact in facts.items()},
+        "conflicts": list(build.conflicts),
     }
 
 
@@ -165,6 +179,7 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
     out.print(title, style="bold")
     if report.init_fault is not None:
         out.print(f"init stopped: {report.init_fault}")
+    out.print(f"a module of {module.build.title}; models {machine.models}")
     if loaded.providers:
         out.print(f"uses {', '.join(sorted(loaded.providers))}")
     out.print()

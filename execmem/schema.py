@@ -40,6 +40,7 @@ Keys: TypeAlias = Mapping[str, tuple[Kind, str]]
 
 NULL = "; null: "  # in a key's meaning, before the reason why it may be null
 REGION = f"size of the aligned region that both count in{NULL}from the instruction"
+MODELS = "the kernel that is modelled, and with whose facts"
 SOME = "; only "  # before the reason why it may be missing
 
 ENVELOPE: Keys = {
@@ -86,6 +87,19 @@ _MODULE: Keys = {
     "log[]": (TEXT, "lines of the kernel log"),
     "taints": (TEXT, "letters, as `/sys/module/NAME/taint` has them; empty for none"),
     "notices[]": (TEXT, "what is assumed about it, or not done"),
+    "models": (TEXT, MODELS),
+    "build.release": (TEXT, "of the kernel that it was built for"),
+    "build.version[]": (COUNT, "its first two numbers"),
+    "build.flavour": (TEXT, "whose kernel that is: a distribution, or `unknown`"),
+    "build.page_size": (COUNT, "bytes of a page there"),
+    "build.smp": (FLAG, "CONFIG_SMP"),
+    "build.preemption": (TEXT, "`preempt_rt`, `preempt`, or empty"),
+    "build.modversions": (FLAG, "CONFIG_MODVERSIONS"),
+    "build.module_size": (COUNT, "bytes of struct module"),
+    "build.types": (FLAG, "whether its types are known"),
+    "build.exports": (FLAG, "whether its exports are known"),
+    "build.sources{}": (TEXT, "of each of these, where it is known from; `modelled`: assumed"),
+    "build.conflicts[]": (TEXT, "what two of them say differently"),
 }
 
 _MISSING: Keys = {
@@ -96,6 +110,7 @@ _MISSING: Keys = {
 _CALL: Keys = {
     "module": (TEXT, "the module"),
     "arch": (TEXT, "its architecture"),
+    "models": (TEXT, MODELS),
     "function": (TEXT, "what was called"),
     "result": (HEX, f"what it returned{NULL}it did not"),
     "fault": (TEXT, f"why the guest stopped{NULL}it did not"),
@@ -173,6 +188,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "kind": (TEXT, "`shash`, `skcipher` ..."),
         "module": (TEXT, "who registered it"),
         "arch": (TEXT, "architecture"),
+        "models": (TEXT, MODELS),
         "result": (BYTES, "what was computed"),
         "log[]": (TEXT, "lines of the kernel log"),
         **_MISSING,
@@ -201,6 +217,7 @@ DOCUMENTS: Mapping[str, Keys] = {
     "relocs": {
         "module": (TEXT, "the module"),
         "arch": (TEXT, "its architecture"),
+        "models": (TEXT, MODELS),
         "relocations[].section": (TEXT, "section of the place"),
         "relocations[].offset": (COUNT, "in the section"),
         "relocations[].containing": (TEXT, "`function+0xoffset`"),
@@ -415,6 +432,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "plt_slots": (COUNT, "PLT entries used"),
         "sizes{}": (COUNT, "bytes by memory type"),
         "missing[]": (TEXT, "symbols that were called and that nobody has"),
+        "models": (TEXT, f"{MODELS}{NULL}no machine was made"),
         "seconds": (REAL, "wall-clock time"),
         "options{}": (ANY, "of the sweep"),
     },

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from allocator.types import KIB, PAGE_SIZE, size_text
-from archs import Arch
+from archs import Arch, archs
 from archs.versions import Version, version_of
 from loader.btf import BadBtf
 from loader.btf_records import Kind
@@ -437,6 +437,11 @@ def with_kernel(facts: TreeFacts | None, kernel: KernelImage) -> TreeFacts:
         exports={**others, **exports} if exports else None,
         origin=f"the kernel {cut(kernel.release or kernel.name)}",
     )
+
+
+def models() -> tuple[str, ...]:
+    """Return the builds that are modelled, one for each architecture that runs."""
+    return tuple(build_of(None, arch=each).title for each in archs() if each.run is not None)
 
 
 # What is assumed of a module ---------------------------------------------------------------------

@@ -40,6 +40,7 @@ from kernels.modelled.text.jump_labels import StaticKey
 from kernels.modelled.text.kprobes import Hit, Probe
 from kernels.modelled.text.static_calls import StaticCall
 from kernels.registry import Registry
+from loader.build import build_of
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.gate import Notice, taints_text
@@ -54,6 +55,8 @@ from machine.thread import Thread
 
 class Machine(Computer):
     """An emulated kernel of one architecture.
+
+    `build` says what the kernel that is given was built for; without one, the modelled kernel.
 
     Parameters
     ----------
@@ -167,6 +170,14 @@ class Machine(Computer):
     def notices(self) -> tuple[Notice, ...]:
         """What was assumed about the modules that were loaded, in order."""
         return tuple(self.loader.gate.notices)
+
+    @property
+    def models(self) -> str:
+        """What answers modules: which kernel is modelled, and whose facts apply to it."""
+        model = build_of(None, arch=self.arch).title
+        if self.loader.gate.kernel is None:
+            return model
+        return f"{model}, with the facts of {self.build.title}"
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from allocator import Allocation
 from allocator.types import MemType
 from emulator.budget import DEFAULT
 from emulator.faults import BadCall
+from loader.build import Build, build_of
 from loader.loaded import LoadedModule, LoadedSection, State
+from loader.module import Loader
 from machine.arguments import Argument
 from machine.calling import Caller
 from machine.drawing import Land, svg
@@ -37,6 +40,7 @@ class Keeper(Land, Protocol):
     """The machine that a module is loaded in, as far as modules ask it for something."""
 
     caller: Caller
+    loader: Loader
 
     @property
     def text(self) -> LiveText:
@@ -63,6 +67,11 @@ class Module:
     def name(self) -> str:
         """The module's name."""
         return self.loaded.name
+
+    @cached_property
+    def build(self) -> Build:
+        """What the module was built for, as far as the kernel that is given and its file tell."""
+        return build_of(self.loaded.view, self._machine.loader.gate.kernel)
 
     @property
     def taints(self) -> str:

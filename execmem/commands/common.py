@@ -34,12 +34,31 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
+def kernel_option(function: F) -> F:
+    """Add --kernel."""
+    return click.option(
+        "--kernel",
+        metavar="PATH",
+        help="what modules are for: an image, a package or a tree, as for execmem kernel",
+    )(function)
+
+
+def modelled_option(function: F) -> F:
+    """Add --modelled, to a command that runs code."""
+    return click.option(
+        "--modelled",
+        is_flag=True,
+        help="the modelled kernel, with the facts of --kernel (which cannot boot yet)",
+    )(function)
+
+
 def module_options(function: F) -> F:
     """Add the options of every command that loads modules."""
     for option in reversed(
         (
             click.option("--root", metavar="DIR", help="folder that holds lib/modules/VERSION"),
             click.option("--arch", metavar="ARCH", help="architecture of a module given by name"),
+            kernel_option,
             click.option(
                 "--design",
                 default="default",
@@ -220,9 +239,13 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         from loader.depends import find_any, open_tree
         from loader.elf import arch_of
         from loader.files import read_module
+        from machine.computer import given
         from machine.machine import Machine
 
     root, a_file = options["root"], is_path(module)
+    # A command that runs nothing has no --modelled, and needs none.
+    kernel, modelled = options["kernel"], options.get("modelled", True)
+    image = None if kernel is None else given(kernel, modelled=modelled)
     if options["arch"] is not None:
         try:
             chosen = arch_by_name(options["arch"])
@@ -233,14 +256,17 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     elif not root and not a_file:
         from archs import archs
 
-        chosen = archs()[0]
+        chosen = archs()[0] if image is None else image.arch
         root = sample_root(module, chosen.name)
-        notices.tell(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)")
+        if image is None:
+            notices.tell(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)")
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
     machine = Machine(
         chosen,
+        kernel=image,
+        modelled=True,
         design=options["design"],
         text_poke=False if options["no_text_poke"] else None,
         kaslr=options["kaslr"],

@@ -12,6 +12,7 @@ from execmem.commands.common import (
     examples,
     load_one,
     machine_for,
+    modelled_option,
     module_options,
     unknown_option,
 )
@@ -28,6 +29,7 @@ from execmem.streams import say
 @click.option("--decrypt", is_flag=True, help="decrypt or decompress")
 @click.option("--module", metavar="MODULE", help="the module, where no alias names it")
 @module_options
+@modelled_option
 @unknown_option("fault")
 @examples(
     "execmem crypto md4 str:abc --root TREE --arch arm64",
@@ -81,6 +83,7 @@ def crypto(
                 "kind": record.kind,
                 "module": record.owner,
                 "arch": machine.arch.name,
+                "models": machine.models,
                 "result": result.hex(),
                 "log": [line.text for line in machine.log],
                 **report.missing(machine),

@@ -15,6 +15,7 @@ from execmem.commands.common import (
     examples,
     load_one,
     machine_for,
+    modelled_option,
     module_options,
     unknown_option,
 )
@@ -31,6 +32,7 @@ from execmem.streams import say
 )
 @click.option("--no-init", is_flag=True, help="load without running init")
 @module_options
+@modelled_option
 @unknown_option("fault")
 @examples(
     "execmem explain mathuser --html mathuser.html",
@@ -75,6 +77,8 @@ def _places(name: str, options: dict[str, Any]) -> list[dict[str, str]]:
     from samples import modules as samples
 
     if options["root"] or Path(name).is_file() or name not in samples.names():
+        return [{}]
+    if options["arch"] is None and options["kernel"] is not None:
         return [{}]
     names = [options["arch"]] if options["arch"] else [arch.name for arch in archs()]
     return [{"arch": arch, "root": str(samples.root(arch))} for arch in names]

@@ -15,6 +15,7 @@ from execmem.commands.common import (
     importing,
     load_one,
     machine_for,
+    modelled_option,
     module_options,
     print_log,
     record_option,
@@ -27,6 +28,7 @@ from execmem.streams import say
 @click.command()
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
 @module_options
+@modelled_option
 @record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")

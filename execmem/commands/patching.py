@@ -15,6 +15,7 @@ from execmem.commands.common import (
     argument,
     load_one,
     machine_for,
+    modelled_option,
     module_options,
     result_type,
     shortened,
@@ -37,6 +38,7 @@ def call_options(function: F) -> F:
             click.argument("function", metavar="-- FUNCTION"),
             click.argument("args", nargs=-1, metavar="[ARG...]"),
             module_options,
+            modelled_option,
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
             click.option(
@@ -109,6 +111,7 @@ class Session:
         return {
             "module": self.module.name,
             "arch": self.machine.arch.name,
+            "models": self.machine.models,
             "function": function,
             "result": None if self.result is None else Hex(self.result),
             "fault": None if self.fault is None else str(self.fault),

@@ -58,7 +58,7 @@ def relocs(
     selection = listing.select(section=section, kind=kind, symbol=symbol)
     code = relocs.Code(listing)
     if options["as_json"]:
-        head = {"module": loaded.name, "arch": machine.arch.name}
+        head = {"module": loaded.name, "arch": machine.arch.name, "models": machine.models}
         report.print_json(head | relocs.as_json(code, selection, limit))
         return
     relocs.show(console(), code, selection, limit)

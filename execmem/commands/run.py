@@ -14,6 +14,7 @@ from execmem.commands.common import (
     importing,
     load_one,
     machine_for,
+    modelled_option,
     module_options,
     record_option,
     recording,
@@ -29,6 +30,7 @@ from execmem.streams import say
 @click.argument("function", required=False, metavar="[FUNCTION")
 @click.argument("args", nargs=-1, metavar="[ARG...]]")
 @module_options
+@modelled_option
 @record_option
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")

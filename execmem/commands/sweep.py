@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import click
 
 from execmem import notices
-from execmem.commands.common import LINES, examples, unknown_option
+from execmem.commands.common import LINES, examples, kernel_option, modelled_option, unknown_option
 from execmem.streams import say
 
 # Of a dask scheduler; one without a port is waited for, and leaves a traceback.
@@ -46,6 +47,8 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 )
 @click.option("--output", type=LINES, metavar="FILE", help="keep rows here as they are done")
 @click.option("--force", is_flag=True, help="as modprobe --force: whatever they were built for")
+@kernel_option
+@modelled_option
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -56,6 +59,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
     "execmem sweep linux-image.deb kernel-modules.rpm a.ko.xz --json",
     "execmem sweep TREE --output rows.jsonl --resume",
     "execmem sweep TREE --scheduler ADDRESS",
+    "execmem sweep TREE --init --kernel VMLINUZ --modelled",
 )
 def sweep(
     paths: tuple[str, ...],
@@ -78,6 +82,8 @@ def sweep(
     from execmem.sweep import sweep as rows
     from execmem.terminal import Meter
     from loader.archives import is_archive
+    from loader.kernel.find import RUNNING
+    from machine.computer import given
 
     if resume and output is None:
         raise click.UsageError("--resume needs --output FILE")
@@ -87,6 +93,10 @@ def sweep(
         raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another
+    if options["kernel"] is not None:
+        given(options["kernel"], modelled=options["modelled"])  # refused once, and not in each row
+        if options["kernel"] != RUNNING:
+            options["kernel"] = str(Path(options["kernel"]).resolve())
     files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()

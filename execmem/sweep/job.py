@@ -40,6 +40,9 @@ class Options:
         Further seconds after which a worker that has not answered is given up.
     force
         Load modules whatever they were built for; as `Machine` takes it.
+    kernel, modelled
+        The kernel that they are for, and that the modelled one stands in for it; as `Machine`
+        takes them. Every worker reads it.
     """
 
     init: bool = False
@@ -49,6 +52,8 @@ class Options:
     memory: int = GIB
     grace: float = 20.0
     force: bool = False
+    kernel: str | None = None
+    modelled: bool = False
 
 
 class Job(Protocol):
@@ -72,6 +77,7 @@ def blank(task: Task, outcome: str = "refused", error: str | None = None) -> Row
         "sizes": {},
         "missing": [],
         "notices": [],
+        "models": None,
         "seconds": 0.0,
     }
 
@@ -110,7 +116,15 @@ def _load(task: Task, options: Options, row: Row) -> None:
         row["arch"] = arch.name
     if task.problem or task.module is None:
         raise ExecmemError(task.problem)
-    machine = Machine(arch, design=options.design, unknown=options.unknown, force=options.force)
+    machine = Machine(
+        arch,
+        kernel=options.kernel,
+        modelled=options.modelled,
+        design=options.design,
+        unknown=options.unknown,
+        force=options.force,
+    )
+    row["models"] = machine.models
     machine.seconds = options.seconds
     try:
         for needed in task.needed:

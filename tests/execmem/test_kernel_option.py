@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""--kernel and --modelled, of every command that reads or loads modules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import archs
+from execmem.cli import COMMANDS, cli, main
+from loader.build import models
+from tests.support.checked import Offer, debian, made, version_table
+from tests.support.kernels import kernel_file
+
+Run = Callable[..., tuple[int, str, str]]
+OFFERS = (Offer("module_layout", crc=0x1234), Offer("_printk", crc=5))
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line; return exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def files(arch: archs.Arch, tmp_path: Path) -> dict[str, Path]:
+    """Return a kernel and a module that is for it."""
+    magic = "6.9.1-mine " + debian(arch.machine).partition(" ")[2]
+    versions = version_table({"module_layout": 0x1234, "_printk": 5})
+    kernel, module = tmp_path / "vmlinuz-6.9.1-mine", tmp_path / "one.ko"
+    kernel.write_bytes(kernel_file(arch, magic, OFFERS))
+    module.write_bytes(made(arch.machine, magic=magic, uses=["_printk"], extra=[versions]))
+    return {"kernel": kernel, "module": module}
+
+
+RUNNING: dict[str, tuple[str, ...]] = {
+    "load": ("load", "{module}"),
+    "run": ("run", "{module}"),
+    "explain": ("explain", "{module}", "--no-init", "--html", "{module}.html"),
+    "trace": ("trace", "{module}", "--", "init_module"),
+    "probe": ("probe", "{module}:init_module", "--", "init_module"),
+    "crypto": ("crypto", "nothing", "str:abc", "--module", "{module}"),
+    "sweep": ("sweep", "{module}"),
+}
+
+
+def test_who_takes_a_kernel() -> None:
+    """Whoever loads modules does; whoever runs them can be told that it is modelled."""
+    context = cli.make_context("execmem", [], resilient_parsing=True)
+    given = {}
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        given[name] = {option for param in command.params for option in param.opts}
+    assert {n for n, options in given.items() if "--modelled" in options} == set(RUNNING)
+    assert {n for n, options in given.items() if "--kernel" in options} == {*RUNNING, "relocs"}
+
+
+@pytest.mark.parametrize("command", RUNNING)
+def test_what_runs_code_says_that_it_cannot_boot(
+    run: Run, files: dict[str, Path], command: str
+) -> None:
+    """Refused in one line, which names what can be had."""
+    words = [word.format(**files) for word in RUNNING[command]]
+    code, out, err = run(words[0], "--kernel", files["kernel"], *words[1:])
+    assert (code, out) == (1, "")
+    (line,) = [line for line in err.splitlines() if "notice" not in line]
+    assert "Linux 6.9.1-mine cannot boot here yet; --modelled" in line
+
+
+@pytest.mark.parametrize("command", [*RUNNING, "relocs"])
+def test_its_facts_apply(run: Run, files: dict[str, Path], command: str) -> None:
+    """With --modelled; a command that runs nothing needs no word more."""
+    words = RUNNING.get(command, ("relocs", "{module}"))
+    first, *rest = [word.format(**files) for word in words]
+    more = ["--modelled"] if command in RUNNING else []
+    code, out, err = run(first, "--kernel", files["kernel"], *more, "--json", *rest)
+    if command == "crypto":  # it has no algorithm, but it was loaded
+        assert (code, "cannot boot" in err) == (1, False)
+        return
+    if command in ("trace", "probe") and code:  # what else may be the matter with a bare function
+        assert "cannot boot" not in err
+        return
+    assert code == 0, err
+    document = json.loads(out.splitlines()[0] if command == "sweep" else out)
+    said = str(document)
+    assert "what that exports, and its ranges, are known" in said + err
+    if command != "explain":
+        part = document["modules"][0] if command == "load" else document
+        assert part["models"].endswith(", with the facts of Linux 6.9.1-mine")
+
+
+def test_reports_say_what_is_modelled(run: Run, files: dict[str, Path]) -> None:
+    """In a line for people, in keys for programs, and by `--version` for all architectures."""
+    code, out, _err = run("load", files["module"], "--kernel", files["kernel"], "--modelled")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("a module of ")]
+    assert line.startswith("a module of Linux 6.9.1-mine; models Linux 6.12.107, Debian ")
+    _, out, _ = run("load", files["module"], "--kernel", files["kernel"], "--modelled", "--json")
+    build = json.loads(out)["modules"][0]["build"]
+    assert (build["release"], build["version"]) == ("6.9.1-mine", [6, 9])
+    assert build["sources"]["release"] == "image"
+    _, out, _ = run("load", files["module"], "--json")
+    assert json.loads(out)["modules"][0]["build"]["sources"]["release"] == "version magic"
+    _, out, _ = run("--version")
+    assert f"models {'; '.join(models())}" in out.splitlines()
+    assert "Linux 6.12.107, Debian amd64" in models()
+
+
+def test_a_kernel_that_is_none(run: Run, files: dict[str, Path]) -> None:
+    """A file that is no kernel is refused by name, before any module is looked at."""
+    for command in ("load", "sweep", "relocs"):
+        code, _out, err = run(
+            command,
+            files["module"],
+            "--kernel",
+            files["module"],
+            *["--modelled"] * (command != "relocs"),
+        )
+        assert code == 1
+        assert "one.ko" in err
+        assert err.count("\n") == 1
