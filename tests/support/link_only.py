@@ -7,6 +7,7 @@ import sys
 import types
 
 import attrs
+import pytest
 
 import archs
 from tests.archs.facts import Facts, written
@@ -23,9 +24,13 @@ LINKS = attrs.evolve(
     finalise=(),
     environment=None,
 )
-archs.ALL = (*archs.ALL, LINKS)
-_FACTS = types.ModuleType("tests.archs.facts.linkonly")
-_FACTS.FACTS = Facts(
-    link=attrs.evolve(written("riscv64").link, triple=("linkonly-elf", "linkonly"))
-)
-sys.modules[_FACTS.__name__] = _FACTS
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Register it before fixtures are made of the registry; importing this file alone must not."""
+    archs.ALL = (*archs.ALL, LINKS)
+    known = types.ModuleType("tests.archs.facts.linkonly")
+    links = attrs.evolve(written("riscv64").link, triple=("linkonly-elf", "linkonly"))
+    known.FACTS = Facts(link=links)
+    sys.modules[known.__name__] = known
