@@ -51,7 +51,7 @@ from archs.levels.load import Erratum, Load, Plt, module_struct
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
-from archs.passes.ftrace import Entry, exactly, same
+from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
 from archs.reloc import signed
 from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
@@ -200,9 +200,9 @@ def _call_ops(at: int) -> Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8
 # Two NOPs at the entry, behind its BTI (before 6.3, and with CFI); or eight bytes in front of
 # the function as well, for a literal (CALL_OPS); arch/arm64/kernel/ftrace.c, ftrace_call_adjust.
 _ENTRIES = (
-    Entry(code=exactly(_NOPS2), function=(0, -4), idle=same(0, _MOV.tobytes())),
-    Entry(code=exactly(2 * _NOPS2), function=(8,), align=8, idle=_call_ops(8)),
-    Entry(
+    PatchableEntry(code=exactly(_NOPS2), function=(0, -4), idle=same(0, _MOV.tobytes())),
+    PatchableEntry(code=exactly(2 * _NOPS2), function=(8,), align=8, idle=_call_ops(8)),
+    PatchableEntry(
         code=(
             (
                 _NOPS2 + _BTI.to_bytes(4, "little") + _NOPS2,

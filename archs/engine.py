@@ -22,19 +22,19 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from archs.op import TARGETS, Kind, Letters
+from archs.op import TARGETS, Letters, OpKind
 from archs.reloc import REFUSED, SUMMED, Checks, Part, Reach, Reloc, Rows
 
 U64: TypeAlias = NDArray[np.uint64]
 Index: TypeAlias = NDArray[np.intp]
-Selection: TypeAlias = "slice | Index"
+Picked: TypeAlias = "slice | Index"
 
 # Records up to which all types go through the columns of `Few` at once. That makes every pass
 # over every record, but needs a third of the calls into numpy; they cost the same at 4,000
 # (x86-64, riscv64) to 8,000 (arm64) records.
 FEW = 4096
 # Records up to which words are stored through a view of words at every byte, and types are
-# counted by Python. Finding the aligned view of a batch (`Places`) costs 5 to 15 us, which is
+# counted by Python. Finding the aligned view of a batch (`StorePlaces`) costs 5 to 15 us, which is
 # what aligned words save on 500 to 2,000 of them.
 HARDLY = 512
 # What is counted in an array by number must be below: psABIs end at about 1,100, and a damaged
@@ -71,7 +71,7 @@ class Records:
     group: U64 | None = None
     bases: Mapping[str, int] | None = None
 
-    def total(self, letters: Letters, index: Selection) -> U64:
+    def total(self, letters: Letters, index: Picked) -> U64:
         """Return the sum of letters for the records at `index`; ValueError where one has no value."""
         if letters in TARGETS:
             return self.target[index]
@@ -147,7 +147,7 @@ def by_number(column: NDArray[Any], types: NDArray[np.uint32]) -> NDArray[Any]:
     return column.take(types.astype(np.intp), mode="clip")
 
 
-def compute(row: Reloc, records: Records, index: Selection) -> U64:
+def compute(row: Reloc, records: Records, index: Picked) -> U64:
     """Return X for the records at `index`; PAIR and accumulating rows have their own ways."""
     return row.op.compute(lambda letters: records.total(letters, index))
 
@@ -178,7 +178,7 @@ def _first_failure(row: Reloc, x: U64, checks: Checks) -> tuple[Problem, NDArray
 # Words ---------------------------------------------------------------------------------------
 
 
-class Places:
+class StorePlaces:
     """Where words are stored, and the fastest way that numpy has to get there.
 
     Words behind one another are one slice; aligned ones are entries of a view of the image.
@@ -254,7 +254,7 @@ def _anywhere(image: NDArray[np.uint8], word: np.dtype[Any]) -> NDArray[Any]:
 def encode(parts: Sequence[Part], image: NDArray[np.uint8], offset: Index, x: U64) -> None:
     """Write the words of a row at every `offset`."""
     if offset.size > HARDLY:
-        places = Places(image, offset)
+        places = StorePlaces(image, offset)
         for part in parts:
             places.store(part, x)
         return
@@ -397,27 +397,27 @@ def _apply_few(
     table instead of row by row, and numpy stores words at any byte: slow for each word, but
     one call.
     """
-    few = rows.few[checks]
+    table = rows.batch_columns[checks]
     types = records.type.astype(np.intp)
-    forms = few.forms.take(types, mode="clip")
+    forms = table.forms.take(types, mode="clip")
     counts = np.bincount(forms, minlength=2).tolist()
     if counts[REFUSED]:
         return None
-    target_bits, place_bits, least, span, low, width = few.columns.take(types, 1, mode="clip")
+    target_bits, place_bits, least, span, low, width = table.columns.take(types, 1, mode="clip")
     at = records.offset
     if clean_target and np.count_nonzero((at + width.view(np.intp))[:-1] > at[1:]):
         return None
     x = (records.target & target_bits) - (records.place & place_bits)
-    for number in few.others:
+    for number in table.others:
         those = having(records.type, [number])
         if those.size:
             x[those] = compute(rows[number], records, those)
     if rows.entangled:
-        (index,) = few.pairs[forms].nonzero()
+        (index,) = table.pairs[forms].nonzero()
         if index.size and _pair(rows, records, index, x).size:
             return None
     # Unsigned, so that one comparison checks both ends.
-    if np.count_nonzero((x - least) >= span) or (few.aligned and np.count_nonzero(x & low)):
+    if np.count_nonzero((x - least) >= span) or (table.aligned and np.count_nonzero(x & low)):
         return None
     order = forms.argsort(kind="stable")
     places, values = at[order], x[order]
@@ -425,9 +425,9 @@ def _apply_few(
     end = 0
     for form, count in enumerate(counts):
         end += count
-        if count and few.parts[form]:
+        if count and table.parts[form]:
             mine = slice(end - count, end)
-            batches.append((few.parts[form], places[mine], values[mine]))
+            batches.append((table.parts[form], places[mine], values[mine]))
     if clean_target and any(
         np.count_nonzero(_anywhere(image, part.word)[where]) for (part,), where, _ in batches
     ):
@@ -487,7 +487,7 @@ def apply(
             failures.append(Failure(problem, row, where, np.zeros(where.size, np.uint64)))
         elif row.accumulates:
             summed.append(number)
-        elif row.op.kind is not Kind.NOTHING:
+        elif row.op.kind is not OpKind.NOTHING:
             alike.setdefault(rows.forms[checks][number], []).append(number)
     # What PAIR records take; they come last.
     pairs = [group for group in alike.values() if rows[group[0]].op.high_half]
@@ -515,12 +515,12 @@ def _number(failure: Failure) -> float:
     return failure.row.number if failure.row is not None else float("inf")
 
 
-def indices(index: Selection, size: int) -> Index:
+def indices(index: Picked, size: int) -> Index:
     """Return a selection among `size` records as an array of indices."""
     return np.arange(size)[index] if isinstance(index, slice) else index
 
 
-def _values(rows: Rows, records: Records, numbers: Sequence[int], index: Selection) -> U64:
+def _values(rows: Rows, records: Records, numbers: Sequence[int], index: Picked) -> U64:
     """Return X of the records at `index`, which are those that have these types.
 
     They are of one form: if they differ, some are the target, and the others that less P.
@@ -552,7 +552,7 @@ class _Batch:
     numbers: Sequence[int]
     offset: Index
     x: U64
-    index: Selection
+    index: Picked
 
 
 def _store(
@@ -569,7 +569,7 @@ def _store(
     if fits and not clean_target:
         encode(row.parts, image, batch.offset, batch.x)
         return []
-    places = Places(image, batch.offset)
+    places = StorePlaces(image, batch.offset)
     if clean_target:
         # Where targets are clean a row is one plain word.
         (part,) = row.parts

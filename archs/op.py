@@ -44,7 +44,7 @@ def signed(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
 
 
-class Kind(enum.Enum):
+class OpKind(enum.Enum):
     """What X is."""
 
     NOTHING = "nothing"
@@ -150,24 +150,24 @@ class Op:
         return self.anew or self.weight("V") != 0
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> OpKind:
         """What X is."""
         if self.high_half:
-            return Kind.PAIRED
+            return OpKind.PAIRED
         if not self.terms:
-            return Kind.NOTHING
+            return OpKind.NOTHING
         if self.accumulates:
-            return Kind.ACCUMULATED
+            return OpKind.ACCUMULATED
         if self.weight("Z"):
-            return Kind.SIZE
+            return OpKind.SIZE
         if sum(map(self.weight, _ADDRESSES)) == 1:
-            return Kind.ADDRESS
-        return Kind.DISPLACEMENT if self.granule <= PAGE_SIZE else Kind.REGION
+            return OpKind.ADDRESS
+        return OpKind.DISPLACEMENT if self.granule <= PAGE_SIZE else OpKind.REGION
 
     @cached_property
     def relative(self) -> bool:
         """Whether X says how far the target is from something: the place, its page or region."""
-        return self.kind in (Kind.DISPLACEMENT, Kind.REGION)
+        return self.kind in (OpKind.DISPLACEMENT, OpKind.REGION)
 
     @cached_property
     def placed(self) -> bool:

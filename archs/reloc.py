@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from allocator.types import size_text
 from archs.dialect import MARKS, Order
-from archs.op import EVERY_BIT, Got, Kind, Number, Op
+from archs.op import EVERY_BIT, Got, Number, Op, OpKind
 
 Constant: TypeAlias = NDArray[np.uint64]
 
@@ -320,7 +320,7 @@ class Reloc:
             no sign, what is added to its target has.
         """
         plain = self.reach is not None and self.reach.lo >= 0
-        plain = plain and not (addend and self.op.kind is Kind.REGION)
+        plain = plain and not (addend and self.op.kind is OpKind.REGION)
         total: Any = 0
         for part in self.parts:
             value: Any = part.extract(word(part))
@@ -365,7 +365,7 @@ class Rows(dict[int, Reloc]):
     @cached_property
     def sized(self) -> frozenset[int]:
         """Numbers that take the symbol's size."""
-        return frozenset(number for number, row in self.items() if row.op.kind is Kind.SIZE)
+        return frozenset(number for number, row in self.items() if row.op.kind is OpKind.SIZE)
 
     @cached_property
     def through_got(self) -> frozenset[int]:
@@ -402,9 +402,9 @@ class Rows(dict[int, Reloc]):
         return found
 
     @cached_property
-    def few(self) -> Mapping[Checks, Few]:
+    def batch_columns(self) -> Mapping[Checks, BatchColumns]:
         """What a small batch of records is applied by."""
-        return {checks: Few.of(self, checks) for checks in Checks}
+        return {checks: BatchColumns.of(self, checks) for checks in Checks}
 
     def _array(self, kind: type[np.generic], entry: Callable[[Reloc], int]) -> NDArray[Any]:
         found = np.zeros(max(self) + 2, kind)
@@ -417,7 +417,7 @@ REFUSED, SUMMED = 0, 1
 
 
 @attrs.frozen(eq=False)
-class Few:
+class BatchColumns:
     """A table of relocations as columns, to apply records of many types in few steps.
 
     Parameters
@@ -447,7 +447,7 @@ class Few:
     aligned: bool
 
     @classmethod
-    def of(cls, rows: Rows, checks: Checks) -> Few:
+    def of(cls, rows: Rows, checks: Checks) -> BatchColumns:
         """Return the columns of a table under checks as strict as these."""
         keys: dict[object, int] = {"refused": REFUSED, "sum": SUMMED}
         forms = np.zeros(max(rows) + 2, np.uint8)
@@ -468,7 +468,7 @@ class Few:
             if row.op.columns is None and not row.accumulates:
                 others.append(number)
             reach = None if row.accumulates else row.reach_under(checks)
-            if reach is not None and row.op.kind is not Kind.NOTHING:
+            if reach is not None and row.op.kind is not OpKind.NOTHING:
                 lo, hi = max(reach.lo, -1 << 63), min(reach.hi, 1 << 63)
                 columns[2:4, number] = lo & EVERY_BIT, min(hi - lo, EVERY_BIT)
                 columns[4, number] = reach.align - 1 if checks is Checks.HARDWARE else 0

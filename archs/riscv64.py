@@ -53,7 +53,7 @@ from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
-from archs.passes.ftrace import Entry, exactly, same
+from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.system_riscv64 import SYSTEM
@@ -171,12 +171,12 @@ def _call_ops(sites: U64, symbols: Mapping[str, int]) -> tuple[tuple[int, U8], .
 # more than eight bytes of room (before 6.3) stays. Later kernels have eight bytes in front of
 # the function as well, for a literal (CALL_OPS).
 _ENTRIES = (
-    Entry(
+    PatchableEntry(
         code=exactly(2 * _NOPS[0], 4 * _NOPS[1]),
         function=(0,),
         idle=same(0, 2 * _NOPS[0]),
     ),
-    Entry(
+    PatchableEntry(
         code=exactly(4 * _NOPS[0], 8 * _NOPS[1]),
         function=(8,),
         align=8,

@@ -49,7 +49,7 @@ from archs.levels.patch import Emulator, LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
 from archs.passes import extable, ftrace, jump_labels, orc, static_calls, trace_events
-from archs.passes.ftrace import Entry, exactly, same
+from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import Pass
 from archs.passes.x86_64 import (
     alternatives,
@@ -235,8 +235,10 @@ RELOCATIONS = rows(
 
 _EXTABLE = (ENTRY, HANDLED)
 _ENTRIES = (
-    Entry(code=((b"\xe8\0\0\0\0", b"\xff\0\0\0\0"),), calls="__fentry__", idle=same(0, NOPS[5])),
-    Entry(code=exactly(NOPS[5]), idle=same(0, NOPS[5])),
+    PatchableEntry(
+        code=((b"\xe8\0\0\0\0", b"\xff\0\0\0\0"),), calls="__fentry__", idle=same(0, NOPS[5])
+    ),
+    PatchableEntry(code=exactly(NOPS[5]), idle=same(0, NOPS[5])),
 )
 
 _ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken

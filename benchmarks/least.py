@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, PAGE_SIZE
-from archs.engine import U64, Index, Places, having, numbers_in
-from archs.op import Kind, Op
+from archs.engine import U64, Index, StorePlaces, having, numbers_in
+from archs.op import Op, OpKind
 from archs.reloc import Part
 from loader.elfview import SHT_NOBITS, ElfView, RelocationTable
 from loader.linked import Linked
@@ -34,7 +34,7 @@ class _Group:
     op: Op
     index: Index | slice
     before: Index
-    places: Places
+    places: StorePlaces
     parts: tuple[Part, ...]
 
 
@@ -45,7 +45,7 @@ class _Sums:
     index: Index
     first: Index
     negative: NDArray[np.bool_]
-    stored: tuple[tuple[Index, Places, Part], ...]
+    stored: tuple[tuple[Index, StorePlaces, Part], ...]
 
 
 @attrs.frozen(eq=False)
@@ -112,13 +112,13 @@ class Least:
             row = rows[number]
             if row.accumulates:
                 summed.append(number)
-            elif row.op.kind is not Kind.NOTHING:
+            elif row.op.kind is not OpKind.NOTHING:
                 alike.setdefault((row.op, row.parts), []).append(number)
         groups = []
         for (op, parts), numbers in sorted(alike.items(), key=lambda item: item[0][0].high_half):
             index = having(types, numbers)
             every = index.size == types.size
-            places, chosen = Places(self._image, at[index]), slice(None) if every else index
+            places, chosen = StorePlaces(self._image, at[index]), slice(None) if every else index
             groups.append(_Group(op, chosen, index - 1, places, parts))
         sums = self._sums(view, types, at, having(types, summed)) if summed else None
         paired = any(op.high_half for op, _ in alike)
@@ -133,6 +133,6 @@ class Least:
         kinds, stored = types[index[first]], []
         for number in numbers_in(kinds):
             mine = having(kinds, [number])
-            where = Places(self._image, places[first[mine]])
+            where = StorePlaces(self._image, places[first[mine]])
             stored += [(mine, where, part) for part in rows[number].parts]
         return _Sums(index, first, negative, tuple(stored))

@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ANYWHERE = Interval(-(1 << 64), 1 << 64)
-Progression = Callable[[str, int, int], None]
+MatrixProgression = Callable[[str, int, int], None]
 
 
 @attrs.frozen(kw_only=True)
-class Broken:
+class DesignFailed:
     """A run that a design ended: it raised something, or did not do what it owes."""
 
     arch: str
@@ -65,7 +65,7 @@ class Broken:
 
 
 @attrs.frozen(kw_only=True)
-class Run:
+class DesignRun:
     """One workload under one design on one architecture."""
 
     arch: Arch
@@ -246,10 +246,10 @@ def compare(
     kaslr: int | None = None,
     text_poke: bool = True,
     check: bool = False,
-    progress: Progression = lambda _what, _done, _total: None,
-    broken: list[Broken] | None = None,
-    finished: Callable[[Run], None] = lambda _run: None,
-) -> list[Run]:
+    progress: MatrixProgression = lambda _what, _done, _total: None,
+    broken: list[DesignFailed] | None = None,
+    finished: Callable[[DesignRun], None] = lambda _run: None,
+) -> list[DesignRun]:
     """Run every workload under every design.
 
     Parameters
@@ -283,10 +283,12 @@ def compare(
                 if broken is None:
                     raise
                 broken.append(
-                    Broken(arch=arch.name, design=design.name, workload=load.name, error=str(error))
+                    DesignFailed(
+                        arch=arch.name, design=design.name, workload=load.name, error=str(error)
+                    )
                 )
                 continue
-            runs.append(Run(arch=arch, design=design.name, workload=load, measures=measures))
+            runs.append(DesignRun(arch=arch, design=design.name, workload=load, measures=measures))
             finished(runs[-1])
     return runs
 
@@ -301,7 +303,7 @@ def _check(execmem: Execmem) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progression]:
+def progress_bar() -> Iterator[MatrixProgression]:
     """Show progress on stderr, where that is a terminal."""
     with Meter() as meter:
         yield meter.show
@@ -353,9 +355,9 @@ def show_listing(out: Console, found: dict[str, list[dict[str, Any]]]) -> None:
     out.print(table(("workload", "what happens"), rows))
 
 
-def show(out: Console, runs: Sequence[Run]) -> None:
+def show(out: Console, runs: Sequence[DesignRun]) -> None:
     """Print, per architecture, where the designs put things and how they are mapped."""
-    by_arch: dict[str, list[Run]] = {}
+    by_arch: dict[str, list[DesignRun]] = {}
     for found in runs:
         by_arch.setdefault(found.arch.name, []).append(found)
     for number, group in enumerate(by_arch.values()):
@@ -388,7 +390,7 @@ def show(out: Console, runs: Sequence[Run]) -> None:
             )
 
 
-def _explain_flushes(out: Console, group: Sequence[Run]) -> None:
+def _explain_flushes(out: Console, group: Sequence[DesignRun]) -> None:
     """Say why the default design flushes more often than others, as long as it does."""
     ours = next((found for found in group if found.design == choose("default").name), None)
     if ours is None:
@@ -412,14 +414,14 @@ def _explain_flushes(out: Console, group: Sequence[Run]) -> None:
             out.print(line)
 
 
-def _core(found: Run) -> str:
+def _core(found: DesignRun) -> str:
     """Return the core whose TLB stands for an architecture."""
     # Of several cores the first one listed stands for its architecture.
     by_arch = {core.arch: key for key, core in reversed(list(CORES.items()))}
     return by_arch.get(found.arch.name, next(iter(CORES)))
 
 
-def _placement(found: Run) -> tuple[object, ...]:
+def _placement(found: DesignRun) -> tuple[object, ...]:
     m = found.measures
     return (
         found.design,
@@ -433,7 +435,7 @@ def _placement(found: Run) -> tuple[object, ...]:
     )
 
 
-def _mapping(found: Run, core: str) -> tuple[object, ...]:
+def _mapping(found: DesignRun, core: str) -> tuple[object, ...]:
     m = found.measures
     shares = (f"{m.large_share[kind]:.0%}" for kind in ("TEXT", "DATA", "RODATA"))
     return (
@@ -454,7 +456,7 @@ class Panel(NamedTuple):
     """One measure of a chart: its title, its value, and how a value is written."""
 
     title: str
-    value: Callable[[Run], float]
+    value: Callable[[DesignRun], float]
     text: Callable[[float], str]
 
 
@@ -493,7 +495,7 @@ def _escape(text: str) -> str:
     return escape(printable(text))
 
 
-def svg(runs: Sequence[Run]) -> str:
+def svg(runs: Sequence[DesignRun]) -> str:
     """Return an SVG: a row of bars per measure, a column per architecture."""
     designs = list(dict.fromkeys(r.design for r in runs))
     columns = list(dict.fromkeys(r.arch.name for r in runs))
@@ -528,9 +530,9 @@ def svg(runs: Sequence[Run]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def png(path: str | Path, runs: Sequence[Run]) -> None:
+def png(path: str | Path, runs: Sequence[DesignRun]) -> None:
     """Write the chart as PNG; ExecmemError without matplotlib (extra `plots`)."""
-    columns: dict[str, list[Run]] = {}
+    columns: dict[str, list[DesignRun]] = {}
     for found in runs:
         columns.setdefault(found.arch.name, []).append(found)
     designs = len({r.design for r in runs})

@@ -40,7 +40,7 @@ from loader.finalize import Environment, Finalised, finalise
 from loader.layout import Layout, plan
 from loader.link import link_view
 from loader.linked import Linked
-from loader.recording import RecordedSection, Recording, Run, image_of
+from loader.recording import RecordedBoot, RecordedSection, Recording, image_of
 
 RELOCATED, FINAL = "relocated", "final"
 RUNTIME = "running_kernel"
@@ -219,7 +219,7 @@ def _ranges(
     names: tuple[str, ...],
 ) -> Iterator[Range]:
     """Yield runs of differing bytes that one mechanism decides."""
-    kind, functions = kind_of(section), _Symbols(prediction.view)
+    kind, functions = kind_of(section), _FunctionNames(prediction.view)
     label = np.where(wrong, owner.astype(np.int16), -1)
     edges = np.flatnonzero(np.diff(label, prepend=-1, append=-1)).tolist()
     # Whole instructions where they have one size, else whole sites of a mechanism.
@@ -267,7 +267,7 @@ def _site(prediction: Prediction, mechanism: str, section: int, offset: int) -> 
     return int(edits.at[number]) - base, int(edits.width[number])
 
 
-class _Symbols:
+class _FunctionNames:
     """Which function or object contains an offset of a section."""
 
     def __init__(self, view: ElfView) -> None:
@@ -289,7 +289,7 @@ class _Symbols:
 
 
 @attrs.frozen
-class Task:
+class FileTask:
     """One module's file with every boot in which it was recorded."""
 
     recordings: tuple[Recording, ...]
@@ -308,7 +308,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def compare_runs(
-    runs: Sequence[Run],
+    runs: Sequence[RecordedBoot],
     *,
     modules: Sequence[str] = (),
     trees: Sequence[Path] = (),
@@ -362,12 +362,12 @@ def compare_runs(
 
 
 def _tasks(
-    runs: Sequence[Run],
+    runs: Sequence[RecordedBoot],
     modules: Sequence[str],
     trees: tuple[Path, ...],
     ranges: bool,
     without: tuple[str, ...],
-) -> list[Task]:
+) -> list[FileTask]:
     """Return the work, the largest files first."""
     by_file: dict[tuple[str, str], list[tuple[Recording, Environment]]] = defaultdict(list)
     for run in runs:
@@ -378,13 +378,13 @@ def _tasks(
                 key = recording.arch_name, recording.sha256
                 by_file[key].append((recording, environment))
     tasks = [
-        Task(tuple(r for r, _ in pairs), tuple(e for _, e in pairs), trees, ranges, without)
+        FileTask(tuple(r for r, _ in pairs), tuple(e for _, e in pairs), trees, ranges, without)
         for pairs in by_file.values()
     ]
     return sorted(tasks, key=lambda t: -sum(s.size for s in t.recordings[0].sections))
 
 
-def _each(tasks: Sequence[Task], jobs: int) -> Iterator[list[ModuleDiff]]:
+def _each(tasks: Sequence[FileTask], jobs: int) -> Iterator[list[ModuleDiff]]:
     if jobs <= 1 or len(tasks) <= 1:
         yield from map(_work, tasks)
         return
@@ -393,10 +393,10 @@ def _each(tasks: Sequence[Task], jobs: int) -> Iterator[list[ModuleDiff]]:
         yield from pool.map(_shared_work, range(len(tasks)))
 
 
-_shared: list[Task] = []
+_shared: list[FileTask] = []
 
 
-def _share(tasks: Sequence[Task]) -> None:
+def _share(tasks: Sequence[FileTask]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever gave the work ends it
     _shared[:] = tasks
 
@@ -405,7 +405,7 @@ def _shared_work(number: int) -> list[ModuleDiff]:
     return _work(_shared[number])
 
 
-def _work(task: Task) -> list[ModuleDiff]:
+def _work(task: FileTask) -> list[ModuleDiff]:
     first = task.recordings[0]
     image = image_of(first, task.trees)
     if image is None:

@@ -129,7 +129,7 @@ def load_all(
     names: Iterable[str],
     *,
     init: bool = False,
-    tell: Callable[[], object] = lambda: None,
+    after_each: Callable[[], object] = lambda: None,
 ) -> Whole:
     """Load modules by name, each with its dependencies, and say what came of it.
 
@@ -141,7 +141,7 @@ def load_all(
         Names under its root.
     init
         Run their init too; a module whose init fails is refused.
-    tell
+    after_each
         Called after each name.
     """
     whole = Whole(machine)
@@ -156,7 +156,7 @@ def load_all(
         for loaded in machine.modules.keys() - seen:
             _count(whole, loaded, len(seen))
             seen.add(loaded)
-        tell()
+        after_each()
     whole.seconds = time.monotonic() - start
     whole.resident = max(0, _resident() - before)
     return whole

@@ -89,7 +89,7 @@ def load(machine: Machine, bring: Callable[[], Module]) -> View:
     bring
         Loads it, and the modules it needs, whose phases are left out.
     """
-    recorder = _Recorder(machine)
+    recorder = _PhaseRecorder(machine)
     machine.loader.observe = recorder
     try:
         module = bring()
@@ -98,7 +98,7 @@ def load(machine: Machine, bring: Callable[[], Module]) -> View:
     return View(machine, module, recorder.of_last_load())
 
 
-class _Recorder:
+class _PhaseRecorder:
     """Keeps the page table's state after each phase; of the last module that was loaded."""
 
     def __init__(self, machine: Machine) -> None:

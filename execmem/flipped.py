@@ -15,14 +15,14 @@ from allocator.errors import ExecmemError
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.files import ModuleFile
-from loader.recording import Recording, Run, image_of
+from loader.recording import RecordedBoot, Recording, image_of
 from machine.machine import Machine
 
 TABLE = "__jump_table"
 ENABLED = 4  # bytes at the start of struct static_key: who enabled it
 
 
-def flipped(run: Run, trees: tuple[Path, ...] = ()) -> Mapping[str, bool]:
+def flipped(run: RecordedBoot, trees: tuple[Path, ...] = ()) -> Mapping[str, bool]:
     """Return the keys of modules that other modules' branches go by: name -> on.
 
     Those of modules whose init cannot be run are left out.

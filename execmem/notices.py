@@ -22,7 +22,7 @@ _KEY = "execmem.notices"
 
 def listen(machine: Machine) -> None:
     """Tell of what a machine notices from now on."""
-    machine.loader.gate.on_notice = _tell
+    machine.loader.gate.on_notice = _show
 
 
 def texts() -> list[str]:
@@ -37,14 +37,14 @@ def _told() -> dict[str, str]:
     return found
 
 
-def _tell(notice: Notice) -> None:
+def _show(notice: Notice) -> None:
     told, line = _told(), str(notice)
     if notice.text not in told.values():
         show(line)
     told[line] = notice.text
 
 
-def tell(line: str) -> None:
+def assume(line: str) -> None:
     """Tell of what a command itself assumes, `WHAT: TEXT`, once."""
     told = _told()
     if line not in told:

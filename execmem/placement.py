@@ -44,9 +44,9 @@ from loader.elf import parse
 from loader.files import SUFFIXES, module_name, read_module
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
-from loader.recording import Recording, Run, image_of
+from loader.recording import RecordedBoot, Recording, image_of
 
-Region: TypeAlias = tuple[int, int]  # address, and size in bytes
+Held: TypeAlias = tuple[int, int]  # address, and size in bytes
 
 LATE, UNKNOWN = "init memory of earlier modules freed late", "unknown"
 BPF_PACK = LARGE_PAGE_SIZE  # bytes, per NUMA node
@@ -65,8 +65,8 @@ class Deviation:
 
     module: str
     type: MemType
-    predicted: Region
-    recorded: Region
+    predicted: Held
+    recorded: Held
     reason: str
     modules: tuple[str, ...] = ()
 
@@ -115,12 +115,12 @@ class Placed:
         }
 
 
-def _region(region: Region) -> list[int]:
+def _region(region: Held) -> list[int]:
     return [Hex(region[0]), region[1]]
 
 
 @attrs.frozen
-class Load:
+class BootLoad:
     """One module of the boot, in order: what is known about it.
 
     Parameters
@@ -139,7 +139,7 @@ class Load:
     sizes: Mapping[MemType, int] | None
 
 
-def place_runs(runs: Sequence[Run], trees: Sequence[Path] = ()) -> tuple[Placed, ...]:
+def place_runs(runs: Sequence[RecordedBoot], trees: Sequence[Path] = ()) -> tuple[Placed, ...]:
     """Return every boot played again.
 
     Parameters
@@ -151,12 +151,12 @@ def place_runs(runs: Sequence[Run], trees: Sequence[Path] = ()) -> tuple[Placed,
     for path in (path for tree in trees for path in sorted(tree.rglob("*.ko*"))):
         if path.name.endswith(SUFFIXES):
             files.setdefault(module_name(path), []).append(path)
-    sizes = _Sizes(tuple(trees), files)
+    sizes = _RegionSizes(tuple(trees), files)
     return tuple(place(run, sizes.of(run)) for run in runs if run.live)
 
 
 @attrs.define
-class _Sizes:
+class _RegionSizes:
     """Region sizes of modules, computed once per file and set of errata."""
 
     trees: tuple[Path, ...]
@@ -165,7 +165,7 @@ class _Sizes:
         factory=dict
     )
 
-    def of(self, run: Run) -> list[Load]:
+    def of(self, run: RecordedBoot) -> list[BootLoad]:
         """Return the loads of a boot, in order."""
         features = run.environment.features
         arch = archs.arch(run.arch_name)
@@ -175,19 +175,19 @@ class _Sizes:
         for live in run.live:
             recording = recorded.pop(live.name, None)
             sizes = self._of(arch, run, live.name, recording, errata)
-            loads.append(Load(live.name, False, live.size, live.address, recording, sizes))
+            loads.append(BootLoad(live.name, False, live.size, live.address, recording, sizes))
         for recording in sorted(recorded.values(), key=lambda r: r.regions[MemType.TEXT]):
             text, held = recording.regions[MemType.TEXT]
             before = (n for n, load in enumerate(loads) if load.address >= text)
             sizes = self._of(arch, run, recording.name, recording, errata)
-            failed = Load(recording.name, True, held, text, recording, sizes)
+            failed = BootLoad(recording.name, True, held, text, recording, sizes)
             loads.insert(next(before, len(loads)), failed)
         return loads
 
     def _of(
         self,
         arch: Arch,
-        run: Run,
+        run: RecordedBoot,
         name: str,
         recording: Recording | None,
         errata: tuple[str, ...],
@@ -209,16 +209,16 @@ class _Sizes:
         return None
 
 
-def place(run: Run, loads: Sequence[Load]) -> Placed:
+def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:
     """Play the loads of one boot again and compare."""
     arch = archs.arch(run.arch_name)
     address_map = arch.loads.address_map()
     first = next((load for load in loads if load.recording is not None), None)
     if first is loads[0] and "nokaslr" not in run.boot.options:
-        trial = _Kernel(arch, address_map)
+        trial = _Regions(arch, address_map)
         predicted, _ = trial.alloc(PAGE_SIZE)
         address_map = _moved(address_map, first.address - predicted)
-    kernel = _Kernel(arch, address_map)
+    kernel = _Regions(arch, address_map)
     equal, regions, deviations = 0, 0, []
     unknown, strange = 0, 0
     following = [(load.address, load) for load in loads]
@@ -253,7 +253,7 @@ def place(run: Run, loads: Sequence[Load]) -> Placed:
     return Placed(run.arch_name, run.name, counts, regions, equal, tuple(deviations))
 
 
-class _Kernel:
+class _Regions:
     """Executable memory as the kernel has it; regions are address and size, page-rounded."""
 
     def __init__(self, arch: Arch, address_map: AddressMap) -> None:
@@ -262,23 +262,23 @@ class _Kernel:
             self.memory, trap=arch.loads.trap, text_poke=arch.text_poke, design="vmalloc"
         )
         self.execmem.alloc(MemType.TEXT, BPF_PACK, consumer=Consumer.BPF).finish()
-        self._taken: dict[Region, list[Interval]] = {}
+        self._taken: dict[Held, list[Interval]] = {}
         self._freed: list[tuple[Interval, str]] = []  # init memory, oldest first
         self._late: list[Interval] = []
 
-    def alloc(self, size: int) -> Region:
+    def alloc(self, size: int) -> Held:
         """Place a region as the design does."""
         with self.execmem.alloc(MemType.TEXT, size) as pending:
             region = (pending.address, align_up(size, PAGE_SIZE))
         self._take(region)
         return region
 
-    def free(self, region: Region, module: str) -> None:
+    def free(self, region: Held, module: str) -> None:
         """Free the init memory of a module."""
         self._release(region)
         self._freed.append((_span(region), module))
 
-    def correct(self, predicted: Region, recorded: Region) -> tuple[str, tuple[str, ...]]:
+    def correct(self, predicted: Held, recorded: Held) -> tuple[str, tuple[str, ...]]:
         """Take the region that the kernel took instead of ours; return why, and because of whom.
 
         Init memory is freed by a worker: with several CPUs the next module may be faster.
@@ -297,7 +297,7 @@ class _Kernel:
             self.memory.release(span)
         self._late.clear()
 
-    def _late_modules(self, predicted: Region, recorded: Region) -> tuple[str, ...] | None:
+    def _late_modules(self, predicted: Held, recorded: Held) -> tuple[str, ...] | None:
         """Return whose init memory would still be there, if that explains the place."""
         for span in [span for span in self._late if span.overlaps(_span(recorded))]:
             self._late.remove(span)
@@ -319,12 +319,12 @@ class _Kernel:
         self._release(region)
         return address
 
-    def _take(self, region: Region) -> None:
+    def _take(self, region: Held) -> None:
         """Take what is free of a region: after a deviation it may overlap another."""
         free = list(self.memory.free_space.clipped(_span(region)))
         self._taken[region] = [part for part in free if self._reserve(part)]
 
-    def _release(self, region: Region) -> None:
+    def _release(self, region: Held) -> None:
         for part in self._taken.pop(region, ()):
             self.memory.release(part)
 
@@ -332,7 +332,7 @@ class _Kernel:
         """Take address space; False, and nothing taken, where some of it is."""
         return self.memory.reserve(span.size, span) is not None
 
-    def take_unknown(self, load: Load, after: int) -> None:
+    def take_unknown(self, load: BootLoad, after: int) -> None:
         """Take the place of a module of which only address and size are known.
 
         Its core regions follow one another, a guard page behind each, up to the next
@@ -344,7 +344,7 @@ class _Kernel:
         self._take((span.start, span.size - PAGE_SIZE))
 
 
-def _span(region: Region) -> Interval:
+def _span(region: Held) -> Interval:
     """Return the address space of a region and its guard page."""
     return Interval(region[0], region[0] + region[1] + PAGE_SIZE)
 

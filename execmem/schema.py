@@ -22,7 +22,7 @@ _HEX = re.compile(r"-?0x(0|[1-9a-f][0-9a-f]{0,15})")
 _BYTES = re.compile(r"(?:[0-9a-f]{2})*")
 
 
-class Kind(enum.Enum):
+class ValueKind(enum.Enum):
     """What a value is; the name of each is how the documentation calls it."""
 
     HEX = "hex"
@@ -35,8 +35,8 @@ class Kind(enum.Enum):
     ANY = "any"
 
 
-HEX, COUNT, REAL, TEXT, BYTES, FLAG, PART, ANY = Kind
-Keys: TypeAlias = Mapping[str, tuple[Kind, str]]
+HEX, COUNT, REAL, TEXT, BYTES, FLAG, PART, ANY = ValueKind
+Keys: TypeAlias = Mapping[str, tuple[ValueKind, str]]
 
 NULL = "; null: "  # in a key's meaning, before the reason why it may be null
 REGION = f"size of the aligned region that both count in{NULL}from the instruction"
@@ -446,7 +446,7 @@ DOCUMENTS: Mapping[str, Keys] = {
 }
 
 
-_CHECKS: Mapping[Kind, Callable[[Any], bool]] = {
+_CHECKS: Mapping[ValueKind, Callable[[Any], bool]] = {
     HEX: lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value)),
     COUNT: lambda value: type(value) is int and abs(value) < EXACT,
     REAL: lambda value: type(value) in (int, float),
@@ -459,30 +459,30 @@ _CHECKS: Mapping[Kind, Callable[[Any], bool]] = {
 
 
 @attrs.define
-class _Node:
+class _SchemaNode:
     """What may stand at one place in a document."""
 
-    kind: Kind = PART
+    kind: ValueKind = PART
     null: bool = False
     optional: bool = False
-    fields: dict[str, _Node] = attrs.field(factory=dict)
-    each: _Node | None = None  # of a list
-    free: _Node | None = None  # under keys that depend on the input
+    fields: dict[str, _SchemaNode] = attrs.field(factory=dict)
+    each: _SchemaNode | None = None  # of a list
+    free: _SchemaNode | None = None  # under keys that depend on the input
 
 
 @cache
-def _tree(name: str) -> _Node:
-    root = _Node()
+def _tree(name: str) -> _SchemaNode:
+    root = _SchemaNode()
     for path, (kind, meaning) in {**ENVELOPE, **DOCUMENTS[name]}.items():
         node = named = whole = outer = root
         for word in re.findall(r"\[]|{}|[^][.{}]+", path):
             outer = node
             if word == "[]":
-                node.each = node = node.each or _Node()
+                node.each = node = node.each or _SchemaNode()
             elif word == "{}":
-                node.free = node = node.free or _Node()
+                node.free = node = node.free or _SchemaNode()
             else:
-                named = node = node.fields.setdefault(word, _Node())
+                named = node = node.fields.setdefault(word, _SchemaNode())
             if word in ("[]", "{}"):
                 whole = named
         node.kind = kind
@@ -497,7 +497,7 @@ def complaints(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from _complaints(_tree(name), document, name)
 
 
-def _complaints(node: _Node, value: Any, path: str) -> Iterator[str]:
+def _complaints(node: _SchemaNode, value: Any, path: str) -> Iterator[str]:
     if value is None and not node.null and node.kind is not ANY:
         yield f"{path} is null"
     if value is None or node.kind is ANY:

@@ -55,7 +55,7 @@ def is_archive(path: str | Path) -> bool:
 
 
 @attrs.frozen
-class Member:
+class ArchiveMember:
     """A module's file in an archive.
 
     Parameters
@@ -97,7 +97,7 @@ class Archive:
     needs: Mapping[tuple[str, str], tuple[tuple[str, str], ...]]
     kept: Mapping[tuple[str, str], ModuleFile]
 
-    def needed(self, member: Member) -> tuple[ModuleFile, ...]:
+    def needed(self, member: ArchiveMember) -> tuple[ModuleFile, ...]:
         """Return the files to load before a member; what is not in the archive is left out."""
         return tuple(self.kept[key] for key in self.needs.get(member.key, ()) if key in self.kept)
 
@@ -140,7 +140,7 @@ def _order(
     return [found for found in order if found != key]
 
 
-def modules_in(path: Path) -> Iterator[Member]:
+def modules_in(path: Path) -> Iterator[ArchiveMember]:
     """Yield the modules in an archive, in its order.
 
     Raises
@@ -151,7 +151,7 @@ def modules_in(path: Path) -> Iterator[Member]:
     return files_in(path, lambda name: name.endswith(SUFFIXES))
 
 
-def files_in(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+def files_in(path: Path, wanted: Callable[[str], bool]) -> Iterator[ArchiveMember]:
     """Yield the files in an archive whose paths are wanted, in its order; raises as `modules_in`."""
     reader = _READERS.get(path.suffix, _tarball)
     with ExitStack() as stack:
@@ -174,11 +174,11 @@ def files_in(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
             raise BadModule(path.name, "archive", reason) from None
 
 
-def _member(path: str, size: int, read: Callable[[], bytes]) -> Member:
+def _member(path: str, size: int, read: Callable[[], bytes]) -> ArchiveMember:
     path = path.removeprefix("./")
     if size > MAX_MEMBER:
-        return Member(path, size, None)
-    return Member(path, size, ModuleFile(path.rpartition("/")[2], read()))
+        return ArchiveMember(path, size, None)
+    return ArchiveMember(path, size, ModuleFile(path.rpartition("/")[2], read()))
 
 
 _Found = Iterator[tuple[str, int, Callable[[], bytes]]]
@@ -186,18 +186,18 @@ _Found = Iterator[tuple[str, int, Callable[[], bytes]]]
 
 def _tarball(file: IO[bytes], stack: ExitStack) -> _Found:
     plain = stack.enter_context(_plain(file))
-    opened = tarfile.open(fileobj=plain, mode="r|", bufsize=_CHUNK, tarinfo=_Info)  # noqa: SIM115 -- on the stack
+    opened = tarfile.open(fileobj=plain, mode="r|", bufsize=_CHUNK, tarinfo=_BoundedHeader)  # noqa: SIM115 -- on the stack
     stack.enter_context(opened)
     for info in opened:
         if info.isreg() and not info.issparse():
             yield info.name, info.size, partial(_contents, opened, info)
 
 
-class _Info(tarfile.TarInfo):
+class _BoundedHeader(tarfile.TarInfo):
     """A header that is refused when what it announces would be read whole and is large."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedHeader:
         info = super().frombuf(buf, encoding, errors)
         if info.type in _LONG and info.size > MAX_HEADER:
             raise tarfile.ReadError(f"a header of {info.size:#x} bytes")
@@ -219,7 +219,7 @@ def _deb(file: IO[bytes], stack: ExitStack) -> _Found:
 
     for info in unix_ar.ArFile(file).infolist():
         if info.name.startswith(b"data.tar"):
-            inner = stack.enter_context(_Part(file, info.offset + 60, info.size))
+            inner = stack.enter_context(_FileSlice(file, info.offset + 60, info.size))
             return _tarball(cast(IO[bytes], inner), stack)
     raise tarfile.ReadError("no data.tar")
 
@@ -236,7 +236,7 @@ def _rpm(file: IO[bytes], stack: ExitStack) -> _Found:
         file.seek(0)
         package = Rpm(fileobj=file)
         size = file.seek(0, io.SEEK_END) - package.data_offset
-        part = stack.enter_context(_Part(file, package.data_offset, size))
+        part = stack.enter_context(_FileSlice(file, package.data_offset, size))
         package.data_file = _Forward(stack.enter_context(_plain(cast(IO[bytes], part))))
         packages.append(package)
     listing, reading = packages
@@ -259,7 +259,7 @@ _READERS: Mapping[str, Callable[[IO[bytes], ExitStack], _Found]] = {".deb": _deb
 # Streams ---------------------------------------------------------------------------------------
 
 
-class _Part(io.RawIOBase):
+class _FileSlice(io.RawIOBase):
     """Part of a file, as a file; others may move the file's position meanwhile."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:

@@ -202,14 +202,14 @@ def flavour_of(release: str, compilers: str = "") -> str:
 
 
 @attrs.frozen
-class _Words:
+class _Magic:
     """A version magic in parts: `RELEASE WORD...`."""
 
     release: str
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, magic: str) -> _Words:
+    def of(cls, magic: str) -> _Magic:
         release, *words = magic.split(" ")
         return cls(release, tuple(words))
 
@@ -219,7 +219,7 @@ class _Words:
 
 
 @attrs.define
-class _Known:
+class _Collected:
     """Collects facts: of several sources the first counts, and others that differ are conflicts."""
 
     conflicts: list[str] = attrs.field(factory=list)
@@ -254,13 +254,13 @@ def build_of(
     """
     found = view.arch if view is not None else kernel.arch if kernel is not None else arch
     assert found is not None
-    known = _Known()
-    usual = _Words.of(found.loads.vermagic)
+    known = _Collected()
+    usual = _Magic.of(found.loads.vermagic)
     magic = None if view is None else view.modinfo.get("vermagic")
-    said = None if magic is None else _Words.of(magic)
+    said = None if magic is None else _Magic.of(magic)
     named = said is not None and version_of(said.release) is not None
     spoken = said if said is not None and named else None
-    its = None if kernel is None or not kernel.vermagic else _Words.of(kernel.vermagic)
+    its = None if kernel is None or not kernel.vermagic else _Magic.of(kernel.vermagic)
     salt = build_salt(view)
     release = known.of(
         "release",
@@ -327,7 +327,7 @@ def _yes(value: object) -> str:
 
 
 def _each(
-    words: Iterable[tuple[_Words | None, Source]], word: str
+    words: Iterable[tuple[_Magic | None, Source]], word: str
 ) -> Iterator[tuple[bool | None, Source]]:
     """Yield whether each version magic has a word."""
     for magic, source in words:
@@ -367,7 +367,7 @@ def _comment(view: ElfView) -> str:
 
 
 def _page_size(
-    known: _Known,
+    known: _Collected,
     view: ElfView | None,
     kernel: KernelImage | None,
     release: Fact[str],

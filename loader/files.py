@@ -131,7 +131,7 @@ def decompress(raw: bytes, name: str) -> bytes:
     except ImportError:
         reason = "zstd needs the 'zstandard' package: pip install 'execmem[zstd]'"
         raise BadModule(name, "compressed data", reason) from None
-    except _Refused as error:
+    except _Unreadable as error:
         raise BadModule(name, "compressed data", str(error)) from None
     return image.getvalue()
 
@@ -150,7 +150,7 @@ def _too_large(raw: bytes) -> str:
 # Formats: what their own programs (xz, gzip, zstd, bzip2) accept -------------------------------
 
 
-class _Refused(Exception):
+class _Unreadable(Exception):
     """What follows a stream cannot be read, or the file's format is not supported."""
 
 
@@ -223,9 +223,9 @@ def _after_xz(raw: bytes, at: int) -> int:
     """Skip stream padding: zeros, four at a time; nothing else may follow."""
     start = _skip_zeros(raw, at)
     if start < len(raw) and not raw.startswith(_XZ, start):
-        raise _Refused(f"damaged: no xz stream at {start:#x}, behind one that ends at {at:#x}")
+        raise _Unreadable(f"damaged: no xz stream at {start:#x}, behind one that ends at {at:#x}")
     if (start - at) % 4:
-        raise _Refused(f"damaged: {start - at} bytes of padding at {at:#x}, no multiple of 4")
+        raise _Unreadable(f"damaged: {start - at} bytes of padding at {at:#x}, no multiple of 4")
     return start
 
 
@@ -240,13 +240,13 @@ def _after_bzip2(raw: bytes, at: int) -> int:
 
 def _after_zstd(raw: bytes, at: int) -> int:
     if at < len(raw) and not _is_zstd(raw, at):
-        raise _Refused(f"damaged: no zstd frame at {at:#x}, behind one that ends there")
+        raise _Unreadable(f"damaged: no zstd frame at {at:#x}, behind one that ends there")
     return at
 
 
 def _after_lzma(raw: bytes, at: int) -> int:
     if at < len(raw):
-        raise _Refused(f"damaged: {len(raw) - at} bytes behind the only stream, at {at:#x}")
+        raise _Unreadable(f"damaged: {len(raw) - at} bytes behind the only stream, at {at:#x}")
     return at
 
 

@@ -46,7 +46,7 @@ THIS_MODULE = ".gnu.linkonce.this_module"
 
 
 @attrs.frozen
-class Pass:
+class Masks:
     """One pass of the layout: flags that a section needs and must not have, and where it goes."""
 
     required: int
@@ -56,11 +56,11 @@ class Pass:
 
 
 PASSES = (
-    Pass(SHF_ALLOC | SHF_EXECINSTR, 0, MemType.TEXT, MemType.INIT_TEXT),
-    Pass(SHF_ALLOC, SHF_WRITE, MemType.RODATA, MemType.INIT_RODATA),
+    Masks(SHF_ALLOC | SHF_EXECINSTR, 0, MemType.TEXT, MemType.INIT_TEXT),
+    Masks(SHF_ALLOC, SHF_WRITE, MemType.RODATA, MemType.INIT_RODATA),
     # There is no ro_after_init memory in the init sweep: it falls to the data pass.
-    Pass(SHF_ALLOC | SHF_RO_AFTER_INIT, 0, MemType.RO_AFTER_INIT, None),
-    Pass(SHF_ALLOC | SHF_WRITE, 0, MemType.DATA, MemType.INIT_DATA),
+    Masks(SHF_ALLOC | SHF_RO_AFTER_INIT, 0, MemType.RO_AFTER_INIT, None),
+    Masks(SHF_ALLOC | SHF_WRITE, 0, MemType.DATA, MemType.INIT_DATA),
 )
 REGION_FLAGS = SHF_ALLOC | SHF_EXECINSTR | SHF_WRITE | SHF_RO_AFTER_INIT
 REGIONS = tuple(

@@ -25,7 +25,7 @@ from archs.engine import (
     having,
     numbers_in,
 )
-from archs.op import Kind
+from archs.op import OpKind
 from archs.reloc import Reloc
 from loader.elf import parse
 from loader.elfview import SHT_NOBITS, STT_FUNC, ElfView, RelocationTable
@@ -38,7 +38,7 @@ from loader.work import SymbolValues, Work
 
 MATERIALISED = 1000  # failures turned into objects; the error counts the rest
 SMALL = 1 << 16  # bytes that cost less than a call for each gap between sections
-_MEASURED = (Kind.ADDRESS, Kind.DISPLACEMENT, Kind.REGION)
+_MEASURED = (OpKind.ADDRESS, OpKind.DISPLACEMENT, OpKind.REGION)
 _GAP = 16  # bytes between sections in the buffer: room for the widest word past an end
 
 
@@ -397,7 +397,7 @@ def _hint(
             return f"no PLT entry left or near enough ({slots} reserved); load closer to the kernel"
         return "the module has no .plt section for branches that do not reach; load it closer"
     if (
-        failure.row.op.kind is Kind.ADDRESS
+        failure.row.op.kind is OpKind.ADDRESS
         and failure.row.number not in view.arch.link.code_model_absolute
     ):
         if table.target.executable:

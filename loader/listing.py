@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, Interval
-from archs.op import Got, Kind, signed
+from archs.op import Got, OpKind, signed
 from archs.reloc import Reloc
 from loader.elfview import (
     SHT_NOBITS,
@@ -160,8 +160,8 @@ class Selection:
 
     def __iter__(self) -> Iterator[Relocation]:
         for table, index in self.chosen:
-            story = self.listing.story(table)
-            yield from story.tell(index)
+            listed = self.listing.of_table(table)
+            yield from listed.records(index)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -277,9 +277,9 @@ class Listing:
             found["A"] = 0
         return found
 
-    def story(self, table: RelocationTable) -> _Story:
+    def of_table(self, table: RelocationTable) -> _TableListing:
         """Return what tells the records of one table."""
-        return _Story(self, table)
+        return _TableListing(self, table)
 
     def slot_at(self, address: int) -> Slot | None:
         """Return the section of the module around `address`, as a slot in it."""
@@ -291,7 +291,7 @@ class Listing:
         return None
 
 
-class _Story:
+class _TableListing:
     """Tells the records of one relocation table; what several of them share is made once."""
 
     def __init__(self, listing: Listing, table: RelocationTable) -> None:
@@ -309,16 +309,16 @@ class _Story:
             else listing.view.contents(section)
         )
 
-    def tell(self, index: Index) -> Iterator[Relocation]:
+    def records(self, index: Index) -> Iterator[Relocation]:
         """Yield the records at the indices of the table."""
         records = self._records[index]
         around = np.searchsorted(self._functions[0], records["offset"], side="right") - 1
         for number, function, record in zip(
             index.tolist(), around.tolist(), records.tolist(), strict=True
         ):
-            yield self._tell(number, function, *record)
+            yield self._record(number, function, *record)
 
-    def _tell(
+    def _record(
         self, number: int, function: int, offset: int, kind: int, symbol: int, addend: int
     ) -> Relocation:
         row = self._rows.get(kind)
@@ -368,7 +368,7 @@ class _Story:
         }
         if row is None:
             return letters
-        if row.op.kind is Kind.SIZE:
+        if row.op.kind is OpKind.SIZE:
             letters["Z"] = int(self._listing.view.symbols["size"][symbol])
         if row.accumulates:
             letters["V"] = self._accumulated(number, offset)

@@ -31,7 +31,7 @@ from loader.listing import Listing
 from loader.loaded import LoadedModule
 
 U64 = NDArray[np.uint64]
-Ids = NDArray[np.intp]
+RecordNumbers = NDArray[np.intp]
 
 
 class Group(enum.IntEnum):
@@ -43,7 +43,7 @@ class Group(enum.IntEnum):
 
 
 @attrs.frozen(eq=False)
-class Entries:
+class PltEntries:
     """The PLT of core or of init text, as branches see it.
 
     Parameters
@@ -59,7 +59,7 @@ class Entries:
     section: int
     address: int
     reserved: int
-    visits: Ids
+    visits: RecordNumbers
 
 
 @attrs.frozen(eq=False)
@@ -76,7 +76,7 @@ class Outcome:
         Entries used, for core (False) and init (True) text.
     """
 
-    failed: Ids
+    failed: RecordNumbers
     via: Mapping[int, int]
     used: Mapping[bool, int]
 
@@ -122,8 +122,8 @@ class Motion:
     x: U64
     a: NDArray[np.int8]
     b: NDArray[np.int8]
-    checked: Ids
-    entries: Mapping[bool, Entries]
+    checked: RecordNumbers
+    entries: Mapping[bool, PltEntries]
 
     @classmethod
     def of(cls, module: LoadedModule) -> Motion:
@@ -178,7 +178,7 @@ class Motion:
         }
 
     def _take_entries(
-        self, entries: Entries, text: int, bad: NDArray[np.bool_], via: dict[int, int]
+        self, entries: PltEntries, text: int, bad: NDArray[np.bool_], via: dict[int, int]
     ) -> int:
         """Give branches out of reach an entry each, as the loader does; return how many it took."""
         assert self.plt is not None
@@ -293,7 +293,7 @@ def _groups(module: LoadedModule) -> NDArray[np.int8]:
     return found
 
 
-def _total(letters: Mapping[str, U64], ids: Ids, names: Letters) -> U64:
+def _total(letters: Mapping[str, U64], ids: RecordNumbers, names: Letters) -> U64:
     """Return the sum of some letters; ValueError where nothing says how one moves."""
     x = np.zeros(ids.size, np.uint64)
     for name in names:
@@ -304,13 +304,13 @@ def _total(letters: Mapping[str, U64], ids: Ids, names: Letters) -> U64:
 
 
 def _through_got(
-    listing: Listing, tables: Sequence[RelocationTable], starts: Sequence[int], ids: Ids
+    listing: Listing, tables: Sequence[RelocationTable], starts: Sequence[int], ids: RecordNumbers
 ) -> U64:
     """Return X of rows that go through the global offset table, whose slots the listing finds."""
     found = np.zeros(ids.size, np.uint64)
     for number, table in enumerate(tables):
         (mine,) = ((ids >= starts[number]) & (ids < starts[number + 1])).nonzero()
-        told = listing.story(table).tell(ids[mine] - starts[number])
+        told = listing.of_table(table).records(ids[mine] - starts[number])
         found[mine] = [(relocation.x or 0) & ADDRESS_MASK for relocation in told]
     return found
 
@@ -318,7 +318,7 @@ def _through_got(
 def _sum_up(
     rows: Mapping[int, Reloc],
     kind: NDArray[np.uint32],
-    table: Ids,
+    table: RecordNumbers,
     offset: NDArray[np.uint64],
     accumulating: NDArray[np.bool_],
     x: U64,
@@ -349,9 +349,9 @@ def _sum_up(
 
 def _entries(
     module: LoadedModule, tables: Sequence[RelocationTable], starts: Sequence[int]
-) -> dict[bool, Entries]:
+) -> dict[bool, PltEntries]:
     """Return what branches see of each PLT: the loader's order of looking at them."""
-    visits: dict[bool, list[Ids]] = {}
+    visits: dict[bool, list[RecordNumbers]] = {}
     plans = {init: p for init, p in module.layout.plt.items() if p.section in module.sections}
     for table, start in zip(tables, starts[:-1], strict=True):
         init = is_init(table.target.name)
@@ -359,7 +359,7 @@ def _entries(
         if table.target.executable and which in plans:
             visits.setdefault(which, []).append(start + slot_candidates(module.view, table))
     return {
-        init: Entries(
+        init: PltEntries(
             section=plan.section,
             address=module.sections[plan.section].address,
             reserved=plan.slots,

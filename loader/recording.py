@@ -178,7 +178,7 @@ class LiveModule:
 
 
 @attrs.frozen
-class Run:
+class RecordedBoot:
     """One boot with every module that was recorded in it.
 
     `trees` are folders where files of modules are looked for.
@@ -302,7 +302,7 @@ class Run:
         return {**known, **seen}
 
 
-def runs(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Run]:
+def runs(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[RecordedBoot]:
     """Yield the recorded boots under a folder: of every architecture, or of one.
 
     Parameters
@@ -335,7 +335,7 @@ def runs(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Run]:
                 facts = [fact for path in paths for fact in _facts(path, run)]
                 recordings = tuple(_recording(place, arch_name, run, fact) for fact in facts)
                 if recordings:
-                    yield Run(place, arch_name, run, recordings)
+                    yield RecordedBoot(place, arch_name, run, recordings)
 
 
 def image_of(recording: Recording, trees: tuple[Path, ...] = ()) -> bytes | None:

@@ -166,7 +166,7 @@ def exports_of(
         section = view.find(title)
         if section is None or strings is None or not {section.index, strings.index} <= {*linked}:
             continue
-        table = _Table(
+        table = _Ksymtab(
             (view.name, title),
             view.dialect.word if not view.arch.loads.prel32 else 4,
             view.arch.loads.prel32,
@@ -189,7 +189,7 @@ def exports_of(
 
 
 @attrs.frozen
-class _Table:
+class _Ksymtab:
     """A `__ksymtab` and its strings: what errors name, fields, contents, addresses.
 
     `width` is that of a field in bytes, `relative` whether it counts from itself. `long` keeps the names that are long.

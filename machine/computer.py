@@ -57,7 +57,7 @@ CPUS = 64  # the most that a machine has
 CONSTRUCTORS = "CONFIG_CONSTRUCTORS"
 
 
-class _Runner:
+class _GuestCalls:
     """What the kernel asks of its machine; see `kernels.runner.GuestRunner`."""
 
     explainer: Explainer  # there as soon as something is explained
@@ -135,7 +135,7 @@ class Computer:
         loaded: dict[str, LoadedModule] = {}
         self.places = Places(self.memory, loaded, Disassembler(self.arch))
         self.calls = Calls(self.arch, self.memory, self.cpus, self.limits, self._begin)
-        runner = _Runner(self.calls, self.places)
+        runner = _GuestCalls(self.calls, self.places)
         self.kernel = Kernel(
             self.arch,
             self.memory,

@@ -10,7 +10,7 @@ from typing import get_args
 from allocator.errors import ExecmemError, printable
 from allocator.plugins import DEMOS as GROUP
 from allocator.plugins import bring, installed, origin, said
-from samples.story import Part, Story
+from samples.story import Story, StoryPart
 
 # In the order of a course.
 DEMOS: dict[str, str] = {
@@ -73,7 +73,7 @@ def story_of(name: str) -> Story:
         raise ExecmemError(printable(f"{where}: {said(error)}")) from error
     if not isinstance(told, Story):
         raise ExecmemError(printable(f"{where}: returned {type(told).__name__}, no Story"))
-    strange = [part for part in told.parts if not isinstance(part, get_args(Part))]
+    strange = [part for part in told.parts if not isinstance(part, get_args(StoryPart))]
     if strange:
         kind = type(strange[0]).__name__
         raise ExecmemError(printable(f"{where}: a story has no part of type {kind}"))

@@ -15,14 +15,14 @@ from archs import Arch, archs
 from emulator.faults import Fault
 from machine.machine import Machine
 from samples.modules import root
-from samples.story import Grid, Heading, Lines, Part, Story, Text
+from samples.story import Grid, Heading, Lines, Story, StoryPart, Text
 
 
 def main() -> Story:
     """Write a __ro_after_init variable before and after init."""
     story = Story("after_init", "ro_after_init: writable until init returns")
     rows: list[tuple[str, ...]] = []
-    said: list[Part] = []
+    said: list[StoryPart] = []
     for arch in archs():
         facts = _visit(arch)
         story.facts[arch.name] = facts

@@ -26,7 +26,7 @@ MODULE = "mathuser"
 
 
 @attrs.frozen
-class Call:
+class LoneCall:
     """One call to an undefined symbol that nothing else in the module refers to."""
 
     row: Reloc
@@ -77,7 +77,7 @@ def visit(arch: Arch) -> dict[str, str]:
     return {"reach": str(reach), "fits": f"{last:+#x}", "beyond": beyond, "symbol": call.symbol}
 
 
-def _single_call(view: ElfView, addresses: dict[int, int]) -> Call:
+def _single_call(view: ElfView, addresses: dict[int, int]) -> LoneCall:
     """Return the call whose symbol no other relocation of the module names."""
     used = np.concatenate([table.records["symbol"] for table in view.tables])
     once = {int(s) for s, n in zip(*np.unique(used, return_counts=True), strict=True) if n == 1}
@@ -90,5 +90,5 @@ def _single_call(view: ElfView, addresses: dict[int, int]) -> Call:
             if index in once and name in view.undefined and row.reach is not None:
                 place = addresses[table.target.index] + int(record["offset"])
                 addend = int(record["addend"].astype(np.int64))
-                return Call(row, name, place, addend)
+                return LoneCall(row, name, place, addend)
     raise AssertionError(f"{MODULE} has no call that stands alone")

@@ -38,7 +38,7 @@ class Grid:
     right: str = ""
 
 
-Part: TypeAlias = Heading | Text | Lines | Grid
+StoryPart: TypeAlias = Heading | Text | Lines | Grid
 
 
 @attrs.define
@@ -53,7 +53,7 @@ class Story:
 
     name: str
     title: str
-    parts: list[Part] = attrs.field(factory=list)
+    parts: list[StoryPart] = attrs.field(factory=list)
     facts: dict[str, Any] = attrs.field(factory=dict)
 
     def as_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from archs import archs
 from loader.errors import RelocationError
 from machine.machine import Machine
 from samples.modules import root
-from samples.story import Grid, Heading, Lines, Part, Story, Text
+from samples.story import Grid, Heading, Lines, Story, StoryPart, Text
 
 MODULE = "hello"
 
@@ -22,7 +22,7 @@ def main() -> Story:
     """Load a module under the design that takes text from the vmalloc range."""
     story = Story("vmalloc_else", "The #else that puts text out of reach")
     rows: list[tuple[str, ...]] = []
-    said: list[Part] = []
+    said: list[StoryPart] = []
     for arch, seed in ((arch, seed) for arch in archs() for seed in (None, 1)):
         machine = Machine(arch, root=root(arch.name), design="vmalloc_else", kaslr=seed)
         here = machine.memory.address_map

@@ -9,7 +9,15 @@ from types import MappingProxyType
 from allocator.designs.base import Context, Design, Request
 from allocator.designs.blocks import ThreeBlock, TwoBlock
 from allocator.designs.bpf_prog_pack import BpfProgPack
-from allocator.designs.find import DEFAULT, Chosen, DesignLike, Known, absolute, find_design, known
+from allocator.designs.find import (
+    DEFAULT,
+    Chosen,
+    DesignLike,
+    KnownDesign,
+    absolute,
+    find_design,
+    known,
+)
 from allocator.designs.per_type import PerType
 from allocator.designs.rox_cache import RoxCache, RoxCache613
 from allocator.designs.strata import Strata
@@ -67,6 +75,6 @@ def choose(design: DesignLike) -> Chosen:
     return find_design(design, DESIGNS, COUNTEREXAMPLES)
 
 
-def known_designs() -> list[Known]:
+def known_designs() -> list[KnownDesign]:
     """Return every design that can be chosen by name and can work, ours first."""
     return known(DESIGNS)

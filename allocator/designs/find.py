@@ -57,7 +57,7 @@ DesignLike: TypeAlias = "str | os.PathLike[str] | type[Design] | Chosen"
 
 
 @attrs.frozen
-class Known:
+class KnownDesign:
     """A design that can be chosen by name.
 
     Parameters
@@ -112,17 +112,17 @@ def find_design(
     raise UnknownDesign(name, tuple(names))
 
 
-def known(ours: Mapping[str, type[Design]]) -> list[Known]:
+def known(ours: Mapping[str, type[Design]]) -> list[KnownDesign]:
     """Return every design that can be chosen by name, ours first; broken ones say why."""
-    listed = [Known(name, _summary(design)) for name, design in ours.items()]
+    listed = [KnownDesign(name, _summary(design)) for name, design in ours.items()]
     for name, point in sorted(installed(GROUP).items()):
         if name in ours:
             continue
         try:
             design = _outside(bring(point), name, ours, {}).design
-            listed.append(Known(name, _summary(design), origin(point)))
+            listed.append(KnownDesign(name, _summary(design), origin(point)))
         except ExecmemError as error:
-            listed.append(Known(name, "", origin(point), str(error)))
+            listed.append(KnownDesign(name, "", origin(point), str(error)))
     return listed
 
 

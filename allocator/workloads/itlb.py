@@ -27,7 +27,7 @@ from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Interval
 
 
 @attrs.frozen
-class Entries:
+class TlbShape:
     """The shape of one TLB: sets (selected by low page-number bits) of so many ways."""
 
     sets: int
@@ -40,8 +40,8 @@ class Core:
 
     title: str
     arch: str
-    small: Entries
-    large: Entries | None = None
+    small: TlbShape
+    large: TlbShape | None = None
 
 
 CORES: Mapping[str, Core] = MappingProxyType(
@@ -49,14 +49,14 @@ CORES: Mapping[str, Core] = MappingProxyType(
         # Intel 64 and IA-32 Optimization Reference Manual, Skylake server: 128 entries of
         # 8 ways for 4 KiB, 8 fully associative entries per thread for 2 MiB.
         "skylake": Core(
-            title="Intel Skylake", arch="x86_64", small=Entries(16, 8), large=Entries(1, 8)
+            title="Intel Skylake", arch="x86_64", small=TlbShape(16, 8), large=TlbShape(1, 8)
         ),
         # Software Optimization Guide, family 19h: 64 entries, fully associative, all sizes.
-        "zen3": Core(title="AMD Zen 3", arch="x86_64", small=Entries(1, 64)),
+        "zen3": Core(title="AMD Zen 3", arch="x86_64", small=TlbShape(1, 64)),
         # Neoverse N1 TRM, L1 instruction TLB: 48 entries, fully associative, all sizes.
-        "neoverse-n1": Core(title="Arm Neoverse N1", arch="arm64", small=Entries(1, 48)),
+        "neoverse-n1": Core(title="Arm Neoverse N1", arch="arm64", small=TlbShape(1, 48)),
         # SiFive U74 core complex manual: 40 entries, fully associative, all sizes.
-        "u74": Core(title="SiFive U74", arch="riscv64", small=Entries(1, 40)),
+        "u74": Core(title="SiFive U74", arch="riscv64", small=TlbShape(1, 40)),
     }
 )
 
@@ -80,14 +80,14 @@ class CallMix:
 
 
 @attrs.frozen
-class Target:
+class CalledText:
     """A text that is called, and its call sites to the kernel, to other modules, and within."""
 
     text: Interval
     calls: tuple[int, int, int] = (1, 0, 0)
 
 
-class Tlb:
+class InstructionTlb:
     """A first-level instruction TLB with LRU replacement in each set."""
 
     def __init__(self, core: Core) -> None:
@@ -117,7 +117,7 @@ class Tlb:
 
 
 def misses_per_million(
-    targets: Sequence[Target],
+    targets: Sequence[CalledText],
     leaves: Mapping[int, int],
     image: Interval,
     *,
@@ -137,7 +137,7 @@ def misses_per_million(
     if not targets:
         return dict.fromkeys(cores, 0.0)
     warm_up = mix.calls // 4
-    tlbs = {name: Tlb(core) for name, core in cores.items()}
+    tlbs = {name: InstructionTlb(core) for name, core in cores.items()}
     misses = dict.fromkeys(cores, 0)
     for number, accesses in enumerate(_calls(targets, image, mix, warm_up + mix.calls)):
         for address, counts in accesses:
@@ -151,7 +151,7 @@ def misses_per_million(
 
 
 def _calls(
-    targets: Sequence[Target], image: Interval, mix: CallMix, count: int
+    targets: Sequence[CalledText], image: Interval, mix: CallMix, count: int
 ) -> Iterator[list[tuple[int, bool]]]:
     """Yield per call the addresses that are fetched from, and whether a miss there counts."""
     chance = random.Random(mix.seed)  # noqa: S311 - a mix that can be repeated, no secret

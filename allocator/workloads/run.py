@@ -32,7 +32,7 @@ from allocator.types import (
     align_down,
     size_text,
 )
-from allocator.workloads.itlb import Target, misses_per_million
+from allocator.workloads.itlb import CalledText, misses_per_million
 from allocator.workloads.operations import (
     Alloc,
     Free,
@@ -445,11 +445,11 @@ class Runner:
 
     def _itlb_misses(self) -> dict[str, float]:
         targets = [
-            Target(live[MemType.TEXT].interval, module.calls)
+            CalledText(live[MemType.TEXT].interval, module.calls)
             for module, live in self._modules.values()
             if MemType.TEXT in live
         ]
-        targets += [Target(held.interval) for held in self._held.values() if held.type.is_text]
+        targets += [CalledText(held.interval) for held in self._held.values() if held.type.is_text]
         large: dict[int, int] = {}
         for target in targets:
             for leaf in self._memory.page_table.leaves(target.text):

@@ -181,7 +181,7 @@ def _no_modules(arch: str) -> Iterator[Operation]:
 
 
 @attrs.frozen
-class Source:
+class WorkloadSource:
     """A workload by name: one sentence, and how its operations are made for an architecture.
 
     `memory` is the physical memory in bytes that a run needs.
@@ -192,26 +192,36 @@ class Source:
     memory: int = 2 * GIB
 
 
-WORKLOADS: Mapping[str, Source] = MappingProxyType(
+WORKLOADS: Mapping[str, WorkloadSource] = MappingProxyType(
     {
-        "debian": Source(
+        "debian": WorkloadSource(
             "every module of Debian 6.12, dependencies first",
             lambda arch: modules(debian(arch), debian(arch)),
         ),
-        "debian-alphabetical": Source(
+        "debian-alphabetical": WorkloadSource(
             "every module of Debian 6.12, alphabetically",
             lambda arch: map(Load, debian(arch).values()),
         ),
-        "desktop": Source("modules of a desktop and their dependencies", _named(DESKTOP)),
-        "server": Source("modules of a server and their dependencies", _named(SERVER)),
-        "churn": Source("random modules loaded and unloaded over a server's", _churn),
-        "bpf": Source("4,000 BPF programs, about 500 alive at a time", _bpf),
-        "bpf-512": Source("512 BPF programs of three pages at once", _concurrent(512), 8 * GIB),
-        "bpf-1024": Source("1,024 BPF programs of three pages at once", _concurrent(1024), 8 * GIB),
-        "bpf-2048": Source("2,048 BPF programs of three pages at once", _concurrent(2048), 8 * GIB),
-        "bpf-50-pages": Source("50 BPF programs of one page, to compare iTLB misses", _pages),
-        "probes": Source("kprobes and ftrace attached and detached on a server", _probes),
-        "no-modules": Source("thunks, trampolines, slots and programs, no modules", _no_modules),
+        "desktop": WorkloadSource("modules of a desktop and their dependencies", _named(DESKTOP)),
+        "server": WorkloadSource("modules of a server and their dependencies", _named(SERVER)),
+        "churn": WorkloadSource("random modules loaded and unloaded over a server's", _churn),
+        "bpf": WorkloadSource("4,000 BPF programs, about 500 alive at a time", _bpf),
+        "bpf-512": WorkloadSource(
+            "512 BPF programs of three pages at once", _concurrent(512), 8 * GIB
+        ),
+        "bpf-1024": WorkloadSource(
+            "1,024 BPF programs of three pages at once", _concurrent(1024), 8 * GIB
+        ),
+        "bpf-2048": WorkloadSource(
+            "2,048 BPF programs of three pages at once", _concurrent(2048), 8 * GIB
+        ),
+        "bpf-50-pages": WorkloadSource(
+            "50 BPF programs of one page, to compare iTLB misses", _pages
+        ),
+        "probes": WorkloadSource("kprobes and ftrace attached and detached on a server", _probes),
+        "no-modules": WorkloadSource(
+            "thunks, trampolines, slots and programs, no modules", _no_modules
+        ),
     }
 )
 

@@ -26,7 +26,7 @@ SHOWN = 5
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class PatchableEntry:
     """One form of the room that a compiler leaves for the function tracer.
 
     Parameters
@@ -62,7 +62,7 @@ def same(at: int, code: bytes) -> Callable[[U64, Mapping[str, int]], tuple[tuple
     return lambda sites, _symbols: ((at, np.broadcast_to(row, (sites.size, row.size))),)
 
 
-def prepare(subject: Subject, *, section: str, entries: tuple[Entry, ...]) -> None:
+def prepare(subject: Subject, *, section: str, entries: tuple[PatchableEntry, ...]) -> None:
     """Sort the table of call sites and write what stands at a site that is not traced.
 
     Parameters
@@ -99,7 +99,7 @@ def prepare(subject: Subject, *, section: str, entries: tuple[Entry, ...]) -> No
     _report(subject, sites[chosen < 0], starts)
 
 
-def _fits(subject: Subject, entry: Entry, sites: U64) -> NDArray[np.bool_]:
+def _fits(subject: Subject, entry: PatchableEntry, sites: U64) -> NDArray[np.bool_]:
     """Return which sites have one of the codes of a form."""
     found = np.zeros(sites.size, np.bool_)
     aligned = sites % np.uint64(entry.align) == 0
@@ -120,7 +120,7 @@ def _calls(code: NDArray[np.uint8], sites: U64, target: int) -> NDArray[np.bool_
     return np.asarray(sites + away.view(np.uint64) + np.uint64(5) == np.uint64(target))
 
 
-def _begins(entry: Entry, sites: U64, starts: U64) -> NDArray[np.bool_]:
+def _begins(entry: PatchableEntry, sites: U64, starts: U64) -> NDArray[np.bool_]:
     """Return which sites have a function where a form has one."""
     if not entry.function:
         return np.ones(sites.size, np.bool_)

@@ -28,7 +28,7 @@ POINTER = np.dtype([("pointer", "<u8")])
 _LIST, _CLASS, _NODE = 0, 16, 32
 
 
-class _Call(NamedTuple):
+class _EventCall(NamedTuple):
     """Offsets behind them, which depend on the kernel that a module was built for."""
 
     type: int
@@ -39,7 +39,7 @@ class _Call(NamedTuple):
 
 
 # Linux 6.12; before 6.2 struct trace_event had a list head more.
-_CALLS = (_Call(48, 56, 64, 72, 88), _Call(64, 72, 80, 96, 112))
+_CALLS = (_EventCall(48, 56, 64, 72, 88), _EventCall(64, 72, 80, 96, 112))
 # Offsets in struct trace_event_class.
 _SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
 _FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
@@ -97,7 +97,7 @@ def running(subject: Subject) -> None:
         subject.note(maps.at + steps, 16)
 
 
-def _call(subject: Subject, events: U64) -> _Call | None:
+def _call(subject: Subject, events: U64) -> _EventCall | None:
     """Return the structure of a module's events, None without any.
 
     It is told by the format, which every event has, and by its output functions. A module with

@@ -145,7 +145,7 @@ def examples(*lines: str) -> Callable[[F], F]:
     return add
 
 
-class Target(click.ParamType):  # type: ignore[type-arg] # only newer ones have a parameter
+class OutputFile(click.ParamType):  # type: ignore[type-arg] # only newer ones have a parameter
     """A file to write, whose name says no other format than the one that is written."""
 
     name = "file"
@@ -188,10 +188,10 @@ def result_type(_ctx: click.Context, _param: click.Parameter, value: str) -> str
 
 
 _KINDS = {"image/svg+xml": "--svg", "image/png": "--png", "text/html": "--html"}
-SVG = Target(".svg", ("image/svg+xml",))
-PNG = Target(".png", ("image/png",))
-HTML = Target(".html", ("text/html",))
-LINES = Target(".jsonl", ("application/json", "text/plain"))
+SVG = OutputFile(".svg", ("image/svg+xml",))
+PNG = OutputFile(".png", ("image/png",))
+HTML = OutputFile(".html", ("text/html",))
+LINES = OutputFile(".jsonl", ("application/json", "text/plain"))
 
 
 def unknown_option(default: str) -> Callable[[F], F]:
@@ -259,7 +259,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         chosen = archs()[0] if image is None else image.arch
         root = sample_root(module, chosen.name)
         if image is None:
-            notices.tell(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)")
+            notices.assume(f"{module}: the sample module, for {chosen.name} (--arch ARCH: another)")
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
@@ -291,7 +291,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         hint = (
             f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
         )
-        notices.tell(f"{tree.folder}: no modules.dep: asking the modules{hint}")
+        notices.assume(f"{tree.folder}: no modules.dep: asking the modules{hint}")
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         if not name:

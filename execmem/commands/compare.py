@@ -83,8 +83,8 @@ def compare(
         if len(pairs) != 1:
             raise click.UsageError("--record writes the trace of one architecture: give one --arch")
         write_trace(record, pairs[0][1])
-    broken: list[compare.Broken] = []
-    runs: list[compare.Run] = []
+    broken: list[compare.DesignFailed] = []
+    runs: list[compare.DesignRun] = []
     interrupted = False
     try:
         with compare.progress_bar() as progress:

@@ -113,10 +113,10 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
             machine = machine_for(names[0], options | {"design": design}, memory=MEMORY)
             done = count(1)
 
-            def tell(name: str = design.name, done: Iterator[int] = done) -> None:
+            def after_each(name: str = design.name, done: Iterator[int] = done) -> None:
                 meter.show(name, next(done), len(names))
 
-            found = load_all(machine, names, init=init, tell=tell)
+            found = load_all(machine, names, init=init, after_each=after_each)
             runs.append(found.as_json())
             if not options["as_json"]:
                 if len(runs) > 1:

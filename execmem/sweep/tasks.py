@@ -22,7 +22,7 @@ from loader.depends import ModuleTree, depends_of, open_tree, tree_around
 from loader.errors import MissingDependency
 from loader.files import SUFFIXES, ModuleFile, module_name
 
-Source: TypeAlias = Path | ModuleFile
+TaskSource: TypeAlias = Path | ModuleFile
 
 
 @attrs.frozen
@@ -42,8 +42,8 @@ class Task:
     """
 
     file: str
-    module: Source | None = attrs.field(repr=False)
-    needed: tuple[Source, ...] = attrs.field(default=(), repr=False)
+    module: TaskSource | None = attrs.field(repr=False)
+    needed: tuple[TaskSource, ...] = attrs.field(default=(), repr=False)
     problem: str = ""
 
     def carried(self) -> Task:
@@ -57,7 +57,7 @@ class Task:
             return Task(self.file, None, problem=str(error))
 
 
-def contents(source: Source) -> ModuleFile:
+def contents(source: TaskSource) -> ModuleFile:
     """Return a file's bytes, from the disk if need be; BadModule."""
     return source if isinstance(source, ModuleFile) else ModuleFile.read(source)
 

@@ -73,7 +73,7 @@ class Object:
 
 
 # Kind, reason, address -> the fault.
-Report = Callable[[FaultKind, str, int], NoReturn]
+OnFault = Callable[[FaultKind, str, int], NoReturn]
 
 
 class CheckedHeap(Heap):
@@ -95,7 +95,7 @@ class CheckedHeap(Heap):
         self,
         memory: KernelMemory,
         origin: Callable[[], Origin],
-        report: Report,
+        report: OnFault,
         limit: int = LIMIT,
     ) -> None:
         super().__init__(memory, limit)

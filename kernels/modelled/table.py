@@ -21,7 +21,7 @@ from kernels.modelled.prototypes import Prototype, name_of, parse
 
 # What is called with the kernel first; the table itself needs to know nothing of it.
 Handler: TypeAlias = Callable[..., int | None]
-Fill: TypeAlias = Callable[..., bytes]
+Content: TypeAlias = Callable[..., bytes]
 Read: TypeAlias = Callable[..., object]
 _Handler = TypeVar("_Handler", bound=Handler)
 
@@ -86,7 +86,7 @@ class Data:
     size: int
     percpu: bool = False
     align: int = 16
-    fill: Fill | None = None
+    fill: Content | None = None
     read: Read | None = None
 
 
@@ -117,7 +117,7 @@ def data(
     *,
     percpu: bool = False,
     align: int = 16,
-    fill: Fill | None = None,
+    fill: Content | None = None,
     read: Read | None = None,
 ) -> None:
     """Register a kernel variable."""

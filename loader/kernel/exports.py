@@ -85,7 +85,7 @@ class KernelExport:
 
 
 @attrs.frozen
-class _Table:
+class _EntryTable:
     """Entries in a row, and where their checksums and flags lie; None: there are none."""
 
     start: int
@@ -103,7 +103,7 @@ def exports_in(image: Image) -> dict[str, KernelExport]:
     return found
 
 
-def _named(image: Image) -> list[_Table]:
+def _named(image: Image) -> list[_EntryTable]:
     """Return the tables by the symbols at their ends."""
     symbols, tables = image.symbols, []
     for suffix, gpl in (("", False), ("_gpl", True)):
@@ -113,7 +113,7 @@ def _named(image: Image) -> list[_Table]:
             continue
         crcs = _unless_empty(image, f"__kcrctab{suffix}")
         flags = None if gpl else _unless_empty(image, "__kflagstab")
-        tables.append(_Table(start, end, gpl, crcs, flags))
+        tables.append(_EntryTable(start, end, gpl, crcs, flags))
     return tables
 
 
@@ -122,7 +122,7 @@ def _unless_empty(image: Image, name: str) -> int | None:
     return None if start == image.symbols.get(f"__stop_{name}") else start
 
 
-def _entries(image: Image, table: _Table) -> Iterator[KernelExport]:
+def _entries(image: Image, table: _EntryTable) -> Iterator[KernelExport]:
     width = 4 if image.arch.loads.prel32 else 8
     count = (table.end - table.start) // (3 * width)
     values, names, spaces = _words(image, table.start, count, width)
@@ -164,7 +164,7 @@ def _numbers(image: Image, start: int | None, count: int, width: int) -> list[in
     return numbers
 
 
-def _found(image: Image) -> list[_Table]:
+def _found(image: Image) -> list[_EntryTable]:
     """Return the tables by their looks: rows whose names ascend and share a namespace string.
 
     Only self-relative ones. Those behind the first of two tables are GPL-only: names begin
@@ -190,9 +190,9 @@ def _found(image: Image) -> list[_Table]:
     middle = start + 12 * breaks[0] if breaks else end
     # As RO_DATA in include/asm-generic/vmlinux.lds.h: both tables, then both of checksums.
     crcs = end
-    tables = [_Table(start, middle, gpl=False, crcs=crcs)]
+    tables = [_EntryTable(start, middle, gpl=False, crcs=crcs)]
     if breaks:
-        tables.append(_Table(middle, end, gpl=True, crcs=crcs + 4 * breaks[0]))
+        tables.append(_EntryTable(middle, end, gpl=True, crcs=crcs + 4 * breaks[0]))
     return tables
 
 

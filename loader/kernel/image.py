@@ -26,7 +26,7 @@ from loader.errors import BadKernel
 from loader.kernel.config import embedded_config
 from loader.kernel.exports import KernelExport, exports_in
 from loader.kernel.segments import Segment, address_of, offset_of
-from loader.kernel.symbols import Encoding, Found, Symbols, find
+from loader.kernel.symbols import Encoding, Found, ImageSymbols, find
 from loader.kernel.unpack import unwrap
 
 # Headers of flat images: where a magic stands, and e_machine of those that have it.
@@ -70,7 +70,7 @@ class KernelImage:
     data: bytes = attrs.field(repr=False)
     wrappers: tuple[str, ...]
     segments: tuple[Segment, ...]
-    symbols: Symbols = attrs.field(repr=False)
+    symbols: ImageSymbols = attrs.field(repr=False)
     given_config: Mapping[str, str] | None = attrs.field(default=None, repr=False)
 
     @classmethod
@@ -108,7 +108,7 @@ class KernelImage:
             segments = (Segment(base, max(size, len(data)), 0, len(data)),)
         if found.encoding is Encoding.BASE and not found.base:
             found = attrs.evolve(found, base=_relocated(data, found, segments[0].address))
-        symbols = Symbols(found, found.addresses(lambda at: address_of(segments, at)))
+        symbols = ImageSymbols(found, found.addresses(lambda at: address_of(segments, at)))
         return cls(name, arch, data, payload.wrappers, segments, symbols, config)
 
     @property

@@ -39,7 +39,7 @@ _SORTED = 0.98  # of the addresses: absolute symbols may stand apart
 ALIGN = 8  # of every table
 KERNEL_BITS = 56  # of an address, above which all bits are set
 
-Words = NDArray[np.int64]
+Offsets = NDArray[np.int64]
 
 
 class Encoding(enum.Enum):
@@ -99,7 +99,7 @@ class Found:
         )
 
 
-class Symbols(Mapping[str, int]):
+class ImageSymbols(Mapping[str, int]):
     """A kernel's symbols: name -> address, in the order of the table; of several the first."""
 
     def __init__(self, found: Found, addresses: NDArray[np.uint64]) -> None:
@@ -224,11 +224,11 @@ class _Search:
                 return Found(count, names, sizes, self._offsets(at, count), at, *how)
         raise BadKernel(self.name, "kallsyms", "names without addresses")
 
-    def _words(self, start: int, end: int) -> Words:
+    def _words(self, start: int, end: int) -> Offsets:
         size = max(0, min(end, len(self.image)) - start) // 4
         return np.frombuffer(self.image, f"{self.order}u4", size, start).astype(np.int64)
 
-    def _markers(self) -> tuple[int, Words]:
+    def _markers(self) -> tuple[int, Offsets]:
         """Return the longest ascending run that begins with 0 before the tokens."""
         low = max(0, self.start - (32 << 20)) & ~3
         words = self._words(low, self.start)
@@ -245,7 +245,7 @@ class _Search:
         length, first = max(runs)
         return low + 4 * first, words[first : first + length + 1]
 
-    def _names(self, markers_at: int, markers: Words) -> tuple[int, int, int]:
+    def _names(self, markers_at: int, markers: Offsets) -> tuple[int, int, int]:
         """Return where the names begin, and where their number stands and what it is."""
         last, chunks = int(markers[-1]), len(markers)
         highest = (markers_at - last) & ~3
@@ -261,7 +261,7 @@ class _Search:
     def _byteorder(self) -> Literal["little", "big"]:
         return "little" if self.order == "<" else "big"
 
-    def _agrees(self, at: int, markers: Words) -> bool:
+    def _agrees(self, at: int, markers: Offsets) -> bool:
         """Return whether the first names end where the markers say."""
         start = at
         for _ in range(STEP if len(markers) > 1 else 0):
@@ -274,7 +274,7 @@ class _Search:
                 return False
         return len(markers) == 1 or at - start == int(markers[1])
 
-    def _positions(self, start: int, markers: Words, count: int) -> tuple[Words, Words]:
+    def _positions(self, start: int, markers: Offsets, count: int) -> tuple[Offsets, Offsets]:
         """Return where each packed name begins and its tokens, all markers' names side by side."""
         raw = np.frombuffer(self.image, np.uint8)
         at = markers + start
@@ -295,7 +295,7 @@ class _Search:
             raise BadKernel(self.name, "kallsyms", "names run into the tokens")
         return where, sizes
 
-    def _expanded(self, positions: Words, lengths: Words) -> tuple[bytes, Words]:
+    def _expanded(self, positions: Offsets, lengths: Offsets) -> tuple[bytes, Offsets]:
         """Return the names unpacked, behind each other, and their lengths."""
         widths = np.array([len(token) for token in self.tokens], np.int64)
         starts = np.cumsum(widths) - widths
@@ -336,15 +336,15 @@ class _Search:
         return None
 
 
-def _ascends(values: Words) -> bool:
+def _ascends(values: Offsets) -> bool:
     return values.size > 1 and float((np.diff(values) >= 0).mean()) > _SORTED
 
 
-def _runs(starts: Words, lengths: Words) -> Words:
+def _runs(starts: Offsets, lengths: Offsets) -> Offsets:
     """Return the indices of all runs behind each other: from each start as many as its length."""
     total = int(lengths.sum())
     if not total:
         return np.empty(0, np.int64)
     ends = np.cumsum(lengths)
-    found: Words = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    found: Offsets = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
     return found

@@ -35,7 +35,15 @@ from allocator.workloads import (
     workload,
     write_trace,
 )
-from allocator.workloads.itlb import CORES, CallMix, Core, Entries, Target, Tlb, misses_per_million
+from allocator.workloads.itlb import (
+    CORES,
+    CalledText,
+    CallMix,
+    Core,
+    InstructionTlb,
+    TlbShape,
+    misses_per_million,
+)
 from allocator.workloads.operations import from_json, to_json
 from allocator.workloads.sources import DESKTOP, SERVER, _program_size
 from tests.archs.facts import facts
@@ -479,7 +487,7 @@ def test_a_module_settles_later_and_memory_is_sealed_by_key(x86):
 )
 def test_a_set_keeps_the_pages_used_last(sets, ways, pages):
     """A page hits when fewer than `ways` other pages of its set came since its last use."""
-    tlb = Tlb(Core(title="t", arch="x", small=Entries(sets, ways)))
+    tlb = InstructionTlb(Core(title="t", arch="x", small=TlbShape(sets, ways)))
     for number, page in enumerate(pages):
         earlier = pages[:number]
         expected = False
@@ -492,8 +500,8 @@ def test_a_set_keeps_the_pages_used_last(sets, ways, pages):
 
 def test_sizes_compete_only_where_the_core_shares_entries():
     """A core with an array of its own for 2 MiB keeps them whatever 4 KiB pages do."""
-    apart = Tlb(Core(title="t", arch="x", small=Entries(1, 2), large=Entries(1, 1)))
-    shared = Tlb(Core(title="t", arch="x", small=Entries(1, 2)))
+    apart = InstructionTlb(Core(title="t", arch="x", small=TlbShape(1, 2), large=TlbShape(1, 1)))
+    shared = InstructionTlb(Core(title="t", arch="x", small=TlbShape(1, 2)))
     for tlb in (apart, shared):
         tlb.access(0, LARGE_PAGE_SIZE)
         for page in range(4):
@@ -507,7 +515,7 @@ def test_one_large_leaf_misses_at_least_five_times_less_than_fifty_pages():
     base = 0xFFFFFFFFC0000000
     image = Interval(0xFFFFFFFF81000000, 0xFFFFFFFF83000000)
     targets = [
-        Target(Interval(base + page * PAGE_SIZE, base + (page + 1) * PAGE_SIZE))
+        CalledText(Interval(base + page * PAGE_SIZE, base + (page + 1) * PAGE_SIZE))
         for page in range(50)
     ]
     large = dict.fromkeys(range(base // PAGE_SIZE, base // PAGE_SIZE + 512), LARGE_PAGE_SIZE)
@@ -521,6 +529,6 @@ def test_nothing_to_call_misses_nothing():
     """Without texts there are no misses; without other code a small text stays in the TLB."""
     image = Interval(0, PAGE_SIZE)
     assert set(misses_per_million([], {}, image).values()) == {0.0}
-    alone = [Target(Interval(1 << 40, (1 << 40) + 8 * PAGE_SIZE))]
+    alone = [CalledText(Interval(1 << 40, (1 << 40) + 8 * PAGE_SIZE))]
     quiet = CallMix(calls=500, other_accesses=0)
     assert set(misses_per_million(alone, {}, image, mix=quiet).values()) == {0.0}

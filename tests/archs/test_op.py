@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from archs import engine
 from archs.engine import Failure, Problem, Records, apply
-from archs.op import Kind, Op, Term, signed
+from archs.op import Op, OpKind, Term, signed
 from archs.reloc import Part, Reach, Reloc, Rows, Slice, data
 from tests.support.scalar import MASK64
 
@@ -209,21 +209,21 @@ def test_x_follows_by_weights_where_everything_moves_by_granules(
 @pytest.mark.parametrize(
     ("op", "kind", "formula"),
     [
-        (Op.NONE, Kind.NOTHING, "-"),
-        (Op.ABS, Kind.ADDRESS, "S+A"),
-        (Op.PC, Kind.DISPLACEMENT, "S+A-P"),
-        (Op.PAGE, Kind.DISPLACEMENT, "Page(S+A)-Page(P)"),
-        (Op.PAIR, Kind.PAIRED, "X of the HI20 at S"),
-        (Op.SIZE, Kind.SIZE, "Z+A"),
-        (Op.ADD, Kind.ACCUMULATED, "V+S+A"),
-        (Op.SUB, Kind.ACCUMULATED, "V-S-A"),
-        (Op.SET, Kind.ACCUMULATED, "S+A, later V"),
-        (JUMP, Kind.REGION, "S+A-((P+0x4)&-0x10000000)"),
-        (BELOW_GP, Kind.DISPLACEMENT, "S+A-GP"),
-        (BELOW_GP.then(MINUS), Kind.DISPLACEMENT, "-S-A+GP"),
+        (Op.NONE, OpKind.NOTHING, "-"),
+        (Op.ABS, OpKind.ADDRESS, "S+A"),
+        (Op.PC, OpKind.DISPLACEMENT, "S+A-P"),
+        (Op.PAGE, OpKind.DISPLACEMENT, "Page(S+A)-Page(P)"),
+        (Op.PAIR, OpKind.PAIRED, "X of the HI20 at S"),
+        (Op.SIZE, OpKind.SIZE, "Z+A"),
+        (Op.ADD, OpKind.ACCUMULATED, "V+S+A"),
+        (Op.SUB, OpKind.ACCUMULATED, "V-S-A"),
+        (Op.SET, OpKind.ACCUMULATED, "S+A, later V"),
+        (JUMP, OpKind.REGION, "S+A-((P+0x4)&-0x10000000)"),
+        (BELOW_GP, OpKind.DISPLACEMENT, "S+A-GP"),
+        (BELOW_GP.then(MINUS), OpKind.DISPLACEMENT, "-S-A+GP"),
     ],
 )
-def test_what_x_is_follows_from_the_terms(op: Op, kind: Kind, formula: str) -> None:
+def test_what_x_is_follows_from_the_terms(op: Op, kind: OpKind, formula: str) -> None:
     """Kind and formula are what the terms say."""
     assert (op.kind, op.formula) == (kind, formula)
 

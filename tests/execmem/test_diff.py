@@ -16,7 +16,7 @@ from execmem.diff import compare, compare_runs, predict
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.layout import plan
-from loader.recording import Recording, Run, image_of, runs
+from loader.recording import RecordedBoot, Recording, image_of, runs
 from samples import modules as samples
 from tests.support import ld
 from tests.support.addresses import place, resolve
@@ -242,7 +242,7 @@ def test_sample_modules_are_what_gnu_ld_makes(arch: archs.Arch, tmp_path: Path) 
 # Real kernels ----------------------------------------------------------------------------------
 
 
-def of(oracle: Path, name: str, module: str) -> tuple[Run, Recording, bytes]:
+def of(oracle: Path, name: str, module: str) -> tuple[RecordedBoot, Recording, bytes]:
     """Return a recorded module of a run, or skip."""
     for run in runs(oracle, (name,)):
         for recording in run.recordings:

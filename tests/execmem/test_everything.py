@@ -21,7 +21,7 @@ def test_all_modules_are_in_one_guest(arch, design):
     """Every module of the tree is loaded once, and the sums are those of the modules."""
     machine = Machine(arch, root=root(arch.name), design=design)
     told = []
-    whole = load_all(machine, names(), tell=lambda: told.append(None))
+    whole = load_all(machine, names(), after_each=lambda: told.append(None))
     assert len(told) == len(names())
     assert set(machine.modules) == set(names())
     found = whole.as_json()

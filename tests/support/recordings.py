@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from loader.recording import BASE, Recording, Run, image_of, runs
+from loader.recording import BASE, RecordedBoot, Recording, image_of, runs
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ def of_runs(oracle: Path, corpus: Path) -> Iterator[Recorded]:
     yield from _recorded([run for run in runs(oracle) if run.name != BASE], corpus)
 
 
-def _recorded(found: Sequence[Run], corpus: Path) -> Iterator[Recorded]:
+def _recorded(found: Sequence[RecordedBoot], corpus: Path) -> Iterator[Recorded]:
     for run in found:
         features = run.environment.features
         errata = tuple(f.removeprefix("WORKAROUND_") for f in features if f == "WORKAROUND_843419")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kernels.modelled.api.registration import Ids, member_value, registration
+from kernels.modelled.api.registration import DeviceIds, member_value, registration
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import StructView, layout, struct, view
 
@@ -73,7 +73,7 @@ struct("spi_device_id", "name:char[32] driver_data:u64")
 struct("acpi_device_id", "id:char[16] driver_data:u64 cls:u32 cls_msk:u32")
 
 
-def _table(structure: str, end: tuple[str, ...], spell: Callable[[StructView], str]) -> Ids:
+def _table(structure: str, end: tuple[str, ...], spell: Callable[[StructView], str]) -> DeviceIds:
     """Return the reader of a table whose last entry has nothing in the members `end`."""
 
     def read(k: Kernel, address: int) -> Iterator[str]:
@@ -113,7 +113,7 @@ _HID = _table(
 _VIRTIO = _table("virtio_device_id", ("device",), lambda v: f"{v.number('device')}")
 
 
-def _names(structure: str, member: str = "name") -> Ids:
+def _names(structure: str, member: str = "name") -> DeviceIds:
     return _table(structure, (member,), lambda v: v.text(member))
 
 

@@ -23,7 +23,7 @@ from kernels.modelled.structs import StructView, layout, view
 from kernels.modelled.table import function
 from kernels.registry import Field
 
-Ids = Callable[[Kernel, int], Iterator[str]]
+DeviceIds = Callable[[Kernel, int], Iterator[str]]
 
 
 def enter(
@@ -34,7 +34,7 @@ def enter(
     *,
     name: str = "name",
     fields: tuple[str, ...] = (),
-    ids: tuple[str, Ids] | None = None,
+    ids: tuple[str, DeviceIds] | None = None,
 ) -> None:
     """Record the structure at `address`: its name, members of interest, ids, and callbacks."""
     found = view(k, structure, address)
@@ -69,7 +69,7 @@ def registration(
     *,
     name: str = "name",
     fields: tuple[str, ...] = (),
-    ids: tuple[str, Ids] | None = None,
+    ids: tuple[str, DeviceIds] | None = None,
 ) -> None:
     """Declare the functions that register and unregister one kind of structure.
 

@@ -21,7 +21,7 @@ from allocator.errors import ExecmemError
 from allocator.types import Consumer, MemType
 from emulator.cpu import Cpu
 
-Part: TypeAlias = tuple[int, bytes]
+PatchPiece: TypeAlias = tuple[int, bytes]
 Running: TypeAlias = Callable[[], Iterable[tuple[Cpu, int | None]]]
 
 
@@ -172,7 +172,11 @@ class Patches:
                 del self._live[patch.address]
 
     def make(
-        self, consumer: Consumer, size: int, align: int, parts: Callable[[int], Iterable[Part]]
+        self,
+        consumer: Consumer,
+        size: int,
+        align: int,
+        parts: Callable[[int], Iterable[PatchPiece]],
     ) -> Allocation:
         """Return `size` bytes of new text for a consumer.
 
