@@ -40,7 +40,8 @@ from allocator.types import (
     align_up,
 )
 from archs import Arch
-from loader.elf import parse
+from loader.elf import arch_of, parse
+from loader.errors import BadModule
 from loader.files import SUFFIXES, module_name, read_module
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
@@ -203,10 +204,18 @@ class _RegionSizes:
         images = [image_of(recording, self.trees)] if recording else []
         images += [] if recording else [read_module(path) for path in self.files.get(name, ())]
         for image in images:
-            if image is not None and int.from_bytes(image[18:20], "little") == arch.machine:
+            if image is not None and _is_for(arch, image):
                 view = parse(image, name)
                 return sizes_with_symbols(view, plan(view, errata=errata))
         return None
+
+
+def _is_for(arch: Arch, image: bytes) -> bool:
+    """Return whether a file is a module of the architecture."""
+    try:
+        return arch_of(image) is arch
+    except BadModule:
+        return False
 
 
 def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:

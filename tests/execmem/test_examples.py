@@ -308,7 +308,7 @@ def test_the_wheel_is_what_runs(this_python, tmp_path):
     """The lines below are run by what was installed, not by these sources."""
     code = "import execmem, samples; print(execmem.__file__, samples.__file__)"
     done = subprocess.run(
-        [this_python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [this_python, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     for found in done.stdout.split():
         assert str(this_python.parents[1]) in found
