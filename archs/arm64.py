@@ -46,8 +46,9 @@ from archs.arch import Arch
 from archs.boot_arm64 import environment, numbers
 from archs.environment import Environment
 from archs.extable import ENTRY, PAIR
+from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe
-from archs.levels.load import Erratum, Load, Plt, module_struct
+from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
@@ -361,21 +362,9 @@ ARM64 = Arch(
         trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
         vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
         livepatching=False,
-        # Devices have memory for DMA of their own.
-        structure_sizes=(("device", 784), ("scatterlist", 32)),
         function_alignment=8,
         page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
-        module_struct=module_struct(
-            1280,
-            taints=864,
-            args=960,
-            percpu=968,
-            percpu_size=976,
-            source_list=1160,
-            target_list=1176,
-            exit=1192,
-            refcnt=1200,
-        ),
+        layouts=Table.of("arm64"),
         plt=Plt(
             section=".plt",
             init_section=".init.plt",
@@ -429,7 +418,7 @@ ARM64 = Arch(
                 "vbar_el1": Anchor.IMAGE,
             },
             constants={"cpacr_el1": 0x30_0000},  # FPEN: no trap on SIMD
-            canary=(Anchor.CURRENT, 1384),
+            canary=(Anchor.CURRENT, "task_struct"),
             percpu_from_zero=False,
             trap=traps.arm64,
             code={},

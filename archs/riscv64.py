@@ -47,8 +47,9 @@ from archs.arch import Arch
 from archs.boot_riscv64 import EXTENSIONS, THEAD, environment
 from archs.environment import Environment
 from archs.extable import ENTRY, POINTERS
+from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe, rows
-from archs.levels.load import Load, Plt, module_struct
+from archs.levels.load import Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
@@ -382,20 +383,8 @@ RISCV64 = Arch(
         trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
         vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
         livepatching=False,
-        # No CONFIG_NEED_SG_DMA_LENGTH.
-        structure_sizes=(("device", 768), ("scatterlist", 24)),
         function_alignment=2,
-        module_struct=module_struct(
-            1216,
-            taints=824,
-            args=920,
-            percpu=928,
-            percpu_size=936,
-            source_list=1120,
-            target_list=1136,
-            exit=1152,
-            refcnt=1160,
-        ),
+        layouts=Table.of("riscv64"),
         plt=Plt(
             section=".plt",
             init_section=".init.plt",
@@ -441,7 +430,7 @@ RISCV64 = Arch(
             },
             privilege={"priv": 1},
             unsaved={"fflags": 0},
-            canary=(Anchor.CURRENT, 1400),
+            canary=(Anchor.CURRENT, "task_struct"),
             percpu_from_zero=False,
             trap=traps.riscv64,
             code={},

@@ -43,8 +43,9 @@ from archs.arch import Arch
 from archs.boot_x86_64 import FEATURES, environment
 from archs.extable import ENTRY, HANDLED
 from archs.insn_x86_64 import NOPS, REGISTERS, holds
+from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe, rows
-from archs.levels.load import Load, module_struct
+from archs.levels.load import Load
 from archs.levels.patch import Emulator, LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.op import Got, Op
@@ -345,19 +346,8 @@ X86_64 = Arch(
         trap=b"\xcc",
         vermagic="6.12.107+deb13-amd64 SMP preempt mod_unload modversions ",
         livepatching=True,
-        structure_sizes=(("device", 768), ("scatterlist", 32)),
         function_alignment=16,
-        module_struct=module_struct(
-            1280,
-            taints=848,
-            args=944,
-            percpu=952,
-            percpu_size=960,
-            source_list=1168,
-            target_list=1184,
-            exit=1200,
-            refcnt=1208,
-        ),
+        layouts=Table.of("x86_64"),
         plt=None,
         got_section=".got",
         errata={},
@@ -392,7 +382,7 @@ X86_64 = Arch(
                 "cs": 0x10,
                 "ss": 0x18,
             },
-            canary=(Anchor.PERCPU, 40),
+            canary=(Anchor.PERCPU, "fixed_percpu_data"),
             current_variables=("pcpu_hot", "const_pcpu_hot"),
             guard_variables=("__ref_stack_chk_guard",),  # since Linux 6.15
             percpu_from_zero=True,

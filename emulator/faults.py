@@ -19,6 +19,7 @@ class FaultKind(enum.Enum):
     INSTRUCTION = "invalid instruction"
     TRAP = "trap"
     UNKNOWN_SYMBOL = "unknown kernel symbol"
+    UNKNOWN_STRUCTURE = "unknown kernel structure"
     INSTRUCTION_LIMIT = "instruction limit reached"
     TIME_LIMIT = "time limit reached"
     MEMORY_LIMIT = "memory limit reached"
@@ -31,6 +32,11 @@ class FaultKind(enum.Enum):
     USE_AFTER_FREE = "use after free"
     DOUBLE_FREE = "double free"
     EMULATOR = "emulator died"
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing was wrong but that the kernel ends here."""
+        return self in (self.UNKNOWN_SYMBOL, self.UNKNOWN_STRUCTURE)
 
     @property
     def is_limit(self) -> bool:

@@ -30,6 +30,7 @@ from loader.elfview import (
 from loader.gate import Gate, Notice
 from loader.layout import PERCPU_SECTION, THIS_MODULE
 from loader.symbols import KSYMTABS, Export
+from loader.this_module import STRUCTURE
 from loader.versions import VMLINUX, TreeFacts
 
 GPL_COMPATIBLE = frozenset(
@@ -198,10 +199,10 @@ class Admission:
         if known is not None and section.size != known:
             reason = f"has {section.size} bytes, this kernel's struct module {known}"
             found.append(self._bad("this-module-size", THIS_MODULE, reason))
-        elif section.size != self.gate.arch.loads.module_struct.size and known is None:
+        elif section.size != self._modelled_size and known is None:
             text = (
                 f"its struct module has {section.size} bytes, that of the kernel modelled "
-                f"{self.gate.arch.loads.module_struct.size}: not comparable, they are of different builds"
+                f"{self._modelled_size}: not comparable, they are of different builds"
             )
             self._notice("this-module-size", text)
         return found
@@ -211,7 +212,12 @@ class Admission:
         """Bytes of the kernel's struct module, where the kernel is known."""
         if self._facts is not None and self._facts.module_size is not None:
             return self._facts.module_size
-        return self.gate.arch.loads.module_struct.size if self._of_model else None
+        return self._modelled_size if self._of_model else None
+
+    @property
+    def _modelled_size(self) -> int:
+        """Bytes of struct module of the kernel that is modelled."""
+        return self.gate.arch.loads.layouts.size_of(STRUCTURE)
 
     @property
     def _of_model(self) -> bool:

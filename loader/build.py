@@ -297,7 +297,7 @@ def build_of(
             "struct module",
             (None if kernel is None else struct_module(kernel), Source.TYPES),
             (_this_module(view), Source.SECTIONS),
-            (found.loads.module_struct.size, Source.MODELLED),
+            (found.loads.layouts.size_of("module"), Source.MODELLED),
         ),
         config=config,
         types=_is_known(kernel is not None and _types(kernel)),

@@ -6,25 +6,36 @@ and pointers to init and exit, which are the only relocations there. The kernel 
 those members point at, whatever the functions' symbols are called.
 
 Its layout depends on version, architecture and configuration. That of the modelled kernel is
-data (`Arch.module_struct`). In a module of another build the pointers tell where init and exit
+known by its types (`Layouts`). In a module of another build the pointers tell where init and exit
 stand, since init comes first; of one alone, the function's alias or section tells which it is.
 What nothing tells is unknown, and is not guessed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 
 from allocator.types import ADDRESS_MASK
-from archs.levels.load import NAME_AND_ADDRESS, module_head
+from archs.layouts import Layouts
+from archs.levels.load import NAME_AND_ADDRESS
 from loader.elfview import ElfView, Section
 from loader.errors import BadModule
 from loader.files import module_name
 from loader.layout import THIS_MODULE
 
+STRUCTURE = "module"
+# Those before the first that an option of the configuration adds: where they stand in the modelled
+# kernel, there they stand in those of 5.10 to 7.2.
+HEAD = ("state", "list", "name", "mkobj", "version", "srcversion")
+MEMBERS = (
+    *HEAD,
+    *("syms", "num_syms", "gpl_syms", "num_gpl_syms", "kp", "num_kp", "extable", "num_exentries"),
+    *("init", "mem", "taints", "args", "percpu", "percpu_size"),
+    *("source_list", "target_list", "exit", "refcnt"),
+)
 _ALIASES = {"init_module": "init", "cleanup_module": "exit"}
 _SECTIONS = {".init.text": "init", ".exit.text": "exit"}
 
@@ -63,17 +74,17 @@ def this_module(view: ElfView) -> ThisModule | None:
     section = view.section(THIS_MODULE)
     if section is None:
         return None
-    usual = view.arch.loads.module_struct
+    usual = view.arch.loads.layouts
     build = view.modinfo.get("vermagic", "").partition(" ")[0]
     pointers = _pointers(view, section)
-    places = {usual.members["init"], usual.members["exit"]}
-    if section.size == usual.size and pointers.keys() <= places:
+    places = {usual.offset_of(STRUCTURE, "init"), usual.offset_of(STRUCTURE, "exit")}
+    if section.size == usual.size_of(STRUCTURE) and pointers.keys() <= places:
         told = pointers.keys() == places or not build
-        if told or build.startswith(usual.release):
-            return ThisModule(section, usual.members, True, build)
+        if told or build.startswith(usual.series):
+            return ThisModule(section, members_of(usual, MEMBERS), True, build)
     members: dict[str, int] = {}
     word = view.dialect.word
-    head = module_head(word)
+    head = members_of(usual, HEAD)
     name = bytes(view.contents(section))[head["name"] :][: NAME_AND_ADDRESS - word]
     title = (view.modinfo.get("name") or module_name(view.name)).encode()
     if title and name.partition(b"\0")[0] == title:
@@ -83,6 +94,16 @@ def this_module(view: ElfView) -> ThisModule | None:
     if "exit" in members and members["exit"] + word + 4 <= section.size:
         members["refcnt"] = members["exit"] + word
     return ThisModule(section, members, False, build)
+
+
+def members_of(layouts: Layouts, names: Sequence[str]) -> Mapping[str, int]:
+    """Return where members of struct module stand, of those that a kernel has.
+
+    >>> from archs import arch
+    >>> members_of(arch("arm64").loads.layouts, HEAD[:3])
+    {'state': 0, 'list': 8, 'name': 24}
+    """
+    return {m: layouts.offset_of(STRUCTURE, m) for m in names if layouts.has(STRUCTURE, m)}
 
 
 def _pointers(view: ElfView, section: Section) -> Mapping[int, tuple[int, int]]:
@@ -111,11 +132,12 @@ def _entries(
         return {"init": first, "exit": last[0]}
     member = _meaning(view, *pointers[first])
     if not member:
-        usual = view.arch.loads.module_struct.members
+        usual = view.arch.loads.layouts
         reason = (
             f"one pointer, at {first:#x} of {section.size:#x}: whether to init or to exit neither "
-            f"its symbol nor its section tells (a kernel {view.arch.loads.module_struct.release} has "
-            f"them at {usual['init']:#x} and {usual['exit']:#x})"
+            f"its symbol nor its section tells (a kernel {usual.series} has "
+            f"them at {usual.offset_of(STRUCTURE, 'init'):#x} and "
+            f"{usual.offset_of(STRUCTURE, 'exit'):#x})"
         )
         raise BadModule(view.name, where, reason)
     return {member: first}

@@ -31,7 +31,7 @@ from kernels.errors import MAX_ERRNO, ErrnoError
 from kernels.modelled.api.files import Mode
 from kernels.modelled.api.user import user_memory
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import StructView, layout, view
+from kernels.modelled.structs import StructView, view
 from kernels.registry import Record
 from machine.arguments import Out
 from machine.calling import Caller
@@ -95,11 +95,11 @@ class Device:
         if all(record is not self.record for record in self.machine.kernel.registry):
             raise DeviceError(self.name, "open", errno.ENXIO, "its module has taken it back")
         kernel, record = self.machine.kernel, self.record
-        self._inode = self.machine.caller.alloc(layout("inode").size)
+        self._inode = self.machine.caller.alloc(kernel.layouts.size_of("inode"))
         inode = view(kernel, "inode", self._inode)
         inode.put("i_mode", S_IFCHR)
         inode.put("i_rdev", self._major << 20 | self.minor)
-        file = view(kernel, "file", self.machine.caller.alloc(layout("file").size))
+        file = view(kernel, "file", self.machine.caller.alloc(kernel.layouts.size_of("file")))
         if "node" in record.fields:
             file.put("private_data", record.address)
         file.put("f_op", self._operations)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from allocator import ExecmemError
 from emulator import process
 from emulator.budget import one_budget
-from emulator.faults import Fault, FaultKind, Stopped
+from emulator.faults import Fault, Stopped
 from kernels.errors import errno_name
 from kernels.modelled.api.held import left, taken
 from kernels.modelled.api.sched import abandon
@@ -94,7 +94,7 @@ class Insmod:
                 error.cause = self._explainer.first_stop(loaded.name)
             if isinstance(error, Fault):
                 left(self._kernel, since, error.cause or Stopped(loaded.name, error))
-            if isinstance(error, Fault) and error.kind is FaultKind.UNKNOWN_SYMBOL:
+            if isinstance(error, Fault) and error.kind.is_unknown:
                 # Nothing is wrong with the module: this kernel ends here. It stays as a
                 # kernel would leave it after an oops in init, and its functions can be called.
                 stopped = error

@@ -37,7 +37,7 @@ class Parameters:
         """Return what a module's `__param` table declares."""
         for section in loaded.sections.values():
             if section.name == "__param" and section.size:
-                return parameters(self._memory, section.address, section.size)
+                return parameters(self._kernel, self._memory, section.address, section.size)
         return ()
 
     def set(self, loaded: LoadedModule, params: Mapping[str, object]) -> None:
@@ -53,7 +53,7 @@ class Parameters:
             text = _text(value)
             buffer = self._caller.alloc(text.encode() + b"\0")
             try:
-                setter = self._kernel.word(parameter.ops + SET)
+                setter = self._kernel.word(parameter.ops + SET(self._kernel))
                 raw = self._caller.call(setter, buffer, parameter.address)
             except AccessError:
                 reason = "this kernel does not have its operations, " + (
@@ -72,7 +72,7 @@ class Parameters:
         """Let each parameter free what its `set` allocated (destroy_params)."""
         for parameter in self.of(loaded):
             if self._kernel.unknown_at(parameter.ops) is None:
-                release = self._kernel.word(parameter.ops + FREE)
+                release = self._kernel.word(parameter.ops + FREE(self._kernel))
                 if release:
                     self._caller.call(release, parameter.arg)
 

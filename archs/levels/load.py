@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from allocator.types import PAGE_SIZE, AddressMap
 from archs.extable import ENTRY, Forms
+from archs.layouts import Layouts
 from archs.versions import Since
 
 
@@ -85,58 +86,7 @@ class Erratum:
     detour: Callable[[int, int], bytes | None]
 
 
-@attrs.frozen(kw_only=True)
-class ModuleStruct:
-    """struct module of the modelled kernel, Linux 6.12 (BTF of Debian's configuration).
-
-    Parameters
-    ----------
-    size
-        Bytes, as `.gnu.linkonce.this_module` has them in a module of that build.
-    members
-        Member -> offset, of those that somebody writes or reads.
-    release
-        How the version of such a kernel begins.
-    """
-
-    size: int
-    members: Mapping[str, int] = attrs.field(repr=False)
-    release: str = "6.12"
-
-
-# Where members stand in struct module (include/linux/module.h) on every 64-bit architecture:
-# in builds of 5.10 to 7.2 alike, and in those of 6.12.
-MODULE_HEAD = {"state": 0, "list": 8, "name": 24, "mkobj": 80, "version": 184, "srcversion": 192}
 NAME_AND_ADDRESS = 64  # bytes of a module's name and of an address (MODULE_NAME_LEN)
-
-
-def module_head(word: int) -> Mapping[str, int]:
-    """Return where members stand in every struct module with addresses of so many bytes.
-
-    >>> module_head(4)
-    {'state': 0, 'list': 4, 'name': 12}
-    """
-    return MODULE_HEAD if word == 8 else {"state": 0, "list": word, "name": 3 * word}
-
-
-_MODULE_6_12 = {
-    **MODULE_HEAD,
-    "syms": 208,
-    "num_syms": 224,
-    "kp": 264,
-    "num_kp": 272,
-    "num_gpl_syms": 276,
-    "gpl_syms": 280,
-    "num_exentries": 300,
-    "extable": 304,
-    "init": 312,
-    "mem": 320,
-}
-
-
-def module_struct(size: int, **members: int) -> ModuleStruct:
-    """Return struct module of 6.12, given its size and the members behind those of the architecture."""
-    return ModuleStruct(size=size, members={**_MODULE_6_12, **members})
 
 
 @attrs.frozen(kw_only=True)
@@ -172,11 +122,8 @@ class Load:
         What the kernel that is modelled calls itself and its build (VERMAGIC_STRING).
     livepatching
         Whether it is built with CONFIG_LIVEPATCH.
-    structure_sizes
-        Kernel structures whose size depends on the architecture or its kernel's configuration,
-        and their bytes.
-    module_struct
-        struct module in the kernel's configuration.
+    layouts
+        Where members of structures lie in the kernel that is modelled.
     """
 
     address_map: Callable[..., AddressMap]
@@ -191,5 +138,4 @@ class Load:
     function_alignment: int
     vermagic: str
     livepatching: bool
-    structure_sizes: tuple[tuple[str, int], ...]
-    module_struct: ModuleStruct
+    layouts: Layouts

@@ -111,8 +111,8 @@ class Emulation:
     system
         Instructions that ask the machine, and what answers them; None: the emulator does.
     canary
-        Where compiled code reads the stack protector's canary: anchor and offset; None where
-        it is not at an address that a register leads to.
+        Where compiled code reads the stack protector's canary: anchor, and the structure there
+        whose member `stack_canary` it is; None where no register leads to it.
     current_variables
         Per-cpu variables that begin with the current task, where no register holds it.
     guard_variables
@@ -157,7 +157,7 @@ class Emulation:
     page_size_varies: bool
     anchors: Mapping[str, Anchor]
     constants: Mapping[str, int]
-    canary: tuple[Anchor, int] | None
+    canary: tuple[Anchor, str] | None
     percpu_from_zero: bool
     code: Mapping[str, bytes]
     fixup: Callable[[int], tuple[tuple[str, int], ...] | None]

@@ -13,6 +13,7 @@ from allocator import AccessError, AllocationError
 from allocator.errors import ExecmemError
 from allocator.plugins import said
 from allocator.types import ADDRESS_MASK
+from archs.layouts import NotKnown
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.access import Access
 from kernels.modelled.costs import Costs
@@ -119,6 +120,14 @@ class Dispatch:
             except AllocationError as error:
                 hint = "there is more with Machine(memory=BYTES)"
                 self._costs.overflow(f"{stub.name}(): {error}", hint)
+            except NotKnown as error:
+                raise Fault(
+                    FaultKind.UNKNOWN_STRUCTURE,
+                    address,
+                    self._serving.caller(),
+                    reason=error.what,
+                    hint=error.HINT,
+                ) from None
             except ExecmemError:
                 raise
             except Exception as error:

@@ -18,6 +18,7 @@ import attrs
 from allocator import KernelMemory
 from allocator.types import ADDRESS_MASK
 from archs import Arch
+from archs.layouts import Layouts
 from emulator.budget import Limits
 from emulator.cpu import Cpu
 from emulator.faults import Fault, Stopped
@@ -30,7 +31,7 @@ from kernels.modelled.heap import LIMIT, Heap
 from kernels.modelled.image import ImageParts
 from kernels.modelled.kasan import CheckedHeap, CheckedMemory
 from kernels.modelled.modules import ModuleStructs
-from kernels.modelled.percpu import PerCpu
+from kernels.modelled.percpu import Canary, PerCpu
 from kernels.modelled.printk import Printk
 from kernels.modelled.serving import Serving
 from kernels.modelled.symtab import Symtab, SymtabMark, Unknown
@@ -74,6 +75,8 @@ class Kernel:
         What random numbers follow.
     limits
         What the guest may take now, of instructions and time.
+    layouts
+        Where members of structures lie; by default as in the kernel that is modelled.
 
     `text` is what patches text of modules, where there is something that does; `modules` keeps
     what the guest sees of them; `plain` is the memory without anything that counts or checks;
@@ -94,8 +97,10 @@ class Kernel:
         heap_limit: int = LIMIT,
         seed: int = 0,
         limits: Limits | None = None,
+        layouts: Layouts | None = None,
     ) -> None:
         self.arch = arch
+        self.layouts = arch.loads.layouts if layouts is None else layouts
         self.limits = Limits() if limits is None else limits
         self.plain = memory
         self.cpus = tuple(cpus)
@@ -125,7 +130,9 @@ class Kernel:
         placed = ImageParts(arch, memory)
         self.image = placed.interval
         self.return_address = placed.code(b"")
-        self.percpu = PerCpu(arch, self.memory, self.cpus, self.serving, self.image.start)
+        self.percpu = PerCpu(
+            arch, self.memory, self.cpus, self.serving, self.image.start, self._canary()
+        )
         self.symtab = Symtab(self, placed, self.percpu, unknown)
         self._name_parts()
         self.symtab.define_fixed()
@@ -141,6 +148,13 @@ class Kernel:
         )
         self._settle()
         self.modules = ModuleStructs(self, loaded)
+
+    def _canary(self) -> Canary | None:
+        """Return what register leads to the canary, and how far; None where none does."""
+        place = self.arch.runs.emulation.canary
+        if place is None or not self.layouts.has(place[1], "stack_canary"):
+            return None
+        return place[0], self.layouts.offset_of(place[1], "stack_canary")
 
     def _name_parts(self) -> None:
         """Give short names to what entries and the machine use of the parts."""

@@ -11,7 +11,7 @@ functions that need it stop the guest by name.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 import attrs
@@ -19,31 +19,29 @@ import attrs
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
 from kernels.modelled.services import Services
-from kernels.modelled.structs import PREV, layout, offset_of
+from kernels.modelled.structs import PREV, made, offset_of, size_of, view
 from kernels.modelled.structs import struct as declare
 from loader.gate import TAINTS
 from loader.loaded import LoadedModule, State
+from loader.this_module import MEMBERS, STRUCTURE
 
 HEAD = "modules"  # the list of all modules
 BASE = 1  # MODULE_REF_BASE: what the count is while nobody holds the module
 # enum module_state
 STATES = {State.LIVE: 0, State.COMING: 1, State.GOING: 2, State.UNFORMED: 3}
-declare("module_kobject", "@8 kobj.entry:list @56 kobj.kref:u32 @64 mod:ptr ...")
-declare("module_memory", "base:ptr size:u32 @72")
-declare("module_use", "source_list:list target_list:list source:ptr target:ptr")
-_KOBJECT_ENTRY, _KOBJECT_COUNT, _KOBJECT_MODULE = (
-    offset_of("module_kobject", member) for member in ("kobj.entry", "kobj.kref", "mod")
-)
+declare(STRUCTURE, " ".join(MEMBERS))
+declare("module_kobject", "kobj mod")
+declare("module_memory", "base size")
+declare("module_use", "source_list target_list source target")
 _KOBJECT_ADDED = 7  # bits behind the count: that it is initialised, in sysfs and announced
-_MEMORY, _USE = layout("module_memory").size, layout("module_use").size
-_USE_TARGET, _USE_SOURCE = offset_of("module_use", "target_list"), offset_of("module_use", "source")
-# Sections, the members that point at them and count their entries, and an entry's bytes, given
-# those of a word of struct kernel_symbol.
-_TABLES: tuple[tuple[str, str, str, Callable[[int], int]], ...] = (
-    ("__param", "kp", "num_kp", lambda _word: 40),
-    ("__ex_table", "extable", "num_exentries", lambda _word: 12),
-    ("__ksymtab", "syms", "num_syms", lambda word: 3 * word),
-    ("__ksymtab_gpl", "gpl_syms", "num_gpl_syms", lambda word: 3 * word),
+_MEMORY = size_of("module_memory")
+_USE_TARGET, _USE_SOURCE = (offset_of("module_use", m) for m in ("target_list", "source_list"))
+# Sections, the members that point at them and count their entries, and an entry's structure.
+_TABLES = (
+    ("__param", "kp", "num_kp", size_of("kernel_param")),
+    ("__ex_table", "extable", "num_exentries", size_of("exception_table_entry")),
+    ("__ksymtab", "syms", "num_syms", size_of("kernel_symbol")),
+    ("__ksymtab_gpl", "gpl_syms", "num_gpl_syms", size_of("kernel_symbol")),
 )
 
 
@@ -95,7 +93,7 @@ class ModuleStructs:
         for name in ("source_list", "target_list"):
             head = loaded.member(name)
             if head is not None:
-                self._write(head, struct.pack("<QQ", head, head))
+                self._write(head, self._links(head, head))
         for provider in sorted(loaded.providers):
             self._use(loaded, self.modules[provider])
 
@@ -117,8 +115,8 @@ class ModuleStructs:
         for (user, provider), use in list(self._uses.items()):
             if user == loaded.name:
                 del self._uses[user, provider]
-                for node in (use, use + _USE_TARGET):
-                    self._remove(node)
+                for member in (_USE_SOURCE, _USE_TARGET):
+                    self._remove(use + member(self.kernel))
                 self.kernel.heap.free(use)
         for name in loaded.providers:
             held = self.modules.get(name)
@@ -173,20 +171,21 @@ class ModuleStructs:
         at, name, this = (loaded.member(member) for member in ("mkobj", "name", None))
         if at is None or name is None or this is None:
             return
-        entry = at + _KOBJECT_ENTRY
-        self._write(at, name.to_bytes(8, "little") + struct.pack("<QQ", entry, entry))
-        self._write(at + _KOBJECT_COUNT, struct.pack("<II", 1, _KOBJECT_ADDED))
-        self._write(at + _KOBJECT_MODULE, this.to_bytes(8, "little"))
+        found = view(self.kernel, "module_kobject", at)
+        found.put("kobj.name", name)
+        entry, count = found.at("kobj.entry"), found.member("kobj.kref")
+        self._write(entry, self._links(entry, entry))
+        self._write(at + count.offset, struct.pack("<II", 1, _KOBJECT_ADDED))
+        found.put("mod", this)
 
     def _tables(self, loaded: LoadedModule) -> None:
         """Let the members that find_module_sections() fills point at the module's tables."""
-        word = 4 if loaded.arch.loads.prel32 else 8
         sections = {section.name: section for section in loaded.sections.values() if section.size}
         for title, member, count, size in _TABLES:
             found = sections.get(title)
             if found is not None:
                 self._put(loaded, member, found.address)
-                self._put(loaded, count, found.size // size(word), 4)
+                self._put(loaded, count, found.size // size(self.kernel), 4)
         if loaded.layout.percpu is not None and loaded.percpu is not None:
             self._put(loaded, "percpu", loaded.percpu)
             self._put(loaded, "percpu_size", loaded.layout.percpu.size, 4)
@@ -199,8 +198,9 @@ class ModuleStructs:
         for kind in MemType:
             region = loaded.regions.get(kind)
             base, size = (0, 0) if region is None else (region.address, region.size)
-            data = struct.pack("<QI", base, align_up(size, PAGE_SIZE))
-            self._write(at + _MEMORY * kind.value, data)
+            found = view(self.kernel, "module_memory", at + _MEMORY(self.kernel) * kind.value)
+            found.put("base", base)
+            found.put("size", align_up(size, PAGE_SIZE))
 
     def _use(self, user: LoadedModule, provider: LoadedModule) -> None:
         """Let a module hold another one whose symbols it uses (ref_module)."""
@@ -210,21 +210,26 @@ class ModuleStructs:
         modules = user.member(), provider.member()
         if source is None or target is None or None in modules:
             return
-        use = self.kernel.heap.alloc(_USE, zero=True)
+        use = self.kernel.heap.alloc(self.kernel.layouts.size_of("module_use"), zero=True)
         if use:
             self._uses[user.name, provider.name] = use
-            self._write(use + _USE_SOURCE, struct.pack("<QQ", *modules))
-            self._insert(use, source)
-            self._insert(use + _USE_TARGET, target)
+            found = view(self.kernel, "module_use", use)
+            for member, module in zip(("source", "target"), modules, strict=True):
+                found.put(member, module or 0)
+            self._insert(found.at("source_list"), source)
+            self._insert(found.at("target_list"), target)
 
     # Lists: the guest may have changed them ------------------------------------------------------
 
     def _insert(self, node: int, head: int) -> None:
         with suppress(AccessError):
             after = int.from_bytes(self.kernel.memory.read(head, 8), "little")
-            self._write(node, struct.pack("<QQ", after, head))
-            self._write(after + PREV & ADDRESS_MASK, node.to_bytes(8, "little"))
+            self._write(node, self._links(after, head))
+            self._write(after + PREV(self.kernel) & ADDRESS_MASK, node.to_bytes(8, "little"))
             self._write(head, node.to_bytes(8, "little"))
+
+    def _links(self, after: int, before: int) -> bytes:
+        return made(self.kernel, "list_head", {"next": after, "prev": before})
 
     def _remove(self, node: int) -> None:
         """Take a node out of its list, if both neighbours know it (list_del, hardened)."""
@@ -232,6 +237,10 @@ class ModuleStructs:
         with suppress(AccessError):
             after, before = struct.unpack("<QQ", memory.read(node, 16))
             here = node.to_bytes(8, "little")
-            if memory.read(before, 8) == memory.read(after + PREV & ADDRESS_MASK, 8) == here:
+            if (
+                memory.read(before, 8)
+                == memory.read(after + PREV(self.kernel) & ADDRESS_MASK, 8)
+                == here
+            ):
                 self._write(before, after.to_bytes(8, "little"))
-                self._write(after + PREV & ADDRESS_MASK, before.to_bytes(8, "little"))
+                self._write(after + PREV(self.kernel) & ADDRESS_MASK, before.to_bytes(8, "little"))

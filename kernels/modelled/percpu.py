@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from allocator import AllocationError, IntervalSet, KernelMemory
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval, align_up
@@ -12,11 +13,16 @@ from archs import Anchor, Arch
 from emulator.cpu import Cpu
 from kernels.modelled.image import NEEDED
 from kernels.modelled.serving import Serving
+from kernels.modelled.structs import struct
 
 PERCPU_SIZE = 64 * PAGE_SIZE
 PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
+Canary: TypeAlias = tuple[Anchor, int]  # what a register leads to, and the distance from there
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
+
+for _name in ("task_struct", "fixed_percpu_data"):  # where an architecture may have it
+    struct(_name, "stack_canary")
 
 
 class PerCpu:
@@ -33,6 +39,8 @@ class PerCpu:
         Knows the CPU that the kernel is on now.
     image
         Where the kernel image begins.
+    canary
+        Where compiled code reads the stack protector's canary.
 
     `boot_tasks` are each CPU's own.
     """
@@ -44,7 +52,9 @@ class PerCpu:
         cpus: Sequence[Cpu],
         serving: Serving,
         image: int,
+        canary: Canary | None,
     ) -> None:
+        self._canary = canary
         self._arch = arch
         self._memory = memory
         self._cpus = tuple(cpus)
@@ -65,8 +75,8 @@ class PerCpu:
             }
             for name, anchor in emulation.anchors.items():
                 cpu.write(name, anchors[anchor])
-            if emulation.canary is not None:
-                anchor, offset = emulation.canary
+            if canary is not None:
+                anchor, offset = canary
                 memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
         self.boot_tasks = tuple(self._tasks)
         self._dynamic = Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)
@@ -155,7 +165,7 @@ class PerCpu:
         """Return a task_struct, zeroed but for what compilers read of it."""
         task = self._memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
         self._memory.fill(task, TASK_SIZE, b"\0")
-        match self._arch.runs.emulation.canary:
+        match self._canary:
             case (Anchor.CURRENT, offset):
                 self._memory.write(task + offset, CANARY.to_bytes(8, "little"))
         return task

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from allocator import KernelMemory
 from archs import Arch
+from archs.layouts import Layouts
 from emulator.cpu import Cpu
 from kernels.modelled.heap import Heap
 
@@ -20,7 +21,12 @@ class Words(Protocol):
 
     @property
     def arch(self) -> Arch:
-        """The architecture, which knows the sizes of some structures."""
+        """The architecture."""
+        ...
+
+    @property
+    def layouts(self) -> Layouts:
+        """Where members of the kernel's structures lie."""
         ...
 
     @property

@@ -1,152 +1,88 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the members of kernel structures lie (Linux 6.12, Debian's configuration).
+"""Structures of the kernel by the names of their members; where those lie, types say.
 
-A structure is declared as its header declares it, member after member, and laid out by C's
-rules: every member at the next multiple of its own alignment. That is the same for all
-architectures, CRYPTO_MINALIGN included: it is ARCH_KMALLOC_MINALIGN, 8 in all these kernels.
-Members that nobody here reads are there because the ones behind them are, or are left out:
-`@N` says that the next member is at byte N, or, at the end, that the structure has N bytes.
-`...` at the end says that there is more that nobody reads; then nobody may ask for the size,
-unless the architecture's record has it (`Arch.structure_sizes`).
+A file names what it uses of a structure, and nothing else. Where members lie, how large they
+are and what they are read as, `kernel.layouts` knows: from the types of the kernel that was
+given, or from the table of the one that is modelled, which `python -m kernels.modelled.tables`
+makes of such types and of the names here.
 
-    struct("miscdevice", "minor:i32 name:str fops:ptr ...")
+    struct("miscdevice", "minor name fops")
+    FOPS, SIZE = offset_of("miscdevice", "fops"), size_of("miscdevice")
 
-Types: u8 .. u64, i8 .. i64, `ptr`, `fn` (a pointer to a function), `str` (a pointer to a
-string), `list` (struct list_head), `char[N]`, and structures declared before. A dotted name is
-that of a member of a member, which is declared as if it stood here.
+    k.word(misc + FOPS(k))
+    view(k, "miscdevice", misc).number("minor")
 
-Whoever has room for a structure without reading it says so by `room`. tests/kernels/modelled/test_btf.py
-compares all of it with what kernels say of themselves.
+A member of a member has a dotted name; where both structures are named, it needs none of its
+own. What the types lack raises `NotKnown`, which stops the guest in the function that asked.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-import struct as struct_
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Protocol
 
 import attrs
 
-from allocator.types import ADDRESS_MASK, align_up
+from allocator.types import ADDRESS_MASK
+from archs.layouts import As, Layouts, Member, NotKnown
 from kernels.modelled.services import Words
 
-POINTERS = frozenset({"ptr", "fn", "str"})
-_SIZES = dict.fromkeys(POINTERS, 8) | {f"{s}{8 << n}": 1 << n for s in "ui" for n in range(4)}
-_ARRAY = re.compile(r"(.+)\[(\d+)\]")
-_DECLARED: dict[str, str] = {}
-_ROOMS: dict[str, list[int]] = {}
-Sizes: TypeAlias = tuple[tuple[str, int], ...]
+POINTER = 8
+USED: dict[str, tuple[str, ...]] = {}  # structure -> members, as files name them
 
 
-@attrs.frozen
-class StructMember:
-    """One member: its type as declared, where it lies, and its bytes."""
-
-    type: str
-    offset: int
-    size: int
-
-
-@attrs.frozen
-class StructLayout:
-    """A structure; members of members by their dotted names; `end` is None if there is more."""
-
-    name: str
-    end: int | None
-    align: int
-    members: Mapping[str, StructMember]
+class HasLayouts(Protocol):
+    """Something that knows where members of structures lie: a kernel."""
 
     @property
-    def size(self) -> int:
-        """Its bytes."""
-        if self.end is None:
-            raise ValueError(f"struct {self.name} is declared in part only")
-        return self.end
+    def layouts(self) -> Layouts:
+        """Where they lie."""
+        ...
 
 
-def struct(name: str, members: str) -> None:
-    """Declare a structure."""
-    if name in _DECLARED:
-        raise ValueError(f"struct {name} is declared twice")
-    _DECLARED[name] = members
+@attrs.frozen
+class OffsetOf:
+    """Where a member lies, in any kernel."""
+
+    structure: str
+    member: str
+
+    def __call__(self, k: HasLayouts) -> int:
+        """Return the bytes before it in this kernel; NotKnown where its types have none."""
+        return k.layouts.offset_of(self.structure, self.member)
 
 
-def room(name: str, size: int) -> int:
-    """Return `size`: bytes in which the structure `name` fits, whatever the architecture."""
-    _ROOMS.setdefault(name, []).append(size)
-    return size
+@attrs.frozen
+class SizeOf:
+    """How large a structure is, in any kernel."""
+
+    structure: str
+
+    def __call__(self, k: HasLayouts) -> int:
+        """Return its bytes in this kernel; NotKnown where its types have none."""
+        return k.layouts.size_of(self.structure)
 
 
-def offset_of(name: str, member: str) -> int:
-    """Return where a member of a declared structure lies."""
-    return layout(name).members[member].offset
+def struct(name: str, members: str = "") -> None:
+    """Name a structure, and the members of it that are used."""
+    if USED.get(name):
+        raise ValueError(f"struct {name} is named twice")
+    USED[name] = tuple(members.split())
 
 
-@functools.cache
-def layout(name: str, sizes: Sizes = ()) -> StructLayout:
-    """Return where the members of a declared structure lie.
-
-    Parameters
-    ----------
-    name
-        The structure.
-    sizes
-        Bytes of the structures whose size depends on the architecture (`Arch.structure_sizes`).
-    """
-    members: dict[str, StructMember] = {}
-    end, most, whole = 0, 1, True
-    for word in _DECLARED[name].split():
-        if word == "...":
-            whole = False
-            continue
-        if word[0] == "@":
-            end = int(word[1:])
-            continue
-        title, _, kind = word.partition(":")
-        size, align, inner = _type(kind, sizes)
-        at = align_up(end, align)
-        members[title] = StructMember(kind, at, size)
-        members |= {
-            f"{title}.{name}": attrs.evolve(m, offset=at + m.offset) for name, m in inner.items()
-        }
-        end, most = at + size, max(most, align)
-    size_here = dict(sizes).get(name)
-    if size_here is None and whole:
-        size_here = align_up(end, most)
-    return StructLayout(name, size_here, most, members)
+def offset_of(name: str, member: str) -> OffsetOf:
+    """Return what says where a member lies."""
+    return OffsetOf(name, member)
 
 
-def _type(kind: str, sizes: Sizes) -> tuple[int, int, Mapping[str, StructMember]]:
-    """Return size, alignment and members of a type."""
-    if kind == "list":
-        return 16, 8, {}
-    if found := _ARRAY.fullmatch(kind):
-        size, align, _ = _type(found[1], sizes)
-        return size * int(found[2]), align, {}
-    if kind == "char":
-        return 1, 1, {}
-    if kind in _SIZES:
-        return _SIZES[kind], _SIZES[kind], {}
-    inner = layout(kind, sizes)
-    return inner.size, inner.align, inner.members
+def size_of(name: str) -> SizeOf:
+    """Return what says how large a structure is; one that has not been named is then."""
+    USED.setdefault(name, ())
+    return SizeOf(name)
 
 
-def packed(name: str) -> struct_.Struct:
-    """Return what packs and unpacks the members of a declared structure that are numbers."""
-    code, end = "<", 0
-    for member in layout(name).members.values():
-        kind = "BHxIxxxQ"[member.size - 1]
-        code += "x" * (member.offset - end) + (kind.lower() if member.type[0] == "i" else kind)
-        end = member.offset + member.size
-    return struct_.Struct(code + "x" * (layout(name).size - end))
-
-
-# What most structures are made of: lists, and arrays of pointers.
-struct("list_head", "next:ptr prev:ptr")
+struct("list_head", "next prev")
 PREV = offset_of("list_head", "prev")
-POINTER = _SIZES["u64"]
 
 
 @attrs.frozen
@@ -154,42 +90,91 @@ class StructView:
     """A structure in guest memory, member by member."""
 
     kernel: Words
-    layout: StructLayout
+    name: str
     address: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.kernel.layouts.size_of(self.name)
+
+    def member(self, member: str) -> Member:
+        """Return what is known of a member; NotKnown where there is none."""
+        return self.kernel.layouts.member(self.name, member)
 
     def at(self, member: str) -> int:
         """Return the address of a member."""
-        return (self.address + self.layout.members[member].offset) & ADDRESS_MASK
+        return (self.address + self.member(member).offset) & ADDRESS_MASK
 
     def number(self, member: str) -> int:
         """Return an integer or a pointer."""
-        found = self.layout.members[member]
+        found = self.member(member)
         raw = self.kernel.memory.read(self.address + found.offset, found.size)
-        return int.from_bytes(raw, "little", signed=found.type[0] == "i")
+        return found.read(raw)
 
     def text(self, member: str) -> str:
         """Return a string: the member's own characters, or those that it points at."""
-        found = self.layout.members[member]
+        found = self.member(member)
         at, limit = self.address + found.offset, found.size
-        if found.type == "str":
+        if found.kind is As.STRING:
             at, limit = self.kernel.word(at), 256
         return self.kernel.string(at, limit).decode("utf-8", "backslashreplace") if at else ""
 
     def put(self, member: str, value: int) -> None:
         """Store an integer or a pointer."""
-        found = self.layout.members[member]
+        found = self.member(member)
         self.kernel.store(self.address + found.offset, value, found.size)
 
     def functions(self) -> dict[str, int]:
         """Return every callback that is set, by its member's name (in full where it is taken)."""
-        named: dict[str, int] = {}
-        for name, member in self.layout.members.items():
-            if member.type == "fn" and (address := self.number(name)):
-                short = name.rpartition(".")[2]
-                named[name if short in named else short] = address
-        return named
+        found: dict[str, int] = {}
+        for member, offset in callbacks(self.kernel.layouts, self.name):
+            raw = self.kernel.memory.read(self.address + offset, POINTER)
+            if address := int.from_bytes(raw, "little"):
+                short = member.rpartition(".")[2]
+                found[member if short in found else short] = address
+        return found
+
+
+def made(k: HasLayouts, name: str, values: Mapping[str, int | bytes]) -> bytes:
+    """Return the bytes of a structure with some members set, and the others zero."""
+    whole = bytearray(k.layouts.size_of(name))
+    for title, value in values.items():
+        member = k.layouts.member(name, title)
+        raw = value
+        if isinstance(raw, int):
+            raw = (raw % (1 << 8 * member.size)).to_bytes(member.size, "little")
+        whole[member.offset : member.offset + len(raw)] = raw
+    return bytes(whole)
+
+
+def callbacks(layouts: Layouts, name: str) -> tuple[tuple[str, int], ...]:
+    """Return the named members that point at functions, and where they lie, those of members too.
+
+    A kernel that lacks one calls none there.
+    """
+    found = layouts.callbacks.get(name)
+    if found is None:
+        layouts.size_of(name)
+        found = layouts.callbacks[name] = tuple(_callbacks(layouts, name))
+    return found
+
+
+def _callbacks(layouts: Layouts, name: str) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for title in USED[name]:
+        try:
+            member = layouts.member(name, title)
+        except NotKnown:
+            continue
+        if member.kind is As.FUNCTION:
+            found.append((title, member.offset))
+        elif member.kind is As.STRUCTURE and member.tag in USED:
+            inside = callbacks(layouts, member.tag)
+            found += [(f"{title}.{inner}", member.offset + at) for inner, at in inside]
+    return found
 
 
 def view(kernel: Words, name: str, address: int) -> StructView:
-    """Return the declared structure `name` at `address`."""
-    return StructView(kernel, layout(name, kernel.arch.loads.structure_sizes), address)
+    """Return the structure `name` at `address`."""
+    return StructView(kernel, name, address)

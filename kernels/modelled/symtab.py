@@ -22,6 +22,7 @@ import attrs
 
 from allocator import AllocationError
 from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
+from archs.layouts import NotKnown
 from kernels.modelled.image import SLOT, ImageParts
 from kernels.modelled.percpu import CANARY, PerCpu
 from kernels.modelled.prototypes import Prototype, parse
@@ -90,6 +91,7 @@ class Symtab:
         self.fixups: dict[int, int] = {}
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
+        self._lacking: set[str] = set()  # variables of structures that this kernel has not
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
         self.slots: list[KernelStub] = []
         self._variables_end = image.variables.start
@@ -116,7 +118,7 @@ class Symtab:
         if percpu or name in self._emulation.guard_globals:
             canary = CANARY.to_bytes(8, "little")
             return Data(name=name, size=8, percpu=percpu, fill=lambda _kernel: canary)
-        return DATA.get(name)
+        return None if name in self._lacking else DATA.get(name)
 
     def knows(self, name: str) -> bool:
         """Return whether the kernel implements, declares or was given `name`."""
@@ -169,9 +171,10 @@ class Symtab:
                 self._asked[name] = None
                 if self.lenient and not called:
                     variable = Data(name=name, size=ZEROS)
-            found = (
-                self._variable(variable) if variable else self._new_stub(name, variable=not called)
-            )
+            found = self._known(variable) if variable else None
+            if found is None:
+                variable = None
+                found = self._new_stub(name, variable=not called)
             self._addresses[name] = found
             if variable is not None and self._declared(name) is None:
                 self._zeros[found] = name
@@ -217,8 +220,17 @@ class Symtab:
         self._image.write(address, self._emulation.ret)
         return address
 
+    def _known(self, variable: Data) -> int | None:
+        """Return the address of a new variable; None: of a structure that this kernel has not."""
+        try:
+            return self._variable(variable)
+        except NotKnown:
+            self._lacking.add(variable.name)
+            self._asked[variable.name] = None
+            return None
+
     def _variable(self, variable: Data) -> int:
-        size = align_up(variable.size, 16)
+        size = align_up(_size(variable, self._kernel), 16)
         if variable.read is not None:
             size = align_up(size, PAGE_SIZE)
         if variable.percpu:
@@ -319,6 +331,10 @@ class Symtab:
         self._zeros = {at: name for at, name in self._zeros.items() if at in known}
         self._variables_end = mark.variables
         self._percpu.roll_back(mark.percpu)
+
+
+def _size(variable: Data, kernel: Services) -> int:
+    return variable.size if isinstance(variable.size, int) else variable.size(kernel)
 
 
 def _constant(value: int) -> Callable[[], int]:

@@ -22,6 +22,7 @@ from kernels.modelled.prototypes import Prototype, name_of, parse
 # What is called with the kernel first; the table itself needs to know nothing of it.
 Handler: TypeAlias = Callable[..., int | None]
 Content: TypeAlias = Callable[..., bytes]
+Size: TypeAlias = Callable[..., int]
 Read: TypeAlias = Callable[..., object]
 _Handler = TypeVar("_Handler", bound=Handler)
 
@@ -71,7 +72,8 @@ class Data:
     Parameters
     ----------
     size
-        Bytes.
+        Bytes, or what returns them, given the kernel; where that has no such structure, there
+        is no such variable.
     percpu
         Whether every CPU has its own copy.
     align
@@ -83,7 +85,7 @@ class Data:
     """
 
     name: str
-    size: int
+    size: int | Size
     percpu: bool = False
     align: int = 16
     fill: Content | None = None
@@ -113,7 +115,7 @@ def function(*prototypes: str) -> Callable[[_Handler], _Handler]:
 
 def data(
     name: str,
-    size: int,
+    size: int | Size,
     *,
     percpu: bool = False,
     align: int = 16,

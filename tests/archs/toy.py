@@ -16,8 +16,9 @@ import attrs
 from allocator.types import MIB, AddressMap, ExecmemRange, ExecmemType, Interval
 from archs.arch import Arch
 from archs.dialect import Dialect
+from archs.layouts import Table
 from archs.levels.link import Branch, Link, Region, rows
-from archs.levels.load import Load, ModuleStruct, Plt
+from archs.levels.load import Load, Plt
 from archs.op import Op, Term
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
@@ -102,9 +103,22 @@ LOAD = Load(
     function_alignment=4,
     vermagic="6.12.0-toy SMP mod_unload TOY",
     livepatching=False,
-    structure_sizes=(),
-    module_struct=ModuleStruct(
-        size=64, members={"state": 0, "list": 4, "name": 12, "init": 40, "exit": 48}
+    layouts=Table(
+        {
+            "release": "6.12.0-toy",
+            "structures": {
+                "module": (
+                    64,
+                    {
+                        "state": (0, 4, "u"),
+                        "list": (4, 8, "struct list_head"),
+                        "name": (12, 60, "char"),
+                        "init": (40, 4, "fn"),
+                        "exit": (48, 4, "fn"),
+                    },
+                )
+            },
+        }
     ),
 )
 TOY = Arch(name="toy", title="Toy", machine=MACHINE, link=LINK, load=LOAD)

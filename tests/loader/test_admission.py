@@ -202,7 +202,7 @@ FILES: Mapping[str, tuple[str, Callable[[int], bytes]]] = {
 def _size(machine: int) -> int:
     found = archs.by_machine(machine)
     assert found is not None
-    return found.loads.module_struct.size
+    return found.loads.layouts.size_of("module")
 
 
 def _without_end(image: bytes) -> bytes:

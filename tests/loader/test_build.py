@@ -156,7 +156,7 @@ def test_a_kernel_knows_best(arch: archs.Arch) -> None:
 
 def test_struct_module_of_the_file(arch: archs.Arch) -> None:
     """Its size is what the file has; of a file that has none the modelled kernel's is assumed."""
-    size = arch.loads.module_struct.size + 64
+    size = arch.loads.layouts.size_of("module") + 64
     build = build_of(module(arch, this=[this_module(arch.machine, size=size)]))
     assert str(build.module_size) == f"{size} (sections)"
     empty = made(arch.machine, this=[Sec(THIS, b"", A | W)])

@@ -266,7 +266,9 @@ def test_names_of_local_symbols_are_checked(world: World) -> None:
 def test_names_come_from_modinfo_else_from_the_file(world: World) -> None:
     """`name=` of .modinfo decides; without it the file's name does, spelt as the kernel spells."""
     assert world.loader.form(image(world), "whatever.ko").name == "mini"
-    plain = [Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.module_struct.size), A | W)]
+    plain = [
+        Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.layouts.size_of("module")), A | W)
+    ]
     loaded = world.loader.form(write(world.arch.machine, plain), "dir/odd-one.ko.xz")
     assert loaded.name == "odd_one"
     assert set(loaded.regions) == {MemType.DATA}
@@ -339,7 +341,7 @@ def test_addresses_are_found_again(world: World) -> None:
 def test_empty_sections_have_an_address(world: World) -> None:
     """A symbol of a type without bytes still has a place: the module's own memory."""
     sections = [
-        Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.module_struct.size), A | W),
+        Sec(".gnu.linkonce.this_module", bytes(world.arch.loads.layouts.size_of("module")), A | W),
         Sec(".text", b"", A | elf.X),
         Sec(".init.data", b"", A | W),
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from loader.elf import parse
 from loader.errors import BadModule
-from loader.this_module import this_module
+from loader.this_module import MEMBERS, members_of, this_module
 from tests.archs.facts import facts
 from tests.support.modules import module
 
@@ -131,8 +131,8 @@ def test_offsets_are_those_of_a_kernel(arch, oracle):
     """Every member's offset is what the type information of a 6.12 kernel says."""
     told = json.loads((oracle / "structs.json").read_text())["module"]
     offsets = {name: at for name, at, *_ in told["members"]}
-    assert arch.loads.module_struct.size == told["size"] == facts(arch).link.this_module_size
-    assert arch.loads.module_struct.members.items() <= offsets.items()
+    assert arch.loads.layouts.size_of("module") == told["size"] == facts(arch).link.this_module_size
+    assert members_of(arch.loads.layouts, MEMBERS).items() <= offsets.items()
 
 
 def test_other_kernels_structs(arch, other_recordings):

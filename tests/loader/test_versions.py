@@ -112,7 +112,7 @@ def test_what_a_trees_modules_say(arch: archs.Arch, tmp_path: Path) -> None:
     tree(tmp_path, "6.5.0-other", **images)
     facts = facts_of(open_tree(tmp_path), arch)
     assert (facts.release, facts.vermagic) == ("6.5.0-other", magic)
-    assert facts.module_size == arch.loads.module_struct.size
+    assert facts.module_size == arch.loads.layouts.size_of("module")
     assert facts.crcs == {"module_layout": 5, "a": 6, "b": 6}
     assert facts.exports is None
 
@@ -162,5 +162,5 @@ def test_real_trees(arch: archs.Arch, corpus: Path) -> None:
     tree_of = open_tree(corpus)
     facts = facts_of(tree_of, arch)
     assert facts.vermagic == arch.loads.vermagic
-    assert facts.module_size == arch.loads.module_struct.size
+    assert facts.module_size == arch.loads.layouts.size_of("module")
     assert "module_layout" in facts.crcs

@@ -39,10 +39,10 @@ def constructed(machine: int, name: str, *, both: bool = False) -> bytes:
     ]
     known = archs.by_machine(machine)
     assert known is not None
-    at_init, at_exit = (known.loads.module_struct.members[n] for n in ("init", "exit"))
+    at_init, at_exit = (known.loads.layouts.offset_of("module", n) for n in ("init", "exit"))
     this = Sec(
         ".gnu.linkonce.this_module",
-        bytes(known.loads.module_struct.size),
+        bytes(known.loads.layouts.size_of("module")),
         A | W,
         align=64,
         relas=[
@@ -83,7 +83,7 @@ def test_taints_and_log(arch: archs.Arch) -> None:
     ]
     assert all(line.loading for line in machine.log)
     assert {line.level for line in machine.log} == {4}
-    offset = arch.loads.module_struct.members["taints"]
+    offset = arch.loads.layouts.offset_of("module", "taints")
     address = next(
         s.address for s in module.sections.values() if s.name == ".gnu.linkonce.this_module"
     )

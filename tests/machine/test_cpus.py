@@ -68,7 +68,8 @@ def test_each_cpu_has_its_own_per_cpu_memory_and_task(machine):
             assert machine.read(kernel.percpu.address(base), 16) == b"initial contents"
             held = {anchor: cpu.read(name) & ADDRESS_MASK for name, anchor in anchors.items()}
             assert held[Anchor.PERCPU] == kernel.percpu.offset if Anchor.PERCPU in held else True
-            anchor, offset = machine.arch.runs.emulation.canary
+            anchor, structure = machine.arch.runs.emulation.canary
+            offset = kernel.layouts.offset_of(structure, "stack_canary")
             assert kernel.word(held[anchor] + offset) == CANARY
     assert len(copies) == len(tasks) == 3
 

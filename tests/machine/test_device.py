@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from allocator.types import MemType
 from execmem import Machine, Out
-from kernels.modelled.structs import layout, view
+from kernels.modelled.structs import view
 from loader.errors import ModuleInUse
 from machine.device import DeviceError
 from samples.modules import root
@@ -162,7 +162,7 @@ def test_a_cdev_finds_its_structure_and_number(arch):
     machine, seen = Machine(arch), []
     machine.stub("spy", lambda inode, file: seen.append((inode, file)) or 0)
     operations = bytearray(512)
-    place = layout("file_operations").members["open"].offset
+    place = machine.kernel.layouts.offset_of("file_operations", "open")
     operations[place : place + 8] = machine.kernel.address("spy").to_bytes(8, "little")
     fops, cdev, dev = machine.alloc(operations), machine.alloc(256), machine.alloc(8)
     assert call(machine, "alloc_chrdev_region", dev, 4, 3, machine.alloc(b"many\0")) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import lzma
 import struct
 import tempfile
 import zlib
@@ -117,6 +118,8 @@ def _payload(data: bytes) -> bytes:
     """Decompress a payload, behind which its size may stand."""
     if data[:2] == b"\x1f\x8b":
         return zlib.decompressobj(31).decompress(data)
+    if data[:6] == b"\xfd7zXZ\0":
+        return lzma.LZMADecompressor().decompress(data)
     if data[:4] == b"\x28\xb5\x2f\xfd":
         zstandard = pytest.importorskip("zstandard")
         return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))

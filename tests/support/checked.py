@@ -75,10 +75,16 @@ def this_module(machine: int, *, size: int | None = None, flags: int = A | W, in
     """Return struct module with pointers to init and exit."""
     arch = by_machine(machine)
     assert arch is not None
-    known = arch.loads.module_struct
-    relas = [Rela(known.members["init"], facts(machine).link.abs64, "init_module")] * init
-    relas += [Rela(known.members["exit"], facts(machine).link.abs64, "cleanup_module")] * leave
-    return Sec(THIS, bytes(known.size if size is None else size), flags, align=64, relas=relas)
+    known = arch.loads.layouts
+    relas = [
+        Rela(known.offset_of("module", "init"), facts(machine).link.abs64, "init_module")
+    ] * init
+    relas += [
+        Rela(known.offset_of("module", "exit"), facts(machine).link.abs64, "cleanup_module")
+    ] * leave
+    return Sec(
+        THIS, bytes(known.size_of("module") if size is None else size), flags, align=64, relas=relas
+    )
 
 
 def tables(

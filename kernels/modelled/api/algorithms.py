@@ -26,7 +26,7 @@ from kernels.modelled.api import scatterlist
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
-from kernels.modelled.structs import layout, struct, view
+from kernels.modelled.structs import size_of, struct, view
 from kernels.registry import Record
 
 CHUNK = 1 << 20  # bytes given to one call of an update
@@ -34,8 +34,11 @@ MOST = 1 << 28  # bytes that decompressing may come to
 _one_budget = one_budget(lambda algorithm: algorithm.kernel.limits)
 _INT = parse("int result(void)").result
 
-struct("crypto_shash", "descsize:u32 base:crypto_tfm")
-struct("crypto_plain", "base:crypto_tfm")  # struct crypto_rng, crypto_scomp, crypto_cipher ...
+struct("crypto_shash", "descsize base")
+struct("shash_desc", "tfm")
+DESC = size_of("shash_desc")
+for _name in ("crypto_rng", "crypto_scomp", "crypto_comp", "crypto_cipher"):
+    struct(_name, "base")
 
 
 class CryptoError(ErrnoError):
@@ -59,7 +62,7 @@ class Algorithm:
     _tfm: int = attrs.field(default=0, init=False)
     _object: int = attrs.field(default=0, init=False)
 
-    STRUCTURE: ClassVar[str] = "crypto_plain"  # that holds the transform
+    STRUCTURE: ClassVar[str] = "crypto_cipher"  # that holds the transform, as `base`
     CREATE: ClassVar[tuple[str, ...]] = ("cra_init",)  # callbacks, with what they are given
     DESTROY: ClassVar[tuple[str, ...]] = ("cra_exit",)
 
@@ -83,11 +86,10 @@ class Algorithm:
     def transform(self) -> int:
         """The address of the structure that callbacks are given; allocated at its first use."""
         if not self._object:
-            shape = layout(self.STRUCTURE)
-            alg = self._alg
+            layouts, alg = self.kernel.layouts, self._alg
             context = view(self.kernel, "crypto_alg", alg).number("cra_ctxsize")
-            self._object = self._alloc(shape.size + context)
-            self._tfm = self._object + shape.members["base"].offset
+            self._object = self._alloc(layouts.size_of(self.STRUCTURE) + context)
+            self._tfm = self._object + layouts.offset_of(self.STRUCTURE, "base")
             tfm = view(self.kernel, "crypto_tfm", self._tfm)
             tfm.put("refcnt", 1)
             tfm.put("__crt_alg", alg)
@@ -101,7 +103,7 @@ class Algorithm:
     @property
     def _alg(self) -> int:
         found = ALGORITHMS.get(self.kind)  # else it is a struct crypto_alg itself
-        offset = layout(f"{self.kind}_alg").members[found[0]].offset if found else 0
+        offset = self.kernel.layouts.offset_of(f"{self.kind}_alg", found[0]) if found else 0
         return self.record.address + offset
 
     def _created(self) -> None:
@@ -187,7 +189,7 @@ class Hash(Algorithm):
         if key is not None:
             self.set_key(key)
         transform = self.transform  # may call the guest: before the description exists
-        with self.buffer(8 + self.number("descsize")) as desc:
+        with self.buffer(DESC(self.kernel) + self.number("descsize")) as desc:
             self.kernel.store(desc, transform)
             self.call("init", desc)
             for at in range(0, len(data), chunk):
@@ -231,9 +233,9 @@ class Skcipher(Algorithm):
 
     @contextmanager
     def _request(self, structure: str, iv: int, src: int, dst: int, size: int) -> Iterator[int]:
-        shape = layout(structure)
+        size_here = self.kernel.layouts.size_of(structure)
         extra = view(self.kernel, self.STRUCTURE, self.transform).number("reqsize")
-        with self.buffer(shape.size + extra) as address:
+        with self.buffer(size_here + extra) as address:
             request = view(self.kernel, structure, address)
             request.put("base.tfm", self._tfm)
             for member, value in (("iv", iv), ("src", src), ("dst", dst), ("cryptlen", size)):
@@ -305,6 +307,8 @@ class Aead(Skcipher):
 class Rng(Algorithm):
     """A random number generator (rng)."""
 
+    STRUCTURE = "crypto_rng"
+
     @_one_budget
     def generate(self, size: int, *, seed: bytes | None = None) -> bytes:
         """Return `size` bytes, after seeding where a seed is given."""
@@ -318,7 +322,9 @@ class Rng(Algorithm):
 
 
 class Compressor(Algorithm):
-    """A compression algorithm, as scomp or in the older form."""
+    """A compression algorithm as scomp."""
+
+    STRUCTURE = "crypto_scomp"
 
     @_one_budget
     def compress(self, data: bytes, *, room: int | None = None) -> bytes:
@@ -358,8 +364,16 @@ class Compressor(Algorithm):
                 self.kernel.call(self.record.callbacks["free_ctx"], transform, context)
 
 
+class OlderCompressor(Compressor):
+    """A compression algorithm in the older form."""
+
+    STRUCTURE = "crypto_comp"
+
+
 class Cipher(Algorithm):
     """A block cipher (cipher): block by block, which is no way to keep a secret."""
+
+    STRUCTURE = "crypto_cipher"
 
     @_one_budget
     def encrypt(self, data: bytes, *, key: bytes, iv: bytes = b"") -> bytes:
@@ -389,7 +403,7 @@ CLASSES: dict[str, type[Algorithm]] = {
     "aead": Aead,
     "rng": Rng,
     "scomp": Compressor,
-    "compress": Compressor,
+    "compress": OlderCompressor,
     "cipher": Cipher,
 }
 

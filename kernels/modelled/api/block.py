@@ -3,31 +3,29 @@
 
 from __future__ import annotations
 
+from allocator.types import align_up
 from kernels.modelled.api.common import nothing
 from kernels.modelled.api.memory import GFP_ZERO, kfree, kmalloc
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import room, view
+from kernels.modelled.structs import size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
-declare(
-    "gendisk",
-    "major:i32 first_minor:i32 minors:i32 disk_name:char[32] events:u16 event_flags:u16"
-    " part_tbl.xa_lock:u32 part_tbl.xa_flags:u32 part_tbl.xa_head:ptr part0:ptr fops:ptr queue:ptr"
-    " private_data:ptr ...",
-)
-declare("request_queue", "queuedata:ptr ...")
-# Bytes of the parts of a disk, with room to spare.
-DISK, PART, QUEUE = room("gendisk", 2048), room("block_device", 2048), room("request_queue", 2048)
+declare("gendisk", "major first_minor minors disk_name part0 fops queue")
+declare("request_queue", "queuedata")
+DISK, PART, QUEUE = size_of("gendisk"), size_of("block_device"), size_of("request_queue")
+ALIGN = 64  # what their types ask for at the most
 
 
 def _disk(k: Kernel, queuedata: int) -> int:
-    disk = kmalloc(k, DISK + PART + QUEUE, GFP_ZERO)
+    part = align_up(DISK(k), ALIGN)
+    queue = part + align_up(PART(k), ALIGN)
+    disk = kmalloc(k, queue + QUEUE(k), GFP_ZERO)
     if disk:
         found = view(k, "gendisk", disk)
-        found.put("part0", disk + DISK)
-        found.put("queue", disk + DISK + PART)
-        view(k, "request_queue", disk + DISK + PART).put("queuedata", queuedata)
+        found.put("part0", disk + part)
+        found.put("queue", disk + queue)
+        view(k, "request_queue", disk + queue).put("queuedata", queuedata)
     return disk
 
 

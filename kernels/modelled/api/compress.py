@@ -34,8 +34,8 @@ STEP = 64 * KIB  # bytes that are given to zlib at once, which may make a thousa
 
 struct(
     "z_stream",
-    "next_in:ptr avail_in:u64 total_in:u64 next_out:ptr avail_out:u64 total_out:u64 msg:ptr"
-    " state:ptr workspace:ptr data_type:i32 adler:u64 reserved:u64",
+    "next_in avail_in total_in next_out avail_out total_out msg"
+    " state workspace data_type adler reserved",
 )
 
 

@@ -8,7 +8,6 @@ kernel/cpu.c, kernel/panic.c). CPU features are announced as far as the emulated
 from __future__ import annotations
 
 import random
-import struct
 from typing import ClassVar
 
 import attrs
@@ -17,7 +16,7 @@ from emulator.faults import FaultKind
 from kernels.modelled.api.common import state, stop
 from kernels.modelled.bounds import PIECE
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of, room
+from kernels.modelled.structs import made, size_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
@@ -25,15 +24,12 @@ NR_CPUS = 8192  # the most that any of the modelled configurations has
 PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 PAGE_OFFSET_52 = -(1 << 52)  # arm64, ARM64_VA_BITS_52: memstart_addr makes up for 48 actual bits
-declare("cpuinfo_x86", "@48 x86_capability:u32[24] ...")
-declare("pcpu_hot", "current_task:ptr preempt_count:i32 cpu_number:i32 @64")
+declare("cpuinfo_x86", "x86_capability")
+declare("pcpu_hot", "current_task preempt_count cpu_number")
 declare(
     "kernel_mapping",
-    "page_offset:u64 virt_addr:u64 virt_offset:u64 phys_addr:u64 size:u64 va_pa_offset:u64"
-    " va_kernel_pa_offset:u64",
+    "page_offset virt_addr phys_addr size va_pa_offset va_kernel_pa_offset",
 )
-CAPABILITIES = offset_of("cpuinfo_x86", "x86_capability")
-CAPABILITY_WORDS = 24
 SV39, SV48 = 1 << 38, 1 << 47  # half of their address spaces
 ADDRESSES = 1 << 64
 
@@ -50,11 +46,12 @@ def _physical(k: Kernel) -> int:
 
 
 def _pcpu_hot(k: Kernel) -> bytes:
-    return (
-        _u64(k.current)
-        + struct.pack("<II", PREEMPT_ENABLED, k.cpu.number)
-        + bytes(layout("pcpu_hot").size - 16)
-    )
+    members = {
+        "current_task": k.current,
+        "preempt_count": PREEMPT_ENABLED,
+        "cpu_number": k.cpu.number,
+    }
+    return made(k, "pcpu_hot", members)
 
 
 def _every_cpu(k: Kernel) -> bytes:
@@ -65,14 +62,13 @@ def _how_many(k: Kernel) -> bytes:
     return len(k.cpus).to_bytes(4, "little")
 
 
-def _capabilities(k: Kernel) -> bytes:
-    return sum(1 << n for n in k.arch.runs.emulation.features).to_bytes(
-        4 * CAPABILITY_WORDS, "little"
-    )
+def _boot_cpu_data(k: Kernel) -> bytes:
+    has = sum(1 << n for n in k.arch.runs.emulation.features)
+    return made(k, "cpuinfo_x86", {"x86_capability": has})
 
 
-data("pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
-data("const_pcpu_hot", layout("pcpu_hot").size, percpu=True, fill=_pcpu_hot)
+data("pcpu_hot", size_of("pcpu_hot"), percpu=True, fill=_pcpu_hot)
+data("const_pcpu_hot", size_of("pcpu_hot"), percpu=True, fill=_pcpu_hot)
 data("this_cpu_off", 8, percpu=True, fill=lambda k: _u64(k.percpu.offset))
 data("numa_node", 4, percpu=True)
 data("x86_cpu_to_apicid", 4, percpu=True, fill=lambda k: k.cpu.number.to_bytes(4, "little"))
@@ -81,9 +77,7 @@ data("nr_cpu_ids", 4, fill=_how_many)
 data("__num_online_cpus", 4, fill=_how_many)
 for _mask in ("online", "possible", "present", "active"):
     data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_every_cpu)
-data(
-    "boot_cpu_data", room("cpuinfo_x86", 512), fill=lambda k: bytes(CAPABILITIES) + _capabilities(k)
-)
+data("boot_cpu_data", size_of("cpuinfo_x86"), fill=_boot_cpu_data)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
 data("fips_enabled", 4)
@@ -109,11 +103,18 @@ data("pgtable_l5_enabled", 1, fill=lambda k: bytes([k.memory.direct_map.start < 
 def _kernel_map(k: Kernel) -> bytes:
     start, physical = k.image.start, _physical(k)
     direct = k.memory.direct_map.start
-    fields = (direct, start, 0, physical, k.image.size, direct, start - physical)
-    return b"".join(map(_u64, fields))
+    members = {
+        "page_offset": direct,
+        "virt_addr": start,
+        "phys_addr": physical,
+        "size": k.image.size,
+        "va_pa_offset": direct,
+        "va_kernel_pa_offset": start - physical,
+    }
+    return made(k, "kernel_mapping", members)
 
 
-data("kernel_map", layout("kernel_mapping").size, fill=_kernel_map)
+data("kernel_map", size_of("kernel_mapping"), fill=_kernel_map)
 
 
 # Guards ------------------------------------------------------------------------------------

@@ -5,67 +5,61 @@ from __future__ import annotations
 
 from kernels.modelled.api.registration import member_value, registration
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, struct, view
+from kernels.modelled.structs import struct, view
 from kernels.modelled.table import function
 
 struct(
     "cipher_alg",
-    "cia_min_keysize:u32 cia_max_keysize:u32 cia_setkey:fn cia_encrypt:fn cia_decrypt:fn",
+    "cia_min_keysize cia_max_keysize cia_setkey cia_encrypt cia_decrypt",
 )
 struct(
     "crypto_alg",
-    "cra_list:list cra_users:list cra_flags:u32 cra_blocksize:u32 cra_ctxsize:u32"
-    " cra_alignmask:u32 cra_priority:i32 cra_refcnt:u32 cra_name:char[128]"
-    " cra_driver_name:char[128] cra_type:ptr cra_u.cipher:cipher_alg cra_init:fn cra_exit:fn"
-    " cra_destroy:fn cra_module:ptr",
+    "cra_list cra_users cra_flags cra_blocksize cra_ctxsize"
+    " cra_alignmask cra_priority cra_refcnt cra_name"
+    " cra_driver_name cra_type cra_u.cipher cra_init cra_exit"
+    " cra_destroy cra_module",
 )
 # cra_u is a union; a compression algorithm's arm is declared apart.
-struct("compress_alg", "coa_compress:fn coa_decompress:fn")
-struct("hash_alg_common", "digestsize:u32 statesize:u32 base:crypto_alg")
+struct("compress_alg", "coa_compress coa_decompress")
+struct("hash_alg_common", "digestsize statesize base")
 struct(
     "shash_alg",
-    "init:fn update:fn final:fn finup:fn digest:fn export:fn import:fn setkey:fn init_tfm:fn"
-    " exit_tfm:fn clone_tfm:fn descsize:u32 halg:hash_alg_common",
+    "init update final finup digest export import setkey init_tfm exit_tfm clone_tfm descsize halg",
 )
 struct(
     "ahash_alg",
-    "init:fn update:fn final:fn finup:fn digest:fn export:fn import:fn setkey:fn init_tfm:fn"
-    " exit_tfm:fn clone_tfm:fn reqsize:u32 halg:hash_alg_common",
+    "init update final finup digest export import setkey init_tfm exit_tfm clone_tfm reqsize halg",
 )
 struct(
     "skcipher_alg_common",
-    "min_keysize:u32 max_keysize:u32 ivsize:u32 chunksize:u32 statesize:u32 base:crypto_alg",
+    "min_keysize max_keysize ivsize chunksize statesize base",
 )
 struct(
     "skcipher_alg",
-    "setkey:fn encrypt:fn decrypt:fn export:fn import:fn init:fn exit:fn walksize:u32"
-    " co:skcipher_alg_common",
+    "setkey encrypt decrypt export import init exit walksize co",
 )
-struct("lskcipher_alg", "setkey:fn encrypt:fn decrypt:fn init:fn exit:fn co:skcipher_alg_common")
+struct("lskcipher_alg", "setkey encrypt decrypt init exit co")
 struct(
     "aead_alg",
-    "setkey:fn setauthsize:fn encrypt:fn decrypt:fn init:fn exit:fn ivsize:u32 maxauthsize:u32"
-    " chunksize:u32 base:crypto_alg",
+    "setkey setauthsize encrypt decrypt init exit ivsize maxauthsize chunksize base",
 )
-struct("rng_alg", "generate:fn seed:fn set_ent:fn seedsize:u32 base:crypto_alg")
-struct("scomp_alg", "alloc_ctx:fn free_ctx:fn compress:fn decompress:fn base:crypto_alg")
+struct("rng_alg", "generate seed set_ent seedsize base")
+struct("scomp_alg", "alloc_ctx free_ctx compress decompress base")
 struct(
     "acomp_alg",
-    "compress:fn decompress:fn dst_free:fn init:fn exit:fn reqsize:u32 base:crypto_alg",
+    "compress decompress dst_free init exit reqsize base",
 )
 struct(
     "akcipher_alg",
-    "sign:fn verify:fn encrypt:fn decrypt:fn set_pub_key:fn set_priv_key:fn max_size:fn init:fn"
-    " exit:fn base:crypto_alg",
+    "sign verify encrypt decrypt set_pub_key set_priv_key max_size init exit base",
 )
 struct(
     "kpp_alg",
-    "set_secret:fn generate_public_key:fn compute_shared_secret:fn max_size:fn init:fn exit:fn"
-    " base:crypto_alg",
+    "set_secret generate_public_key compute_shared_secret max_size init exit base",
 )
 struct(
     "crypto_template",
-    "list:list instances.first:ptr module:ptr create:fn name:char[128]",
+    "list instances.first module create name",
 )
 
 COMMON = ("cra_driver_name", "cra_priority", "cra_blocksize")
@@ -142,7 +136,7 @@ def _unregister_alg(k: Kernel, alg: int) -> None:
 @function("int crypto_register_algs(struct crypto_alg *algs, int count)")
 def _register_algs(k: Kernel, algs: int, count: int) -> int:
     for n in range(count):
-        _enter_alg(k, algs + n * layout("crypto_alg").size)
+        _enter_alg(k, algs + n * k.layouts.size_of("crypto_alg"))
     return 0
 
 
@@ -150,4 +144,4 @@ def _register_algs(k: Kernel, algs: int, count: int) -> int:
 def _unregister_algs(k: Kernel, algs: int, count: int) -> None:
     for n in range(count):
         k.spend()
-        _unregister_alg(k, algs + n * layout("crypto_alg").size)
+        _unregister_alg(k, algs + n * k.layouts.size_of("crypto_alg"))

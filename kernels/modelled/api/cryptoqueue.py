@@ -11,7 +11,7 @@ from kernels.modelled.table import function
 
 MAY_BACKLOG = 0x400  # CRYPTO_TFM_REQ_MAY_BACKLOG
 
-struct("crypto_queue", "list:list backlog:ptr qlen:u32 max_qlen:u32")
+struct("crypto_queue", "list backlog qlen max_qlen")
 
 
 @function("void crypto_init_queue(struct crypto_queue *queue, unsigned int max_qlen)")

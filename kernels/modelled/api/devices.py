@@ -11,21 +11,15 @@ from kernels.modelled.api.kobjects import get_kobject, init_kobject, put_kobject
 from kernels.modelled.api.memory import GFP_ZERO, kfree, kmalloc
 from kernels.modelled.api.registration import enter
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import room, view
+from kernels.modelled.structs import size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
 KERN_DEBUG = 7
 
-# struct device begins with its kobject (include/linux/device.h).
-declare(
-    "device",
-    "kobj:kobject parent:ptr p:ptr init_name:str type:ptr bus:ptr driver:ptr platform_data:ptr"
-    " driver_data:ptr ...",
-)
-# Bytes to allocate for each, with room to spare.
-CLASS = room("class", 192)
-DEVICE = room("platform_device", room("device", 2048))
+declare("device", "kobj parent init_name driver driver_data")
+CLASS, DEVICE = size_of("class"), size_of("device")
+VARIABLE = 2048  # bytes of a variable that is passed on: more than any such structure has
 
 # Variables that inlined code only passes on: operations, buses, attribute groups.
 for _name in (
@@ -33,14 +27,14 @@ for _name in (
     " i2c_bus_type spi_bus_type platform_bus dev_attr_physical_package_id cpu_subsys"
     " acpi_bus_type hid_bus_type mdio_bus_type virtio_bus_type scsi_bus_type mmc_bus_type"
 ).split():
-    data(_name, DEVICE)
+    data(_name, VARIABLE)
 
 
 @function("struct class *class_create(const char *name)")
 def _class_create(k: Kernel, name: int) -> int:
-    found = kmalloc(k, CLASS, GFP_ZERO)
+    found = kmalloc(k, CLASS(k), GFP_ZERO)
     if found:
-        k.store(found, name)
+        view(k, "class", found).put("name", name)
         enter(k, "class", "class", found)
     return found
 
@@ -54,7 +48,7 @@ def _class_destroy(k: Kernel, address: int) -> None:
 @function("void device_initialize(struct device *dev)")
 def device_initialize(k: Kernel, device: int) -> None:
     """Make a device's own kobject usable."""
-    init_kobject(k, device)
+    init_kobject(k, view(k, "device", device).at("kobj"))
 
 
 @function("int dev_set_name(struct device *dev, const char *name, ...)")
@@ -122,7 +116,7 @@ class _Devices:
 
 
 def _device_create(k: Kernel, cls: int, parent: int, number: int, drvdata: int, name: bytes) -> int:
-    device = kmalloc(k, DEVICE, GFP_ZERO)
+    device = kmalloc(k, DEVICE(k), GFP_ZERO)
     if not device:
         return errno("ENOMEM")
     device_initialize(k, device)
@@ -187,12 +181,13 @@ def _root_device_unregister(k: Kernel, device: int) -> None:
 
 
 # include/linux/platform_device.h
-declare("platform_device_info", "parent:ptr fwnode:ptr of_node_reused:u8 name:str id:i32 ...")
-declare("platform_device", "name:str id:i32 id_auto:u8 dev:device ...")
+declare("platform_device_info", "parent name id")
+declare("platform_device", "name id dev")
+PLATFORM_DEVICE = size_of("platform_device")
 
 
 def _platform_device(k: Kernel, name: int, number: int, parent: int) -> int:
-    address = kmalloc(k, DEVICE, GFP_ZERO)
+    address = kmalloc(k, PLATFORM_DEVICE(k), GFP_ZERO)
     if address:
         found = view(k, "platform_device", address)
         found.put("name", name)

@@ -7,77 +7,72 @@ from collections.abc import Callable, Iterator
 
 from kernels.modelled.api.registration import DeviceIds, member_value, registration
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import StructView, layout, struct, view
+from kernels.modelled.structs import StructView, struct, view
 
 MOST_IDS = 4096
 
 
 struct(
     "device_driver",
-    "name:str bus:ptr owner:ptr mod_name:str suppress_bind_attrs:u8 probe_type:u32"
-    " of_match_table:ptr acpi_match_table:ptr probe:fn sync_state:fn remove:fn shutdown:fn"
-    " suspend:fn resume:fn groups:ptr dev_groups:ptr pm:ptr coredump:fn p:ptr",
+    "name bus owner mod_name suppress_bind_attrs probe_type"
+    " of_match_table acpi_match_table probe sync_state remove shutdown"
+    " suspend resume groups dev_groups pm coredump p",
 )
 struct(
     "pci_driver",
-    "name:str id_table:ptr probe:fn remove:fn suspend:fn resume:fn shutdown:fn"
-    " sriov_configure:fn sriov_set_msix_vec_count:fn sriov_get_vf_total_msix:fn err_handler:ptr"
-    " groups:ptr dev_groups:ptr driver:device_driver ...",
+    "name id_table probe remove suspend resume shutdown"
+    " sriov_configure sriov_set_msix_vec_count sriov_get_vf_total_msix err_handler"
+    " groups dev_groups driver",
 )
 struct(
     "platform_driver",
-    "probe:fn remove:fn shutdown:fn suspend:fn resume:fn driver:device_driver id_table:ptr ...",
+    "probe remove shutdown suspend resume driver id_table",
 )
 struct(
     "usb_driver",
-    "name:str probe:fn disconnect:fn unlocked_ioctl:fn suspend:fn resume:fn reset_resume:fn"
-    " pre_reset:fn post_reset:fn shutdown:fn id_table:ptr ...",
+    "name probe disconnect unlocked_ioctl suspend resume reset_resume"
+    " pre_reset post_reset shutdown id_table",
 )
 struct(
     "i2c_driver",
-    "class:u32 probe:fn remove:fn shutdown:fn alert:fn command:fn driver:device_driver"
-    " id_table:ptr ...",
+    "class probe remove shutdown alert command driver id_table",
 )
-struct("spi_driver", "id_table:ptr probe:fn remove:fn shutdown:fn driver:device_driver")
+struct("spi_driver", "id_table probe remove shutdown driver")
 struct(
     "virtio_driver",
-    "driver:device_driver id_table:ptr feature_table:ptr feature_table_size:u32"
-    " feature_table_legacy:ptr feature_table_size_legacy:u32 validate:fn probe:fn scan:fn"
-    " remove:fn config_changed:fn freeze:fn restore:fn",
+    "driver id_table feature_table feature_table_size"
+    " feature_table_legacy feature_table_size_legacy validate probe scan"
+    " remove config_changed freeze restore",
 )
 struct(
     "hid_driver",
-    "name:str id_table:ptr dyn_list:list dyn_lock:u32 match:fn probe:fn remove:fn"
-    " report_table:ptr raw_event:fn ...",
+    "name id_table dyn_list dyn_lock match probe remove report_table raw_event",
 )
 struct(
     "acpi_driver",
-    "name:char[80] class:char[80] ids:ptr flags:u32"
-    " ops.add:fn ops.remove:fn ops.notify:fn drv:device_driver",
+    "name class ids flags ops.add ops.remove ops.notify drv",
 )
 struct(
     "pci_device_id",
-    "vendor:u32 device:u32 subvendor:u32 subdevice:u32 class:u32"
-    " class_mask:u32 driver_data:u64 override_only:u32",
+    "vendor device subvendor subdevice class class_mask driver_data override_only",
 )
 struct(
     "usb_device_id",
-    "match_flags:u16 vendor:u16 product:u16 lo:u16 hi:u16 class:u8"
-    " subclass:u8 protocol:u8 if_class:u8 if_subclass:u8 if_protocol:u8 if_number:u8 info:u64",
+    "idVendor idProduct bDeviceClass bInterfaceClass driver_info",
 )
-struct("virtio_device_id", "device:u32 vendor:u32")
-struct("hid_device_id", "bus:u16 group:u16 vendor:u32 product:u32 driver_data:u64")
-struct("platform_device_id", "name:char[20] driver_data:u64")
-struct("i2c_device_id", "name:char[20] driver_data:u64")
-struct("spi_device_id", "name:char[32] driver_data:u64")
-struct("acpi_device_id", "id:char[16] driver_data:u64 cls:u32 cls_msk:u32")
+struct("virtio_device_id", "device vendor")
+struct("hid_device_id", "bus group vendor product driver_data")
+struct("platform_device_id", "name driver_data")
+struct("i2c_device_id", "name driver_data")
+struct("spi_device_id", "name driver_data")
+struct("acpi_device_id", "id driver_data cls cls_msk")
 
 
 def _table(structure: str, end: tuple[str, ...], spell: Callable[[StructView], str]) -> DeviceIds:
     """Return the reader of a table whose last entry has nothing in the members `end`."""
 
     def read(k: Kernel, address: int) -> Iterator[str]:
-        step = layout(structure).size
+        step = k.layouts.size_of(structure)
         for n in range(MOST_IDS):
             found = view(k, structure, address + n * step)
             if not any(member_value(found, member) for member in end):
@@ -102,8 +97,8 @@ def _pci(found: StructView) -> str:
 _PCI = _table("pci_device_id", ("vendor", "subvendor", "class_mask"), _pci)
 _USB = _table(
     "usb_device_id",
-    ("vendor", "class", "if_class", "info"),
-    lambda v: f"{_number(v, 'vendor', 4)}:{_number(v, 'product', 4)}",
+    ("idVendor", "bDeviceClass", "bInterfaceClass", "driver_info"),
+    lambda v: f"{_number(v, 'idVendor', 4)}:{_number(v, 'idProduct', 4)}",
 )
 _HID = _table(
     "hid_device_id",

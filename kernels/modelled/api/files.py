@@ -15,14 +15,14 @@ from kernels.modelled.table import function
 
 struct(
     "file",
-    "f_count:u64 f_lock:u32 f_mode:u32 f_op:ptr f_mapping:ptr private_data:ptr f_inode:ptr"
-    " f_flags:u32 f_iocb_flags:u32 f_cred:ptr f_path:u64[2] f_pos_lock:u64[4] f_pos:i64 @184",
+    "f_count f_lock f_mode f_op f_mapping private_data f_inode"
+    " f_flags f_iocb_flags f_cred f_path f_pos_lock f_pos",
 )
 struct(
     "inode",
-    "i_mode:u16 i_opflags:u16 i_uid:u32 i_gid:u32 i_flags:u32 i_acl:ptr i_default_acl:ptr i_op:ptr"
-    " i_sb:ptr i_mapping:ptr i_security:ptr i_ino:u64 i_nlink:u32 i_rdev:u32 i_size:i64"
-    " @576 i_cdev:ptr @624",
+    "i_mode i_opflags i_uid i_gid i_flags i_acl i_default_acl i_op"
+    " i_sb i_mapping i_security i_ino i_nlink i_rdev i_size"
+    " i_cdev",
 )
 
 

@@ -11,16 +11,16 @@ from kernels.modelled.api.common import Deferred, errno, nothing, text
 from kernels.modelled.api.memory import GFP_ZERO, kmalloc
 from kernels.modelled.api.sched import defer
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import room
+from kernels.modelled.structs import size_of
 from kernels.modelled.table import Arguments, data, function
 
 AE_NOT_FOUND = 5
-KEY = room("key", 256)
+KEY = size_of("key")
 USERMODE_HELPER_ABSENT = -2
 
 data("acpi_disabled", 4)  # there is ACPI, with empty tables
-data("acpi_gbl_FADT", room("acpi_table_fadt", 512))
-data("efi", room("efi", 1024))
+data("acpi_gbl_FADT", size_of("acpi_table_fadt"))
+data("efi", size_of("efi"))
 data("acpi_root_dir", 8)
 
 nothing(
@@ -133,7 +133,7 @@ def _call_usermodehelper(k: Kernel, path: int, _argv: int, _envp: int, _wait: in
     " const struct cred *cred, key_perm_t perm, unsigned long flags, void *link, void *dest)"
 )
 def _keyring_alloc(k: Kernel, *_args: int) -> int:
-    found = kmalloc(k, KEY, GFP_ZERO)
+    found = kmalloc(k, KEY(k), GFP_ZERO)
     k.store(found, 1, 4)  # its reference count
     return found
 

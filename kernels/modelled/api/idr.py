@@ -11,18 +11,18 @@ from kernels.modelled.api.common import INT_MAX, errno, stop
 from kernels.modelled.api.memory import duplicate, kfree
 from kernels.modelled.api.tree import ZERO_ENTRY, clear, free_index, load, store, visible, walk
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of
+from kernels.modelled.structs import offset_of, size_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
 # IDR: struct idr adds the lowest number and the next one -----------------------------------
 
-declare("idr", "idr_rt:xarray idr_base:u32 idr_next:u32")
+declare("idr", "idr_rt idr_base idr_next")
 IDR_BASE, IDR_NEXT = offset_of("idr", "idr_base"), offset_of("idr", "idr_next")
 
 
 def _idr_alloc(k: Kernel, idr: int, item: int, first: int, last: int) -> int:
-    base = k.word(idr + IDR_BASE, 4)
+    base = k.word(idr + IDR_BASE(k), 4)
     index = free_index(k, idr, max(first - base, 0), last - base)
     if index is None:
         return errno("ENOSPC")
@@ -55,30 +55,30 @@ def _idr_alloc_u32(k: Kernel, idr: int, item: int, at: int, last: int, _gfp: int
 @function("int idr_alloc_cyclic(struct idr *idr, void *ptr, int start, int end, gfp_t gfp)")
 def _idr_alloc_cyclic(k: Kernel, idr: int, item: int, start: int, end: int, _gfp: int) -> int:
     last = end - 1 if end > 0 else INT_MAX
-    following = k.word(idr + IDR_NEXT, 4)
+    following = k.word(idr + IDR_NEXT(k), 4)
     found = _idr_alloc(k, idr, item, max(following, start), last)
     if found == errno("ENOSPC") and following > start:
         found = _idr_alloc(k, idr, item, start, last)
     if found >= 0:
-        k.store(idr + IDR_NEXT, found + 1, 4)
+        k.store(idr + IDR_NEXT(k), found + 1, 4)
     return found
 
 
 @function("void *idr_find(const struct idr *idr, unsigned long id)")
 def _idr_find(k: Kernel, idr: int, number: int) -> int:
-    index = number - k.word(idr + IDR_BASE, 4)
+    index = number - k.word(idr + IDR_BASE(k), 4)
     return visible(load(k, idr, index)) if index >= 0 else 0
 
 
 @function("void *idr_remove(struct idr *idr, unsigned long id)")
 def _idr_remove(k: Kernel, idr: int, number: int) -> int:
-    index = number - k.word(idr + IDR_BASE, 4)
+    index = number - k.word(idr + IDR_BASE(k), 4)
     return visible(store(k, idr, index, 0)) if index >= 0 else 0
 
 
 @function("void *idr_replace(struct idr *idr, void *ptr, unsigned long id)")
 def _idr_replace(k: Kernel, idr: int, item: int, number: int) -> int:
-    index = number - k.word(idr + IDR_BASE, 4)
+    index = number - k.word(idr + IDR_BASE(k), 4)
     if index < 0 or not load(k, idr, index):
         return errno("ENOENT")
     return visible(store(k, idr, index, item or ZERO_ENTRY))
@@ -86,7 +86,7 @@ def _idr_replace(k: Kernel, idr: int, item: int, number: int) -> int:
 
 @function("int idr_for_each(const struct idr *idr, void *fn, void *data)")
 def _idr_for_each(k: Kernel, idr: int, func: int, argument: int) -> int:
-    base = k.word(idr + IDR_BASE, 4)
+    base = k.word(idr + IDR_BASE(k), 4)
     for index, entry in walk(k, idr):
         result = k.call(func, index + base, visible(entry), argument) & 0xFFFF_FFFF
         if result:
@@ -95,7 +95,7 @@ def _idr_for_each(k: Kernel, idr: int, func: int, argument: int) -> int:
 
 
 def _idr_next(k: Kernel, idr: int, first: int) -> tuple[int, int]:
-    base = k.word(idr + IDR_BASE, 4)
+    base = k.word(idr + IDR_BASE(k), 4)
     for index, entry in walk(k, idr, max(first - base, 0)):
         if entry != ZERO_ENTRY:
             return index + base, entry
@@ -125,8 +125,8 @@ def _idr_destroy(k: Kernel, idr: int) -> None:
 
 # IDA: a tree of bitmaps of 1024 numbers ----------------------------------------------------
 
-declare("ida_bitmap", "bitmap:u64[16]")
-BITMAP_BITS, BITMAP_SIZE = 1024, layout("ida_bitmap").size
+declare("ida_bitmap", "bitmap")
+BITMAP_BITS, BITMAP_SIZE = 1024, size_of("ida_bitmap")
 
 
 @function("int ida_alloc_range(struct ida *ida, unsigned int min, unsigned int max, gfp_t gfp)")
@@ -136,7 +136,7 @@ def _ida_alloc_range(k: Kernel, ida: int, first: int, last: int, _gfp: int) -> i
     last = min(last, INT_MAX)
     for index in range(first // BITMAP_BITS, last // BITMAP_BITS + 1):
         bitmap = load(k, ida, index)
-        taken = k.word(bitmap, BITMAP_SIZE) if bitmap else 0
+        taken = k.word(bitmap, BITMAP_SIZE(k)) if bitmap else 0
         free = ~taken >> max(first - index * BITMAP_BITS, 0)
         bit = max(first - index * BITMAP_BITS, 0) + (free & -free).bit_length() - 1
         number = index * BITMAP_BITS + bit
@@ -145,11 +145,11 @@ def _ida_alloc_range(k: Kernel, ida: int, first: int, last: int, _gfp: int) -> i
         if number > last:
             break
         if not bitmap:
-            bitmap = duplicate(k, bytes(BITMAP_SIZE), 0)
+            bitmap = duplicate(k, bytes(BITMAP_SIZE(k)), 0)
             if not bitmap:
                 return errno("ENOMEM")
             store(k, ida, index, bitmap)
-        k.store(bitmap, taken | 1 << bit, BITMAP_SIZE)
+        k.store(bitmap, taken | 1 << bit, BITMAP_SIZE(k))
         return number
     return errno("ENOSPC")
 
@@ -158,11 +158,11 @@ def _ida_alloc_range(k: Kernel, ida: int, first: int, last: int, _gfp: int) -> i
 def _ida_free(k: Kernel, ida: int, number: int) -> None:
     index, bit = divmod(number, BITMAP_BITS)
     bitmap = load(k, ida, index)
-    taken = k.word(bitmap, BITMAP_SIZE) if bitmap else 0
+    taken = k.word(bitmap, BITMAP_SIZE(k)) if bitmap else 0
     if not taken >> bit & 1:
         stop(k, f"ida_free called for id={number} which is not allocated.")
     taken ^= 1 << bit
-    k.store(bitmap, taken, BITMAP_SIZE)
+    k.store(bitmap, taken, BITMAP_SIZE(k))
     if not taken:
         store(k, ida, index, 0)
         kfree(k, bitmap)

@@ -10,21 +10,21 @@ from __future__ import annotations
 from kernels.modelled.api.common import empty_list, nothing, text
 from kernels.modelled.api.memory import GFP_ZERO, duplicate, kfree, kmalloc
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, view
+from kernels.modelled.structs import POINTER, made, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
-declare("kobject", "name:str entry:list parent:ptr kset:ptr ktype:ptr sd:ptr kref:u32 @64")
-declare("kobj_type", "release:fn sysfs_ops:ptr default_groups:ptr @48")
-declare("kset", "list:list list_lock:u32 kobj:kobject uevent_ops:ptr")
-KOBJECT, KSET = layout("kobject").size, layout("kset").size
+declare("kobject", "name entry parent kset ktype sd kref")
+declare("kobj_type", "release sysfs_ops default_groups")
+declare("kset", "list kobj uevent_ops")
+KOBJECT, KSET = size_of("kobject"), size_of("kset")
 
 
 def _object_variable(name: str) -> None:
     def contents(k: Kernel) -> bytes:
-        return (k.address(name) + 8).to_bytes(8, "little")
+        return (k.address(name) + POINTER).to_bytes(POINTER, "little")
 
-    data(name, 8 + KOBJECT, fill=contents)
+    data(name, lambda k: POINTER + KOBJECT(k), fill=contents)
 
 
 for _name in "fs_kobj kernel_kobj mm_kobj power_kobj hypervisor_kobj firmware_kobj".split():
@@ -33,8 +33,9 @@ for _name in "fs_kobj kernel_kobj mm_kobj power_kobj hypervisor_kobj firmware_ko
 
 def set_name(k: Kernel, kobject: int, name: bytes) -> None:
     """Give a kobject a name of its own."""
-    kfree(k, k.word(kobject))
-    k.store(kobject, duplicate(k, name + b"\0", 0))
+    found = view(k, "kobject", kobject)
+    kfree(k, found.number("name"))
+    found.put("name", duplicate(k, name + b"\0", 0))
 
 
 def init_kobject(k: Kernel, kobject: int) -> None:
@@ -105,7 +106,7 @@ def _kobject_init_and_add(
 
 @function("struct kobject *kobject_create_and_add(const char *name, struct kobject *parent)")
 def _kobject_create_and_add(k: Kernel, name: int, parent: int) -> int:
-    kobject = kmalloc(k, KOBJECT, GFP_ZERO)
+    kobject = kmalloc(k, KOBJECT(k), GFP_ZERO)
     if kobject:
         init_kobject(k, kobject)
         set_name(k, kobject, text(k, name))
@@ -122,8 +123,8 @@ def _dynamic_kobj_release(k: Kernel, kobject: int) -> None:
 
 data(
     "dynamic_kobj_ktype",
-    layout("kobj_type").size,
-    fill=lambda k: k.address("dynamic_kobj_release").to_bytes(8, "little"),
+    size_of("kobj_type"),
+    fill=lambda k: made(k, "kobj_type", {"release": k.address("dynamic_kobj_release")}),
 )
 
 
@@ -142,7 +143,7 @@ def _kobject_put(k: Kernel, kobject: int) -> None:
     " struct kobject *parent)"
 )
 def _kset_create_and_add(k: Kernel, name: int, ops: int, parent: int) -> int:
-    kset = kmalloc(k, KSET, GFP_ZERO)
+    kset = kmalloc(k, KSET(k), GFP_ZERO)
     if kset:
         found = view(k, "kset", kset)
         init_kobject(k, found.at("kobj"))
@@ -156,13 +157,13 @@ def _kset_create_and_add(k: Kernel, name: int, ops: int, parent: int) -> int:
 
 @function("void kset_release(struct kobject *kobj)")
 def _kset_release(k: Kernel, kobject: int) -> None:
-    kfree(k, kobject - (view(k, "kset", 0).at("kobj")))
+    kfree(k, kobject - k.layouts.offset_of("kset", "kobj"))
 
 
 data(
     "kset_ktype",
-    layout("kobj_type").size,
-    fill=lambda k: k.address("kset_release").to_bytes(8, "little"),
+    size_of("kobj_type"),
+    fill=lambda k: made(k, "kobj_type", {"release": k.address("kset_release")}),
 )
 
 

@@ -7,16 +7,15 @@ from kernels.modelled.api.common import nothing
 from kernels.modelled.api.memory import GFP_ZERO, kfree, kmalloc
 from kernels.modelled.api.registration import enter
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import room
+from kernels.modelled.structs import size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
-LED_TRIGGER = room("led_trigger", 256)
-declare("led_trigger", "name:str ...")
+declare("led_trigger", "name")
+LED_TRIGGER = size_of("led_trigger")
 declare(
     "input_handler",
-    "private:ptr event:fn events:fn filter:fn match:fn connect:fn disconnect:fn start:fn"
-    " legacy_minors:u8 minor:i32 name:str id_table:ptr ...",
+    "event events filter match connect disconnect start name",
 )
 
 
@@ -33,8 +32,8 @@ def _led_trigger_unregister(k: Kernel, trigger: int) -> None:
 
 @function("void led_trigger_register_simple(const char *name, struct led_trigger **trigger)")
 def _led_trigger_register_simple(k: Kernel, name: int, at: int) -> None:
-    trigger = kmalloc(k, LED_TRIGGER, GFP_ZERO)
-    k.store(trigger, name)
+    trigger = kmalloc(k, LED_TRIGGER(k), GFP_ZERO)
+    view(k, "led_trigger", trigger).put("name", name)
     k.store(at, trigger)
     enter(k, "led trigger", "led_trigger", trigger)
 

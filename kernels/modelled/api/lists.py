@@ -37,7 +37,7 @@ def _corrupt(k: Kernel, message: str) -> None:
 def _list_add_valid(k: Kernel, new: int, before: int, after: int) -> int:
     if not before or not after:
         _corrupt(k, f"list_add corruption. {'next' if before else 'prev'} is NULL.")
-    back, forth = k.word(after + PREV), k.word(before)
+    back, forth = k.word(after + PREV(k)), k.word(before)
     if back != before:
         _corrupt(
             k,
@@ -57,7 +57,7 @@ def _list_add_valid(k: Kernel, new: int, before: int, after: int) -> int:
 
 @function("bool __list_del_entry_valid_or_report(struct list_head *entry)")
 def _list_del_entry_valid(k: Kernel, entry: int) -> int:
-    after, before = k.word(entry), k.word(entry + PREV)
+    after, before = k.word(entry), k.word(entry + PREV(k))
     start = f"list_del corruption, {entry:016x}"
     if not after or not before:
         _corrupt(k, f"{start}->{'next' if not after else 'prev'} is NULL")
@@ -67,7 +67,7 @@ def _list_del_entry_valid(k: Kernel, entry: int) -> int:
         _corrupt(k, f"{start}->prev is LIST_POISON2 ({LIST_POISON2:016x})")
     for side, found, place in (
         ("prev->next", k.word(before), f"prev={before:016x}"),
-        ("next->prev", k.word(after + PREV), f"next={after:016x}"),
+        ("next->prev", k.word(after + PREV(k)), f"next={after:016x}"),
     ):
         if found != entry:
             _corrupt(
@@ -192,7 +192,7 @@ def _bsearch(k: Kernel, key: int, base: int, count: int, size: int, compare: int
 # struct rb_node: parent and colour (1 black), right, left. An entry that changes a tree
 # keeps both rules: no red node has a red child, every path has as many black nodes.
 
-declare("rb_node", "__rb_parent_color:u64 rb_right:ptr rb_left:ptr")
+declare("rb_node", "__rb_parent_color rb_right rb_left")
 RIGHT, LEFT = offset_of("rb_node", "rb_right"), offset_of("rb_node", "rb_left")
 BLACK = 1
 
@@ -215,14 +215,14 @@ def _replace(k: Kernel, root: int, old: int, new: int) -> None:
     if not parent:
         k.store(root, new)
     else:
-        k.store(parent + (LEFT if k.word(parent + LEFT) == old else RIGHT), new)
+        k.store(parent + (LEFT(k) if k.word(parent + LEFT(k)) == old else RIGHT(k)), new)
     if new:
         k.store(new, parent | k.word(new) & BLACK)
 
 
 def _rotate(k: Kernel, root: int, node: int, side: int) -> None:
     """Move `node` down to `side`; its other child takes its place."""
-    other = LEFT + RIGHT - side
+    other = LEFT(k) + RIGHT(k) - side
     child = k.word(node + other)
     inner = k.word(child + side)
     _replace(k, root, node, child)
@@ -237,8 +237,8 @@ def _rotate(k: Kernel, root: int, node: int, side: int) -> None:
 def _rb_insert_color(k: Kernel, node: int, root: int) -> None:
     while not _black(k, parent := _parent(k, node)):
         above = _parent(k, parent)
-        side = LEFT if k.word(above + LEFT) == parent else RIGHT
-        other = LEFT + RIGHT - side
+        side = LEFT(k) if k.word(above + LEFT(k)) == parent else RIGHT(k)
+        other = LEFT(k) + RIGHT(k) - side
         uncle = k.word(above + other)
         if not _black(k, uncle):
             _paint(k, parent, BLACK)
@@ -257,21 +257,21 @@ def _rb_insert_color(k: Kernel, node: int, root: int) -> None:
 
 @function("void rb_erase(struct rb_node *node, struct rb_root *root)")
 def _rb_erase(k: Kernel, node: int, root: int) -> None:
-    right, left = k.word(node + RIGHT), k.word(node + LEFT)
+    right, left = k.word(node + RIGHT(k)), k.word(node + LEFT(k))
     black = k.word(node) & BLACK
     if right and left:
         # The next node, which has no left child, takes the place and the colour.
-        heir = _outermost(k, right, LEFT)
+        heir = _outermost(k, right, LEFT(k))
         black = k.word(heir) & BLACK
-        child, parent = k.word(heir + RIGHT), _parent(k, heir)
+        child, parent = k.word(heir + RIGHT(k)), _parent(k, heir)
         if parent == node:
             parent = heir
         else:
             _replace(k, root, heir, child)
-            k.store(heir + RIGHT, right)
+            k.store(heir + RIGHT(k), right)
             k.store(right, heir | k.word(right) & BLACK)
         _replace(k, root, node, heir)
-        k.store(heir + LEFT, left)
+        k.store(heir + LEFT(k), left)
         k.store(left, heir | k.word(left) & BLACK)
         _paint(k, heir, k.word(node) & BLACK)
     else:
@@ -284,8 +284,8 @@ def _rb_erase(k: Kernel, node: int, root: int) -> None:
 def _rebalance(k: Kernel, root: int, node: int, parent: int) -> None:
     """Make up for a black node that is missing on the path to `node`, a child of `parent`."""
     while parent and _black(k, node):
-        side = LEFT if k.word(parent + LEFT) == node else RIGHT
-        other = LEFT + RIGHT - side
+        side = LEFT(k) if k.word(parent + LEFT(k)) == node else RIGHT(k)
+        other = LEFT(k) + RIGHT(k) - side
         sibling = k.word(parent + other)
         if not _black(k, sibling):
             _paint(k, sibling, BLACK)
@@ -323,7 +323,7 @@ def _neighbour(k: Kernel, node: int, side: int) -> int:
         return 0
     further = k.word(node + side)
     if further:
-        return _outermost(k, further, LEFT + RIGHT - side)
+        return _outermost(k, further, LEFT(k) + RIGHT(k) - side)
     while (parent := _parent(k, node)) and k.word(parent + side) == node:
         node = parent
     return parent
@@ -331,22 +331,22 @@ def _neighbour(k: Kernel, node: int, side: int) -> int:
 
 @function("struct rb_node *rb_next(const struct rb_node *node)")
 def _rb_next(k: Kernel, node: int) -> int:
-    return _neighbour(k, node, RIGHT)
+    return _neighbour(k, node, RIGHT(k))
 
 
 @function("struct rb_node *rb_prev(const struct rb_node *node)")
 def _rb_prev(k: Kernel, node: int) -> int:
-    return _neighbour(k, node, LEFT)
+    return _neighbour(k, node, LEFT(k))
 
 
 @function("struct rb_node *rb_first(const struct rb_root *root)")
 def _rb_first(k: Kernel, root: int) -> int:
-    return _outermost(k, k.word(root), LEFT)
+    return _outermost(k, k.word(root), LEFT(k))
 
 
 @function("struct rb_node *rb_last(const struct rb_root *root)")
 def _rb_last(k: Kernel, root: int) -> int:
-    return _outermost(k, k.word(root), RIGHT)
+    return _outermost(k, k.word(root), RIGHT(k))
 
 
 # Reference counts (lib/refcount.c) -----------------------------------------------------------

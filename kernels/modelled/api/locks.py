@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NoReturn
 
-from kernels.modelled.api.common import empty_list, stop, words
+from kernels.modelled.api.common import empty_list, stop
 from kernels.modelled.api.held import give, holder, take
 from kernels.modelled.api.sched import block
 from kernels.modelled.kernel import Kernel
@@ -26,12 +26,13 @@ from kernels.modelled.structs import offset_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
-declare("mutex", "owner:u64 wait_lock:u32 osq:u32 wait_list:list")
-declare("rw_semaphore", "count:u64 owner:u64 osq:u32 wait_lock:u32 wait_list:list")
-declare("semaphore", "lock:u32 count:u32 wait_list:list")
-declare("qrwlock", "cnts:u32 wait_lock:u32")
-RWSEM_OWNER = offset_of("rw_semaphore", "owner")
-MUTEX_LIST, RWSEM_LIST = offset_of("mutex", "wait_list"), offset_of("rw_semaphore", "wait_list")
+declare("mutex", "owner wait_list")
+declare("rw_semaphore", "count owner wait_list")
+declare("semaphore", "count wait_list")
+MUTEX_OWNER, MUTEX_LIST = (offset_of("mutex", member) for member in ("owner", "wait_list"))
+RWSEM_COUNT, RWSEM_OWNER, RWSEM_LIST = (
+    offset_of("rw_semaphore", member) for member in ("count", "owner", "wait_list")
+)
 SEM_COUNT = offset_of("semaphore", "count")
 LOCKED_BYTE, TICKET = 0xFF, 1 << 16
 OWNER_FLAGS = 7  # enum: waiters, handoff, pickup in the low bits of mutex.owner
@@ -205,13 +206,13 @@ def _queued_rwlock_slowpath(k: Kernel, lock: int) -> None:
 
 @function("void __mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)")
 def _mutex_init(k: Kernel, lock: int, _name: int, _key: int) -> None:
-    k.memory.write(lock, bytes(MUTEX_LIST))
-    empty_list(k, lock + MUTEX_LIST)
+    k.memory.write(lock, bytes(k.layouts.size_of("mutex")))
+    empty_list(k, lock + MUTEX_LIST(k))
     give(k, lock)
 
 
 def _mutex_owner(k: Kernel, lock: int) -> int:
-    return k.word(lock) & ~OWNER_FLAGS
+    return k.word(lock + MUTEX_OWNER(k)) & ~OWNER_FLAGS
 
 
 @function(
@@ -225,7 +226,7 @@ def mutex_lock(k: Kernel, lock: int) -> int:
     if _mutex_owner(k, lock) == k.current:
         _deadlock(k, "mutex", lock)
     block(k, lambda: not _mutex_owner(k, lock), hopeless=partial(_deadlock, k, "mutex", lock))
-    k.store(lock, k.word(lock) | k.current)
+    k.store(lock + MUTEX_OWNER(k), k.word(lock + MUTEX_OWNER(k)) | k.current)
     take(k, lock)
     return 0
 
@@ -242,7 +243,7 @@ def _mutex_trylock(k: Kernel, lock: int) -> int:
 def _mutex_unlock(k: Kernel, lock: int) -> None:
     if not _mutex_owner(k, lock):
         _not_held(k, "mutex", lock)
-    k.store(lock, 0)
+    k.store(lock + MUTEX_OWNER(k), 0)
     give(k, lock)
 
 
@@ -265,17 +266,17 @@ def _atomic_dec_and_mutex_lock(k: Kernel, atomic: int, lock: int) -> int:
 
 @function("void __init_rwsem(struct rw_semaphore *s, const char *n, struct lock_class_key *key)")
 def _init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> None:
-    k.memory.write(sem, bytes(RWSEM_LIST))
-    empty_list(k, sem + RWSEM_LIST)
+    k.memory.write(sem, bytes(k.layouts.size_of("rw_semaphore")))
+    empty_list(k, sem + RWSEM_LIST(k))
     give(k, sem)
 
 
 @function("int down_read_trylock(struct rw_semaphore *sem)")
 def _down_read_trylock(k: Kernel, sem: int) -> int:
-    count = k.word(sem)
+    count = k.word(sem + RWSEM_COUNT(k))
     if count & RWSEM_WRITER:
         return 0
-    k.store(sem, count + RWSEM_READER)
+    k.store(sem + RWSEM_COUNT(k), count + RWSEM_READER)
     take(k, sem)
     return 1
 
@@ -287,18 +288,23 @@ def _down_read_trylock(k: Kernel, sem: int) -> int:
 )
 def _down_read(k: Kernel, sem: int) -> int:
     what = "rw_semaphore (by a writer)"
-    if k.word(sem) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER) == k.current:
+    if k.word(sem + RWSEM_COUNT(k)) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER(k)) == k.current:
         _deadlock(k, what, sem)
-    block(k, lambda: not k.word(sem) & RWSEM_WRITER, hopeless=partial(_deadlock, k, what, sem))
+    block(
+        k,
+        lambda: not k.word(sem + RWSEM_COUNT(k)) & RWSEM_WRITER,
+        hopeless=partial(_deadlock, k, what, sem),
+    )
     _down_read_trylock(k, sem)
     return 0
 
 
 @function("int down_write_trylock(struct rw_semaphore *sem)")
 def _down_write_trylock(k: Kernel, sem: int) -> int:
-    if k.word(sem):
+    if k.word(sem + RWSEM_COUNT(k)):
         return 0
-    k.memory.write(sem, words(RWSEM_WRITER, k.current))
+    k.store(sem + RWSEM_COUNT(k), RWSEM_WRITER)
+    k.store(sem + RWSEM_OWNER(k), k.current)
     take(k, sem)
     return 1
 
@@ -307,44 +313,45 @@ def _down_write_trylock(k: Kernel, sem: int) -> int:
     "void down_write(struct rw_semaphore *sem)", "int down_write_killable(struct rw_semaphore *sem)"
 )
 def _down_write(k: Kernel, sem: int) -> int:
-    if k.word(sem) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER) == k.current:
+    if k.word(sem + RWSEM_COUNT(k)) & RWSEM_WRITER and k.word(sem + RWSEM_OWNER(k)) == k.current:
         _deadlock(k, "rw_semaphore", sem)
     hopeless = partial(_deadlock, k, "rw_semaphore", sem)
-    block(k, lambda: not k.word(sem), hopeless=hopeless)
+    block(k, lambda: not k.word(sem + RWSEM_COUNT(k)), hopeless=hopeless)
     _down_write_trylock(k, sem)
     return 0
 
 
 @function("void up_read(struct rw_semaphore *sem)")
 def _up_read(k: Kernel, sem: int) -> None:
-    count = k.word(sem)
+    count = k.word(sem + RWSEM_COUNT(k))
     if count < RWSEM_READER:
         _not_held(k, "rw_semaphore (for reading)", sem)
-    k.store(sem, count - RWSEM_READER)
+    k.store(sem + RWSEM_COUNT(k), count - RWSEM_READER)
     if count == RWSEM_READER:
         give(k, sem)
 
 
 @function("void up_write(struct rw_semaphore *sem)")
 def _up_write(k: Kernel, sem: int) -> None:
-    if not k.word(sem) & RWSEM_WRITER:
+    if not k.word(sem + RWSEM_COUNT(k)) & RWSEM_WRITER:
         _not_held(k, "rw_semaphore (for writing)", sem)
-    k.memory.write(sem, bytes(16))
+    k.store(sem + RWSEM_COUNT(k), 0)
+    k.store(sem + RWSEM_OWNER(k), 0)
     give(k, sem)
 
 
 @function("void downgrade_write(struct rw_semaphore *sem)")
 def _downgrade_write(k: Kernel, sem: int) -> None:
     _up_write(k, sem)
-    k.store(sem, RWSEM_READER)
+    k.store(sem + RWSEM_COUNT(k), RWSEM_READER)
     take(k, sem)
 
 
 @function("int down_trylock(struct semaphore *sem)")
 def _down_trylock(k: Kernel, sem: int) -> int:
-    count = k.word(sem + SEM_COUNT, 4)
+    count = k.word(sem + SEM_COUNT(k), 4)
     if count:
-        k.store(sem + SEM_COUNT, count - 1, 4)
+        k.store(sem + SEM_COUNT(k), count - 1, 4)
         take(k, sem)
     return int(count == 0)
 
@@ -356,14 +363,14 @@ def _down_trylock(k: Kernel, sem: int) -> int:
 )
 def _down(k: Kernel, sem: int) -> int:
     hopeless = partial(_deadlock, k, "semaphore", sem)
-    block(k, lambda: k.word(sem + SEM_COUNT, 4) != 0, hopeless=hopeless)
+    block(k, lambda: k.word(sem + SEM_COUNT(k), 4) != 0, hopeless=hopeless)
     _down_trylock(k, sem)
     return 0
 
 
 @function("void up(struct semaphore *sem)")
 def _up(k: Kernel, sem: int) -> None:
-    k.store(sem + SEM_COUNT, k.word(sem + SEM_COUNT, 4) + 1, 4)
+    k.store(sem + SEM_COUNT(k), k.word(sem + SEM_COUNT(k), 4) + 1, 4)
     give(k, sem)
 
 

@@ -24,7 +24,7 @@ RATELIMIT_MSG_ON_RELEASE = 1
 
 declare(
     "ratelimit_state",
-    "lock:u32 interval:i32 burst:i32 printed:i32 missed:i32 flags:u32 begin:u64",
+    "lock interval burst printed missed flags begin",
 )
 
 

@@ -25,10 +25,10 @@ GFP_ZERO = 1 << 8  # ___GFP_ZERO_BIT of include/linux/gfp_types.h, 6.12
 KMALLOC_MAX_SIZE = 4 * MIB  # a run of MAX_PAGE_ORDER
 MAX_PAGE_ORDER = 10
 LEAST_ALIGN = 8
-declare("kmem_cache_args", "align:u32 @24 ctor:fn")
-ARGS_CTOR = offset_of("kmem_cache_args", "ctor")
+declare("kmem_cache_args", "align ctor")
+ARGS_ALIGN, ARGS_CTOR = (offset_of("kmem_cache_args", member) for member in ("align", "ctor"))
 
-declare("sysinfo", "@32 totalram:u64 freeram:u64 @104 mem_unit:u32 @112")
+declare("sysinfo", "totalram freeram mem_unit")
 
 # Our struct kmem_cache: object size, alignment, constructor, name, live objects.
 _CACHE = struct.Struct("<QQQQq")
@@ -237,7 +237,13 @@ data("kmalloc_caches", _TABLE + len(_BUCKETS) * (_CACHE.size + _TITLE), fill=_km
     " struct kmem_cache_args *args, slab_flags_t flags)"
 )
 def _kmem_cache_create_args(k: Kernel, name: int, size: int, args: int, _flags: int) -> int:
-    return create_cache(k, name, size, max(k.word(args, 4), LEAST_ALIGN), k.word(args + ARGS_CTOR))
+    return create_cache(
+        k,
+        name,
+        size,
+        max(k.word(args + ARGS_ALIGN(k), 4), LEAST_ALIGN),
+        k.word(args + ARGS_CTOR(k)),
+    )
 
 
 def create_cache(k: Kernel, name: int, size: int, align: int = LEAST_ALIGN, ctor: int = 0) -> int:
@@ -403,7 +409,7 @@ def _kvfree_sensitive(k: Kernel, address: int, size: int) -> None:
 def _si_meminfo(k: Kernel, info: int) -> None:
     pages = k.memory.physical.size // PAGE_SIZE
     found = view(k, "sysinfo", info)
-    k.memory.write(info, bytes(found.layout.size))
+    k.memory.write(info, bytes(found.size))
     for member, value in (("totalram", pages), ("freeram", pages), ("mem_unit", PAGE_SIZE)):
         found.put(member, value)
 

@@ -9,11 +9,11 @@ from kernels.modelled.api.locks import mutex_lock, spin_lock
 from kernels.modelled.api.memory import GFP_ZERO, MAX_PAGE_ORDER, get_free_pages, kfree, kmalloc
 from kernels.modelled.api.scatterlist import page_address, page_of
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import room
+from kernels.modelled.structs import size_of
 from kernels.modelled.table import data, function
 
-data("init_user_ns", room("user_namespace", 1024))
-data("nop_mnt_idmap", room("mnt_idmap", 256))
+data("init_user_ns", size_of("user_namespace"))
+data("nop_mnt_idmap", size_of("mnt_idmap"))
 data("USER_PTR_MAX", 8, fill=lambda _k: ((1 << 47) - PAGE_SIZE).to_bytes(8, "little"))
 data("hugetlb_optimize_vmemmap_key", 16)
 

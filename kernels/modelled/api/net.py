@@ -17,24 +17,23 @@ from kernels.modelled.api.memory import GFP_ZERO, create_cache, destroy_cache, k
 from kernels.modelled.api.registration import enter
 from kernels.modelled.api.sched import block
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import POINTER, layout, offset_of, room, view
+from kernels.modelled.structs import POINTER, made, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
 # Behind the name space lies the table of what modules keep in it, `gen`. The table's first three
 # slots are its own header, so numbers begin behind them (MIN_PERNET_OPS_ID).
-declare("net", "@3224 gen:ptr ...")
-NET = room("net", 8192)
+declare("net", "gen")
+NET = size_of("net")
 FIRST_ID, MOST_IDS = 3, 512
 
 
 def _init_net(k: Kernel) -> bytes:
-    table = k.address("init_net") + NET
-    return bytes(offset_of("net", "gen")) + table.to_bytes(8, "little")
+    return made(k, "net", {"gen": k.address("init_net") + NET(k)})
 
 
-data("init_net", NET + POINTER * MOST_IDS, fill=_init_net)
-data("init_task", room("task_struct", 16384))
+data("init_net", lambda k: NET(k) + POINTER * MOST_IDS, fill=_init_net)
+data("init_task", size_of("task_struct"))
 # Pointers that one module sets and another may follow.
 for _hook in (
     "br_fdb_test_addr_hook nf_defrag_v4_hook nf_defrag_v6_hook udp_tunnel_nic_ops nf_ct_hook"
@@ -60,7 +59,7 @@ def _register_pernet(k: Kernel, ops: int) -> int:
             memory = kmalloc(k, found.number("size"), GFP_ZERO)
             if not memory:
                 return errno("ENOMEM")
-        k.store(net + NET + POINTER * number, memory)
+        k.store(net + NET(k) + POINTER * number, memory)
     result = signed_int(k.call(init, net)) if (init := found.number("init")) else 0
     if result < 0:
         kfree(k, memory)
@@ -83,7 +82,7 @@ def _unregister_pernet(k: Kernel, ops: int) -> None:
         if callback := found.number(member):
             k.call(callback, net)
     if at := found.number("id"):
-        slot = net + NET + POINTER * k.word(at, 4)
+        slot = net + NET(k) + POINTER * k.word(at, 4)
         kfree(k, k.word(slot))
         k.store(slot, 0)
 
@@ -159,16 +158,16 @@ def _rtnl_is_locked(k: Kernel) -> int:
 
 # Families, protocols, hooks --------------------------------------------------------------------
 
-declare("packet_type", "type:u16 ignore_outgoing:u8 dev:ptr func:fn ...")
-declare("rtnl_msg_handler", "owner:ptr protocol:i32 msgtype:i32 doit:fn dumpit:fn flags:i32")
-HANDLER = layout("rtnl_msg_handler").size
-declare("net_proto_family", "family:i32 create:fn owner:ptr")
-declare("rtnl_af_ops", "list:list family:i32 ...")
+declare("packet_type", "type ignore_outgoing dev func")
+declare("rtnl_msg_handler", "owner protocol msgtype doit dumpit flags")
+HANDLER = size_of("rtnl_msg_handler")
+declare("net_proto_family", "family create owner")
+declare("rtnl_af_ops", "list family")
 
 
 @function("void dev_add_pack(struct packet_type *pt)")
 def _dev_add_pack(k: Kernel, packet: int) -> None:
-    number = int.from_bytes(k.memory.read(packet, 2), "big")
+    number = int.from_bytes(k.memory.read(view(k, "packet_type", packet).at("type"), 2), "big")
     enter(k, "packet type", "packet_type", packet, name="")
     record = k.registry.remove("packet type", packet)
     if record is not None:
@@ -208,7 +207,7 @@ def _sock_unregister(k: Kernel, number: int) -> None:
 @function("int __rtnl_register_many(const struct rtnl_msg_handler *handlers, int n)")
 def _rtnl_register_many(k: Kernel, handlers: int, count: int) -> int:
     for n in range(count):
-        enter(k, "rtnl message", "rtnl_msg_handler", handlers + HANDLER * n, fields=("msgtype",))
+        enter(k, "rtnl message", "rtnl_msg_handler", handlers + HANDLER(k) * n, fields=("msgtype",))
     return 0
 
 
@@ -216,7 +215,7 @@ def _rtnl_register_many(k: Kernel, handlers: int, count: int) -> int:
 def _rtnl_unregister_many(k: Kernel, handlers: int, count: int) -> None:
     for n in range(count):
         k.spend()
-        k.registry.remove("rtnl message", handlers + HANDLER * n)
+        k.registry.remove("rtnl message", handlers + HANDLER(k) * n)
 
 
 nothing(
@@ -268,16 +267,9 @@ nothing(
 
 # Queues of fragments (net/ipv4/inet_fragment.c): set up, never filled -----------------------------
 
-declare(
-    "inet_frags",
-    "qsize:u32 constructor:fn destructor:fn frag_expire:fn frags_cachep:ptr frags_cache_name:str"
-    " ...",
-)
-declare(
-    "fqdir",
-    "high_thresh:i64 low_thresh:i64 timeout:i32 max_dist:i32 f:ptr net:ptr dead:u8 ...",
-)
-FQDIR = room("fqdir", 512)
+declare("inet_frags", "qsize frags_cachep frags_cache_name")
+declare("fqdir", "f net")
+FQDIR = size_of("fqdir")
 
 
 @function("int inet_frags_init(struct inet_frags *f)")
@@ -297,7 +289,7 @@ def _inet_frags_fini(k: Kernel, frags: int) -> None:
 
 @function("int fqdir_init(struct fqdir **fqdirp, struct inet_frags *f, struct net *net)")
 def _fqdir_init(k: Kernel, at: int, frags: int, net: int) -> int:
-    directory = kmalloc(k, FQDIR, GFP_ZERO)
+    directory = kmalloc(k, FQDIR(k), GFP_ZERO)
     if not directory:
         return errno("ENOMEM")
     found = view(k, "fqdir", directory)

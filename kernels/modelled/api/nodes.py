@@ -12,30 +12,29 @@ from kernels.registry import Field
 
 struct(
     "bus_type",
-    "name:str dev_name:str bus_groups:ptr dev_groups:ptr drv_groups:ptr match:fn uevent:fn"
-    " probe:fn sync_state:fn remove:fn shutdown:fn irq_get_affinity:fn online:fn offline:fn suspend:fn resume:fn"
-    " num_vf:fn dma_configure:fn dma_cleanup:fn pm:ptr driver_override:u8"
-    " need_parent_lock:u8",
+    "name dev_name bus_groups dev_groups drv_groups match uevent"
+    " probe sync_state remove shutdown irq_get_affinity online offline suspend resume"
+    " num_vf dma_configure dma_cleanup pm driver_override"
+    " need_parent_lock",
 )
 struct(
     "class",
-    "name:str class_groups:ptr dev_groups:ptr dev_uevent:fn devnode:fn class_release:fn"
-    " dev_release:fn shutdown_pre:fn ns_type:ptr namespace:fn get_ownership:fn pm:ptr",
+    "name class_groups dev_groups dev_uevent devnode class_release"
+    " dev_release shutdown_pre ns_type namespace get_ownership pm",
 )
 struct(
     "file_operations",
-    "owner:ptr fop_flags:u32 llseek:fn read:fn write:fn read_iter:fn write_iter:fn iopoll:fn"
-    " iterate_shared:fn poll:fn unlocked_ioctl:fn compat_ioctl:fn mmap:fn open:fn flush:fn"
-    " release:fn fsync:fn fasync:fn lock:fn ...",
+    "owner fop_flags llseek read write read_iter write_iter iopoll"
+    " iterate_shared poll unlocked_ioctl compat_ioctl mmap open flush"
+    " release fsync fasync lock",
 )
 struct(
     "miscdevice",
-    "minor:i32 name:str fops:ptr list:list parent:ptr this_device:ptr groups:ptr nodename:str"
-    " mode:u16",
+    "minor name fops list parent this_device groups nodename mode",
 )
 struct(
     "block_device_operations",
-    "submit_bio:fn poll_bio:fn open:fn release:fn ioctl:fn compat_ioctl:fn @80 free_disk:fn ...",
+    "submit_bio poll_bio open release ioctl compat_ioctl free_disk",
 )
 MISC_DYNAMIC_MINOR = 255
 
@@ -143,13 +142,13 @@ def _unregister_chrdev_region(k: Kernel, first: int, _count: int) -> None:
 
 
 # struct cdev (fs/char_dev.c) begins with its kobject.
-struct("cdev", "kobj:u64[8] owner:ptr ops:ptr list:list dev:u32 count:u32")
+struct("cdev", "kobj owner ops list dev count")
 
 
 @function("void cdev_init(struct cdev *cdev, const struct file_operations *fops)")
 def _cdev_init(k: Kernel, cdev: int, fops: int) -> None:
     found = view(k, "cdev", cdev)
-    k.memory.write(cdev, bytes(found.layout.size))
+    k.memory.write(cdev, bytes(found.size))
     empty_list(k, found.at("list"))
     found.put("ops", fops)
 

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from kernels.modelled.api.common import errno
 from kernels.modelled.api.registration import enter
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import offset_of, room, view
+from kernels.modelled.structs import OffsetOf, offset_of, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
 STOP_MASK = 0x8000
-declare("atomic_notifier_head", "lock:u32 head:ptr")
-declare("blocking_notifier_head", "rwsem:rw_semaphore head:ptr")
-declare("raw_notifier_head", "head:ptr")
+declare("atomic_notifier_head", "lock head")
+declare("blocking_notifier_head", "rwsem head")
+declare("raw_notifier_head", "head")
 _KINDS = ("atomic", "blocking", "raw")
 _CHAINS = "panic_notifier_list reboot_notifier_list".split()
 
 for _name in _CHAINS:
-    data(_name, room("blocking_notifier_head", 64))
+    data(_name, size_of("blocking_notifier_head"))
 
 
 def blocks(k: Kernel, at: int) -> Iterator[tuple[int, int]]:
@@ -71,12 +71,12 @@ def _call(k: Kernel, at: int, event: int, argument: int) -> int:
     return result
 
 
-def _kind(name: str, first: int) -> None:
+def _kind(name: str, first: OffsetOf) -> None:
     head = f"struct {name}_notifier_head *nh"
 
     @function(f"int {name}_notifier_chain_register({head}, struct notifier_block *n)")
     def _register(k: Kernel, at: int, block: int) -> int:
-        return _insert(k, at + first, block)
+        return _insert(k, at + first(k), block)
 
     if name != "raw":
 
@@ -84,15 +84,15 @@ def _kind(name: str, first: int) -> None:
             f"int {name}_notifier_chain_register_unique_prio({head}, struct notifier_block *n)"
         )
         def _register_unique(k: Kernel, at: int, block: int) -> int:
-            return _insert(k, at + first, block, unique=True)
+            return _insert(k, at + first(k), block, unique=True)
 
     @function(f"int {name}_notifier_chain_unregister({head}, struct notifier_block *n)")
     def _unregister(k: Kernel, at: int, block: int) -> int:
-        return _take_out(k, at + first, block)
+        return _take_out(k, at + first(k), block)
 
     @function(f"int {name}_notifier_call_chain({head}, unsigned long val, void *v)")
     def _call_chain(k: Kernel, at: int, event: int, argument: int) -> int:
-        return _call(k, at + first, event, argument)
+        return _call(k, at + first(k), event, argument)
 
 
 for _name in _KINDS:

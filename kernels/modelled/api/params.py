@@ -19,17 +19,18 @@ from kernels.modelled.api.common import INT_MAX, signed_int, state, text
 from kernels.modelled.api.kstrtox import kstrto, kstrtobool
 from kernels.modelled.api.memory import duplicate, kfree
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import offset_of, packed
+from kernels.modelled.structs import HasLayouts, made, offset_of, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
 # include/linux/moduleparam.h
-declare("kernel_param", "name:str mod:ptr ops:ptr perm:u16 level:i8 flags:u8 arg:ptr")
-declare("kernel_param_ops", "flags:u32 set:fn get:fn free:fn")
-declare("kparam_array", "max:u32 elemsize:u32 num:ptr ops:ptr elem:ptr")
-declare("kparam_string", "maxlen:u32 string:ptr")
-KERNEL_PARAM, OPS, _ARRAY = map(packed, ("kernel_param", "kernel_param_ops", "kparam_array"))
-ARG, STRING = offset_of("kernel_param", "arg"), offset_of("kparam_string", "string")
+declare("kernel_param", "name ops perm level flags arg")
+declare("kernel_param_ops", "flags set get free")
+declare("kparam_array", "max elemsize num ops elem")
+declare("kparam_string", "maxlen string")
+KERNEL_PARAM = size_of("kernel_param")
+NAME, ARG = (offset_of("kernel_param", member) for member in ("name", "arg"))
+ROOM, STRING = (offset_of("kparam_string", member) for member in ("maxlen", "string"))
 SET, GET, FREE = (offset_of("kernel_param_ops", member) for member in ("set", "get", "free"))
 FL_NOARG = 1
 CHARP_MAX = 1024
@@ -66,24 +67,29 @@ class ModuleParameter:
     flags: int
 
 
-def parameters(memory: Memory, section_address: int, size: int) -> tuple[ModuleParameter, ...]:
-    """Return the entries of the `__param` table of `size` bytes at `section_address`.
+def parameters(k: HasLayouts, memory: Memory, start: int, size: int) -> tuple[ModuleParameter, ...]:
+    """Return the entries of the `__param` table of `size` bytes at `start`.
 
     AccessError where the table points outside readable memory.
     """
     found = []
-    table = memory.read(section_address, size - size % KERNEL_PARAM.size)
-    for index, row in enumerate(KERNEL_PARAM.iter_unpack(table)):
-        name, _module, ops, perm, level, flags, arg = row
+    step = KERNEL_PARAM(k)
+    table = memory.read(start, size - size % step)
+    members = {
+        title: k.layouts.member("kernel_param", title)
+        for title in ("name", "ops", "arg", "perm", "level", "flags")
+    }
+    for at in range(0, len(table), step):
+        row = {title: member.value(table, at) for title, member in members.items()}
         found.append(
             ModuleParameter(
-                name=_name(memory, name),
-                address=section_address + index * KERNEL_PARAM.size,
-                ops=ops,
-                arg=arg,
-                perm=perm,
-                level=level,
-                flags=flags,
+                name=_name(memory, row["name"]),
+                address=start + at,
+                ops=row["ops"],
+                arg=row["arg"],
+                perm=row["perm"],
+                level=row["level"],
+                flags=row["flags"],
             )
         )
     return tuple(found)
@@ -108,7 +114,7 @@ class _Charps:
 
 
 def _arg(k: Kernel, kp: int) -> int:
-    return k.word(kp + ARG)
+    return k.word(kp + ARG(k))
 
 
 def _put(k: Kernel, buffer: int, shown: bytes) -> int:
@@ -118,14 +124,19 @@ def _put(k: Kernel, buffer: int, shown: bytes) -> int:
     return len(shown)
 
 
+def _ops_bytes(k: Kernel, set_: str, get: str, free: str, flags: int = 0) -> bytes:
+    """Return a kernel_param_ops of three functions."""
+    members = {"set": k.address(set_), "get": k.address(get)}
+    members |= {"free": k.address(free)} if free else {}
+    return made(k, "kernel_param_ops", {"flags": flags, **members})
+
+
 def _ops(name: str, set_: str, get: str, *, free: str = "", flags: int = 0) -> None:
     """Declare a kernel_param_ops variable of three functions."""
     data(
         f"param_ops_{name}",
-        OPS.size,
-        fill=lambda k: OPS.pack(
-            flags, k.address(set_), k.address(get), k.address(free) if free else 0
-        ),
+        size_of("kernel_param_ops"),
+        fill=lambda k: _ops_bytes(k, set_, get, free, flags),
     )
 
 
@@ -253,7 +264,7 @@ _ops("bint", "param_set_bint", "param_get_int", flags=FL_NOARG)
 
 def _complain(k: Kernel, kp: int, reason: str) -> None:
     """Log why a parameter is refused."""
-    k.print(text(k, k.word(kp)) + f": {reason}\n".encode(), 3)
+    k.print(text(k, k.word(kp + NAME(k))) + f": {reason}\n".encode(), 3)
 
 
 @function("int param_set_charp(const char *val, const struct kernel_param *kp)")
@@ -289,7 +300,8 @@ def _param_get_charp(k: Kernel, buffer: int, kp: int) -> int:
 
 @function("int param_set_copystring(const char *val, const struct kernel_param *kp)")
 def _param_set_copystring(k: Kernel, value: int, kp: int) -> int:
-    room, string = k.word(_arg(k, kp), 4), k.word(_arg(k, kp) + STRING)
+    arg = _arg(k, kp)
+    room, string = k.word(arg + ROOM(k), 4), k.word(arg + STRING(k))
     contents = text(k, value, room)
     if len(contents) == room:
         _complain(k, kp, f"string doesn't fit in {room - 1} chars.")
@@ -300,7 +312,7 @@ def _param_set_copystring(k: Kernel, value: int, kp: int) -> int:
 
 @function("int param_get_string(char *buffer, const struct kernel_param *kp)")
 def _param_get_string(k: Kernel, buffer: int, kp: int) -> int:
-    return _put(k, buffer, text(k, k.word(_arg(k, kp) + STRING)) + b"\n")
+    return _put(k, buffer, text(k, k.word(_arg(k, kp) + STRING(k))) + b"\n")
 
 
 _ops("charp", "param_set_charp", "param_get_charp", free="param_free_charp")
@@ -312,25 +324,26 @@ _ops("string", "param_set_copystring", "param_get_string")
 
 def _element(k: Kernel, kp: int) -> int:
     """Return a copy of a parameter, to point at one element of its array after the other."""
-    return duplicate(k, k.memory.read(kp, KERNEL_PARAM.size), 0)
+    return duplicate(k, k.memory.read(kp, KERNEL_PARAM(k)), 0)
 
 
-def _array(k: Kernel, kp: int) -> tuple[int, int, int, int, int]:
-    most, size, number, ops, first = _ARRAY.unpack(k.memory.read(_arg(k, kp), _ARRAY.size))
-    return most, size, number, ops, first
+def _array(k: Kernel, arg: int) -> tuple[int, int, int, int, int]:
+    found = view(k, "kparam_array", arg)
+    size, number, ops = (found.number(member) for member in ("elemsize", "num", "ops"))
+    return found.number("max"), size, number, ops, found.number("elem")
 
 
 @function("int param_array_set(const char *val, const struct kernel_param *kp)")
 def _param_array_set(k: Kernel, value: int, kp: int) -> int:
-    most, size, number, ops, first = _array(k, kp)
+    most, size, number, ops, first = _array(k, _arg(k, kp))
     if not value:
         _complain(k, kp, "expects arguments")
         return -errno.EINVAL
-    setter = k.word(ops + SET)
+    setter = k.word(ops + SET(k))
     items = text(k, value).split(b",")
     one, error, done = _element(k, kp), 0, 0
     for index, item in enumerate(items[:most]):
-        k.store(one + ARG, first + index * size)
+        k.store(one + ARG(k), first + index * size)
         string = duplicate(k, item + b"\0", 0)
         error = signed_int(k.call(setter, string, one))
         kfree(k, string)
@@ -348,13 +361,13 @@ def _param_array_set(k: Kernel, value: int, kp: int) -> int:
 
 @function("int param_array_get(char *buffer, const struct kernel_param *kp)")
 def _param_array_get(k: Kernel, buffer: int, kp: int) -> int:
-    most, size, number, ops, first = _array(k, kp)
-    getter = k.word(ops + GET)
+    most, size, number, ops, first = _array(k, _arg(k, kp))
+    getter = k.word(ops + GET(k))
     one, done, error = _element(k, kp), 0, 0
     for index in range(k.word(number, 4) if number else most):
         if index:
             k.memory.write(buffer + done - 1, b",")
-        k.store(one + ARG, first + index * size)
+        k.store(one + ARG(k), first + index * size)
         error = signed_int(k.call(getter, buffer + done, one))
         if error < 0:
             break
@@ -366,8 +379,8 @@ def _param_array_get(k: Kernel, buffer: int, kp: int) -> int:
 
 @function("void param_array_free(void *arg)")
 def _param_array_free(k: Kernel, arg: int) -> None:
-    most, size, number, ops, first = _ARRAY.unpack(k.memory.read(arg, _ARRAY.size))
-    release = k.word(ops + FREE)
+    most, size, number, ops, first = _array(k, arg)
+    release = k.word(ops + FREE(k))
     if release:
         for index in range(k.word(number, 4) if number else most):
             k.call(release, first + index * size)
@@ -375,13 +388,8 @@ def _param_array_free(k: Kernel, arg: int) -> None:
 
 data(
     "param_array_ops",
-    OPS.size,
-    fill=lambda k: OPS.pack(
-        0,
-        k.address("param_array_set"),
-        k.address("param_array_get"),
-        k.address("param_array_free"),
-    ),
+    size_of("kernel_param_ops"),
+    fill=lambda k: _ops_bytes(k, "param_array_set", "param_array_get", "param_array_free"),
 )
 
 

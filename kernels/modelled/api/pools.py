@@ -8,7 +8,7 @@ it has nothing. Per-cpu counters are counted in their sum at once, whatever the 
 from __future__ import annotations
 
 from allocator import AllocationError
-from kernels.modelled.api.common import empty_list, errno, nothing, stop, words
+from kernels.modelled.api.common import empty_list, errno, nothing, stop
 from kernels.modelled.api.memory import (
     GFP_ZERO,
     cache_alloc,
@@ -20,27 +20,23 @@ from kernels.modelled.api.memory import (
 from kernels.modelled.api.rcu import call_rcu
 from kernels.modelled.api.wait import init_head, wake_up
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import POINTER, layout, offset_of, room, view
+from kernels.modelled.structs import POINTER, made, offset_of, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
 # Mempools ------------------------------------------------------------------------------------
 
-declare(
-    "mempool_t",
-    "lock:u32 min_nr:i32 curr_nr:i32 elements:ptr pool_data:ptr alloc:fn free:fn"
-    " wait:wait_queue_head",
-)
-MEMPOOL, MEMPOOL_WAIT = layout("mempool_t").size, offset_of("mempool_t", "wait")
+declare("mempool_t", "min_nr curr_nr elements pool_data alloc free wait")
+MEMPOOL, MEMPOOL_WAIT = size_of("mempool_t"), offset_of("mempool_t", "wait")
 
 
 def _fill(k: Kernel, pool: int, least: int, alloc: int, free: int, argument: int) -> int:
     found = view(k, "mempool_t", pool)
-    k.memory.write(pool, bytes(MEMPOOL))
+    k.memory.write(pool, bytes(MEMPOOL(k)))
     elements = kmalloc(k, POINTER * max(least, 1), GFP_ZERO)
     if not elements:
         return errno("ENOMEM")
-    init_head(k, pool + MEMPOOL_WAIT)
+    init_head(k, pool + MEMPOOL_WAIT(k))
     for member, value in (
         ("min_nr", least),
         ("elements", elements),
@@ -84,7 +80,7 @@ def _mempool_init(k: Kernel, pool: int, least: int, alloc: int, free: int, argum
 def _mempool_create_node(
     k: Kernel, least: int, alloc: int, free: int, argument: int, _gfp: int, _node: int
 ) -> int:
-    pool = kmalloc(k, MEMPOOL, GFP_ZERO)
+    pool = kmalloc(k, MEMPOOL(k), GFP_ZERO)
     if pool and _fill(k, pool, least, alloc, free, argument):
         kfree(k, pool)
         return 0
@@ -124,7 +120,7 @@ def _mempool_free(k: Kernel, element: int, pool: int) -> None:
     if held < found.number("min_nr"):
         k.store(found.number("elements") + POINTER * held, element)
         found.put("curr_nr", held + 1)
-        wake_up(k, pool + MEMPOOL_WAIT, 3, 1, 0)
+        wake_up(k, pool + MEMPOOL_WAIT(k), 3, 1, 0)
     else:
         k.call(found.number("free"), element, found.number("pool_data"))
 
@@ -151,9 +147,9 @@ def _mempool_kfree(k: Kernel, element: int, _size: int) -> None:
 
 # Per-cpu counters ---------------------------------------------------------------------------------
 
-declare("percpu_counter", "lock:u32 count:i64 list:list counters:ptr")
+declare("percpu_counter", "count counters")
 COUNTER, COUNT, COUNTERS = (
-    layout("percpu_counter").size,
+    size_of("percpu_counter"),
     offset_of("percpu_counter", "count"),
     offset_of("percpu_counter", "counters"),
 )
@@ -175,34 +171,35 @@ def _percpu_counter_init_many(
     if not base:
         return errno("ENOMEM")
     for n in range(count):
-        k.memory.write(counter + n * COUNTER, words(0, amount, 0, 0, base + 4 * n))
+        members = {"count": amount, "counters": base + 4 * n}
+        k.memory.write(counter + n * COUNTER(k), made(k, "percpu_counter", members))
     return 0
 
 
 @function("void percpu_counter_destroy_many(struct percpu_counter *fbc, u32 nr_counters)")
 def _percpu_counter_destroy_many(k: Kernel, counter: int, count: int) -> None:
-    base = k.word(counter + COUNTERS)
+    base = k.word(counter + COUNTERS(k))
     if counter and base:
         free_percpu(k, base)
         for n in range(count):
-            k.store(counter + n * COUNTER + COUNTERS, 0)
+            k.store(counter + n * COUNTER(k) + COUNTERS(k), 0)
 
 
 @function(
     "void percpu_counter_add_batch(struct percpu_counter *fbc, s64 amount, s32 batch)",
 )
 def _percpu_counter_add_batch(k: Kernel, counter: int, amount: int, _batch: int) -> None:
-    k.store(counter + COUNT, k.word(counter + COUNT) + amount)
+    k.store(counter + COUNT(k), k.word(counter + COUNT(k)) + amount)
 
 
 @function("void percpu_counter_set(struct percpu_counter *fbc, s64 amount)")
 def _percpu_counter_set(k: Kernel, counter: int, amount: int) -> None:
-    k.store(counter + COUNT, amount)
+    k.store(counter + COUNT(k), amount)
 
 
 @function("s64 __percpu_counter_sum(struct percpu_counter *fbc)")
 def _percpu_counter_sum(k: Kernel, counter: int) -> int:
-    return k.word(counter + COUNT)
+    return k.word(counter + COUNT(k))
 
 
 nothing("void percpu_counter_sync(struct percpu_counter *fbc)")
@@ -210,17 +207,18 @@ nothing("void percpu_counter_sync(struct percpu_counter *fbc)")
 
 @function("int __percpu_counter_compare(struct percpu_counter *fbc, s64 rhs, s32 batch)")
 def _percpu_counter_compare(k: Kernel, counter: int, other: int, _batch: int) -> int:
-    count = k.word(counter + COUNT)
+    count = k.word(counter + COUNT(k))
     count -= (count >> 63) << 64
     return (count > other) - (count < other)
 
 
 # Per-cpu references: the address of the CPU's count, with two flags, and the rest ---------------
 
-declare("percpu_ref", "percpu_count_ptr:u64 data:ptr")
-declare("percpu_ref_data", "count:u64 release:fn ...")
-REF_DEAD, REF_ATOMIC, REF_DATA = 2, 1, room("percpu_ref_data", 64)
-REF_MORE, REF_RELEASE = offset_of("percpu_ref", "data"), offset_of("percpu_ref_data", "release")
+declare("percpu_ref", "percpu_count_ptr data")
+declare("percpu_ref_data", "count release")
+REF_DEAD, REF_ATOMIC, REF_DATA = 2, 1, size_of("percpu_ref_data")
+REF_POINTER, REF_MORE = (offset_of("percpu_ref", m) for m in ("percpu_count_ptr", "data"))
+REF_COUNT, REF_RELEASE = (offset_of("percpu_ref_data", m) for m in ("count", "release"))
 REF_INIT_ATOMIC, REF_INIT_DEAD = 1, 2
 
 
@@ -232,43 +230,46 @@ def _percpu_ref_init(k: Kernel, ref: int, release: int, flags: int, _gfp: int) -
         base = k.percpu.alloc(8, 8)
     except AllocationError:
         return errno("ENOMEM")
-    more = kmalloc(k, REF_DATA, GFP_ZERO)
+    more = kmalloc(k, REF_DATA(k), GFP_ZERO)
     if not more:
         free_percpu(k, base)
         return errno("ENOMEM")
-    # struct percpu_ref_data: count, release ... One count is enough: the atomic one.
     dead = bool(flags & REF_INIT_DEAD)
-    k.memory.write(more, words(0 if dead else 1, release))
-    k.memory.write(ref, words(base | REF_ATOMIC | REF_DEAD * dead, more))
+    # One count is enough: the atomic one.
+    k.store(more + REF_COUNT(k), 0 if dead else 1)
+    k.store(more + REF_RELEASE(k), release)
+    k.store(ref + REF_POINTER(k), base | REF_ATOMIC | REF_DEAD * dead)
+    k.store(ref + REF_MORE(k), more)
     return 0
 
 
 @function("void percpu_ref_exit(struct percpu_ref *ref)")
 def _percpu_ref_exit(k: Kernel, ref: int) -> None:
-    base, more = k.word(ref), k.word(ref + REF_MORE)
+    base, more = k.word(ref + REF_POINTER(k)), k.word(ref + REF_MORE(k))
     if more:
         free_percpu(k, base & ~3)
         kfree(k, more)
-        k.memory.write(ref, words(REF_ATOMIC | REF_DEAD, 0))
+        k.store(ref + REF_POINTER(k), REF_ATOMIC | REF_DEAD)
+        k.store(ref + REF_MORE(k), 0)
 
 
 @function("void percpu_ref_kill_and_confirm(struct percpu_ref *ref, void *confirm)")
 def _percpu_ref_kill(k: Kernel, ref: int, confirm: int) -> None:
-    k.store(ref, k.word(ref) | REF_ATOMIC | REF_DEAD)
+    k.store(ref + REF_POINTER(k), k.word(ref + REF_POINTER(k)) | REF_ATOMIC | REF_DEAD)
     if confirm:
         k.call(confirm, ref)
-    more = k.word(ref + REF_MORE)
-    left = k.word(more) - 1
-    k.store(more, left)
+    more = k.word(ref + REF_MORE(k))
+    left = k.word(more + REF_COUNT(k)) - 1
+    k.store(more + REF_COUNT(k), left)
     if left == 0:
-        k.call(k.word(more + REF_RELEASE), ref)
+        k.call(k.word(more + REF_RELEASE(k)), ref)
 
 
 @function("void percpu_ref_reinit(struct percpu_ref *ref)")
 def _percpu_ref_reinit(k: Kernel, ref: int) -> None:
-    k.store(ref, k.word(ref) & ~REF_DEAD)
-    more = k.word(ref + REF_MORE)
-    k.store(more, k.word(more) + 1)
+    k.store(ref + REF_POINTER(k), k.word(ref + REF_POINTER(k)) & ~REF_DEAD)
+    more = k.word(ref + REF_MORE(k))
+    k.store(more + REF_COUNT(k), k.word(more + REF_COUNT(k)) + 1)
 
 
 @function("void percpu_ref_resurrect(struct percpu_ref *ref)")
@@ -278,8 +279,8 @@ def _percpu_ref_resurrect(k: Kernel, ref: int) -> None:
 
 @function("bool percpu_ref_is_zero(struct percpu_ref *ref)")
 def _percpu_ref_is_zero(k: Kernel, ref: int) -> int:
-    more = k.word(ref + REF_MORE)
-    return int(not more or k.word(more) == 0)
+    more = k.word(ref + REF_MORE(k))
+    return int(not more or k.word(more + REF_COUNT(k)) == 0)
 
 
 nothing(
@@ -291,15 +292,15 @@ nothing(
 
 # Memory that could be given back, if ever it became scarce ----------------------------------------
 
-declare("shrinker", "count_objects:fn scan_objects:fn ...")
-declare("list_lru", "node:ptr ...")
-declare("list_lru_node", "lock:u32 lru.list:list ...")
-SHRINKER, LIST_LRU_NODE = room("shrinker", 192), room("list_lru_node", 128)
+declare("shrinker", "count_objects scan_objects")
+declare("list_lru", "node")
+declare("list_lru_node", "lru.list")
+SHRINKER, LIST_LRU_NODE = size_of("shrinker"), size_of("list_lru_node")
 
 
 @function("struct shrinker *shrinker_alloc(unsigned int flags, const char *fmt, ...)")
 def _shrinker_alloc(k: Kernel, _flags: int, _fmt: int, _args: Arguments) -> int:
-    return kmalloc(k, SHRINKER, GFP_ZERO)
+    return kmalloc(k, SHRINKER(k), GFP_ZERO)
 
 
 @function("void shrinker_register(struct shrinker *shrinker)")
@@ -319,7 +320,7 @@ def _shrinker_free(k: Kernel, shrinker: int) -> None:
     " struct shrinker *shrinker)"
 )
 def _list_lru_init(k: Kernel, lru: int, _aware: int, _key: int, _shrinker: int) -> int:
-    node = kmalloc(k, LIST_LRU_NODE, GFP_ZERO)
+    node = kmalloc(k, LIST_LRU_NODE(k), GFP_ZERO)
     if not node:
         return errno("ENOMEM")
     empty_list(k, view(k, "list_lru_node", node).at("lru.list"))
@@ -329,8 +330,9 @@ def _list_lru_init(k: Kernel, lru: int, _aware: int, _key: int, _shrinker: int) 
 
 @function("void list_lru_destroy(struct list_lru *lru)")
 def _list_lru_destroy(k: Kernel, lru: int) -> None:
-    kfree(k, k.word(lru))
-    k.store(lru, 0)
+    found = view(k, "list_lru", lru)
+    kfree(k, found.number("node"))
+    found.put("node", 0)
 
 
 nothing(
@@ -342,8 +344,8 @@ nothing(
 
 # Per-cpu reader-writer semaphores: an rcu_sync, a count per CPU, and who waits ---------------------
 
-declare("percpu_rw_semaphore", "@48 read_count:ptr @96")
-PCPU_RWSEM = layout("percpu_rw_semaphore").size
+declare("percpu_rw_semaphore", "read_count")
+PCPU_RWSEM = size_of("percpu_rw_semaphore")
 READ_COUNT = offset_of("percpu_rw_semaphore", "read_count")
 
 
@@ -356,22 +358,22 @@ def _percpu_init_rwsem(k: Kernel, sem: int, _name: int, _key: int) -> int:
         base = k.percpu.alloc(4, 4)
     except AllocationError:
         return errno("ENOMEM")
-    k.memory.write(sem, bytes(PCPU_RWSEM))
-    k.store(sem + READ_COUNT, base)
+    k.memory.write(sem, bytes(PCPU_RWSEM(k)))
+    k.store(sem + READ_COUNT(k), base)
     return 0
 
 
 @function("void percpu_free_rwsem(struct percpu_rw_semaphore *sem)")
 def _percpu_free_rwsem(k: Kernel, sem: int) -> None:
-    base = k.word(sem + READ_COUNT)
+    base = k.word(sem + READ_COUNT(k))
     if base:
         free_percpu(k, base)
-        k.store(sem + READ_COUNT, 0)
+        k.store(sem + READ_COUNT(k), 0)
 
 
 @function("void percpu_down_write(struct percpu_rw_semaphore *sem)")
 def _percpu_down_write(k: Kernel, sem: int) -> None:
-    if k.word(k.percpu.address(k.word(sem + READ_COUNT)), 4):
+    if k.word(k.percpu.address(k.word(sem + READ_COUNT(k))), 4):
         stop(k, f"deadlock: percpu_rw_semaphore at {sem:#x} is read, and nobody else runs")
 
 
@@ -380,6 +382,6 @@ nothing("void percpu_up_write(struct percpu_rw_semaphore *sem)")
 
 @function("bool __percpu_down_read(struct percpu_rw_semaphore *sem, bool try)")
 def _percpu_down_read(k: Kernel, sem: int, _try: int) -> int:
-    at = k.percpu.address(k.word(sem + READ_COUNT))
+    at = k.percpu.address(k.word(sem + READ_COUNT(k)))
     k.store(at, k.word(at, 4) + 1, 4)
     return 1

@@ -10,12 +10,13 @@ from kernels.modelled.api.common import errno, state, text
 from kernels.modelled.api.memory import GFP_ZERO, kfree, kmalloc
 from kernels.modelled.costs import ENTRY
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, room, view
+from kernels.modelled.structs import size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
 NAME_MAX = 255
-NODE = room("dentry", room("proc_dir_entry", 192))  # bytes of what stands for one
+DEBUGFS, PROC = "debugfs entry", "proc entry"
+NODE = {DEBUGFS: size_of("dentry"), PROC: size_of("proc_dir_entry")}  # what stands for one
 
 
 @attrs.define
@@ -34,7 +35,7 @@ def _node(
             return errno("ENAMETOOLONG")
         k.print(b"name len %d\n" % len(last), 4)
         return 0
-    node = kmalloc(k, NODE, GFP_ZERO)
+    node = kmalloc(k, NODE[kind](k), GFP_ZERO)
     if node:
         state(k, _Nodes).parents[node] = kind, parent
         path = _path(k, kind, name.decode("utf-8", "replace"), parent)
@@ -61,8 +62,7 @@ def _remove(k: Kernel, node: int) -> None:
         kfree(k, each)
 
 
-declare("seq_operations", "start:fn stop:fn next:fn show:fn")
-DEBUGFS, PROC = "debugfs entry", "proc entry"
+declare("seq_operations", "start stop next show")
 
 
 @function("struct dentry *debugfs_create_dir(const char *name, struct dentry *parent)")
@@ -240,18 +240,18 @@ def _proc_create_seq(
 
 declare(
     "ctl_table",
-    "procname:str data:ptr maxlen:i32 mode:u16 proc_handler:fn poll:ptr extra1:ptr extra2:ptr",
+    "procname data maxlen mode proc_handler poll extra1 extra2",
 )
-CTL_TABLE = layout("ctl_table").size
-SYSCTL_HEADER = room("ctl_table_header", 192)
+CTL_TABLE = size_of("ctl_table")
+SYSCTL_HEADER = size_of("ctl_table_header")
 
 
 def _sysctls(k: Kernel, path: int, table: int, count: int) -> int:
-    header = kmalloc(k, SYSCTL_HEADER, GFP_ZERO)
+    header = kmalloc(k, SYSCTL_HEADER(k), GFP_ZERO)
     prefix = text(k, path).decode("utf-8", "replace")
     names = []
     for n in range(count):
-        found = view(k, "ctl_table", table + n * CTL_TABLE)
+        found = view(k, "ctl_table", table + n * CTL_TABLE(k))
         k.hold(ENTRY)
         names.append(found.text("procname"))
     k.register("sysctl", header, prefix, fields={"names": tuple(names)})

@@ -12,12 +12,12 @@ from kernels.modelled.api.common import Deferred, state, stop
 from kernels.modelled.api.held import give, holder, take
 from kernels.modelled.api.memory import kvfree
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of
+from kernels.modelled.structs import offset_of, size_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
-declare("callback_head", "next:ptr func:fn")
-RCU_HEAD, RCU_FUNCTION = layout("callback_head").size, offset_of("callback_head", "func")
+declare("callback_head", "next func")
+RCU_HEAD, RCU_FUNCTION = size_of("callback_head"), offset_of("callback_head", "func")
 READERS = -1  # in the table of what is held: it has no address
 
 
@@ -42,7 +42,7 @@ def call_rcu(k: Kernel, head: int, act: Callable[[Kernel], object], function_: i
         The guest function that it calls.
     """
     if head:
-        k.memory.write(head, bytes(RCU_HEAD))
+        k.memory.write(head, bytes(RCU_HEAD(k)))
     state(k, _Rcu).waiting.append(Deferred("rcu", act, lambda _k: function_))
     k.work_pending = True
 
@@ -104,7 +104,7 @@ def _synchronize_rcu(k: Kernel) -> None:
 )
 def _call_rcu(k: Kernel, head: int, func: int) -> None:
     call_rcu(k, head, lambda k: k.call(func, head), func)
-    k.store(head + RCU_FUNCTION, func)
+    k.store(head + RCU_FUNCTION(k), func)
 
 
 @function("void kvfree_call_rcu(struct rcu_head *head, void *ptr)")

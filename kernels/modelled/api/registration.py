@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from allocator.types import Hex
+from archs.layouts import As
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
-from kernels.modelled.structs import StructView, layout, view
+from kernels.modelled.structs import USED, StructView, view
 from kernels.modelled.table import function
 from kernels.registry import Field
 
@@ -43,7 +44,7 @@ def enter(
     }
     if ids is not None and (table := found.number(ids[0])):
         values["ids"] = tuple(ids[1](k, table))
-    title = found.text(name) if name in found.layout.members else ""
+    title = found.text(name) if name.partition(".")[0] in USED[structure] else ""
     k.register(kind, address, title, fields=values, callbacks=found.functions())
 
 
@@ -54,8 +55,8 @@ def name_text(k: Kernel, address: int) -> str:
 
 def member_value(found: StructView, member: str) -> Field:
     """Return a member as a record has it."""
-    found_as = found.layout.members[member]
-    if found_as.type == "str" or found_as.type.startswith("char"):
+    found_as = found.member(member)
+    if found_as.kind in (As.STRING, As.CHARACTERS):
         return found.text(member)
     number = found.number(member)
     return Hex(number) if found_as.size > 4 else number
@@ -88,7 +89,7 @@ def registration(
         parameters = parse(text).params
         at = next(i for i, p in enumerate(parameters) if f"struct {structure} *" in p.type.text)
         counts = [value for p, value in zip(parameters, args, strict=True) if p.name == "count"]
-        step = layout(structure, k.arch.loads.structure_sizes).size if counts else 0
+        step = k.layouts.size_of(structure) if counts else 0
         yield from (args[at] + n * step for n in range(counts[0] if counts else 1))
 
     def entering(text: str) -> None:

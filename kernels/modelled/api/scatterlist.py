@@ -15,39 +15,38 @@ import attrs
 from allocator.types import PAGE_SIZE
 from kernels.modelled.api.common import copy, fill, state, stop
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, struct, view
+from kernels.modelled.structs import size_of, struct, view
 from kernels.modelled.table import function
 
-struct("page", "@64")
-STRUCT_PAGE = layout("page").size
+struct("page", "")
+STRUCT_PAGE = size_of("page")
 CHAIN, END = 1, 2  # the low bits of page_link
 
-struct("scatterlist", "page_link:u64 offset:u32 length:u32 dma_address:u64 ...")
+struct("scatterlist", "page_link offset length dma_address")
 struct(
     "sg_mapping_iter",
-    "page:ptr addr:ptr length:u64 consumed:u64 piter.sg:ptr piter.sg_pgoffset:u32"
-    " piter.__nents:u32 piter.__pg_advance:i32 @56 __offset:u32 __remaining:u32 __flags:u32",
+    "page addr length consumed piter.sg piter.sg_pgoffset"
+    " piter.__nents piter.__pg_advance __offset __remaining __flags",
 )
 
 
 def entry_size(k: Kernel) -> int:
     """Return the bytes of an entry of a list."""
-    return layout("scatterlist", k.arch.loads.structure_sizes).size
+    return k.layouts.size_of("scatterlist")
 
 
 def page_of(k: Kernel, address: int) -> int:
     """Return the address of the struct page of an address in the direct map (virt_to_page)."""
     if address not in k.memory.direct_map:
         stop(k, f"{address:#x} has no struct page: it is not in the direct map")
-    return (
-        k.memory.address_map.vmemmap
-        + (address - k.memory.direct_map.start) // PAGE_SIZE * STRUCT_PAGE
-    )
+    return k.memory.address_map.vmemmap + (
+        address - k.memory.direct_map.start
+    ) // PAGE_SIZE * STRUCT_PAGE(k)
 
 
 def page_address(k: Kernel, page: int) -> int:
     """Return the address of a struct page's memory."""
-    number = (page - k.memory.address_map.vmemmap) // STRUCT_PAGE
+    number = (page - k.memory.address_map.vmemmap) // STRUCT_PAGE(k)
     return k.memory.direct_map.start + number * PAGE_SIZE
 
 
@@ -229,7 +228,7 @@ class _Iterations:
 )
 def _sg_miter_start(k: Kernel, miter: int, sg: int, nents: int, flags: int) -> None:
     found = view(k, "sg_mapping_iter", miter)
-    k.memory.write(miter, bytes(found.layout.size))
+    k.memory.write(miter, bytes(found.size))
     found.put("piter.sg", sg)
     found.put("piter.__nents", nents)
     found.put("__flags", flags)

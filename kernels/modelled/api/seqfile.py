@@ -12,7 +12,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import struct, view
 from kernels.modelled.table import Arguments, function
 
-struct("seq_file", "buf:ptr size:u64 from:u64 count:u64 pad_until:u64 index:i64 read_pos:i64 ...")
+struct("seq_file", "buf size from count pad_until index read_pos")
 
 
 def append(k: Kernel, file: int, contents: bytes) -> int:

@@ -17,25 +17,15 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import StructView, struct, view
 from kernels.modelled.table import function
 
-struct("crypto_tfm", "refcnt:u32 crt_flags:u32 node:i32 exit:fn __crt_alg:ptr")
-struct("crypto_async_request", "list:list complete:ptr data:ptr tfm:ptr flags:u32")
-struct(
-    "skcipher_request",
-    "cryptlen:u32 iv:ptr src:ptr dst:ptr base:crypto_async_request",
-)
-struct(
-    "aead_request",
-    "base:crypto_async_request assoclen:u32 cryptlen:u32 iv:ptr src:ptr dst:ptr",
-)
-struct("crypto_skcipher", "reqsize:u32 base:crypto_tfm")
-struct("crypto_aead", "authsize:u32 reqsize:u32 base:crypto_tfm")
-struct("scatter_walk", "sg:ptr offset:u32")
+struct("crypto_tfm", "refcnt crt_flags node exit __crt_alg")
+struct("crypto_async_request", "list complete data tfm flags")
+struct("skcipher_request", "cryptlen iv src dst base")
+struct("aead_request", "base assoclen cryptlen iv src dst")
+struct("crypto_skcipher", "reqsize base")
+struct("crypto_aead", "authsize reqsize base")
 struct(
     "skcipher_walk",
-    "src.virt.page:ptr src.virt.addr:ptr dst.virt.page:ptr dst.virt.addr:ptr"
-    " in:scatter_walk nbytes:u32 out:scatter_walk"
-    " total:u32 buffers:list page:ptr buffer:ptr oiv:ptr iv:ptr ivsize:u32 flags:i32"
-    " blocksize:u32 stride:u32 alignmask:u32",
+    "src.virt.addr dst.virt.addr nbytes total iv ivsize flags blocksize stride alignmask",
 )
 
 
@@ -59,8 +49,7 @@ class _Walks:
 def _algorithm(k: Kernel, request: StructView, structure: str, base: str) -> StructView:
     """Return the algorithm that a request is for."""
     tfm = view(k, "crypto_tfm", request.number("base.tfm"))
-    found = view(k, structure, 0)
-    return view(k, structure, tfm.number("__crt_alg") - found.layout.members[base].offset)
+    return view(k, structure, tfm.number("__crt_alg") - k.layouts.offset_of(structure, base))
 
 
 def _start(k: Kernel, address: int, request: StructView, skip: int, total: int) -> int:
@@ -109,7 +98,7 @@ def _walk_aead(k: Kernel, address: int, req: int, *, decrypts: bool) -> int:
     request = view(k, "aead_request", req)
     tfm = request.number("base.tfm")
     walk, alg = view(k, "skcipher_walk", address), _algorithm(k, request, "aead_alg", "base")
-    aead = view(k, "crypto_aead", tfm - view(k, "crypto_aead", 0).at("base"))
+    aead = view(k, "crypto_aead", tfm - k.layouts.offset_of("crypto_aead", "base"))
     walk.put("ivsize", alg.number("ivsize"))
     walk.put("blocksize", alg.number("base.cra_blocksize"))
     walk.put("stride", alg.number("chunksize") or 1)

@@ -8,20 +8,20 @@ from kernels.modelled.structs import struct
 
 struct(
     "file_system_type",
-    "name:str fs_flags:i32 init_fs_context:fn parameters:ptr mount:fn kill_sb:fn owner:ptr ...",
+    "name fs_flags init_fs_context parameters mount kill_sb owner",
 )
 struct(
     "ts_ops",
-    "name:str init:fn find:fn destroy:fn get_pattern:fn get_pattern_len:fn owner:ptr ...",
+    "name init find destroy get_pattern get_pattern_len owner",
 )
-struct("nls_table", "charset:str alias:str uni2char:fn char2uni:fn ...")
+struct("nls_table", "charset alias uni2char char2uni")
 struct(
     "pernet_operations",
-    "list:list init:fn pre_exit:fn exit:fn exit_batch:fn exit_batch_rtnl:fn id:ptr size:u64",
+    "list init pre_exit exit exit_batch exit_batch_rtnl id size",
 )
-struct("notifier_block", "notifier_call:fn next:ptr priority:i32")
-struct("genl_family", "hdrsize:u32 name:char[16] version:u32 maxattr:u32 ...")
-struct("rtnl_link_ops", "list:list kind:str priv_size:u64 alloc:fn setup:fn ...")
+struct("notifier_block", "notifier_call next priority")
+struct("genl_family", "hdrsize name version maxattr")
+struct("rtnl_link_ops", "list kind priv_size alloc setup")
 
 registration(
     "filesystem",

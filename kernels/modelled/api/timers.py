@@ -7,11 +7,10 @@ timer_pending() reads; the order of timers is the scheduler's.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 from allocator.types import ADDRESS_MASK
-from kernels.modelled.api.common import Deferred, words
+from kernels.modelled.api.common import Deferred
 from kernels.modelled.api.sched import clear_timer, set_timer
 from kernels.modelled.api.time import (
     HZ,
@@ -22,21 +21,22 @@ from kernels.modelled.api.time import (
     now,
 )
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import offset_of
+from kernels.modelled.structs import made, offset_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
 # include/linux/timer_types.h, hrtimer_types.h
-declare("timer_list", "entry.next:ptr entry.pprev:ptr expires:u64 function:fn flags:u32")
+declare("timer_list", "entry.next entry.pprev expires function flags")
 declare(
     "hrtimer",
-    "@24 node.expires:i64 _softexpires:i64 function:fn base:ptr state:u8 @64",
+    "node.node.__rb_parent_color node.expires _softexpires function state",
 )
-PPREV, EXPIRES, FUNCTION = (
-    offset_of("timer_list", member) for member in ("entry.pprev", "expires", "function")
+NEXT, PPREV, EXPIRES, FUNCTION = (
+    offset_of("timer_list", member)
+    for member in ("entry.next", "entry.pprev", "expires", "function")
 )
-HR_EXPIRES, HR_FUNCTION, HR_STATE = (
-    offset_of("hrtimer", member) for member in ("node.expires", "function", "state")
+HR_EXPIRES, HR_SOFT, HR_FUNCTION, HR_STATE = (
+    offset_of("hrtimer", member) for member in ("node.expires", "_softexpires", "function", "state")
 )
 HRTIMER_MODE_REL = 1
 HRTIMER_RESTART = 1
@@ -47,31 +47,36 @@ def arm(k: Kernel, timer: int, expires: int, target: Callable[[Kernel], int] | N
 
     `target` returns the function that is called in the end, where it is not the timer's own.
     """
-    was = k.word(timer + PPREV) != 0
-    k.store(timer + EXPIRES, expires)
-    k.store(timer + PPREV, timer)
+    was = k.word(timer + PPREV(k)) != 0
+    k.store(timer + EXPIRES(k), expires)
+    k.store(timer + PPREV(k), timer)
     wait = expires - INITIAL_JIFFIES
     what = Deferred(
         "timer",
         lambda k: fire(k, timer),
-        target or (lambda k: k.word(timer + FUNCTION)),
-        lambda k: k.memory.write(timer, bytes(EXPIRES)),
+        target or (lambda k: k.word(timer + FUNCTION(k))),
+        lambda k: _not_pending(k, timer),
     )
     set_timer(k, timer, NSEC_PER_SEC + wait * NSEC_PER_JIFFY, what)
     return was
 
 
+def _not_pending(k: Kernel, timer: int) -> None:
+    k.store(timer + NEXT(k), 0)
+    k.store(timer + PPREV(k), 0)
+
+
 def fire(k: Kernel, timer: int) -> None:
     """Call a timer's function; it is not pending any more."""
-    k.memory.write(timer, bytes(16))
-    k.call(k.word(timer + FUNCTION), timer)
+    _not_pending(k, timer)
+    k.call(k.word(timer + FUNCTION(k)), timer)
 
 
 def disarm(k: Kernel, timer: int) -> bool:
     """Stop a timer_list; return whether it was pending."""
-    was = k.word(timer + PPREV) != 0
+    was = k.word(timer + PPREV(k)) != 0
     if was:
-        k.memory.write(timer, bytes(16))
+        _not_pending(k, timer)
     clear_timer(k, timer)
     return was
 
@@ -81,25 +86,26 @@ def disarm(k: Kernel, timer: int) -> bool:
     " const char *name, struct lock_class_key *key)"
 )
 def _init_timer_key(k: Kernel, timer: int, func: int, flags: int, _name: int, _key: int) -> None:
-    expires = k.word(timer + EXPIRES)  # which add_timer() reads, and nobody sets here
-    k.memory.write(timer, struct.pack("<QQQQI", 0, 0, expires, func, flags))
+    expires = k.word(timer + EXPIRES(k))  # which add_timer() reads, and nobody sets here
+    members = {"expires": expires, "function": func, "flags": flags}
+    k.memory.write(timer, made(k, "timer_list", members))
 
 
 @function("int mod_timer(struct timer_list *timer, unsigned long expires)")
 def _mod_timer(k: Kernel, timer: int, expires: int) -> int:
-    if not k.word(timer + FUNCTION):  # shut down
+    if not k.word(timer + FUNCTION(k)):  # shut down
         return 0
     return int(arm(k, timer, expires))
 
 
 @function("int mod_timer_pending(struct timer_list *timer, unsigned long expires)")
 def _mod_timer_pending(k: Kernel, timer: int, expires: int) -> int:
-    return _mod_timer(k, timer, expires) if k.word(timer + PPREV) else 0
+    return _mod_timer(k, timer, expires) if k.word(timer + PPREV(k)) else 0
 
 
 @function("int timer_reduce(struct timer_list *timer, unsigned long expires)")
 def _timer_reduce(k: Kernel, timer: int, expires: int) -> int:
-    if k.word(timer + PPREV) and k.word(timer + EXPIRES) <= expires:
+    if k.word(timer + PPREV(k)) and k.word(timer + EXPIRES(k)) <= expires:
         return 1
     return _mod_timer(k, timer, expires)
 
@@ -110,7 +116,7 @@ def _timer_reduce(k: Kernel, timer: int, expires: int) -> int:
     "void add_timer_global(struct timer_list *timer)",
 )
 def _add_timer(k: Kernel, timer: int) -> None:
-    _mod_timer(k, timer, k.word(timer + EXPIRES))
+    _mod_timer(k, timer, k.word(timer + EXPIRES(k)))
 
 
 @function("void add_timer_on(struct timer_list *timer, int cpu)")
@@ -133,7 +139,7 @@ def _timer_delete(k: Kernel, timer: int) -> int:
 )
 def _timer_shutdown(k: Kernel, timer: int) -> int:
     was = disarm(k, timer)
-    k.store(timer + FUNCTION, 0)
+    k.store(timer + FUNCTION(k), 0)
     return int(was)
 
 
@@ -182,7 +188,7 @@ def _round_jiffies_up_relative(k: Kernel, value: int) -> int:
     "void hrtimer_init(struct hrtimer *timer, clockid_t clock_id, enum hrtimer_mode mode)",
 )
 def _hrtimer_init(k: Kernel, timer: int, _clock: int, _mode: int) -> None:
-    k.memory.write(timer, words(timer) + bytes(56))  # RB_CLEAR_NODE
+    k.memory.write(timer, made(k, "hrtimer", {"node.node.__rb_parent_color": timer}))  # in no tree
 
 
 @function(
@@ -191,27 +197,32 @@ def _hrtimer_init(k: Kernel, timer: int, _clock: int, _mode: int) -> None:
 )
 def _hrtimer_setup(k: Kernel, timer: int, func: int, clock: int, mode: int) -> None:
     _hrtimer_init(k, timer, clock, mode)
-    k.store(timer + HR_FUNCTION, func)
+    k.store(timer + HR_FUNCTION(k), func)
+
+
+def _expire(k: Kernel, timer: int, when: int) -> None:
+    k.store(timer + HR_EXPIRES(k), when)
+    k.store(timer + HR_SOFT(k), when)
 
 
 def _arm_hrtimer(k: Kernel, timer: int, when: int) -> None:
     when &= ADDRESS_MASK
-    k.memory.write(timer + HR_EXPIRES, words(when, when))
-    k.store(timer + HR_STATE, 1, 1)
+    _expire(k, timer, when)
+    k.store(timer + HR_STATE(k), 1, 1)
     what = Deferred(
         "hrtimer",
         lambda k: _fire_hrtimer(k, timer),
-        lambda k: k.word(timer + HR_FUNCTION),
-        lambda k: k.store(timer + HR_STATE, 0, 1),
+        lambda k: k.word(timer + HR_FUNCTION(k)),
+        lambda k: k.store(timer + HR_STATE(k), 0, 1),
     )
     set_timer(k, timer, when, what)
 
 
 def _fire_hrtimer(k: Kernel, timer: int) -> None:
-    k.store(timer + HR_STATE, 0, 1)
-    again = k.call(k.word(timer + HR_FUNCTION), timer) & 0xFFFF_FFFF
-    if again == HRTIMER_RESTART and not k.word(timer + HR_STATE, 1):
-        _arm_hrtimer(k, timer, k.word(timer + HR_EXPIRES))
+    k.store(timer + HR_STATE(k), 0, 1)
+    again = k.call(k.word(timer + HR_FUNCTION(k)), timer) & 0xFFFF_FFFF
+    if again == HRTIMER_RESTART and not k.word(timer + HR_STATE(k), 1):
+        _arm_hrtimer(k, timer, k.word(timer + HR_EXPIRES(k)))
 
 
 @function(
@@ -226,26 +237,26 @@ def _hrtimer_start(k: Kernel, timer: int, when: int, _delta: int, mode: int) -> 
     "int hrtimer_cancel(struct hrtimer *timer)", "int hrtimer_try_to_cancel(struct hrtimer *timer)"
 )
 def _hrtimer_cancel(k: Kernel, timer: int) -> int:
-    k.store(timer + HR_STATE, 0, 1)
+    k.store(timer + HR_STATE(k), 0, 1)
     return int(clear_timer(k, timer))
 
 
 @function("bool hrtimer_active(const struct hrtimer *timer)")
 def _hrtimer_active(k: Kernel, timer: int) -> int:
-    return int(k.word(timer + HR_STATE, 1) != 0)
+    return int(k.word(timer + HR_STATE(k), 1) != 0)
 
 
 @function("u64 hrtimer_forward(struct hrtimer *timer, ktime_t now, ktime_t interval)")
 def _hrtimer_forward(k: Kernel, timer: int, current: int, interval: int) -> int:
-    expires = k.word(timer + HR_EXPIRES)
-    if current < expires or k.word(timer + HR_STATE, 1):
+    expires = k.word(timer + HR_EXPIRES(k))
+    if current < expires or k.word(timer + HR_STATE(k), 1):
         return 0
     overruns = (current - expires) // max(interval, 1) + 1
     expires += overruns * max(interval, 1)
-    k.memory.write(timer + HR_EXPIRES, words(expires, expires))
+    _expire(k, timer, expires)
     return overruns
 
 
 @function("ktime_t __hrtimer_get_remaining(const struct hrtimer *timer, bool adjust)")
 def _hrtimer_get_remaining(k: Kernel, timer: int, _adjust: int) -> int:
-    return k.word(timer + HR_EXPIRES) - now(k)
+    return k.word(timer + HR_EXPIRES(k)) - now(k)

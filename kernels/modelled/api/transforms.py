@@ -14,6 +14,7 @@ import attrs
 
 from kernels.modelled.api import aes
 from kernels.modelled.api.algorithms import (
+    DESC,
     Algorithm,
     Cipher,
     CryptoError,
@@ -25,13 +26,11 @@ from kernels.modelled.api.common import state, stop, text
 from kernels.modelled.api.crypto import crc32c
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, struct, view
+from kernels.modelled.structs import view
 from kernels.modelled.table import function
 from kernels.registry import Record
 
 BLOCK = 16
-struct("shash_desc", "tfm:ptr")
-DESC = layout("shash_desc").size
 
 
 class BuiltInCrc32c(Hash):
@@ -41,11 +40,11 @@ class BuiltInCrc32c(Hash):
         """Do what the callback of crc32c-generic does."""
         k = self.kernel
         if name == "init":
-            k.store(args[0] + DESC, 0xFFFF_FFFF, 4)
+            k.store(args[0] + DESC(k), 0xFFFF_FFFF, 4)
         elif name == "update":
-            k.store(args[0] + DESC, crc32c(k, k.word(args[0] + DESC, 4), args[1], args[2]), 4)
+            k.store(args[0] + DESC(k), crc32c(k, k.word(args[0] + DESC(k), 4), args[1], args[2]), 4)
         elif name == "final":
-            k.store(args[1], ~k.word(args[0] + DESC, 4), 4)
+            k.store(args[1], ~k.word(args[0] + DESC(k), 4), 4)
         return 0
 
 
@@ -91,15 +90,16 @@ def _built_in(k: Kernel, kind: str, name: str) -> Algorithm | None:
         address = addresses[kind, name]
         return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
     structure = f"{kind}_alg" if kind in ALGORITHMS else "crypto_alg"
-    address = k.heap.alloc(layout(structure, k.arch.loads.structure_sizes).size, zero=True)
+    address = k.heap.alloc(k.layouts.size_of(structure), zero=True)
     if not address:
         return None
     alg = view(k, structure, address)
     base = f"{ALGORITHMS[kind][0]}." if kind in ALGORITHMS else ""
     for member, title in (("cra_name", name), ("cra_driver_name", f"{name}-generic")):
         k.memory.write(alg.at(base + member), title.encode())
+    own = ALGORITHMS[kind][1] if kind in ALGORITHMS else ()
     for field, value in fields.items():
-        member = next(m for m in alg.layout.members if m.rpartition(".")[2] == field)
+        member = next((m for m in own if m.rpartition(".")[2] == field), base + field)
         alg.put(member, value)
     addresses[kind, name] = address
     return made(k, Record(kind=kind, name=name, address=address, owner="", fields=fields))
@@ -200,7 +200,7 @@ def _shash_digest(k: Kernel, desc: int, data: int, size: int, out: int) -> int:
 )
 def _shash_tfm_digest(k: Kernel, tfm: int, data: int, size: int, out: int) -> int:
     found = _of(k, tfm)
-    with found.buffer(DESC + found.number("descsize")) as desc:
+    with found.buffer(DESC(k) + found.number("descsize")) as desc:
         k.store(desc, tfm)
         return _shash_digest(k, desc, data, size, out)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tree behind XArrays, radix trees and IDRs (lib/xarray.c, lib/radix-tree.c).
 
-It stands in guest memory in the kernel's own layout, because loops over it are inlined:
+It stands in guest memory in the kernel's own because loops over it are inlined:
 a node has 64 slots, each level six bits of the index; one entry at index 0 needs no node.
 Marks are kept in the nodes, and for the whole tree in the root's flags.
 """
@@ -13,23 +13,21 @@ from collections.abc import Iterator
 
 from kernels.modelled.api.memory import duplicate, kfree
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import POINTER, layout, offset_of
+from kernels.modelled.structs import POINTER, made, offset_of
 from kernels.modelled.structs import struct as declare
 
 # struct xarray: lock, flags, head (a radix_tree_root is the same). struct xa_node: shift,
 # offset, count, number of values, parent, array, list, slots, marks (include/linux/xarray.h).
-declare("xarray", "xa_lock:u32 xa_flags:u32 xa_head:ptr")
+declare("xarray", "xa_flags xa_head")
 declare(
     "xa_node",
-    "shift:u8 offset:u8 count:u8 nr_values:u8 parent:ptr array:ptr private_list:list"
-    " slots:ptr[64] marks:u64[3]",
+    "shift offset count nr_values parent array slots marks",
 )
 FLAGS, HEAD = offset_of("xarray", "xa_flags"), offset_of("xarray", "xa_head")
-OFFSET, COUNT, VALUES, PARENT, SLOTS, MARKS = (
+LEVELS, OFFSET, COUNT, VALUES, PARENT, SLOTS, MARKS = (
     offset_of("xa_node", member)
-    for member in ("offset", "count", "nr_values", "parent", "slots", "marks")
+    for member in ("shift", "offset", "count", "nr_values", "parent", "slots", "marks")
 )
-NODE_SIZE = layout("xa_node").size
 SHIFT, WIDTH = 6, 64
 MARK_KINDS = 3
 GFP_BITS_SHIFT = 25  # where the root keeps its marks: 6.12 without hardware tags
@@ -44,23 +42,23 @@ def _is_node(entry: int) -> bool:
     return entry & 3 == NODE_TAG and entry > 4096
 
 
-def _slot(node: int, offset: int) -> int:
+def _slot(k: Kernel, node: int, offset: int) -> int:
     """Return the address of a slot of a node."""
-    return node + SLOTS + POINTER * offset
+    return node + SLOTS(k) + POINTER * offset
 
 
-def _marks(node: int, mark: int) -> int:
+def _marks(k: Kernel, node: int, mark: int) -> int:
     """Return the address of the bits that say which slots of a node have a mark."""
-    return node + MARKS + 8 * mark
+    return node + MARKS(k) + 8 * mark
 
 
 def _shift(k: Kernel, node: int) -> int:
-    return k.word(node, 1)
+    return k.word(node + LEVELS(k), 1)
 
 
 def _new_node(k: Kernel, tree: int, shift: int, parent: int, offset: int) -> int:
-    head = struct.pack("<BBBxxxxxQQQQ", shift, offset, 0, parent, tree, 0, 0)
-    return duplicate(k, head.ljust(NODE_SIZE, b"\0"), 0)
+    members = {"shift": shift, "offset": offset, "parent": parent, "array": tree}
+    return duplicate(k, made(k, "xa_node", members), 0)
 
 
 def _holds(k: Kernel, entry: int) -> int:
@@ -72,24 +70,24 @@ def _holds(k: Kernel, entry: int) -> int:
 
 def load(k: Kernel, tree: int, index: int) -> int:
     """Return the entry at an index; 0 for none."""
-    entry = k.word(tree + HEAD)
+    entry = k.word(tree + HEAD(k))
     if index > _holds(k, entry):
         return 0
     while _is_node(entry):
         node = entry - NODE_TAG
-        entry = k.word(_slot(node, index >> _shift(k, node) & WIDTH - 1))
+        entry = k.word(_slot(k, node, index >> _shift(k, node) & WIDTH - 1))
     return entry
 
 
 def slot(k: Kernel, tree: int, index: int) -> int:
     """Return the address of the slot of an index; 0 where there is none."""
-    entry = k.word(tree + HEAD)
-    at = tree + HEAD
+    entry = k.word(tree + HEAD(k))
+    at = tree + HEAD(k)
     if index > _holds(k, entry):
         return 0
     while _is_node(entry):
         node = entry - NODE_TAG
-        at = _slot(node, index >> _shift(k, node) & WIDTH - 1)
+        at = _slot(k, node, index >> _shift(k, node) & WIDTH - 1)
         entry = k.word(at)
     return at if entry else 0
 
@@ -112,21 +110,21 @@ def store(k: Kernel, tree: int, index: int, entry: int) -> int:
 
 def _grow(k: Kernel, tree: int, index: int) -> None:
     """Add levels on top until `index` has a place."""
-    while index > _holds(k, head := k.word(tree + HEAD)) or (head == 0 and index):
+    while index > _holds(k, head := k.word(tree + HEAD(k))) or (head == 0 and index):
         if not head:
             shift = max((index.bit_length() - 1) // SHIFT * SHIFT, 0)
-            k.store(tree + HEAD, _node_or_fail(k, tree, shift, 0, 0) | NODE_TAG)
+            k.store(tree + HEAD(k), _node_or_fail(k, tree, shift, 0, 0) | NODE_TAG)
             continue
         shift = _shift(k, head - NODE_TAG) + SHIFT if _is_node(head) else 0
         node = _node_or_fail(k, tree, shift, 0, 0)
-        k.store(node + SLOTS, head)
-        k.store(node + COUNT, 1, 1)
+        k.store(node + SLOTS(k), head)
+        k.store(node + COUNT(k), 1, 1)
         if _is_node(head):
-            k.store(head - NODE_TAG + PARENT, node)
+            k.store(head - NODE_TAG + PARENT(k), node)
         for mark in range(MARK_KINDS):
             if tree_marked(k, tree, mark):
-                k.store(_marks(node, mark), 1)
-        k.store(tree + HEAD, node | NODE_TAG)
+                k.store(_marks(k, node, mark), 1)
+        k.store(tree + HEAD(k), node | NODE_TAG)
 
 
 def _node_or_fail(k: Kernel, tree: int, shift: int, parent: int, offset: int) -> int:
@@ -138,53 +136,53 @@ def _node_or_fail(k: Kernel, tree: int, shift: int, parent: int, offset: int) ->
 
 def _put(k: Kernel, tree: int, index: int, entry: int) -> None:
     """Set a slot that the tree has levels for, making and dropping nodes on the way."""
-    head = k.word(tree + HEAD)
+    head = k.word(tree + HEAD(k))
     if not _is_node(head):
-        k.store(tree + HEAD, entry)
+        k.store(tree + HEAD(k), entry)
         return
     node = head - NODE_TAG
     while shift := _shift(k, node):
         offset = index >> shift & WIDTH - 1
-        at = _slot(node, offset)
+        at = _slot(k, node, offset)
         below = k.word(at)
         if not below:
             if not entry:
                 return
             below = _node_or_fail(k, tree, shift - SHIFT, node, offset) | NODE_TAG
             k.store(at, below)
-            k.store(node + COUNT, k.word(node + COUNT, 1) + 1, 1)
+            k.store(node + COUNT(k), k.word(node + COUNT(k), 1) + 1, 1)
         node = below - NODE_TAG
-    at = _slot(node, index & WIDTH - 1)
+    at = _slot(k, node, index & WIDTH - 1)
     was = k.word(at)
     k.store(at, entry)
-    k.store(node + COUNT, k.word(node + COUNT, 1) + bool(entry) - bool(was), 1)
+    k.store(node + COUNT(k), k.word(node + COUNT(k), 1) + bool(entry) - bool(was), 1)
     values = (entry & 1) - (was & 1)
-    k.store(node + VALUES, k.word(node + VALUES, 1) + values, 1)
-    while not k.word(node + COUNT, 1):
-        parent, offset = k.word(node + PARENT), k.word(node + OFFSET, 1)
+    k.store(node + VALUES(k), k.word(node + VALUES(k), 1) + values, 1)
+    while not k.word(node + COUNT(k), 1):
+        parent, offset = k.word(node + PARENT(k)), k.word(node + OFFSET(k), 1)
         kfree(k, node)
         if not parent:
-            k.store(tree + HEAD, 0)
+            k.store(tree + HEAD(k), 0)
             return
-        k.store(_slot(parent, offset), 0)
-        k.store(parent + COUNT, k.word(parent + COUNT, 1) - 1, 1)
+        k.store(_slot(k, parent, offset), 0)
+        k.store(parent + COUNT(k), k.word(parent + COUNT(k), 1) - 1, 1)
         node = parent
 
 
 def _shrink(k: Kernel, tree: int) -> None:
     """Drop top levels that hold nothing but index 0 below."""
-    while _is_node(head := k.word(tree + HEAD)):
+    while _is_node(head := k.word(tree + HEAD(k))):
         node = head - NODE_TAG
-        only = k.word(node + SLOTS)
+        only = k.word(node + SLOTS(k))
         if (
-            k.word(node + COUNT, 1) != 1
+            k.word(node + COUNT(k), 1) != 1
             or not only
             or (not _shift(k, node) and only & 3 == NODE_TAG)
         ):
             return
         if _is_node(only):
-            k.store(only - NODE_TAG + PARENT, 0)
-        k.store(tree + HEAD, only)
+            k.store(only - NODE_TAG + PARENT(k), 0)
+        k.store(tree + HEAD(k), only)
         kfree(k, node)
 
 
@@ -200,7 +198,7 @@ def walk(k: Kernel, tree: int, first: int = 0, last: int = LIMIT) -> Iterator[tu
 
 def _next(k: Kernel, tree: int, index: int) -> tuple[int, int] | None:
     """Return the first entry at `index` or behind it."""
-    entry = k.word(tree + HEAD)
+    entry = k.word(tree + HEAD(k))
     if not _is_node(entry):
         return (0, entry) if entry and not index else None
     if index > _holds(k, entry):
@@ -211,7 +209,7 @@ def _next(k: Kernel, tree: int, index: int) -> tuple[int, int] | None:
 def _next_below(k: Kernel, node: int, index: int, base: int) -> tuple[int, int] | None:
     shift = _shift(k, node)
     start = max(index - base, 0) >> shift
-    slots = struct.unpack("<64Q", k.memory.read(node + SLOTS, POINTER * WIDTH))
+    slots = struct.unpack("<64Q", k.memory.read(node + SLOTS(k), POINTER * WIDTH))
     for offset in range(start, WIDTH):
         entry = slots[offset]
         if not entry:
@@ -234,18 +232,18 @@ def _root_mark(mark: int) -> int:
 
 def tree_marked(k: Kernel, tree: int, mark: int) -> bool:
     """Return whether any entry has a mark."""
-    return bool(k.word(tree + FLAGS, 4) & _root_mark(mark))
+    return bool(k.word(tree + FLAGS(k), 4) & _root_mark(mark))
 
 
 def _path(k: Kernel, tree: int, index: int) -> list[tuple[int, int]]:
     """Return (node, offset) from the root down to the slot of an index."""
     path = []
-    entry = k.word(tree + HEAD)
+    entry = k.word(tree + HEAD(k))
     while _is_node(entry):
         node = entry - NODE_TAG
         offset = index >> _shift(k, node) & WIDTH - 1
         path.append((node, offset))
-        entry = k.word(_slot(node, offset))
+        entry = k.word(_slot(k, node, offset))
     return path
 
 
@@ -254,15 +252,15 @@ def set_mark(k: Kernel, tree: int, index: int, mark: int, *, on: bool) -> None:
     if not load(k, tree, index):
         return
     for node, offset in reversed(_path(k, tree, index)):
-        at = _marks(node, mark)
+        at = _marks(k, node, mark)
         word = k.word(at)
         word = word | 1 << offset if on else word & ~(1 << offset)
         k.store(at, word)
         if word and not on:
             return
-    flags = k.word(tree + FLAGS, 4)
+    flags = k.word(tree + FLAGS(k), 4)
     flags = flags | _root_mark(mark) if on else flags & ~_root_mark(mark)
-    k.store(tree + FLAGS, flags, 4)
+    k.store(tree + FLAGS(k), flags, 4)
 
 
 def marked(k: Kernel, tree: int, index: int, mark: int) -> bool:
@@ -273,7 +271,7 @@ def marked(k: Kernel, tree: int, index: int, mark: int) -> bool:
     if not path:
         return tree_marked(k, tree, mark)
     node, offset = path[-1]
-    return bool(k.word(_marks(node, mark)) >> offset & 1)
+    return bool(k.word(_marks(k, node, mark)) >> offset & 1)
 
 
 def chosen(k: Kernel, tree: int, first: int, last: int, mark: int) -> Iterator[tuple[int, int]]:

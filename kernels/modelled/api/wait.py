@@ -17,7 +17,6 @@ from kernels.modelled.api.common import (
     list_insert,
     nodes,
     state,
-    words,
 )
 from kernels.modelled.api.sched import (
     MAX_SCHEDULE_TIMEOUT,
@@ -29,21 +28,22 @@ from kernels.modelled.api.sched import (
 )
 from kernels.modelled.api.time import NSEC_PER_JIFFY, now
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import offset_of
+from kernels.modelled.structs import made, offset_of, size_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
 # include/linux/wait.h, wait_bit.h, swait.h: what the heads and entries of queues have in common.
-declare("wait_queue_head", "lock:u32 head:list")
-declare("wait_queue_entry", "flags:u32 private:ptr func:fn entry:list")
-declare("wait_bit_key", "flags:ptr bit_nr:i32 timeout:u64")
-declare("wait_bit_queue_entry", "key:wait_bit_key wq_entry:wait_queue_entry")
-declare("swait_queue_head", "lock:u32 task_list:list")
-declare("swait_queue", "task:ptr task_list:list")
-declare("completion", "done:u32 wait:swait_queue_head")
-HEAD, SWAIT_LIST = offset_of("wait_queue_head", "head"), offset_of("swait_queue", "task_list")
-ENTRY_TASK, ENTRY_FUNCTION, ENTRY_LIST = (
-    offset_of("wait_queue_entry", member) for member in ("private", "func", "entry")
+declare("wait_queue_head", "head")
+declare("wait_queue_entry", "flags private func entry")
+declare("wait_bit_key", "flags bit_nr")
+declare("wait_bit_queue_entry", "key wq_entry")
+declare("swait_queue_head", "lock task_list")
+declare("swait_queue", "task task_list")
+declare("completion", "done wait")
+HEAD, DONE = offset_of("wait_queue_head", "head"), offset_of("completion", "done")
+SWAIT_TASK, SWAIT_LIST = (offset_of("swait_queue", member) for member in ("task", "task_list"))
+ENTRY_FLAGS, ENTRY_TASK, ENTRY_FUNCTION, ENTRY_LIST = (
+    offset_of("wait_queue_entry", member) for member in ("flags", "private", "func", "entry")
 )
 EXCLUSIVE, WOKEN = 1, 2
 KEY_SIZE = offset_of("wait_bit_queue_entry", "wq_entry")
@@ -52,8 +52,8 @@ ALL = 1 << 30
 
 def init_head(k: Kernel, head: int) -> None:
     """Make a wait queue empty."""
-    k.store(head, 0, 4)
-    empty_list(k, head + HEAD)
+    k.memory.write(head, bytes(k.layouts.size_of("wait_queue_head")))
+    empty_list(k, head + HEAD(k))
 
 
 @function(
@@ -69,16 +69,17 @@ def _init_head(k: Kernel, head: int, _name: int, _key: int) -> None:
 @function("void init_wait_entry(struct wait_queue_entry *wq_entry, int flags)")
 def _init_wait_entry(k: Kernel, entry: int, flags: int) -> None:
     func = k.address("autoremove_wake_function")
-    k.memory.write(entry, words(flags & 0xFFFF_FFFF, k.current, func))
-    empty_list(k, entry + ENTRY_LIST)
+    members = {"flags": flags, "private": k.current, "func": func}
+    k.memory.write(entry, made(k, "wait_queue_entry", members))
+    empty_list(k, entry + ENTRY_LIST(k))
 
 
 def _enter(k: Kernel, head: int, entry: int, *, last: bool) -> bool:
     """Put an entry in the queue unless it is in one; return whether the queue was empty."""
-    link = entry + ENTRY_LIST
-    was_empty = k.word(head + HEAD) == head + HEAD
+    link = entry + ENTRY_LIST(k)
+    was_empty = k.word(head + HEAD(k)) == head + HEAD(k)
     if k.word(link) in (link, 0):
-        list_insert(k, link, last_node(k, head + HEAD) if last else head + HEAD)
+        list_insert(k, link, last_node(k, head + HEAD(k)) if last else head + HEAD(k))
     return was_empty
 
 
@@ -87,7 +88,7 @@ def _enter(k: Kernel, head: int, entry: int, *, last: bool) -> bool:
     " int state)"
 )
 def _prepare_to_wait(k: Kernel, head: int, entry: int, _state: int) -> None:
-    k.store(entry, k.word(entry, 4) & ~EXCLUSIVE, 4)
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) & ~EXCLUSIVE, 4)
     _enter(k, head, entry, last=False)
 
 
@@ -96,7 +97,7 @@ def _prepare_to_wait(k: Kernel, head: int, entry: int, _state: int) -> None:
     " struct wait_queue_entry *wq_entry, int state)"
 )
 def _prepare_to_wait_exclusive(k: Kernel, head: int, entry: int, _state: int) -> int:
-    k.store(entry, k.word(entry, 4) | EXCLUSIVE, 4)
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) | EXCLUSIVE, 4)
     return int(_enter(k, head, entry, last=True))
 
 
@@ -105,32 +106,32 @@ def _prepare_to_wait_exclusive(k: Kernel, head: int, entry: int, _state: int) ->
     " struct wait_queue_entry *wq_entry, int state)"
 )
 def _prepare_to_wait_event(k: Kernel, head: int, entry: int, _state: int) -> int:
-    _enter(k, head, entry, last=bool(k.word(entry, 4) & EXCLUSIVE))
+    _enter(k, head, entry, last=bool(k.word(entry + ENTRY_FLAGS(k), 4) & EXCLUSIVE))
     return 0  # no signal is ever pending
 
 
 @function("void finish_wait(struct wait_queue_head *wq_head, struct wait_queue_entry *wq_entry)")
 def _finish_wait(k: Kernel, _head: int, entry: int) -> None:
-    list_del_init(k, entry + ENTRY_LIST)
+    list_del_init(k, entry + ENTRY_LIST(k))
 
 
 @function("void add_wait_queue(struct wait_queue_head *wq_head, struct wait_queue_entry *entry)")
 def _add_wait_queue(k: Kernel, head: int, entry: int) -> None:
-    k.store(entry, k.word(entry, 4) & ~EXCLUSIVE, 4)
-    list_insert(k, entry + ENTRY_LIST, head + HEAD)
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) & ~EXCLUSIVE, 4)
+    list_insert(k, entry + ENTRY_LIST(k), head + HEAD(k))
 
 
 @function(
     "void add_wait_queue_exclusive(struct wait_queue_head *wq_head, struct wait_queue_entry *entry)"
 )
 def _add_wait_queue_exclusive(k: Kernel, head: int, entry: int) -> None:
-    k.store(entry, k.word(entry, 4) | EXCLUSIVE, 4)
-    list_insert(k, entry + ENTRY_LIST, last_node(k, head + HEAD))
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) | EXCLUSIVE, 4)
+    list_insert(k, entry + ENTRY_LIST(k), last_node(k, head + HEAD(k)))
 
 
 @function("void remove_wait_queue(struct wait_queue_head *wq_head, struct wait_queue_entry *entry)")
 def _remove_wait_queue(k: Kernel, _head: int, entry: int) -> None:
-    list_del_init(k, entry + ENTRY_LIST)
+    list_del_init(k, entry + ENTRY_LIST(k))
 
 
 # Waking ------------------------------------------------------------------------------------
@@ -138,13 +139,13 @@ def _remove_wait_queue(k: Kernel, _head: int, entry: int) -> None:
 
 def wake_up(k: Kernel, head: int, mode: int, count: int, key: int) -> int:
     """Call the function of each waiter, until `count` exclusive ones were woken (0: all)."""
-    if not k.word(head + HEAD):  # never initialised: a zeroed structure
+    if not k.word(head + HEAD(k)):  # never initialised: a zeroed structure
         return 0
     left = count or ALL
-    for link in list(nodes(k, head + HEAD)):
-        entry = link - ENTRY_LIST
-        exclusive = k.word(entry, 4) & EXCLUSIVE
-        woken = k.call(k.word(entry + ENTRY_FUNCTION), entry, mode, 0, key)
+    for link in list(nodes(k, head + HEAD(k))):
+        entry = link - ENTRY_LIST(k)
+        exclusive = k.word(entry + ENTRY_FLAGS(k), 4) & EXCLUSIVE
+        woken = k.call(k.word(entry + ENTRY_FUNCTION(k)), entry, mode, 0, key)
         if woken & 0xFFFF_FFFF and exclusive:
             left -= 1
             if not left:
@@ -184,7 +185,7 @@ def _wake_up_locked(k: Kernel, head: int, mode: int, count: int) -> None:
     " void *key)"
 )
 def _default_wake(k: Kernel, entry: int, _mode: int, _flags: int, _key: int) -> int:
-    return int(wake(k, k.word(entry + ENTRY_TASK)))
+    return int(wake(k, k.word(entry + ENTRY_TASK(k))))
 
 
 @function(
@@ -194,9 +195,9 @@ def _default_wake(k: Kernel, entry: int, _mode: int, _flags: int, _key: int) -> 
     "int wake_bit_function(struct wait_queue_entry *entry, unsigned int mode, int sync, void *k)",
 )
 def _autoremove_wake(k: Kernel, entry: int, _mode: int, _flags: int, _key: int) -> int:
-    woken = wake(k, k.word(entry + ENTRY_TASK))
+    woken = wake(k, k.word(entry + ENTRY_TASK(k)))
     if woken:
-        list_del_init(k, entry + ENTRY_LIST)
+        list_del_init(k, entry + ENTRY_LIST(k))
     return int(woken)
 
 
@@ -204,26 +205,28 @@ def _autoremove_wake(k: Kernel, entry: int, _mode: int, _flags: int, _key: int) 
     "int woken_wake_function(struct wait_queue_entry *entry, unsigned int mode, int sync, void *k)"
 )
 def _woken_wake(k: Kernel, entry: int, _mode: int, _flags: int, _key: int) -> int:
-    k.store(entry, k.word(entry, 4) | WOKEN, 4)
-    return int(wake(k, k.word(entry + ENTRY_TASK)))
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) | WOKEN, 4)
+    return int(wake(k, k.word(entry + ENTRY_TASK(k))))
 
 
 @function("long wait_woken(struct wait_queue_entry *entry, unsigned int mode, long timeout)")
 def _wait_woken(k: Kernel, entry: int, _mode: int, timeout: int) -> int:
     thread = current_thread(k)
-    if not k.word(entry, 4) & WOKEN and not (thread and thread.should_stop):
+    if not k.word(entry + ENTRY_FLAGS(k), 4) & WOKEN and not (thread and thread.should_stop):
         timeout = schedule_timeout(k, timeout)
-    k.store(entry, k.word(entry, 4) & ~WOKEN, 4)
+    k.store(entry + ENTRY_FLAGS(k), k.word(entry + ENTRY_FLAGS(k), 4) & ~WOKEN, 4)
     return timeout
 
 
 # Bits and variables ------------------------------------------------------------------------
 
-data(
-    "bit_wait_table",
-    24,
-    fill=lambda k: words(0, *(2 * [k.address("bit_wait_table") + HEAD])),
-)
+
+def _bit_wait_table(k: Kernel) -> bytes:
+    link = k.address("bit_wait_table") + HEAD(k)
+    return made(k, "wait_queue_head", {"head.next": link, "head.prev": link})
+
+
+data("bit_wait_table", size_of("wait_queue_head"), fill=_bit_wait_table)
 
 
 @function(
@@ -236,8 +239,8 @@ def _shared_queue(k: Kernel, *_what: int) -> int:
 
 @function("void init_wait_var_entry(struct wait_bit_queue_entry *entry, void *var, int flags)")
 def _init_wait_var_entry(k: Kernel, entry: int, var: int, flags: int) -> None:
-    k.memory.write(entry, words(var, 0xFFFF_FFFF, 0))
-    _init_wait_entry(k, entry + KEY_SIZE, flags)
+    k.memory.write(entry, made(k, "wait_bit_queue_entry", {"key.flags": var, "key.bit_nr": -1}))
+    _init_wait_entry(k, entry + KEY_SIZE(k), flags)
 
 
 @function(
@@ -295,8 +298,8 @@ def _bit_wait(k: Kernel, _key: int, _mode: int) -> int:
 
 
 def _swake(k: Kernel, head: int, *, every: bool) -> None:
-    for node in list(nodes(k, head + HEAD)):
-        wake(k, k.word(node - 8))
+    for node in list(nodes(k, head + HEAD(k))):
+        wake(k, k.word(node - SWAIT_LIST(k) + SWAIT_TASK(k)))
         list_del_init(k, node)
         if not every:
             break
@@ -316,15 +319,15 @@ def _swake_up_all(k: Kernel, head: int) -> None:
     "long prepare_to_swait_event(struct swait_queue_head *q, struct swait_queue *wait, int state)"
 )
 def _prepare_to_swait(k: Kernel, head: int, wait: int, _state: int) -> int:
-    k.store(wait, k.current)
-    if k.word(wait + SWAIT_LIST) == wait + SWAIT_LIST:
-        list_insert(k, wait + SWAIT_LIST, last_node(k, head + HEAD))
+    k.store(wait + SWAIT_TASK(k), k.current)
+    if k.word(wait + SWAIT_LIST(k)) == wait + SWAIT_LIST(k):
+        list_insert(k, wait + SWAIT_LIST(k), last_node(k, head + HEAD(k)))
     return 0
 
 
 @function("void finish_swait(struct swait_queue_head *q, struct swait_queue *wait)")
 def _finish_swait(k: Kernel, _head: int, wait: int) -> None:
-    list_del_init(k, wait + SWAIT_LIST)
+    list_del_init(k, wait + SWAIT_LIST(k))
 
 
 @function("int rcuwait_wake_up(struct rcuwait *w)")
@@ -342,14 +345,14 @@ FOREVER = 0x7FFF_FFFF
 @function("void complete(struct completion *x)")
 def complete(k: Kernel, completion: int) -> None:
     """Let one waiter go on."""
-    done = k.word(completion, 4)
+    done = k.word(completion + DONE(k), 4)
     if done != FOREVER:
-        k.store(completion, done + 1, 4)
+        k.store(completion + DONE(k), done + 1, 4)
 
 
 @function("void complete_all(struct completion *x)")
 def _complete_all(k: Kernel, completion: int) -> None:
-    k.store(completion, FOREVER, 4)
+    k.store(completion + DONE(k), FOREVER, 4)
 
 
 @function("void complete_and_exit(struct completion *x, long code)")
@@ -361,11 +364,11 @@ def _complete_and_exit(k: Kernel, completion: int, _code: int) -> None:
 
 
 def _wait_for(k: Kernel, completion: int, until: int | None) -> bool:
-    if not block(k, lambda: k.word(completion, 4) != 0, until):
+    if not block(k, lambda: k.word(completion + DONE(k), 4) != 0, until):
         return False
-    done = k.word(completion, 4)
+    done = k.word(completion + DONE(k), 4)
     if done != FOREVER:
-        k.store(completion, done - 1, 4)
+        k.store(completion + DONE(k), done - 1, 4)
     return True
 
 
@@ -395,9 +398,9 @@ def _wait_for_completion_timeout(k: Kernel, completion: int, timeout: int) -> in
 
 @function("bool try_wait_for_completion(struct completion *x)")
 def _try_wait_for_completion(k: Kernel, completion: int) -> int:
-    return int(k.word(completion, 4) != 0 and _wait_for(k, completion, None))
+    return int(k.word(completion + DONE(k), 4) != 0 and _wait_for(k, completion, None))
 
 
 @function("bool completion_done(struct completion *x)")
 def _completion_done(k: Kernel, completion: int) -> int:
-    return int(k.word(completion, 4) != 0)
+    return int(k.word(completion + DONE(k), 4) != 0)

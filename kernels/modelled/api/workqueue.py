@@ -16,17 +16,18 @@ from kernels.modelled.api.sched import block, defer, queued, set_timer, withdraw
 from kernels.modelled.api.time import NSEC_PER_JIFFY, jiffies, now
 from kernels.modelled.api.timers import PPREV, arm, disarm
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import layout, offset_of
+from kernels.modelled.structs import offset_of, size_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
 # include/linux/workqueue_types.h, workqueue.h, interrupt.h
-declare("work_struct", "data:u64 entry:list func:fn")
-declare("delayed_work", "work:work_struct timer:timer_list wq:ptr cpu:i32")
-declare("rcu_work", "work:work_struct rcu:ptr[2] wq:ptr")
-declare("tasklet_struct", "next:ptr state:u64 count:u32 use_callback:u8 func:fn data:u64")
+declare("work_struct", "data entry func")
+declare("delayed_work", "work timer wq cpu")
+declare("rcu_work", "work rcu wq")
+declare("tasklet_struct", "state count use_callback func data")
 PENDING = 1  # the lowest bit of a work's data
-WORK_FUNCTION, WORK_SIZE = offset_of("work_struct", "func"), layout("work_struct").size
+WORK_DATA, WORK_FUNCTION = (offset_of("work_struct", member) for member in ("data", "func"))
+WORK_SIZE = size_of("work_struct")
 TIMER, QUEUE = offset_of("delayed_work", "timer"), offset_of("delayed_work", "wq")
 RCU_HEAD, RCU_QUEUE = offset_of("rcu_work", "rcu"), offset_of("rcu_work", "wq")
 TASKLET_STATE, TASKLET_COUNT, TASKLET_CALLBACK, TASKLET_FUNCTION, TASKLET_DATA = (
@@ -82,24 +83,24 @@ def _workqueue_set_active(_k: Kernel, _queue: int, _count: int) -> None:
 
 def _claim(k: Kernel, work: int) -> bool:
     """Set the pending bit; False where it was set."""
-    word = k.word(work)
-    k.store(work, word | PENDING)
+    word = k.word(work + WORK_DATA(k))
+    k.store(work + WORK_DATA(k), word | PENDING)
     return not word & PENDING
 
 
 def _enqueue(k: Kernel, queue: int, work: int) -> None:
-    k.store(work, k.word(work) & 0xFF | PENDING)
+    k.store(work + WORK_DATA(k), k.word(work + WORK_DATA(k)) & 0xFF | PENDING)
     what = Deferred(
         f"workqueue {_title(k, queue)}",
         lambda k: _run(k, work),
         lambda k: _function(k, work),
-        lambda k: k.store(work, k.word(work) & ~PENDING),
+        lambda k: k.store(work + WORK_DATA(k), k.word(work + WORK_DATA(k)) & ~PENDING),
     )
     defer(k, work, what)
 
 
 def _function(k: Kernel, work: int) -> int:
-    return k.word(work + WORK_FUNCTION)
+    return k.word(work + WORK_FUNCTION(k))
 
 
 def _title(k: Kernel, queue: int) -> str:
@@ -108,7 +109,7 @@ def _title(k: Kernel, queue: int) -> str:
 
 def _run(k: Kernel, work: int) -> None:
     # Not pending any more before it runs: it may queue itself again.
-    k.store(work, k.word(work) & ~PENDING)
+    k.store(work + WORK_DATA(k), k.word(work + WORK_DATA(k)) & ~PENDING)
     k.call(_function(k, work), work)
 
 
@@ -127,9 +128,9 @@ def _queue_work_node(k: Kernel, node: int, queue: int, work: int) -> int:
 
 
 def _delay(k: Kernel, queue: int, work: int, delay: int) -> None:
-    k.store(work + QUEUE, queue)
+    k.store(work + QUEUE(k), queue)
     if delay:
-        arm(k, work + TIMER, jiffies(k) + delay, lambda k: _function(k, work))
+        arm(k, work + TIMER(k), jiffies(k) + delay, lambda k: _function(k, work))
     else:
         _enqueue(k, queue, work)
 
@@ -158,16 +159,16 @@ def _mod_delayed_work(k: Kernel, _cpu: int, queue: int, work: int, delay: int) -
 
 @function("void delayed_work_timer_fn(struct timer_list *t)")
 def _delayed_work_timer_fn(k: Kernel, timer: int) -> None:
-    work = timer - TIMER
-    _enqueue(k, k.word(work + QUEUE), work)
+    work = timer - TIMER(k)
+    _enqueue(k, k.word(work + QUEUE(k)), work)
 
 
 @function("bool queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *rwork)")
 def _queue_rcu_work(k: Kernel, queue: int, work: int) -> int:
     if not _claim(k, work):
         return 0
-    k.store(work + RCU_QUEUE, queue)
-    call_rcu(k, work + RCU_HEAD, lambda k: _enqueue(k, queue, work), _function(k, work))
+    k.store(work + RCU_QUEUE(k), queue)
+    call_rcu(k, work + RCU_HEAD(k), lambda k: _enqueue(k, queue, work), _function(k, work))
     return 1
 
 
@@ -177,14 +178,14 @@ def _queue_rcu_work(k: Kernel, queue: int, work: int) -> int:
 def _cancel(k: Kernel, work: int) -> bool:
     was = withdraw(k, work)
     if was:
-        k.store(work, k.word(work) & ~PENDING)
+        k.store(work + WORK_DATA(k), k.word(work + WORK_DATA(k)) & ~PENDING)
     return was
 
 
 def _cancel_delayed(k: Kernel, work: int) -> bool:
-    was = k.word(work + TIMER + PPREV) != 0 and disarm(k, work + TIMER)
+    was = k.word(work + TIMER(k) + PPREV(k)) != 0 and disarm(k, work + TIMER(k))
     if was:
-        k.store(work, k.word(work) & ~PENDING)
+        k.store(work + WORK_DATA(k), k.word(work + WORK_DATA(k)) & ~PENDING)
     return _cancel(k, work) or was
 
 
@@ -205,8 +206,8 @@ def _flush_work(k: Kernel, work: int) -> int:
 
 @function("bool flush_delayed_work(struct delayed_work *dwork)")
 def _flush_delayed_work(k: Kernel, work: int) -> int:
-    if k.word(work + TIMER + PPREV) and disarm(k, work + TIMER):
-        _enqueue(k, k.word(work + QUEUE), work)
+    if k.word(work + TIMER(k) + PPREV(k)) and disarm(k, work + TIMER(k)):
+        _enqueue(k, k.word(work + QUEUE(k)), work)
     return int(_finish(k, work))
 
 
@@ -276,16 +277,16 @@ def _work_busy(k: Kernel, work: int) -> int:
 
 @function("void tasklet_setup(struct tasklet_struct *t, void *callback)")
 def _tasklet_setup(k: Kernel, tasklet: int, callback: int) -> None:
-    k.memory.write(tasklet, bytes(40))
-    k.store(tasklet + TASKLET_CALLBACK, 1, 1)
-    k.store(tasklet + TASKLET_FUNCTION, callback)
+    k.memory.write(tasklet, bytes(k.layouts.size_of("tasklet_struct")))
+    k.store(tasklet + TASKLET_CALLBACK(k), 1, 1)
+    k.store(tasklet + TASKLET_FUNCTION(k), callback)
 
 
 @function("void tasklet_init(struct tasklet_struct *t, void *func, unsigned long data)")
 def _tasklet_init(k: Kernel, tasklet: int, func: int, argument: int) -> None:
     _tasklet_setup(k, tasklet, func)
-    k.store(tasklet + TASKLET_CALLBACK, 0, 1)
-    k.store(tasklet + TASKLET_DATA, argument)
+    k.store(tasklet + TASKLET_CALLBACK(k), 0, 1)
+    k.store(tasklet + TASKLET_DATA(k), argument)
 
 
 @function(
@@ -300,19 +301,19 @@ def _tasklet(tasklet: int) -> Deferred:
     return Deferred(
         "tasklet",
         lambda k: _run_tasklet(k, tasklet),
-        lambda k: k.word(tasklet + TASKLET_FUNCTION),
-        lambda k: k.store(tasklet + TASKLET_STATE, 0),
+        lambda k: k.word(tasklet + TASKLET_FUNCTION(k)),
+        lambda k: k.store(tasklet + TASKLET_STATE(k), 0),
     )
 
 
 def _run_tasklet(k: Kernel, tasklet: int) -> None:
-    if k.word(tasklet + TASKLET_COUNT, 4):  # disabled: it is asked again, later
+    if k.word(tasklet + TASKLET_COUNT(k), 4):  # disabled: it is asked again, later
         set_timer(k, tasklet, now(k) + NSEC_PER_JIFFY, _tasklet(tasklet))
         return
-    k.store(tasklet + TASKLET_STATE, 0)
-    callback = k.word(tasklet + TASKLET_CALLBACK, 1)
-    argument = tasklet if callback else k.word(tasklet + TASKLET_DATA)
-    k.call(k.word(tasklet + TASKLET_FUNCTION), argument)
+    k.store(tasklet + TASKLET_STATE(k), 0)
+    callback = k.word(tasklet + TASKLET_CALLBACK(k), 1)
+    argument = tasklet if callback else k.word(tasklet + TASKLET_DATA(k))
+    k.call(k.word(tasklet + TASKLET_FUNCTION(k)), argument)
 
 
 @function("void tasklet_kill(struct tasklet_struct *t)")

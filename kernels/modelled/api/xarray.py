@@ -45,7 +45,7 @@ def _xa_load(k: Kernel, tree: int, index: int) -> int:
     "void *__xa_store(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp)",
 )
 def _xa_store(k: Kernel, tree: int, index: int, entry: int, _gfp: int) -> int:
-    if k.word(tree + FLAGS, 4) & TRACK_FREE and not entry:
+    if k.word(tree + FLAGS(k), 4) & TRACK_FREE and not entry:
         entry = ZERO_ENTRY
     try:
         return visible(store(k, tree, index, entry))
@@ -86,7 +86,7 @@ def _xa_insert(k: Kernel, tree: int, index: int, entry: int, _gfp: int) -> int:
 def _xa_alloc(k: Kernel, tree: int, at: int, entry: int, limit: int, gfp: int) -> int:
     # struct xa_limit, two u32 by value, comes in one register: max, then min.
     last, first = limit & 0xFFFF_FFFF, limit >> 32
-    if k.word(tree + FLAGS, 4) & ZERO_BUSY and not first:
+    if k.word(tree + FLAGS(k), 4) & ZERO_BUSY and not first:
         first = 1
     index = free_index(k, tree, first, last)
     if index is None:

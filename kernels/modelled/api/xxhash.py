@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """XXH64 (lib/xxhash.c): the hash in one go, and with a state that the caller keeps.
 
-The state is the kernel's own structure, 80 bytes in guest memory: modules copy it to fork
-a hash.
+The state is the kernel's own structure in guest memory: modules copy it to fork a hash.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from kernels.modelled.kernel import Kernel
+from kernels.modelled.structs import made, offset_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import function
 
@@ -17,8 +17,9 @@ MASK = (1 << 64) - 1
 P1, P2, P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 P4, P5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
 STRIPE = 32
-declare("xxh64_state", "total_len:u64 v1:u64 v2:u64 v3:u64 v4:u64 mem64:u64[4] memsize:u32")
-STATE = struct.Struct("<Q4Q32sI4x")  # with the bytes not summed yet as they are
+SUMS = ("v1", "v2", "v3", "v4")
+declare("xxh64_state", "total_len v1 v2 v3 v4 mem64 memsize")
+TAIL = offset_of("xxh64_state", "mem64")  # the bytes not summed yet
 
 
 def _turn(value: int, count: int) -> int:
@@ -80,6 +81,20 @@ def _add(k: Kernel, sums: list[int], kept: bytes, data: int, size: int) -> tuple
     return sums, kept
 
 
+def _kept(k: Kernel, address: int) -> tuple[int, list[int], bytes, int]:
+    """Return what a state holds: bytes so far, sums, bytes not summed yet, and how many."""
+    found = view(k, "xxh64_state", address)
+    sums = [found.number(member) for member in SUMS]
+    kept = k.memory.read(address + TAIL(k), STRIPE)
+    return found.number("total_len"), sums, kept, found.number("memsize")
+
+
+def _keep(k: Kernel, address: int, total: int, sums: list[int], kept: bytes) -> None:
+    """Fill a state."""
+    members = {"total_len": total, **dict(zip(SUMS, sums, strict=True)), "memsize": len(kept)}
+    k.memory.write(address, made(k, "xxh64_state", {**members, "mem64": kept}))
+
+
 @function("u64 xxh64(const void *input, size_t length, u64 seed)")
 def _xxh64(k: Kernel, data: int, size: int, seed: int) -> int:
     return _finish(size, *_add(k, _start(seed), b"", data, size), seed)
@@ -87,20 +102,20 @@ def _xxh64(k: Kernel, data: int, size: int, seed: int) -> int:
 
 @function("void xxh64_reset(struct xxh64_state *state, u64 seed)")
 def _xxh64_reset(k: Kernel, address: int, seed: int) -> None:
-    k.memory.write(address, STATE.pack(0, *_start(seed), b"", 0))
+    _keep(k, address, 0, _start(seed), b"")
 
 
 @function("int xxh64_update(struct xxh64_state *state, const void *input, size_t length)")
 def _xxh64_update(k: Kernel, address: int, data: int, size: int) -> int:
-    total, *sums, kept, held = STATE.unpack(k.memory.read(address, STATE.size))
+    total, sums, kept, held = _kept(k, address)
     # How much is held is the guest's to change.
     sums, rest = _add(k, sums, kept[: held % STRIPE], data, size)
-    k.memory.write(address, STATE.pack(total + size & MASK, *sums, rest, len(rest)))
+    _keep(k, address, total + size & MASK, sums, rest)
     return 0
 
 
 @function("u64 xxh64_digest(const struct xxh64_state *state)")
 def _xxh64_digest(k: Kernel, address: int) -> int:
-    total, *sums, kept, held = STATE.unpack(k.memory.read(address, STATE.size))
+    total, sums, kept, held = _kept(k, address)
     # Below one stripe the third sum is still the seed.
     return _finish(total, sums, kept[:held], sums[2])

@@ -14,8 +14,7 @@ WINDOW_LOG_MIN, WINDOW_LOG_MAX = 10, 27
 FAST, BEST = 1, 8  # ZSTD_fast ... ZSTD_btultra
 struct(
     "zstd_compression_parameters",
-    "windowLog:u32 chainLog:u32 hashLog:u32 searchLog:u32 minMatch:u32 targetLength:u32"
-    " strategy:u32",
+    "windowLog chainLog hashLog searchLog minMatch targetLength strategy",
 )
 BLOCK, TABLES = 128 * KIB, 256 * KIB
 

@@ -171,16 +171,24 @@ def test_random_bytes_repeat_from_boot(arch):
 # The table -----------------------------------------------------------------------------------
 
 
+# Variables of structures that only the kernels of some architectures have.
+OTHERS = {"pcpu_hot", "const_pcpu_hot", "boot_cpu_data", "kernel_map"}
+
+
 def test_every_variable_can_be_made(arch):
     """Every declared variable gets an address and exactly as many bytes as it declares."""
     kernel = Machine(arch).kernel
     for name, variable in DATA.items():
         address = kernel.address(name)
+        if not kernel.knows(name):
+            assert name in OTHERS
+            continue
         if variable.percpu:
             address = kernel.percpu.address(address)
-        assert len(kernel.memory.read(address, variable.size)) == variable.size
+        size = variable.size if isinstance(variable.size, int) else variable.size(kernel)
+        assert len(kernel.memory.read(address, size)) == size
         if variable.fill is not None:
-            assert len(variable.fill(kernel)) <= variable.size, name
+            assert len(variable.fill(kernel)) <= size, name
 
 
 def test_no_symbol_is_both(arch):

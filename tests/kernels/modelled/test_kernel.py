@@ -67,7 +67,8 @@ def test_guest_code_of_the_architecture(arch, machine):
 
 def test_the_canary_stands_where_code_reads_it(arch, machine):
     """The stack protector's canary is found by the register and offset of the ABI."""
-    anchor, offset = arch.runs.emulation.canary
+    anchor, structure = arch.runs.emulation.canary
+    offset = machine.kernel.layouts.offset_of(structure, "stack_canary")
     registers = [name for name, what in arch.runs.emulation.anchors.items() if what is anchor]
     base = machine.cpu.read(registers[0]) & ADDRESS_MASK
     assert anchor in (Anchor.PERCPU, Anchor.CURRENT)
@@ -88,12 +89,16 @@ def test_an_image_too_small_is_refused(arch):
 # Symbols -------------------------------------------------------------------------------------
 
 
+# Variables of structures that only the kernels of some architectures have.
+OTHERS = {"pcpu_hot", "const_pcpu_hot", "boot_cpu_data", "kernel_map", ""}
+
+
 def test_every_entry_can_be_addressed(kernel):
     """Every function and variable of the table has one address, its own, and its name there."""
     names = [*FUNCTIONS, *DATA]
     addresses = {name: kernel.address(name) for name in names}
     assert len(set(addresses.values())) == len(names)
-    assert all(kernel.knows(name) for name in names)
+    assert {name for name in names if not kernel.knows(name)} < OTHERS
     for name in FUNCTIONS:
         assert kernel.name_at(addresses[name]) == name
     assert all(kernel.address(name) == address for name, address in addresses.items())

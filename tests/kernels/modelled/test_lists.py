@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from emulator.faults import FaultKind
 from kernels.modelled.api.lists import LEFT, RIGHT
-from kernels.modelled.structs import PREV, layout
+from kernels.modelled.structs import PREV
 from tests.support.guest import EACH, FEW, guest_of
 
 # What these tests keep behind the node of a list, and of a tree.
-NODE, KEY = layout("list_head").size, layout("rb_node").size
+NODE, KEY = 16, 24  # bytes of struct list_head and rb_node
 
 
 def compare_u32(guest):
@@ -89,7 +89,7 @@ def test_list_sort_is_stable(arch, values):
         forth, back, at = [], [], head
         while (at := g.word(at)) != head:
             forth.append(at)
-        while (at := g.word(at + PREV)) != head:
+        while (at := g.word(at + PREV(g.kernel))) != head:
             back.append(at)
         expected = [node for _, node in sorted(zip(values, nodes, strict=True))]
         assert forth == expected
@@ -122,8 +122,8 @@ def rb_check(guest, root):
         colour = guest.word(node)
         assert colour & ~3 == parent
         assert not (red and not colour & 1), "a red node has a red child"
-        low, left = walk(guest.word(node + LEFT), node, red=not colour & 1)
-        high, right = walk(guest.word(node + RIGHT), node, red=not colour & 1)
+        low, left = walk(guest.word(node + LEFT(guest.kernel)), node, red=not colour & 1)
+        high, right = walk(guest.word(node + RIGHT(guest.kernel)), node, red=not colour & 1)
         assert low == high, "paths differ in black nodes"
         return low + (colour & 1), [*left, guest.word(node + KEY), *right]
 
@@ -134,7 +134,7 @@ def rb_insert(guest, root, node, key):
     """Link a node where its key belongs, then balance."""
     parent, link = 0, root
     while at := guest.word(link):
-        parent, link = at, at + (LEFT if key < guest.word(at + KEY) else RIGHT)
+        parent, link = at, at + (LEFT if key < guest.word(at + KEY) else RIGHT)(guest.kernel)
     guest.machine.write(node, struct.pack("<QQQQ", parent, 0, 0, key))
     guest.machine.write(link, node.to_bytes(8, "little"))
     guest("rb_insert_color", node, root)

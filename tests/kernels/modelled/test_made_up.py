@@ -39,7 +39,8 @@ def test_a_canary_that_nothing_reads(arch: Arch) -> None:
     """A kernel without a stack protector has none, and its threads begin without one."""
     machine = Machine(_with(arch, canary=None))
     task = machine.kernel.percpu.new_task()
-    here, offset = arch.runs.emulation.canary
+    here, structure = arch.runs.emulation.canary
+    offset = machine.kernel.layouts.offset_of(structure, "stack_canary")
     before = Machine(arch)
     theirs = before.kernel.percpu.new_task()
     assert machine.memory.read(task + offset, 8) == bytes(8)

@@ -36,7 +36,7 @@ def this(loaded):
 
 def number(machine, loaded, member, size=8):
     """Return a member of a module's struct module, at the offset of 6.12's build."""
-    at = this(loaded) + machine.arch.loads.module_struct.members[member]
+    at = this(loaded) + machine.arch.loads.layouts.offset_of("module", member)
     return int.from_bytes(machine.read(at, size), "little", signed=size == 4)
 
 
@@ -119,9 +119,9 @@ def test_state_before_init(machine):
 def test_what_modules_read(machine):
     """Name, kobject, version and per-cpu memory are as the kernel sets them."""
     loaded = load(machine, percpu=24, info="version=1.5")
-    name = this(loaded) + machine.arch.loads.module_struct.members["name"]
+    name = this(loaded) + machine.arch.loads.layouts.offset_of("module", "name")
     assert machine.read(name, 5) == b"mini\0"
-    at = this(loaded) + machine.arch.loads.module_struct.members["mkobj"]
+    at = this(loaded) + machine.arch.loads.layouts.offset_of("module", "mkobj")
     whole = view(machine.kernel, "module_kobject", at)
     kobject = view(machine.kernel, "kobject", at)
     assert kobject.text("name") == "mini"
@@ -136,14 +136,14 @@ def test_what_modules_read(machine):
 
 def test_the_list_of_modules(machine):
     """The modules form a list, the latest first; one that goes leaves it."""
-    at = machine.arch.loads.module_struct.members["list"]
+    at = machine.arch.loads.layouts.offset_of("module", "list")
     one, two, three = (load(machine, name) for name in ("one", "two", "three"))
     head = machine.kernel.address("modules")
 
     def nodes():
         node, found = machine.kernel.word(head), []
         while node != head:
-            assert machine.kernel.word(machine.kernel.word(node) + PREV) == node
+            assert machine.kernel.word(machine.kernel.word(node) + PREV(machine.kernel)) == node
             found.append(node - at)
             node = machine.kernel.word(node)
         return found
@@ -157,7 +157,7 @@ def test_a_list_that_the_guest_broke(machine):
     """A module that took itself out of the list, or wrote into its links, can be unloaded."""
     for links in (struct.pack("<QQ", 0xDEAD, 0xBEEF), bytes(16)):
         one = load(machine, "one")
-        machine.write(this(one) + machine.arch.loads.module_struct.members["list"], links)
+        machine.write(this(one) + machine.arch.loads.layouts.offset_of("module", "list"), links)
         one.unload()
         assert not machine.modules
 
@@ -225,7 +225,7 @@ def test_users_are_counted(machine):
     base = load(machine, "base", exported=("shared",))
     user = load(machine, "user", undefined=("shared",))
     assert kernel(machine, "module_refcount", this(base)) == 1
-    source = this(base) + machine.arch.loads.module_struct.members["source_list"]
+    source = this(base) + machine.arch.loads.layouts.offset_of("module", "source_list")
     use = view(machine.kernel, "module_use", machine.kernel.word(source))
     assert (use.number("source"), use.number("target")) == (this(user), this(base))
     with pytest.raises(ModuleInUse, match="in use by user"):

@@ -139,7 +139,7 @@ def test_the_parameter_table_can_be_read(guest):
         rows = struct.pack("<QQQHbBxxxxQ", alpha, 0, 0x10, 0o644, -1, 1, 0x20)
         rows += struct.pack("<QQQHbBxxxxQ", beta, 0, 0x30, 0, 2, 0, 0x40)
         with guest.memory(rows) as table:
-            one, two = parameters(guest.machine.memory, table, len(rows))
+            one, two = parameters(guest.kernel, guest.machine.memory, table, len(rows))
     assert (one.name, one.address, one.ops, one.arg) == ("alpha", table, 0x10, 0x20)
     assert (one.perm, one.level, one.flags) == (0o644, -1, 1)
     assert (two.name, two.address, two.level) == ("beta", table + 40, 2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What modules register is recorded as long as it is registered, member by member.
 
-That members lie where the declarations say is held against the distribution's own modules:
+That members lie where types say is held against the distribution's own modules:
 their `alias=crypto-NAME` lines were written by the kernel's build, not by its structures.
 """
 
@@ -13,65 +13,42 @@ import struct
 import pytest
 
 from emulator.faults import Fault, FaultKind
-from kernels.modelled.structs import layout, packed, view
-from kernels.modelled.structs import struct as declare
+from kernels.modelled import structs
+from kernels.modelled.structs import view
 from kernels.registry import Record, Registry
 from loader.elf import parse
 from loader.files import read_module
 from machine.machine import Machine
 from samples.modules import root
 
-declare("test_inner", "a:u8 b:u32")
-declare("test_part", "a:u8 @24 b.c:u32 ...")
-declare("test_whole", "a:u8 @24 b.c:u32 @36 @40")
-declare("test_around", "y:u8 part:test_part z:u8")
-declare("test_outer", "x:u8 inner:test_inner y:u16 s:str name:char[5] z:u64")
-
-
-def test_members_lie_by_the_rules_of_c():
-    """Each member is aligned to its own size, a structure to its strictest member."""
-    found = layout("test_outer")
-    # As Python's struct module lays out with native alignment.
-    assert [found.members[m].offset for m in ("inner", "y", "s", "name", "z")] == [
-        4,
-        12,
-        16,
-        24,
-        32,
-    ]
-    assert found.members["inner.b"].offset == 8
-    assert found.size == struct.calcsize("@B3xBxxxIHP5sQ")
-    with pytest.raises(ValueError, match="declared twice"):
-        declare("test_inner", "a:u8")
-
-
-def test_members_that_are_left_out_keep_the_places_of_others(arch):
-    """@N places what follows, `...` leaves the size open, which the architecture may know."""
-    found = layout("test_part")
-    assert {name: member.offset for name, member in found.members.items()} == {"a": 0, "b.c": 24}
-    assert found.end is None
-    with pytest.raises(ValueError, match="test_part is declared in part"):
-        assert found.size
-    assert layout("test_whole").size == 40
-    assert layout("test_part", (("test_part", 56),)).size == 56
-    assert layout("test_around", (("test_part", 56),)).members["z"].offset == 60
-    sizes = dict(arch.loads.structure_sizes)
-    device = layout("platform_device", arch.loads.structure_sizes).members["dev"]
-    assert device.size == sizes["device"]
-    assert packed("test_whole").unpack(struct.pack("<B23xI12x", 7, 9)) == (7, 9)
-
 
 def test_members_are_read_and_written(arch):
     """A view reads integers by their sign, strings in place or behind a pointer."""
     machine = Machine(arch)
-    at = machine.alloc(64)
-    name = machine.alloc(b"somewhere\0")
-    found = view(machine.kernel, "test_outer", at)
-    found.put("s", name)
-    machine.write(found.at("name"), b"here\0")
-    found.put("z", -1)
-    assert (found.text("s"), found.text("name")) == ("somewhere", "here")
-    assert found.number("z") == 0xFFFF_FFFF_FFFF_FFFF
+    at = machine.alloc(view(machine.kernel, "platform_device", 0).size)
+    found = view(machine.kernel, "platform_device", at)
+    found.put("name", machine.alloc(b"somewhere\0"))
+    found.put("id", -1)
+    found.put("dev.driver_data", -1)
+    assert (found.text("name"), found.number("id")) == ("somewhere", -1)
+    assert found.number("dev.driver_data") == 0xFFFF_FFFF_FFFF_FFFF
+    disk = view(machine.kernel, "gendisk", machine.alloc(4096))
+    machine.write(disk.at("disk_name"), b"here\0")
+    assert disk.text("disk_name") == "here"
+
+
+def test_a_structure_is_made_of_its_members(arch):
+    """Members stand in the bytes of a structure where a view finds them; the others are zero."""
+    machine = Machine(arch)
+    made = structs.made(machine.kernel, "kparam_array", {"max": 7, "num": -1})
+    found = view(machine.kernel, "kparam_array", machine.alloc(made))
+    assert [found.number(m) for m in ("max", "elemsize", "num", "elem")] == [7, 0, 2**64 - 1, 0]
+
+
+def test_names_are_given_once():
+    """The members that are used of a structure stand in one place."""
+    with pytest.raises(ValueError, match="struct device is named twice"):
+        structs.struct("device", "parent")
 
 
 def record(kind, name, address, owner):
@@ -107,7 +84,6 @@ def call(machine, name, *args):
 def test_a_driver_is_recorded_with_its_ids(arch):
     """A PCI driver's record has its name, the ids it matches and its callbacks, until it goes."""
     machine = Machine(arch)
-    fields = layout("pci_driver").members
     driver = bytearray(512)
     ids = struct.pack(
         "<IIIIIIQII", 0x10DE, 0xFFFF_FFFF, -1 % 2**32, -1 % 2**32, 3 << 16, 0xFF0000, 0, 0, 0
@@ -115,7 +91,7 @@ def test_a_driver_is_recorded_with_its_ids(arch):
     ids += struct.pack("<IIIIIIQII", 0x8086, 0x1234, 0, 0, 0, 0, 0, 0, 0) + bytes(40)
     pointers = {"name": machine.alloc(b"nv\0"), "id_table": machine.alloc(ids), "probe": 0x1000}
     for name, value in pointers.items():
-        struct.pack_into("<Q", driver, fields[name].offset, value)
+        struct.pack_into("<Q", driver, machine.kernel.layouts.offset_of("pci_driver", name), value)
     at = machine.alloc(bytes(driver))
     assert call(machine, "__pci_register_driver", at, 0) == 0
     (found,) = machine.registry.find("pci driver")
