@@ -315,7 +315,11 @@ class ElfView:
     @cached_property
     def release(self) -> str:
         """The release of the kernel that the module was built for; empty where it says none."""
-        return self.modinfo.get("vermagic", "").partition(" ")[0]
+        # Every link asks, and nearly none asks for the rest of `modinfo`.
+        section = self.section(".modinfo")
+        text = b"\0" + bytes(self.contents(section)) if section is not None else b""
+        magic = text.partition(b"\0vermagic=")[2].partition(b"\0")[0]
+        return magic.decode("utf-8", "backslashreplace").partition(" ")[0]
 
     @cached_property
     def built_for(self) -> Version | None:

@@ -39,6 +39,8 @@ RO_AFTER_INIT_SECTIONS = Since(
     ((0, 0), (".data..ro_after_init", "__jump_table")),
     ((6, 15), (".data..ro_after_init", "__jump_table", ".static_call_sites")),
 )
+# Of any version; asked first, because few modules have such a section.
+_EVER_AFTER_INIT = frozenset(name for _, names in RO_AFTER_INIT_SECTIONS.rows for name in names)
 UNLOADED_SECTIONS = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 PERCPU_SECTION = ".data..percpu"
 MAX_TOTAL = 1 << 31  # bytes; a file of a few KiB may declare any amount of .bss
@@ -157,7 +159,6 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
     plt, resized, forced = frob.plt, frob.resized, frob.forced
     sections: list[tuple[Section, int, int]] = []
     percpu = view.find(PERCPU_SECTION)
-    after_init = RO_AFTER_INIT_SECTIONS.at(view.version)
     for section in view.sections[1:]:
         flags, align = section.flags, section.align
         if section.index in forced:
@@ -166,7 +167,9 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
             flags = (flags & ~SHF_WRITE if more & SHF_EXECINSTR else flags) | more
         if not flags & SHF_ALLOC or section.name in UNLOADED_SECTIONS or section is percpu:
             continue
-        if section.name in after_init:
+        if section.name in _EVER_AFTER_INIT and section.name in RO_AFTER_INIT_SECTIONS.at(
+            view.version
+        ):
             flags |= SHF_RO_AFTER_INIT
         if flags & SHF_WRITE and flags & SHF_EXECINSTR:
             where = f"section {section.index} ({section.name})"
