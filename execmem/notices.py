@@ -22,7 +22,7 @@ _KEY = "execmem.notices"
 
 def listen(machine: Machine) -> None:
     """Tell of what a machine notices from now on."""
-    machine.loader.gate.on_notice = _show
+    machine.loader.gate.on_notice = noticed
 
 
 def texts() -> list[str]:
@@ -37,7 +37,8 @@ def _told() -> dict[str, str]:
     return found
 
 
-def _show(notice: Notice) -> None:
+def noticed(notice: Notice) -> None:
+    """Tell of what is noticed of a module, once where the same is so of several."""
     told, line = _told(), str(notice)
     if notice.text not in told.values():
         show(line)

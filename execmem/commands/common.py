@@ -15,6 +15,9 @@ import click
 from execmem import notices
 
 if TYPE_CHECKING:
+    from archs import Arch
+    from loader.kernel.image import KernelImage
+    from loader.loaded import LoadedModule
     from machine.machine import Argument, Machine
     from machine.module import Module
 
@@ -225,22 +228,15 @@ def recording(machine: Machine, options: dict[str, Any]) -> Callable[[], None]:
     return lambda: recorder.save(options["record"])
 
 
-def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
-    """Return the machine for a module: its ELF header names the architecture.
-
-    Parameters
-    ----------
-    more
-        Further parameters of the machine.
-    """
+def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, KernelImage | None]:
+    """Return what a command line decides: architecture, root, and the kernel where one is given."""
     with importing():
         from archs import arch as arch_by_name
-        from kernels.modelled.heap import LIMIT as HEAP_LIMIT
+        from archs import archs
         from loader.depends import find_any, open_tree
         from loader.elf import arch_of
         from loader.files import read_module
         from machine.computer import given
-        from machine.machine import Machine
 
     root, a_file = options["root"], is_path(module)
     # A command that runs nothing has no --modelled, and needs none.
@@ -254,8 +250,6 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         if not root and not a_file:
             root = sample_root(module, chosen.name)
     elif not root and not a_file:
-        from archs import archs
-
         chosen = archs()[0] if image is None else image.arch
         root = sample_root(module, chosen.name)
         if image is None:
@@ -263,8 +257,66 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
+    return chosen, root, image
+
+
+def loaded_to_read(module: str, options: dict[str, Any]) -> tuple[LoadedModule, str]:
+    """Return a module of the command line in memory, its init not run; and which kernel is modelled.
+
+    Where an architecture has no level run, without a machine: relocations need none.
+    """
+    arch, root, image = _chosen(module, options)
+    if arch.run is not None:
+        machine = _machine(arch, root, image, options)
+        return load_one(machine, module, options, init=False).loaded, machine.models
+    from archs import Checks
+    from loader.alone import loader_for
+    from loader.depends import open_tree
+    from loader.files import ModuleFile
+
+    loader = loader_for(
+        arch,
+        design=options["design"],
+        checks=Checks(options["checks"]),
+        errata=tuple(options["errata"]),
+        stub_sections=options["with_plt"],
+        kaslr=options["kaslr"],
+    )
+    loader.gate.force = options["force"]
+    loader.gate.on_notice = notices.noticed
+    if root is None or is_path(module):
+        paths = [Path(module)]
+    else:
+        tree = open_tree(root)
+        found = ((name, tree.path(name)) for name in tree.to_load(module))
+        paths = [Path(name) if path is None else path for name, path in found]
+    for path in paths:
+        file = ModuleFile.read(path)
+        loaded = loader.form(file.image(), file.name)
+    return loaded, ""
+
+
+def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
+    """Return the machine for a module: its ELF header names the architecture.
+
+    Parameters
+    ----------
+    more
+        Further parameters of the machine.
+    """
+    return _machine(*_chosen(module, options), options, **more)
+
+
+def _machine(
+    arch: Arch, root: str | None, image: KernelImage | None, options: dict[str, Any], **more: Any
+) -> Machine:
+    """Return a machine as the options say."""
+    with importing():
+        from kernels.modelled.heap import LIMIT as HEAP_LIMIT
+        from machine.machine import Machine
+
     machine = Machine(
-        chosen,
+        arch,
         kernel=image,
         modelled=True,
         design=options["design"],
@@ -287,7 +339,7 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
         if options[limit] is not None:
             setattr(machine, limit, options[limit] or None)
     tree = machine.tree
-    if tree is not None and not tree.indexed:
+    if root is not None and tree is not None and not tree.indexed:
         hint = (
             f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
         )

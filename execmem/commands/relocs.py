@@ -10,8 +10,7 @@ import click
 
 from execmem.commands.common import (
     examples,
-    load_one,
-    machine_for,
+    loaded_to_read,
     module_options,
     unknown_option,
 )
@@ -46,11 +45,11 @@ def relocs(
     from execmem.terminal import console
     from loader.listing import Listing
 
-    machine = machine_for(module, options)
-    loaded = load_one(machine, module, options, init=False).loaded
+    loaded, models = loaded_to_read(module, options)
+    arch = loaded.view.arch
     listing = Listing.of(loaded)
     if kind is not None and not listing.types(kind):
-        raise click.UsageError(f"--type {kind!r}: {machine.arch.name} has no such relocation")
+        raise click.UsageError(f"--type {kind!r}: {arch.name} has no such relocation")
     names = {table.target.name for table in listing.tables}
     if section is not None and not any(fnmatchcase(name, section) for name in names):
         shown = ", ".join(sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
@@ -58,7 +57,7 @@ def relocs(
     selection = listing.select(section=section, kind=kind, symbol=symbol)
     code = relocs.Code(listing)
     if options["as_json"]:
-        head = {"module": loaded.name, "arch": machine.arch.name, "models": machine.models}
+        head = {"module": loaded.name, "arch": arch.name, "models": models}
         report.print_json(head | relocs.as_json(code, selection, limit))
         return
     relocs.show(console(), code, selection, limit)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from allocator.errors import AllocationError
 from allocator.types import GIB
 from archs.arch import LevelMissing
 from execmem import figure, reference, report, tables
+from execmem.cli import main
 from execmem.relocs import Code
 from loader.elf import parse
 from loader.layout import plan
@@ -21,6 +24,7 @@ from loader.link import link_view
 from loader.listing import Listing
 from machine.machine import Machine
 from tests.archs.toy import MACHINE, TOY
+from tests.loader.test_toy import module
 from tests.support.elfwriter import A, Form, Rela, Sec, Sym, X, write
 
 
@@ -53,6 +57,33 @@ def test_words_are_shown_where_no_disassembler_is_known() -> None:
     texts = [Code(listing).texts(one) for one in listing.select()]
     assert [after for _, (_, after) in texts] == ["0xc0001244", "0x0c00048d"]
     assert texts[0][0] == (bytes.fromhex("00000010"), "0x00000010")
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_its_relocations_are_shown_without_a_cpu(
+    by_name: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading needs no CPU, so the command shows what the loader made, by file and by name."""
+    file = tmp_path / "toys.ko"
+    file.write_bytes(module())
+    words = ["toys", "--root", str(tmp_path)] if by_name else [str(file)]
+    with pytest.raises(SystemExit) as ended:
+        main(["relocs", *words, "--with-plt", "--section", ".text", "--json"])
+    assert ended.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["module"], found["arch"]) == ("toys", "toy")
+    first, second, *_ = found["relocations"]
+    assert (first["type"], first["symbol"], first["via"]["section"]) == (
+        "R_TOY_26",
+        "_printk",
+        ".plt",
+    )
+    assert int(first["target"], 16) in TOY.loads.address_map().image
+    # The jump behind it leads to `work`, four bytes into this text.
+    place = int(second["place"], 16)
+    assert (
+        second["after"] == (0x0C00_0000 | (place - 4 + 4) % (1 << 28) // 4).to_bytes(4, "big").hex()
+    )
 
 
 def test_running_it_is_refused_by_name() -> None:
