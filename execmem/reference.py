@@ -157,10 +157,14 @@ Version magic and CRCs can only be compared with something:
   `lib/modules/VERSION` or its `build`, which also says what is GPL-only and in which namespace;
   without one, from what a few of the tree's modules were built against, `module_layout` among
   them. As in a kernel, the release does not count beside a CRC of `module_layout` that agrees.
+* **`--kernel PATH`** is that kernel itself: its image says what it exports, with checksums, GPL
+  marks and namespaces, and its version magic; its types how large struct module is. What its
+  tree's modules export still comes from `--root`.
 * **Modules that are there** have CRCs beside what they export.
 * **Alone**, a module is compared with neither. If it names another kernel than the one modelled,
-  it is loaded as if it were one of that, and a notice says so. A module that names none is taken
-  for one of the modelled kernel; kernels load those by force (CONFIG_MODULE_FORCE_LOAD=y).
+  it is linked and finalised as that does it; what it calls is modelled, and a notice says so. A
+  module that names none is taken for one of the modelled kernel; kernels load those by force
+  (CONFIG_MODULE_FORCE_LOAD=y).
 
 `--force`, or `Machine(force=True)`, does what `modprobe --force` does: version magic and versions
 count as missing, and the kernel is tainted (F). It overrides no other check.
