@@ -267,7 +267,10 @@ class Admission:
                     "vermagic", "vermagic", f"{reason}; hint: --force", magic=magic, wanted=wanted
                 )
             )
-        salt = build_salt(self.view) if version_of(magic) is None else None
+        named = version_of(magic) is not None
+        if named and self._of_model and self.gate.kernel is None:
+            return found
+        salt = None if named else build_salt(self.view)
         said = assumptions(self.build, magic, salt, sample=self._sample)
         self.notices += [Notice(code, text, self.title) for code, text in said]
         return found

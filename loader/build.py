@@ -480,7 +480,9 @@ def assumptions(
     sample
         Whether it belongs to the kernel that is modelled, whatever it says.
     """
-    arch, own = build.arch, sample or is_modelled(magic, build.arch)
+    arch = build.arch
+    # What belongs to the modelled kernel does not to another one that is given.
+    own = (sample or is_modelled(magic, arch)) and not build.conflicts
     model = model_text(arch)
     if version_of(magic) is None:
         text = f"version magic {cut(magic.partition(' ')[0])!r} names no version"

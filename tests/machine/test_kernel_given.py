@@ -150,6 +150,15 @@ def test_force_says_what_disagrees(machine: Machine, magic: str) -> None:
     assert odd.loaded.view.version == (6, 9)
 
 
+def test_a_sample_in_another_kernel_is_said(machine: Machine) -> None:
+    """Samples belong to the modelled kernel; forced into one that is given, they do not."""
+    machine.force = True
+    for name in ("6.12.0-samples SMP", debian(machine.arch.machine)):
+        title = f"one{len(name)}"
+        loaded = machine.load(module(machine, name, name=title), init=False)
+        assert {"built-for", "build-conflict"} <= {n.code for n in loaded.report.notices}
+
+
 def test_its_configuration_counts(arch: archs.Arch, magic: str) -> None:
     """Constructors run where it runs them, and what is modelled otherwise is said."""
     config = "CONFIG_CONSTRUCTORS=y\nCONFIG_HZ=1000\nCONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"
