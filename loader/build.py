@@ -520,8 +520,10 @@ def _kernel_text(build: Build, magic: str) -> str:
 
 def _applied(build: Build) -> str:
     """Return what of a module's own kernel is applied, up to what is not."""
+    if build.exports.value and build.types.value:
+        return "its exports, ranges and structures are that kernel's; what it calls is of"
     if build.exports.value:
-        return "what that exports, and its ranges, are known; what is called is of"
+        return "its exports and ranges are that kernel's; what it calls, and structures, are of"
     number = ".".join(map(str, build.version.value))
     return f"linked and finalised as {number} does; what it calls is of"
 

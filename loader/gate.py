@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from archs import Arch
+from archs.layouts import Layouts
 from loader.build import build_of
 from loader.checks import ERR, WARNING, Refused
 from loader.elfview import ElfView
@@ -57,6 +58,8 @@ class Gate:
         Returns what is known of the kernel from its image or a tree of modules, or None.
     kernel
         The kernel that modules are for, where it is given.
+    layouts
+        Where members of its structures lie; None: as in the kernel that is modelled.
     force
         Load as `modprobe --force` does: the module's vermagic and versions do not count.
     constructors
@@ -74,6 +77,7 @@ class Gate:
     arch: Arch
     facts: Callable[[], TreeFacts | None] = lambda: None
     kernel: KernelImage | None = None
+    layouts: Layouts | None = None
     force: bool = False
     constructors: bool = False
     log: Callable[[int, str], None] = lambda _level, _text: None

@@ -128,7 +128,7 @@ class Loader:
         name = view.name
         if title in self.modules:
             raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
-        this = this_module(view)
+        this = this_module(view, self.gate.layouts)
         layout = plan(view, errata=self.errata)
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]

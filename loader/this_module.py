@@ -49,10 +49,10 @@ class ThisModule:
     section
         The section that it is.
     members
-        Member -> offset, of those whose place is known: all of the modelled kernel's, or what
+        Member -> offset, of those whose place is known: all where its kernel's types are, or what
         a module of another build tells.
     modelled
-        Whether it is laid out as in the modelled kernel.
+        Whether it is laid out as in the kernel that is modelled, or given.
     build
         For which kernel the module says that it was built; empty: it does not say.
     """
@@ -63,8 +63,13 @@ class ThisModule:
     build: str
 
 
-def this_module(view: ElfView) -> ThisModule | None:
+def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | None:
     """Return what is known of struct module in a file; None where it has none.
+
+    Parameters
+    ----------
+    layouts
+        Of the kernel that it is for; None: of the one that is modelled.
 
     Raises
     ------
@@ -74,7 +79,7 @@ def this_module(view: ElfView) -> ThisModule | None:
     section = view.section(THIS_MODULE)
     if section is None:
         return None
-    usual = view.arch.loads.layouts
+    usual = view.arch.loads.layouts if layouts is None else layouts
     build = view.modinfo.get("vermagic", "").partition(" ")[0]
     pointers = _pointers(view, section)
     places = {usual.offset_of(STRUCTURE, "init"), usual.offset_of(STRUCTURE, "exit")}

@@ -24,6 +24,7 @@ from allocator.types import GIB, PAGE_SIZE, AddressMap, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
+from archs.layouts import Layouts
 from emulator import process
 from emulator.budget import Limits
 from emulator.calls import Calls
@@ -41,6 +42,7 @@ from loader.build import build_of
 from loader.errors import BadKernel
 from loader.kernel.find import read_kernel
 from loader.kernel.image import KernelImage
+from loader.layouts import BtfLayouts
 from loader.loaded import LoadedModule
 from loader.module import Loader
 from loader.symbols import SymbolTable
@@ -133,6 +135,7 @@ class Computer:
         )
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         loaded: dict[str, LoadedModule] = {}
+        layouts = layouts_of(image)
         self.places = Places(self.memory, loaded, Disassembler(self.arch))
         self.calls = Calls(self.arch, self.memory, self.cpus, self.limits, self._begin)
         runner = _GuestCalls(self.calls, self.places)
@@ -147,6 +150,7 @@ class Computer:
             heap_limit=heap_limit,
             seed=seed,
             limits=self.limits,
+            layouts=layouts,
         )
         self.places.name_at = self.kernel.name_at
         self.explainer = runner.explainer = Explainer(
@@ -192,7 +196,7 @@ class Computer:
         )
         gate = self.loader.gate
         gate.facts, gate.log = self.modprobe.facts, self.kernel.say
-        gate.kernel, gate.force = image, force
+        gate.kernel, gate.layouts, gate.force = image, layouts, force
         gate.constructors = constructors or (self.build.config or {}).get(CONSTRUCTORS) == "y"
         self._patcher = Patcher(
             self.execmem, self.kernel, self.places, self.calls, self.caller, self.breakpoints
@@ -249,6 +253,12 @@ def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
         reason = f"{what} has pages of {size}; only those of {size_text(PAGE_SIZE)} are modelled"
         raise BadKernel(image.name, "pages", reason)
     return image
+
+
+def layouts_of(image: KernelImage | None) -> Layouts | None:
+    """Return the structures of a kernel, as far as it has types; None: those that are modelled."""
+    btf = None if image is None else image.btf
+    return None if image is None or btf is None else BtfLayouts(image.release, btf)
 
 
 def _arch(arch: str | Arch | None, image: KernelImage | None) -> Arch:

@@ -10,6 +10,7 @@ import pytest
 import archs
 from allocator.types import ExecmemType
 from emulator.faults import Fault
+from loader.btf_records import Kind
 from loader.checks import Refused
 from loader.errors import BadKernel, UnresolvedSymbols
 from machine.machine import Machine
@@ -195,3 +196,21 @@ def test_modules_load_with_their_own_kernels(kernels, arch) -> None:
             codes = {notice.code for notice in loaded.report.notices}
             assert "built-for" in codes, file.name
             assert not codes & {"not-exported", "build-conflict"}, file.name
+
+
+def test_structures_are_the_kernels_own(kernels, arch) -> None:
+    """With an image that has types, struct module of its modules is known whole, and other members."""
+    for release, folder in kernels.items():
+        files = sorted(folder.glob("lib/modules/*/kernel/**/*.ko*"))
+        if not list(folder.glob("boot/vmlinu*")) or not files:
+            continue
+        machine = Machine(kernel=folder, modelled=True)
+        kernel = machine.loader.gate.kernel
+        assert kernel is not None
+        whole = kernel.btf.find("module", Kind.STRUCT).number
+        this = machine.load(files[0], init=False).loaded.this
+        assert this.modelled, release
+        for member in ("init", "exit", "refcnt", "source_list"):
+            assert this.members[member] == kernel.btf.place(whole, member).bytes
+        size = kernel.btf.size_of(kernel.btf.find("task_struct", Kind.STRUCT).number)
+        assert machine.kernel.layouts.size_of("task_struct") == size
