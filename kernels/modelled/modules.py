@@ -195,12 +195,19 @@ class ModuleStructs:
         at = loaded.member("mem")
         if at is None:
             return
+        # All of it at once: every load comes here twice.
+        step, layouts = _MEMORY(self.kernel), self.kernel.layouts
+        members = [layouts.member("module_memory", name) for name in ("base", "size")]
+        array = bytearray(self.kernel.memory.read(at, step * len(MemType)))
         for kind in MemType:
             region = loaded.regions.get(kind)
-            base, size = (0, 0) if region is None else (region.address, region.size)
-            found = view(self.kernel, "module_memory", at + _MEMORY(self.kernel) * kind.value)
-            found.put("base", base)
-            found.put("size", align_up(size, PAGE_SIZE))
+            values = (
+                (0, 0) if region is None else (region.address, align_up(region.size, PAGE_SIZE))
+            )
+            for member, value in zip(members, values, strict=True):
+                start = step * kind.value + member.offset
+                array[start : start + member.size] = value.to_bytes(member.size, "little")
+        self._write(at, bytes(array))
 
     def _use(self, user: LoadedModule, provider: LoadedModule) -> None:
         """Let a module hold another one whose symbols it uses (ref_module)."""

@@ -148,7 +148,8 @@ def _put(k: Kernel, tree: int, index: int, entry: int) -> None:
         if not below:
             if not entry:
                 return
-            below = _node_or_fail(k, tree, shift - SHIFT, node, offset) | NODE_TAG
+            # A guest may have written any shift; each level below is less, so this ends.
+            below = _node_or_fail(k, tree, max(shift - SHIFT, 0), node, offset) | NODE_TAG
             k.store(at, below)
             k.store(node + COUNT(k), k.word(node + COUNT(k), 1) + 1, 1)
         node = below - NODE_TAG

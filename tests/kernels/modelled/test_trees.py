@@ -223,3 +223,14 @@ def test_radix_tree_tags(guest):
     assert guest("radix_tree_tagged", tree, 1) == 0
     assert guest("radix_tree_delete", tree, 1) == 8
     assert guest.view("xarray", tree).number("xa_head") == 0
+
+
+def test_a_level_that_the_guest_made_up(guest):
+    """A node's `shift` is guest memory: whatever it is, levels below come to an end."""
+    tree = guest.alloc(16)
+    for index in (0, 5000):
+        assert guest("radix_tree_insert", tree, index, 8, returns="int") == 0
+    node = guest.view("xarray", tree).number("xa_head") & ~3
+    guest.view("xa_node", node).put("shift", 3)
+    assert guest("radix_tree_insert", tree, 9 << 3, 24, returns="int") == 0
+    assert guest("radix_tree_lookup", tree, 9 << 3) == 24
