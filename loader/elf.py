@@ -127,7 +127,12 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> _Header:
         what = _elf_name("ET", kind)
         reason = f"{what} is not a relocatable object (ET_REL); is it a linked program?"
         raise refused("elf-type", name, "ELF header", reason, type=kind)
-    found = by_machine(machine, written.bits, written.order)
+    # Whoever wants an architecture gets its record, be it another than the registry's.
+    mine = wanted is not None and (machine, written.ident) == (
+        wanted.machine,
+        wanted.link.dialect.ident,
+    )
+    found = wanted if mine else by_machine(machine, written.bits, written.order)
     if found is None:
         what = _elf_name("EM", machine).removeprefix("EM_")
         reason = f"{written} {what} (machine {machine}): known are {machines()}"
@@ -136,10 +141,7 @@ def _header(data: bytes, name: str, wanted: Arch | None) -> _Header:
         # Kernels do not look at class and byte order, but at what they make of the numbers.
         hint = "; hint: build it with -m64, or with the compiler of another architecture"
         raise BadModule(name, "ELF header", reason + hint * (written.bits == 32))
-    if wanted is not None and (machine, written.ident) != (
-        wanted.machine,
-        wanted.link.dialect.ident,
-    ):
+    if wanted is not None and not mine:
         reason = f"built for {found.name}, not for {wanted.name}"
         raise refused("elf-machine", name, "ELF header", reason, machine=machine)
     expected = written.section.size

@@ -355,7 +355,7 @@ def _explain(
                 RelocationFailure(
                     section=table.target.name,
                     offset=offset,
-                    reloc=row.name if row else f"type {number}",
+                    reloc=view.arch.link.type_name(number),
                     symbol=view.symbol_name(symbol),
                     containing=functions.at(table, offset),
                     reason=_reason(failure, row),

@@ -8,7 +8,7 @@ from functools import cached_property
 import attrs
 
 from allocator.types import Interval, size_text
-from archs.dialect import NATIVE, Dialect
+from archs.dialect import NATIVE, Dialect, Info
 from archs.op import Op
 from archs.reloc import Reach, Reloc, Rows, data
 
@@ -142,6 +142,20 @@ class Link:
             and row.got is None
             and row.parts == address
         )
+
+    def type_name(self, number: int) -> str:
+        """Return what to call a type of relocation, of whatever number.
+
+        Where a record has three types in one number (`Info.MIPS64`), each is named.
+        """
+        if number in self.relocations:
+            return self.relocations[number].name
+        if self.dialect.info is not Info.MIPS64 or number < 1 << 8:
+            return f"type {number}"
+        types = (number >> shift & 0xFF for shift in (0, 8, 16))
+        names = " / ".join(self.type_name(each) for each in types)
+        special = number >> 24
+        return f"type {number:#x} ({names}{f', special symbol {special}' if special else ''})"
 
     @property
     def call(self) -> Branch | None:

@@ -185,3 +185,16 @@ def test_pointers_are_those_of_the_dialect() -> None:
     """What stores an address where data holds one is told by the width of addresses."""
     assert TOY.link.pointers == (1,)
     assert archs.arch("arm64").link.pointers == (257,)
+
+
+def test_a_combination_that_nobody_knows_is_spelled_out() -> None:
+    """Each of the three types has its name, as `readelf -r` shows them, or its number."""
+    link = attrs.evolve(TOY.link, dialect=Dialect(order="big", info=Info.MIPS64))
+    assert link.type_name(3) == "R_TOY_HI16"
+    assert link.type_name(77) == "type 77"
+    assert link.type_name(3 << 16 | 77 << 8 | 2) == "type 0x34d02 (R_TOY_26 / type 77 / R_TOY_HI16)"
+    assert (
+        link.type_name(1 << 24 | 77)
+        == "type 0x100004d (type 77 / R_TOY_NONE / R_TOY_NONE, special symbol 1)"
+    )
+    assert TOY.link.type_name(1 << 24) == "type 16777216"

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -311,3 +312,11 @@ def test_symbols_that_are_absolute_have_no_section(arch: archs.Arch) -> None:
     assert dict(view.undefined) == {}
     linked = link_view(view, plan(view), {1: 0xFFFF_0000_0000_0000}, {})
     assert bytes(linked.sections[1]) == (42).to_bytes(8, "little")
+
+
+def test_a_record_that_is_asked_for_is_the_one_that_is_used(arch: archs.Arch) -> None:
+    """Who gives a record of an architecture, changed as it may be, gets views of that record."""
+    mine = attrs.evolve(arch, title="another")
+    image = write(arch.machine, [Sec(".text", bytes(8), A | X)], [])
+    assert parse(image, arch=mine).arch is mine
+    assert parse(image).arch is arch
