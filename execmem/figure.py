@@ -76,7 +76,7 @@ def _row(arch: Arch, top: int) -> list[str]:
 
 def address_spaces() -> str:
     """Return an SVG of every architecture's module window, kernel image and call reach."""
-    known = archs()
+    known = [arch for arch in archs() if arch.load is not None]
     height = ROW * len(known) + 44
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',

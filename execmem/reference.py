@@ -46,6 +46,8 @@ In a path `[]` is each element of a list, and `{}` each key that depends on the 
 
 """
 
+NO_LOAD = "-"  # what has no answer without the level load
+
 HERE = Path(__file__).parent.parent / "docs" / "reference"
 
 
@@ -75,7 +77,10 @@ def architectures() -> str:
         ("fallback window", _fallback),
         ("PLT entry", lambda a: f"{a.plt.size} bytes, `{a.plt.section}`" if a.plt else "none"),
         ("CPU errata", lambda a: ", ".join(a.errata) or "none"),
-        ("trap that fills unused text", lambda a: f"`{a.loads.trap.hex(' ')}`"),
+        (
+            "trap that fills unused text",
+            lambda a: f"`{a.load.trap.hex(' ')}`" if a.load else NO_LOAD,
+        ),
         ("text_poke", _poke),
     ]
     lines = [
@@ -104,11 +109,15 @@ def architectures() -> str:
 
 
 def _window(arch: Arch) -> str:
-    return size_text(arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range.size)
+    if arch.load is None:
+        return NO_LOAD
+    return size_text(arch.load.address_map().range_of(ExecmemType.MODULE_TEXT).range.size)
 
 
 def _fallback(arch: Arch) -> str:
-    fallback = arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).fallback
+    if arch.load is None:
+        return NO_LOAD
+    fallback = arch.load.address_map().range_of(ExecmemType.MODULE_TEXT).fallback
     return "none" if fallback is None else size_text(fallback.size)
 
 

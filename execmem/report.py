@@ -7,10 +7,10 @@ Tables fit 80 columns and need no colour; addresses are hex, sizes in binary uni
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from allocator.types import ExecmemType, Hex, Interval, size_text
+from allocator.types import AddressMap, ExecmemRange, ExecmemType, Hex, Interval, size_text
 from archs import Arch, Branch
 from execmem import documents, notices
 from execmem.streams import say
@@ -258,15 +258,17 @@ def _reach_cells(extent: Extent | None) -> tuple[str, str]:
 
 def arch_json(arch: Arch) -> dict[str, Any]:
     """Return what makes an architecture different."""
-    here = arch.loads.address_map()
+    here = None if arch.load is None else arch.load.address_map()
     return {
         "name": arch.name,
         "aliases": list(arch.aliases),
         "machine": arch.machine,
-        "image": _span(here.image),
-        "direct_map": Hex(here.direct_map),
-        "vmalloc": _span(here.vmalloc),
-        "ranges": {
+        "image": None if here is None else _span(here.image),
+        "direct_map": None if here is None else Hex(here.direct_map),
+        "vmalloc": None if here is None else _span(here.vmalloc),
+        "ranges": {}
+        if here is None
+        else {
             kind.value: _span(here.range_of(kind).range)
             | {
                 "fallback": [Hex(f.start), Hex(f.end)]
@@ -305,7 +307,7 @@ def arch_json(arch: Arch) -> dict[str, Any]:
             "breakpoint": arch.live_patch.breakpoint.hex() if arch.live_patch.breakpoint else None,
             "rule": arch.live_patch.rule,
         },
-        "trap": arch.loads.trap.hex(),
+        "trap": None if arch.load is None else arch.load.trap.hex(),
         "relocations": sum(not row.unsupported for row in arch.link.relocations.values()),
         "relocations_refused": sum(bool(row.unsupported) for row in arch.link.relocations.values()),
     }
@@ -326,26 +328,36 @@ def _alias(arch: Arch) -> str:
 def print_archs(out: Console, archs: Sequence[Arch]) -> None:
     """Show the architectures side by side."""
     facts = [arch_json(a) for a in archs]
-    maps = [a.loads.address_map() for a in archs]
+    maps = [None if a.load is None else a.load.address_map() for a in archs]
 
     def row(name: str, cells: Iterable[object]) -> tuple[object, ...]:
         return (name, *cells)
 
-    text = [m.range_of(ExecmemType.MODULE_TEXT) for m in maps]
+    def placed(name: str, cell: Callable[[AddressMap], str]) -> tuple[object, ...]:
+        """Return a row about places, which only the level load has."""
+        return row(name, ("-" if each is None else cell(each) for each in maps))
+
+    def text(of: AddressMap) -> ExecmemRange:
+        return of.range_of(ExecmemType.MODULE_TEXT)
+
+    def fallback(of: AddressMap) -> str:
+        other = text(of).fallback
+        return size_text(other.size) if other else "none"
+
     rows = [
-        row("kernel image", (f"{m.image.start:#x}" for m in maps)),
-        row("  size", (size_text(m.image.size) for m in maps)),
-        row("module text from", (f"{t.range.start:#x}" for t in text)),
-        row("  to", (f"{t.range.end:#x}" for t in text)),
-        row("  size", (size_text(t.range.size) for t in text)),
-        row("  fallback", (size_text(t.fallback.size) if t.fallback else "none" for t in text)),
-        row("vmalloc from", (f"{m.vmalloc.start:#x}" for m in maps)),
+        placed("kernel image", lambda m: f"{m.image.start:#x}"),
+        placed("  size", lambda m: size_text(m.image.size)),
+        placed("module text from", lambda m: f"{text(m).range.start:#x}"),
+        placed("  to", lambda m: f"{text(m).range.end:#x}"),
+        placed("  size", lambda m: size_text(text(m).range.size)),
+        placed("  fallback", fallback),
+        placed("vmalloc from", lambda m: f"{m.vmalloc.start:#x}"),
         row("PLT entry", (f"{a.plt.size} B" if a.plt else "none" for a in archs)),
         row("text_poke", (a.text_poke.name if a.text_poke else "none" for a in archs)),
         row("  step", (f"{a.text_poke.pages} pages" if a.text_poke else "" for a in archs)),
         row("  granule", (f"{a.text_poke.granule} B" if a.text_poke else "" for a in archs)),
         row("  alias", (_alias(a) for a in archs)),
-        row("trap", (a.loads.trap.hex(" ") for a in archs)),
+        row("trap", (a.load.trap.hex(" ") if a.load else "-" for a in archs)),
         row("relocation types", (f["relocations"] for f in facts)),
         row("  refused by name", (f["relocations_refused"] for f in facts)),
     ]

@@ -39,6 +39,7 @@ HEX, COUNT, REAL, TEXT, BYTES, FLAG, PART, ANY = ValueKind
 Keys: TypeAlias = Mapping[str, tuple[ValueKind, str]]
 
 NULL = "; null: "  # in a key's meaning, before the reason why it may be null
+NO_LOAD = f"{NULL}the architecture has no level load"
 REGION = f"size of the aligned region that both count in{NULL}from the instruction"
 MODELS = "the kernel that is modelled, and with whose facts"
 SOME = "; only "  # before the reason why it may be missing
@@ -260,8 +261,10 @@ DOCUMENTS: Mapping[str, Keys] = {
         "archs[].name": (TEXT, "architecture"),
         "archs[].aliases[]": (TEXT, "other names"),
         "archs[].machine": (COUNT, "e_machine"),
+        "archs[].image": (PART, f"what stands below{NO_LOAD}"),
         **_spans("archs[].image", "the kernel image"),
-        "archs[].direct_map": (HEX, "where it begins"),
+        "archs[].direct_map": (HEX, f"where it begins{NO_LOAD}"),
+        "archs[].vmalloc": (PART, f"what stands below{NO_LOAD}"),
         **_spans("archs[].vmalloc", "the vmalloc area"),
         **_spans("archs[].ranges{}", "by use, where executable memory may lie"),
         "archs[].ranges{}.fallback[]": (HEX, f"start and end of where else{NULL}nowhere"),
@@ -284,7 +287,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "archs[].live_patch.name": (TEXT, "the kernel's name"),
         "archs[].live_patch.breakpoint": (BYTES, f"instruction{NULL}none is used"),
         "archs[].live_patch.rule": (TEXT, "what may be written under other CPUs"),
-        "archs[].trap": (BYTES, "instruction that fills unused text"),
+        "archs[].trap": (BYTES, f"instruction that fills unused text{NO_LOAD}"),
         "archs[].relocations": (COUNT, "types that are applied"),
         "archs[].relocations_refused": (COUNT, "types that are refused by name"),
     },

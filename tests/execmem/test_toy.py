@@ -15,15 +15,16 @@ from allocator import KernelMemory, PhysicalMemory
 from allocator.errors import AllocationError
 from allocator.types import GIB
 from archs.arch import LevelMissing
-from execmem import figure, reference, report, tables
+from execmem import documents, figure, reference, report, tables
 from execmem.cli import main
 from execmem.relocs import Code
+from execmem.schema import complaints
 from loader.elf import parse
 from loader.layout import plan
 from loader.link import link_view
 from loader.listing import Listing
 from machine.machine import Machine
-from tests.archs.toy import MACHINE, TOY
+from tests.archs.toy import LINKS_ONLY, MACHINE, TOY
 from tests.loader.test_toy import module
 from tests.support.elfwriter import A, Form, Rela, Sec, Sym, X, write
 
@@ -43,6 +44,21 @@ def test_every_table_has_a_column_for_it() -> None:
     assert "| 3 | R_TOY_HI16 | `S+A` | X[31:16] -> word32[15:0] of X+0x8000 |" in tables.document()
     assert "window 64 MiB; JAL reaches its region of 256 MiB" in figure.address_spaces()
     assert report.arch_json(TOY)["text_poke"] is None
+
+
+def test_one_that_only_links_has_a_column_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no answer without the level load is left open, and what has one is there."""
+    monkeypatch.setattr(archs, "ALL", (*archs.ALL[:-1], LINKS_ONLY))
+    out = io.StringIO()
+    report.print_archs(Console(file=out, width=200), archs.archs())
+    cells = {line.split("  ")[0].strip(): line.split() for line in out.getvalue().splitlines()}
+    assert [cells[name][-1] for name in ("kernel image", "vmalloc from", "trap")] == ["-"] * 3
+    assert "| window for module text |" in (text := reference.architectures())
+    assert all(line.endswith("| - |") for line in text.splitlines() if "window" in line)
+    assert "Toy" not in figure.address_spaces()
+    found = report.arch_json(LINKS_ONLY)
+    assert (found["image"], found["ranges"], found["trap"]) == (None, {}, None)
+    assert [*complaints("archs", json.loads(documents.text({"archs": [found]})))] == []
 
 
 def test_words_are_shown_where_no_disassembler_is_known() -> None:
