@@ -69,14 +69,16 @@ class NotKnown(ExecmemError):
         The structure, or `structure.member`.
     release
         Of the kernel whose types were asked.
+    hint
+        What would make it known.
     reason
         What is wrong with it, where it is not that there is none.
     """
 
     name: str
     release: str
+    hint: str
     reason: str = ""
-    HINT = "give the kernel with --kernel"
 
     @property
     def what(self) -> str:
@@ -84,14 +86,16 @@ class NotKnown(ExecmemError):
         return printable(f"{self.name} of {self.release} {self.reason or 'is not known'}")
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.HINT}"
+        return f"{self.what}; {self.hint}"
 
 
 class Layouts(abc.ABC):
     """The structures of one kernel.
 
-    Whoever has types says by `find_size` and `find` what they say; both are asked once.
+    `hint` is what would make known what is not. Whoever has types says by `find_size` and `find` what they say; both are asked once.
     """
+
+    hint = "give the kernel with --kernel"
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
@@ -126,7 +130,7 @@ class Layouts(abc.ABC):
         if found is None:
             found = self.find_size(structure)
             if found is None:
-                raise NotKnown(structure, self.release)
+                raise NotKnown(structure, self.release, self.hint)
             self._sizes[structure] = found
         return found
 
@@ -137,7 +141,7 @@ class Layouts(abc.ABC):
             self.size_of(structure)  # a structure that is not there is named alone
             found = self.find(structure, path)
             if found is None:
-                raise NotKnown(f"{structure}.{path}", self.release)
+                raise NotKnown(f"{structure}.{path}", self.release, self.hint)
             self._members[structure, path] = found
         return found
 
@@ -161,9 +165,10 @@ class Layouts(abc.ABC):
 class Unknown(Layouts):
     """A kernel whose types nobody has."""
 
-    def __init__(self, release: str) -> None:
+    def __init__(self, release: str, hint: str = "") -> None:
         super().__init__()
         self._release = release
+        self.hint = hint or self.hint
 
     @property
     def release(self) -> str:

@@ -523,7 +523,7 @@ def _applied(build: Build) -> str:
     if build.exports.value and build.types.value:
         return "its exports, ranges and structures are that kernel's; what it calls is of"
     if build.exports.value:
-        return "its exports and ranges are that kernel's; what it calls, and structures, are of"
+        return "its exports and ranges are that kernel's, what needs structures stops; what it calls is of"
     number = ".".join(map(str, build.version.value))
     return f"linked and finalised as {number} does; what it calls is of"
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from archs.layouts import As, Layouts, Member, NotKnown
+from archs.layouts import As, Layouts, Member, NotKnown, Unknown
 from loader.btf import Btf
 from loader.btf_records import Kind, Type
+from loader.kernel.image import KernelImage
 
 _NUMBERS = (Kind.INT, Kind.ENUM, Kind.ENUM64)
 _TAGGED = (Kind.STRUCT, Kind.UNION)
@@ -21,6 +22,8 @@ class BtfLayouts(Layouts):
     types
         The kernel's, and those of modules, asked one after the other.
     """
+
+    hint = "its types have none"
 
     def __init__(self, release: str, *types: Btf) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class BtfLayouts(Layouts):
         whole = 8 * btf.size_of(place.type)
         number = inner.kind is Kind.INT and inner.bits != whole
         if place.bits or place.offset % 8 or number:
-            raise NotKnown(f"{structure}.{path}", self._release, "is a bit field")
+            raise NotKnown(f"{structure}.{path}", self._release, self.hint, "is a bit field")
         kind = _kind(btf, inner)
         tag = inner.name if kind is As.STRUCTURE else ""
         return Member(place.bytes, btf.size_of(place.type), kind, tag)
@@ -64,6 +67,14 @@ class BtfLayouts(Layouts):
                     if inner.kind in _TAGGED:
                         return btf, inner
         return None
+
+
+def layouts_of(kernel: KernelImage) -> Layouts:
+    """Return what a kernel's types say, which may be nothing; BadBtf where they are damaged."""
+    release = kernel.release or kernel.name
+    if kernel.btf is None:
+        return Unknown(release, f"give {kernel.unknown['types']}")
+    return BtfLayouts(release, kernel.btf)
 
 
 def _kind(btf: Btf, found: Type) -> As:

@@ -79,7 +79,9 @@ def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | N
     section = view.section(THIS_MODULE)
     if section is None:
         return None
-    usual = view.arch.loads.layouts if layouts is None else layouts
+    usual = view.arch.loads.layouts
+    if layouts is not None and layouts.has(STRUCTURE):
+        usual = layouts
     build = view.modinfo.get("vermagic", "").partition(" ")[0]
     pointers = _pointers(view, section)
     places = {usual.offset_of(STRUCTURE, "init"), usual.offset_of(STRUCTURE, "exit")}
@@ -94,7 +96,7 @@ def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | N
     title = (view.modinfo.get("name") or module_name(view.name)).encode()
     if title and name.partition(b"\0")[0] == title:
         members.update(head)
-    members.update(_entries(view, section, pointers))
+    members.update(_entries(view, section, pointers, usual))
     # `void (*exit)(void); atomic_t refcnt;` since 3.19
     if "exit" in members and members["exit"] + word + 4 <= section.size:
         members["refcnt"] = members["exit"] + word
@@ -123,7 +125,7 @@ def _pointers(view: ElfView, section: Section) -> Mapping[int, tuple[int, int]]:
 
 
 def _entries(
-    view: ElfView, section: Section, pointers: Mapping[int, tuple[int, int]]
+    view: ElfView, section: Section, pointers: Mapping[int, tuple[int, int]], usual: Layouts
 ) -> Mapping[str, int]:
     """Return where init and exit stand in a struct module of another build."""
     if not pointers:
@@ -137,7 +139,6 @@ def _entries(
         return {"init": first, "exit": last[0]}
     member = _meaning(view, *pointers[first])
     if not member:
-        usual = view.arch.loads.layouts
         reason = (
             f"one pointer, at {first:#x} of {section.size:#x}: whether to init or to exit neither "
             f"its symbol nor its section tells (a kernel {usual.series} has "

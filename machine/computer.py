@@ -24,7 +24,6 @@ from allocator.types import GIB, PAGE_SIZE, AddressMap, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
-from archs.layouts import Layouts
 from emulator import process
 from emulator.budget import Limits
 from emulator.calls import Calls
@@ -42,7 +41,7 @@ from loader.build import build_of
 from loader.errors import BadKernel
 from loader.kernel.find import read_kernel
 from loader.kernel.image import KernelImage
-from loader.layouts import BtfLayouts
+from loader.layouts import layouts_of
 from loader.loaded import LoadedModule
 from loader.module import Loader
 from loader.symbols import SymbolTable
@@ -135,7 +134,7 @@ class Computer:
         )
         self.breakpoints: dict[int, Callable[[Cpu], int]] = {}
         loaded: dict[str, LoadedModule] = {}
-        layouts = layouts_of(image)
+        layouts = None if image is None else layouts_of(image)
         self.places = Places(self.memory, loaded, Disassembler(self.arch))
         self.calls = Calls(self.arch, self.memory, self.cpus, self.limits, self._begin)
         runner = _GuestCalls(self.calls, self.places)
@@ -253,12 +252,6 @@ def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
         reason = f"{what} has pages of {size}; only those of {size_text(PAGE_SIZE)} are modelled"
         raise BadKernel(image.name, "pages", reason)
     return image
-
-
-def layouts_of(image: KernelImage | None) -> Layouts | None:
-    """Return the structures of a kernel, as far as it has types; None: those that are modelled."""
-    btf = None if image is None else image.btf
-    return None if image is None or btf is None else BtfLayouts(image.release, btf)
 
 
 def _arch(arch: str | Arch | None, image: KernelImage | None) -> Arch:

@@ -34,9 +34,10 @@ class Parameters:
         self._caller = caller
 
     def of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
-        """Return what a module's `__param` table declares."""
+        """Return what a module's `__param` table declares; nothing where no types tell."""
+        known = self._kernel.layouts.has("kernel_param")
         for section in loaded.sections.values():
-            if section.name == "__param" and section.size:
+            if known and section.name == "__param" and section.size:
                 return parameters(self._kernel, self._memory, section.address, section.size)
         return ()
 
@@ -44,6 +45,7 @@ class Parameters:
         """Give each parameter to its own `set` operation, as parse_args() does."""
         if not params:
             return
+        self._kernel.layouts.size_of("kernel_param")
         declared = {p.name: p for p in self.of(loaded)}
         for name, value in params.items():
             parameter = declared.get(name.replace("-", "_"))

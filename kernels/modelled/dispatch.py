@@ -126,7 +126,7 @@ class Dispatch:
                     address,
                     self._serving.caller(),
                     reason=error.what,
-                    hint=error.HINT,
+                    hint=error.hint,
                 ) from None
             except ExecmemError:
                 raise

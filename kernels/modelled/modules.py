@@ -18,8 +18,9 @@ import attrs
 
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
+from archs.layouts import NotKnown
 from kernels.modelled.services import Services
-from kernels.modelled.structs import PREV, made, offset_of, size_of, view
+from kernels.modelled.structs import PREV, offset_of, size_of, view
 from kernels.modelled.structs import struct as declare
 from loader.gate import TAINTS
 from loader.loaded import LoadedModule, State
@@ -77,7 +78,8 @@ class ModuleStructs:
         node = loaded.member("list")
         if node is not None:
             self._insert(node, self._head)
-        self._kobject(loaded)
+        with suppress(NotKnown):
+            self._kobject(loaded)
         self._put(loaded, "taints", sum(1 << TAINTS.index(letter) for letter in loaded.taints), 8)
         for name in ("version", "srcversion"):
             text = loaded.view.modinfo.get(name)
@@ -89,18 +91,21 @@ class ModuleStructs:
                     self.kernel.memory.write(found, data)
                 self._put(loaded, name, found)
         self._tables(loaded)
-        self._memory(loaded)
+        with suppress(NotKnown):
+            self._memory(loaded)
         for name in ("source_list", "target_list"):
             head = loaded.member(name)
             if head is not None:
-                self._write(head, self._links(head, head))
+                self._write(head, struct.pack("<QQ", head, head))
         for provider in sorted(loaded.providers):
-            self._use(loaded, self.modules[provider])
+            with suppress(NotKnown):
+                self._use(loaded, self.modules[provider])
 
     def live(self, loaded: LoadedModule) -> None:
         """Note that a module's init has returned."""
         self._put_state(loaded, State.LIVE)
-        self._memory(loaded)
+        with suppress(NotKnown):
+            self._memory(loaded)
         if (count := self._count(loaded)) is not None:
             self._put(loaded, "refcnt", count - 1, 4)
 
@@ -174,7 +179,7 @@ class ModuleStructs:
         found = view(self.kernel, "module_kobject", at)
         found.put("kobj.name", name)
         entry, count = found.at("kobj.entry"), found.member("kobj.kref")
-        self._write(entry, self._links(entry, entry))
+        self._write(entry, struct.pack("<QQ", entry, entry))
         self._write(at + count.offset, struct.pack("<II", 1, _KOBJECT_ADDED))
         found.put("mod", this)
 
@@ -184,8 +189,9 @@ class ModuleStructs:
         for title, member, count, size in _TABLES:
             found = sections.get(title)
             if found is not None:
-                self._put(loaded, member, found.address)
-                self._put(loaded, count, found.size // size(self.kernel), 4)
+                with suppress(NotKnown):
+                    self._put(loaded, count, found.size // size(self.kernel), 4)
+                    self._put(loaded, member, found.address)
         if loaded.layout.percpu is not None and loaded.percpu is not None:
             self._put(loaded, "percpu", loaded.percpu)
             self._put(loaded, "percpu_size", loaded.layout.percpu.size, 4)
@@ -231,12 +237,9 @@ class ModuleStructs:
     def _insert(self, node: int, head: int) -> None:
         with suppress(AccessError):
             after = int.from_bytes(self.kernel.memory.read(head, 8), "little")
-            self._write(node, self._links(after, head))
-            self._write(after + PREV(self.kernel) & ADDRESS_MASK, node.to_bytes(8, "little"))
+            self._write(node, struct.pack("<QQ", after, head))
+            self._write(after + PREV & ADDRESS_MASK, node.to_bytes(8, "little"))
             self._write(head, node.to_bytes(8, "little"))
-
-    def _links(self, after: int, before: int) -> bytes:
-        return made(self.kernel, "list_head", {"next": after, "prev": before})
 
     def _remove(self, node: int) -> None:
         """Take a node out of its list, if both neighbours know it (list_del, hardened)."""
@@ -244,10 +247,6 @@ class ModuleStructs:
         with suppress(AccessError):
             after, before = struct.unpack("<QQ", memory.read(node, 16))
             here = node.to_bytes(8, "little")
-            if (
-                memory.read(before, 8)
-                == memory.read(after + PREV(self.kernel) & ADDRESS_MASK, 8)
-                == here
-            ):
+            if memory.read(before, 8) == memory.read(after + PREV & ADDRESS_MASK, 8) == here:
                 self._write(before, after.to_bytes(8, "little"))
-                self._write(after + PREV(self.kernel) & ADDRESS_MASK, before.to_bytes(8, "little"))
+                self._write(after + PREV & ADDRESS_MASK, before.to_bytes(8, "little"))

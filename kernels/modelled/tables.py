@@ -58,7 +58,7 @@ def _row(member: Member) -> tuple[int, int, str]:
     return member.offset, member.size, kind
 
 
-def layouts_of(image: Path, modules: Sequence[Path] = (), release: str = "") -> Layouts:
+def read_layouts(image: Path, modules: Sequence[Path] = (), release: str = "") -> Layouts:
     """Return what a kernel and modules of it say.
 
     Raises
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--release", default="", help="where the image does not say it")
     given = parser.parse_args()
     try:
-        found = layouts_of(given.image, given.modules, given.release)
+        found = read_layouts(given.image, given.modules, given.release)
         sys.stdout.write(table(found))
     except (ExecmemError, OSError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
@@ -116,7 +116,7 @@ def main() -> int:
     missing = [name for name in USED if not found.has(name)]
     missing += [f"{n}.{m}" for n in USED if found.has(n) for m in USED[n] if not found.has(n, m)]
     for name in sorted(missing):
-        sys.stderr.write(f"{NotKnown(name, found.release).what}\n")
+        sys.stderr.write(f"{NotKnown(name, found.release, found.hint).what}\n")
     return 0
 
 

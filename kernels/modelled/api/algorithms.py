@@ -91,7 +91,8 @@ class Algorithm:
             self._object = self._alloc(layouts.size_of(self.STRUCTURE) + context)
             self._tfm = self._object + layouts.offset_of(self.STRUCTURE, "base")
             tfm = view(self.kernel, "crypto_tfm", self._tfm)
-            tfm.put("refcnt", 1)
+            if layouts.has("crypto_tfm", "refcnt"):  # not in 7.2
+                tfm.put("refcnt", 1)
             tfm.put("__crt_alg", alg)
             self._created()
             for name in self.CREATE:
@@ -181,7 +182,8 @@ class Hash(Algorithm):
     DESTROY = ("exit_tfm", "cra_exit")
 
     def _created(self) -> None:
-        view(self.kernel, self.STRUCTURE, self._object).put("descsize", self.number("descsize"))
+        if self.kernel.layouts.has(self.STRUCTURE, "descsize"):  # 7.2 asks the algorithm
+            view(self.kernel, self.STRUCTURE, self._object).put("descsize", self.number("descsize"))
 
     @_one_budget
     def digest(self, data: bytes, *, key: bytes | None = None, chunk: int = CHUNK) -> bytes:

@@ -171,7 +171,7 @@ def empty_list(k: Kernel, head: int) -> None:
 
 def last_node(k: Kernel, head: int) -> int:
     """Return the last node of a list; the head of an empty one."""
-    return k.word(head + PREV(k))
+    return k.word(head + PREV)
 
 
 def list_insert(k: Kernel, node: int, before: int) -> None:
@@ -179,13 +179,13 @@ def list_insert(k: Kernel, node: int, before: int) -> None:
     after = k.word(before)
     k.memory.write(node, words(after, before))
     k.store(before, node)
-    k.store(after + PREV(k), node)
+    k.store(after + PREV, node)
 
 
 def list_del_init(k: Kernel, node: int) -> None:
     """Take a node out of the list it is in, if it is in one."""
-    after, before = k.word(node), k.word(node + PREV(k))
+    after, before = k.word(node), k.word(node + PREV)
     if after and after != node:
         k.store(before, after)
-        k.store(after + PREV(k), before)
+        k.store(after + PREV, before)
         empty_list(k, node)

@@ -34,8 +34,7 @@ STEP = 64 * KIB  # bytes that are given to zlib at once, which may make a thousa
 
 struct(
     "z_stream",
-    "next_in avail_in total_in next_out avail_out total_out msg"
-    " state workspace data_type adler reserved",
+    "next_in avail_in total_in next_out avail_out total_out msg state workspace reserved",
 )
 
 

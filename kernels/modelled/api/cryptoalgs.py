@@ -14,29 +14,25 @@ struct(
 )
 struct(
     "crypto_alg",
-    "cra_list cra_users cra_flags cra_blocksize cra_ctxsize"
-    " cra_alignmask cra_priority cra_refcnt cra_name"
-    " cra_driver_name cra_type cra_u.cipher cra_init cra_exit"
-    " cra_destroy cra_module",
+    "cra_flags cra_blocksize cra_ctxsize cra_alignmask cra_priority cra_name cra_driver_name"
+    " cra_u.cipher cra_init cra_exit cra_destroy",
 )
 # cra_u is a union; a compression algorithm's arm is declared apart.
 struct("compress_alg", "coa_compress coa_decompress")
-struct("hash_alg_common", "digestsize statesize base")
+struct("hash_alg_common", "digestsize base")
 struct(
     "shash_alg",
-    "init update final finup digest export import setkey init_tfm exit_tfm clone_tfm descsize halg",
+    "init update final finup digest export import setkey init_tfm exit_tfm clone_tfm descsize digestsize base",
 )
 struct(
     "ahash_alg",
     "init update final finup digest export import setkey init_tfm exit_tfm clone_tfm reqsize halg",
 )
-struct(
-    "skcipher_alg_common",
-    "min_keysize max_keysize ivsize chunksize statesize base",
-)
+struct("skcipher_alg_common", "min_keysize max_keysize ivsize base")
 struct(
     "skcipher_alg",
-    "setkey encrypt decrypt export import init exit walksize co",
+    "setkey encrypt decrypt export import init exit walksize"
+    " min_keysize max_keysize ivsize chunksize base",
 )
 struct("lskcipher_alg", "setkey encrypt decrypt init exit co")
 struct(
@@ -57,17 +53,14 @@ struct(
     "kpp_alg",
     "set_secret generate_public_key compute_shared_secret max_size init exit base",
 )
-struct(
-    "crypto_template",
-    "list instances.first module create name",
-)
+struct("crypto_template", "list module create name")
 
 COMMON = ("cra_driver_name", "cra_priority", "cra_blocksize")
 # Kind -> where its crypto_alg is, and what else is of interest.
 ALGORITHMS = {
-    "shash": ("halg.base", ("halg.digestsize", "descsize")),
+    "shash": ("base", ("digestsize", "descsize")),
     "ahash": ("halg.base", ("halg.digestsize",)),
-    "skcipher": ("co.base", ("co.min_keysize", "co.max_keysize", "co.ivsize")),
+    "skcipher": ("base", ("min_keysize", "max_keysize", "ivsize")),
     "lskcipher": ("co.base", ("co.min_keysize", "co.max_keysize", "co.ivsize")),
     "aead": ("base", ("ivsize", "maxauthsize")),
     "rng": ("base", ("seedsize",)),

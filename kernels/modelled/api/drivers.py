@@ -14,15 +14,12 @@ MOST_IDS = 4096
 
 struct(
     "device_driver",
-    "name bus owner mod_name suppress_bind_attrs probe_type"
-    " of_match_table acpi_match_table probe sync_state remove shutdown"
-    " suspend resume groups dev_groups pm coredump p",
+    "name bus owner probe sync_state remove shutdown suspend resume groups coredump p",
 )
 struct(
     "pci_driver",
-    "name id_table probe remove suspend resume shutdown"
-    " sriov_configure sriov_set_msix_vec_count sriov_get_vf_total_msix err_handler"
-    " groups dev_groups driver",
+    "name id_table probe remove suspend resume shutdown sriov_configure"
+    " sriov_set_msix_vec_count sriov_get_vf_total_msix groups driver",
 )
 struct(
     "platform_driver",
@@ -40,22 +37,14 @@ struct(
 struct("spi_driver", "id_table probe remove shutdown driver")
 struct(
     "virtio_driver",
-    "driver id_table feature_table feature_table_size"
-    " feature_table_legacy feature_table_size_legacy validate probe scan"
-    " remove config_changed freeze restore",
+    "driver id_table validate probe scan remove config_changed freeze restore",
 )
-struct(
-    "hid_driver",
-    "name id_table dyn_list dyn_lock match probe remove report_table raw_event",
-)
+struct("hid_driver", "name id_table match probe remove raw_event")
 struct(
     "acpi_driver",
     "name class ids flags ops.add ops.remove ops.notify drv",
 )
-struct(
-    "pci_device_id",
-    "vendor device subvendor subdevice class class_mask driver_data override_only",
-)
+struct("pci_device_id", "vendor device subvendor class class_mask driver_data")
 struct(
     "usb_device_id",
     "idVendor idProduct bDeviceClass bInterfaceClass driver_info",
@@ -65,7 +54,7 @@ struct("hid_device_id", "bus group vendor product driver_data")
 struct("platform_device_id", "name driver_data")
 struct("i2c_device_id", "name driver_data")
 struct("spi_device_id", "name driver_data")
-struct("acpi_device_id", "id driver_data cls cls_msk")
+struct("acpi_device_id", "id driver_data cls")
 
 
 def _table(structure: str, end: tuple[str, ...], spell: Callable[[StructView], str]) -> DeviceIds:

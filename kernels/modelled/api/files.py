@@ -13,17 +13,8 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import struct, view
 from kernels.modelled.table import function
 
-struct(
-    "file",
-    "f_count f_lock f_mode f_op f_mapping private_data f_inode"
-    " f_flags f_iocb_flags f_cred f_path f_pos_lock f_pos",
-)
-struct(
-    "inode",
-    "i_mode i_opflags i_uid i_gid i_flags i_acl i_default_acl i_op"
-    " i_sb i_mapping i_security i_ino i_nlink i_rdev i_size"
-    " i_cdev",
-)
+struct("file", "f_count f_mode f_op private_data f_inode f_flags f_pos_lock f_pos")
+struct("inode", "i_mode i_rdev i_cdev")
 
 
 class Mode(enum.IntFlag):

@@ -14,8 +14,8 @@ from kernels.modelled.structs import POINTER, made, size_of, view
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
-declare("kobject", "name entry parent kset ktype sd kref")
-declare("kobj_type", "release sysfs_ops default_groups")
+declare("kobject", "name entry parent kset ktype kref")
+declare("kobj_type", "release")
 declare("kset", "list kobj uevent_ops")
 KOBJECT, KSET = size_of("kobject"), size_of("kset")
 

@@ -37,7 +37,7 @@ def _corrupt(k: Kernel, message: str) -> None:
 def _list_add_valid(k: Kernel, new: int, before: int, after: int) -> int:
     if not before or not after:
         _corrupt(k, f"list_add corruption. {'next' if before else 'prev'} is NULL.")
-    back, forth = k.word(after + PREV(k)), k.word(before)
+    back, forth = k.word(after + PREV), k.word(before)
     if back != before:
         _corrupt(
             k,
@@ -57,7 +57,7 @@ def _list_add_valid(k: Kernel, new: int, before: int, after: int) -> int:
 
 @function("bool __list_del_entry_valid_or_report(struct list_head *entry)")
 def _list_del_entry_valid(k: Kernel, entry: int) -> int:
-    after, before = k.word(entry), k.word(entry + PREV(k))
+    after, before = k.word(entry), k.word(entry + PREV)
     start = f"list_del corruption, {entry:016x}"
     if not after or not before:
         _corrupt(k, f"{start}->{'next' if not after else 'prev'} is NULL")
@@ -67,7 +67,7 @@ def _list_del_entry_valid(k: Kernel, entry: int) -> int:
         _corrupt(k, f"{start}->prev is LIST_POISON2 ({LIST_POISON2:016x})")
     for side, found, place in (
         ("prev->next", k.word(before), f"prev={before:016x}"),
-        ("next->prev", k.word(after + PREV(k)), f"next={after:016x}"),
+        ("next->prev", k.word(after + PREV), f"next={after:016x}"),
     ):
         if found != entry:
             _corrupt(

@@ -158,7 +158,7 @@ def _rtnl_is_locked(k: Kernel) -> int:
 
 # Families, protocols, hooks --------------------------------------------------------------------
 
-declare("packet_type", "type ignore_outgoing dev func")
+declare("packet_type", "type dev func")
 declare("rtnl_msg_handler", "owner protocol msgtype doit dumpit flags")
 HANDLER = size_of("rtnl_msg_handler")
 declare("net_proto_family", "family create owner")

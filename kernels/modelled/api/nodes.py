@@ -12,26 +12,19 @@ from kernels.registry import Field
 
 struct(
     "bus_type",
-    "name dev_name bus_groups dev_groups drv_groups match uevent"
-    " probe sync_state remove shutdown irq_get_affinity online offline suspend resume"
-    " num_vf dma_configure dma_cleanup pm driver_override"
-    " need_parent_lock",
+    "name match uevent probe sync_state remove shutdown irq_get_affinity online offline"
+    " suspend resume num_vf dma_configure dma_cleanup",
 )
 struct(
     "class",
-    "name class_groups dev_groups dev_uevent devnode class_release"
-    " dev_release shutdown_pre ns_type namespace get_ownership pm",
+    "name dev_uevent devnode class_release dev_release shutdown_pre namespace get_ownership",
 )
 struct(
     "file_operations",
-    "owner fop_flags llseek read write read_iter write_iter iopoll"
-    " iterate_shared poll unlocked_ioctl compat_ioctl mmap open flush"
-    " release fsync fasync lock",
+    "owner llseek read write read_iter write_iter iopoll iterate_shared poll unlocked_ioctl"
+    " compat_ioctl mmap open flush release fsync fasync lock",
 )
-struct(
-    "miscdevice",
-    "minor name fops list parent this_device groups nodename mode",
-)
+struct("miscdevice", "minor name fops list parent groups nodename mode")
 struct(
     "block_device_operations",
     "submit_bio poll_bio open release ioctl compat_ioctl free_disk",

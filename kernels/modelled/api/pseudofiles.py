@@ -238,10 +238,7 @@ def _proc_create_seq(
     return _node(k, PROC, text(k, name), parent, {"mode": oct(mode)}, **calls)
 
 
-declare(
-    "ctl_table",
-    "procname data maxlen mode proc_handler poll extra1 extra2",
-)
+declare("ctl_table", "procname data maxlen mode proc_handler")
 CTL_TABLE = size_of("ctl_table")
 SYSCTL_HEADER = size_of("ctl_table_header")
 

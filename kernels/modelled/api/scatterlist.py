@@ -22,12 +22,8 @@ struct("page", "")
 STRUCT_PAGE = size_of("page")
 CHAIN, END = 1, 2  # the low bits of page_link
 
-struct("scatterlist", "page_link offset length dma_address")
-struct(
-    "sg_mapping_iter",
-    "page addr length consumed piter.sg piter.sg_pgoffset"
-    " piter.__nents piter.__pg_advance __offset __remaining __flags",
-)
+struct("scatterlist", "page_link offset length")
+struct("sg_mapping_iter", "page addr length consumed piter.sg piter.__nents __flags")
 
 
 def entry_size(k: Kernel) -> int:

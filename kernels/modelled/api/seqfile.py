@@ -12,7 +12,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import struct, view
 from kernels.modelled.table import Arguments, function
 
-struct("seq_file", "buf size from count pad_until index read_pos")
+struct("seq_file", "buf size from count pad_until index")
 
 
 def append(k: Kernel, file: int, contents: bytes) -> int:

@@ -17,7 +17,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import StructView, struct, view
 from kernels.modelled.table import function
 
-struct("crypto_tfm", "refcnt crt_flags node exit __crt_alg")
+struct("crypto_tfm", "refcnt node exit __crt_alg")
 struct("crypto_async_request", "list complete data tfm flags")
 struct("skcipher_request", "cryptlen iv src dst base")
 struct("aead_request", "base assoclen cryptlen iv src dst")
@@ -85,12 +85,12 @@ def _walk_virt(k: Kernel, address: int, req: int, _atomic: int) -> int:
     request = view(k, "skcipher_request", req)
     walk, alg = (
         view(k, "skcipher_walk", address),
-        _algorithm(k, request, "skcipher_alg", "co.base"),
+        _algorithm(k, request, "skcipher_alg", "base"),
     )
-    walk.put("ivsize", alg.number("co.ivsize"))
-    walk.put("blocksize", alg.number("co.base.cra_blocksize"))
-    walk.put("stride", alg.number("walksize") or alg.number("co.chunksize") or 1)
-    walk.put("alignmask", alg.number("co.base.cra_alignmask"))
+    walk.put("ivsize", alg.number("ivsize"))
+    walk.put("blocksize", alg.number("base.cra_blocksize"))
+    walk.put("stride", alg.number("walksize") or alg.number("chunksize") or 1)
+    walk.put("alignmask", alg.number("base.cra_alignmask"))
     return _start(k, address, request, 0, request.number("cryptlen"))
 
 

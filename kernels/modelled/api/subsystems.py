@@ -6,10 +6,7 @@ from __future__ import annotations
 from kernels.modelled.api.registration import registration
 from kernels.modelled.structs import struct
 
-struct(
-    "file_system_type",
-    "name fs_flags init_fs_context parameters mount kill_sb owner",
-)
+struct("file_system_type", "name init_fs_context parameters mount kill_sb owner")
 struct(
     "ts_ops",
     "name init find destroy get_pattern get_pattern_len owner",
@@ -20,8 +17,8 @@ struct(
     "list init pre_exit exit exit_batch exit_batch_rtnl id size",
 )
 struct("notifier_block", "notifier_call next priority")
-struct("genl_family", "hdrsize name version maxattr")
-struct("rtnl_link_ops", "list kind priv_size alloc setup")
+struct("genl_family", "name version maxattr")
+struct("rtnl_link_ops", "list kind alloc setup")
 
 registration(
     "filesystem",

@@ -17,6 +17,7 @@ from kernels.modelled.api.common import (
     list_insert,
     nodes,
     state,
+    words,
 )
 from kernels.modelled.api.sched import (
     MAX_SCHEDULE_TIMEOUT,
@@ -223,7 +224,7 @@ def _wait_woken(k: Kernel, entry: int, _mode: int, timeout: int) -> int:
 
 def _bit_wait_table(k: Kernel) -> bytes:
     link = k.address("bit_wait_table") + HEAD(k)
-    return made(k, "wait_queue_head", {"head.next": link, "head.prev": link})
+    return made(k, "wait_queue_head", {"head": words(link, link)})
 
 
 data("bit_wait_table", size_of("wait_queue_head"), fill=_bit_wait_table)

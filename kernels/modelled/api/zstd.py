@@ -12,10 +12,7 @@ from kernels.modelled.table import function
 
 WINDOW_LOG_MIN, WINDOW_LOG_MAX = 10, 27
 FAST, BEST = 1, 8  # ZSTD_fast ... ZSTD_btultra
-struct(
-    "zstd_compression_parameters",
-    "windowLog chainLog hashLog searchLog minMatch targetLength strategy",
-)
+struct("zstd_compression_parameters", "windowLog chainLog hashLog strategy")
 BLOCK, TABLES = 128 * KIB, 256 * KIB
 
 

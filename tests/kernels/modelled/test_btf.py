@@ -86,7 +86,7 @@ def test_given_types_are_read_rightly(kernels):
         pytest.skip("EXECMEM_KERNELS has no kernel for this architecture")
     for folder in kernels.values():
         image = next(p for p in sorted((folder / "boot").glob("vmlinu*")))
-        assert list(_wrong(tables.layouts_of(image), types(folder))) == [], folder.name
+        assert list(_wrong(tables.read_layouts(image), types(folder))) == [], folder.name
 
 
 def test_tables_are_generated(arch, kernels, btf):
@@ -94,7 +94,7 @@ def test_tables_are_generated(arch, kernels, btf):
     committed = (HERE / f"{arch.name}.json").read_text()
     folder = next(folder for release, folder in kernels.items() if release.startswith(RELEASE))
     image = next(p for p in sorted((folder / "boot").glob("vmlinu*")))
-    made = tables.table(tables.layouts_of(image))
+    made = tables.table(tables.read_layouts(image))
     lines = committed.splitlines()
     described = [
         text for text in lines if not text.startswith(tuple(f' "{n}"' for n in OF_MODULES))

@@ -89,7 +89,7 @@ def test_list_sort_is_stable(arch, values):
         forth, back, at = [], [], head
         while (at := g.word(at)) != head:
             forth.append(at)
-        while (at := g.word(at + PREV(g.kernel))) != head:
+        while (at := g.word(at + PREV)) != head:
             back.append(at)
         expected = [node for _, node in sorted(zip(values, nodes, strict=True))]
         assert forth == expected

@@ -143,7 +143,7 @@ def test_the_list_of_modules(machine):
     def nodes():
         node, found = machine.kernel.word(head), []
         while node != head:
-            assert machine.kernel.word(machine.kernel.word(node) + PREV(machine.kernel)) == node
+            assert machine.kernel.word(machine.kernel.word(node) + PREV) == node
             found.append(node - at)
             node = machine.kernel.word(node)
         return found
