@@ -110,7 +110,7 @@ class Computer:
     ) -> None:
         bring_installed()
         image = None if kernel is None else given(kernel, modelled=modelled)
-        self.arch = _arch(arch, image)
+        self.arch = arch_for(arch, image)
         self.build = build_of(None, image, self.arch)
         try:
             policy = Unknown(unknown)
@@ -254,7 +254,7 @@ def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
     return image
 
 
-def _arch(arch: str | Arch | None, image: KernelImage | None) -> Arch:
+def arch_for(arch: str | Arch | None, image: KernelImage | None) -> Arch:
     """Return the architecture that is asked for, which a kernel tells, too."""
     if arch is None and image is None:
         raise ValueError("a machine needs an architecture (arch), or a kernel that tells it")

@@ -236,7 +236,7 @@ def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, Ker
         from loader.depends import find_any, open_tree
         from loader.elf import arch_of
         from loader.files import read_module
-        from machine.computer import given
+        from machine.computer import arch_for, given
 
     root, a_file = options["root"], is_path(module)
     # A command that runs nothing has no --modelled, and needs none.
@@ -257,7 +257,7 @@ def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, Ker
     else:
         path = Path(module) if a_file else find_any(open_tree(root), module)
         chosen = arch_of(read_module(path), path.name)
-    return chosen, root, image
+    return arch_for(chosen, image), root, image
 
 
 def loaded_to_read(module: str, options: dict[str, Any]) -> tuple[LoadedModule, str]:
@@ -271,6 +271,7 @@ def loaded_to_read(module: str, options: dict[str, Any]) -> tuple[LoadedModule, 
         return load_one(machine, module, options, init=False).loaded, machine.models
     from archs import Checks
     from loader.alone import loader_for
+    from loader.build import with_kernel
     from loader.depends import open_tree
     from loader.files import ModuleFile
 
@@ -282,7 +283,10 @@ def loaded_to_read(module: str, options: dict[str, Any]) -> tuple[LoadedModule, 
         stub_sections=options["with_plt"],
         kaslr=options["kaslr"],
     )
-    loader.gate.force = options["force"]
+    loader.gate.force, loader.gate.kernel = options["force"], image
+    if image is not None:
+        facts = with_kernel(None, image)
+        loader.gate.facts = lambda: facts
     loader.gate.on_notice = notices.noticed
     if root is None or is_path(module):
         paths = [Path(module)]

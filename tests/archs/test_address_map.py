@@ -182,3 +182,13 @@ def test_seeds_move_the_image(arch: archs.Arch) -> None:
     starts = {arch.loads.address_map(kaslr=seed).image.start for seed in range(64)}
     assert len(starts) > 32
     assert arch.loads.address_map(kaslr=3) != arch.loads.address_map()
+
+
+def test_an_image_lies_where_it_is_linked_to(arch: archs.Arch) -> None:
+    """Place and size of a kernel that is given move the image, and modules stay clear of it."""
+    usual = arch.loads.address_map().image
+    start, size = usual.start + 4 * MIB, 16 * MIB
+    there = arch.loads.address_map(image_size=size, start=start, text_size=8 * MIB)
+    assert there.image == Interval(start, start + size)
+    window = there.range_of(ExecmemType.MODULE_TEXT).range
+    assert window.size > 64 * MIB
