@@ -128,13 +128,15 @@ def line(text: str) -> list[str] | str:
     chosen = words[words.index("--arch") + 1] if "--arch" in words else "x86_64"
     arch = archs.arch(chosen)
     named = words[2].partition(":")[0] if len(words) > 2 else ""
-    if words[1] == "kernel":
+    if words[1] == "kernel" or "--kernel" in words:
         kernels = [k for f in folders("EXECMEM_KERNELS") for k in sorted(f.glob("*-amd64"))]
         kernels = [kernel for kernel in kernels if list(kernel.glob("boot/vmlinuz*"))]
         if not kernels or named == "running":
             return "a kernel (EXECMEM_KERNELS)"
         image = next(kernels[0].glob("boot/vmlinuz*"))
         swaps = {"TREE": str(kernels[0]), "VMLINUZ": str(image)}
+        if words[1] != "kernel" and words[2] in names():  # samples are of another kernel
+            swaps[words[2]] = str(next(kernels[0].rglob("crc16.ko*")))
         return [swaps.get(word, word) for word in words]
     if any("TREE" in word for word in words):
         tree: Path | None = root(arch.name)
