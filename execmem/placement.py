@@ -47,7 +47,7 @@ from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
 from loader.recording import RecordedBoot, Recording, image_of
 
-Held: TypeAlias = tuple[int, int]  # address, and size in bytes
+PageSpan: TypeAlias = tuple[int, int]  # address, and size in bytes
 
 LATE, UNKNOWN = "init memory of earlier modules freed late", "unknown"
 BPF_PACK = LARGE_PAGE_SIZE  # bytes, per NUMA node
@@ -66,8 +66,8 @@ class Deviation:
 
     module: str
     type: MemType
-    predicted: Held
-    recorded: Held
+    predicted: PageSpan
+    recorded: PageSpan
     reason: str
     modules: tuple[str, ...] = ()
 
@@ -116,7 +116,7 @@ class Placed:
         }
 
 
-def _region(region: Held) -> list[int]:
+def _region(region: PageSpan) -> list[int]:
     return [Hex(region[0]), region[1]]
 
 
@@ -271,23 +271,23 @@ class _Regions:
             self.memory, trap=arch.loads.trap, text_poke=arch.text_poke, design="vmalloc"
         )
         self.execmem.alloc(MemType.TEXT, BPF_PACK, consumer=Consumer.BPF).finish()
-        self._taken: dict[Held, list[Interval]] = {}
+        self._taken: dict[PageSpan, list[Interval]] = {}
         self._freed: list[tuple[Interval, str]] = []  # init memory, oldest first
         self._late: list[Interval] = []
 
-    def alloc(self, size: int) -> Held:
+    def alloc(self, size: int) -> PageSpan:
         """Place a region as the design does."""
         with self.execmem.alloc(MemType.TEXT, size) as pending:
             region = (pending.address, align_up(size, PAGE_SIZE))
         self._take(region)
         return region
 
-    def free(self, region: Held, module: str) -> None:
+    def free(self, region: PageSpan, module: str) -> None:
         """Free the init memory of a module."""
         self._release(region)
         self._freed.append((_span(region), module))
 
-    def correct(self, predicted: Held, recorded: Held) -> tuple[str, tuple[str, ...]]:
+    def correct(self, predicted: PageSpan, recorded: PageSpan) -> tuple[str, tuple[str, ...]]:
         """Take the region that the kernel took instead of ours; return why, and because of whom.
 
         Init memory is freed by a worker: with several CPUs the next module may be faster.
@@ -306,7 +306,7 @@ class _Regions:
             self.memory.release(span)
         self._late.clear()
 
-    def _late_modules(self, predicted: Held, recorded: Held) -> tuple[str, ...] | None:
+    def _late_modules(self, predicted: PageSpan, recorded: PageSpan) -> tuple[str, ...] | None:
         """Return whose init memory would still be there, if that explains the place."""
         for span in [span for span in self._late if span.overlaps(_span(recorded))]:
             self._late.remove(span)
@@ -328,12 +328,12 @@ class _Regions:
         self._release(region)
         return address
 
-    def _take(self, region: Held) -> None:
+    def _take(self, region: PageSpan) -> None:
         """Take what is free of a region: after a deviation it may overlap another."""
         free = list(self.memory.free_space.clipped(_span(region)))
         self._taken[region] = [part for part in free if self._reserve(part)]
 
-    def _release(self, region: Held) -> None:
+    def _release(self, region: PageSpan) -> None:
         for part in self._taken.pop(region, ()):
             self.memory.release(part)
 
@@ -353,7 +353,7 @@ class _Regions:
         self._take((span.start, span.size - PAGE_SIZE))
 
 
-def _span(region: Held) -> Interval:
+def _span(region: PageSpan) -> Interval:
     """Return the address space of a region and its guard page."""
     return Interval(region[0], region[0] + region[1] + PAGE_SIZE)
 

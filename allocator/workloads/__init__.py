@@ -24,7 +24,7 @@ from allocator.workloads.operations import (
     read_trace,
     write_trace,
 )
-from allocator.workloads.run import BranchReach, Failure, Measures, Runner, run
+from allocator.workloads.run import BranchReach, Measures, RefusedOperation, Runner, run
 from allocator.workloads.sources import WORKLOADS, workload
 from allocator.workloads.table import debian, load_order
 
@@ -32,13 +32,13 @@ __all__ = [
     "WORKLOADS",
     "Alloc",
     "BranchReach",
-    "Failure",
     "Free",
     "Load",
     "Measures",
     "Module",
     "Operation",
     "Pages",
+    "RefusedOperation",
     "Region",
     "Runner",
     "Seal",

@@ -93,7 +93,7 @@ class BranchReach:
 
 
 @attrs.frozen(kw_only=True)
-class Failure:
+class RefusedOperation:
     """A refused operation: its place in the workload, who, which memory, and why."""
 
     operation: int
@@ -172,7 +172,7 @@ class Measures:
     guard_pages: int
     live_bytes: int
     itlb_misses: dict[str, float]
-    failures: tuple[Failure, ...]
+    failures: tuple[RefusedOperation, ...]
     operations: int
     seconds: float
     microseconds_per_operation: float
@@ -192,7 +192,7 @@ class Runner:
     def __init__(self, execmem: Execmem, reach: BranchReach) -> None:
         self.execmem = execmem
         self.reach = reach
-        self.failures: list[Failure] = []
+        self.failures: list[RefusedOperation] = []
         self._memory = execmem.memory
         self._image = self._memory.address_map.image
         self._window = self._memory.address_map.range_of(ExecmemType.MODULE_TEXT)
@@ -209,7 +209,7 @@ class Runner:
         self._seconds = 0.0
 
     def step(self, operation: Operation) -> None:
-        """Carry out one operation; a refusal by the allocator becomes a `Failure`.
+        """Carry out one operation; a refusal by the allocator becomes a `RefusedOperation`.
 
         DesignError where a design from outside fails, which ends the run.
         """
@@ -404,7 +404,7 @@ class Runner:
         if isinstance(why, AllocationError):
             what, size, reason = why.what, why.size, why.reason
         self.failures.append(
-            Failure(operation=self._done, who=who, what=what, size=size, reason=reason)
+            RefusedOperation(operation=self._done, who=who, what=what, size=size, reason=reason)
         )
 
     def _out_of_reach(self) -> int:
