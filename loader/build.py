@@ -512,7 +512,7 @@ def _kernel_text(build: Build, magic: str) -> str:
     """Return what to call the kernel that a module was built for: by release, if that tells."""
     release, _, rest = magic.partition(" ")
     _, _, usual = build.arch.loads.vermagic.partition(" ")
-    if is_modelled(f"{release} {usual}", build.arch):
+    if rest != usual and is_modelled(f"{release} {usual}", build.arch):
         return f"Linux {cut(release)} of another configuration ({cut(rest)!r}, not {usual!r})"
     flavour = build.flavour.value
     return f"Linux {cut(release)}" + (f" ({flavour})" if flavour != UNKNOWN else "")
@@ -541,6 +541,6 @@ def differences(build: Build) -> Iterator[str]:
     realtime = "y" if build.preemption.value == "preempt_rt" else "n"
     for option, (usual, what) in MODELLED_CONFIG.items():
         known = {"CONFIG_HZ": usual, "CONFIG_PREEMPT_RT": realtime} if told is None else told
-        value = known.get(option, "n")
+        value = known.get(option, "n" if usual == "n" else usual)
         if value != usual:
             yield f"its kernel has {option}={value}, modelled is {usual}: {what}"

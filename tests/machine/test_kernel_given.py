@@ -157,11 +157,18 @@ def test_a_sample_in_another_kernel_is_said(machine: Machine) -> None:
     for name in ("6.12.0-samples SMP", debian(machine.arch.machine)):
         title = f"one{len(name)}"
         loaded = machine.load(module(machine, name, name=title), init=False)
-        assert {"built-for", "build-conflict"} <= {n.code for n in loaded.report.notices}
+        told = {notice.code: notice.text for notice in loaded.report.notices}
+        assert told["built-for"].startswith(f"built for Linux {name.partition(' ')[0]}")
+        assert "another configuration" not in told["built-for"]
+        assert "6.9.1-mine by the image" in told["build-conflict"]
 
 
 def test_its_configuration_counts(arch: archs.Arch, magic: str) -> None:
     """Constructors run where it runs them, and what is modelled otherwise is said."""
+    some = kernel_image(arch, magic, OFFERS, config="CONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n")
+    plainly = Machine(kernel=some, modelled=True)
+    notices = plainly.load(module(plainly, magic, "_printk"), init=False).report.notices
+    assert "configuration" not in {notice.code for notice in notices}
     config = "CONFIG_CONSTRUCTORS=y\nCONFIG_HZ=1000\nCONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"
     machine = Machine(kernel=kernel_image(arch, magic, OFFERS, config=config), modelled=True)
     assert machine.loader.gate.constructors
