@@ -47,7 +47,8 @@ a notice what that is, and what is only assumed).
 * **link**: every relocation is known and in reach, at places that the kernel's own ranges hold.
 * **finalise**: bytes of relocated sections, text and read-only data that differ from what a real
   kernel had in its memory when it called a module's init; over modules and boots that were
-  recorded. No number: nothing was recorded.
+  recorded. No number: nothing was recorded. [Beside a real kernel](diff.md#result) names what
+  differs; where only a hash of a section is known, all of it counts.
 * **load**: accepted, under all checks of `load_module()`; with the image's exports and checksums
   where the image is there (*given*), else alone.
 * **init**: returned without an error, under the kernel that is modelled: {models}.
