@@ -24,7 +24,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m execmem.reference
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
-# Needs gcc and binutils for the three architectures; see samples/modules/manifest.json.
+# Needs gcc and binutils for the four architectures; see samples/modules/manifest.json.
 samples: $(VENV)/.installed
 	$(BIN)/python -m samples.modules.build
 

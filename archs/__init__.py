@@ -10,13 +10,14 @@ from archs.levels.link import Branch
 from archs.levels.load import Erratum, Plt
 from archs.levels.patch import Emulator, LivePatch
 from archs.levels.run import Anchor, CallingConvention, Emulation
+from archs.mips64el import MIPS64EL
 from archs.op import Op
 from archs.reloc import Checks, Part, Reach, Reloc, Slice
 from archs.riscv64 import RISCV64
 from archs.text import Guest
 from archs.x86_64 import X86_64
 
-ALL: tuple[Arch, ...] = (X86_64, ARM64, RISCV64)
+ALL: tuple[Arch, ...] = (X86_64, ARM64, RISCV64, MIPS64EL)
 
 __all__ = [
     "ALL",

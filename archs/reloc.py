@@ -141,7 +141,7 @@ class Part:
         value: Any = x
         word: Any = None
         if self.added is not None:
-            value = value + (self.bias if isinstance(x, int) else self.added)
+            value = (x + self.bias) & EVERY_BIT if isinstance(x, int) else value + self.added
         if self.movz:
             every = -(value >> 63) & EVERY_BIT  # where X is negative every bit, else none
             value, word = value ^ every, self.movz & ~every
@@ -280,6 +280,8 @@ class Reloc:
         Whether the field is a ULEB128 number, whose length stays as it is.
     kernel
         Whether the kernel's module loader knows the type.
+    unless
+        Types that take the bits above: in an object that has one of them nothing is out of reach.
     unsupported
         The reason why the loader refuses this type, by name.
     """
@@ -298,6 +300,7 @@ class Reloc:
     low: int | None = None
     uleb: bool = False
     kernel: bool = True
+    unless: tuple[int, ...] = ()
     unsupported: str = ""
 
     @property
@@ -376,6 +379,21 @@ class Rows(dict[int, Reloc]):
     def entangled(self) -> bool:
         """Whether what a record stores may depend on other records."""
         return any(row.op.high_half or row.accumulates for row in self.values())
+
+    @cached_property
+    def companions(self) -> tuple[int, ...]:
+        """Numbers that lift the reach of others in the same object."""
+        return tuple({number for row in self.values() for number in row.unless})
+
+    @cached_property
+    def accompanied(self) -> Rows:
+        """The rows for an object that has companions."""
+        return Rows(
+            {
+                number: attrs.evolve(row, reach=None, kernel_reach=None) if row.unless else row
+                for number, row in self.items()
+            }
+        )
 
     @cached_property
     def forms(self) -> Mapping[Checks, Mapping[int, int]]:

@@ -432,6 +432,7 @@ RISCV64 = Arch(
             unsaved={"fflags": 0},
             canary=(Anchor.CURRENT, "task_struct"),
             percpu_from_zero=False,
+            ticket_locks=True,
             trap=traps.riscv64,
             code={},
             fixup=_fixup,

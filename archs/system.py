@@ -22,6 +22,7 @@ class Processor(Protocol):
 
     number: int  # which CPU it is
     page_table: int  # what the register holds that leads to the kernel's page table
+    linked: tuple[int, int] | None  # what a conditional store goes by: address and contents
 
     def read(self, name: str) -> int:
         """Return a register."""
@@ -37,6 +38,14 @@ class Processor(Protocol):
 
     def entropy(self) -> int:
         """Return 64 bits of the machine's seed."""
+        ...
+
+    def load(self, address: int, size: int) -> int:
+        """Return the word of `size` bytes at an address; AccessError where it may not be read."""
+        ...
+
+    def store(self, address: int, value: int, size: int) -> None:
+        """Store a word of `size` bytes; AccessError where it may not be written."""
         ...
 
     def forget(self) -> None:
@@ -61,7 +70,8 @@ class System:
     perform
         Does the work of the instruction that code begins with.
     sites
-        Yields where in code there may be instructions that the emulator would answer itself.
+        Yields where in code there may be instructions that the emulator would answer itself, or
+        whose place it would lose (`Exceptions.at_sites`).
     calls
         Instructions, by the emulator's names, that it calls back for: what does their work,
         and returns why that is refused, or None.
@@ -69,12 +79,12 @@ class System:
         The emulator's constant of the instruction that reads a port; empty where none does.
     page_table
         Returns what the register holds that leads to the page table at a physical address,
-        given that and how many levels it has; and the register's name.
+        given that and how many levels it has; and the register's name. None: software walks it.
     """
 
     perform: Callable[[bytes, Processor], Done]
     sites: Callable[[bytes], Iterator[int]]
-    page_table: tuple[str, Callable[[int, int], int]]
+    page_table: tuple[str, Callable[[int, int], int]] | None
     calls: Mapping[str, Callable[[Processor], str | None]] = attrs.field(factory=dict)
     port_input: str = ""
 

@@ -151,5 +151,16 @@ def riscv64(before: bytes, code: bytes) -> Trap | None:
     return Trap(size=4)
 
 
+def mips64el(_before: bytes, code: bytes) -> Trap | None:
+    """Return what BREAK and the conditional traps say; None for other instructions (asm/break.h)."""
+    word = int.from_bytes(code[:4], "little")
+    if word >> 26 or word & 0x3F not in (0x0D, 0x30, 0x31, 0x32, 0x33, 0x34, 0x36):
+        return None
+    number = word >> 16 & 0x3FF if word & 0x3F == 0x0D else word >> 6 & 0x3FF
+    if number == 7:
+        return Trap(what="ubsan", detail=_ubsan(3), size=4)
+    return Trap(size=4)
+
+
 def _ubsan(number: int) -> str:
     return UBSAN.get(number, f"check {number}")

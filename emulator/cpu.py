@@ -27,20 +27,21 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.arch.types import uc_engine
 from unicorn.unicorn_py3.unicorn import uccallback
 
-from allocator import KernelMemory, PageTable
+from allocator import AccessError, KernelMemory, PageTable
 from allocator.types import PAGE_SIZE
 from archs import Arch
 from archs.system import Processor
 from emulator import process
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
+from emulator.sites import LONGEST, Sites
+from emulator.slots import Slots
 from emulator.tlb import Tlb
 from emulator.watchdog import WATCHDOG
 
 UNLIMITED = (1 << 62) - 1  # instructions
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
-LONGEST = 16  # bytes of an instruction, and no less
 _INSTRUCTION = ctypes.CFUNCTYPE(ctypes.c_uint32, uc_engine, ctypes.c_void_p)
 _ACCESS = {uc_const.UC_MEM_READ: FaultKind.READ, uc_const.UC_MEM_WRITE: FaultKind.WRITE}
 
@@ -95,6 +96,7 @@ class Cpu:
         self._counted = False  # by Unicorn, since its last start or one before
         self._expired = False
         self._exceptions = emulation.exceptions
+        self._slots: Slots | None = None
         self._settled: unicorn.unicorn.UcContext | None = None
         self._outside: dict[int, int] = {}
         self._unsaved = tuple(emulation.unsaved)
@@ -102,8 +104,8 @@ class Cpu:
         self._system = emulation.system
         self._executed = 0  # instructions of the last slice
         self._refused: BaseException | None = None  # by a hook in the run under way
-        self._scanned: dict[int, int] = {}
-        self._sites: set[int] = set()
+        self._site = 0  # that was reached last
+        self.linked: tuple[int, int] | None = None
         self.page_table = 0
         self.on_clock: Callable[[], int] = lambda: 0
         self.on_entropy: Callable[[], int] = lambda: 0
@@ -123,8 +125,10 @@ class Cpu:
         self._counter = Counter(self.uc)
         physical = memory.physical
         self.uc.mem_map_ptr(0, physical.size, uc_const.UC_PROT_ALL, physical.address)
-        on_code = None if self._system is None else self._look_for_sites
-        self._tlb = Tlb(self.uc, memory, number, self._refuse, on_code)
+        sites = None
+        if self._system is not None:
+            sites = Sites(self.uc, memory, self._system.sites, self._at_site).look_for
+        self._tlb = Tlb(self.uc, memory, number, self._refuse, sites)
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
@@ -139,6 +143,8 @@ class Cpu:
                 number = getattr(self._constants, self._system.port_input)
                 self.uc.hook_add(uc_const.UC_HOOK_INSN, _nobody, None, 1, 0, number)
         self._set_unsaved = self.bank(tuple(emulation.unsaved))
+        if emulation.delay_slots is not None:
+            self._slots = Slots(arch.runs, self.uc, self._tlb, self, self._code)
         WATCHDOG.watch(self)
 
     def close(self) -> None:
@@ -290,8 +296,12 @@ class Cpu:
             if left <= 0:  # which is "no limit" to Unicorn
                 raise Stop(FaultKind.INSTRUCTION_LIMIT, at)
             count = min(left, TICK)
+            if count == 1 and self._slots is not None and self._slots.before(at):
+                count = 2  # the two are executed together
             found = self._slice(at, end, count)
             if found is None:
+                if budget.left is not None and budget.left < 0:
+                    raise Stop(FaultKind.INSTRUCTION_LIMIT, end)
                 return
             at, resumed = found
             if not self._expires(at, resumed=resumed) and self._executed < count:
@@ -314,12 +324,18 @@ class Cpu:
             if at == end:
                 return None
             if self._interrupt is None:
-                return at, False
+                return at if self._slots is None else self._slots.whole(at, self._budget), False
+            if self._slots is not None:
+                self._slots.leave()
             stop = self._trap(self._interrupt, at)
         except unicorn.UcError as error:
             self._pay()
             if self._refused is not None:  # before that: some of the block may follow
                 raise self._refused from None
+            if self._slots is not None:
+                self._slots.leave()
+                if self._tlb.put_off is not None:
+                    return self._slots.look_up(self._budget), True
             stop = self._stop(error)
         finally:
             self._pay()
@@ -364,8 +380,14 @@ class Cpu:
             raise stop
         return found
 
+    def _place(self, number: int | None, at: int) -> int:
+        """Return where an exception came from, as far as the emulator knows; else 0."""
+        if self._exceptions.at_sites is None or number in self._exceptions.placed:
+            return at
+        return self._site if number in self._exceptions.at_sites else 0
+
     def _trap(self, number: int, at: int) -> Stop:
-        at -= self._exceptions.beyond.get(number, 0)
+        at = self._place(number, at) - self._exceptions.beyond.get(number, 0)
         undefined = number == self._exceptions.undefined
         return Stop(FaultKind.INSTRUCTION if undefined else FaultKind.TRAP, at, number=number)
 
@@ -375,7 +397,7 @@ class Cpu:
             kind = FaultKind.TRAP if self._exceptions.invalid_is_trap else FaultKind.INSTRUCTION
             return Stop(kind, at)
         if self._tlb.missed is None:
-            return Stop(FaultKind.TRAP, at, number=self._interrupt)
+            return Stop(FaultKind.TRAP, self._place(self._interrupt, at), number=self._interrupt)
         page, access = self._tlb.missed
         if access != uc_const.UC_MEM_FETCH:
             address = self._tlb.locate(page, access, partial(self._again, at))
@@ -425,6 +447,7 @@ class Cpu:
             `Emulation.unsaved` with its arguments.
         """
         assert self._settled is not None
+        self.linked = None
         self.uc.context_restore(self._settled)
         if fully:
             self._set_unsaved(self._unsaved_values)
@@ -440,6 +463,15 @@ class Cpu:
     def entropy(self) -> int:
         """Return 64 bits of the machine's seed."""
         return self.on_entropy()
+
+    def load(self, address: int, size: int) -> int:
+        """Return the word of `size` bytes at an address; AccessError where it may not be read."""
+        order = self.arch.link.dialect.order
+        return int.from_bytes(self._memory.read(address, size), order)
+
+    def store(self, address: int, value: int, size: int) -> None:
+        """Store a word of `size` bytes; AccessError where it may not be written."""
+        self._memory.write(address, value.to_bytes(size, self.arch.link.dialect.order))
 
     def forget(self) -> None:
         """Drop what this CPU has looked up in page tables."""
@@ -463,38 +495,26 @@ class Cpu:
         """Do the work of an instruction that the emulator refused; return where to go on."""
         if self._system is None:
             return None
-        done = self._system.perform(self._code(stop.pc, LONGEST), self)
+        try:
+            done = self._system.perform(self._code(stop.pc, LONGEST), self)
+        except AccessError as error:
+            stop.kind = FaultKind.WRITE if error.access == "write" else FaultKind.READ
+            stop.address = error.address
+            return None
         if isinstance(done, str):
             stop.reason = done
             return None
         return None if done is None else stop.pc + done
 
-    def _look_for_sites(self, page: int, frame: int) -> None:
-        """Find the instructions in a page that the emulator would answer from its host."""
-        assert self._system is not None
-        physical = self._memory.physical
-        code = physical.read(frame, PAGE_SIZE)
-        follows = self._memory.page_table.translate((page + PAGE_SIZE) % (1 << 64))
-        if follows is not None:
-            code += physical.read(follows.address, LONGEST)
-        seen = hash(code)
-        if self._scanned.get(page) == seen:
-            return
-        self._scanned[page] = seen
-        for offset in self._system.sites(code):
-            at = page + offset
-            if offset < PAGE_SIZE and at not in self._sites:
-                self._sites.add(at)
-                self.uc.hook_add(uc_const.UC_HOOK_CODE, self._at_site, None, at, at)
-
     def _at_site(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
         if self._tlb.locating is not None:
             return
+        self._site = address
         stop = Stop(FaultKind.INSTRUCTION, address)
         found = self._perform(stop)
         if found is not None:
             self.write(self.arch.runs.calling.program_counter, found)
-        elif stop.reason:
+        elif stop.reason or stop.address is not None:
             self._refuse(stop)
 
     def _refuse(self, why: BaseException) -> None:

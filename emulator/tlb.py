@@ -7,10 +7,12 @@ is therefore kept here too and looked up again, until a flush that is meant for 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import unicorn
 from unicorn import unicorn_const as uc_const
+from unicorn.unicorn_py3.unicorn import uclib
 
 from allocator import KernelMemory, PageTable, Prot, Translation
 from allocator.types import PAGE_SIZE
@@ -24,6 +26,13 @@ WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
 STALE_RANGES = 512  # of more, all translated code is dropped
+_TRANSLATE = uclib.uc_vmem_translate
+_TRANSLATE.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_uint32,
+    ctypes.POINTER(ctypes.c_uint64),
+)
 _PERMS = tuple(
     sum(
         bit
@@ -77,6 +86,9 @@ class Tlb:
         self.missed: tuple[int, int] | None = None  # the page and access that were refused last
         self.dropped = False  # whether there is something for `maintain`
         self.locating: tuple[int, int] | None = None
+        self.careful = False  # whether what a load or store looks up is put off, and then
+        self.put_off: tuple[int, int] | None = None  # which page and access that was
+        self._looking_up = False
         self._mm: PageTable | None = None
         # By address space: the kernel's upper half, and the lower half of `_mm`.
         self._looked_up: dict[int, Translation] = {}
@@ -129,14 +141,27 @@ class Tlb:
             if len(looked_up) >= TLB_ENTRIES:
                 looked_up.clear()
             looked_up[page] = found
-        if access == uc_const.UC_MEM_FETCH and self._on_code is not None:
-            self._on_code(page, found.address)
+        if access == uc_const.UC_MEM_FETCH:
+            if self._on_code is not None:
+                self._on_code(page, found.address)
+        elif self.careful and self.locating is None and not self._looking_up:
+            self.put_off = (page, access)
+            return False
         entry.paddr = found.address
         entry.perms = _PERMS[found.prot.value]
         watched = self._watched.get(page)
         if watched is not None and access != uc_const.UC_MEM_FETCH:
             entry.paddr = watched
         return True
+
+    def look_up(self, page: int, access: int) -> None:
+        """Let the emulator look up a page that was put off, while it executes nothing."""
+        self.put_off, self._looking_up = None, True
+        right = uc_const.UC_PROT_WRITE if access == uc_const.UC_MEM_WRITE else uc_const.UC_PROT_READ
+        try:
+            _TRANSLATE(self._uc._uch, page, right, ctypes.byref(ctypes.c_uint64()))  # noqa: SLF001 -- the binding has no such method
+        finally:
+            self._looking_up = False
 
     def locate(self, page: int, access: int, execute: Callable[[], object]) -> int:
         """Return the address in `page` that an instruction could not access.

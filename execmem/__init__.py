@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Load real Linux kernel modules into an emulated x86-64, arm64 or riscv64 kernel.
+"""Load real Linux kernel modules into an emulated x86-64, arm64, riscv64 or mips64el kernel.
 
 One import name for everything that a script needs:
 
 >>> from execmem import archs
 >>> [arch.name for arch in archs()]
-['x86_64', 'arm64', 'riscv64']
+['x86_64', 'arm64', 'riscv64', 'mips64el']
 
 Names are imported when they are first used, so that `import execmem` starts at once.
 """

@@ -130,7 +130,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     help="Show the versions of execmem and of what it runs on, and exit.",
 )
 def cli() -> None:
-    """Load real Linux kernel modules into an emulated x86-64, arm64 or riscv64 kernel."""
+    """Load real Linux kernel modules into an emulated x86-64, arm64, riscv64 or mips64el kernel."""
 
 
 def _go_on_apart() -> None:

@@ -333,6 +333,12 @@ FLUSHES = (
     "pages change a region's protection once; and ro_after_init is opened and closed in a leaf of "
     "its own for every module. That is the price of its large leaves."
 )
+OPEN_FLUSHES = (
+    "The default design, {default}, flushes the TLBs of all CPUs more often than {others}: without "
+    "text_poke a slice of a large leaf is opened to write text or rodata and closed again, each "
+    "with a flush, and so is ro_after_init, in a leaf of its own for every module. That is the "
+    "price of its large leaves."
+)
 LOCAL_FLUSHES = (
     "The default design, {default}, flushes more often than {others}, but {local:,} of its "
     "{count:,} flushes are of the alias through which a large leaf is written (text_poke), on the "
@@ -374,9 +380,10 @@ def show(out: Console, runs: Sequence[DesignRun]) -> None:
         out.print(table(MAPPING, rows, right=",".join(MAPPING[1:])))
     if not runs:
         return
-    cores = ", ".join(dict.fromkeys(CORES[_core(group[0])].title for group in by_arch.values()))
+    named = filter(None, (_core(group[0]) for group in by_arch.values()))
+    cores = ", ".join(dict.fromkeys(CORES[core].title for core in named))
     out.print()
-    for line in wrap(f"{LEGEND} ({cores}).", WIDTH):
+    for line in wrap(f"{LEGEND} ({cores})." if cores else f"{LEGEND}.", WIDTH):
         out.print(line, soft_wrap=True)
     for group in by_arch.values():
         _explain_flushes(out, group)
@@ -399,7 +406,8 @@ def _explain_flushes(out: Console, group: Sequence[DesignRun]) -> None:
     broadly = [f.design for f in group if f.measures.tlb_flushes_all < m.tlb_flushes_all]
     often = [f.design for f in group if f.measures.tlb_flushes < m.tlb_flushes]
     if broadly:
-        told = FLUSHES.format(default=ours.design, others=", ".join(broadly))
+        why = FLUSHES if m.pokes else OPEN_FLUSHES
+        told = why.format(default=ours.design, others=", ".join(broadly))
     elif often:
         told = LOCAL_FLUSHES.format(
             default=ours.design,
@@ -414,11 +422,11 @@ def _explain_flushes(out: Console, group: Sequence[DesignRun]) -> None:
             out.print(line)
 
 
-def _core(found: DesignRun) -> str:
-    """Return the core whose TLB stands for an architecture."""
+def _core(found: DesignRun) -> str | None:
+    """Return the core whose TLB stands for an architecture; None: that of none is known."""
     # Of several cores the first one listed stands for its architecture.
     by_arch = {core.arch: key for key, core in reversed(list(CORES.items()))}
-    return by_arch.get(found.arch.name, next(iter(CORES)))
+    return by_arch.get(found.arch.name)
 
 
 def _placement(found: DesignRun) -> tuple[object, ...]:
@@ -435,7 +443,13 @@ def _placement(found: DesignRun) -> tuple[object, ...]:
     )
 
 
-def _mapping(found: DesignRun, core: str) -> tuple[object, ...]:
+def _misses(found: DesignRun) -> float:
+    """Return misses per 1,000 calls; 0 where no core stands for the architecture."""
+    core = _core(found)
+    return 0 if core is None else found.measures.itlb_misses[core] / 1000
+
+
+def _mapping(found: DesignRun, core: str | None) -> tuple[object, ...]:
     m = found.measures
     shares = (f"{m.large_share[kind]:.0%}" for kind in ("TEXT", "DATA", "RODATA"))
     return (
@@ -445,7 +459,7 @@ def _mapping(found: DesignRun, core: str) -> tuple[object, ...]:
         m.direct_map_splits,
         m.tlb_flushes,
         m.pokes,
-        f"{m.itlb_misses[core] / 1000:.0f}",
+        "-" if core is None else f"{m.itlb_misses[core] / 1000:.0f}",
     )
 
 
@@ -478,8 +492,8 @@ PANELS = (
     ),
     Panel(
         "iTLB misses per 1,000 calls",
-        lambda r: r.measures.itlb_misses[_core(r)] / 1000,
-        "{:,.0f}".format,
+        _misses,
+        lambda value: f"{value:,.0f}" if value else "-",
     ),
 )
 COLOUR = "#2b6cb0"

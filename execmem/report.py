@@ -325,8 +325,20 @@ def _alias(arch: Arch) -> str:
     return "private address space" if arch.text_poke.private else "fixmap"
 
 
+ARCHS_NAME, ARCHS_COLUMN = 17, 20  # characters of the first column, and of each other
+
+
 def print_archs(out: Console, archs: Sequence[Arch]) -> None:
-    """Show the architectures side by side."""
+    """Show the architectures side by side, in as many tables as the width needs."""
+    tables = -(-len(archs) // max(1, (out.width - ARCHS_NAME) // ARCHS_COLUMN))
+    across = -(-len(archs) // tables)
+    for first in range(0, len(archs), across):
+        _print_archs(out, archs[first : first + across])
+        out.print()
+    print_branches(out, archs)
+
+
+def _print_archs(out: Console, archs: Sequence[Arch]) -> None:
     facts = [arch_json(a) for a in archs]
     maps = [None if a.load is None else a.load.address_map() for a in archs]
 
@@ -362,8 +374,6 @@ def print_archs(out: Console, archs: Sequence[Arch]) -> None:
         row("  refused by name", (f["relocations_refused"] for f in facts)),
     ]
     out.print(table(("", *(a.title for a in archs)), rows))
-    out.print()
-    print_branches(out, archs)
 
 
 def print_branches(out: Console, archs: Sequence[Arch]) -> None:

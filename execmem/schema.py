@@ -61,7 +61,7 @@ _REGISTERED: Keys = {
 
 _MODULE: Keys = {
     "name": (TEXT, "the module"),
-    "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+    "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`, `mips64el`"),
     "design": (TEXT, "of executable memory"),
     "state": (TEXT, "`coming`, `live` ..."),
     "regions[].type": (TEXT, "memory type"),
@@ -295,7 +295,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "release": (TEXT, f"as `uname -r` prints it{NULL}not known"),
         "banner": (TEXT, f"what it says of itself{NULL}not known"),
         "build_id": (TEXT, f"the linker's, in hex digits{NULL}not known"),
-        "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+        "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`, `mips64el`"),
         "page_size": (COUNT, f"bytes{NULL}not known"),
         "wrappers[]": (TEXT, "what was around it, outermost first"),
         "image[]": (HEX, "start and end where it is linked to"),

@@ -13,7 +13,7 @@ that later phases follow is checked here, once, vectorised; later phases trust i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import add
@@ -88,7 +88,8 @@ def parse(data: bytes, name: str = "<bytes>", *, arch: Arch | None = None) -> El
     sections = _sections(data, name, header)
     symbols, first_global, strings = _symbols(data, name, header.arch.link.dialect, sections)
     tables, joint = _tables(data, name, header.arch, sections, symbols)
-    view = ElfView(name, header.arch, data, sections, symbols, first_global, strings, tables, joint)
+    arch = _accompanied(header.arch, tables)
+    view = ElfView(name, arch, data, sections, symbols, first_global, strings, tables, joint)
     return _with_late(view) if any(t.section.flags & SHF_RELA_LIVEPATCH for t in tables) else view
 
 
@@ -365,6 +366,14 @@ def _tables(
         for table in tables:
             _read_addends(data, name, arch.link.relocations, table)
     return tuple(tables), joint
+
+
+def _accompanied(arch: Arch, tables: Iterable[RelocationTable]) -> Arch:
+    """Return the architecture as it is for an object with these records (`Reloc.unless`)."""
+    companions = arch.link.relocations.companions
+    if companions and any(np.isin(t.records["type"], companions).any() for t in tables):
+        return attrs.evolve(arch, link=arch.link.accompanied)
+    return arch
 
 
 def _read_addends(data: bytes, name: str, rows: Rows, table: RelocationTable) -> None:

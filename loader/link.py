@@ -403,7 +403,10 @@ def _hint(
         if table.target.executable:
             return f"wherever it is loaded: build it with {view.arch.link.code_model_option}"
         return "wherever it is loaded: addresses of the kernel need eight bytes"
-    return f"load it closer: {view.arch.title} code model {view.arch.link.code_model}"
+    hint = f"load it closer: {view.arch.title} code model {view.arch.link.code_model}"
+    if failure.row.unless:
+        hint += f"; or build it with {view.arch.link.code_model_wide}"
+    return hint
 
 
 class _Functions:

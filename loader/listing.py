@@ -210,7 +210,7 @@ class Listing:
         Case does not matter: `call26` finds R_AARCH64_CALL26.
         """
         rows = self.view.arch.link.relocations
-        names = [row.name for row in rows.values()]
+        names = [row.name for row in rows.values() if not row.unsupported]
         ends = zip(min(names), max(names), strict=False)
         short = next((n for n, (a, b) in enumerate(ends) if a != b), 0)
         wanted = pattern.upper()

@@ -87,7 +87,7 @@ def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | N
     places = {usual.offset_of(STRUCTURE, "init"), usual.offset_of(STRUCTURE, "exit")}
     if section.size == usual.size_of(STRUCTURE) and pointers.keys() <= places:
         told = pointers.keys() == places or not build
-        if told or build.startswith(usual.series):
+        if told or f"{build}.".startswith(f"{usual.series}."):
             return ThisModule(section, members_of(usual, MEMBERS), True, build)
     members: dict[str, int] = {}
     word = view.dialect.word

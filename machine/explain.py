@@ -63,7 +63,8 @@ class Explainer:
             if said is not None:
                 kind, reason = said
             elif kind is FaultKind.TRAP and stop.number is not None:
-                reason = f"exception {stop.number}"
+                names = self._arch.runs.emulation.exceptions.names
+                reason = names.get(stop.number, f"exception {stop.number}")
         elif stop.address is not None and (found := self._unknown_variable(stop)):
             name, how = found
             kind = FaultKind.UNKNOWN_SYMBOL

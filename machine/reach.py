@@ -36,7 +36,9 @@ STEPS = 16  # instructions executed at most: a displacement truncated to 0 runs 
 
 @attrs.frozen(kw_only=True)
 class Measurement:
-    """What was found out about one instruction; displacements count from its own address.
+    """What was found out about one instruction.
+
+    Displacements count from its own address, and those of a region jump from the region's start.
 
     Parameters
     ----------
@@ -93,7 +95,7 @@ class _Bench:
         assert room is not None
         self._room = room
         # At the start of a page: a pair that counts in pages then counts from here.
-        self._place = room.start + SPAN // 2
+        self._middle = self._place = room.start + SPAN // 2
         self._stack = self._memory.vmalloc(PAGE_SIZE) + PAGE_SIZE // 2
         # The emulator looks at the page where a run would end, so it must be executable.
         self._end = self._memory.vmalloc(PAGE_SIZE, prot=Prot.RX) + PAGE_SIZE // 2
@@ -111,20 +113,29 @@ class _Bench:
             return _unmeasured(branch)
         if probe.result is None:
             step = max(step, len(self._arch.loads.trap))  # the guest arrives at instructions only
-        last, first = self._limit(probe, step), self._limit(probe, -step)
-        if last is None or first is None:
-            return _unmeasured(branch)
-        code = self._fill(probe, last)
-        disassembler = Disassembler(self._arch)
-        return Measurement(
-            branch=branch,
-            code=code,
-            text="; ".join(text for _, _, text in disassembler.all(code, self._place)),
-            measured=Reach(first, last + step, step),
-            step=step,
-            past_lo=self.lead(probe, first - step),
-            past_hi=self.lead(probe, last + step),
-        )
+        origin = 0
+        if branch.region is not None:  # from its middle, to find both ends
+            self._place = self._middle + branch.region.size // 2
+            origin = self._place - branch.region.start(self._place)
+        try:
+            last, first = self._limit(probe, step), self._limit(probe, -step)
+            if last is None or first is None:
+                return _unmeasured(branch)
+            code = self._fill(probe, last)
+            disassembler = Disassembler(self._arch)
+            past = [self.lead(probe, beyond) for beyond in (first - step, last + step)]
+            past_lo, past_hi = (None if led is None else led + origin for led in past)
+            return Measurement(
+                branch=branch,
+                code=code,
+                text="; ".join(text for _, _, text in disassembler.all(code, self._place)),
+                measured=Reach(first + origin, last + step + origin, step),
+                step=step,
+                past_lo=past_lo,
+                past_hi=past_hi,
+            )
+        finally:
+            self._place = self._middle
 
     def _limit(self, probe: Probe, step: int) -> int | None:
         """Return the last displacement in the direction of `step` that leads where it should."""

@@ -14,7 +14,7 @@ from samples.story import Story, StoryPart
 
 # In the order of a course.
 DEMOS: dict[str, str] = {
-    "tour": "one module on three architectures: where it lies, how far it reaches, what it does",
+    "tour": "one module on every architecture: where it lies, how far it reaches, what it does",
     "reach": "how far a direct call gets, and what happens one step further",
     "veneer": "the 128 MiB wall of arm64, and the PLT entry that leads over it",
     "adrp": "why arm64 code may move by pages, and not by less",

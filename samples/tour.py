@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tour: the same module on three architectures, from file to result.
+"""The tour: the same module on every architecture, from file to result.
 
 `mathuser` calls functions that `mathlib` exports and prints through the kernel's printk, so
 one load shows a dependency, calls within reach and calls into the kernel.
@@ -23,7 +23,7 @@ MODULE, FUNCTION, ARGUMENTS = "mathuser", "mathuser_lcm", (123456, 7890)
 
 def main() -> Story:
     """Load the module on every architecture and tell what is different."""
-    story = Story("tour", "One module, three architectures")
+    story = Story("tour", "One module, every architecture")
     expected = math.lcm(*ARGUMENTS)
     story.parts.append(
         Text(
@@ -35,7 +35,7 @@ def main() -> Story:
     for arch in archs():
         story.facts[arch.name] = _visit(story, arch, expected)
     results = {facts["result"] for facts in story.facts.values()}
-    same = "the same on all three" if results == {expected} else f"NOT the same: {results}"
+    same = "the same on all of them" if results == {expected} else f"NOT the same: {results}"
     story.parts += [
         Heading("What is the same, and what is not"),
         Text(

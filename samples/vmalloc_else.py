@@ -8,7 +8,7 @@ is refused, and the refusal says by how far each call misses.
 
 from __future__ import annotations
 
-from allocator.types import size_text
+from allocator.types import Hex, size_text
 from archs import archs
 from loader.errors import RelocationError
 from machine.machine import Machine
@@ -38,7 +38,7 @@ def main() -> Story:
             outcome = f"refused: {refused} relocations"
             if seed is None or not said:
                 said += [Heading(title), Lines(tuple(str(error).splitlines()[:2]))]
-        story.facts[title] = {"refused": refused, "outcome": outcome, "away": away}
+        story.facts[title] = {"refused": refused, "outcome": outcome, "away": Hex(away)}
         rows.append((title, f"{here.vmalloc.start:#x}", size_text(away), outcome))
     story.parts = [
         Text(f"{MODULE}.ko under --design vmalloc_else: text comes from the vmalloc range."),
@@ -48,7 +48,8 @@ def main() -> Story:
         *said,
         Text(
             "Without KASLR arm64's vmalloc range happens to begin at the kernel, so the first "
-            "modules load. An architecture must name a range, or have no modules."
+            "modules load. mips64el calls through registers, and nothing names this text by "
+            "its address. Else an architecture must name a range, or have no modules."
         ),
         Text("Try next: execmem compare --design vmalloc_else --design default"),
     ]

@@ -28,7 +28,10 @@ NEEDED = {
     **dict.fromkeys(("archs/test_text.py", "archs/test_live_patch.py"), "patch"),
     **dict.fromkeys(("kernels/modelled/text", "machine/test_patching.py"), "patch"),
     **dict.fromkeys(("loader/test_livepatch.py", "execmem/test_tracing.py"), "patch"),
-    **dict.fromkeys(("loader/finalize", "loader/test_got.py", "loader/test_depends.py"), "load"),
+    "loader/finalize": "finalise",
+    "archs/test_address_map.py": "load",
+    "archs/test_decode.py": "run",
+    **dict.fromkeys(("loader/test_got.py", "loader/test_depends.py"), "load"),
     **dict.fromkeys(("loader/test_work.py", "loader/test_motion.py"), "load"),
 }
 
@@ -40,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     level = next((NEEDED[str(p)] for p in (path, *path.parents) if str(p) in NEEDED), None)
     given = getattr(item, "callspec", None)
     arch = given.params.get("arch") if given is not None else None
-    if level is not None and isinstance(arch, archs.Arch) and getattr(arch, level) is None:
+    if level is not None and isinstance(arch, archs.Arch) and not getattr(arch, level):
         pytest.skip(f"{arch.name} has no level {level!r}")
     try:
         return (yield)

@@ -118,6 +118,9 @@ class Link:
         What compilers assume of where code and data are, for people.
     code_model_option
         The compiler's option for it.
+    code_model_wide
+        The option for code that can be anywhere, of which other relocations take the rest of an
+        address (`Reloc.unless`).
     code_model_absolute
         Relocations narrower than an address by which its code holds absolute addresses.
     """
@@ -128,6 +131,7 @@ class Link:
     branches: tuple[Branch, ...] = ()
     code_model: str = ""
     code_model_option: str = ""
+    code_model_wide: str = ""
     code_model_absolute: tuple[int, ...] = ()
 
     @cached_property
@@ -156,6 +160,11 @@ class Link:
         names = " / ".join(self.type_name(each) for each in types)
         special = number >> 24
         return f"type {number:#x} ({names}{f', special symbol {special}' if special else ''})"
+
+    @cached_property
+    def accompanied(self) -> Link:
+        """The same for an object with records that lift the reach of others (`Reloc.unless`)."""
+        return attrs.evolve(self, relocations=self.relocations.accompanied)
 
     @property
     def call(self) -> Branch | None:

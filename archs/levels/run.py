@@ -55,7 +55,27 @@ class Anchor(enum.Enum):
 
     PERCPU = "offset of this CPU's per-cpu copy"
     CURRENT = "current task"
+    THREAD_INFO = "thread_info of the current task"
     IMAGE = "kernel image"
+
+
+@attrs.frozen(kw_only=True)
+class DelaySlots:
+    """Branches that execute the instruction behind them before they go.
+
+    Where that one makes the emulator look up a page, it forgets that it has executed it
+    (Unicorn issue 2272). So pages are looked up before.
+
+    Parameters
+    ----------
+    before
+        Returns whether an instruction is such a branch.
+    registers
+        Every register that a program computes with.
+    """
+
+    before: Callable[[bytes], bool]
+    registers: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -70,11 +90,22 @@ class Exceptions:
         Whether the error "invalid instruction" stands for a trap.
     beyond
         Interrupt number -> bytes that the program counter has moved past the instruction.
+    at_sites
+        Where the emulator loses the program counter: numbers of the exceptions that come from
+        instructions at `System.sites`, of which the last that was reached is meant; of others
+        the place is not known. None: it loses none.
+    placed
+        Numbers of those that it does not lose it at.
+    names
+        What they are, in words.
     """
 
     undefined: int | None = None
     invalid_is_trap: bool = False
     beyond: Mapping[int, int] = attrs.field(factory=dict)
+    at_sites: tuple[int, ...] | None = None
+    placed: tuple[int, ...] = ()
+    names: Mapping[int, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +144,8 @@ class Emulation:
     canary
         Where compiled code reads the stack protector's canary: anchor, and the structure there
         whose member `stack_canary` it is; None where no register leads to it.
+    thread_info
+        Where `task` and `cpu` stand in struct thread_info, where that is not part of the task.
     current_variables
         Per-cpu variables that begin with the current task, where no register holds it.
     guard_variables
@@ -123,6 +156,8 @@ class Emulation:
         Returns what a trap instruction says, given the code before and from there on.
     percpu_from_zero
         Whether per-cpu symbols count from 0 (x86-64) instead of being addresses.
+    ticket_locks
+        Whether spinlocks are ticket locks, as inlined unlocks take them to be; else queued ones.
     code
         Kernel functions that are nothing but a few instructions, by name.
     fixups
@@ -141,6 +176,8 @@ class Emulation:
         its second by stores of one text_poke granule; empty where text is never poked.
     exceptions
         How exceptions are reported.
+    delay_slots
+        Branches that go late; None: there are none.
     features
         What the emulated CPU has and modules look for, by the kernel's numbers
         (X86_FEATURE_*, KERNEL_HWCAP_*).
@@ -165,11 +202,14 @@ class Emulation:
     longest: Callable[[bytes], int]
     fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     copy: bytes = b""
+    thread_info: Mapping[str, int] = attrs.field(factory=dict)
     current_variables: tuple[str, ...] = ()
     guard_variables: tuple[str, ...] = ()
+    ticket_locks: bool = False
     guard_globals: tuple[str, ...] = ()
     trap: Callable[[bytes, bytes], Trap | None] = lambda _before, _code: None
     exceptions: Exceptions = attrs.field(factory=Exceptions)
+    delay_slots: DelaySlots | None = None
     privilege: Mapping[str, int] = attrs.field(factory=dict)
     system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)
     msrs: Mapping[int, int] = attrs.field(factory=dict)

@@ -255,8 +255,16 @@ class Motion {
     const x = this.xOf(i);
     const toEntry = this.status[i] === VIA;
     const target = toEntry ? this.entryOf(i) : this.targetAt(from);
-    const wide = row.parts.some((part) => part.bias);
-    const low = (v) => BigInt.asIntN(12, v), high = (v) => ((v + 2048n) >> 12n) & 0xfffffn;
+    const wide = row.parts.find((part) => part.bias), [slice] = (wide ?? row.parts[0])?.slices ?? [];
+    const low = (v) => BigInt.asIntN(12, v);
+    const high = (v) => ((v + BigInt(wide.bias)) >> BigInt(slice[0])) & ((1n << BigInt(slice[1])) - 1n);
+    // A signed half that any X has, whose bits a move by pages changes too; zero is not printed
+    // before a register.
+    const half = !wide && row.parts.length === 1 && slice?.[0] === 0 && slice[1] > 12 && slice[1] < 32 && row.lo == null;
+    const part = (v) => BigInt.asIntN(slice[1], v);
+    if (half && text.includes("(")) {
+      return text.replace(/(-?0x[0-9a-f]+|-?\d+)?\(/, part(x) === 0n ? "(" : `${digits(part(x))}(`);
+    }
     let done = false; // of a pair the first number is the wide part, the next the low one
     return text.replace(/([-+] ?|)\b(0x[0-9a-f]+|\d+)\b/g, (word, sign, size) => {
       const value = sign.startsWith("-") ? -integer(size) : integer(size);
@@ -268,6 +276,7 @@ class Motion {
         return say(high(x));
       }
       if (wide && done && row.parts.length > 1 && value === low(x0)) return say(low(x));
+      if (half && value === part(x0)) return say(part(x));
       if (!wide && near(value, x0)) return say(x + (value - x0));
       return word;
     });

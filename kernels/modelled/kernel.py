@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from allocator import KernelMemory
+from allocator.errors import ExecmemError
 from allocator.types import ADDRESS_MASK
 from archs import Arch
 from archs.layouts import Layouts
@@ -111,6 +112,10 @@ class Kernel:
         self.heap = heap = Heap(memory, heap_limit)
         reached = memory
         if kasan:
+            if arch.runs.emulation.delay_slots is not None:
+                # Looked at, a load or store in a slot leaves the emulator where it was (2272).
+                reason = "accesses in delay slots cannot be checked (kasan)"
+                raise ExecmemError(f"{arch.name}: {reason}")
             self.heap = heap = checked = CheckedHeap(
                 memory, self.serving.origin, runner.refuse_access, heap_limit
             )
@@ -183,7 +188,7 @@ class Kernel:
         The emulator walks none, so the page is empty.
         """
         system = self.arch.runs.emulation.system
-        if system is not None:
+        if system is not None and system.page_table is not None:
             found = self.memory.translate(self.memory.alloc_pages(0))
             assert found is not None
             name, value = system.page_table

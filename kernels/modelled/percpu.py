@@ -19,6 +19,7 @@ PERCPU_SIZE = 64 * PAGE_SIZE
 PERCPU_STATIC = 16 * PAGE_SIZE
 TASK_SIZE = 4 * PAGE_SIZE
 Canary: TypeAlias = tuple[Anchor, int]  # what a register leads to, and the distance from there
+THREAD_INFO = TASK_SIZE - PAGE_SIZE  # from a task, where it is apart from that
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
 for _name in ("task_struct", "fixed_percpu_data"):  # where an architecture may have it
@@ -71,8 +72,10 @@ class PerCpu:
             anchors = {
                 Anchor.PERCPU: self.offsets[-1],
                 Anchor.CURRENT: task,
+                Anchor.THREAD_INFO: task + THREAD_INFO,
                 Anchor.IMAGE: image,
             }
+            self._fill_thread_info(task, cpu.number)
             for name, anchor in emulation.anchors.items():
                 cpu.write(name, anchors[anchor])
             if canary is not None:
@@ -168,7 +171,16 @@ class PerCpu:
         match self._canary:
             case (Anchor.CURRENT, offset):
                 self._memory.write(task + offset, CANARY.to_bytes(8, "little"))
+        self._fill_thread_info(task, self._serving.cpu.number)
         return task
+
+    def _fill_thread_info(self, task: int, number: int) -> None:
+        """Let a thread_info that is apart from its task lead there, and say on which CPU it is."""
+        members = self._arch.runs.emulation.thread_info
+        if members:
+            start = task + THREAD_INFO
+            self._memory.write(start + members["task"], task.to_bytes(8, "little"))
+            self._memory.write(start + members["cpu"], number.to_bytes(4, "little"))
 
     @contextmanager
     def running(self, task: int) -> Iterator[None]:
@@ -195,6 +207,8 @@ class PerCpu:
         for name, anchor in emulation.anchors.items():
             if anchor is Anchor.CURRENT:
                 self._serving.cpu.write(name, self.current)
+            elif anchor is Anchor.THREAD_INFO:
+                self._serving.cpu.write(name, self.current + THREAD_INFO)
         for name in emulation.current_variables:
             if name in self._variables:
                 address = self.address(self._variables[name])

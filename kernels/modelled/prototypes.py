@@ -4,7 +4,7 @@
 An entry of the emulated kernel is declared by its prototype, `"void *memcpy(void *dest, const
 void *src, size_t n)"`, because that is what its author can copy from a header and check
 against it. A call then only needs to know, per parameter, how many bits of a 64-bit register
-count and whether they are signed: the three ABIs pass every integer and pointer in a register
+count and whether they are signed: the ABIs pass every integer and pointer in a register
 or stack slot of its own. So a type here is a width and a sign, not a type system. Structures
 and floating point by value are refused: what they need is another calling convention.
 
@@ -61,9 +61,9 @@ _TYPEDEFS = {
     for size, sign, *names in map(str.split, _INTEGERS.strip().splitlines())
     for name in names
 }
-# Pointers by another name. A va_list parameter is one on all three: to an array on x86-64, to a
+# Pointers by another name. A va_list parameter is one on all of them: to an array on x86-64, to a
 # copy on arm64 (AAPCS64 6.8.2, B.4), both of which lead to the slots, and to the slots
-# themselves on riscv64.
+# themselves on riscv64 and mips64el.
 _POINTER_TYPEDEFS = frozenset(
     """
     va_list acpi_handle irq_handler_t work_func_t rcu_callback_t notifier_fn_t smp_call_func_t

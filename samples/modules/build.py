@@ -67,7 +67,7 @@ class Toolchain:
     guard
         Flags that make the stack protector read its canary where the kernel keeps it:
         at a fixed place of the per-cpu area (x86-64) or of the current task, which
-        SP_EL0 (arm64) or tp (riscv64) points to.
+        SP_EL0 (arm64) or tp (riscv64) points to, or in a variable (mips64el).
     traced
         Flags that leave a call site for the tracer at every function's entry.
     """
@@ -88,6 +88,23 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
             "-mstack-protector-guard-offset=1384",
         ),
         traced=("-fpatchable-function-entry=4,2", "-falign-functions=8"),
+    ),
+    "mips64el": Toolchain(
+        prefix="mips64el-linux-gnuabi64-",
+        flags=(
+            "-mabi=64",
+            "-march=mips64r2",
+            "-mno-abicalls",
+            "-fno-pic",
+            "-msym32",
+            "-mlong-calls",
+            "-G",
+            "0",
+            "-msoft-float",
+            "-mno-check-zero-division",
+        ),
+        guard=(),
+        traced=("-pg", "-mmcount-ra-address"),
     ),
     "riscv64": Toolchain(
         prefix="riscv64-linux-gnu-",

@@ -75,13 +75,18 @@ def run(
     return buffer.tobytes(), failures
 
 
-def with_x(row: Reloc, x: int, *, offset: int = 0, addend: int = 0, place: int = BASE) -> Record:
+def with_x(
+    arch: archs.Arch,
+    row: Reloc,
+    x: int,
+    *,
+    offset: int = 0,
+    addend: int = 0,
+    place: int = BASE,
+) -> Record:
     """Return a record of `row` at `place` whose X is `x`."""
-    target = -x if row.op is Op.SUB else x
-    if row.op is Op.PC:
-        target = x + place
-    elif row.op is Op.PAGE:
-        target = x + (place & ~0xFFF)
+    rule = facts(arch).link.rules[row.number]
+    target = -x if row.op is Op.SUB else x - rule.formula(0, place)
     return Record(offset, place, (target - addend) & MASK64, addend, row.number)
 
 
@@ -92,12 +97,12 @@ def test_the_ends_of_a_reach_are_exact(arch: archs.Arch, row: Reloc) -> None:
     step = 4096 if row.op is Op.PAGE else rule.align
     image = bytes(range(1, 17))
     for x in (rule.lowest, rule.highest):
-        record = with_x(row, x)
+        record = with_x(arch, row, x)
         expected = bytearray(image)
         scalar.apply(arch.machine, expected, [record])
         assert run(arch, image, [record]) == (bytes(expected), [])
     for x in (rule.lowest - step, rule.highest + step):
-        _, (failure,) = run(arch, image, [with_x(row, x)])
+        _, (failure,) = run(arch, image, [with_x(arch, row, x)])
         assert failure.problem is Problem.RANGE
         assert failure.row is row
         assert failure.index.tolist() == [0]
@@ -110,18 +115,18 @@ def test_bits_that_a_field_drops_must_be_zero(arch: archs.Arch, row: Reloc) -> N
     align = facts(arch).link.rules[row.number].align
     image = bytes(16)
     for x in (1, align - 1, align + 1, 2 * align - 1):
-        _, (failure,) = run(arch, image, [with_x(row, x)])
+        _, (failure,) = run(arch, image, [with_x(arch, row, x)])
         assert (failure.problem, failure.index.tolist()) == (Problem.ALIGN, [0])
         if row.kernel:
-            assert run(arch, image, [with_x(row, x)], checks=Checks.KERNEL)[1] == []
-    assert run(arch, image, [with_x(row, align)])[1] == []
+            assert run(arch, image, [with_x(arch, row, x)], checks=Checks.KERNEL)[1] == []
+    assert run(arch, image, [with_x(arch, row, align)])[1] == []
 
 
 @pytest.mark.parametrize(("arch", "row"), [p for p in STANDING_ALONE if p.values[1].reach is None])
 def test_a_row_without_a_reach_takes_every_value(arch: archs.Arch, row: Reloc) -> None:
     """Where the psABI checks nothing, the extremes of 64 bits are applied."""
     for x in (0, -1, -(1 << 63), (1 << 63) - 1, 0x8000_0000):
-        record = with_x(row, x & ~0xFFF if row.op is Op.PAGE else x)
+        record = with_x(arch, row, x & ~0xFFF if row.op is Op.PAGE else x)
         expected = bytearray(16)
         scalar.apply(arch.machine, expected, [record])
         assert run(arch, bytes(16), [record]) == (bytes(expected), [])
@@ -142,9 +147,9 @@ def test_arm64_kernel_checks_of_data_words(
     arch = archs.arch("arm64")
     row = arch.link.relocations[number]
     for x in inside:
-        assert run(arch, bytes(8), [with_x(row, x)], checks=Checks.KERNEL)[1] == []
+        assert run(arch, bytes(8), [with_x(arch, row, x)], checks=Checks.KERNEL)[1] == []
     for x in outside:
-        (failure,) = run(arch, bytes(8), [with_x(row, x)], checks=Checks.KERNEL)[1]
+        (failure,) = run(arch, bytes(8), [with_x(arch, row, x)], checks=Checks.KERNEL)[1]
         assert failure.problem is Problem.RANGE
 
 
@@ -161,7 +166,7 @@ def test_kernel_writes_some_fields_unchecked(name: str, numbers: tuple[int, ...]
     """With the kernel's checks these truncate silently; the hardware's checks refuse them."""
     arch = archs.arch(name)
     for number in numbers:
-        record = with_x(arch.link.relocations[number], 1 << 40)
+        record = with_x(arch, arch.link.relocations[number], 1 << 40)
         assert run(arch, bytes(8), [record], checks=Checks.KERNEL)[1] == []
         assert [f.problem for f in run(arch, bytes(8), [record])[1]] == [Problem.RANGE]
 
@@ -169,9 +174,9 @@ def test_kernel_writes_some_fields_unchecked(name: str, numbers: tuple[int, ...]
 @pytest.mark.parametrize(("arch", "row"), [p for p in SUPPORTED if not p.values[1].kernel])
 def test_what_the_kernel_does_not_know_its_checks_refuse(arch: archs.Arch, row: Reloc) -> None:
     """Types that no kernel loader handles are applied by the hardware's checks only."""
-    _, (failure,) = run(arch, bytes(16), [with_x(row, 0)], checks=Checks.KERNEL)
+    _, (failure,) = run(arch, bytes(16), [with_x(arch, row, 0)], checks=Checks.KERNEL)
     assert (failure.problem, failure.row) == (Problem.UNSUPPORTED, row)
-    assert run(arch, bytes(16), [with_x(row, 0)])[1] == []
+    assert run(arch, bytes(16), [with_x(arch, row, 0)])[1] == []
 
 
 @pytest.mark.parametrize(("arch", "row"), STANDING_ALONE)
@@ -185,7 +190,7 @@ def test_each_row_equals_the_scalar_model(
     step = data.draw(st.sampled_from((8, 9, 16)))
     image = data.draw(st.binary(min_size=step * count + 8, max_size=step * count + 8))
     them = [
-        with_x(row, _in_range(data.draw, arch, row), offset=step * n, place=BASE + 4096 * n)
+        with_x(arch, row, _in_range(data.draw, arch, row), offset=step * n, place=BASE + 4096 * n)
         for n in range(count)
     ]
     expected = bytearray(image)
@@ -228,7 +233,7 @@ def draw_records(draw: Draw, arch: archs.Arch) -> tuple[bytes, list[Record]]:
     for row in draw(st.lists(st.sampled_from(alone), min_size=1, max_size=8)):
         offset, x = next_place(), _in_range(draw, arch, row)
         found.append(
-            with_x(row, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
+            with_x(arch, row, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
         )
     if facts(arch).link.paired:
         for group in range(draw(st.integers(0, 2))):
@@ -291,7 +296,7 @@ def _draw_pairs(
     number = draw(st.sampled_from((20, 23)))
     high, offset = arch.link.relocations[number], next_place()
     x = _in_range(draw, arch, high)
-    first = with_x(high, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
+    first = with_x(arch, high, x, offset=offset, addend=draw(ADDENDS), place=page + offset & MASK64)
     found = [attrs.evolve(first, group=group)]
     for number in draw(st.lists(st.sampled_from((24, 25)), max_size=3)):
         offset = next_place()
@@ -321,7 +326,7 @@ def test_every_record_that_fails_is_reported(arch: archs.Arch, data: st.DataObje
         rule = facts(arch).link.rules[row.number]
         unit = 4096 if row.op is Op.PAGE else rule.align
         x = rule.highest + unit if beyond else 0
-        them.append(with_x(row, x, offset=16 * index, place=BASE + 4096 * index))
+        them.append(with_x(arch, row, x, offset=16 * index, place=BASE + 4096 * index))
         if beyond:
             wrong[index] = x
     _, failures = run(arch, bytes(16 * len(them)), them)
@@ -578,7 +583,7 @@ def test_clean_words_are_stored_at_any_byte_in_any_order(data: st.DataObject) ->
     for step, kind in zip(steps, kinds, strict=False):
         row = arch.link.relocations[kind]
         x = _in_range(data.draw, arch, row)
-        them.append(with_x(row, x, offset=at + step, place=BASE + at + step))
+        them.append(with_x(arch, row, x, offset=at + step, place=BASE + at + step))
         at += step + row.size
     them = data.draw(st.permutations(them))
     expected = bytearray(at + 8)

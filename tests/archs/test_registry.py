@@ -69,7 +69,7 @@ def test_relocation_numbers_are_those_of_pyelftools(arch: archs.Arch) -> None:
     ours = arch.link.relocations
     assert set(ours) - set(numbers) == known.beyond_pyelftools
     differ = {n for n in set(ours) & set(numbers) if ours[n].name != numbers[n]}
-    assert differ == known.wrong_in_pyelftools
+    assert differ == set(known.wrong_in_pyelftools)
 
 
 def printed_names(program: str, arch: archs.Arch, folder: Path) -> dict[int, str]:
@@ -77,8 +77,11 @@ def printed_names(program: str, arch: archs.Arch, folder: Path) -> dict[int, str
     relas = [Rela(0, number, "s") for number in range(max(arch.link.relocations) + 1)]
     path = folder / "all.o"
     path.write_bytes(write(arch.machine, [Sec(".text", bytes(16), relas=relas)], [Sym("s")]))
-    found = re.findall(r"^\w{16}\s+\w{8}(\w{8})\s+(R_\w+)", run(program, "-rW", path), re.MULTILINE)
-    return {int(number, 16): name for number, name in found}
+    pattern = r"^\w{16}\s+(\w{8})(\w{8})\s+(R_\w+)"
+    found = re.findall(pattern, run(program, "-rW", path), re.MULTILINE)
+    if len({low for _, low, _ in found}) == 1:  # MIPS64's fields, as LLVM reads them
+        return {int(high, 16) >> 24: name for high, _, name in found}
+    return {int(low, 16): name for _, low, name in found}
 
 
 def test_relocation_numbers_are_those_of_readelf(arch: archs.Arch, tmp_path: Path) -> None:
@@ -158,8 +161,9 @@ def test_the_trap_stops_and_the_return_returns(arch: archs.Arch) -> None:
     """Filled memory decodes as breakpoints, and the return instruction as a return."""
     decoded = list(disassembler(arch).disasm(arch.loads.trap * 4, 0))
     assert [i.mnemonic for i in decoded] == [facts(arch).run.trap_mnemonic] * 4
-    (ret,) = disassembler(arch).disasm(arch.runs.emulation.ret, 0)
-    assert (ret.mnemonic, ret.op_str) in {("ret", ""), ("c.jr", "ra")}
+    ret, *slot = disassembler(arch).disasm(arch.runs.emulation.ret, 0)
+    assert (ret.mnemonic, ret.op_str) in {("ret", ""), ("c.jr", "ra"), ("jr", "$ra")}
+    assert [i.mnemonic for i in slot] == ["nop"] * (arch.runs.emulation.delay_slots is not None)
 
 
 def test_names_of_emulator_constants_exist(arch: archs.Arch) -> None:

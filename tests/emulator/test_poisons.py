@@ -17,7 +17,7 @@ from machine.machine import Machine
 from samples import modules
 from tests.archs.facts import cases, facts
 from tests.archs.facts.x86_64 import wrmsr
-from tests.machine.snippets import put
+from tests.machine.snippets import put, snippet
 from tests.support import tools
 from tests.support.modules import module
 
@@ -94,6 +94,8 @@ def test_a_task_that_is_current_stays_current_through_a_fault(arch):
 
 def test_a_callback_leaves_the_flags_of_who_called_it(arch, tmp_path):
     """Floating-point flags that a nested call raises are not its caller's."""
+    if facts(arch).run.status is None:
+        pytest.skip(f"the kernel of {arch.name} has no floating-point flags")
     outer, inner = (
         tools.code(arch.machine, f"{source}\n", tmp_path) for source in facts(arch).run.status
     )
@@ -103,11 +105,11 @@ def test_a_callback_leaves_the_flags_of_who_called_it(arch, tmp_path):
     assert machine.call(put(machine, outer), machine.kernel.address("nest")) & 0x3F == 1
 
 
-def test_a_handler_that_raises_leaves_nothing(arch, tmp_path):
+def test_a_handler_that_raises_leaves_nothing(arch):
     """An exception of a kernel function, or an interrupt from the keyboard, spoils no CPU."""
     machine = Machine(arch, memory=64 * MIB)
     fresh = registers(machine)
-    outer = put(machine, tools.code(arch.machine, f"{facts(arch).run.status[0]}\n", tmp_path))
+    outer = snippet(machine, "apply")
 
     def fail():
         raise error

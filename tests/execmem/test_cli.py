@@ -172,7 +172,7 @@ def test_bad_files_are_refused_in_one_line(run, tmp_path, arch, command):
         "empty.ko": (b"", "not an ELF file"),
         "short.ko": (good[:40], "truncated"),
         "cut.ko": (good[: len(good) // 2], "truncated"),
-        "machine.ko": (good[:18] + b"\x08\x00" + good[20:], "machine 8"),
+        "machine.ko": (good[:18] + b"\x02\x00" + good[20:], "machine 2"),
         "big.ko": (good[:5] + b"\x02" + good[6:16] + turned + good[20:], "ELF64 big-endian"),
         "narrow.ko": (good[:4] + b"\x01" + good[5:], "ELF32"),
         "exec.ko": (good[:16] + b"\x02\x00" + good[18:], "ET_EXEC"),

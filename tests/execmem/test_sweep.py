@@ -331,7 +331,7 @@ def test_the_summary_is_what_the_rows_say():
         (row["seconds"] for row in timed), reverse=True
     )[:SLOWEST]
     (group,) = told["errors"]
-    assert group["count"] == 3, "failing fails alike on every architecture"
+    assert group["count"] == len(archs()), "failing fails alike on every architecture"
     assert group["first"].endswith("failing.ko")
 
 

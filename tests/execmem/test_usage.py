@@ -132,7 +132,7 @@ def test_a_name_is_no_address(arch):
             machine.call(value)
     with pytest.raises(BadCall, match=r"no name of a function; hint: Machine\.call"):
         module.call(module.symbols["checksums_crc32"])
-    for place in ("checksums_crc32", "checksums", "checksums:"):
+    for place in ("checksums_crc32", "checksums", "checksums:") if machine.arch.patch else ():
         with pytest.raises(BadCall, match="names no place; hint: expected MODULE:FUNCTION"):
             machine.probe(place)
     for refused in (lambda: machine.read(0, -1), lambda: machine.alloc(-1)):

@@ -62,7 +62,7 @@ def uniform(arch: Arch, random: Random) -> bytes:
 
 def structured(arch: Arch, random: Random) -> bytes:
     """Return instructions that keep to the classes of an architecture's encoding."""
-    one = {"x86_64": _x86, "arm64": _arm64, "riscv64": _riscv}[arch.name]
+    one = {"x86_64": _x86, "arm64": _arm64, "riscv64": _riscv, "mips64el": _mips}[arch.name]
     return b"".join(one(random) for _ in range(random.choice((1, 1, 2, 4, 8, 16))))
 
 
@@ -96,6 +96,12 @@ def _riscv(random: Random) -> bytes:
                            0x37, 0x3B, 0x43, 0x47, 0x4B, 0x4F, 0x53, 0x57, 0x5B, 0x63, 0x67, 0x6F,
                            0x73, 0x73, 0x77, 0x7B))  # fmt: skip
     return (random.getrandbits(32) & ~0x7F | major).to_bytes(4, "little")
+
+
+def _mips(random: Random) -> bytes:
+    word = random.getrandbits(32) & 0x3FF_FFFF
+    classes = (*range(8), 0, 0, 0, 1, 8, 9, 12, 15, 16, 16, *range(20, 32), *range(32, 64))
+    return (random.choice(classes) << 26 | word).to_bytes(4, "little")
 
 
 @cache

@@ -155,7 +155,9 @@ def objects() -> list[bytes]:
     """Return our own modules, from the smallest to samples of compiled C."""
     found = []
     for machine in MACHINES:
-        found += [module(machine), finalisable(machine)]
+        found.append(module(machine))
+        if facts(machine).link.prel32 is not None:
+            found.append(finalisable(machine))
         found.append(module(machine, weak=("maybe",), exported=("mini_f",), plt=False))
         found += versioned(machine)
     for arch in RUNNING:

@@ -808,7 +808,7 @@ def test_a_module_alone(kernel: Kernel) -> None:
     assert notice.code == "built-for"
     assert "6.12.999-other" in notice.text
     assert (
-        f"Linux 6.12.107, Debian {kernel.arch.loads.vermagic.split()[0].rpartition('-')[2]}"
+        f"Linux 6.12.107, Debian {kernel.arch.loads.vermagic.split()[0].partition('-')[2]}"
         in notice.text
     )
     assert (notice.module, str(notice)) == ("one", f"one: {notice.text}")
@@ -859,7 +859,7 @@ def test_what_a_module_was_built_for_is_told(kernel: Kernel, magic: str, told: s
 def test_modules_of_the_kernel_that_is_modelled(arch: archs.Arch, release: str, same: bool) -> None:
     """A build of the same series, distribution and configuration is what is modelled."""
     model, _, words = arch.loads.vermagic.partition(" ")
-    flavour = model.rpartition("-")[2]
+    flavour = model.partition("-")[2]
     magic = f"{release}-{flavour} {words}"
     assert is_modelled(magic, arch) is same
     assert not is_modelled(magic.replace("modversions", "preempt_rt modversions"), arch)

@@ -41,7 +41,7 @@ def test_what_is_modelled_is_assumed(arch: archs.Arch) -> None:
     assert build.version.value == (6, 12)
     assert build.preemption.value == ("preempt" if "preempt" in words else "")
     assert build.smp.value
-    assert build.title == f"Linux 6.12.107, Debian {release.rpartition('-')[2]}"
+    assert build.title == f"Linux 6.12.107, Debian {release.partition('-')[2]}"
     assert {"release", "version", "smp", "modversions", "module_size"} <= set(build.assumed)
     assert (build.types.value, build.exports.value) == (False, False)
 

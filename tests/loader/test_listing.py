@@ -173,6 +173,8 @@ def test_every_row_that_goes_through_the_got_tells_what_was_linked(arch):
         for row in arch.link.relocations.values()
         if row.got is not None and row.parts and not row.unsupported
     ]
+    if arch.got_section is None:
+        pytest.skip(f"{arch.name} has no global offset table")
     assert rows
     for row in rows:
         relas = [Rela(0, row.number, "far")]
@@ -212,6 +214,8 @@ GOT_FORMULAS = {  # slot of S, slot of S+A, start of the table, S -> what stands
 def test_a_row_that_goes_through_the_got_names_its_slot(arch, kind, op):
     """X counts from the slot that holds the symbol's value, and the slot is named."""
     needs(arch, "load")
+    if arch.got_section is None:
+        pytest.skip(f"{arch.name} has no global offset table")
     row = Reloc(1, "R_TEST", op, data(8), got=kind)
     rela = Rela(0, 0, "here", ADDEND)
     sections = [
@@ -368,8 +372,9 @@ def test_decoding_inverts_inserting(draws):
         and row.reach is not None
         and not row.high
         and not row.got
-        # A signed MOVW holds the sign in its opcode.
+        # A signed MOVW holds the sign in its opcode; an upper half has not the lower bits.
         and not any(part.movz for part in row.parts)
+        and row.number not in facts(arch).link.upper
     ]
     row = draws.draw(st.sampled_from(rows))
     reach = row.reach
@@ -410,7 +415,7 @@ def test_a_uleb128_number_keeps_its_length(arch):
 
 def test_a_module_is_listed_as_relocated_not_as_finalised(arch):
     """What finalisation edits afterwards (tracer sites, thunks) does not show as a relocation."""
-    needs(arch, "load")
+    needs(arch, "finalise")
     machine = Machine(arch, root=modules.root(arch.name))
     module = machine.load("patchable", init=False).loaded
     listing = Listing.of(module)

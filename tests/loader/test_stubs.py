@@ -405,7 +405,7 @@ def test_link_adds_stub_sections_on_request(arch: archs.Arch) -> None:
     needs(arch, "load")
     image = module(arch.machine, plt=False)
     view = parse(image)
-    names = {".got"}
+    names = set() if arch.got_section is None else {arch.got_section}
     if arch.plt is not None:
         names |= {arch.plt.section, arch.plt.init_section}
         names |= {arch.plt.got_section} if arch.plt.got_section else set()
@@ -413,8 +413,10 @@ def test_link_adds_stub_sections_on_request(arch: archs.Arch) -> None:
     assert {s.name for s in more.sections[len(view.sections) :]} == names
     assert [s.index for s in more.sections] == list(range(len(more.sections)))
     assert with_stub_sections(more).sections == more.sections
-    addresses = place(plan(more), RISCV_BASE)
-    symbols = {"_printk": RISCV_BASE}
+    addresses = place(plan(more), facts(arch).link.base)
+    symbols = {"_printk": facts(arch).link.base}
     assert link(image, addresses, symbols, stubs=True).keys() == addresses.keys()
+    if not names:
+        return
     with pytest.raises(BadModule, match="there is no section"):
         link(image, addresses, symbols)

@@ -148,8 +148,12 @@ def test_tour_shows_sizes_and_distances(arch):
 
 def test_reach_tells_what_the_record_says(arch):
     """One step past the limit a call is refused, or goes through an entry of the module's PLT."""
+    call = arch.link.call
+    if call is None:
+        (row,) = (row for row in told("reach").parts[0].rows if row[0] == arch.title)
+        assert row[1:] == ("any: through registers", "", "")
+        return
     facts = reach.visit(arch)
-    call = next(b for b in arch.link.branches if b.what == "call")
     # The relocation counts from its field; the instruction may start earlier.
     assert abs(int(facts["fits"], 16) + call.reach.align - call.reach.hi) < 8
     layout = plan(parse(path(arch.name, reach.MODULE).read_bytes()))
@@ -208,8 +212,10 @@ def test_vmalloc_else_is_refused_wherever_it_is_far():
     """Beyond every reach the module is refused; on top of the kernel it loads."""
     facts = told("vmalloc_else").facts
     assert len(facts) == 2 * len(ALL)
-    for found in facts.values():
-        assert (found["refused"] > 0) is (found["away"] > 4 * GIB)
+    registers = {arch.title for arch in ALL if arch.link.call is None}
+    for name, found in facts.items():
+        far = found["away"] > 4 * GIB and name.partition(",")[0] not in registers
+        assert (found["refused"] > 0) is far
 
 
 def test_flow_ends_the_same_with_and_without_text_poke():
@@ -271,9 +277,11 @@ def test_nomodules_lands_in_the_range_of_each_consumer(arch):
     here = arch.loads.address_map()
     for found in facts.values():
         assert found["leaf"] == 2 << 20
-        call = next(b for b in arch.link.branches if b.what == "call")
+        call = arch.link.call
         ends = (here.image.start, here.image.end - 4)
-        assert found["reaches"] is all(e - found["address"] in call.reach for e in ends)
+        assert found["reaches"] is (
+            call is None or all(e - found["address"] in call.reach for e in ends)
+        )
     assert facts["ftrace"]["reaches"]
     assert facts["thunk"]["reaches"]
 

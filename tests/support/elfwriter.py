@@ -23,7 +23,7 @@ UNDEF, LIVEPATCH, ABS, COMMON = 0, 0xFF20, 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 NOTYPE, OBJECT, FUNC, SECTION = 0, 1, 2, 3
 
-X86_64, AARCH64, RISCV = 62, 183, 243
+X86_64, AARCH64, RISCV, MIPS = 62, 183, 243, 8
 
 HEADER = {  # field -> offset, size
     "magic": (0, 4),
@@ -149,9 +149,10 @@ def write(
     machine: int,
     sections: Sequence[Sec],
     symbols: Sequence[Sym] = (),
-    form: Form = Form(),
+    form: Form | None = None,
 ) -> bytes:
     """Return the object file; symbols are reordered so that locals stand first."""
+    form = Form(mips64=machine == MIPS) if form is None else form
     header_size, section_size = (64, 64) if form.bits == 64 else (52, 40)
     symbol_size = 24 if form.bits == 64 else 16
     record_size = len(_record(form, Rela(0, 0, 0), 0))

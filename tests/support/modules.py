@@ -35,11 +35,12 @@ def calls(
     Only with `keep` it can be executed.
     """
     code, at, addend = facts(machine).link.call_code
+    fields = ((at, facts(machine).link.call), *facts(machine).link.more_of_call)
     before, after = facts(machine).link.keep if keep else (b"", b"")
     text, relas = before, []
     for target in targets:
         name, more = (target, 0) if isinstance(target, str) else target
-        relas.append(Rela(len(text) + at, facts(machine).link.call, name, addend + more))
+        relas += [Rela(len(text) + at, kind, name, addend + more) for at, kind in fields]
         text += code
     return text + after + facts(machine).link.ret, tuple(relas)
 
@@ -157,7 +158,8 @@ def module(
     this = [Rela(at, facts(machine).link.abs64, target) for at, target in entries.items()]
     this_size = this_size or facts(machine).link.this_module_size
     this_module = (bytes(24) + name.encode()).ljust(this_size, b"\0")
-    relative = [Rela(0, facts(machine).link.prel32, f"{name}_table", 8)]
+    prel32 = facts(machine).link.prel32
+    relative = [] if prel32 is None else [Rela(0, prel32, f"{name}_table", 8)]
     sections = [
         Sec(".text", text, A | X, align=16, relas=work_relas),
         Sec(texts[0], init, A | X, align=16, relas=init_relas),

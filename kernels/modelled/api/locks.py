@@ -8,9 +8,9 @@ who gives back what is not held.
 
 Lock words stand in guest memory in the kernel's own form, because modules inline the fast
 paths. A spinlock word has two: arm64's and x86-64's queued lock (0 free, the lowest byte
-set when held) and riscv64's ticket lock (free where both halves are equal; taking counts
-the upper half up, an inlined unlock the lower). The entries take a lock the ticket way,
-which either form reads as held, and give it back to 0, which both read as free.
+set when held; mips64el's too) and riscv64's ticket lock (free where both halves are equal;
+taking counts the upper half up, an inlined unlock the lower). The entries take a lock the way
+that inlined unlocks give it back, and give it back to 0, which both forms read as free.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RWSEM_COUNT, RWSEM_OWNER, RWSEM_LIST = (
     offset_of("rw_semaphore", member) for member in ("count", "owner", "wait_list")
 )
 SEM_COUNT = offset_of("semaphore", "count")
-LOCKED_BYTE, TICKET = 0xFF, 1 << 16
+LOCKED_BYTE, QUEUED, TICKET = 0xFF, 1, 1 << 16
 OWNER_FLAGS = 7  # enum: waiters, handoff, pickup in the low bits of mutex.owner
 WRITER, WRITER_MASK, READER = 0xFF, 0x1FF, 1 << 9  # include/asm-generic/qrwlock.h
 RWSEM_WRITER, RWSEM_READER = 1, 1 << 8  # kernel/locking/rwsem.c
@@ -78,7 +78,7 @@ def spin_lock(k: Kernel, lock: int) -> int:
     word = k.word(lock, 4)
     if _spinning(word):
         _deadlock(k, "spinlock", lock)
-    k.store(lock, word + TICKET, 4)
+    k.store(lock, word + (TICKET if k.arch.runs.emulation.ticket_locks else QUEUED), 4)
     take(k, lock)
     return 0
 

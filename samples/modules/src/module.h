@@ -3,7 +3,8 @@
  * Everything that the sample modules need to know about the kernel, and no more.
  *
  * The layouts below are the interface between a module file and the kernel that
- * loads it, as BTF of a 6.12 kernel shows them: struct module (only its size and
+ * loads it, as BTF of a 6.12 kernel shows them (for mips64el DWARF of a 6.1 kernel,
+ * as no later one is distributed): struct module (only its size and
  * three of its members matter to a module), struct kernel_param, the array part of
  * a parameter, and the entries of __ksymtab. The functions are those that the
  * kernel exports; what they do stands in the kernel's own documentation.
@@ -64,6 +65,12 @@ typedef _Bool bool;
 #define MODULE_SIZE 1216
 #define MODULE_EXIT 1152
 #define VERMAGIC_TAIL "SMP mod_unload riscv"
+#define ENTRY_ALIGN ".balign 8\n"
+#define ENTRY_FIELD(symbol) ".quad " symbol "\n"
+#elif defined(__mips64) && defined(__MIPSEL__)
+#define MODULE_SIZE 832
+#define MODULE_EXIT 808
+#define VERMAGIC_TAIL "SMP mod_unload MIPS64_R2 64BIT "
 #define ENTRY_ALIGN ".balign 8\n"
 #define ENTRY_FIELD(symbol) ".quad " symbol "\n"
 #endif
@@ -249,8 +256,9 @@ void mutex_unlock(struct mutex *lock);
 /*
  * A spinlock is four bytes, zero when free. How much of it a kernel inlines into
  * its modules differs: nothing on x86-64, the unlock of a ticket lock on riscv64
- * (the low half counts who may enter), both sides of a queued lock on arm64, where
- * only a contended lock calls the kernel.
+ * (the low half counts who may enter) and of a queued lock on mips64el (the lowest
+ * byte says that it is held), both sides of a queued lock on arm64, where only a
+ * contended lock calls the kernel.
  */
 typedef struct {
 	u32 value;
@@ -277,6 +285,14 @@ static inline void spin_unlock(spinlock_t *lock)
 {
 	__atomic_store_n((u8 *)&lock->value, 0, __ATOMIC_RELEASE);
 }
+#elif defined(__mips__)
+void _raw_spin_lock(spinlock_t *lock);
+#define spin_lock(lock) _raw_spin_lock(lock)
+
+static inline void spin_unlock(spinlock_t *lock)
+{
+	__atomic_store_n((u8 *)&lock->value, 0, __ATOMIC_RELEASE);
+}
 #else
 void _raw_spin_lock(spinlock_t *lock);
 #define spin_lock(lock) _raw_spin_lock(lock)
@@ -291,7 +307,8 @@ static inline void spin_unlock(spinlock_t *lock)
 
 /*
  * Memory of user space. On arm64 the bare copy is what modules call, and the checks around
- * it are inlined; a count is returned of what was not copied.
+ * it are inlined; so on mips64el, where it has a calling convention of its own and these
+ * modules do not call it. A count is returned of what was not copied.
  */
 #define __user
 #if defined(__aarch64__)
@@ -312,6 +329,18 @@ unsigned long _copy_from_user(void *to, const void __user *from, unsigned long s
 
 struct inode;
 
+#if defined(__mips__)
+struct file {
+	u8 path[32];
+	struct inode *inode;
+	const void *operations;
+	u8 lock[16];
+	unsigned int f_flags;
+	u32 mode;
+	u8 more[128];
+	void *private_data;
+};
+#else
 struct file {
 	u64 count;
 	u32 lock;
@@ -322,16 +351,26 @@ struct file {
 	struct inode *inode;
 	unsigned int f_flags;
 };
+#endif
 
 struct file_operations {
 	struct module *owner;
+#if !defined(__mips__)
 	u32 fop_flags;
+#endif
 	void *llseek;
 	long (*read)(struct file *file, char __user *to, size_t count, long long *place);
 	long (*write)(struct file *file, const char __user *from, size_t count, long long *place);
-	void *read_iter, *write_iter, *iopoll, *iterate_shared, *poll;
+	void *read_iter, *write_iter, *iopoll;
+#if defined(__mips__)
+	void *iterate;
+#endif
+	void *iterate_shared, *poll;
 	long (*unlocked_ioctl)(struct file *file, unsigned int command, unsigned long argument);
 	void *compat_ioctl, *mmap;
+#if defined(__mips__)
+	unsigned long mmap_supported_flags;
+#endif
 	int (*open)(struct inode *inode, struct file *file);
 	void *flush;
 	int (*release)(struct inode *inode, struct file *file);

@@ -23,14 +23,21 @@ void static_key_disable(struct static_key *key);
 #define BRANCH_NOP "nop\n"
 #define BRANCH_JUMP "b %l[yes]\n"
 #define POINTER ".quad %c0 + %c1 - .\n"
+#elif defined(__mips__)
+#define BRANCH_NOP "b 2f\n2: .insn\n"
+#define BRANCH_JUMP "j %l[yes]\n"
+#define ENTRY ".dword 1b, %l[yes], %0 + %1\n"
 #else
 #define BRANCH_NOP ".option push\n.option norvc\nnop\n.option pop\n"
 #define BRANCH_JUMP ".option push\n.option norvc\nj %l[yes]\n.option pop\n"
 #define POINTER ".quad %0 + %1 - .\n"
 #endif
+#ifndef ENTRY
+#define ENTRY ".long 1b - ., %l[yes] - .\n" POINTER
+#endif
 #define BRANCH(code)                                                       \
 	"1: " code ".pushsection __jump_table, \"aw\"\n.balign 8\n"        \
-	".long 1b - ., %l[yes] - .\n" POINTER ".popsection\n"
+	ENTRY ".popsection\n"
 
 struct static_key patchable_key;
 

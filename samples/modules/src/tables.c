@@ -2,7 +2,8 @@
 /*
  * tables: read-only data. 16 KiB of numbers that the compiler works out, a switch
  * that it turns into a jump table, and a table of places in the form that the kernel
- * uses for its own (each entry the distance from itself to its target).
+ * uses for its own: each entry the distance from itself to its target, or on mips64el,
+ * whose loader knows no distances, its address, of which 32 bits are enough.
  */
 #include "module.h"
 
@@ -151,7 +152,15 @@ static __used u64 place_swap(u64 a)
 	return a << 32 | a >> 32;
 }
 
-/* Each entry is the signed 32-bit distance from itself to a function. */
+#if defined(__mips__)
+#define PLACE(symbol) ".long " symbol "\n"
+#define from(entry) ((const char *)0)
+#else
+#define PLACE(symbol) ".long " symbol " - .\n"
+#define from(entry) ((const char *)(entry))
+#endif
+
+/* Each entry is the signed 32-bit distance from itself, or from 0, to a function. */
 extern const s32 tables_places[3] __attribute__((visibility("hidden")));
 asm(".pushsection .rodata\n"
     ".balign 4\n"
@@ -159,9 +168,9 @@ asm(".pushsection .rodata\n"
     ".hidden tables_places\n"
     ".type tables_places, %object\n"
     "tables_places:\n"
-    ".long place_square - .\n"
-    ".long place_negate - .\n"
-    ".long place_swap - .\n"
+    PLACE("place_square")
+    PLACE("place_negate")
+    PLACE("place_swap")
     ".size tables_places, . - tables_places\n"
     ".popsection\n");
 
@@ -172,7 +181,7 @@ u64 tables_place(unsigned int which, u64 a)
 
 	if (which >= ARRAY_SIZE(tables_places))
 		return ~0ull;
-	return ((u64 (*)(u64))((const char *)entry + *entry))(a);
+	return ((u64 (*)(u64))(from(entry) + *entry))(a);
 }
 
 static int __init tables_init(void)

@@ -100,7 +100,8 @@ class Link(_Level):
     prefix
         Of the names of relocations.
     call, abs64, prel32
-        Numbers of the relocations of a call, a pointer, a self-relative word.
+        Numbers of the relocations of a call, a pointer, a self-relative word that the kernel
+        knows (None: it knows none).
     abs64_name
         Name of the one of a pointer.
     distance
@@ -109,8 +110,11 @@ class Link(_Level):
         Bytes of a word in the tables of exports: 4 where it is self-relative.
     clean_target
         Whether the kernel insists that places hold zero.
-    call_code
-        A call without a target, where its relocation sits, and its addend.
+    word32
+        A relocation of a word of 32 bits, where `prel32` is None.
+    call_code, more_of_call
+        A call without a target, where its relocation sits, and its addend; and where further
+        ones sit, with their numbers.
     ret, spin, return_0
         Code of a return, a jump to itself, a function that returns 0.
     keep
@@ -140,12 +144,16 @@ class Link(_Level):
         table's address, and the function from what a slot holds to its address.
     paired, high
         Types whose X is another relocation's, and those others.
+    upper
+        Types that count from the place and hold the upper half of X alone.
     added, subtracted, set_to
         Types that accumulate at one place.
     uleb128
         Types whose place is as long as its bytes say.
     source, got_source
         Assembly that uses every relocation that a linker can check; and those of a GOT.
+    rewritten
+        Sections that linkers fill by themselves.
     beyond_gas
         What binutils 2.40 cannot write: the type, the bytes that it relocates, the symbol.
     never_in_lld, late_in_lld
@@ -160,8 +168,9 @@ class Link(_Level):
         Mnemonic -> how far it reaches.
     branch_options
         Assembly in front of their sources.
-    decoded
-        Instructions with every type whose field is no plain word.
+    decoded, beyond_capstone
+        Instructions with every type whose field is no plain word; and types whose instructions
+        the disassembler does not know.
     got_loads
         Code that loads a slot of the global offset table.
     got_rows, tls_rows
@@ -180,12 +189,14 @@ class Link(_Level):
     prefix: str = MISSING
     call: int = MISSING
     abs64: int = MISSING
-    prel32: int = MISSING
+    prel32: int | None = MISSING
+    word32: int = 0
     abs64_name: str = MISSING
     distance: tuple[int, ...] = MISSING
     export_word: int = MISSING
     clean_target: bool = MISSING
     call_code: tuple[bytes, int, int] = MISSING
+    more_of_call: Sequence[tuple[int, int]] = ()
     ret: bytes = MISSING
     spin: bytes = MISSING
     return_0: bytes = MISSING
@@ -206,12 +217,14 @@ class Link(_Level):
     got: Mapping[int, Callable[[int, int, int, Callable[[int], int]], int]] = MISSING
     paired: Collection[int] = ()
     high: Collection[int] = ()
+    upper: Collection[int] = ()
     added: Collection[int] = ()
     subtracted: Collection[int] = ()
     set_to: Collection[int] = ()
     uleb128: Collection[int] = ()
     source: str = MISSING
     got_source: str = MISSING
+    rewritten: Collection[str] = ()
     beyond_gas: tuple[tuple[int, str, str], ...] = MISSING
     never_in_lld: Collection[int] = ()
     late_in_lld: Collection[int] = ()
@@ -222,6 +235,7 @@ class Link(_Level):
     branches: Mapping[str, Reaches] = MISSING
     branch_options: str = ""
     decoded: Sequence[Case] = MISSING
+    beyond_capstone: Collection[int] = ()
     got_loads: Sequence[Through] = MISSING
     got_rows: tuple[int, ...] = MISSING
     tls_rows: tuple[int, ...] = MISSING
@@ -240,8 +254,14 @@ class Load(_Level):
     ----------
     image_base
         Where a kernel image is linked.
+    image_step
+        Bytes that KASLR moves it by, or a multiple of them.
     image_marks
         Offset -> bytes in the header of a flat image; None where the image is a vmlinux.
+    types_of
+        Of which kernel the types are, where that is not the one that is modelled.
+    lacks
+        What those types have no structure or member for: variables, structures, members.
     features
         What tables of modules may ask of CPUs, to fuzz them with: the names of our own record.
     debian
@@ -249,7 +269,10 @@ class Load(_Level):
     """
 
     image_base: int = MISSING
+    image_step: int = 2 << 20
     image_marks: Mapping[int, bytes] | None = MISSING
+    types_of: str = ""
+    lacks: Collection[str] = ()
     features: frozenset[str] = MISSING
     debian: tuple[int, float, float, float] | None = MISSING
 
@@ -265,6 +288,10 @@ class Run(_Level):
         relocations; a, b, c ... are the arguments.
     rounds
         Instructions of one round of the snippet "count".
+    ticket_locks
+        Whether its kernel has ticket locks, not queued ones (ARCH_USE_QUEUED_SPINLOCKS).
+    nested
+        Instructions of one round of the snippet "loop" that calls a stub, which calls "one".
     clocks
         Functions that return what a clock of the CPU says.
     hertz
@@ -277,7 +304,7 @@ class Run(_Level):
         What spoils a CPU; assembly in front of it; returns of {0}; an undefined instruction.
     status
         A function that raises a floating-point flag, calls its argument and returns the flags
-        (flag 1 and no other is left); and one that raises another.
+        (flag 1 and no other is left); and one that raises another. None: it has no such flags.
     registers
         Yields each system register: its number, a function that reads it, and one that writes
         its argument and reads it.
@@ -310,16 +337,21 @@ class Run(_Level):
         of other checks, with what they say.
     read_guard
         Code that reads a canary that is a global.
+    aligned
+        Whether loads and stores at addresses that are not aligned are exceptions.
     trap, one
         An instruction of BUG, and one that puts 1 into the result's register.
     va_list_flags, va_list_code
-        For a compiler; what gcc 12 -Os makes of va_list.c: where functions stand, and the code.
+        For a compiler; what gcc 12 -Os makes of va_list.c: where functions stand, and the code;
+        None where it depends on the place.
     va_list, va_list_first
         Memory of a va_list, and the names of what it gives before the stack (see test_registry).
     """
 
     snippets: Mapping[str, str] = MISSING
     rounds: int = MISSING
+    ticket_locks: bool = False
+    nested: int = 5
     clocks: Mapping[str, str] = MISSING
     hertz: Mapping[str, int] = MISSING
     random: Mapping[str, tuple[str, int]] = MISSING
@@ -328,7 +360,7 @@ class Run(_Level):
     poison_prefix: str = MISSING
     poison_return: str = MISSING
     poison_stop: str = MISSING
-    status: tuple[str, str] = MISSING
+    status: tuple[str, str] | None = MISSING
     registers: Callable[[], Iterable[tuple[int, bytes, bytes]]] = MISSING
     seen: Mapping[str, tuple[str, Callable[[int], object]]] = MISSING
     refused: Mapping[str, str] = MISSING
@@ -347,10 +379,11 @@ class Run(_Level):
     type_checks: Mapping[str, str] = MISSING
     checks: Sequence[tuple[str, str]] = MISSING
     read_guard: str = MISSING
+    aligned: bool = False
     trap: str = MISSING
     one: str = MISSING
     va_list_flags: str = MISSING
-    va_list_code: tuple[Mapping[str, int], str] = MISSING
+    va_list_code: tuple[Mapping[str, int], str] | None = MISSING
     va_list: Mapping[int, int | str] = MISSING
     va_list_first: Sequence[str] = MISSING
 
@@ -415,8 +448,8 @@ class Facts:
 
 
 def needs(arch: archs.Arch, level: str) -> None:
-    """Skip the test where an architecture lacks a level."""
-    if getattr(arch, level) is None:
+    """Skip the test where an architecture lacks a level, or does not finalise."""
+    if not getattr(arch, level):
         pytest.skip(f"{arch.name} has no level {level!r}")
 
 

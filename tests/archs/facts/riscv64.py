@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Facts about riscv64.
 
-Rules: RISC-V ELF psABI, 8.4, and the RISC-V unprivileged specification, 2.3 and 16.2. Reach: the
-same, 2.5 and 16.4.
+Rules: RISC-V ELF psABI, 8.4, and RISC-V unprivileged specification, 2.3, 16.2; reach: 2.5, 16.4.
 """
 
 from __future__ import annotations
@@ -548,6 +547,7 @@ _RUN = Run(
         ),
     ),
     rounds=4,
+    ticket_locks=True,
     hertz={"time": 10_000_000},
     registers=_registers,
     trap_mnemonic="c.ebreak",

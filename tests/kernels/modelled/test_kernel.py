@@ -15,6 +15,7 @@ from kernels.modelled.percpu import CANARY, PERCPU_SIZE, PERCPU_STATIC
 from kernels.modelled.table import DATA, FUNCTIONS
 from machine.machine import Machine
 from samples import modules
+from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 
 
@@ -67,13 +68,17 @@ def test_guest_code_of_the_architecture(arch, machine):
 
 def test_the_canary_stands_where_code_reads_it(arch, machine):
     """The stack protector's canary is found by the register and offset of the ABI."""
+    assert CANARY & 0xFF == 0  # so that no string function copies it
+    if arch.runs.emulation.canary is None:
+        for name in arch.runs.emulation.guard_globals:
+            assert machine.kernel.word(machine.kernel.address(name)) == CANARY
+        return
     anchor, structure = arch.runs.emulation.canary
     offset = machine.kernel.layouts.offset_of(structure, "stack_canary")
     registers = [name for name, what in arch.runs.emulation.anchors.items() if what is anchor]
     base = machine.cpu.read(registers[0]) & ADDRESS_MASK
     assert anchor in (Anchor.PERCPU, Anchor.CURRENT)
     assert machine.kernel.word(base + offset) == CANARY
-    assert CANARY & 0xFF == 0  # so that no string function copies it
 
 
 def test_an_image_too_small_is_refused(arch):
@@ -98,7 +103,8 @@ def test_every_entry_can_be_addressed(kernel):
     names = [*FUNCTIONS, *DATA]
     addresses = {name: kernel.address(name) for name in names}
     assert len(set(addresses.values())) == len(names)
-    assert {name for name in names if not kernel.knows(name)} <= OTHERS
+    lacks = {*OTHERS, *facts(kernel.arch).load.lacks}
+    assert {name for name in names if not kernel.knows(name)} <= lacks
     for name in FUNCTIONS:
         assert kernel.name_at(addresses[name]) == name
     assert all(kernel.address(name) == address for name, address in addresses.items())
@@ -324,7 +330,10 @@ def test_words(machine):
 def test_image_size(kernel):
     """The image keeps code, stubs and variables in large pages of their own."""
     leaves = list(kernel.memory.page_table.leaves(kernel.image))
-    assert [leaf.size for leaf in leaves] == [LARGE_PAGE_SIZE] * 3
+    if kernel.image.start % LARGE_PAGE_SIZE:  # Malta's begins in the middle of one
+        assert {leaf.size for leaf in leaves} == {PAGE_SIZE}
+    else:
+        assert [leaf.size for leaf in leaves] == [LARGE_PAGE_SIZE] * 3
 
 
 # Time ----------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ def test_a_canary_that_is_a_global(arch: Arch, cpus: int, tmp_path: Path) -> Non
 
 def test_a_canary_that_nothing_reads(arch: Arch) -> None:
     """A kernel without a stack protector has none, and its threads begin without one."""
+    if arch.runs.emulation.canary is None:
+        pytest.skip(f"{arch.name} has one at no place")
     machine = Machine(_with(arch, canary=None))
     task = machine.kernel.percpu.new_task()
     here, structure = arch.runs.emulation.canary

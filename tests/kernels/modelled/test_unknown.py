@@ -64,6 +64,8 @@ def test_calls_of_unknown_variables_run_into_the_limit(arch):
 
 def test_what_a_module_points_at_may_be_a_variable(arch):
     """Of a module's unknown symbols, those it calls get stubs and the others memory."""
+    if facts(arch).link.more_of_call:
+        pytest.skip(f"calls of {arch.name} look like other uses of an address")
     pointer = Rela(0, facts(arch).link.abs64, "strange")
     image = module(
         arch.machine,

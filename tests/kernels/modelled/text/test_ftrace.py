@@ -299,6 +299,8 @@ def test_replaced_functions(machine, patchable, unchanged):
 def test_every_sample_that_has_no_site_is_said_to_have_none():
     """An image without tables gives no sites on any architecture."""
     for arch in archs.ALL:
+        if arch.patch is None:
+            continue
         machine = Machine(arch)
         module = machine.load(mini_module(arch.machine, undefined=()), init=False)
         assert list(machine.text.ftrace.sites(module.loaded)) == []
