@@ -525,7 +525,8 @@ def _applied(build: Build) -> str:
     if build.exports.value:
         return "its exports and ranges are that kernel's, what needs structures stops; what it calls is of"
     number = ".".join(map(str, build.version.value))
-    return f"linked and finalised as {number} does; what it calls is of"
+    done = "linked and finalised" if build.arch.finalise else "linked"
+    return f"{done} as {number} does; what it calls is of"
 
 
 # Option -> what the modelled kernel has, and what is wrong where another one has something else.
