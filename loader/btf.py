@@ -249,11 +249,6 @@ class Btf:
             at = self.strings.find(wanted, at + 1)
         return found
 
-    def of_kind(self, *kinds: Kind) -> Iterator[Type]:
-        """Yield this blob's own types of some kinds, in their order."""
-        for index in np.flatnonzero(np.isin(self._kinds, [int(kind) for kind in kinds])).tolist():
-            yield self.type(self._first + index)
-
     def named(self, *kinds: Kind) -> dict[str, int]:
         """Return the names of this blob's own types of some kinds -> the first such number."""
         chosen = np.flatnonzero(np.isin(self._kinds, [int(kind) for kind in kinds]))

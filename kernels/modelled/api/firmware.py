@@ -16,7 +16,6 @@ from kernels.modelled.table import Arguments, data, function
 
 AE_NOT_FOUND = 5
 KEY = size_of("key")
-USERMODE_HELPER_ABSENT = -2
 
 data("acpi_disabled", 4)  # there is ACPI, with empty tables
 data("acpi_gbl_FADT", size_of("acpi_table_fadt"))

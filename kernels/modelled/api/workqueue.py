@@ -16,7 +16,7 @@ from kernels.modelled.api.sched import block, defer, queued, set_timer, withdraw
 from kernels.modelled.api.time import NSEC_PER_JIFFY, jiffies, now
 from kernels.modelled.api.timers import PPREV, arm, disarm
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.structs import offset_of, size_of
+from kernels.modelled.structs import offset_of
 from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import Arguments, data, function
 
@@ -27,7 +27,6 @@ declare("rcu_work", "work rcu wq")
 declare("tasklet_struct", "state count use_callback func data")
 PENDING = 1  # the lowest bit of a work's data
 WORK_DATA, WORK_FUNCTION = (offset_of("work_struct", member) for member in ("data", "func"))
-WORK_SIZE = size_of("work_struct")
 TIMER, QUEUE = offset_of("delayed_work", "timer"), offset_of("delayed_work", "wq")
 RCU_HEAD, RCU_QUEUE = offset_of("rcu_work", "rcu"), offset_of("rcu_work", "wq")
 TASKLET_STATE, TASKLET_COUNT, TASKLET_CALLBACK, TASKLET_FUNCTION, TASKLET_DATA = (
