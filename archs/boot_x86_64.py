@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archs.environment import Boot, Environment
-from archs.passes.x86_64.ideal_nops import K8, OPTION
+from archs.passes.x86_64.ideal_nops import BY_VENDOR, K8, OPTION
 from archs.passes.x86_64.returns import ITS_RETURN_THUNK, RETURN_THUNK
 
 # X86_FEATURE_* of Linux 6.12, by word and bit (asm/cpufeatures.h), called as /proc/cpuinfo calls
@@ -199,8 +199,8 @@ def environment(boot: Boot) -> Environment:
 
 def _nops(boot: Boot, cpu: Mapping[str, str]) -> Mapping[str, str]:
     """Return which NOPs a kernel chose, where it did (arch_init_ideal_nops, before 5.13)."""
-    old = boot.version < (5, 13) and cpu.get("vendor_id") == "AuthenticAMD"
-    return {OPTION: K8} if old and int(cpu.get("cpu family", 0)) <= 0xF else {}
+    old = cpu.get("vendor_id") == "AuthenticAMD" and int(cpu.get("cpu family", 0)) <= 0xF
+    return {OPTION: K8} if BY_VENDOR.at(boot.version) and old else {}
 
 
 def _preemption(boot: Boot) -> str:

@@ -15,8 +15,10 @@ from archs.insn_x86_64 import K8_ATOMIC_NOP, K8_NOPS, NOPS
 from archs.passes.ftrace import ADDRESS
 from archs.passes.jump_labels import ENTRY
 from archs.passes.subject import Subject
+from archs.versions import Since
 
 OPTION, K8 = "nops", "k8"
+BY_VENDOR = Since(((0, 0), True), ((5, 13), False))
 
 
 def nops_of(environment: Environment) -> tuple[bytes, ...]:
