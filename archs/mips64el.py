@@ -20,7 +20,6 @@ mach-generic/spaces.h.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 
 from allocator.types import (
     GIB,
@@ -38,7 +37,15 @@ from archs.extable import POINTERS
 from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe, Region, rows
 from archs.levels.load import Load
-from archs.levels.run import Anchor, CallingConvention, DelaySlots, Emulation, Exceptions, Run
+from archs.levels.run import (
+    Anchor,
+    CallingConvention,
+    DelaySlots,
+    Emulation,
+    Exceptions,
+    Run,
+    consecutive_slots,
+)
 from archs.op import Op, Term
 from archs.reloc import Part, Reach, Reloc, Slice, data, signed
 from archs.system_mips64el import SYSTEM, delays
@@ -184,13 +191,6 @@ _RETURN = bytes.fromhex("0800e00300000000")  # jr ra; nop
 _COMPUTED = (*(str(number) for number in range(1, 32)), "hi", "lo")
 
 
-def _va_list(slot: int, load: Callable[[int], int]) -> Iterator[int]:
-    """Yield the slots of a va_list: a pointer to consecutive doublewords (n64)."""
-    while True:
-        yield load(slot)
-        slot += 8
-
-
 def _fixup(_word: int) -> None:
     """Return nothing: entries of exception tables have no third word (asm/extable.h)."""
 
@@ -245,7 +245,7 @@ MIPS64EL = Arch(
             program_counter="pc",
             link="ra",
             sign_extend_32=True,
-            va_list=_va_list,
+            va_list=consecutive_slots,  # n64
             va_list_is_pointer=True,
         ),
         emulation=Emulation(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -51,7 +51,14 @@ from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load, Plt
 from archs.levels.patch import LivePatch, Patch
-from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
+from archs.levels.run import (
+    Anchor,
+    CallingConvention,
+    Emulation,
+    Exceptions,
+    Run,
+    consecutive_slots,
+)
 from archs.op import Got, Op
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
@@ -102,13 +109,6 @@ def address_map(
         kaslr=kaslr,
         vmemmap=0xFFFF_FFC5_0000_0000,  # 4 GiB below vmalloc
     )
-
-
-def _va_list(slot: int, load: Callable[[int], int]) -> Iterator[int]:
-    """Yield the slots of a va_list: a pointer to consecutive doublewords (psABI, chapter 2)."""
-    while True:
-        yield load(slot)
-        slot += 8
 
 
 def _fields(size: int, *slices: tuple[int, int, int], offset: int = 0, bias: int = 0) -> Part:
@@ -407,7 +407,7 @@ RISCV64 = Arch(
             program_counter="pc",
             link="ra",
             sign_extend_32=True,
-            va_list=_va_list,
+            va_list=consecutive_slots,  # psABI, chapter 2
             va_list_is_pointer=True,
         ),
         emulation=Emulation(

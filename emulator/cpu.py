@@ -537,26 +537,25 @@ class Cpu:
         called = uccallback(self.uc, _INSTRUCTION)(hook)
         self.uc._Uc__do_hook_add(uc_const.UC_HOOK_INSN, called, 1, 0, ctypes.c_int(number))  # noqa: SLF001 -- see above
 
-    def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
-        """Call `callback(address)` before each instruction in [start, end) executes."""
+    def _before(self, callback: Callable[[int], None]) -> Callable[..., None]:
+        """Return the hook that calls `callback(address)`, but for a look-up of pages."""
 
         def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
             if self._tlb.locating is None:
                 callback(address)
 
-        self.uc.hook_add(uc_const.UC_HOOK_CODE, hook, None, start, end - 1)
+        return hook
+
+    def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(address)` before each instruction in [start, end) executes."""
+        self.uc.hook_add(uc_const.UC_HOOK_CODE, self._before(callback), None, start, end - 1)
 
     def each_instruction(self, callback: Callable[[int], None]) -> Callable[[], None]:
         """Call `callback(address)` before every instruction; return what ends that.
 
         In a run under way, before those that were not translated yet.
         """
-
-        def hook(_uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-            if self._tlb.locating is None:
-                callback(address)
-
-        handle = self.uc.hook_add(uc_const.UC_HOOK_CODE, hook)
+        handle = self.uc.hook_add(uc_const.UC_HOOK_CODE, self._before(callback))
         if not self._tlb.running:
             self.uc.ctl_flush_tb()
         return lambda: self.uc.hook_del(handle)

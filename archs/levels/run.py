@@ -27,7 +27,7 @@ class CallingConvention:
     link
         Register that holds the return address; None where it is pushed on the stack.
     sign_extend_32
-        Whether 32-bit unsigned values are sign-extended in registers (riscv64).
+        Whether 32-bit unsigned values are sign-extended in registers (riscv64, n64).
     va_list
         Returns an iterator over the slots of a va_list: it is given what a function gets that
         takes one, and a function that reads eight bytes of guest memory at an address.
@@ -48,6 +48,13 @@ class CallingConvention:
     va_list: Callable[[int, Callable[[int], int]], Iterator[int]]
     va_list_is_pointer: bool = False
     indirect: str | None = None
+
+
+def consecutive_slots(slot: int, load: Callable[[int], int]) -> Iterator[int]:
+    """Yield the slots of a va_list that is a pointer to consecutive doublewords."""
+    while True:
+        yield load(slot)
+        slot += 8
 
 
 class Anchor(enum.Enum):
