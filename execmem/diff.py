@@ -14,10 +14,9 @@ One module's file is read once for all of its boots; modules are compared in par
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from archs import Checks
 from execmem.differences import ModuleDiff, Range, RunDiff, kind_of
 from execmem.flipped import flipped
+from execmem.pool import each
 from loader.elf import parse
 from loader.elfview import (
     STT_FUNC,
@@ -344,11 +344,13 @@ def compare_runs(
     found: dict[tuple[Path, str], list[ModuleDiff]] = {(r.folder, r.name): [] for r in runs}
     interrupted = False
     try:
-        for done, diffs in enumerate(_each(tasks, jobs), 1):
-            for diff in diffs:
-                found[diff.folder, diff.run].append(diff)
-            if progress is not None:
-                progress(done, len(tasks))
+        # A boot has 160,000 symbols: every process gets all of them once.
+        with closing(each(_work, tasks, jobs)) as answers:
+            for done, diffs in enumerate(answers, 1):
+                for diff in diffs:
+                    found[diff.folder, diff.run].append(diff)
+                if progress is not None:
+                    progress(done, len(tasks))
     except KeyboardInterrupt:
         interrupted = True
     result = tuple(
@@ -382,27 +384,6 @@ def _tasks(
         for pairs in by_file.values()
     ]
     return sorted(tasks, key=lambda t: -sum(s.size for s in t.recordings[0].sections))
-
-
-def _each(tasks: Sequence[FileTask], jobs: int) -> Iterator[list[ModuleDiff]]:
-    if jobs <= 1 or len(tasks) <= 1:
-        yield from map(_work, tasks)
-        return
-    # A boot has 160,000 symbols: every process gets all of them once, not with every module.
-    with ProcessPoolExecutor(jobs, initializer=_share, initargs=(tasks,)) as pool:
-        yield from pool.map(_shared_work, range(len(tasks)))
-
-
-_shared: list[FileTask] = []
-
-
-def _share(tasks: Sequence[FileTask]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever gave the work ends it
-    _shared[:] = tasks
-
-
-def _shared_work(number: int) -> list[ModuleDiff]:
-    return _work(_shared[number])
 
 
 def _work(task: FileTask) -> list[ModuleDiff]:
