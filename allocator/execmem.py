@@ -238,20 +238,77 @@ class Execmem:
         AllocationError
             No room; names the ranges and the largest free run.
         """
-        where = self.design.where(mem_type, consumer)
-        request = Request(
-            type=mem_type, consumer=consumer, size=size, align=align or 1, where=where
-        )
-        if size <= 0 or request.align < 0 or request.align & (request.align - 1):
-            what = f"{mem_type.name} for {consumer.value}"
-            reason = f"size {size} and alignment {align} are not a positive size and a power of two"
-            raise AllocationError(what, size, request.intervals, reason)
+        request = self._request(mem_type, size, consumer, align or 1)
         try:
             allocation = self.design.alloc(request)
         except AllocationError as error:
             error.design = error.design or self.design.name
             raise
-        self.memory.events.padding_bytes += allocation.reserved - size
+        return self._taken(allocation, request)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether memory of several types can be had as one (`alloc_area`)."""
+        return self.design.mixes
+
+    def alloc_area(
+        self,
+        sizes: Mapping[MemType, int],
+        *,
+        consumer: Consumer = Consumer.MODULE,
+        align: int = 1,
+    ) -> dict[MemType, Pending]:
+        """Reserve memory of several types in one mapping, as modules had before Linux 6.4.
+
+        Each type has whole pages, one behind the other in the given order, in the range of
+        the text among them, and is finished and sealed by itself; the mapping goes when all
+        are freed.
+
+        Parameters
+        ----------
+        sizes
+            Bytes of each type, positive.
+        align
+            Of the whole.
+
+        Raises
+        ------
+        AllocationError
+            No room, or the design keeps types apart (`mixes`).
+        """
+        kinds = sorted(sizes, key=lambda kind: not kind.is_text)
+        where = self.design.where(kinds[0], consumer)
+        requests = [
+            attrs.evolve(self._request(kind, size, consumer, align), where=where)
+            for kind, size in sizes.items()
+        ]
+        if not self.design.mixes:
+            reason, size = "types are kept apart", sum(sizes.values())
+            legal = requests[0].intervals
+            raise AllocationError("an area", size, legal, reason, design=self.design.name)
+        try:
+            found = self.design.alloc_area(requests)
+        except AllocationError as error:
+            error.design = error.design or self.design.name
+            raise
+        return {
+            one.type: self._taken(one, request)
+            for one, request in zip(found, requests, strict=True)
+        }
+
+    def _request(self, mem_type: MemType, size: int, consumer: Consumer, align: int) -> Request:
+        """Return a request that a design may be asked; AllocationError where it makes no sense."""
+        where = self.design.where(mem_type, consumer)
+        request = Request(type=mem_type, consumer=consumer, size=size, align=align, where=where)
+        if size <= 0 or align < 0 or align & (align - 1):
+            what = f"{mem_type.name} for {consumer.value}"
+            reason = f"size {size} and alignment {align} are not a positive size and a power of two"
+            raise AllocationError(what, size, request.intervals, reason)
+        return request
+
+    def _taken(self, allocation: Allocation, request: Request) -> Pending:
+        """Return an allocation as pending, counted and told."""
+        self.memory.events.padding_bytes += allocation.reserved - request.size
         self.memory.events.fallbacks += allocation.fallback
         self._pending[allocation.address] = allocation
         if self.observer is not None:

@@ -118,6 +118,13 @@ class MemType(enum.Enum):
         return Prot.R
 
 
+# What a module's core and its init were before Linux 6.4: an area each, in this order.
+CORE_AND_INIT = (
+    (MemType.TEXT, MemType.RODATA, MemType.RO_AFTER_INIT, MemType.DATA),
+    (MemType.INIT_TEXT, MemType.INIT_RODATA, MemType.INIT_DATA),
+)
+
+
 class Consumer(enum.Enum):
     """Who asks for executable memory; ranges and granularity differ per consumer."""
 

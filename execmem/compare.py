@@ -45,7 +45,7 @@ from execmem.terminal import WIDTH, Meter
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.files import SUFFIXES, module_name, read_module
-from loader.layout import Layout, plan
+from loader.layout import TOGETHER, Layout, plan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,6 +236,7 @@ def measured(view: ElfView, layout: Layout | None = None) -> Module:
         plt_slots=(core, init),
         calls=(kernel, 0, own),
         depends=tuple(name.replace("-", "_") for name in depends if name),
+        together=TOGETHER.at(view.version),
     )
 
 

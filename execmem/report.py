@@ -14,6 +14,7 @@ from allocator.types import AddressMap, ExecmemRange, ExecmemType, Hex, Interval
 from archs import Arch, Branch
 from execmem import documents, notices
 from execmem.streams import say
+from loader.layout import TOGETHER
 from loader.link import Extent, extents
 from samples.story import Heading, Lines, Story, Text
 
@@ -69,6 +70,7 @@ def regions(machine: Machine, module: Module) -> list[dict[str, Any]]:
                 "prot": str(translation.prot) if translation else "freed",
                 "leaf": size_text(translation.leaf) if translation else "",
                 "fallback": region.fallback,
+                "area": None if region.area is None else Hex(region.area.start),
             }
         )
     return found
@@ -193,6 +195,7 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
             right="size",
         )
     )
+    print_areas(out, module)
     if sections:
         out.print()
         out.print(
@@ -217,6 +220,17 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
             + ", ".join(report.unknown[:6])
             + (", ..." if len(report.unknown) > 6 else "")
         )
+
+
+def print_areas(out: Console, module: Module) -> None:
+    """Say what was allocated as one, of a module whose kernel does so (before Linux 6.4)."""
+    areas = {r.area: kind.is_init for kind, r in module.report.regions.items() if r.area}
+    for area, init in sorted(areas.items()):
+        what = "init" if init else "core"
+        out.print(f"{what} is one area: {area.start:#x}, {size_text(area.size)}")
+    if not areas and TOGETHER.at(module.loaded.view.version):
+        why = f"the design {module.report.design} keeps memory types apart, vmalloc does not"
+        out.print(f"its kernel has an area for core and one for init; {why}")
 
 
 def module_extents(module: Module) -> tuple[Extent, ...]:

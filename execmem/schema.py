@@ -70,6 +70,7 @@ _MODULE: Keys = {
     "regions[].prot": (TEXT, "`R-X` and the like, or `freed`"),
     "regions[].leaf": (TEXT, "size of the leaf that maps it"),
     "regions[].fallback": (FLAG, "whether it lies in the fallback range"),
+    "regions[].area": (HEX, f"where what is allocated with it begins{NULL}it is by itself"),
     "sections[].index": (COUNT, "in the file"),
     "sections[].name": (TEXT, "as the file says"),
     "sections[].type": (TEXT, "memory type, or `PERCPU`"),

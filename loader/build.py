@@ -533,6 +533,10 @@ def _applied(build: Build) -> str:
 MODELLED_CONFIG: Mapping[str, tuple[str, str]] = {
     "CONFIG_HZ": ("250", "jiffies are shorter or longer"),
     "CONFIG_PREEMPT_RT": ("n", "its locks are others"),
+    "CONFIG_STRICT_MODULE_RWX": (
+        "y",
+        "parts of a module share pages there, writable text with them",
+    ),
 }
 
 
@@ -541,7 +545,7 @@ def differences(build: Build) -> Iterator[str]:
     told = build.config
     realtime = "y" if build.preemption.value == "preempt_rt" else "n"
     for option, (usual, what) in MODELLED_CONFIG.items():
-        known = {"CONFIG_HZ": usual, "CONFIG_PREEMPT_RT": realtime} if told is None else told
-        value = known.get(option, "n" if usual == "n" else usual)
+        known = {option: usual, "CONFIG_PREEMPT_RT": realtime} if told is None else told
+        value = known.get(option, "n" if usual in ("y", "n") else usual)
         if value != usual:
             yield f"its kernel has {option}={value}, modelled is {usual}: {what}"

@@ -5,12 +5,12 @@ The rules are the kernel's (kernel/module/main.c: rewrite_section_headers,
 layout_sections; arch/arm64/kernel/module-plts.c: module_frob_arch_sections), as a table:
 two sweeps, core then init; in each, four passes over the headers in index order, every
 pass taking the sections not yet placed whose flags fit. The order is part of the
-meaning.
+meaning. Before Linux 6.4 each sweep filled one area, in which every pass began a page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import PAGE_SIZE, MemType, align_up
+from allocator.types import CORE_AND_INIT, PAGE_SIZE, MemType, align_up
 from archs import Plt
 from archs.engine import HARDLY, having
 from archs.versions import Since
@@ -68,6 +68,9 @@ REGION_FLAGS = SHF_ALLOC | SHF_EXECINSTR | SHF_WRITE | SHF_RO_AFTER_INIT
 REGIONS = tuple(
     kind for init in (False, True) for p in PASSES if (kind := p.init if init else p.core)
 )
+# Before Linux 6.4 core and init were one allocation each (core_layout and init_layout of struct
+# module); ac3b43283923 gave every memory type its own.
+TOGETHER = Since(((0, 0), True), ((6, 4), False))
 
 
 def is_init(name: str) -> bool:
@@ -98,6 +101,23 @@ class Placement(NamedTuple):
     align: int
 
 
+@attrs.frozen
+class Area:
+    """Memory of several types that is allocated as one.
+
+    Parameters
+    ----------
+    starts
+        Memory type -> offset of its region, in pages of its own; empty regions too.
+    size, align
+        Of the whole, in bytes.
+    """
+
+    starts: Mapping[MemType, int]
+    size: int
+    align: int
+
+
 # As Placement(...) does, at half the cost: from one sequence of all fields.
 _placement = partial(tuple.__new__, Placement)
 
@@ -122,6 +142,8 @@ class Layout:
         Slots reserved in the global offset table, or None.
     resized
         Sizes of sections that the loader changed, by index.
+    areas
+        What is allocated together, core first; empty where each memory type is by itself.
     """
 
     placements: Mapping[int, Placement]
@@ -131,6 +153,7 @@ class Layout:
     plt: Mapping[bool, PltPlan]
     got: PltPlan | None
     resized: Mapping[int, int]
+    areas: tuple[Area, ...] = ()
 
     def size_of(self, section: Section) -> int:
         """Return the bytes that a section has in memory."""
@@ -141,13 +164,15 @@ class Layout:
         return {kind: align_up(size, PAGE_SIZE) for kind, size in self.sizes.items()}
 
 
-def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
+def plan(view: ElfView, *, errata: Iterable[str] = (), together: bool | None = None) -> Layout:
     """Return the layout of a module.
 
     Parameters
     ----------
     errata
         Numbers of CPU errata that the loader works around.
+    together
+        Whether core is one area and init another; None: as in the module's version of Linux.
 
     Raises
     ------
@@ -175,7 +200,9 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
             where = f"section {section.index} ({section.name})"
             raise BadModule(view.name, where, "is writable and executable")
         sections.append((section, flags, align))
-    placements, sizes, aligns = _sweep(sections, resized)
+    if together is None:
+        together = TOGETHER.at(view.version)
+    placements, sizes, aligns, areas = _sweep(sections, resized, together=together)
     total = sum(sizes.values())
     if total >= MAX_TOTAL:
         reason = f"need {total:#x} bytes; no range for modules has {MAX_TOTAL:#x}"
@@ -188,12 +215,13 @@ def plan(view: ElfView, *, errata: Iterable[str] = ()) -> Layout:
         plt,
         frob.got,
         resized,
+        areas,
     )
 
 
 def _sweep(
-    sections: list[tuple[Section, int, int]], resized: Mapping[int, int]
-) -> tuple[dict[int, Placement], dict[MemType, int], dict[MemType, int]]:
+    sections: list[tuple[Section, int, int]], resized: Mapping[int, int], *, together: bool
+) -> tuple[dict[int, Placement], dict[MemType, int], dict[MemType, int], tuple[Area, ...]]:
     placed: list[list[Placement]] = [[] for _ in REGIONS]
     ends, most = [0] * len(REGIONS), [1] * len(REGIONS)
     for section, flags, align in sections:
@@ -205,13 +233,34 @@ def _sweep(
         ends[number] = offset + width
         most[number] = max(most[number], align)
         placed[number].append(_placement((section, REGIONS[number], offset, width, align)))
+    areas = tuple(_stacked(placed, ends, most)) if together else ()
     placements = {one.section.index: one for inside in placed for one in inside}
     taken = [number for number, inside in enumerate(placed) if inside]
     return (
         placements,
         {REGIONS[number]: ends[number] for number in taken},
         {REGIONS[number]: most[number] for number in taken},
+        areas,
     )
+
+
+def _stacked(placed: list[list[Placement]], ends: list[int], most: list[int]) -> Iterator[Area]:
+    """Yield areas of regions one behind the other; what is aligned is the offset in the area."""
+    for kinds in CORE_AND_INIT:
+        starts: dict[MemType, int] = {}
+        at = 0
+        for kind in kinds:
+            number = REGIONS.index(kind)
+            start = starts[kind] = at
+            for index, one in enumerate(placed[number]):
+                offset = align_up(at, one.align) - start
+                placed[number][index] = one._replace(offset=offset)
+                at = start + offset + one.size
+            ends[number] = at - start
+            at = align_up(at, PAGE_SIZE)
+        if at:
+            align = max(most[REGIONS.index(kind)] for kind in kinds)
+            yield Area(starts, at, align)
 
 
 @cache

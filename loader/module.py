@@ -129,7 +129,7 @@ class Loader:
         if title in self.modules:
             raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
         this = this_module(view, self.gate.layouts)
-        layout = plan(view, errata=self.errata)
+        layout = plan(view, errata=self.errata, together=None if self.execmem.mixes else False)
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]
         check(view)
@@ -252,13 +252,17 @@ class Loader:
 
     def _allocate(self, layout: Layout, undo: ExitStack) -> dict[MemType, Pending]:
         pending: dict[MemType, Pending] = {}
+        for area in layout.areas:
+            sizes = {kind: size for kind in area.starts if (size := layout.sizes.get(kind))}
+            regions = self.execmem.alloc_area(sizes, align=area.align)
+            pending |= {kind: undo.enter_context(region) for kind, region in regions.items()}
         for kind in MemType:
             size = layout.sizes.get(kind, 0)
-            if not size:
+            if not size or layout.areas:
                 continue
             region = self.execmem.alloc(kind, size, align=layout.aligns[kind])
             pending[kind] = undo.enter_context(region)
-        return pending
+        return {kind: pending[kind] for kind in MemType if kind in pending}
 
     def _percpu(self, layout: Layout, undo: ExitStack) -> int | None:
         if layout.percpu is None:
@@ -326,11 +330,17 @@ def _places(layout: Layout, pending: Mapping[MemType, Pending]) -> dict[int, int
     """Return the address of every section.
 
     A type whose sections are all empty gets no memory; symbols may still point at them,
-    so they share the address of the module's first region.
+    so they share the address of the module's first region, or are where they would begin in
+    an area.
     """
     first = next((region.address for region in pending.values()), 0)
+    bases = {kind: region.address for kind, region in pending.items()}
+    for area in layout.areas:
+        held = next(kind for kind in area.starts if kind in pending)
+        start = bases[held] - area.starts[held]
+        bases |= {kind: start + offset for kind, offset in area.starts.items()}
     return {
-        index: pending[p.type].address + p.offset if p.type in pending else first
+        index: bases[p.type] + p.offset if p.type in bases else first
         for index, p in layout.placements.items()
     }
 

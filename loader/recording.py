@@ -30,7 +30,7 @@ import attrs
 
 import archs
 from allocator.files import read_regular
-from allocator.types import MemType
+from allocator.types import CORE_AND_INIT, MemType
 from archs import Arch
 from archs.environment import Boot, Environment
 from archs.passes.static_calls import KEY, TRAMPOLINE
@@ -44,10 +44,6 @@ from loader.static_calls import defaults, places
 BASE = "base"
 # struct module_layout.
 _SUMS = ("text_size", "ro_size", "ro_after_init_size", "size")
-_AREAS = {
-    "CORE": (MemType.TEXT, MemType.RODATA, MemType.RO_AFTER_INIT, MemType.DATA),
-    "INIT": (MemType.INIT_TEXT, MemType.INIT_RODATA, None, MemType.INIT_DATA),
-}
 # struct module is running state; the others are not allocated with the module.
 NOT_COMPARED = frozenset(
     (".gnu.linkonce.this_module", ".symtab", ".strtab", ".modinfo", "__versions", ".data..percpu")
@@ -422,12 +418,14 @@ def _before_types(layout: Mapping[str, Any]) -> dict[MemType, tuple[int, int]]:
     Either is text, read-only data, what becomes read-only, and data in a row; sizes are sums.
     """
     found: dict[MemType, tuple[int, int]] = {}
-    for name, kinds in _AREAS.items():
+    for name, kinds in zip(("CORE", "INIT"), CORE_AND_INIT, strict=True):
         place = layout.get(name, {})
         start = 0
-        for kind, key in zip(kinds, _SUMS, strict=True):
+        # Nothing of an init area becomes read-only later: that sum is as the one before.
+        sums = _SUMS if MemType.RO_AFTER_INIT in kinds else (*_SUMS[:2], _SUMS[3])
+        for kind, key in zip(kinds, sums, strict=True):
             end = int(place.get(key, 0))
-            if kind is not None and end > start:
+            if end > start:
                 found[kind] = int(place["base"], 16) + start, end - start
             start = max(start, end)
     return found

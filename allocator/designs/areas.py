@@ -5,11 +5,14 @@ Whole pages, single 4 KiB frames, one guard page behind each area, RW and not ex
 birth, zeroed. Finishing is set_memory_ro() and set_memory_x(); each area therefore costs
 page-table changes, TLB flushes on all CPUs, and splits of the direct map that are never
 undone. Freeing takes the way of VM_FLUSH_RESET_PERMS. No text_poke is needed.
+
+An area may hold memory of several types, each in pages of its own, as a module's core and init
+did before Linux 6.4: protections are those of the parts, and it is freed once, as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -24,6 +27,8 @@ class Areas(Store):
     """Page-granular areas with guard pages (mm/vmalloc.c)."""
 
     memory: KernelMemory
+    # Start of an area of several types -> how many of its parts are not freed yet.
+    _parts: dict[int, int] = attrs.field(factory=dict, init=False)
 
     def alloc(self, request: Request, places: Iterable[Place]) -> Allocation:
         """Take whole pages, RW and zeroed, and leave a guard page behind them."""
@@ -44,6 +49,19 @@ class Areas(Store):
         self.memory.events.guard_pages += 1
         taken = Interval(reserved.start, reserved.start + size)
         return Allocation.of(request, taken, fallback=fallback)
+
+    def alloc_area(self, requests: Sequence[Request], places: Iterable[Place]) -> list[Allocation]:
+        """Take one area for several requests, in their order, each in whole pages."""
+        sizes = [align_up(request.size, PAGE_SIZE) for request in requests]
+        align = max(request.align for request in requests)
+        whole = self.alloc(attrs.evolve(requests[0], size=sum(sizes), align=align), places)
+        found, at = [], whole.address
+        for request, size in zip(requests, sizes, strict=True):
+            part = Allocation.of(request, Interval(at, at + size), fallback=whole.fallback)
+            found.append(attrs.evolve(part, area=whole.taken))
+            at += size
+        self._parts[whole.address] = len(found)
+        return found
 
     def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
         """Store plainly: the memory is RW until `finish`."""
@@ -68,17 +86,30 @@ class Areas(Store):
         self.memory.set_memory_ro(allocation.address, allocation.reserved)
 
     def free(self, allocation: Allocation) -> None:
-        """Unmap, reset the direct map where it changed, return frames and address space."""
-        taken = allocation.taken
+        """Unmap, reset the direct map where it changed, return frames and address space.
+
+        Of an area that others share nothing happens before the last of them is freed.
+        """
+        area = allocation.area
+        if area is not None and self._parts[area.start] > 1:
+            self._parts[area.start] -= 1
+            return
+        taken = allocation.taken if area is None else area
         self.memory.depopulate(taken.start, taken.size)
         self.memory.release(Interval(taken.start, taken.end + PAGE_SIZE))
+        self._parts.pop(taken.start, None)
 
     def check(self, live: Iterable[Allocation]) -> None:
         """Assert that every area has its pages and its unmapped guard page."""
+        parts: dict[int, int] = {}
         for allocation in live:
-            end = allocation.taken.end
+            if allocation.area is not None:
+                assert allocation.area.holds(allocation.taken)
+                parts[allocation.area.start] = parts.get(allocation.area.start, 0) + 1
+            end = (allocation.area or allocation.taken).end
             assert allocation.address % PAGE_SIZE == allocation.reserved % PAGE_SIZE == 0
             assert self.memory.translate(end) is None, f"no guard page at {end:#x}"
             assert self.memory.free_space.holding(end) is None, f"guard page {end:#x} is free"
             for leaf in self.memory.page_table.leaves(allocation.taken):
                 assert leaf.size == PAGE_SIZE, f"large leaf at {leaf.va:#x}"
+        assert parts == self._parts, f"parts that live: {parts}, counted: {self._parts}"

@@ -16,7 +16,7 @@ Liu proposed. A design is mostly a choice between them, per type.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import attrs
@@ -93,6 +93,9 @@ class Allocation:
         Bytes that were asked for, and bytes that are taken from `address` on.
     fallback
         Whether the design's first choice of range had no room for it.
+    area
+        The mapping that it shares with memory of other types, which lives until all of them
+        are freed; None where it shares none.
     """
 
     address: int
@@ -101,6 +104,7 @@ class Allocation:
     consumer: Consumer
     fallback: bool
     reserved: int
+    area: Interval | None = None
 
     @classmethod
     def of(cls, request: Request, taken: Interval, *, fallback: bool) -> Allocation:
@@ -192,6 +196,7 @@ class Design(ABC):
     """
 
     name: str  # of the class
+    mixes: bool = False  # whether memory of several types can share a mapping (`alloc_area`)
     aside: float = 0.0  # seconds that went into watching it, which its own time leaves out
 
     def __init__(self, context: Context) -> None:
@@ -220,6 +225,13 @@ class Design(ABC):
     def alloc(self, request: Request) -> Allocation:
         """Take memory for `request`; AllocationError when there is none."""
         return self.store(request).alloc(request, self.places(request))
+
+    def alloc_area(self, requests: Sequence[Request]) -> list[Allocation]:
+        """Take one mapping for memory of several types, one behind the other in whole pages.
+
+        Only asked of a design that `mixes`.
+        """
+        raise NotImplementedError(f"{self.name} gives each type memory of its own: {requests}")
 
     def write(self, allocation: Allocation, offset: int, data: bytes) -> None:
         """Store `data` in an allocation that is not finished; the bounds were checked."""

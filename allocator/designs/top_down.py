@@ -22,6 +22,7 @@ class TopDown(Vmalloc):
     """Text bottom up, data top down, in pages."""
 
     name = "top_down"
+    mixes = False  # the split is the idea
 
     def places(self, request: Request) -> Iterable[Place]:
         """Return the ranges, searched from the top for anything but text."""

@@ -2,8 +2,8 @@
 """`module_alloc` as it was: the allocator that the thread set out to replace.
 
 Every allocation is a vmalloc area of its own, in the lowest gap of its range that fits:
-text, data and rodata lie mixed, page beside page. It needs no text_poke, so it is the
-design that every architecture can run.
+text, data and rodata lie mixed, page beside page; before Linux 6.4 one area had them all.
+It needs no text_poke, so it is the design that every architecture can run.
 
 `vmalloc_else` is the `#else` of the patch that the thread quotes: without modules in the
 configuration, EXEC_MEM_START was VMALLOC_START. Such text is mapped, finished and freed
@@ -12,6 +12,8 @@ module range is not a property of modules but of the instruction set.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from allocator.designs.areas import Areas
 from allocator.designs.base import Allocation, Context, Design, Request, Store
@@ -22,6 +24,7 @@ class Vmalloc(Design):
     """Page-granular areas with guard pages, first fit from the lowest address."""
 
     name = "vmalloc"
+    mixes = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -34,6 +37,10 @@ class Vmalloc(Design):
     def stores(self) -> tuple[Store, ...]:
         """Return the only store."""
         return (self.areas,)
+
+    def alloc_area(self, requests: Sequence[Request]) -> list[Allocation]:
+        """Take one area for memory of several types (module_alloc before Linux 6.4)."""
+        return self.areas.alloc_area(requests, self.places(requests[0]))
 
 
 class VmallocElse(Vmalloc):

@@ -54,6 +54,9 @@ class Module:
         Call sites that lead to the kernel, to other modules, and within the module.
     depends
         Modules whose text it calls.
+    together
+        Whether its kernel has core and init in an area each (before Linux 6.4); designs that
+        keep types apart do so here too.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Module:
     plt_slots: tuple[int, int] = (0, 0)
     calls: tuple[int, int, int] = (0, 0, 0)
     depends: tuple[str, ...] = ()
+    together: bool = False
 
 
 @attrs.frozen
@@ -150,6 +154,7 @@ def to_json(operation: Operation) -> dict[str, Any]:
     """Return the line of a trace that stands for an operation."""
     if isinstance(operation, Load):
         module = operation.module
+        more = {"together": True} if operation.module.together else {}
         return {
             "op": "load",
             "module": module.name,
@@ -157,7 +162,7 @@ def to_json(operation: Operation) -> dict[str, Any]:
             "plt_slots": list(module.plt_slots),
             "calls": list(module.calls),
             "depends": list(module.depends),
-        } | ({} if operation.settled else {"settled": False})
+        } | (more if operation.settled else {**more, "settled": False})
     if isinstance(operation, Alloc):
         return {
             "op": "alloc",
@@ -189,6 +194,7 @@ def from_json(line: Any) -> Operation:
                 plt_slots=(_natural(core), _natural(init)),
                 calls=(_natural(kernel), _natural(modules), _natural(own)),
                 depends=tuple(_text(name) for name in line.get("depends", ())),
+                together=_flag(line.get("together", False)),
             )
             return Load(module, settled=_flag(line.get("settled", True)))
         if kind in _BY_MODULE:

@@ -12,7 +12,7 @@ What depends on a refused module is refused too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import attrs
@@ -22,6 +22,7 @@ from allocator.errors import AllocationError, DesignError, ExecmemError
 from allocator.events import Events
 from allocator.execmem import Execmem, Pending, Report
 from allocator.types import (
+    CORE_AND_INIT,
     GIB,
     LARGE_PAGE_SIZE,
     PAGE_SIZE,
@@ -40,6 +41,7 @@ from allocator.workloads.operations import (
     Module,
     Operation,
     Pages,
+    Region,
     Seal,
     Settle,
     Unload,
@@ -281,19 +283,28 @@ class Runner:
         live: dict[MemType, Allocation] = {}
         try:
             with ExitStack() as undo:
-                for region in module.regions:
+                for area in self._areas(module):
                     self._operations += 1
-                    taken = self.execmem.alloc(region.type, region.size, align=region.align)
-                    pending[region.type] = undo.enter_context(taken)
+                    taken = self.execmem.alloc_area(
+                        {region.type: region.size for region in area},
+                        align=max(region.align for region in area),
+                    )
+                    pending |= {kind: undo.enter_context(one) for kind, one in taken.items()}
+                for region in module.regions:
+                    if region.type in pending:
+                        continue
+                    self._operations += 1
+                    alone = self.execmem.alloc(region.type, region.size, align=region.align)
+                    pending[region.type] = undo.enter_context(alone)
                 texts = [
                     Interval(text.address, text.address + text.size)
                     for text in pending.values()
                     if text.type.is_text
                 ]
                 direct = self._reach(module, texts, callees)
-                for kind, taken in pending.items():
-                    taken.write(0, bytes(taken.size))
-                    live[kind] = taken.finish()
+                for kind, one in pending.items():
+                    one.write(0, bytes(one.size))
+                    live[kind] = one.finish()
                     undo.callback(self.execmem.free, live[kind].address)
                 undo.pop_all()
         except DesignError:
@@ -313,6 +324,14 @@ class Runner:
         self._coming.add(module.name)
         if settled:
             self._settle(module.name)
+
+    def _areas(self, module: Module) -> Iterator[list[Region]]:
+        """Yield which regions of a module the design allocates as one."""
+        if module.together and self.execmem.mixes:
+            by_type = {region.type: region for region in module.regions}
+            for kinds in CORE_AND_INIT:
+                if found := [by_type[kind] for kind in kinds if kind in by_type]:
+                    yield found
 
     def _settle(self, name: str) -> None:
         if name not in self._coming:

@@ -598,6 +598,88 @@ def test_vmalloc_text_is_zero_and_writable_at_birth(x86_map):
     assert execmem.memory.read(pending.address, 10) == bytes(10)
 
 
+SHARED = {MemType.TEXT: 5000, MemType.RODATA: 10, MemType.RO_AFTER_INIT: 20, MemType.DATA: 4097}
+
+
+def test_vmalloc_has_several_types_in_one_area(x86_map):
+    """As module_alloc before Linux 6.4: one guard page, protections by page, one free."""
+    execmem = make("vmalloc", None, x86_map)
+    pending = execmem.alloc_area(SHARED, align=2 * PAGE_SIZE)
+    start = WINDOW.start
+    starts = [start + n * PAGE_SIZE for n in (0, 2, 3, 4)]
+    assert [one.address for one in pending.values()] == starts
+    assert execmem.memory.events.guard_pages == 1
+    for number, one in enumerate(pending.values()):
+        one.write(one.size - 1, bytes([number + 1]))
+    parts = [one.finish() for one in pending.values()]
+    assert {part.area for part in parts} == {Interval(start, start + 6 * PAGE_SIZE)}
+    execmem.seal(parts[2])
+    translate = execmem.memory.translate
+    prots = [str(translate(start + n * PAGE_SIZE).prot) for n in range(6)]
+    assert prots == ["R-X", "R-X", "R--", "R--", "RW-", "RW-"]
+    assert translate(start + 6 * PAGE_SIZE) is None
+    assert [execmem.memory.read(p.address + p.size - 1, 1)[0] for p in parts] == [1, 2, 3, 4]
+    flushes = execmem.memory.events.tlb_flushes_all
+    for part in parts[:3]:
+        execmem.free(part.address)
+        execmem.check()
+        assert execmem.find(part.address) is None
+        assert translate(start) is not None  # it goes as a whole
+    execmem.free(parts[3].address)
+    execmem.check()
+    assert execmem.memory.events.tlb_flushes_all == flushes + 1
+    assert translate(start) is None
+    assert done(execmem, MemType.TEXT, bytes(6 * PAGE_SIZE)).address == start
+
+
+def test_an_area_is_abandoned_as_a_whole(x86_map):
+    """Finished or not, its parts leave nothing behind."""
+    execmem = make("vmalloc", None, x86_map)
+    pending = list(execmem.alloc_area(SHARED).values())
+    finished = pending[0].finish()
+    for one in pending[1:]:
+        one.abandon()
+    execmem.check()
+    execmem.free(finished.address)
+    execmem.check()
+    assert execmem.report().largest_free_share == 1.0
+    with pytest.raises(AllocationError, match="size 0"):
+        execmem.alloc_area({**SHARED, MemType.DATA: 0})
+    execmem.check()
+
+
+def test_a_free_of_an_area_that_is_refused_can_be_repeated(x86_map, monkeypatch):
+    """The last part stays live where unmapping fails."""
+    execmem = make("vmalloc", None, x86_map)
+    parts = [one.finish() for one in execmem.alloc_area(SHARED).values()]
+    for part in parts[:3]:
+        execmem.free(part.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(execmem.memory, "depopulate", refuse)
+        with pytest.raises(MappingError):
+            execmem.free(parts[3].address)
+    execmem.check()
+    execmem.free(parts[3].address)
+    execmem.check()
+    assert execmem.memory.translate(parts[0].address) is None
+
+
+def refuse(address, size):
+    """Refuse to unmap."""
+    raise MappingError("unmap", address, size, "refused by the test")
+
+
+@pytest.mark.parametrize("design", [d for d in DESIGNS if d != "vmalloc"])
+def test_other_designs_keep_types_apart(x86_map, x86_poke, design):
+    """Only the design that was module_alloc has areas of several types."""
+    execmem = make(design, x86_poke, x86_map)
+    assert not execmem.mixes
+    with pytest.raises(AllocationError, match="types are kept apart") as caught:
+        execmem.alloc_area(SHARED)
+    assert caught.value.design == design
+    execmem.check()
+
+
 @pytest.mark.parametrize("mem_type", [MemType.TEXT, MemType.DATA, MemType.RODATA])
 def test_per_type_packs_many_areas_under_one_large_leaf(x86_map, x86_poke, mem_type):
     """A thousand small areas are one 2 MiB leaf, 64 bytes apart, and one direct-map split."""

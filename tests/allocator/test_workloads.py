@@ -210,6 +210,7 @@ operations = st.one_of(
             plt_slots=st.tuples(st.integers(0, 99), st.integers(0, 9)),
             calls=st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 9)),
             depends=st.lists(texts).map(tuple),
+            together=st.booleans(),
         ),
         st.booleans(),
     ),
@@ -444,6 +445,21 @@ def test_loading_twice_is_a_failure(x86):
     measures = runner.measure()
     assert [f.operation for f in measures.failures] == [2, 3]
     assert measures.live_bytes == 18
+
+
+@pytest.mark.parametrize(("design", "guards"), [("vmalloc", 2), ("rox_cache", 5)])
+def test_a_module_of_before_types_has_areas_where_the_design_has(x86, design, guards):
+    """Guard pages count areas: core and init, or each type of data and the cache."""
+    execmem = x86(design)
+    runner = Runner(execmem, X86_REACH)
+    item = module("m", *((kind, 100) for kind in MemType if kind.value != 3), together=True)
+    runner.step(Load(item, settled=False))
+    assert not runner.failures
+    assert execmem.memory.events.guard_pages == guards
+    runner.step(Settle("m"))
+    runner.step(Unload("m"))
+    execmem.check()
+    assert execmem.report().bytes == {}
 
 
 def test_a_module_settles_later_and_memory_is_sealed_by_key(x86):

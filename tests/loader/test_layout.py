@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import archs
-from allocator.types import MemType, align_up
+from allocator.types import CORE_AND_INIT, MemType, align_up
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule
@@ -269,3 +270,59 @@ def test_layout_equals_the_kernels(oracle: Path, corpus: Path) -> None:
                 assert size == align_up(layout.sizes[kind], 4096), recorded.name
         seen += 1
     assert seen > 40
+
+
+def test_two_areas_before_types(other_recordings: dict[str, Path]) -> None:
+    """Where real kernels had core and init, each part begins and ends where theirs did."""
+    seen = 0
+    for release, folder in other_recordings.items():
+        for recorded in (*of_base(folder, folder), *of_runs(folder, folder)):
+            recording = recorded.recording
+            layout = plan(parse(recorded.image, recorded.name), errata=recorded.errata)
+            assert bool(layout.areas) == (release in ("5.10", "6.1")), recorded.name
+            if not layout.areas or recording.run != "base":
+                continue
+            facts = json.loads((folder / "base" / f"{recording.name}.json").read_text("utf-8"))
+            bases = {}
+            for area, name in zip(layout.areas, ("CORE", "INIT"), strict=False):
+                theirs = facts["layout"][name]
+                core, starts = name == "CORE", area.starts
+                kinds = CORE_AND_INIT[0 if core else 1]
+                assert tuple(starts) == kinds
+                ends = [starts[kind] for kind in kinds[1:]]
+                wanted = ["text_size", "ro_size", "ro_after_init_size"][: len(ends)]
+                assert ends == [theirs[key] for key in wanted], (recording.name, name)
+                # Behind them are the kernel's copies of the symbol table.
+                assert area.size <= theirs["size"]
+                bases |= {kind: int(theirs["base"], 16) + starts[kind] for kind in kinds}
+            ours = {i: bases[p.type] + p.offset for i, p in layout.placements.items()}
+            assert ours == {i: a for i, a in recording.addresses.items() if i in ours}
+            seen += 1
+    assert seen > 40 or not {"5.10", "6.1"} & set(other_recordings)
+
+
+@pytest.mark.parametrize(("magic", "together"), [("6.3.9 SMP ", True), ("6.4.0 SMP ", False)])
+def test_the_modules_version_decides_on_areas(magic: str, together: bool) -> None:
+    """Offsets in an area are aligned, not offsets in a region (kernel: module_get_offset)."""
+    sections = (
+        Sec(".text", bytes(5000), A | X),
+        Sec(".rodata", bytes(100), A),
+        Sec(".data", bytes(8), A | W),
+        Sec(".data.wide", bytes(8), A | W, align=0x4000),
+        Sec(".init.text", b"x", A | X),
+        Sec(".init.data", b"x", A | W),
+        Sec(".modinfo", f"vermagic={magic}\0".encode(), A),
+    )
+    _, layout = planned(*sections)
+    at = {p.section.name: (p.type.name, p.offset) for p in layout.placements.values()}
+    assert at[".data.wide"] == ("DATA", 0x1000 if together else 0x4000)
+    if not together:
+        assert layout.areas == ()
+        return
+    core, init = layout.areas
+    names = {kind.name: start for kind, start in core.starts.items()}
+    assert names == {"TEXT": 0, "RODATA": 0x2000, "RO_AFTER_INIT": 0x3000, "DATA": 0x3000}
+    assert (core.size, core.align) == (0x5000, 0x4000)
+    names = {kind.name: start for kind, start in init.starts.items()}
+    assert names == {"INIT_TEXT": 0, "INIT_RODATA": 0x1000, "INIT_DATA": 0x1000}
+    assert plan(parse(write(62, sections)), together=False).areas == ()

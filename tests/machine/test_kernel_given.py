@@ -165,7 +165,8 @@ def test_a_sample_in_another_kernel_is_said(machine: Machine) -> None:
 
 def test_its_configuration_counts(arch: archs.Arch, magic: str) -> None:
     """Constructors run where it runs them, and what is modelled otherwise is said."""
-    some = kernel_image(arch, magic, OFFERS, config="CONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n")
+    usual = "CONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"
+    some = kernel_image(arch, magic, OFFERS, config=f"{usual}CONFIG_STRICT_MODULE_RWX=y\n")
     plainly = Machine(kernel=some, modelled=True)
     notices = plainly.load(module(plainly, magic, "_printk"), init=False).report.notices
     assert "configuration" not in {notice.code for notice in notices}
@@ -173,7 +174,9 @@ def test_its_configuration_counts(arch: archs.Arch, magic: str) -> None:
     machine = Machine(kernel=kernel_image(arch, magic, OFFERS, config=config), modelled=True)
     assert machine.loader.gate.constructors
     notices = machine.load(module(machine, magic, "_printk"), init=False).report.notices
-    assert "CONFIG_HZ=1000, modelled is 250" in "".join(n.text for n in notices)
+    text = "".join(n.text for n in notices)
+    assert "CONFIG_HZ=1000, modelled is 250" in text
+    assert "CONFIG_STRICT_MODULE_RWX=n, modelled is y" in text
     plain = Machine(kernel=kernel_image(arch, magic, OFFERS), modelled=True)
     assert not plain.loader.gate.constructors
 
