@@ -29,8 +29,6 @@ from allocator.events import Events
 from allocator.memory import KernelMemory
 from allocator.poking import AliasStore
 from allocator.types import (
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
     Consumer,
     ExecmemType,
     MemType,
@@ -128,7 +126,7 @@ class Report:
     leaves
         Leaves that hold memory of a type, by leaf size.
     large_share
-        Share of a type's bytes that lies under leaves of 2 MiB and more, 0..1.
+        Share of a type's bytes that lies under large leaves (2 MiB and more), 0..1.
     padding_bytes
         Bytes that live allocations hold beyond what they asked for.
     free_mapped_bytes
@@ -205,7 +203,7 @@ class Execmem:
         if len(trap) not in (1, 2, 4):
             raise ExecmemError(f"a trap pattern has 1, 2 or 4 bytes, not {len(trap)}")
         self.memory = memory
-        self.text_poke = text_poke
+        self.text_poke = text_poke = text_poke and text_poke.on(memory.page_size)
         context = Context(memory=memory, trap=trap, text_poke=text_poke)
         self.design: Design = chosen.make(context)
         self._live = SortedDict()  # address -> Allocation
@@ -430,7 +428,7 @@ class Execmem:
             sizes[kind] = sizes.get(kind, 0) + allocation.size
             for leaf in self.memory.page_table.leaves(interval):
                 leaves.setdefault(kind, set()).add((leaf.va, leaf.size))
-                if leaf.size >= LARGE_PAGE_SIZE:
+                if leaf.size >= self.memory.large_size:
                     end = min(leaf.va + leaf.size, interval.end)
                     large[kind] = large.get(kind, 0) + end - max(leaf.va, interval.start)
         text = self.memory.address_map.range_of(ExecmemType.MODULE_TEXT).range
@@ -441,7 +439,7 @@ class Execmem:
             leaves={
                 kind: {
                     size: sum(leaf == size for _, leaf in held)
-                    for size in (PAGE_SIZE, LARGE_PAGE_SIZE)
+                    for size in (self.memory.page_size, self.memory.large_size)
                 }
                 for kind, held in leaves.items()
             },

@@ -29,7 +29,7 @@ from __future__ import annotations
 from allocator.designs.base import Allocation
 from allocator.errors import LifecycleError
 from allocator.execmem import Execmem, Pending
-from allocator.types import PAGE_SIZE, Address, Consumer, MemType, align_up
+from allocator.types import Address, Consumer, MemType, align_up
 
 
 class ModuleAlloc:
@@ -138,7 +138,8 @@ class ModuleAlloc:
 
     def _require_all(self, operation: str, address: Address, pages: int) -> Pending:
         pending = self._of(operation, address)
-        whole = align_up(pending.size, PAGE_SIZE) // PAGE_SIZE
+        page = self.execmem.memory.page_size
+        whole = align_up(pending.size, page) // page
         if pages != whole:
             raise LifecycleError(operation, address, f"{pages} pages given, there are {whole}")
         return pending

@@ -30,11 +30,10 @@ from allocator.errors import AccessError, AllocationError, ExecmemError, Lifecyc
 from allocator.events import Events
 from allocator.intervals import IntervalSet
 from allocator.pagetable import Frames, PageTable, Span, Translation
-from allocator.physical import LARGE_ORDER, PhysicalMemory, repeat
+from allocator.physical import PhysicalMemory, repeat
 from allocator.poking import AliasStore
 from allocator.types import (
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
+    MIB,
     READABLE,
     WRITABLE,
     AddressMap,
@@ -46,6 +45,8 @@ from allocator.types import (
     align_down,
     align_up,
 )
+
+FILLED = 2 * MIB  # bytes that are filled between two words to whoever may refuse
 
 TlbCallback = Callable[[int, int, bool], None]
 IcacheCallback = Callable[[int, int], None]
@@ -66,11 +67,14 @@ class KernelMemory:
     Parameters
     ----------
     physical
-        The frames. All of them are mapped read-write at `address_map.direct_map`.
+        The frames, whose size is that of pages (`paging`). All of them are mapped read-write at
+        `address_map.direct_map`.
     address_map
         Where the kernel image, the direct map and the vmalloc range lie.
     events
         Where everything is counted; a new record by default.
+
+    `page_size` and `large_size` are the bytes of a page and of a large leaf.
     """
 
     def __init__(
@@ -81,14 +85,18 @@ class KernelMemory:
         events: Events | None = None,
     ) -> None:
         self.physical = physical
+        self.paging = physical.paging
+        self.page_size, self.large_size = self.paging.page, self.paging.large
         self.address_map = address_map
         self.events = Events() if events is None else events
         start = address_map.direct_map
         self.direct_map = Interval(start, start + physical.size)
-        self.page_table = PageTable(events=self.events, direct_map=self.direct_map)
+        self.page_table = PageTable(
+            paging=self.paging, events=self.events, direct_map=self.direct_map
+        )
         self.page_table.map_contiguous(start, 0, Prot.RW, size=physical.size)
         # The lower half of the address space that x86-64 pokes in; empty between two pokes.
-        self.poking_mm = PageTable()
+        self.poking_mm = PageTable(paging=self.paging)
         # The number of the CPU that does what the kernel does (smp_processor_id).
         self.this_cpu = 0
         if not address_map.space.holds(self.direct_map):
@@ -96,7 +104,8 @@ class KernelMemory:
             raise AllocationError("the direct map", physical.size, (self.direct_map,), reason)
         self.free_space = IntervalSet([address_map.space])
         image = address_map.image
-        image = Interval(align_down(image.start, PAGE_SIZE), align_up(image.end, PAGE_SIZE))
+        page = self.page_size
+        image = Interval(align_down(image.start, page), align_up(image.end, page))
         for taken in (self.direct_map, image):
             self.free_space.remove(taken)
         # Told of each piece of new memory that was filled; it may refuse, which is undone.
@@ -168,7 +177,7 @@ class KernelMemory:
         else:
             self.events.tlb_flushes_local += 1
         for interval in intervals:
-            self.events.tlb_flushed_pages += interval.size // PAGE_SIZE
+            self.events.tlb_flushed_pages += interval.size // self.page_size
             for callback in tuple(self._tlb_callbacks):
                 callback(interval.start, interval.end, all_cpus)
 
@@ -191,10 +200,14 @@ class KernelMemory:
         size: int,
         within: Interval,
         *,
-        alignment: int = PAGE_SIZE,
+        alignment: int | None = None,
         highest: bool = False,
     ) -> Interval | None:
-        """Take address space, the lowest that fits by default; None when nothing does."""
+        """Take address space, the lowest that fits by default; None when nothing does.
+
+        It is aligned to a page, or to `alignment`.
+        """
+        alignment = alignment or self.page_size
         start = self.free_space.find(size, alignment=alignment, within=within, highest=highest)
         if start is None:
             return None
@@ -217,7 +230,7 @@ class KernelMemory:
         Parameters
         ----------
         large
-            Use a 2 MiB leaf wherever the address allows and a 2 MiB run is free.
+            Use a large leaf wherever the address allows and a run of its size is free.
 
         Returns
         -------
@@ -229,20 +242,20 @@ class KernelMemory:
             Not enough frames; MappingError: a part is mapped already. Nothing changed.
         """
         pieces: list[tuple[int, int, Frames | int]] = []
-        mapped = 0
+        mapped, whole = 0, self.large_size
         try:
             at, end = va, va + size
             while at < end:
-                stop = min(end, align_down(at, LARGE_PAGE_SIZE) + LARGE_PAGE_SIZE)
+                stop = min(end, align_down(at, whole) + whole)
                 run = None
-                if large and stop - at == LARGE_PAGE_SIZE:
-                    run = self.physical.alloc_run(LARGE_ORDER)
+                if large and stop - at == whole:
+                    run = self.physical.alloc_run(self.paging.large_order)
                 if run is None:
                     stop = stop if large else end
-                    frames = self.physical.alloc_frames((stop - at) // PAGE_SIZE)
+                    frames = self.physical.alloc_frames((stop - at) // self.page_size)
                     pieces.append((at, stop - at, frames))
                 else:
-                    pieces.append((at, LARGE_PAGE_SIZE, run))
+                    pieces.append((at, whole, run))
                 at = stop
             if prot not in WRITABLE:
                 aliases = [run for _, _, held in pieces for run in self._alias_runs(held)]
@@ -251,7 +264,7 @@ class KernelMemory:
                 self.flush_tlb(*aliases)
             for start, length, held in pieces:
                 self._fill_frames(held, pattern)
-                leaf = LARGE_PAGE_SIZE if isinstance(held, int) else PAGE_SIZE
+                leaf = whole if isinstance(held, int) else self.page_size
                 self.page_table.map(start, held, prot, size=length, leaf=leaf)
                 mapped += 1
         except ExecmemError:
@@ -320,7 +333,7 @@ class KernelMemory:
         guard
             Leave one unmapped page behind it.
         large
-            Use 2 MiB leaves where possible.
+            Use large leaves where possible.
 
         Raises
         ------
@@ -328,11 +341,11 @@ class KernelMemory:
             No address space or no frames.
         """
         within = within or self.address_map.vmalloc
-        mapped = align_up(size, PAGE_SIZE)
+        mapped = align_up(size, self.page_size)
         if size <= 0:
             raise AllocationError("vmalloc memory", size, (within,), "the size must be positive")
-        alignment = LARGE_PAGE_SIZE if large and mapped >= LARGE_PAGE_SIZE else PAGE_SIZE
-        reserved = self.reserve(mapped + guard * PAGE_SIZE, within, alignment=alignment)
+        alignment = self.large_size if large and mapped >= self.large_size else self.page_size
+        reserved = self.reserve(mapped + guard * self.page_size, within, alignment=alignment)
         if reserved is None:
             largest = self.free_space.largest(within)
             reason = f"the largest free run has {largest:#x} bytes"
@@ -364,9 +377,12 @@ class KernelMemory:
         if pa is None:
             free = self.physical.free_bytes
             raise AllocationError(
-                "contiguous pages", PAGE_SIZE << order, (), f"{free:#x} bytes are free, in pieces"
+                "contiguous pages",
+                self.page_size << order,
+                (),
+                f"{free:#x} bytes are free, in pieces",
             )
-        self.physical.zero(pa, PAGE_SIZE << order)
+        self.physical.zero(pa, self.page_size << order)
         va = self.direct_map.start + pa
         self._pages[va] = order
         return va
@@ -402,11 +418,11 @@ class KernelMemory:
         self.collapse(va, size)
 
     def collapse(self, va: int, size: int) -> None:
-        """Try to collapse every 2 MiB region that the range touches; flush if one did."""
-        first = align_down(va, LARGE_PAGE_SIZE)
-        regions = range(first, va + size, LARGE_PAGE_SIZE)
+        """Try to collapse every large leaf that the range touches; flush if one did."""
+        large = self.large_size
+        regions = range(align_down(va, large), va + size, large)
         collapsed = [
-            Interval(region, region + LARGE_PAGE_SIZE)
+            Interval(region, region + large)
             for region in regions
             if self.page_table.collapse(region)
         ]
@@ -482,13 +498,13 @@ class KernelMemory:
         self.free_space.check()
         used = self.physical.used()
         mapped = self.page_table.frames_with(Prot.NONE, exclude=self.direct_map)
-        numbers = (mapped // np.uint64(PAGE_SIZE)).astype(np.int64)
+        numbers = (mapped // np.uint64(self.page_size)).astype(np.int64)
         assert used[numbers[numbers < len(used)]].all(), "a free frame is mapped"
         for span in self._spans_of(self.direct_map):
             assert span.pa == span.va - self.direct_map.start, f"direct map broken at {span.va:#x}"
             if span.prot is not Prot.RW:
-                first = span.pa // PAGE_SIZE
-                frames = used[first : first + span.size // PAGE_SIZE]
+                first = span.pa // self.page_size
+                frames = used[first : first + span.size // self.page_size]
                 assert frames.all(), f"a free frame near {span.va:#x} is {span.prot}"
         assert not self.wx_aliases(), "a frame is writable and executable"
         for free in self.free_space:
@@ -516,32 +532,32 @@ class KernelMemory:
         return self.page_table.spans(interval.start, interval.size)
 
     def _alias_runs(self, held: Frames | int) -> list[Interval]:
-        """Return where the direct map shows these frames (or this 2 MiB run)."""
-        base = self.direct_map.start
+        """Return where the direct map shows these frames (or this run for a large leaf)."""
+        base, page = self.direct_map.start, self.page_size
         if isinstance(held, int):
-            return [Interval(base + held, base + held + LARGE_PAGE_SIZE)]
+            return [Interval(base + held, base + held + self.large_size)]
         frames = np.sort(held)
         cuts = [
             0,
-            *(np.flatnonzero(frames[1:] - frames[:-1] != PAGE_SIZE) + 1).tolist(),
+            *(np.flatnonzero(frames[1:] - frames[:-1] != page) + 1).tolist(),
             len(frames),
         ]
         return [
-            Interval(base + int(frames[first]), base + int(frames[last - 1]) + PAGE_SIZE)
+            Interval(base + int(frames[first]), base + int(frames[last - 1]) + page)
             for first, last in pairwise(cuts)
         ]
 
     def _fill_frames(self, held: Frames | int, pattern: bytes) -> None:
         for alias in self._alias_runs(held):
             start = alias.start - self.direct_map.start
-            for done in range(0, alias.size, LARGE_PAGE_SIZE):
-                size = min(LARGE_PAGE_SIZE, alias.size - done)
+            for done in range(0, alias.size, FILLED):
+                size = min(FILLED, alias.size - done)
                 self.physical.fill(start + done, size, pattern)
                 self.on_fill(size)
 
     def _free_held(self, held: Frames | int) -> None:
         if isinstance(held, int):
-            self.physical.free(held, LARGE_ORDER)
+            self.physical.free(held, self.paging.large_order)
         else:
             self.physical.free_frames(held)
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The page table: which address reaches which frame, and how.
 
-The shape is that of the three upper levels that all our architectures share:
+The shape is that of the three lowest levels that all our architectures share; what an entry
+maps follows from the page (`Paging`):
 
-    PUD entry   1 GiB   a leaf, or a table of 512 PMD entries
-    PMD entry   2 MiB   a leaf, or a table of 512 PTEs
-    PTE         4 KiB   a leaf
+    PUD entry   1 GiB    64 GiB     4 TiB    a leaf (1 GiB only), or a table of PMD entries
+    PMD entry   2 MiB    32 MiB   512 MiB    a leaf, or a table of PTEs
+    PTE         4 KiB    16 KiB    64 KiB    a leaf
+    a table       512     2,048     8,192    entries
 
 A table of PTEs is a numpy array packed as hardware packs it, frame address and flag bits
 in one word, so a range operation and the collapse test ("512 entries alike, frames
@@ -35,10 +37,9 @@ from allocator.errors import MappingError
 from allocator.events import Events
 from allocator.markup import table
 from allocator.types import (
-    HUGE_PAGE_SIZE,
-    LARGE_PAGE_SIZE,
     PAGE_SIZE,
     Interval,
+    Paging,
     Prot,
     align_down,
     align_up,
@@ -46,24 +47,21 @@ from allocator.types import (
 )
 
 Frames: TypeAlias = NDArray[np.uint64]
-# None: nothing there; int: a leaf; array: a table of 512 PTEs.
+# None: nothing there; int: a leaf; array: a table of PTEs.
 _Entry: TypeAlias = int | Frames | None
 _Pmd: TypeAlias = list[_Entry]
-
-LEAF_SIZES = (PAGE_SIZE, LARGE_PAGE_SIZE, HUGE_PAGE_SIZE)
 
 # An entry is a frame address, the three bits of Prot, and PRESENT. A leaf without any
 # permission keeps its frame: that is what set_direct_map_invalid leaves behind.
 _PRESENT = 8
 _PROT_BITS = 7
-_FRAME = (1 << 64) - PAGE_SIZE
+_FRAME = (1 << 64) - PAGE_SIZE  # of the smallest page; in larger ones more bits are zero
 _WX = (Prot.W | Prot.X).value
 _PROTS = tuple(Prot(bits) for bits in range(8))
 _EVERYTHING = Interval(0, 1 << 64)
 # Physical addresses have at most 52 bits on all our architectures.
 _PHYSICAL_END = 1 << 52
 _U = np.uint64
-_PAGE_OFFSETS = np.arange(512, dtype=_U) * _U(PAGE_SIZE)
 
 
 class Translation(NamedTuple):
@@ -93,56 +91,75 @@ class Leaf(NamedTuple):
 
 
 class PageTable:
-    """Leaves of 4 KiB, 2 MiB and 1 GiB with read, write and execute.
+    """Leaves (4 KiB, 2 MiB and 1 GiB by default) with read, write and execute.
 
     Parameters
     ----------
+    paging
+        What an entry of each level maps.
     events
         Where splits and collapses are counted.
     direct_map
         The region whose splits are counted as the direct map's.
     """
 
-    def __init__(self, *, events: Events | None = None, direct_map: Interval | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        paging: Paging | None = None,
+        events: Events | None = None,
+        direct_map: Interval | None = None,
+    ) -> None:
+        self.paging = paging = paging or Paging()
+        self._page, self._large, self._upper = paging.page, paging.large, paging.upper
+        self._leaves = paging.leaves
+        self._entries, self._last = paging.entries, paging.entries - 1
+        # An entry's index is an address shifted, and at most `_last`.
+        self._pte_shift, self._pmd_shift, self._pud_shift = (
+            size.bit_length() - 1 for size in (self._page, self._large, self._upper)
+        )
+        self._page_offsets = np.arange(self._entries, dtype=_U) * _U(self._page)
         self.events = Events() if events is None else events
         self.direct_map = direct_map or Interval(0, 0)
         # Sorted, so that a walk steps over the terabytes where nothing is mapped.
         self._puds: SortedDict = SortedDict()
-        self._counts = dict.fromkeys(LEAF_SIZES, 0)
+        self._counts = dict.fromkeys(self._leaves, 0)
 
     def translate(self, va: int) -> Translation | None:
         """Return what `va` reaches, or None where nothing is mapped."""
-        entry: _Entry | _Pmd = self._puds.get(va >> 30)
-        leaf = HUGE_PAGE_SIZE
+        entry: _Entry | _Pmd = self._puds.get(va >> self._pud_shift)
+        leaf = self._upper
         if isinstance(entry, list):
-            entry = entry[va >> 21 & 511]
-            leaf = LARGE_PAGE_SIZE
+            entry = entry[va >> self._pmd_shift & self._last]
+            leaf = self._large
             if isinstance(entry, np.ndarray):
-                entry = entry.item(va >> 12 & 511)
-                leaf = PAGE_SIZE
+                entry = entry.item(va >> self._pte_shift & self._last)
+                leaf = self._page
         if not entry:
             return None
         assert isinstance(entry, int)
         return Translation(entry & _FRAME | va & (leaf - 1), _PROTS[entry & _PROT_BITS], leaf)
 
     def map(
-        self, va: int, frames: Frames | int, prot: Prot, *, size: int, leaf: int = PAGE_SIZE
+        self, va: int, frames: Frames | int, prot: Prot, *, size: int, leaf: int | None = None
     ) -> None:
         """Map `size` bytes at `va`.
 
         Parameters
         ----------
         frames
-            One physical address per 4 KiB page, or the first address of a contiguous run.
+            One physical address per page, or the first address of a contiguous run.
         leaf
-            Bytes per leaf; above 4 KiB only for a contiguous run, and `va`, the run and
-            `size` must be multiples of it.
+            Bytes per leaf, a page by default; more only for a contiguous run, and `va`, the
+            run and `size` must be multiples of it.
 
         Raises
         ------
         MappingError
             Writable and executable, not aligned, or a part is mapped already.
         """
+        page = self._page
+        leaf = leaf or page
         end = self._require_range("map", va, size, leaf)
         flags = prot.value | _PRESENT
         if prot.value & _WX == _WX:
@@ -152,51 +169,49 @@ class PageTable:
             aligned = frames % leaf == 0 and 0 <= frames <= _PHYSICAL_END - size
         else:
             aligned = (
-                leaf == PAGE_SIZE
-                and len(frames) * PAGE_SIZE == size
-                and not (frames & _U(PAGE_SIZE - 1)).any()
+                leaf == page and len(frames) * page == size and not (frames & _U(page - 1)).any()
             )
         if not aligned:
             self._refuse("map", va, size, f"frames do not suit leaves of {size_text(leaf)}")
         for start, _, _, entry in self._segments(va, end):
             if isinstance(entry, np.ndarray):
                 if np.count_nonzero(entry):
-                    first = start + int(np.flatnonzero(entry)[0]) * PAGE_SIZE
+                    first = start + int(np.flatnonzero(entry)[0]) * page
                     self._refuse("map", va, size, f"{first:#x} is mapped already")
             elif entry is not None:
                 self._refuse("map", va, size, f"{start:#x} is mapped already")
         self._counts[leaf] += size // leaf
-        if leaf == PAGE_SIZE:
+        if leaf == page:
             if isinstance(frames, int):
-                frames = np.arange(frames, frames + size, PAGE_SIZE, dtype=_U)
+                frames = np.arange(frames, frames + size, page, dtype=_U)
             self._map_pages(va, end, frames | _U(flags))
             return
         assert isinstance(frames, int)
         for at in range(va, end, leaf):
             entry = frames + (at - va) | flags
-            if leaf == HUGE_PAGE_SIZE:
-                self._puds[at >> 30] = entry
+            if leaf == self._upper:
+                self._puds[at >> self._pud_shift] = entry
             else:
-                self._pmd(at)[at >> 21 & 511] = entry
+                self._pmd(at)[at >> self._pmd_shift & self._last] = entry
 
     def map_contiguous(self, va: int, pa: int, prot: Prot, *, size: int) -> None:
         """Map a contiguous run with the largest leaves that its alignment allows.
 
         Raises MappingError as `map` does.
         """
-        end = self._require_range("map", va, size, PAGE_SIZE)
+        end = self._require_range("map", va, size, self._page)
         pieces = []
         at = va
         while at < end:
             leaf = next(
                 leaf
-                for leaf in reversed(LEAF_SIZES)
+                for leaf in reversed(self._leaves)
                 if (at | pa + at - va) % leaf == 0 and end - at >= leaf
             )
             # As many of these leaves as fit before the next larger one could begin.
-            larger = leaf * 512
+            larger = leaf * self._entries
             stop = align_down(end, leaf)
-            if leaf != HUGE_PAGE_SIZE and (va - pa) % larger == 0:
+            if leaf != self._leaves[-1] and (va - pa) % larger == 0:
                 stop = min(stop, align_up(at + leaf, larger))
             pieces.append((at, stop, leaf))
             at = stop
@@ -214,7 +229,7 @@ class PageTable:
         A large leaf that the range covers only in part is split. MappingError where
         nothing is mapped.
         """
-        end = self._require_range("unmap", va, size, PAGE_SIZE)
+        end = self._require_range("unmap", va, size, self._page)
         frames = self.frames(va, size, operation="unmap")
         for segment in list(self._segments(va, end)):
             self._clear(*segment)
@@ -222,21 +237,21 @@ class PageTable:
 
     def set_pte(self, va: int, frame: int, prot: Prot) -> None:
         """Map one 4 KiB page, as `map` does, at the price of a text_poke step."""
-        pmd = self._puds.get(va >> 30)
-        table = pmd[va >> 21 & 511] if isinstance(pmd, list) else None
-        index = va >> 12 & 511
+        pmd = self._puds.get(va >> self._pud_shift)
+        table = pmd[va >> self._pmd_shift & self._last] if isinstance(pmd, list) else None
+        index = va >> self._pte_shift & self._last
         if not isinstance(table, np.ndarray) or table.item(index) or prot.value & _WX == _WX:
-            self.map(va, frame, prot, size=PAGE_SIZE)
+            self.map(va, frame, prot, size=self._page)
             return
         table[index] = frame | prot.value | _PRESENT
-        self._counts[PAGE_SIZE] += 1
+        self._counts[self._page] += 1
 
     def clear_pte(self, va: int) -> None:
         """Unmap one page that `set_pte` mapped."""
-        table = self._pmd(va)[va >> 21 & 511]
+        table = self._pmd(va)[va >> self._pmd_shift & self._last]
         assert isinstance(table, np.ndarray)
-        table[va >> 12 & 511] = 0
-        self._counts[PAGE_SIZE] -= 1
+        table[va >> self._pte_shift & self._last] = 0
+        self._counts[self._page] -= 1
 
     def protect(self, va: int, size: int, prot: Prot) -> None:
         """Give every page of the range this protection; see `change`."""
@@ -252,78 +267,79 @@ class PageTable:
         MappingError
             A page is not mapped, or would become writable and executable.
         """
-        end = self._require_range("protect", va, size, PAGE_SIZE)
+        end = self._require_range("protect", va, size, self._page)
         set_bits, keep = on.value, (1 << 64) - 1 - off.value
         self._require_direct_map_nx("protect", va, size, on)
         for start, _, _, entry in self._segments(va, end):
             if entry is None:
                 self._refuse("protect", va, size, f"{start:#x} is not mapped")
             if isinstance(entry, np.ndarray) and np.count_nonzero(entry) < len(entry):
-                hole = start + int(np.argmin(entry != 0)) * PAGE_SIZE
+                hole = start + int(np.argmin(entry != 0)) * self._page
                 self._refuse("protect", va, size, f"{hole:#x} is not mapped")
             if set_bits & _WX and keep & _WX == _WX:
                 bad = ((entry | set_bits) & _WX) == _WX
                 if np.any(bad):
-                    page = start + int(np.argmax(bad)) * PAGE_SIZE
+                    page = start + int(np.argmax(bad)) * self._page
                     self._refuse("protect", va, size, f"{page:#x} would be writable and executable")
         for segment in list(self._segments(va, end)):
             self._apply(*segment, set_bits, keep)
 
     def collapse(self, va: int) -> bool:
-        """Make the 2 MiB that hold `va` one leaf again, if nothing tells its pages apart.
+        """Make the table of pages that holds `va` one leaf again, if nothing tells them apart.
 
-        All 512 entries must be present with equal flags, and their frames contiguous and
-        2 MiB-aligned (collapse_pmd_page in arch/x86/mm/pat/set_memory.c).
+        All entries must be present with equal flags, and their frames contiguous and
+        aligned to the leaf (collapse_pmd_page in arch/x86/mm/pat/set_memory.c).
         """
-        pmd = self._puds.get(va >> 30)
-        table = pmd[va >> 21 & 511] if isinstance(pmd, list) else None
+        pmd = self._puds.get(va >> self._pud_shift)
+        index = va >> self._pmd_shift & self._last
+        table = pmd[index] if isinstance(pmd, list) else None
         if not isinstance(table, np.ndarray):
             return False
         first = table.item(0)
-        if not first or (first & _FRAME) % LARGE_PAGE_SIZE:
+        if not first or (first & _FRAME) % self._large:
             return False
-        if not np.array_equal(table, _PAGE_OFFSETS + _U(first)):
+        if not np.array_equal(table, self._page_offsets + _U(first)):
             return False
         assert isinstance(pmd, list)
-        pmd[va >> 21 & 511] = first
-        self._counts[PAGE_SIZE] -= 512
-        self._counts[LARGE_PAGE_SIZE] += 1
+        pmd[index] = first
+        self._counts[self._page] -= self._entries
+        self._counts[self._large] += 1
         if va not in self.direct_map:
             self.events.collapses += 1
         return True
 
     def frames(self, va: int, size: int, *, operation: str = "translate") -> Frames:
-        """Return the frame addresses under the range, one per 4 KiB page.
+        """Return the frame addresses under the range, one per page.
 
         MappingError, in the name of `operation`, where nothing is mapped.
         """
-        end = self._require_range(operation, va, size, PAGE_SIZE)
+        end = self._require_range(operation, va, size, self._page)
         parts = []
         for start, stop, leaf, entry in self._segments(va, end):
             if isinstance(entry, np.ndarray):
                 if np.count_nonzero(entry) < len(entry):
-                    hole = start + int(np.argmin(entry != 0)) * PAGE_SIZE
+                    hole = start + int(np.argmin(entry != 0)) * self._page
                     self._refuse(operation, va, size, f"{hole:#x} is not mapped")
                 parts.append(entry & _U(_FRAME))
             elif entry is None:
                 self._refuse(operation, va, size, f"{start:#x} is not mapped")
             else:
                 first = (entry & _FRAME) + start % leaf
-                parts.append(np.arange(first, first + stop - start, PAGE_SIZE, dtype=_U))
+                parts.append(np.arange(first, first + stop - start, self._page, dtype=_U))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def spans(self, va: int, size: int) -> Iterator[Span]:
         """Yield the range as stretches of contiguous frames and of holes, lowest first.
 
-        Neither `va` nor `size` need be aligned. Stretches are cut at 2 MiB boundaries.
+        Neither `va` nor `size` need be aligned. Stretches are cut where large leaves end.
         """
         end = va + size
-        for start, stop, leaf, entry in self._segments(align_down(va, PAGE_SIZE), end):
+        for start, stop, leaf, entry in self._segments(align_down(va, self._page), end):
             if isinstance(entry, np.ndarray):
                 steps = entry[1:] - entry[:-1]
-                cuts = [0, *(np.flatnonzero(steps != PAGE_SIZE) + 1).tolist(), len(entry)]
+                cuts = [0, *(np.flatnonzero(steps != self._page) + 1).tolist(), len(entry)]
                 pieces = [
-                    (start + first * PAGE_SIZE, start + last * PAGE_SIZE, entry.item(first))
+                    (start + first * self._page, start + last * self._page, entry.item(first))
                     for first, last in pairwise(cuts)
                 ]
             else:
@@ -339,7 +355,7 @@ class PageTable:
             if isinstance(entry, np.ndarray):
                 for index in np.flatnonzero(entry).tolist():
                     bits = entry.item(index)
-                    va = start + index * PAGE_SIZE
+                    va = start + index * self._page
                     yield Leaf(va, size, bits & _FRAME, _PROTS[bits & _PROT_BITS])
             elif entry is not None:
                 prot = _PROTS[entry & _PROT_BITS]
@@ -359,22 +375,22 @@ class PageTable:
         """Return the number of leaves by size (those that share an address with `interval`)."""
         if interval is None:
             return dict(self._counts)
-        counts = dict.fromkeys(LEAF_SIZES, 0)
+        counts = dict.fromkeys(self._leaves, 0)
         for _, _, size, entry in self._walk(interval):
             if isinstance(entry, np.ndarray):
                 counts[size] += int(np.count_nonzero(entry))
-            else:
-                counts[size] += entry is not None
+            elif entry is not None:
+                counts[size] += 1
         return counts
 
     def aliases(self, pa: int) -> list[int]:
         """Return every address that reaches the physical address `pa`, lowest first."""
-        frame, offset = align_down(pa, PAGE_SIZE), pa % PAGE_SIZE
+        frame, offset = align_down(pa, self._page), pa % self._page
         found = []
         for start, _, size, entry in self._walk():
             if isinstance(entry, np.ndarray):
                 hits = np.flatnonzero((entry & _U(_FRAME | _PRESENT)) == frame | _PRESENT)
-                found += [start + index * PAGE_SIZE + offset for index in hits.tolist()]
+                found += [start + index * self._page + offset for index in hits.tolist()]
             elif entry is not None and 0 <= frame - (entry & _FRAME) < size:
                 found.append(start + frame - (entry & _FRAME) + offset)
         return found
@@ -398,12 +414,12 @@ class PageTable:
             if entry is None or (exclude is not None and start in exclude):
                 continue
             if isinstance(entry, np.ndarray):
-                frames = entry[(entry & _U(wanted)) == wanted] // _U(PAGE_SIZE)
+                frames = entry[(entry & _U(wanted)) == wanted] // _U(self._page)
                 chosen: slice | Frames = frames
                 top = int(frames.max(initial=0)) + 1
             elif entry & wanted == wanted:
-                first = (entry & _FRAME) // PAGE_SIZE
-                top = first + size // PAGE_SIZE
+                first = (entry & _FRAME) // self._page
+                top = first + size // self._page
                 chosen = slice(first, top)
             else:
                 continue
@@ -412,11 +428,11 @@ class PageTable:
                     marked, np.zeros(max(top, 2 * marked.size) - marked.size, np.bool_)
                 )
             marked[chosen] = True
-        return np.flatnonzero(marked).astype(_U) * _U(PAGE_SIZE)
+        return np.flatnonzero(marked).astype(_U) * _U(self._page)
 
     def check(self) -> None:
         """Assert that no leaf is W and X, large ones are aligned, counters match a recount."""
-        counts = dict.fromkeys(LEAF_SIZES, 0)
+        counts = dict.fromkeys(self._leaves, 0)
         for start, _, size, entry in self._walk():
             if entry is None:
                 continue
@@ -431,37 +447,39 @@ class PageTable:
         assert counts == self._counts, f"{counts} counted, {self._counts} kept"
 
     def _walk(self, interval: Interval = _EVERYTHING) -> Iterator[tuple[int, int, int, _Entry]]:
-        return self._segments(align_down(interval.start, PAGE_SIZE), interval.end)
+        return self._segments(align_down(interval.start, self._page), interval.end)
 
     def _segments(self, va: int, end: int) -> Iterator[tuple[int, int, int, _Entry]]:
         """Yield (start, stop, leaf size, entry), entry being the slice of a PTE table."""
+        pud_shift, pmd_shift, last = self._pud_shift, self._pmd_shift, self._last
+        page, large, upper = self._page, self._large, self._upper
         at = va
         while at < end:
-            pmd = self._puds.get(at >> 30)
+            pmd = self._puds.get(at >> pud_shift)
             if pmd is None:
-                following = next(self._puds.irange(at >> 30), end >> 30)
-                stop = min(end, following << 30) if following << 30 > at else end
-                yield at, stop, HUGE_PAGE_SIZE, None
+                following = next(self._puds.irange(at >> pud_shift), end >> pud_shift)
+                stop = min(end, following << pud_shift) if following << pud_shift > at else end
+                yield at, stop, upper, None
             elif isinstance(pmd, int):
-                stop = min(end, align_down(at, HUGE_PAGE_SIZE) + HUGE_PAGE_SIZE)
-                yield at, stop, HUGE_PAGE_SIZE, pmd
+                stop = min(end, align_down(at, upper) + upper)
+                yield at, stop, upper, pmd
             else:
-                stop = min(end, align_down(at, LARGE_PAGE_SIZE) + LARGE_PAGE_SIZE)
-                index = at >> 21 & 511
+                stop = min(end, align_down(at, large) + large)
+                index = at >> pmd_shift & last
                 entry = pmd[index]
                 if isinstance(entry, np.ndarray):
-                    first = at >> 12 & 511
-                    yield at, stop, PAGE_SIZE, entry[first : first + (stop - at + 4095 >> 12)]
+                    first = (at & large - 1) // page
+                    yield at, stop, page, entry[first : first + -(-(stop - at) // page)]
                 else:
                     if entry is None:  # one hole, however many entries it spans
-                        while index < 511 and pmd[index + 1] is None:
+                        while index < last and pmd[index + 1] is None:
                             index += 1
-                        stop = min(end, align_down(at, HUGE_PAGE_SIZE) + (index + 1 << 21))
-                    yield at, stop, LARGE_PAGE_SIZE, entry
+                        stop = min(end, align_down(at, upper) + (index + 1 << pmd_shift))
+                    yield at, stop, large, entry
             at = stop
 
     def _require_range(self, operation: str, va: int, size: int, leaf: int) -> int:
-        if leaf not in LEAF_SIZES:
+        if leaf not in self._leaves:
             self._refuse(operation, va, size, f"no leaf has {leaf:#x} bytes")
         if size <= 0 or va < 0 or va + size > 1 << 64:
             self._refuse(operation, va, size, "not a range of 64-bit addresses")
@@ -478,38 +496,39 @@ class PageTable:
         raise MappingError(operation, va, size, reason)
 
     def _pmd(self, va: int) -> _Pmd:
-        pmd: int | _Pmd | None = self._puds.get(va >> 30)
+        pmd: int | _Pmd | None = self._puds.get(va >> self._pud_shift)
         if not isinstance(pmd, list):
-            pmd = [None] * 512
-            self._puds[va >> 30] = pmd
+            pmd = [None] * self._entries
+            self._puds[va >> self._pud_shift] = pmd
         return pmd
 
     def _map_pages(self, va: int, end: int, entries: Frames) -> None:
-        done, at = 0, va
+        done, at, large = 0, va, self._large
         while at < end:
-            stop = min(end, align_down(at, LARGE_PAGE_SIZE) + LARGE_PAGE_SIZE)
-            pmd, index = self._pmd(at), at >> 21 & 511
+            stop = min(end, align_down(at, large) + large)
+            pmd, index = self._pmd(at), at >> self._pmd_shift & self._last
             table = pmd[index]
             if not isinstance(table, np.ndarray):
-                table = pmd[index] = np.zeros(512, _U)
-            first, count = at >> 12 & 511, stop - at >> 12
+                table = pmd[index] = np.zeros(self._entries, _U)
+            first, count = (at & large - 1) // self._page, (stop - at) // self._page
             table[first : first + count] = entries[done : done + count]
             done += count
             at = stop
 
     def _split(self, va: int, leaf: int, entry: int) -> None:
-        """Replace the leaf that holds `va` by 512 of the next smaller size."""
-        smaller = leaf // 512
-        pmd = self._pmd(va) if leaf == LARGE_PAGE_SIZE else None
+        """Replace the leaf that holds `va` by a table of the next smaller size."""
+        smaller = leaf // self._entries
+        pmd = self._pmd(va) if leaf == self._large else None
         if pmd is None:
-            self._puds[va >> 30] = [entry + index * smaller for index in range(512)]
+            table: _Pmd = [entry + index * smaller for index in range(self._entries)]
+            self._puds[va >> self._pud_shift] = table
         else:
-            pmd[va >> 21 & 511] = _PAGE_OFFSETS + _U(entry)
+            pmd[va >> self._pmd_shift & self._last] = self._page_offsets + _U(entry)
         self._counts[leaf] -= 1
-        self._counts[smaller] += 512
+        self._counts[smaller] += self._entries
         if va not in self.direct_map:
             self.events.leaf_splits += 1
-        elif leaf == HUGE_PAGE_SIZE:
+        elif leaf == self._upper:
             self.events.direct_map_splits_1g += 1
         else:
             self.events.direct_map_splits_2m += 1
@@ -528,10 +547,10 @@ class PageTable:
             self._split(start, leaf, entry)
             for segment in list(self._segments(start, stop)):
                 self._apply(*segment, set_bits, keep)
-        elif leaf == HUGE_PAGE_SIZE:
-            self._puds[start >> 30] = changed
+        elif leaf == self._upper:
+            self._puds[start >> self._pud_shift] = changed
         else:
-            self._pmd(start)[start >> 21 & 511] = changed
+            self._pmd(start)[start >> self._pmd_shift & self._last] = changed
 
     def _clear(self, start: int, stop: int, leaf: int, entry: _Entry) -> None:
         if not isinstance(entry, np.ndarray):
@@ -542,11 +561,11 @@ class PageTable:
                     self._clear(*segment)
                 return
             self._counts[leaf] -= 1
-            if leaf == HUGE_PAGE_SIZE:
-                del self._puds[start >> 30]
+            if leaf == self._upper:
+                del self._puds[start >> self._pud_shift]
             else:
-                self._pmd(start)[start >> 21 & 511] = None
+                self._pmd(start)[start >> self._pmd_shift & self._last] = None
         else:
             # The table stays, empty: the kernel keeps its own too (vunmap_pte_range).
             entry[:] = 0
-            self._counts[PAGE_SIZE] -= stop - start >> 12
+            self._counts[self._page] -= (stop - start) // self._page

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Physical memory: one host buffer, handed out in frames by a buddy allocator.
 
-A large leaf needs 2 MiB that are contiguous *and* aligned in physical memory, and a kernel
+A large leaf needs 2 MiB (with pages of 4 KiB) that are contiguous *and* aligned in physical memory, and a kernel
 that has run for a while may have none: vmalloc then silently maps 512 small pages instead
 (mm/vmalloc.c, VM_ALLOW_HUGE_VMAP is only a wish). A design's large leaves are therefore
 worth reporting only if contiguity is modelled, which is what the buddy system is for.
@@ -20,11 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.errors import AllocationError, LifecycleError
-from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, size_text
-
-PAGE_SHIFT = 12
-# Order of a 2 MiB run; the buddy allocator itself goes as far as the memory does.
-LARGE_ORDER = (LARGE_PAGE_SIZE // PAGE_SIZE).bit_length() - 1
+from allocator.types import GIB, Paging, size_text
 
 FILLED = 1 << 20  # bytes that are built at once to fill memory
 
@@ -36,25 +32,30 @@ def repeat(pattern: bytes, size: int, phase: int = 0) -> bytes:
 
 
 class PhysicalMemory:
-    """Frames of 4 KiB and naturally aligned runs of them, backed by one host buffer.
+    """Frames of a page and naturally aligned runs of them, backed by one host buffer.
 
     Parameters
     ----------
     size
-        Bytes; a multiple of 4 KiB. Frame 0 is never handed out, so that a physical
+        Bytes; a multiple of a page. Frame 0 is never handed out, so that a physical
         address of 0 is always a mistake.
+    paging
+        How large a page is, and what a large leaf maps; 4 KiB and 2 MiB by default.
     """
 
-    def __init__(self, size: int = GIB) -> None:
-        if size < 2 * PAGE_SIZE or size % PAGE_SIZE:
+    def __init__(self, size: int = GIB, *, paging: Paging | None = None) -> None:
+        self.paging = paging or Paging()
+        self._page = page = self.paging.page
+        self._shift = page.bit_length() - 1
+        if size < 2 * page or size % page:
             raise AllocationError(
-                "physical memory", size, (), f"not a multiple of {size_text(PAGE_SIZE)}"
+                "physical memory", size, (), f"not a multiple of {size_text(page)}"
             )
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
         self._buffer = mmap.mmap(-1, size, flags=flags)
         self.size = size
         self.view = memoryview(self._buffer)
-        frames = size >> PAGE_SHIFT
+        frames = size >> self._shift
         self._used = bytearray(frames)
         self._used[0] = 1
         # Free blocks per order, by first frame number; a dict is an ordered set here.
@@ -70,7 +71,7 @@ class PhysicalMemory:
     @property
     def free_bytes(self) -> int:
         """Bytes in frames that nobody holds."""
-        return self._free_frames << PAGE_SHIFT
+        return self._free_frames << self._shift
 
     def alloc_run(self, order: int) -> int | None:
         """Return the physical address of 2**order contiguous, aligned frames, or None."""
@@ -84,7 +85,7 @@ class PhysicalMemory:
             found -= 1
             self._free[found][frame + (1 << found)] = None
         self._take(frame, frame + (1 << order))
-        return frame << PAGE_SHIFT
+        return frame << self._shift
 
     def alloc_frame(self) -> int:
         """Return the physical address of one frame; AllocationError when none is left."""
@@ -112,27 +113,27 @@ class PhysicalMemory:
             self._insert_range(frame + taken, frame + (1 << order))
             runs.append(np.arange(frame, frame + taken, dtype=np.uint64))
             count -= taken
-        return np.concatenate(runs) << np.uint64(PAGE_SHIFT)
+        return np.concatenate(runs) << np.uint64(self._shift)
 
     def free(self, address: int, order: int = 0) -> None:
         """Give back a run; LifecycleError when any frame of it is free already."""
-        if address % (PAGE_SIZE << order):
+        if address % (self._page << order):
             raise LifecycleError("free frames", address, f"not aligned to order {order}")
-        frame = address >> PAGE_SHIFT
+        frame = address >> self._shift
         self._give(frame, frame + (1 << order))
 
     def free_frames(self, frames: NDArray[np.uint64]) -> None:
         """Give back frames in any order; LifecycleError, and none freed, on a double free."""
         if not len(frames):
             return
-        numbers = np.sort(frames) >> np.uint64(PAGE_SHIFT)
+        numbers = np.sort(frames) >> np.uint64(self._shift)
         steps = numbers[1:] - numbers[:-1]
         bounds = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(numbers)]
         runs = [
             (int(numbers[first]), int(numbers[last - 1]) + 1) for first, last in pairwise(bounds)
         ]
         if (steps == 0).any():
-            twice = int(numbers[int(np.argmin(steps))]) << PAGE_SHIFT
+            twice = int(numbers[int(np.argmin(steps))]) << self._shift
             raise LifecycleError("free frames", twice, "named twice")
         for start, stop in runs:
             self._require_used(start, stop)
@@ -140,19 +141,19 @@ class PhysicalMemory:
             self._give(start, stop)
 
     def fragment(self, *, leave: int = 0) -> NDArray[np.uint64]:
-        """Hold one frame of every free 2 MiB run but `leave` of them; return those frames.
+        """Hold one frame of every free run for a large leaf but `leave` of them; return those frames.
 
         Afterwards there is memory but no contiguity, as on a machine whose memory is full
         of page cache. `free_frames` of the result undoes it.
         """
-        runs = []
-        while (run := self.alloc_run(LARGE_ORDER)) is not None:
+        runs, order = [], self.paging.large_order
+        while (run := self.alloc_run(order)) is not None:
             runs.append(run)
         for run in runs[:leave]:
-            self.free(run, LARGE_ORDER)
+            self.free(run, order)
         for run in runs[leave:]:
-            first = run >> PAGE_SHIFT
-            self._give(first + 1, first + (1 << LARGE_ORDER))
+            first = run >> self._shift
+            self._give(first + 1, first + (1 << order))
         return np.array(runs[leave:], np.uint64)
 
     def read(self, address: int, size: int) -> bytes:
@@ -194,17 +195,17 @@ class PhysicalMemory:
     def _exhausted(self, count: int) -> AllocationError:
         return AllocationError(
             "physical memory",
-            count * PAGE_SIZE,
+            count * self._page,
             (),
             f"{size_text(self.free_bytes)} of {size_text(self.size)} free",
         )
 
     def _require_used(self, start: int, stop: int) -> None:
         if not 0 < start < stop <= len(self._used):
-            raise LifecycleError("free frames", start << PAGE_SHIFT, "no such frame to free")
+            raise LifecycleError("free frames", start << self._shift, "no such frame to free")
         free = self._used.find(0, start, stop)
         if free >= 0:
-            raise LifecycleError("free frames", free << PAGE_SHIFT, "free already")
+            raise LifecycleError("free frames", free << self._shift, "free already")
 
     def _take(self, start: int, stop: int) -> None:
         self._used[start:stop] = b"\1" * (stop - start)

@@ -17,7 +17,6 @@ from allocator.events import Events
 from allocator.pagetable import PageTable, Span
 from allocator.physical import PhysicalMemory
 from allocator.types import (
-    PAGE_SIZE,
     READABLE,
     WRITABLE,
     Interval,
@@ -36,6 +35,7 @@ class Poked(Protocol):
     """What poking needs of kernel memory."""
 
     physical: PhysicalMemory
+    page_size: int
     page_table: PageTable
     poking_mm: PageTable
     events: Events
@@ -127,7 +127,7 @@ def ordered(memory: Poked, sites: Iterable[Site], text_poke: TextPoke) -> list[S
             reason = f"overlaps the site at {one.address:#x} in one batch"
             raise PokeError(following.address, len(following.new), reason)
     table = memory.poking_mm if text_poke.private else memory.page_table
-    window = range(text_poke.alias.start, text_poke.alias.end, PAGE_SIZE)
+    window = range(text_poke.alias.start, text_poke.alias.end, memory.page_size)
     if batch and any(map(table.translate, window)):
         site, reason = batch[0], f"the alias window {text_poke.alias} is mapped already"
         raise PokeError(site.address, len(site.new), reason)
@@ -172,8 +172,9 @@ def _poke(
     """Store `data` step by step: map the frames at the alias, store, unmap, flush."""
     mm = memory.poking_mm if text_poke.private else None
     table = memory.page_table if mm is None else mm
-    size, first = len(data), align_down(va, PAGE_SIZE)
-    found = map(memory.page_table.translate, range(first, va + size, PAGE_SIZE))
+    page_size = memory.page_size
+    size, first = len(data), align_down(va, page_size)
+    found = map(memory.page_table.translate, range(first, va + size, page_size))
     frames = [page.address for page in found if page is not None]
     # Only what takes several steps can fail with some bytes written.
     before = memory.read(va, size) if len(frames) > text_poke.pages else b""
@@ -181,9 +182,9 @@ def _poke(
     for index in range(0, len(frames), text_poke.pages):
         step = frames[index : index + text_poke.pages]
         alias = text_poke.window
-        pages = range(alias, alias + len(step) * PAGE_SIZE, PAGE_SIZE)
-        offset = (va + done) % PAGE_SIZE
-        count = min(size - done, len(step) * PAGE_SIZE - offset)
+        pages = range(alias, alias + len(step) * page_size, page_size)
+        offset = (va + done) % page_size
+        count = min(size - done, len(step) * page_size - offset)
         mapped = 0
         try:
             for page, frame in zip(pages, step, strict=True):
@@ -212,7 +213,8 @@ def _store(memory: Poked, mm: PageTable | None, address: int, data: bytes) -> No
         return
     done = 0
     while done < len(data):
-        at, count = address + done, PAGE_SIZE - (address + done) % PAGE_SIZE
+        at = address + done
+        count = memory.page_size - at % memory.page_size
         found = mm.translate(at)
         if found is None or found.prot not in WRITABLE:
             raise AccessError("write", at, len(data) - done, "not mapped writable")

@@ -19,6 +19,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
+# Of most kernels; `Paging` has those of the others.
 PAGE_SIZE = 4 * KIB
 LARGE_PAGE_SIZE = 2 * MIB
 HUGE_PAGE_SIZE = GIB
@@ -181,6 +182,62 @@ class Interval:
         return f"[{self.start:#x}, {self.end:#x})"
 
 
+@attrs.frozen
+class Paging:
+    """The translation granule of a kernel: what an entry on each level of its tables maps.
+
+    Entries have 8 bytes and a table fills a page, so with larger pages all leaves grow.
+
+    Parameters
+    ----------
+    page
+        Bytes of a page (PAGE_SIZE); a power of two, 4 KiB at least.
+
+    >>> [size_text(leaf) for leaf in Paging().leaves]
+    ['4 KiB', '2 MiB', '1 GiB']
+    >>> [size_text(leaf) for leaf in Paging(16 * KIB).leaves]
+    ['16 KiB', '32 MiB']
+    """
+
+    page: int = attrs.field(default=PAGE_SIZE)
+
+    @page.validator
+    def _is_page(self, _attribute: object, page: int) -> None:
+        if page < PAGE_SIZE or page & (page - 1):
+            raise ValueError(
+                f"a page has a power of two of bytes, {PAGE_SIZE} at least, not {page}"
+            )
+
+    @property
+    def entries(self) -> int:
+        """Entries of a table (PTRS_PER_PTE)."""
+        return self.page // 8
+
+    @property
+    def large(self) -> int:
+        """Bytes of a large leaf: what an entry of the second level maps (PMD_SIZE)."""
+        return self.page * self.entries
+
+    @property
+    def upper(self) -> int:
+        """Bytes that an entry of the third level maps (PUD_SIZE), as a leaf or as a table."""
+        return self.large * self.entries
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Bytes of all leaves, the smallest first.
+
+        On the third level only pages of 4 KiB have one (pud_sect_supported() of arm64).
+        """
+        top = (self.upper,) if self.page == PAGE_SIZE else ()
+        return self.page, self.large, *top
+
+    @property
+    def large_order(self) -> int:
+        """Order of the run of pages that a large leaf maps (PMD_ORDER)."""
+        return self.entries.bit_length() - 1
+
+
 @attrs.frozen(kw_only=True)
 class ExecmemRange:
     """Where one class of executable memory may live (struct execmem_range)."""
@@ -236,7 +293,7 @@ class TextPoke:
     name
         The kernel function that does it.
     window
-        Address of the alias mapping.
+        Address of the alias mapping; with other pages than those of 4 KiB, `windows` says it.
     pages
         Pages mapped per step.
     granule
@@ -248,6 +305,10 @@ class TextPoke:
         Whether dropping the alias flushes the TLBs of all CPUs, or of this one.
     sync
         What makes the CPUs fetch the new bytes, in words.
+    windows
+        Bytes of a page -> address of the alias mapping.
+    page
+        Bytes of a page.
     """
 
     name: str
@@ -257,11 +318,19 @@ class TextPoke:
     private: bool = False
     broadcast: bool = False
     sync: str = ""
+    windows: Mapping[int, Address] = attrs.field(factory=dict)
+    page: int = PAGE_SIZE
 
     @property
     def alias(self) -> Interval:
         """The addresses of the alias mapping."""
-        return Interval(self.window, self.window + self.pages * PAGE_SIZE)
+        return Interval(self.window, self.window + self.pages * self.page)
+
+    def on(self, page: int) -> TextPoke:
+        """Return how text is poked where a page has `page` bytes."""
+        if page == self.page:
+            return self
+        return attrs.evolve(self, window=self.windows[page], page=page)
 
 
 class PokeStep(enum.Enum):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Areas of their own: how vmalloc keeps memory, one mapping for one allocation.
 
-Whole pages, single 4 KiB frames, one guard page behind each area, RW and not executable at
+Whole pages, single frames, one guard page behind each area, RW and not executable at
 birth, zeroed. Finishing is set_memory_ro() and set_memory_x(); each area therefore costs
 page-table changes, TLB flushes on all CPUs, and splits of the direct map that are never
 undone. Freeing takes the way of VM_FLUSH_RESET_PERMS. No text_poke is needed.
@@ -19,7 +19,7 @@ import attrs
 from allocator.designs.base import Allocation, Place, Request, Store, allocate
 from allocator.errors import ExecmemError
 from allocator.memory import KernelMemory
-from allocator.types import PAGE_SIZE, Interval, MemType, Prot, align_up
+from allocator.types import Interval, MemType, Prot, align_up
 
 
 @attrs.define(eq=False)
@@ -32,12 +32,13 @@ class Areas(Store):
 
     def alloc(self, request: Request, places: Iterable[Place]) -> Allocation:
         """Take whole pages, RW and zeroed, and leave a guard page behind them."""
-        size = align_up(request.size, PAGE_SIZE)
-        alignment = max(PAGE_SIZE, request.align, request.where.alignment)
+        page = self.memory.page_size
+        size = align_up(request.size, page)
+        alignment = max(page, request.align, request.where.alignment)
 
         def take(place: Place) -> Interval | None:
             return self.memory.reserve(
-                size + PAGE_SIZE, place.interval, alignment=alignment, highest=place.highest
+                size + page, place.interval, alignment=alignment, highest=place.highest
             )
 
         reserved, fallback = allocate(request, self.memory, places, take)
@@ -52,7 +53,7 @@ class Areas(Store):
 
     def alloc_area(self, requests: Sequence[Request], places: Iterable[Place]) -> list[Allocation]:
         """Take one area for several requests, in their order, each in whole pages."""
-        sizes = [align_up(request.size, PAGE_SIZE) for request in requests]
+        sizes = [align_up(request.size, self.memory.page_size) for request in requests]
         align = max(request.align for request in requests)
         whole = self.alloc(attrs.evolve(requests[0], size=sum(sizes), align=align), places)
         found, at = [], whole.address
@@ -96,20 +97,21 @@ class Areas(Store):
             return
         taken = allocation.taken if area is None else area
         self.memory.depopulate(taken.start, taken.size)
-        self.memory.release(Interval(taken.start, taken.end + PAGE_SIZE))
+        self.memory.release(Interval(taken.start, taken.end + self.memory.page_size))
         self._parts.pop(taken.start, None)
 
     def check(self, live: Iterable[Allocation]) -> None:
         """Assert that every area has its pages and its unmapped guard page."""
+        page = self.memory.page_size
         parts: dict[int, int] = {}
         for allocation in live:
             if allocation.area is not None:
                 assert allocation.area.holds(allocation.taken)
                 parts[allocation.area.start] = parts.get(allocation.area.start, 0) + 1
             end = (allocation.area or allocation.taken).end
-            assert allocation.address % PAGE_SIZE == allocation.reserved % PAGE_SIZE == 0
+            assert allocation.address % page == allocation.reserved % page == 0
             assert self.memory.translate(end) is None, f"no guard page at {end:#x}"
             assert self.memory.free_space.holding(end) is None, f"guard page {end:#x} is free"
             for leaf in self.memory.page_table.leaves(allocation.taken):
-                assert leaf.size == PAGE_SIZE, f"large leaf at {leaf.va:#x}"
+                assert leaf.size == page, f"large leaf at {leaf.va:#x}"
         assert parts == self._parts, f"parts that live: {parts}, counted: {self._parts}"

@@ -6,10 +6,10 @@
 
 The shares are those of all modules of a distribution (Debian 6.12: text is 49 to 60 per
 cent of what stays, data 14 to 18, rodata with ro_after_init 23 to 37), rounded to what is
-easily said. A boundary lies on 2 MiB, where the range is long enough.
+easily said. A boundary lies on that of a large leaf (2 MiB), where the range is long enough.
 
 Text, and in three_block data, are taken from chunks with large leaves. What holds memory
-that is read-only at different times stays in 4 KiB pages: all of the second block of two,
+that is read-only at different times stays in pages: all of the second block of two,
 because data and rodata mix there; the rodata block of three, because ro_after_init is
 sealed later than its neighbours. The price of fixed blocks is that one of them is full
 while the others are empty, and the error says which.
@@ -27,8 +27,6 @@ from allocator.designs.per_type import GRANULE
 from allocator.designs.pool import Pool
 from allocator.errors import AllocationError
 from allocator.types import (
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
     Consumer,
     ExecmemRange,
     Interval,
@@ -46,7 +44,7 @@ class _Blocks(Design):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         poke = context.text_poke
-        written = GRANULE if poke else PAGE_SIZE
+        written = GRANULE if poke else context.memory.page_size
         self.blocks: dict[str, Store] = {
             "text": Pool(context.memory, written, Prot.RX, context.trap, poke=poke),
         }
@@ -94,13 +92,12 @@ class _Blocks(Design):
             done += share
         raise KeyError(name)
 
-    @staticmethod
-    def _at(whole: Interval, share: Fraction) -> int:
+    def _at(self, whole: Interval, share: Fraction) -> int:
         if share in (0, 1):
             return whole.end if share else whole.start
         cut = whole.start + int(whole.size * share)
-        large = align_down(cut, LARGE_PAGE_SIZE)
-        return large if whole.size >= 16 * LARGE_PAGE_SIZE else align_down(cut, PAGE_SIZE)
+        large = self.memory.large_size
+        return align_down(cut, large if whole.size >= 16 * large else self.memory.page_size)
 
 
 class TwoBlock(_Blocks):

@@ -18,9 +18,10 @@ from __future__ import annotations
 from allocator.designs.areas import Areas
 from allocator.designs.base import Allocation, Context, Design, Request, Store
 from allocator.designs.pool import Pool
-from allocator.types import LARGE_PAGE_SIZE, Consumer, Prot
+from allocator.types import MIB, Consumer, Prot
 
 CHUNK = 64  # BPF_PROG_CHUNK_SIZE
+PACK = 2 * MIB  # BPF_PROG_PACK_SIZE of a node, however large a PMD entry's leaf is
 
 
 class BpfProgPack(Design):
@@ -44,7 +45,7 @@ class BpfProgPack(Design):
     def store(self, what: Request | Allocation) -> Store:
         """Return the packs for BPF text that fits one and can be poked."""
         packed = what.type.is_text and what.consumer is Consumer.BPF
-        packed = packed and what.size <= LARGE_PAGE_SIZE and self.context.text_poke is not None
+        packed = packed and what.size <= PACK and self.context.text_poke is not None
         return self.packs if packed else self.areas
 
     def stores(self) -> tuple[Store, ...]:

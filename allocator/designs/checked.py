@@ -26,7 +26,6 @@ from allocator.errors import AllocationError, DesignError, ExecmemError, printab
 from allocator.physical import repeat
 from allocator.plugins import said
 from allocator.types import (
-    PAGE_SIZE,
     Address,
     Consumer,
     ExecmemRange,
@@ -250,9 +249,8 @@ class Checked(Design):
 
     def _look_at_neighbours(self, allocation: Allocation) -> None:
         """Require that who shares a page with it has kept its protection."""
-        pages = Interval(
-            align_down(allocation.taken.start, PAGE_SIZE), align_up(allocation.taken.end, PAGE_SIZE)
-        )
+        taken, page = allocation.taken, self.memory.page_size
+        pages = Interval(align_down(taken.start, page), align_up(taken.end, page))
         for other in self._around(pages):
             if other.address != allocation.address and other.taken.overlaps(pages):
                 self._look_at(other)

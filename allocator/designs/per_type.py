@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from allocator.designs.base import Allocation, Context, Design, Request, Store
 from allocator.designs.pool import Pool
-from allocator.types import PAGE_SIZE, MemType, Prot
+from allocator.types import MemType, Prot
 
 # Cache-line sized areas: neighbours share no line, and the largest section alignment that
 # modules commonly use is honoured for free.
@@ -45,11 +45,12 @@ class PerType(Design):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         memory, poke = context.memory, context.text_poke
-        written = GRANULE if poke else PAGE_SIZE
+        page = memory.page_size
+        written = GRANULE if poke else page
         self.text = Pool(memory, written, Prot.RX, context.trap, poke=poke)
         self.rodata = Pool(memory, written, Prot.R, b"\0", poke=poke)
         self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
-        self.ro_after_init = Pool(memory, PAGE_SIZE, Prot.RW, b"\0", large=False)
+        self.ro_after_init = Pool(memory, page, Prot.RW, b"\0", large=False)
 
     def store(self, what: Request | Allocation) -> Store:
         """Return the tree of the type; all consumers share it."""

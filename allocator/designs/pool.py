@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Mapped memory of one kind that nobody uses, refilled and given back by the chunk.
 
-A vmalloc area and its mapping are born and die together. Here they do not: a chunk of
-2 MiB is mapped once, alike from end to end, and many areas come and go inside it. What is
+A vmalloc area and its mapping are born and die together. Here they do not: a chunk as large
+as a large leaf is mapped once, alike from end to end, and many areas come and go inside it. What is
 in the chunk's free part is mapped already and holds the pattern (traps in text), so taking
 an area out changes no page table.
 
@@ -31,8 +31,7 @@ from allocator.intervals import IntervalSet
 from allocator.memory import KernelMemory
 from allocator.physical import repeat
 from allocator.types import (
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
+    MIB,
     Consumer,
     Interval,
     MemType,
@@ -42,14 +41,18 @@ from allocator.types import (
     align_up,
 )
 
+CHUNK = 2 * MIB  # where a large leaf is none of this size, and too much
+SHARE = 8  # of physical memory, a chunk takes at most one in so many parts
+
 
 @attrs.define(eq=False)
 class Pool(Store):
-    """Free areas in chunks of 2 MiB, several areas in one chunk.
+    """Free areas in chunks of a large leaf (2 MiB), several areas in one chunk.
 
     Chunks have no guard pages by default, so they lie side by side; guards would force a
-    pitch of 4 MiB. Where a place has no aligned 2 MiB left, or memory has too few frames,
-    a chunk is as small as the request. Among the free areas that fit, the one nearest to
+    pitch of 4 MiB. A place or a memory that is too small for such a leaf (512 MiB with pages
+    of 64 KiB) gets chunks of 2 MiB in pages. Where a place has no aligned 2 MiB left, or
+    memory has too few frames, a chunk is as small as the request. Among the free areas that fit, the one nearest to
     the place's end is taken: address order keeps what is far away empty, and whole.
 
     Parameters
@@ -63,7 +66,7 @@ class Pool(Store):
     fine
         Smaller granules for some consumers.
     large
-        Whether chunks want a 2 MiB leaf.
+        Whether chunks want a large leaf.
     guard
         Whether a guard page stands behind each refill.
     lone
@@ -182,6 +185,14 @@ class Pool(Store):
         """Return areas that are neither allocated nor free."""
         return ()
 
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """Bytes that a chunk may have, the preferred first; where none can be had, less."""
+        large = self.memory.large_size
+        # "It doesn't make sense to reserve too much memory": BPF_PROG_PACK_SIZE.
+        wanted = self.large and large != CHUNK and large * SHARE <= self.memory.physical.size
+        return (large, CHUNK) if wanted else (CHUNK,)
+
     # Areas ---------------------------------------------------------------------------------
 
     def take(self, size: int, align: int, place: Place) -> Interval | None:
@@ -231,15 +242,19 @@ class Pool(Store):
 
     def refill(self, size: int, align: int, place: Place) -> Interval | None:
         """Add chunks that hold `size` bytes and return them; None without address space."""
-        whole = align_up(size, LARGE_PAGE_SIZE)
-        small = align_up(size, PAGE_SIZE)
-        guard = PAGE_SIZE if self.guard else 0
-        for length, alignment in (
-            (whole, max(align, LARGE_PAGE_SIZE)),
-            (small, max(align, PAGE_SIZE)),
+        page = self.memory.page_size
+        small = align_up(size, page)
+        guard = page if self.guard else 0
+        for step, unit in (
+            *((chunk, chunk) for chunk in self.chunk_sizes),
+            (small if small % CHUNK else CHUNK, page),
         ):
+            length = align_up(size, unit)
             reserved = self.memory.reserve(
-                length + guard, place.interval, alignment=alignment, highest=place.highest
+                length + guard,
+                place.interval,
+                alignment=max(align, unit),
+                highest=place.highest,
             )
             if reserved is None:
                 continue
@@ -256,13 +271,14 @@ class Pool(Store):
             if self.prot is Prot.RX:
                 self.memory.sync_icache(mapped.start, mapped.end)
             self.memory.events.guard_pages += self.guard
-            step = LARGE_PAGE_SIZE if length == whole else length
             for start in range(mapped.start, mapped.end, step):
                 end = start + step
                 self.chunks[start] = (end, reserved.end if end == mapped.end else end)
                 self.memory.events.refills += 1
                 leaves = self.memory.page_table.leaf_counts(Interval(start, end))
-                self.memory.events.small_refills += self.large and not leaves[LARGE_PAGE_SIZE]
+                self.memory.events.small_refills += (
+                    self.large and not leaves[self.memory.large_size]
+                )
             self.free_areas.add(mapped)
             return mapped
         return None

@@ -36,15 +36,20 @@ from allocator.designs.areas import Areas
 from allocator.designs.base import Allocation, Context, Design, Place, Request, Store
 from allocator.designs.pool import Pool
 from allocator.errors import ExecmemError
-from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, Address, Interval, Prot
+from allocator.types import Address, Interval, Prot
 
 
 class _Cache(Pool):
     """The free areas of cached text (execmem_cache), cleaned as execmem_cache_clean does."""
 
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """The size of a large leaf, if any: what is not a multiple of it is just the size."""
+        return tuple(size for size in super().chunk_sizes if size == self.memory.large_size)
+
     def surplus(self, area: Interval) -> list[int]:
-        """Return all chunks of `area` if it starts and ends at multiples of 2 MiB, or none."""
-        if (area.start | area.end) % LARGE_PAGE_SIZE:
+        """Return all chunks of `area` if it starts and ends where large leaves do, or none."""
+        if (area.start | area.end) % self.memory.large_size:
             return []
         return super().surplus(area)
 
@@ -86,7 +91,7 @@ class Cache(_Cache):
         """Return whether making the slice writable needs a page that is not there."""
         found = self.memory.translate(area.start)
         splits = found is not None and found.leaf > area.size
-        return splits and self.memory.physical.free_bytes < PAGE_SIZE
+        return splits and self.memory.physical.free_bytes < self.memory.page_size
 
 
 @attrs.define(eq=False)
@@ -169,7 +174,7 @@ class RoxCache(Design):
 
     def cache(self) -> Store:
         """Return the store of text."""
-        return Cache(self.memory, PAGE_SIZE, Prot.RX, self.context.trap, guard=True)
+        return Cache(self.memory, self.memory.page_size, Prot.RX, self.context.trap, guard=True)
 
     def store(self, what: Request | Allocation) -> Store:
         """Return the cache for text, vmalloc for the rest."""
@@ -190,6 +195,5 @@ class RoxCache613(RoxCache):
         poke = self.context.text_poke
         if poke is None:
             return self.areas
-        return ShadowCache(
-            self.memory, PAGE_SIZE, Prot.RX, self.context.trap, poke=poke, guard=True
-        )
+        page = self.memory.page_size
+        return ShadowCache(self.memory, page, Prot.RX, self.context.trap, poke=poke, guard=True)

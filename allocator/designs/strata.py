@@ -44,7 +44,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from allocator.designs.base import Allocation, Context, Design, Place, Request, Store
 from allocator.designs.pool import Pool
 from allocator.intervals import IntervalSet
-from allocator.types import PAGE_SIZE, Consumer, ExecmemType, Interval, MemType, Prot
+from allocator.types import Consumer, ExecmemType, Interval, MemType, Prot
 
 GRANULE = 64
 FINE = {Consumer.KPROBES: 8, Consumer.FTRACE: 16, Consumer.BPF: 16, Consumer.THUNK: 16}
@@ -58,12 +58,13 @@ class Strata(Design):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         memory, poke = context.memory, context.text_poke
-        written = GRANULE if poke else PAGE_SIZE
+        page = memory.page_size
+        written = GRANULE if poke else page
         fine = FINE if poke else {}
         self.text = Pool(memory, written, Prot.RX, context.trap, poke=poke, fine=fine, lone=True)
         self.rodata = Pool(memory, written, Prot.R, b"\0", poke=poke, lone=True)
         self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
-        self.ro_after_init = Pool(memory, PAGE_SIZE, Prot.R, b"\0", lone=True)
+        self.ro_after_init = Pool(memory, page, Prot.R, b"\0", lone=True)
         self._places: dict[tuple[MemType, ExecmemType], tuple[Place, ...]] = {}
 
     def store(self, what: Request | Allocation) -> Store:

@@ -7,7 +7,9 @@ import pytest
 
 from allocator.memory import KernelMemory
 from allocator.physical import PhysicalMemory
-from allocator.types import MIB, AddressMap, ExecmemRange, ExecmemType, Interval, TextPoke
+from allocator.types import KIB, MIB, AddressMap, ExecmemRange, ExecmemType, Interval, TextPoke
+
+LARGER_PAGES = (16 * KIB, 64 * KIB)
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +49,25 @@ def tiny_map():
 @pytest.fixture(scope="session")
 def x86_poke():
     """Return text_poke of x86-64: two pages in a private user-half address space."""
-    return TextPoke(name="text_poke", window=0x7FFFF0000000, pages=2, granule=1)
+    return TextPoke(
+        name="text_poke",
+        window=0x7FFFF0000000,
+        pages=2,
+        granule=1,
+        windows=dict.fromkeys(LARGER_PAGES, 0x7FFFF0000000),
+    )
 
 
 @pytest.fixture(scope="session")
 def arm64_poke():
     """Return aarch64_insn_write: one fixmap page, whole instructions."""
-    return TextPoke(name="aarch64_insn_write", window=0xFFFFFDFFFE000000, pages=1, granule=4)
+    return TextPoke(
+        name="aarch64_insn_write",
+        window=0xFFFFFDFFFE000000,
+        pages=1,
+        granule=4,
+        windows=dict.fromkeys(LARGER_PAGES, 0xFFFFFDFFFE000000),
+    )
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from allocator.memory import KernelMemory
 from allocator.physical import PhysicalMemory, repeat
 from allocator.types import (
     GIB,
+    KIB,
     LARGE_PAGE_SIZE,
     MIB,
     PAGE_SIZE,
@@ -25,6 +26,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     MemType,
+    Paging,
     Prot,
 )
 
@@ -69,9 +71,13 @@ def riscv_map():
     )
 
 
-def make(design, address_map, poke=None, size=64 * MIB):
-    """Return Execmem over fresh memory."""
-    memory = KernelMemory(PhysicalMemory(size), address_map)
+GRANULES = pytest.mark.parametrize("page", [PAGE_SIZE, 16 * KIB], ids=["4KiB", "16KiB"])
+
+
+def make(design, address_map, poke=None, size=64 * MIB, page=PAGE_SIZE):
+    """Return Execmem over fresh memory; with larger pages, more of it."""
+    size *= page // PAGE_SIZE
+    memory = KernelMemory(PhysicalMemory(size, paging=Paging(page)), address_map)
     return Execmem(memory, trap=TRAP, text_poke=poke, design=design)
 
 
@@ -107,17 +113,19 @@ def test_text_of_the_else_branch_is_out_of_reach(x86_map, arm64_map, riscv_map):
 # top_down ---------------------------------------------------------------------------------------
 
 
-def test_top_down_never_mixes_text_and_data(x86_map):
+@GRANULES
+def test_top_down_never_mixes_text_and_data(x86_map, page):
     """Text grows from the start, everything else from the end, whatever the order."""
-    execmem = make("top_down", x86_map)
-    taken = [take(execmem, kind, 5000) for _ in range(10) for kind in MemType]
+    execmem = make("top_down", x86_map, page=page)
+    taken = [take(execmem, kind, page + 1000) for _ in range(10) for kind in MemType]
     text = [item.address for item in taken if item.type.is_text]
     other = [item.address for item in taken if not item.type.is_text]
     assert text == sorted(text)
     assert other == sorted(other, reverse=True)
     assert window(execmem).start == text[0]
-    assert window(execmem).end - 3 * PAGE_SIZE == other[0]
-    assert execmem.report().leaves[MemType.TEXT] == {PAGE_SIZE: 20, LARGE_PAGE_SIZE: 0}
+    assert window(execmem).end - 3 * page == other[0]
+    large = execmem.memory.large_size
+    assert execmem.report().leaves[MemType.TEXT] == {page: 20, large: 0}
 
 
 def test_top_down_is_full_only_when_both_sides_meet(tiny_map):
@@ -134,29 +142,33 @@ def test_top_down_is_full_only_when_both_sides_meet(tiny_map):
 # Blocks -----------------------------------------------------------------------------------------
 
 
+@GRANULES
 @pytest.mark.parametrize(("design", "blocks"), [("two_block", 2), ("three_block", 3)])
-def test_blocks_hold_one_kind_each(x86_map, design, blocks):
-    """Kinds are divided by fixed boundaries on 2 MiB that cover the range."""
-    execmem = make(design, x86_map)
+def test_blocks_hold_one_kind_each(x86_map, design, blocks, page):
+    """Kinds are divided by fixed boundaries of large leaves that cover the range."""
+    execmem = make(design, x86_map, page=page)
     cuts = {execmem.design.where(kind, Consumer.MODULE).range for kind in MemType}
     assert len(cuts) == blocks
     ordered = sorted(cuts)
     assert (ordered[0].start, ordered[-1].end) == (window(execmem).start, window(execmem).end)
     for left, right in pairwise(ordered):
         assert left.end == right.start
-        assert left.end % LARGE_PAGE_SIZE == 0
+        assert left.end % execmem.memory.large_size == 0
     for kind in MemType:
         cut = execmem.design.where(kind, Consumer.MODULE).range
         assert cut.holds(take(execmem, kind, 5000).taken)
 
 
+@GRANULES
 @pytest.mark.parametrize(
     ("design", "large"),
     [("two_block", {MemType.TEXT}), ("three_block", {MemType.TEXT, MemType.DATA})],
 )
-def test_blocks_preserve_large_leaves_where_nothing_is_sealed(x86_map, x86_poke, design, large):
+def test_blocks_preserve_large_leaves_where_nothing_is_sealed(
+    x86_map, x86_poke, design, large, page
+):
     """Text is large; data only where rodata has a block of its own; rodata never."""
-    execmem = make(design, x86_map, x86_poke)
+    execmem = make(design, x86_map, x86_poke, page=page)
     for kind in CORE:
         take(execmem, kind, 5000)
     shares = execmem.report().large_share
@@ -179,29 +191,32 @@ def test_a_full_block_is_named_while_others_are_empty(tiny_map, kind):
 # rox_cache --------------------------------------------------------------------------------------
 
 
-def test_guard_pages_put_chunks_four_mib_apart(x86_map):
+@GRANULES
+def test_guard_pages_put_chunks_two_leaves_apart(x86_map, page):
     """Two chunks of the cache never touch, and never serve one larger area."""
-    execmem = make("rox_cache", x86_map)
-    areas = [take(execmem, MemType.TEXT, LARGE_PAGE_SIZE) for _ in range(3)]
+    execmem = make("rox_cache", x86_map, size=128 * MIB, page=page)
+    large = execmem.memory.large_size
+    areas = [take(execmem, MemType.TEXT, large) for _ in range(3)]
     first = areas[0].address
-    assert [first, first + 4 * MIB, first + 8 * MIB] == [area.address for area in areas]
+    assert [first, first + 2 * large, first + 4 * large] == [area.address for area in areas]
     # vmalloc's small areas live in between: text and data interleave.
     data = take(execmem, MemType.DATA, 100)
     assert first < data.address < areas[2].address
     assert execmem.report().large_share == {MemType.TEXT: 1.0, MemType.DATA: 0.0}
 
 
-def test_the_cache_relocates_in_place_and_heals(x86_map):
+@GRANULES
+def test_the_cache_relocates_in_place_and_heals(x86_map, page):
     """The slice is RW while pending, its neighbour keeps executing, the leaf is large at the end."""
-    execmem = make("rox_cache", x86_map)
+    execmem = make("rox_cache", x86_map, page=page)
     keep = take(execmem, MemType.TEXT, 10)
     pending = execmem.alloc(MemType.TEXT, 10)
-    assert pending.address == keep.address + PAGE_SIZE
-    assert execmem.memory.translate(pending.address)[1:] == (Prot.RW, PAGE_SIZE)
+    assert pending.address == keep.address + page
+    assert execmem.memory.translate(pending.address)[1:] == (Prot.RW, page)
     assert execmem.memory.translate(keep.address).prot is Prot.RX
     pending.write(0, b"x")
     pending.finish()
-    assert execmem.memory.translate(keep.address)[1:] == (Prot.RX, LARGE_PAGE_SIZE)
+    assert execmem.memory.translate(keep.address)[1:] == (Prot.RX, execmem.memory.large_size)
 
 
 def test_one_slice_pins_a_chunk_and_chunks_go_back_whole(x86_map):
@@ -291,17 +306,20 @@ def test_the_shadow_copy_needs_text_poke(x86_map):
 # bpf_prog_pack ----------------------------------------------------------------------------------
 
 
-def test_programs_share_a_pack_and_nobody_else_does(x86_map, x86_poke):
-    """Programs lie 64 bytes apart in one area of 4 KiB leaves; others have their own pages."""
-    execmem = make("bpf_prog_pack", x86_map, x86_poke)
+@GRANULES
+def test_programs_share_a_pack_and_nobody_else_does(x86_map, x86_poke, page):
+    """Programs lie 64 bytes apart in one area of small leaves; others have their own pages."""
+    execmem = make("bpf_prog_pack", x86_map, x86_poke, page=page)
     programs = [take(execmem, MemType.TEXT, 300, consumer=Consumer.BPF) for _ in range(100)]
     start = programs[0].address
     assert [start + 320 * n for n in range(100)] == [program.address for program in programs]
-    assert execmem.report().leaves == {MemType.TEXT: {PAGE_SIZE: 8, LARGE_PAGE_SIZE: 0}}
+    leaves = {page: 32 * KIB // page, execmem.memory.large_size: 0}
+    assert execmem.report().leaves == {MemType.TEXT: leaves}
     for consumer in set(Consumer) - {Consumer.BPF}:
-        assert take(execmem, MemType.TEXT, 300, consumer=consumer).reserved == PAGE_SIZE
-    large = take(execmem, MemType.TEXT, LARGE_PAGE_SIZE + 1, consumer=Consumer.BPF)
-    assert large.reserved == LARGE_PAGE_SIZE + PAGE_SIZE
+        assert take(execmem, MemType.TEXT, 300, consumer=consumer).reserved == page
+    # A pack has 2 MiB whatever a large leaf has (BPF_PROG_PACK_SIZE, kernel/bpf/core.c).
+    large = take(execmem, MemType.TEXT, 2 * MIB + 1, consumer=Consumer.BPF)
+    assert large.reserved == 2 * MIB + page
     assert execmem.memory.events.refills == 1
     for program in programs:
         execmem.free(program.address)
@@ -329,30 +347,64 @@ def test_packs_spare_the_direct_map(x86_map, x86_poke):
 # strata -----------------------------------------------------------------------------------------
 
 
+@GRANULES
 @pytest.mark.parametrize("poke", ["x86_poke", None])
 @pytest.mark.parametrize("where", ["x86_map", "arm64_map", "riscv_map"])
-def test_strata_puts_every_kind_under_large_leaves(request, where, poke):
-    """Text, data, rodata and sealed memory; 2 MiB leaves only, and no two kinds in one."""
+def test_strata_puts_every_kind_under_large_leaves(request, where, poke, page):
+    """Text, data, rodata and sealed memory; large leaves only, and no two kinds in one."""
     text_poke = request.getfixturevalue(poke) if poke else None
-    execmem = make("strata", request.getfixturevalue(where), text_poke)
+    execmem = make("strata", request.getfixturevalue(where), text_poke, page=page)
+    large = execmem.memory.large_size
     taken = [take(execmem, kind, 3000) for _ in range(20) for kind in MemType]
     for item in taken:
         if item.type is MemType.RO_AFTER_INIT:
-            assert execmem.memory.translate(item.address).leaf == PAGE_SIZE
+            assert execmem.memory.translate(item.address).leaf == page
     for item in taken:
         if item.type is MemType.RO_AFTER_INIT:
             execmem.seal(item)
     report = execmem.report()
     assert set(report.large_share.values()) == {1.0}
-    assert {kind: held[LARGE_PAGE_SIZE] for kind, held in report.leaves.items()} == dict.fromkeys(
-        MemType, 1
-    )
+    assert {kind: held[large] for kind, held in report.leaves.items()} == dict.fromkeys(MemType, 1)
     held = {}
     for item in taken:
         kind = item.type if item.type is MemType.RO_AFTER_INIT else item.type.final_prot
-        held.setdefault(item.address // LARGE_PAGE_SIZE, set()).add(kind)
+        held.setdefault(item.address // large, set()).add(kind)
     assert len(held) == 4
     assert all(len(kinds) == 1 for kinds in held.values())
+    execmem.check()
+
+
+@pytest.mark.parametrize(
+    ("page", "size", "sizes"),
+    [
+        (4 * KIB, 4 * MIB, [2 * MIB]),
+        (16 * KIB, 128 * MIB, [2 * MIB]),
+        (16 * KIB, 256 * MIB, [32 * MIB]),
+        (64 * KIB, GIB, [2 * MIB]),
+    ],
+)
+def test_a_leaf_that_is_too_large_for_the_memory_is_not_asked_for(
+    x86_map, x86_poke, page, size, sizes
+):
+    """Chunks of 2 MiB in pages do instead, and are counted as small ones."""
+    memory = KernelMemory(PhysicalMemory(size, paging=Paging(page)), x86_map)
+    execmem = Execmem(memory, trap=TRAP, text_poke=x86_poke, design="strata")
+    before = memory.physical.free_bytes
+    text = [take(execmem, MemType.TEXT, 1000) for _ in range(3)]
+    assert text[1].address - text[0].address == 1024
+    assert [before - memory.physical.free_bytes] == sizes
+    assert memory.events.small_refills == (sizes[0] != memory.large_size)
+    execmem.check()
+
+
+def test_a_window_without_room_for_a_large_leaf_has_chunks_in_pages(arm64_map, arm64_poke):
+    """128 MiB hold no leaf of 512: text takes 2 MiB at a time, and so does data elsewhere."""
+    memory = KernelMemory(PhysicalMemory(4 * GIB, paging=Paging(64 * KIB)), arm64_map)
+    execmem = Execmem(memory, trap=TRAP, text_poke=arm64_poke, design="strata")
+    text = take(execmem, MemType.TEXT, 1000)
+    assert DIRECT.holds(text.taken)
+    assert text.taken.end == IMAGE.start // (2 * MIB) * 2 * MIB
+    assert memory.events.small_refills == 1
     execmem.check()
 
 

@@ -15,42 +15,50 @@ from allocator.pagetable import PageTable
 from allocator.types import (
     GIB,
     HUGE_PAGE_SIZE,
+    KIB,
     LARGE_PAGE_SIZE,
     MIB,
     PAGE_SIZE,
     Interval,
+    Paging,
     Prot,
     align_up,
 )
 
-# The last 2 MiB of one GiB and the first 4 MiB of the next.
-BASE = 0xFFFFFFFFBFE00000
-PAGES = 3 * 512
 PROTS = [Prot.NONE, Prot.R, Prot.RW, Prot.RX, Prot.X, Prot.W | Prot.X, Prot.R | Prot.W | Prot.X]
 WX = Prot.W | Prot.X
 REGIONS = st.integers(0, 2)
-# Bounds cluster at region borders, where leaves are split.
-BOUND = st.one_of(
-    st.integers(0, PAGES), st.sampled_from([0, 1, 511, 512, 513, 1023, 1024, 1025, 1535, 1536])
+# Bounds cluster at region borders, where leaves are split. They are counted in 512 parts of a
+# region, whatever that has, and a page more or less.
+BOUND = st.tuples(
+    st.one_of(st.integers(0, 3 * 512), st.sampled_from([0, 512, 1024, 1536])),
+    st.sampled_from([0, 0, 1, -1]),
 )
-RANGES = (
-    st.tuples(BOUND, BOUND)
-    .map(sorted)
-    .filter(lambda pair: pair[0] < pair[1])
-    .map(lambda pair: range(*pair))
-)
+RANGES = st.tuples(BOUND, BOUND)
 
 
 class Model(RuleBasedStateMachine):
     """Every operation, legal or not, on both; a refusal changes nothing."""
 
+    paging = Paging()
+
     def __init__(self):
         super().__init__()
         self.events = Events()
-        self.table = PageTable(events=self.events)
+        self.page, self.region = self.paging.page, self.paging.entries
+        # The last region under one entry of the upper level, and the first two under the next.
+        self.base = (1 << 64) - self.paging.upper - self.paging.large
+        self.count = 3 * self.region
+        self.table = PageTable(paging=self.paging, events=self.events)
         self.pages = {}  # page number -> (frame address, Prot)
         self.large = set()  # regions under one leaf
         self.splits = self.collapses = 0
+
+    def range(self, bounds):
+        """Return the pages between two bounds, one at least."""
+        pages = sorted(part * self.region // 512 + more for part, more in bounds)
+        start = min(max(pages[0], 0), self.count - 1)
+        return range(start, max(start + 1, min(pages[1], self.count)))
 
     def attempt(self, legal, operation, *args, **kwargs):
         """Run a legal operation; see an illegal one refused."""
@@ -63,74 +71,82 @@ class Model(RuleBasedStateMachine):
     def split(self, pages, touched):
         """Split regions that are covered in part and where `touched` pages change."""
         for region in list(self.large):
-            whole = range(region * 512, region * 512 + 512)
+            whole = range(region * self.region, (region + 1) * self.region)
             inside = range(max(whole[0], pages[0]), min(whole[-1], pages[-1]) + 1)
-            if 0 < len(inside) < 512 and any(page in touched for page in inside):
+            if 0 < len(inside) < self.region and any(page in touched for page in inside):
                 self.large.remove(region)
                 self.splits += 1
 
-    @rule(pages=RANGES, prot=st.sampled_from(PROTS), seed=st.integers(0, 2**32 - 1))
-    def map_pages(self, pages, prot, seed):
+    @rule(bounds=RANGES, prot=st.sampled_from(PROTS), seed=st.integers(0, 2**32 - 1))
+    def map_pages(self, bounds, prot, seed):
         """Small leaves from any frames."""
-        frames = np.random.default_rng(seed).integers(1, 1 << 40, len(pages), np.uint64)
-        frames = frames << np.uint64(12)
+        pages = self.range(bounds)
+        frames = np.random.default_rng(seed).integers(1, 1 << 36, len(pages), np.uint64)
+        frames = frames * np.uint64(self.page)
         legal = prot & WX != WX and self.pages.keys().isdisjoint(pages)
         self.attempt(
             legal,
             self.table.map,
-            BASE + pages[0] * PAGE_SIZE,
+            self.base + pages[0] * self.page,
             frames,
             prot,
-            size=len(pages) * PAGE_SIZE,
+            size=len(pages) * self.page,
         )
         if legal:
             self.pages.update(zip(pages, ((frame, prot) for frame in frames.tolist()), strict=True))
 
     @rule(
-        pages=RANGES,
+        bounds=RANGES,
         prot=st.sampled_from(PROTS),
-        frame=st.integers(1, 1 << 30),
+        frame=st.integers(1, 1 << 20),
         offset=st.sampled_from([0, 0, 1]),
     )
-    def map_contiguous(self, pages, prot, frame, offset):
+    def map_contiguous(self, bounds, prot, frame, offset):
         """Map a run with the largest leaves, in phase with its address or not."""
-        pa = (frame * 512 + pages[0] + offset) * PAGE_SIZE
+        pages = self.range(bounds)
+        pa = (frame * self.region + pages[0] + offset) * self.page
         legal = prot & WX != WX and self.pages.keys().isdisjoint(pages)
         self.attempt(
             legal,
             self.table.map_contiguous,
-            BASE + pages[0] * PAGE_SIZE,
+            self.base + pages[0] * self.page,
             pa,
             prot,
-            size=len(pages) * PAGE_SIZE,
+            size=len(pages) * self.page,
         )
         if legal:
-            self.pages.update((page, (pa + i * PAGE_SIZE, prot)) for i, page in enumerate(pages))
+            self.pages.update((page, (pa + i * self.page, prot)) for i, page in enumerate(pages))
             if not offset:
-                self.large |= {r for r in range(3) if r * 512 in pages and r * 512 + 511 in pages}
+                self.large |= {
+                    r
+                    for r in range(3)
+                    if r * self.region in pages and (r + 1) * self.region - 1 in pages
+                }
 
-    @rule(pages=RANGES)
-    def unmap(self, pages):
+    @rule(bounds=RANGES)
+    def unmap(self, bounds):
         """Unmapping returns the frames."""
+        pages = self.range(bounds)
         legal = self.pages.keys() >= set(pages)
         frames = self.attempt(
-            legal, self.table.unmap, BASE + pages[0] * PAGE_SIZE, len(pages) * PAGE_SIZE
+            legal, self.table.unmap, self.base + pages[0] * self.page, len(pages) * self.page
         )
         if legal:
             self.split(pages, pages)
-            self.large -= {r for r in self.large if r * 512 in pages}
+            self.large -= {r for r in self.large if r * self.region in pages}
             assert [self.pages.pop(page)[0] for page in pages] == frames.tolist()
 
-    @rule(pages=RANGES, on=st.sampled_from(PROTS), off=st.sampled_from(PROTS))
-    def change(self, pages, on, off):
+    @rule(bounds=RANGES, on=st.sampled_from(PROTS), off=st.sampled_from(PROTS))
+    def change(self, bounds, on, off):
         """Rights are added and dropped per page."""
+        pages = self.range(bounds)
         after = {page: (self.pages[page][1] | on) & ~off for page in pages if page in self.pages}
         legal = len(after) == len(pages) and all(prot & WX != WX for prot in after.values())
         self.attempt(
             legal,
             self.table.change,
-            BASE + pages[0] * PAGE_SIZE,
-            len(pages) * PAGE_SIZE,
+            self.base + pages[0] * self.page,
+            len(pages) * self.page,
             on=on,
             off=off,
         )
@@ -138,27 +154,35 @@ class Model(RuleBasedStateMachine):
             self.split(pages, {p for p in pages if after[p] != self.pages[p][1]})
             self.pages.update((page, (self.pages[page][0], after[page])) for page in pages)
 
-    @rule(pages=RANGES, prot=st.sampled_from(PROTS))
-    def protect(self, pages, prot):
+    @rule(bounds=RANGES, prot=st.sampled_from(PROTS))
+    def protect(self, bounds, prot):
         """Rights are set alike."""
+        pages = self.range(bounds)
         legal = self.pages.keys() >= set(pages) and prot & WX != WX
         self.attempt(
-            legal, self.table.protect, BASE + pages[0] * PAGE_SIZE, len(pages) * PAGE_SIZE, prot
+            legal,
+            self.table.protect,
+            self.base + pages[0] * self.page,
+            len(pages) * self.page,
+            prot,
         )
         if legal:
             self.split(pages, {p for p in pages if prot != self.pages[p][1]})
             self.pages.update((page, (self.pages[page][0], prot)) for page in pages)
 
-    @rule(region=REGIONS, page=st.integers(0, 511))
+    @rule(region=REGIONS, page=st.integers(0, (1 << 16) - 1))
     def collapse(self, region, page):
         """Exactly a region that is alike, contiguous and aligned collapses."""
-        found = [self.pages.get(region * 512 + index) for index in range(512)]
+        page %= self.region
+        found = [self.pages.get(region * self.region + index) for index in range(self.region)]
         alike = found[0] is not None and found == [
-            (found[0][0] + index * PAGE_SIZE, found[0][1]) for index in range(512)
+            (found[0][0] + index * self.page, found[0][1]) for index in range(self.region)
         ]
-        aligned = found[0] is not None and found[0][0] % LARGE_PAGE_SIZE == 0
+        aligned = found[0] is not None and found[0][0] % self.paging.large == 0
         expected = alike and aligned and region not in self.large
-        assert expected == self.table.collapse(BASE + (region * 512 + page) * PAGE_SIZE)
+        assert expected == self.table.collapse(
+            self.base + (region * self.region + page) * self.page
+        )
         if expected:
             self.large.add(region)
             self.collapses += 1
@@ -169,38 +193,46 @@ class Model(RuleBasedStateMachine):
         self.table.check()
         seen = {}
         for leaf in self.table.leaves():
-            first = (leaf.va - BASE) // PAGE_SIZE
-            for index in range(leaf.size // PAGE_SIZE):
-                seen[first + index] = (leaf.pa + index * PAGE_SIZE, leaf.prot)
+            first = (leaf.va - self.base) // self.page
+            for index in range(leaf.size // self.page):
+                seen[first + index] = (leaf.pa + index * self.page, leaf.prot)
         assert self.pages == seen
         counts = {
-            PAGE_SIZE: len(self.pages) - 512 * len(self.large),
-            LARGE_PAGE_SIZE: len(self.large),
-            HUGE_PAGE_SIZE: 0,
+            self.page: len(self.pages) - self.region * len(self.large),
+            self.paging.large: len(self.large),
         }
+        counts = {leaf: counts.get(leaf, 0) for leaf in self.paging.leaves}
         assert counts == self.table.leaf_counts()
-        assert counts == self.table.leaf_counts(Interval(BASE, BASE + PAGES * PAGE_SIZE))
+        assert counts == self.table.leaf_counts(
+            Interval(self.base, self.base + self.count * self.page)
+        )
         assert (self.splits, self.collapses) == (self.events.leaf_splits, self.events.collapses)
 
-    @rule(page=st.integers(0, PAGES - 1), offset=st.integers(0, PAGE_SIZE - 1))
-    def translate(self, page, offset):
+    @rule(part=BOUND, offset=st.integers(0, (1 << 16) - 1))
+    def translate(self, part, offset):
         """One address, and every other address of its frame."""
-        found = self.table.translate(BASE + page * PAGE_SIZE + offset)
+        page, offset = self.range((part, part))[0], offset % self.page
+        found = self.table.translate(self.base + page * self.page + offset)
         if page not in self.pages:
             assert found is None
             return
         frame, prot = self.pages[page]
         assert (frame + offset, prot) == found[:2]
-        assert found.leaf == (LARGE_PAGE_SIZE if page // 512 in self.large else PAGE_SIZE)
+        assert found.leaf == (self.paging.large if page // self.region in self.large else self.page)
         aliases = sorted(p for p, (other, _) in self.pages.items() if other == frame)
-        assert [BASE + p * PAGE_SIZE + offset for p in aliases] == self.table.aliases(
+        assert [self.base + p * self.page + offset for p in aliases] == self.table.aliases(
             frame + offset
         )
 
-    @rule(pages=RANGES, head=st.integers(0, PAGE_SIZE - 1), tail=st.integers(0, PAGE_SIZE - 1))
-    def spans(self, pages, head, tail):
+    @rule(bounds=RANGES, head=st.integers(0, (1 << 16) - 1), tail=st.integers(0, (1 << 16) - 1))
+    def spans(self, bounds, head, tail):
         """Spans cover the range without a gap."""
-        start, end = BASE + pages[0] * PAGE_SIZE + head, BASE + (pages[-1] + 1) * PAGE_SIZE - tail
+        pages = self.range(bounds)
+        head, tail = head % self.page, tail % self.page
+        start, end = (
+            self.base + pages[0] * self.page + head,
+            self.base + (pages[-1] + 1) * self.page - tail,
+        )
         if end <= start:
             return
         at = start
@@ -208,13 +240,13 @@ class Model(RuleBasedStateMachine):
             assert at == span.va
             assert span.size > 0
             at += span.size
-            for va in {span.va, align_up(span.va + 1, PAGE_SIZE), at - 1}:
+            for va in {span.va, align_up(span.va + 1, self.page), at - 1}:
                 if span.va <= va < at:
-                    held = self.pages.get((va - BASE) // PAGE_SIZE)
+                    held = self.pages.get((va - self.base) // self.page)
                     if held is None:
                         assert span.pa is None
                     else:
-                        assert (held[0] + va % PAGE_SIZE, held[1]) == (
+                        assert (held[0] + va % self.page, held[1]) == (
                             span.pa + va - span.va,
                             span.prot,
                         )
@@ -223,6 +255,24 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+class ModelOf16KiB(Model):
+    """The same with pages of 16 KiB and large leaves of 32 MiB."""
+
+    paging = Paging(16 * KIB)
+
+
+class ModelOf64KiB(Model):
+    """The same with pages of 64 KiB and large leaves of 512 MiB."""
+
+    paging = Paging(64 * KIB)
+
+
+TestModelOf16KiB = ModelOf16KiB.TestCase
+TestModelOf64KiB = ModelOf64KiB.TestCase
+TestModelOf16KiB.settings = settings(TestModel.settings, max_examples=10)
+TestModelOf64KiB.settings = settings(TestModel.settings, max_examples=4)
 
 
 def direct_mapped(size=2 * GIB):
@@ -388,3 +438,36 @@ def test_walks_step_over_empty_space():
     assert [leaf.va for leaf in table.leaves(everything)] == [(1 << 64) - PAGE_SIZE]
     assert table.leaf_counts(everything)[PAGE_SIZE] == 1
     assert len(list(table.spans(0, 1 << 64))) < 1100
+
+
+@pytest.mark.parametrize(
+    ("page", "leaves"),
+    [
+        # Arm ARM, D8.2: what an entry of each lookup level maps, by translation granule.
+        (4 * KIB, (4 * KIB, 2 * MIB, GIB)),
+        (16 * KIB, (16 * KIB, 32 * MIB)),
+        (64 * KIB, (64 * KIB, 512 * MIB)),
+    ],
+)
+def test_leaves_follow_from_the_granule(page, leaves):
+    """A run as long as four large leaves is mapped by them, whatever the page."""
+    paging = Paging(page)
+    assert paging.leaves == leaves
+    assert page << paging.large_order == leaves[1]
+    table = PageTable(paging=paging)
+    table.map_contiguous(0, 0, Prot.RW, size=2 * leaves[1] + 3 * page)
+    assert table.leaf_counts() == {leaf: {0: 3, 1: 2}.get(n, 0) for n, leaf in enumerate(leaves)}
+    table.protect(page, page, Prot.R)
+    assert table.leaf_counts()[page] == 3 + page // 8
+    assert table.translate(2 * page - 1) == (2 * page - 1, Prot.R, page)
+    for va, leaf in ((page // 2, page), (0, 2 * page), (leaves[1] // 2, leaves[1])):
+        with pytest.raises(MappingError):
+            table.map(va, 0, Prot.R, size=leaf, leaf=leaf)
+    table.check()
+
+
+@pytest.mark.parametrize("page", [0, 2048, 12288, -4096])
+def test_a_granule_is_a_power_of_two(page):
+    """Nothing smaller than 4 KiB is a page, nor what is no power of two."""
+    with pytest.raises(ValueError, match="power of two"):
+        Paging(page)

@@ -20,19 +20,22 @@ from hypothesis.stateful import (
 )
 
 from allocator.errors import AllocationError, LifecycleError
-from allocator.physical import LARGE_ORDER, PhysicalMemory, repeat
-from allocator.types import LARGE_PAGE_SIZE, MIB, PAGE_SIZE
+from allocator.physical import PhysicalMemory, repeat
+from allocator.types import KIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Paging
+
+LARGE_ORDER = 9  # of 2 MiB in pages of 4 KiB
 
 
 class Buddies(RuleBasedStateMachine):
     """Allocate and free against a set of frame numbers."""
 
+    page = PAGE_SIZE
     runs = Runs("runs")
 
     @initialize(pages=st.integers(2, 2048))
     def start(self, pages):
         """Any number of frames, mostly not a power of two."""
-        self.physical = PhysicalMemory(pages * PAGE_SIZE)
+        self.physical = PhysicalMemory(pages * self.page, paging=Paging(self.page))
         self.pages = pages
         self.held = {0}
 
@@ -51,8 +54,8 @@ class Buddies(RuleBasedStateMachine):
             aligned = (range(n, n + size) for n in range(0, self.pages - size + 1, size))
             assert not any(self.held.isdisjoint(run) for run in aligned), "a free run is refused"
             return multiple()
-        assert address % (PAGE_SIZE << order) == 0
-        numbers = list(range(address // PAGE_SIZE, (address // PAGE_SIZE) + (1 << order)))
+        assert address % (self.page << order) == 0
+        numbers = list(range(address // self.page, (address // self.page) + (1 << order)))
         self.hold(numbers)
         return numbers
 
@@ -65,7 +68,7 @@ class Buddies(RuleBasedStateMachine):
             return multiple()
         frames = self.physical.alloc_frames(count)
         assert frames.dtype == np.uint64
-        numbers = (frames // np.uint64(PAGE_SIZE)).tolist()
+        numbers = (frames // np.uint64(self.page)).tolist()
         assert count == len(set(numbers))
         self.hold(numbers)
         return numbers
@@ -74,22 +77,22 @@ class Buddies(RuleBasedStateMachine):
     def give_back(self, numbers, shuffle):
         """Frames come back in any order."""
         shuffle.shuffle(numbers)
-        self.physical.free_frames(np.array(numbers, np.uint64) * np.uint64(PAGE_SIZE))
+        self.physical.free_frames(np.array(numbers, np.uint64) * np.uint64(self.page))
         self.held.difference_update(numbers)
 
     @rule(numbers=runs)
     def free_one_of_them_twice(self, numbers):
         """Free twice: it is refused whole, however it is dressed."""
         first = numbers[0]
-        self.physical.free(first * PAGE_SIZE)
+        self.physical.free(first * self.page)
         for again in ([first], numbers, [first, first]):
             with pytest.raises(LifecycleError):
-                self.physical.free_frames(np.array(again, np.uint64) * np.uint64(PAGE_SIZE))
+                self.physical.free_frames(np.array(again, np.uint64) * np.uint64(self.page))
         with pytest.raises(LifecycleError):
-            self.physical.free(first * PAGE_SIZE)
+            self.physical.free(first * self.page)
         # Single frames are interchangeable only by address: take all, give back all but it.
         rest = self.physical.alloc_frames(self.pages - len(self.held) + 1)
-        wanted = np.uint64(first * PAGE_SIZE)
+        wanted = np.uint64(first * self.page)
         assert wanted in rest
         self.physical.free_frames(rest[rest != wanted])
 
@@ -99,12 +102,29 @@ class Buddies(RuleBasedStateMachine):
         if not hasattr(self, "physical"):
             return
         self.physical.check()
-        assert (self.pages - len(self.held)) * PAGE_SIZE == self.physical.free_bytes
+        assert (self.pages - len(self.held)) * self.page == self.physical.free_bytes
         assert self.held == set(np.flatnonzero(self.physical.used()).tolist())
+
+
+class BuddiesOf16KiB(Buddies):
+    """The same with frames of 16 KiB."""
+
+    page = 16 * KIB
+
+
+class BuddiesOf64KiB(Buddies):
+    """The same with frames of 64 KiB."""
+
+    page = 64 * KIB
 
 
 TestBuddies = Buddies.TestCase
 TestBuddies.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestBuddiesOf16KiB = BuddiesOf16KiB.TestCase
+TestBuddiesOf64KiB = BuddiesOf64KiB.TestCase
+TestBuddiesOf16KiB.settings = TestBuddiesOf64KiB.settings = settings(
+    TestBuddies.settings, max_examples=10
+)
 
 
 def test_everything_freed_merges_to_the_initial_runs():
