@@ -67,6 +67,7 @@ from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.system_x86_64 import SYSTEM
 from archs.text import Guest
 from archs.text_x86_64 import PATCHING
+from archs.versions import Since
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
@@ -351,6 +352,8 @@ X86_64 = Arch(
         plt=None,
         got_section=".got",
         errata={},
+        # CONFIG_ARCH_HAS_EXECMEM_ROX, for good after 6.13's first attempt was switched off.
+        execmem=Since(((0, 0), "vmalloc"), ((6, 15), "rox_cache")),
     ),
     run=Run(
         calling=CallingConvention(

@@ -119,6 +119,8 @@ def show_placement(out: Console, placed: Placed) -> None:
         "address and the size are known.",
         soft_wrap=True,
     )
+    if placed.slide is not None:
+        out.print(f"  KASLR moved the range by {placed.slide:#x}: so says the first module")
     reasons = Counter(deviation.reason for deviation in placed.deviations)
     for reason, count in reasons.most_common():
         first = next(d for d in placed.deviations if d.reason == reason)

@@ -366,6 +366,10 @@ DOCUMENTS: Mapping[str, Keys] = {
         "placement[].modules_unknown": (COUNT, "of which address and size are known"),
         "placement[].regions": (COUNT, "recorded"),
         "placement[].regions_equal": (COUNT, "predicted"),
+        "placement[].slide": (
+            HEX,
+            f"how far KASLR moved the range, by its first module{NULL}it did not",
+        ),
         "placement[].deviations[].module": (TEXT, "whose region it is"),
         "placement[].deviations[].type": (TEXT, "memory type"),
         "placement[].deviations[].predicted[]": (ANY, "address (hex) and size (number)"),

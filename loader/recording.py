@@ -280,6 +280,16 @@ class RecordedBoot:
             raise BadModule("modules", "recording", f"not readable: {error}") from None
 
     @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Names of modules in the order of loads, those that failed too; empty if not kept."""
+        text = _text(self.folder / "boot" / self.name / "load_order.json")
+        try:
+            found = json.loads(text or "{}")
+            return (*map(str, found.get("preloaded", ())), *map(str, found.get("load_order", ())))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise BadModule("load_order.json", "recording", f"not readable: {error}") from None
+
+    @cached_property
     def kernel_symbols(self) -> Mapping[str, int]:
         """The kernel's own symbols in this boot: those of the plain boot, moved by KASLR.
 

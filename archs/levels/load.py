@@ -124,6 +124,8 @@ class Load:
         Whether it is built with CONFIG_LIVEPATCH.
     layouts
         Where members of structures lie in the kernel that is modelled.
+    execmem
+        The design of `allocator.designs` that its kernels have.
     """
 
     address_map: Callable[..., AddressMap]
@@ -139,3 +141,4 @@ class Load:
     vermagic: str
     livepatching: bool
     layouts: Layouts
+    execmem: Since[str] = attrs.field(factory=lambda: Since(((0, 0), "vmalloc")))
