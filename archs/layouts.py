@@ -102,6 +102,12 @@ class Layouts(abc.ABC):
         self._members: dict[tuple[str, str], Member] = {}
         self.callbacks: dict[str, tuple[tuple[str, int], ...]] = {}  # as their reader found them
 
+    def forget(self) -> None:
+        """Ask again for everything: there are other types."""
+        self._sizes.clear()
+        self._members.clear()
+        self.callbacks.clear()
+
     @property
     @abc.abstractmethod
     def release(self) -> str:

@@ -215,6 +215,36 @@ class Btf:
             else:
                 yield Variable(one, two, words[start + 2])
 
+    @cached_property
+    def fits(self) -> bool:
+        """Whether its names, those that it takes from its base among them, begin where strings do.
+
+        Numbers and offsets go into the base without saying which it is: on one of another build
+        they would be read as anything.
+        """
+        table = np.frombuffer(self._words, np.uint32)
+        used = [self._names]
+        for kind, width in _EACH.items():
+            if kind is Kind.DATASEC:
+                continue
+            rows = self._starts[self._kinds == kind]
+            counts = (table[rows + 1] & 0xFFFF).astype(np.intp)
+            nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            used.append(table[np.repeat(rows.astype(np.intp) + RECORD, counts) + width * nth])
+        offsets = np.concatenate(used).astype(np.intp)
+        return self._are_starts(offsets[offsets > 0])
+
+    def _are_starts(self, offsets: NDArray[np.intp]) -> bool:
+        """Return whether a string begins at each offset of the table, its base's included."""
+        own = offsets >= self.strings_from
+        if self.base is not None and not self.base._are_starts(offsets[~own]):  # noqa: SLF001 -- itself
+            return False
+        here = offsets[own] - self.strings_from
+        strings = np.frombuffer(self.strings, np.uint8)
+        if here.size and int(here.max()) >= strings.size:
+            return False
+        return not bool(strings[here[here > 0] - 1].any())
+
     # By name ---------------------------------------------------------------------------------
 
     def find(self, name: str, *kinds: Kind) -> Type | None:

@@ -19,6 +19,7 @@ from allocator.types import MemType
 from archs import Arch, Checks
 from archs.passes.static_calls import KEY, TRAMPOLINE
 from loader.admission import Admission
+from loader.btf import BadBtf
 from loader.elf import check_local_names, parse
 from loader.elfview import ElfView
 from loader.errors import LoadError, ModuleInUse, ModuleStateError, OutOfMemory
@@ -26,6 +27,7 @@ from loader.files import module_name
 from loader.finalize import Environment, finalise
 from loader.gate import Gate, Notice, taints_text
 from loader.layout import PERCPU_SECTION, Layout, plan, with_stub_sections
+from loader.layouts import BtfLayouts, types_of
 from loader.link import link_view
 from loader.linked import Linked
 from loader.livepatch import Livepatches, check, resolve_at_load
@@ -144,6 +146,7 @@ class Loader:
             raise OutOfMemory(name, error) from error
         module.taints = taints_text(admission.taints)
         admission.notices += [Notice("ftrace", note, title) for note in module.notes]
+        admission.notices += self._types(view, title)
         module.notices = tuple(admission.notices)
         # What the module's depends= names is held, used or not, as modprobe would keep it.
         module.providers = providers | frozenset(needed)
@@ -156,6 +159,19 @@ class Loader:
             self.discard(module)
             raise
         return module
+
+    def _types(self, view: ElfView, title: str) -> list[Notice]:
+        """Let a module's own types count with those of its kernel, where that is given."""
+        kernel, layouts = self.gate.kernel, self.gate.layouts
+        if kernel is None or not isinstance(layouts, BtfLayouts):
+            return []
+        try:
+            types = types_of(view, kernel)
+        except BadBtf as error:
+            return [Notice("types", f"its own types are not used: {error}", title)]
+        if types is not None:
+            layouts.add(title, types)
+        return []
 
     def _taints_of(self, title: str) -> str:
         return self.modules[title].taints
@@ -296,6 +312,8 @@ class Loader:
         self._expect(module, "discard", State.COMING, State.GOING)
         self._livepatches.going(module)
         self.symbols.withdraw(module.name)
+        if isinstance(self.gate.layouts, BtfLayouts):
+            self.gate.layouts.remove(module.name)
         for provider in module.providers:
             self.modules[provider].users.discard(module.name)
         del self.modules[module.name]

@@ -12,7 +12,10 @@ from allocator.types import ExecmemType
 from emulator.faults import Fault
 from loader.btf_records import Kind
 from loader.checks import Refused
+from loader.elf import parse
 from loader.errors import BadKernel, UnresolvedSymbols
+from loader.files import read_module
+from loader.layouts import types_of
 from machine.machine import Machine
 from tests.archs.facts import facts
 from tests.support.checked import Offer, debian, made, version_table
@@ -224,3 +227,44 @@ def test_structures_are_the_kernels_own(kernels, arch) -> None:
             assert this.members[member] == kernel.btf.place(whole, member).bytes
         size = kernel.btf.size_of(kernel.btf.find("task_struct", Kind.STRUCT).number)
         assert machine.kernel.layouts.size_of("task_struct") == size
+
+
+def test_types_of_its_modules_count_while_they_are_there(kernels, arch) -> None:
+    """A structure that only a module has is known with it, and gone with it."""
+    seen = 0
+    for folder in kernels.values():
+        files = sorted(folder.glob("lib/modules/*/kernel/**/*.ko*"))
+        for file in files if list(folder.glob("boot/vmlinu*")) else ():
+            view = parse(read_module(file), file.name)
+            if view.modinfo.get("depends"):
+                continue
+            machine = Machine(kernel=folder, modelled=True)
+            layouts, image = machine.kernel.layouts, machine.loader.gate.kernel
+            own = types_of(view, image)
+            names = [name for name in own.named(Kind.STRUCT) if not layouts.has(name)]
+            if not names:
+                continue
+            module = machine.load(file, init=False)
+            assert "types" not in {notice.code for notice in module.report.notices}
+            wanted = {name: own.size_of(own.find(name).number) for name in names}
+            assert {name: layouts.size_of(name) for name in names} == wanted
+            machine.loader.discard(module.loaded)
+            assert not any(layouts.has(name) for name in names)
+            seen += 1
+            break
+    assert seen or not any(list(f.glob("boot/vmlinu*")) for f in kernels.values())
+
+
+def test_damaged_types_of_a_module_are_not_used(kernels, arch) -> None:
+    """The module loads, and it is said."""
+    for folder in kernels.values():
+        file = next(iter(sorted(folder.glob("lib/modules/*/kernel/**/md4.ko*"))), None)
+        if file is None or not list(folder.glob("boot/vmlinu*")):
+            continue
+        image = bytearray(read_module(file))
+        section = parse(bytes(image)).section(".BTF")
+        image[section.offset : section.offset + 2] = b"??"
+        machine = Machine(kernel=folder, modelled=True)
+        notices = {n.code: n.text for n in machine.load(bytes(image), init=False).report.notices}
+        assert notices["types"].startswith("its own types are not used: ")
+        assert "begins with 3f 3f" in notices["types"]

@@ -31,11 +31,15 @@ VOID: Type = {"kind": "VOID"}
 class Types:
     """The types of one kernel."""
 
-    def __init__(self, dump: str) -> None:
-        self._all: dict[int, Type] = {t["id"]: t for t in json.loads(dump)["types"]}
+    def __init__(self, dump: list[Type]) -> None:
+        self._all: dict[int, Type] = {t["id"]: t for t in dump}
         self._named: dict[tuple[str, str], Type] = {}
         for found in self._all.values():
             self._named.setdefault((found["kind"], found.get("name", "")), found)
+
+    def with_more(self, dump: list[Type]) -> Types:
+        """Return these types and those that go on from them."""
+        return Types([*self._all.values(), *dump])
 
     def structure(self, name: str) -> Type | None:
         """Return a struct or union by its tag or by a name given with typedef."""
@@ -90,15 +94,43 @@ def types(folder: Path) -> Types:
     return _types(folder, tool("bpftool"))
 
 
+def types_of_module(folder: Path, section: bytes) -> tuple[Types, frozenset[str]]:
+    """Return a module's types with those of its kernel in front, and which structures are its own.
+
+    Parameters
+    ----------
+    folder
+        Holds its kernel's image, in `boot`.
+    section
+        Its `.BTF`.
+    """
+    bpftool = tool("bpftool")
+    with tempfile.NamedTemporaryFile() as base, tempfile.NamedTemporaryFile() as own:
+        base.write(_kernel(folder))
+        own.write(section)
+        base.flush()
+        own.flush()
+        dump = run(bpftool, "-j", "-B", base.name, "btf", "dump", "file", own.name)
+    found = types(folder).with_more(json.loads(dump)["types"])
+    return found, frozenset(
+        t["name"] for t in json.loads(dump)["types"] if t["kind"] in ("STRUCT", "UNION")
+    )
+
+
 @functools.cache
-def _types(folder: Path, bpftool: str) -> Types:
+def _kernel(folder: Path) -> bytes:
     image = next((p for p in sorted((folder / "boot").glob("vmlinu*"))), None)
     if image is None:
         pytest.skip(f"{folder} holds no kernel image")
+    return _blob(_unpacked(image))
+
+
+@functools.cache
+def _types(folder: Path, bpftool: str) -> Types:
     with tempfile.NamedTemporaryFile(suffix=".btf") as blob:
-        blob.write(_blob(_unpacked(image)))
+        blob.write(_kernel(folder))
         blob.flush()
-        return Types(run(bpftool, "-j", "btf", "dump", "file", blob.name))
+        return Types(json.loads(run(bpftool, "-j", "btf", "dump", "file", blob.name))["types"])
 
 
 def _unpacked(path: Path) -> bytes:
