@@ -26,6 +26,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs import traps
+from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_arm64 import environment, numbers
 from archs.environment import Environment
@@ -51,6 +52,7 @@ from archs.levels.link import Branch, Fill, Link, Probe
 from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
+from archs.marks import Mark
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
@@ -200,6 +202,28 @@ def _call_ops(at: int) -> Callable[[U64, Mapping[str, int]], tuple[tuple[int, U8
 
 # Two NOPs at the entry, behind its BTI (before 6.3, and with CFI); or eight bytes in front of
 # the function as well, for a literal (CALL_OPS); arch/arm64/kernel/ftrace.c, ftrace_call_adjust.
+_MARKS = (
+    marks.CALL_OPS,
+    marks.PLAIN_ENTRY,
+    attrs.evolve(marks.PLAIN_ENTRY, value="NOPs behind the landing pad", shown=marks.entry_at(-4)),
+    Mark(
+        fact="landing pads",
+        value="BTI c",
+        shown=marks.traced(bytes.fromhex("5f2403d5"), 4),
+        instructions=True,
+        options=("CONFIG_ARM64_BTI_KERNEL",),
+    ),
+    Mark(
+        fact="return addresses",
+        value="signed (PACIASP)",
+        shown=marks.traced(bytes.fromhex("3f2303d5"), 16),
+        instructions=True,
+        options=("CONFIG_ARM64_PTR_AUTH_KERNEL", "CONFIG_ARM64_PTR_AUTH"),  # before 5.14
+    ),
+    marks.GLOBAL_GUARD,
+    marks.TASK_GUARD,
+    marks.KCFI,
+)
 _ENTRIES = (
     PatchableEntry(code=exactly(_NOPS2), function=(0, -4), idle=same(0, _MOV.tobytes())),
     PatchableEntry(code=exactly(2 * _NOPS2), function=(8,), align=8, idle=_call_ops(8)),
@@ -353,6 +377,7 @@ ARM64 = Arch(
         ),
         code_model="small: text within 128 MiB or a PLT, data within 4 GiB",
         code_model_option="-mcmodel=small",
+        marks=_MARKS,
     ),
     load=Load(
         prel32=True,

@@ -42,7 +42,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs import traps
+from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_riscv64 import EXTENSIONS, THEAD, environment
 from archs.environment import Environment
@@ -374,6 +374,13 @@ RISCV64 = Arch(
         ),
         code_model="medany: everything within 2 GiB of the pc",
         code_model_option="-mcmodel=medany",
+        marks=(
+            marks.CALL_OPS,
+            marks.PLAIN_ENTRY,
+            marks.GLOBAL_GUARD,
+            marks.TASK_GUARD,
+            marks.KCFI,
+        ),
     ),
     load=Load(
         prel32=False,

@@ -38,7 +38,7 @@ from allocator.types import (
     TextPoke,
     align_up,
 )
-from archs import traps
+from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_x86_64 import FEATURES, environment
 from archs.extable import ENTRY, HANDLED
@@ -48,6 +48,7 @@ from archs.levels.link import Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load
 from archs.levels.patch import Emulator, LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
+from archs.marks import Mark
 from archs.op import Got, Op
 from archs.passes import extable, ftrace, jump_labels, orc, static_calls, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
@@ -243,6 +244,72 @@ _ENTRIES = (
     PatchableEntry(code=exactly(NOPS[5]), idle=same(0, NOPS[5])),
 )
 
+_RETHUNK = ("CONFIG_MITIGATION_RETHUNK", "CONFIG_RETHUNK")  # renamed in 6.9, as other mitigations
+_RETPOLINE = ("CONFIG_MITIGATION_RETPOLINE", "CONFIG_RETPOLINE")
+_MARKS = (
+    Mark(
+        fact="returns",
+        value="through __x86_return_thunk",
+        shown=marks.section(".return_sites"),
+        options=_RETHUNK,
+    ),
+    Mark(
+        fact="returns",
+        value="plain",
+        shown=marks.ends(b"\xc3", b"\xcc"),
+        instructions=True,
+        without=_RETHUNK,
+    ),
+    Mark(
+        fact="indirect branches",
+        value="through retpolines",
+        shown=marks.tag("retpoline", "Y"),
+        options=_RETPOLINE,
+    ),
+    Mark(
+        fact="alternatives",
+        value="entries of 14 bytes",
+        shown=marks.entries_of(alternatives.SECTION, 14, (0, 4)),
+        since=(6, 3),
+    ),
+    Mark(
+        fact="alternatives",
+        value="entries of 12 bytes",
+        shown=marks.entries_of(alternatives.SECTION, 12, (0, 4)),
+        until=(6, 3),
+    ),
+    Mark(
+        fact="landing pads",
+        value="ENDBR64",
+        shown=marks.begins(bytes.fromhex("f30f1efa")),
+        instructions=True,
+        options=("CONFIG_X86_KERNEL_IBT",),
+        since=(5, 18),
+    ),
+    Mark(
+        fact="call depth",
+        value="sites of calls are listed",
+        shown=marks.section(".call_sites"),
+        options=("CONFIG_CALL_THUNKS",),
+        since=(6, 2),
+    ),
+    Mark(
+        fact="stack guard",
+        value="__ref_stack_chk_guard",
+        shown=marks.needs("__ref_stack_chk_guard"),
+        options=marks.PROTECTED,
+        since=(6, 15),
+    ),
+    Mark(
+        fact="stack guard",
+        value="%gs:40",
+        shown=marks.needs("__stack_chk_fail", "__ref_stack_chk_guard"),
+        options=marks.PROTECTED,
+        until=(6, 15),
+    ),
+    marks.KCFI,
+)
+
 _ZERO = bytes.fromhex("31c0")  # xor %eax, %eax: so that JE is taken
 
 _INT3 = b"\xcc"
@@ -338,6 +405,7 @@ X86_64 = Arch(
         code_model="kernel: text and data in the top 2 GiB",
         code_model_option="-mcmodel=kernel",
         code_model_absolute=(11,),  # R_X86_64_32S
+        marks=_MARKS,
     ),
     load=Load(
         prel32=True,

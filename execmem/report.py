@@ -121,6 +121,10 @@ def build_json(module: Module) -> dict[str, Any]:
         **{name: fact.value for name, fact in facts.items() if name != "version"},
         "version": list(build.version.value),
         "sources": {name: fact.source.value for name, fact in facts.items()},
+        "shown": {
+            name: {"value": fact.value, "source": fact.source.value}
+            for name, fact in build.shown.items()
+        },
         "conflicts": list(build.conflicts),
     }
 
@@ -182,6 +186,8 @@ def print_module(out: Console, machine: Machine, module: Module, *, sections: bo
     if report.init_fault is not None:
         out.print(f"init stopped: {report.init_fault}")
     out.print(f"a module of {module.build.title}; models {machine.models}")
+    if shown := module.build.shown:
+        out.print("its bytes show: " + "; ".join(f"{n}: {fact}" for n, fact in shown.items()))
     if loaded.providers:
         out.print(f"uses {', '.join(sorted(loaded.providers))}")
     out.print()

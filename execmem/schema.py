@@ -101,6 +101,8 @@ _MODULE: Keys = {
     "build.types": (FLAG, "whether its types are known"),
     "build.exports": (FLAG, "whether its exports are known"),
     "build.sources{}": (TEXT, "of each of these, where it is known from; `modelled`: assumed"),
+    "build.shown{}.value": (TEXT, "what its own bytes show, by the name of the fact"),
+    "build.shown{}.source": (TEXT, "`sections` or `instruction bytes`"),
     "build.conflicts[]": (TEXT, "what two of them say differently"),
 }
 

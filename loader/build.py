@@ -26,6 +26,7 @@ from loader.btf_records import Kind
 from loader.elfview import ElfView
 from loader.kernel.image import KernelImage
 from loader.layout import THIS_MODULE
+from loader.marks import marks_of
 from loader.versions import VMLINUX, SymversExport, TreeFacts
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class Source(enum.Enum):
     VERMAGIC = "version magic"
     NOTE = "build salt"
     SECTIONS = "sections"
+    INSTRUCTIONS = "instruction bytes"
     COMMENT = "compiler"
     RELEASE = "release"
     MODELLED = "modelled"
@@ -137,6 +139,8 @@ class Build:
         Its configuration; None where it is not known.
     types, exports
         Whether its types, and what it exports, are known.
+    shown
+        What the module's own sections and instructions show, by name.
     conflicts
         What two sources say differently.
     """
@@ -153,6 +157,7 @@ class Build:
     config: Mapping[str, str] | None = attrs.field(repr=False)
     types: Fact[bool]
     exports: Fact[bool]
+    shown: Mapping[str, Fact[str]] = attrs.field(factory=dict)
     conflicts: tuple[str, ...] = ()
 
     @property
@@ -273,6 +278,7 @@ def build_of(
     version = version_of(release.value)
     assert version is not None
     config = None if kernel is None else kernel.config
+    shown = {} if view is None else _shown(known, view, Fact(version, release.source), config)
     words = [(its, Source.IMAGE), (spoken, Source.VERMAGIC), (usual, Source.MODELLED)]
     return Build(
         arch=found,
@@ -302,8 +308,30 @@ def build_of(
         config=config,
         types=_is_known(kernel is not None and _types(kernel)),
         exports=_is_known(kernel is not None and bool(kernel.exports)),
+        shown=shown,
         conflicts=tuple(known.conflicts),
     )
+
+
+def _shown(
+    known: _Collected, view: ElfView, version: Fact[Version], config: Mapping[str, str] | None
+) -> dict[str, Fact[str]]:
+    """Return what a module's own bytes show; what says something else is a conflict."""
+    found: dict[str, Fact[str]] = {}
+    for name, mark in marks_of(view).items():
+        source = Source.INSTRUCTIONS if mark.instructions else Source.SECTIONS
+        found[name] = Fact(mark.value, source)
+        what = f"{name}: {mark.value} by the {source.value}"
+        if not version.assumed and not mark.in_version(version.value):
+            number, last = ".".join(map(str, version.value)), mark.until
+            if mark.since > version.value:
+                span = f"since {'.'.join(map(str, mark.since))} only"
+            else:
+                span = f"before {'.'.join(map(str, last or ()))} only"
+            known.conflicts.append(f"{what}, {span}; {number} by the {version.source.value}")
+        if config is not None and (other := mark.against(config)):
+            known.conflicts.append(f"{what}, {other} by the {Source.CONFIG.value}")
+    return found
 
 
 def _named(release: str | None) -> str | None:

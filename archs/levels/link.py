@@ -9,6 +9,7 @@ import attrs
 
 from allocator.types import Interval, size_text
 from archs.dialect import NATIVE, Dialect, Info
+from archs.marks import Mark
 from archs.op import Op
 from archs.reloc import Reach, Reloc, Rows, data
 
@@ -123,6 +124,8 @@ class Link:
         address (`Reloc.unless`).
     code_model_absolute
         Relocations narrower than an address by which its code holds absolute addresses.
+    marks
+        What its modules may show of their kernel.
     """
 
     relocations: Rows = attrs.field(converter=Rows, repr=False)
@@ -133,6 +136,7 @@ class Link:
     code_model_option: str = ""
     code_model_wide: str = ""
     code_model_absolute: tuple[int, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @cached_property
     def pointers(self) -> tuple[int, ...]:
