@@ -266,6 +266,9 @@ class AddressMap:
         The seed that chose random offsets, or None without KASLR.
     vmemmap
         Address of the struct page of physical page 0; nothing is mapped there.
+    page_offset
+        What compiled code takes for the address of the direct map (PAGE_OFFSET); where that
+        is another one, a variable makes up for it. None: the same.
     space
         The part of the address space that is the kernel's: the upper half of 64 bits.
     """
@@ -276,6 +279,7 @@ class AddressMap:
     ranges: Mapping[ExecmemType, ExecmemRange]
     kaslr: int | None = None
     vmemmap: int = 0
+    page_offset: int | None = None
     space: Interval = Interval(1 << 63, 1 << 64)
 
     def range_of(self, kind: ExecmemType) -> ExecmemRange:

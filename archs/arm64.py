@@ -60,11 +60,16 @@ from archs.reloc import signed
 from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
 from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
-from archs.versions import Since
+from archs.versions import MODELLED, Since, Version
 
-MODULES_VADDR = 0xFFFF_8000_0000_0000
-KIMAGE_VADDR = 0xFFFF_8000_8000_0000
-VMALLOC_END = 0xFFFF_C1FF_BF80_0000  # VA_BITS=52, as Debian configures it
+KIMAGE_OFFSET = 2 * GIB  # KIMAGE_VADDR lies so far behind MODULES_VADDR, since 6.5
+VA_BITS = 52  # as Debian configures it since 6.9
+CONFIGURABLE = (36, 39, 42, 47, 48, 52)
+MOST_VA_BITS = Since(((0, 0), 48), ((6, 9), VA_BITS))  # where no configuration tells
+STRUCT_PAGE = 64  # bytes: what its size is rounded up to
+VMEMMAP_END = -GIB  # since 6.9
+# VMALLOC_END, from where vmemmap begins: 3cb7e662a930 made fixmap and PCI go above that.
+VMALLOC_GAP = Since(((0, 0), 256 * MIB), ((6, 9), 8 * MIB))
 IMAGE_SIZE = 0x24F_0000  # [_text, _end) of Debian's 6.12.107 kernel, 36.94 MiB
 KERNEL_ALIGN = 2 * MIB
 DIRECT_WINDOW = 128 * MIB
@@ -77,8 +82,15 @@ def address_map(
     *,
     start: int | None = None,
     text_size: int | None = None,
+    page: int = PAGE_SIZE,
+    config: Mapping[str, str] | None = None,
+    version: Version = MODELLED,
 ) -> AddressMap:
     """Return the address map of one boot (module_init_limits, execmem_arch_setup).
+
+    Everything follows from the bits of an address (VA_BITS) and the page (asm/memory.h). CPUs
+    here have the fewest that such a kernel runs with (VA_BITS_MIN), which decide where the
+    direct map lies; code is compiled for all of VA_BITS, and memstart_addr makes up for that.
 
     Without KASLR the windows end where the image ends. Before 6.5 the image lay close
     behind MODULES_VADDR, the window of 128 MiB ended where its text ends, and went on upwards to
@@ -86,13 +98,18 @@ def address_map(
     modules lie anywhere in a random 2 GiB box that holds the image, and calls go through PLT
     entries.
     """
-    size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
-    text = KIMAGE_VADDR if start is None else start
+    size = IMAGE_SIZE if image_size is None else align_up(image_size, page)
+    bits, least = _address_bits(page, config or {}, version, start)
+    modules_vaddr = (1 << 64) - (1 << least - 1)
+    vmemmap = _vmemmap(bits, least, page, version)
+    vmalloc_end = vmemmap - VMALLOC_GAP.at(version)
+    kimage_vaddr = modules_vaddr + KIMAGE_OFFSET
+    text = kimage_vaddr if start is None else start
     direct: Interval | None
-    vmalloc = Interval(min(text, KIMAGE_VADDR), VMALLOC_END)
-    if kaslr is None and text < KIMAGE_VADDR:
+    vmalloc = Interval(min(text, kimage_vaddr), vmalloc_end)
+    if kaslr is None and text < kimage_vaddr:
         end = text + (size if text_size is None else text_size)
-        low = max(end - DIRECT_WINDOW, MODULES_VADDR)
+        low = max(end - DIRECT_WINDOW, modules_vaddr)
         plt, direct = Interval(low, low + PLT_WINDOW), Interval(low, low + DIRECT_WINDOW)
     elif kaslr is None:
         end = text + size
@@ -101,17 +118,19 @@ def address_map(
     else:
         chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
         # The middle half of the vmalloc range (arch/arm64/kernel/pi/kaslr_early.c).
-        quarter = (VMALLOC_END - KIMAGE_VADDR) // 4
+        quarter = (vmalloc_end - kimage_vaddr) // 4
         text = (
-            KIMAGE_VADDR + (quarter + chance.randrange(2 * quarter)) // KERNEL_ALIGN * KERNEL_ALIGN
+            kimage_vaddr + (quarter + chance.randrange(2 * quarter)) // KERNEL_ALIGN * KERNEL_ALIGN
         )
-        slack = (PLT_WINDOW - size) // PAGE_SIZE
-        low = text + size - PLT_WINDOW + chance.randrange(slack) * PAGE_SIZE
+        slack = (PLT_WINDOW - size) // page
+        low = text + size - PLT_WINDOW + chance.randrange(slack) * page
         plt, direct = Interval(low, low + PLT_WINDOW), None
     first, fallback = (plt, None) if direct is None else (direct, plt)
+    page_offset, direct_map = (1 << 64) - (1 << bits), (1 << 64) - (1 << least)
     return AddressMap(
         image=Interval(text, text + size),
-        direct_map=0xFFFF_0000_0000_0000,
+        direct_map=direct_map,
+        page_offset=page_offset,
         vmalloc=vmalloc,
         ranges={
             ExecmemType.MODULE_TEXT: ExecmemRange(range=first, fallback=fallback),
@@ -119,8 +138,40 @@ def address_map(
             ExecmemType.BPF: ExecmemRange(range=vmalloc),
         },
         kaslr=kaslr,
-        vmemmap=0xFFFF_FDFF_C000_0000,  # of PAGE_OFFSET 52 bits deep, as the kernel counts
+        vmemmap=vmemmap + (direct_map - page_offset) // page * STRUCT_PAGE,
     )
+
+
+def _address_bits(
+    page: int, config: Mapping[str, str], version: Version, start: int | None
+) -> tuple[int, int]:
+    """Return how many bits an address has (VA_BITS), and on CPUs with the fewest (VA_BITS_MIN).
+
+    By the configuration; where none tells, as Debian has them, unless the image lies elsewhere.
+    """
+    bits = MOST_VA_BITS.at(version) if page < 64 * KIB else VA_BITS  # 64 KiB had them before
+    told = config.get("CONFIG_ARM64_VA_BITS", "")
+    if told.isdecimal() and int(told) in CONFIGURABLE:
+        bits = int(told)
+    least = bits if bits <= 48 else 47 if page == 16 * KIB else 48
+    if not told and start is not None:
+        behind = {each: start - (1 << 64) + (1 << each - 1) for each in CONFIGURABLE[:-1]}
+        lies = next((n for n, far in behind.items() if 0 <= far < 2 * KIMAGE_OFFSET), least)
+        if lies != least:
+            return lies, lies
+    return bits, least
+
+
+def _vmemmap(bits: int, least: int, page: int, version: Version) -> int:
+    """Return the address of the struct page of PAGE_OFFSET (VMEMMAP_START)."""
+    size = ((1 << bits) - (1 << least - 1)) // page * STRUCT_PAGE
+    if version >= (6, 9):
+        start = VMEMMAP_END - size
+    elif version >= (5, 11):
+        start = -(1 << bits) // page * STRUCT_PAGE
+    else:
+        start = -size - 2 * MIB
+    return start % (1 << 64)
 
 
 def plt_entry(address: int, target: int) -> bytes:
@@ -466,12 +517,19 @@ ARM64 = Arch(
                 (3, 4, 1, 1, 0): 0x8408_0000,  # HCR_EL2: RW, TVM, TSC
                 (3, 6, 1, 3, 1): 0x640,  # MDCR_EL3
             },
+            # TCR_EL1 again: TG0 and TG1, and with 16 KiB the 47 bits of an address (T0SZ, T1SZ).
+            paged_registers={
+                16 * KIB: {(3, 0, 2, 0, 2): 0x15_7551_B511},
+                64 * KIB: {(3, 0, 2, 0, 2): 0x15_F550_7510},
+            },
         ),
     ),
     patch=Patch(
         text_poke=TextPoke(
             name="aarch64_insn_copy",
             window=0xFFFF_FFFF_FF5F_E000,
+            # FIX_TEXT_POKE0: behind 2 MiB for the device tree and a page of the early console.
+            windows={16 * KIB: 0xFFFF_FFFF_FF5F_8000, 64 * KIB: 0xFFFF_FFFF_FF5E_0000},
             pages=1,
             granule=4,
             broadcast=True,

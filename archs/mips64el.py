@@ -20,9 +20,11 @@ mach-generic/spaces.h.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from allocator.types import (
     GIB,
+    KIB,
     PAGE_SIZE,
     AddressMap,
     ExecmemRange,
@@ -49,12 +51,15 @@ from archs.levels.run import (
 from archs.op import Op, Term
 from archs.reloc import Part, Reach, Reloc, Slice, data, signed
 from archs.system_mips64el import SYSTEM, delays
+from archs.versions import MODELLED, Version
 
 LOAD_ADDRESS = 0xFFFF_FFFF_8010_0000  # of Malta's kernel, in CKSEG0
 IMAGE_SIZE = 0x11D_1000  # [_text, _end) of Debian's 6.1.170 kernel, 17.8 MiB
 DIRECT_MAP = 0x9800_0000_0000_0000  # XKPHYS, cached: what is not coherent with devices
 MAPPED = 0xC000_0000_0000_0000  # XKSEG
-MODULES = Interval(0xFFFF_FFFF_C000_0000, 0xFFFF_FFFF_FFFC_D000)  # CKSSEG, up to the fixmap
+MODULES = 0xFFFF_FFFF_C000_0000  # CKSSEG
+FIXADDR_TOP = 0xFFFF_FFFF_FFFE_0000
+FIXMAP = 17 + 2  # pages below that: the fixmap, and what is left free before it (MODULE_END)
 RANDOM_SIZE = 0x100_0000  # CONFIG_RANDOMIZE_BASE_MAX_OFFSET
 RANDOM_STEP = 0x1_0000
 REGION = 1 << 28  # what a jump gets around in
@@ -66,13 +71,16 @@ def address_map(
     *,
     start: int | None = None,
     text_size: int | None = None,
+    page: int = PAGE_SIZE,
+    config: Mapping[str, str] | None = None,
+    version: Version = MODELLED,
 ) -> AddressMap:
-    """Return the address map of one boot with pages of 4 KiB (asm/pgtable-64.h).
+    """Return the address map of one boot (asm/pgtable-64.h).
 
     With KASLR the kernel moves, by steps of 64 KiB, to where it was not loaded; nothing else does.
     """
-    del text_size  # no range depends on it
-    size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
+    del text_size, config, version  # no range depends on them
+    size = IMAGE_SIZE if image_size is None else align_up(image_size, page)
     start = LOAD_ADDRESS if start is None else start
     if kaslr is not None:
         chance = random.Random(kaslr)  # noqa: S311 - a boot that can be repeated, no secret
@@ -80,12 +88,13 @@ def address_map(
         if offset < size:
             offset += align_up(size, RANDOM_STEP)
         start += offset
+    modules = Interval(MODULES, FIXADDR_TOP - FIXMAP * page)
     return AddressMap(
         image=Interval(start, start + size),
         direct_map=DIRECT_MAP,
         # Two pages are left out: user space has the same translations, and NULL must trap.
-        vmalloc=Interval(MAPPED + 2 * PAGE_SIZE, MAPPED + (1 << 40) - 4 * GIB),
-        ranges={ExecmemType.MODULE_TEXT: ExecmemRange(range=MODULES)},
+        vmalloc=Interval(MAPPED + 2 * page, MAPPED + (1 << 40) - 4 * GIB),
+        ranges={ExecmemType.MODULE_TEXT: ExecmemRange(range=modules)},
         kaslr=kaslr,
     )
 
@@ -232,6 +241,7 @@ MIPS64EL = Arch(
         prel32=False,
         extable=(POINTERS,),
         function_alignment=8,
+        page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
         # None of Debian's has it: its last kernel for this architecture is 6.1.
         vermagic="6.12.107+deb13-5kc-malta SMP mod_unload modversions MIPS64_R2 64BIT ",
         livepatching=False,

@@ -66,6 +66,7 @@ from archs.passes.subject import U8, U64, Pass
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.system_riscv64 import SYSTEM
 from archs.text_riscv64 import PATCHING
+from archs.versions import MODELLED, Version
 
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
 IMAGE_SIZE = 0x1E6_B000  # [_start, _end) of Debian's 6.12.107 kernel, 30.4 MiB
@@ -79,12 +80,15 @@ def address_map(
     *,
     start: int | None = None,
     text_size: int | None = None,
+    page: int = PAGE_SIZE,
+    config: Mapping[str, str] | None = None,
+    version: Version = MODELLED,
 ) -> AddressMap:
     """Return the address map of one boot under Sv39 (arch/riscv/mm/init.c, asm/pgtable.h).
 
     With KASLR the image moves in steps of 2 MiB inside the last 2 GiB.
     """
-    del text_size  # no range depends on it
+    del text_size, page, config, version  # no range depends on them
     size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
     start = KERNEL_LINK_ADDR if start is None else start
     if kaslr is not None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from allocator.types import (
@@ -68,7 +68,7 @@ from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.system_x86_64 import SYSTEM
 from archs.text import Guest
 from archs.text_x86_64 import PATCHING
-from archs.versions import Since
+from archs.versions import MODELLED, Since, Version
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
@@ -83,6 +83,9 @@ def address_map(
     *,
     start: int | None = None,
     text_size: int | None = None,
+    page: int = PAGE_SIZE,
+    config: Mapping[str, str] | None = None,
+    version: Version = MODELLED,
 ) -> AddressMap:
     """Return the address map of one boot (arch/x86/mm/init.c, asm/pgtable_64_types.h).
 
@@ -90,7 +93,7 @@ def address_map(
     KASLR. With KASLR the image moves in steps of 2 MiB and the module window starts
     1 to 1024 pages late (get_module_load_offset).
     """
-    del text_size  # no range depends on it
+    del text_size, page, config, version  # no range depends on them
     size = IMAGE_SIZE if image_size is None else align_up(image_size, PAGE_SIZE)
     text, modules = KERNEL_TEXT if start is None else start, START_KERNEL_MAP + GIB
     if kaslr is not None:

@@ -15,16 +15,21 @@ from typing import Any, Protocol
 import attrs
 
 from allocator import KernelMemory
-from allocator.types import ADDRESS_MASK, PAGE_SIZE, align_down
+from allocator.types import ADDRESS_MASK, KIB, align_down
 from archs import Arch
 from emulator import process
 from emulator.budget import Limits
 from emulator.cpu import Cpu
 from emulator.faults import BadCall, Fault, FaultKind, Stop
 
-STACK_SIZE = 4 * PAGE_SIZE  # THREAD_SIZE of 64-bit kernels with 4 KiB pages
+STACK_SIZE = 16 * KIB  # THREAD_SIZE of 64-bit kernels, where a page has no more
 NESTING = 32  # calls into the guest from kernel functions that the guest called
 RED_ZONE = 256
+
+
+def stack_size(page: int) -> int:
+    """Return the bytes of a kernel stack where a page has `page` (THREAD_SIZE)."""
+    return max(STACK_SIZE, page)
 
 
 class Parked(Exception):
@@ -112,6 +117,7 @@ class Calls:
         self._unsaved = arch.runs.emulation.unsaved
         self._unsaved_values = tuple(self._unsaved.values())
         self._memory = memory
+        self._stack_size = stack_size(memory.page_size)
         self._cpus = tuple(cpus)
         self._begin = begin
         self._return = b""
@@ -126,8 +132,8 @@ class Calls:
         self._return = self._dialect.pack(return_address)
 
     def _new_stack(self, cpu: Cpu) -> CallStack:
-        stack = self._memory.vmalloc(STACK_SIZE)
-        top = stack + STACK_SIZE - self._dialect.word
+        stack = self._memory.vmalloc(self._stack_size)
+        top = stack + self._stack_size - self._dialect.word
         found = self._memory.translate(top)
         assert found is not None
         return CallStack(cpu, stack, top, found.address)
@@ -281,7 +287,7 @@ class Calls:
         elif stack.depth:
             stack_pointer = cpu.read(calling.stack_pointer) - RED_ZONE
         else:
-            stack_pointer = stack.start + STACK_SIZE
+            stack_pointer = stack.start + self._stack_size
         count = len(slots)
         if count > len(calling.arguments):
             count = len(calling.arguments)

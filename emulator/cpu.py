@@ -28,7 +28,6 @@ from unicorn.unicorn_py3.arch.types import uc_engine
 from unicorn.unicorn_py3.unicorn import uccallback
 
 from allocator import AccessError, KernelMemory, PageTable
-from allocator.types import PAGE_SIZE
 from archs import Arch
 from archs.system import Processor
 from emulator import process
@@ -36,7 +35,7 @@ from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
 from emulator.sites import LONGEST, Sites
 from emulator.slots import Slots
-from emulator.tlb import Tlb
+from emulator.tlb import PAGE, Tlb
 from emulator.watchdog import WATCHDOG
 
 UNLIMITED = (1 << 62) - 1  # instructions
@@ -119,7 +118,7 @@ class Cpu:
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
         if emulation.page_size_varies:
-            self.uc.ctl_set_page_size(PAGE_SIZE)
+            self.uc.ctl_set_page_size(PAGE)
         self.uc.ctl_set_cpu_model(getattr(self._constants, emulation.model))
         self.uc.ctl_set_tlb_mode(uc_const.UC_TLB_VIRTUAL)
         self._counter = Counter(self.uc)
@@ -132,7 +131,8 @@ class Cpu:
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
-        for place, value in emulation.system_registers.items():
+        paged = emulation.paged_registers.get(memory.page_size, {})
+        for place, value in {**emulation.system_registers, **paged}.items():
             self.uc.cpr_write(*place, value)
         for msr, value in emulation.msrs.items():
             self.uc.msr_write(msr, value)
@@ -402,7 +402,7 @@ class Cpu:
         if access != uc_const.UC_MEM_FETCH:
             address = self._tlb.locate(page, access, partial(self._again, at))
             return Stop(_ACCESS[access], at, address)
-        if page == at - PAGE_SIZE:
+        if page == at - PAGE:
             # An undefined instruction makes an empty block, which "ends" before its start.
             return Stop(FaultKind.INSTRUCTION, at)
         return Stop(FaultKind.FETCH, at, max(page, at))

@@ -9,7 +9,7 @@ import unicorn
 from unicorn import unicorn_const as uc_const
 
 from allocator import KernelMemory
-from allocator.types import PAGE_SIZE
+from emulator.tlb import PAGE
 
 LONGEST = 16  # bytes of an instruction, and no less
 
@@ -44,10 +44,10 @@ class Sites:
         self._sites: set[int] = set()
 
     def look_for(self, page: int, frame: int) -> None:
-        """Find them in a page whose contents lie in a frame."""
+        """Find them in a page of the emulator, whose contents lie in a frame."""
         physical = self._memory.physical
-        code = physical.read(frame, PAGE_SIZE)
-        follows = self._memory.page_table.translate((page + PAGE_SIZE) % (1 << 64))
+        code = physical.read(frame, PAGE)
+        follows = self._memory.page_table.translate((page + PAGE) % (1 << 64))
         if follows is not None:
             code += physical.read(follows.address, LONGEST)
         seen = hash(code)
@@ -56,6 +56,6 @@ class Sites:
         self._scanned[page] = seen
         for offset in self._within(code):
             at = page + offset
-            if offset < PAGE_SIZE and at not in self._sites:
+            if offset < PAGE and at not in self._sites:
                 self._sites.add(at)
                 self._uc.hook_add(uc_const.UC_HOOK_CODE, self._at_site, None, at, at)

@@ -15,9 +15,10 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.unicorn import uclib
 
 from allocator import KernelMemory, PageTable, Prot, Translation
-from allocator.types import PAGE_SIZE
+from allocator.types import KIB
 
-PAGE_MASK = -PAGE_SIZE
+PAGE = 4 * KIB  # of the emulator: what it looks up at once, whatever a page of the guest has
+PAGE_MASK = -PAGE
 # Unicorn drops translated code by virtual address and ignores what is not mapped executable
 # at that moment. Caches of real CPUs are maintained by physical address, so while that is
 # done, physical memory answers at this window, where no architecture has anything.
@@ -90,7 +91,8 @@ class Tlb:
         self.put_off: tuple[int, int] | None = None  # which page and access that was
         self._looking_up = False
         self._mm: PageTable | None = None
-        # By address space: the kernel's upper half, and the lower half of `_mm`.
+        self._guest_mask = -memory.page_size
+        # Pages of the guest, by address space: the kernel's upper half, and the lower half of `_mm`.
         self._looked_up: dict[int, Translation] = {}
         self._tagged: dict[int, Translation] = {}
         # Code to be dropped before the next instruction, by physical address.
@@ -125,29 +127,31 @@ class Tlb:
         if self.locating is not None:
             wanted = self.locating == (page, access)
             if wanted or access == uc_const.UC_MEM_WRITE:
-                entry.paddr = self._memory.physical.size + PAGE_SIZE * (not wanted)
+                entry.paddr = self._memory.physical.size + PAGE * (not wanted)
                 entry.perms = uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE
                 return True
         table, looked_up = self._memory.page_table, self._looked_up
         if self._mm is not None and page < LOWER_HALF:
             table, looked_up = self._mm, self._tagged
         right = _RIGHTS[access]
-        found = looked_up.get(page)
+        whole = page & self._guest_mask
+        found = looked_up.get(whole)
         if found is None or not found.prot & right:
-            found = table.translate(page)
+            found = table.translate(whole)
             if found is None or not found.prot & right:
                 self.missed = (page, access)
                 return False
             if len(looked_up) >= TLB_ENTRIES:
                 looked_up.clear()
-            looked_up[page] = found
+            looked_up[whole] = found
+        frame = found.address + page - whole
         if access == uc_const.UC_MEM_FETCH:
             if self._on_code is not None:
-                self._on_code(page, found.address)
+                self._on_code(page, frame)
         elif self.careful and self.locating is None and not self._looking_up:
             self.put_off = (page, access)
             return False
-        entry.paddr = found.address
+        entry.paddr = frame
         entry.perms = _PERMS[found.prot.value]
         watched = self._watched.get(page)
         if watched is not None and access != uc_const.UC_MEM_FETCH:
@@ -179,7 +183,7 @@ class Tlb:
         nothing = self._memory.physical.size
 
         def hook(_uc: unicorn.Uc, _access: int, address: int, *_: object) -> bool:
-            if address < nothing + PAGE_SIZE:
+            if address < nothing + PAGE:
                 found.append(address - nothing)
             return False
 
@@ -198,9 +202,9 @@ class Tlb:
     def watch(self, page: int, on_read: Callable[[], object]) -> None:
         """Call `on_read` before each time that the guest reads of the page at an address.
 
-        The page becomes a device to the emulator; what stands in memory is read and written.
+        It is one of the emulator's (PAGE). The page becomes a device to the emulator; what stands in memory is read and written.
         """
-        base = self._memory.physical.size + WATCHED + len(self._watched) * PAGE_SIZE
+        base = self._memory.physical.size + WATCHED + len(self._watched) * PAGE
 
         def place(offset: int) -> int:
             found = self._memory.translate(page)
@@ -219,7 +223,7 @@ class Tlb:
             contents = (value % (1 << 8 * size)).to_bytes(size, "little")
             self._memory.physical.write(place(offset), contents)
 
-        self._uc.mmio_map(base, PAGE_SIZE, read, None, write, None)
+        self._uc.mmio_map(base, PAGE, read, None, write, None)
         self._watched[page] = base
         self.drop()
 

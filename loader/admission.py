@@ -47,7 +47,6 @@ OFFENDERS = frozenset(("driverloader", "lve"))  # module_license_offenders
 SIGNATURE = b"~Module signature appended~\n"
 SIGNATURE_INFO = 12  # bytes of struct module_signature
 PKCS7 = 2
-PAGE = 4096
 LAYOUT = "module_layout"
 CONSTRUCTORS = (".ctors", ".init_array")
 MODULE_SPACE = "module:"  # namespace of the modules named behind it, since Linux 6.16
@@ -271,7 +270,7 @@ class Admission:
         if named and self._of_model and self.gate.kernel is None:
             return found
         salt = None if named else build_salt(self.view)
-        said = assumptions(self.build, magic, salt, sample=self._sample)
+        said = assumptions(self.build, magic, salt, sample=self._sample, page=self.gate.page_size)
         self.notices += [Notice(code, text, self.title) for code, text in said]
         return found
 
@@ -391,8 +390,8 @@ class Admission:
         if not before and "P" in kernel:
             self._log("offender")
         section = view.find(PERCPU_SECTION)
-        if section is not None and section.size and section.align > PAGE:
-            self._log("percpu-align", align=section.align)
+        if section is not None and section.size and section.align > self.gate.page_size:
+            self._log("percpu-align", align=section.align, page=self.gate.page_size)
         if view.find("__obsparm") is not None:
             self._log("obsolete-parameters")
         if self._versioned and any(self._unversioned(table) for table in KSYMTABS):

@@ -495,7 +495,12 @@ def model_text(arch: Arch) -> str:
 
 
 def assumptions(
-    build: Build, magic: str, salt: str | None = None, *, sample: bool = False
+    build: Build,
+    magic: str,
+    salt: str | None = None,
+    *,
+    sample: bool = False,
+    page: int = PAGE_SIZE,
 ) -> Iterator[tuple[str, str]]:
     """Yield what is assumed of a module with a version magic: the check (`loader.checks`), a text.
 
@@ -507,6 +512,8 @@ def assumptions(
         Its version magic, and what its notes say where that names no version.
     sample
         Whether it belongs to the kernel that is modelled, whatever it says.
+    page
+        Bytes of a page of the machine that it is loaded into.
     """
     arch = build.arch
     # What belongs to the modelled kernel does not to another one that is given.
@@ -525,9 +532,9 @@ def assumptions(
         yield "built-for", f"built for {_kernel_text(build, magic)}; {_applied(build)} {model}"
     if own:
         return
-    if build.page_size.value != PAGE_SIZE:
+    if build.page_size.value != page:
         size, by = size_text(build.page_size.value), build.page_size.source.value
-        usual = size_text(PAGE_SIZE)
+        usual = size_text(page)
         text = f"its kernel has pages of {size} (by its {by}), modelled are {usual}"
         yield "page-size", f"{text}: what it derives from the size of a page is wrong here"
     if build.conflicts:

@@ -210,7 +210,7 @@ LIST = (
     Check("offender", "modules that are proprietary whatever they say",
           "module_augment_kernel_taints", T, 0, "{name}: module license taints kernel.", WARNING),
     Check("percpu-align", "per-cpu data is aligned to a page at most", "percpu_modalloc", L, 0,
-          "{name}: per-cpu alignment {align} > 4096", WARNING),
+          "{name}: per-cpu alignment {align} > {page}", WARNING),
     # find_module_sections
     Check("constructors-both", "`.ctors` and `.init_array` are not both there",
           "find_module_sections", R, INVAL, "{name}: has both .ctors and .init_array.", WARNING,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from allocator.types import PAGE_SIZE
 from archs import Arch
 from archs.layouts import Layouts
 from loader.build import build_of
@@ -85,6 +86,11 @@ class Gate:
     taints: set[str] = attrs.field(factory=set)
     notices: list[Notice] = attrs.field(factory=list)
     said: set[str] = attrs.field(factory=set)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page of the kernel that is given; where none is, of the modelled one."""
+        return PAGE_SIZE if self.kernel is None else self.kernel.page_size or PAGE_SIZE
 
     def taken(self, view: ElfView) -> ElfView:
         """Return a module as one of the version that its kernel has, where that is known better."""

@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import CORE_AND_INIT, PAGE_SIZE, MemType, align_up
+from allocator.types import CORE_AND_INIT, KIB, PAGE_SIZE, MemType, align_up
 from archs import Plt
 from archs.engine import HARDLY, having
 from archs.versions import Since
@@ -70,6 +70,7 @@ REGIONS = tuple(
 )
 # Before Linux 6.4 core and init were one allocation each (core_layout and init_layout of struct
 # module); ac3b43283923 gave every memory type its own.
+SZ_4K = 4 * KIB  # what ADRP counts in, whatever a page of the kernel has
 TOGETHER = Since(((0, 0), True), ((6, 4), False))
 
 
@@ -160,11 +161,17 @@ class Layout:
         return self.resized.get(section.index, section.size)
 
     def page_sizes(self) -> Mapping[MemType, int]:
-        """Return bytes per memory type rounded up to pages, as the kernel allocates them."""
+        """Return bytes per memory type rounded up to pages of 4 KiB, as a kernel allocates them."""
         return {kind: align_up(size, PAGE_SIZE) for kind, size in self.sizes.items()}
 
 
-def plan(view: ElfView, *, errata: Iterable[str] = (), together: bool | None = None) -> Layout:
+def plan(
+    view: ElfView,
+    *,
+    errata: Iterable[str] = (),
+    together: bool | None = None,
+    page: int = PAGE_SIZE,
+) -> Layout:
     """Return the layout of a module.
 
     Parameters
@@ -173,6 +180,8 @@ def plan(view: ElfView, *, errata: Iterable[str] = (), together: bool | None = N
         Numbers of CPU errata that the loader works around.
     together
         Whether core is one area and init another; None: as in the module's version of Linux.
+    page
+        Bytes of a page, where each region of an area begins.
 
     Raises
     ------
@@ -202,7 +211,7 @@ def plan(view: ElfView, *, errata: Iterable[str] = (), together: bool | None = N
         sections.append((section, flags, align))
     if together is None:
         together = TOGETHER.at(view.version)
-    placements, sizes, aligns, areas = _sweep(sections, resized, together=together)
+    placements, sizes, aligns, areas = _sweep(sections, resized, page if together else None)
     total = sum(sizes.values())
     if total >= MAX_TOTAL:
         reason = f"need {total:#x} bytes; no range for modules has {MAX_TOTAL:#x}"
@@ -220,7 +229,7 @@ def plan(view: ElfView, *, errata: Iterable[str] = (), together: bool | None = N
 
 
 def _sweep(
-    sections: list[tuple[Section, int, int]], resized: Mapping[int, int], *, together: bool
+    sections: list[tuple[Section, int, int]], resized: Mapping[int, int], page: int | None
 ) -> tuple[dict[int, Placement], dict[MemType, int], dict[MemType, int], tuple[Area, ...]]:
     placed: list[list[Placement]] = [[] for _ in REGIONS]
     ends, most = [0] * len(REGIONS), [1] * len(REGIONS)
@@ -233,7 +242,7 @@ def _sweep(
         ends[number] = offset + width
         most[number] = max(most[number], align)
         placed[number].append(_placement((section, REGIONS[number], offset, width, align)))
-    areas = tuple(_stacked(placed, ends, most)) if together else ()
+    areas = () if page is None else tuple(_stacked(placed, ends, most, page))
     placements = {one.section.index: one for inside in placed for one in inside}
     taken = [number for number, inside in enumerate(placed) if inside]
     return (
@@ -244,7 +253,9 @@ def _sweep(
     )
 
 
-def _stacked(placed: list[list[Placement]], ends: list[int], most: list[int]) -> Iterator[Area]:
+def _stacked(
+    placed: list[list[Placement]], ends: list[int], most: list[int], page: int
+) -> Iterator[Area]:
     """Yield areas of regions one behind the other; what is aligned is the offset in the area."""
     for kinds in CORE_AND_INIT:
         starts: dict[MemType, int] = {}
@@ -257,7 +268,7 @@ def _stacked(placed: list[list[Placement]], ends: list[int], most: list[int]) ->
                 placed[number][index] = one._replace(offset=offset)
                 at = start + offset + one.size
             ends[number] = at - start
-            at = align_up(at, PAGE_SIZE)
+            at = align_up(at, page)
         if at:
             align = max(most[REGIONS.index(kind)] for kind in kinds)
             yield Area(starts, at, align)
@@ -334,7 +345,7 @@ class _Frob:
         for erratum in self._errata:
             records = table.records[np.isin(table.records["type"], erratum.rows)]
             align = erratum.safe_align(records["offset"].copy())
-            fixable = align <= PAGE_SIZE
+            fixable = align <= SZ_4K
             slots += int((~fixable).sum())
             if fixable.any():
                 flags, before = self.forced.get(table.target.index, (0, table.target.align))
@@ -342,7 +353,7 @@ class _Frob:
                 self.forced[table.target.index] = (flags, most)
             # Slack, to skip slots that would be at a forbidden place themselves.
             assert self._view.arch.plt is not None
-            slots += -(-slots // (PAGE_SIZE // self._view.arch.plt.size))
+            slots += -(-slots // (SZ_4K // self._view.arch.plt.size))
         return slots
 
 

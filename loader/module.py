@@ -131,7 +131,12 @@ class Loader:
         if title in self.modules:
             raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
         this = this_module(view, self.gate.layouts)
-        layout = plan(view, errata=self.errata, together=None if self.execmem.mixes else False)
+        layout = plan(
+            view,
+            errata=self.errata,
+            together=None if self.execmem.mixes else False,
+            page=self.execmem.memory.page_size,
+        )
         needed = [n.replace("-", "_") for n in view.modinfo.get("depends", "").split(",") if n]
         missing = [n for n in needed if n not in self.modules]
         check(view)

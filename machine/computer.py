@@ -20,7 +20,7 @@ from allocator import (
     PhysicalMemory,
 )
 from allocator.errors import NoSuchName
-from allocator.types import GIB, PAGE_SIZE, AddressMap, size_text
+from allocator.types import GIB, AddressMap, Paging, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
@@ -122,7 +122,10 @@ class Computer:
         if not 1 <= cpus <= CPUS:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS}")
         process.admit(memory, cpus)
-        self.memory = KernelMemory(PhysicalMemory(memory), _address_map(self.arch, kaslr, image))
+        page = self.build.page_size.value
+        self.memory = KernelMemory(
+            PhysicalMemory(memory, paging=Paging(page)), _address_map(self.arch, kaslr, image)
+        )
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(
             self.memory, trap=self.arch.loads.trap, text_poke=poke, design=design
@@ -247,9 +250,10 @@ def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
             "to the kernel that is modelled"
         )
         raise BadKernel(image.name, "kernel", reason)
-    if image.page_size not in (None, PAGE_SIZE):
-        size = size_text(image.page_size or 0)
-        reason = f"{what} has pages of {size}; only those of {size_text(PAGE_SIZE)} are modelled"
+    known = image.arch.loads.page_sizes
+    if image.page_size not in (None, *known):
+        size, all_known = size_text(image.page_size or 0), ", ".join(map(size_text, known))
+        reason = f"{what} has pages of {size}; {image.arch.name} has those of {all_known}"
         raise BadKernel(image.name, "pages", reason)
     return image
 
@@ -275,7 +279,16 @@ def _address_map(arch: Arch, kaslr: int | None, image: KernelImage | None) -> Ad
     lies = image.interval
     end = image.symbols.get("_etext")
     text_size = None if end is None else end - lies.start
-    return arch.loads.address_map(kaslr, lies.size, start=lies.start, text_size=text_size)
+    build = build_of(None, image, arch)
+    return arch.loads.address_map(
+        kaslr,
+        lies.size,
+        start=lies.start,
+        text_size=text_size,
+        page=build.page_size.value,
+        config=image.config,
+        version=build.version.value,
+    )
 
 
 def _checks(name: str) -> Checks:

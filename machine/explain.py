@@ -8,7 +8,7 @@ from functools import partial
 from typing import NoReturn
 
 from allocator import Allocation
-from allocator.types import PAGE_SIZE, MemType, align_down
+from allocator.types import MemType, align_down
 from archs import Arch
 from emulator import process
 from emulator.calls import Calls
@@ -150,11 +150,12 @@ class Explainer:
     def _access_reason(self, stop: Stop) -> str:
         assert stop.address is not None
         address = stop.address
-        if address < PAGE_SIZE:
+        page = self._places.memory.page_size
+        if address < page:
             return "NULL pointer"
-        found = self._places.memory.translate(align_down(address, PAGE_SIZE))
+        found = self._places.memory.translate(align_down(address, page))
         stack = self._calls.stack.start
-        if found is None and stack - PAGE_SIZE <= address < stack:
+        if found is None and stack - page <= address < stack:
             return "stack overflow: below the kernel stack"
         what = "not mapped" if found is None else f"mapped {found.prot}"
         for loaded in self._modules.values():

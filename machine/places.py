@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from allocator import KernelMemory
-from allocator.types import ADDRESS_MASK, PAGE_SIZE
+from allocator.types import ADDRESS_MASK
 from emulator.disassembly import Disassembler
 from loader.loaded import LoadedModule
 
@@ -87,7 +87,8 @@ class Places:
 
     def instruction_size(self, address: int) -> int:
         """Return the bytes of the instruction at `address`; 0 where there is none."""
-        code = self.memory.read(address, min(LONGEST, PAGE_SIZE - address % PAGE_SIZE))
+        page = self.memory.page_size
+        code = self.memory.read(address, min(LONGEST, page - address % page))
         if len(code) < LONGEST and self.memory.translate(address + len(code)) is not None:
             code += self.memory.read(address + len(code), LONGEST - len(code))
         return next((size for _, size, _ in self.disassembler.all(code, address)), 0)

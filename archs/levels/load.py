@@ -97,8 +97,9 @@ class Load:
     ----------
     address_map
         Returns the address map of one boot, given the seed of KASLR (None: off), the size of
-        the kernel image in bytes, the address that it is linked to (`start`), and how many of
-        its bytes are text (`text_size`); None: as Debian 6.12's.
+        the kernel image in bytes, the address that it is linked to (`start`), how many of
+        its bytes are text (`text_size`), its `config` (None: as Debian 6.12's), the bytes of a
+        page (`page`) and its `version`.
     image_size
         Size of Debian 6.12's kernel image in bytes.
     trap

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import attrs
 
 from archs.system import System
 from archs.traps import Trap
+
+SystemRegister: TypeAlias = tuple[int, int, int, int, int]
 
 
 @attrs.frozen(kw_only=True)
@@ -140,6 +143,8 @@ class Emulation:
         Registers that are set last, because less can be set then.
     system_registers
         The same for those that only an instruction names: op0, op1, CRn, CRm, op2.
+    paged_registers
+        What some of them hold instead where pages are larger: bytes of a page -> registers.
     msrs
         Model specific registers that hold a fixed value, by number.
     unsaved
@@ -218,7 +223,8 @@ class Emulation:
     exceptions: Exceptions = attrs.field(factory=Exceptions)
     delay_slots: DelaySlots | None = None
     privilege: Mapping[str, int] = attrs.field(factory=dict)
-    system_registers: Mapping[tuple[int, int, int, int, int], int] = attrs.field(factory=dict)
+    system_registers: Mapping[SystemRegister, int] = attrs.field(factory=dict)
+    paged_registers: Mapping[int, Mapping[SystemRegister, int]] = attrs.field(factory=dict)
     msrs: Mapping[int, int] = attrs.field(factory=dict)
     unsaved: Mapping[str, int] = attrs.field(factory=dict)
     unsaved_msrs: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from allocator import KernelMemory
-from allocator.types import ADDRESS_MASK, PAGE_SIZE
+from allocator.types import ADDRESS_MASK
 from archs import Arch
 from kernels.modelled.bounds import PIECE, WORK, GuestMemory
 from kernels.modelled.costs import Costs
@@ -56,6 +56,7 @@ class Access:
     ) -> None:
         self._calling = arch.runs.calling
         self._plain = plain
+        self._page = plain.page_size
         self._reached = reached
         self._costs = costs
         self._spend = costs.spend
@@ -84,8 +85,8 @@ class Access:
         address &= ADDRESS_MASK
         plain = self._plain is self._reached
         while size > 0:
-            found = self._plain.translate(address) if plain and size > PAGE_SIZE else None
-            whole = PAGE_SIZE if found is None else min(found.leaf, PIECE)
+            found = self._plain.translate(address) if plain and size > self._page else None
+            whole = self._page if found is None else min(found.leaf, PIECE)
             count = min(size, whole - address % whole)
             self._spend(1 + count // WORK)
             yield address, self._reached.read(address, count)
@@ -118,7 +119,7 @@ class Access:
         """Yield what stands in a string, page by page; see `string`."""
         while limit > 0:
             address &= ADDRESS_MASK
-            piece = self._plain.read(address, min(limit, PAGE_SIZE - address % PAGE_SIZE))
+            piece = self._plain.read(address, min(limit, self._page - address % self._page))
             end = piece.find(0)
             size = len(piece) if end < 0 else end
             self._spend(1 + size // WORK)
@@ -133,7 +134,12 @@ class Access:
     def format(self, fmt: int, args: Arguments) -> bytes:
         """Return what the kernel's vsnprintf would form of the format at `fmt`."""
         return format_message(
-            self.string(fmt), args, self._plain, symbolize=self._symbolize, va_list=self.va_list_at
+            self.string(fmt),
+            args,
+            self._plain,
+            symbolize=self._symbolize,
+            va_list=self.va_list_at,
+            page=self._page,
         )
 
     def va_list(self, value: int) -> _VaList:

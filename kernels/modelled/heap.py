@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 from allocator import AllocationError, KernelMemory
-from allocator.types import PAGE_SIZE, align_down, align_up
+from allocator.types import align_down, align_up
 
 POISON_INUSE = 0x5A  # include/linux/poison.h: never-initialised objects
 POISON_FREE = 0x6B  # and freed ones
@@ -18,7 +18,6 @@ ZERO_SIZE_PTR = 16  # what kmalloc(0) returns: neither NULL nor usable
 SMALLEST = 8
 LIMIT = 512 << 20  # bytes of all objects together, with what each costs the host
 COST = 256
-LARGEST_ORDER = 9  # 2 MiB: the largest run physical memory hands out
 
 
 @attrs.define
@@ -53,7 +52,7 @@ class Heap:
         if self.used + self.host + room + self.cost > self.limit:
             return 0
         try:
-            address = self._pages(room) if room > PAGE_SIZE // 2 else self._object(room)
+            address = self._pages(room) if room > self.memory.page_size // 2 else self._object(room)
         except AllocationError:
             return 0
         self._live[address] = (size, room)
@@ -63,7 +62,7 @@ class Heap:
 
     def vmalloc(self, size: int) -> int:
         """Return the address of `size` zeroed bytes, contiguous only virtually, or 0."""
-        room = align_up(size, PAGE_SIZE)
+        room = align_up(size, self.memory.page_size)
         if self.used + self.host + room + self.cost > self.limit:
             return 0
         try:
@@ -83,7 +82,7 @@ class Heap:
             return False
         room = found[1]
         self.used -= room + self.cost
-        if room > PAGE_SIZE // 2:
+        if room > self.memory.page_size // 2:
             self._release(address)
         else:
             self.memory.fill(address, room, bytes([POISON_FREE]))
@@ -117,10 +116,11 @@ class Heap:
 
     def _shrink(self) -> None:
         """Give slabs back that hold no object (kmem_cache_shrink)."""
-        held = {align_down(address, PAGE_SIZE) for address in self._live}
+        page = self.memory.page_size
+        held = {align_down(address, page) for address in self._live}
         empty = {slab for slab in self._slabs if slab not in held}
         for spare in self._free.values():
-            spare[:] = [a for a in spare if align_down(a, PAGE_SIZE) not in empty]
+            spare[:] = [a for a in spare if align_down(a, page) not in empty]
         for slab in empty:
             self.memory.free_pages(slab)
             self._slabs.remove(slab)
@@ -130,12 +130,14 @@ class Heap:
         if not spare:
             slab = self.memory.alloc_pages(0)
             self._slabs.append(slab)
-            spare.extend(range(slab + PAGE_SIZE - room, slab - 1, -room))
+            end = slab + self.memory.page_size
+            spare.extend(range(end - room, slab - 1, -room))
         return spare.pop()
 
     def _pages(self, room: int) -> int:
-        order = (align_up(room, PAGE_SIZE) // PAGE_SIZE - 1).bit_length()
-        if order > LARGEST_ORDER:
+        page = self.memory.page_size
+        order = (align_up(room, page) // page - 1).bit_length()
+        if order > self.memory.paging.large_order:
             # Beyond a physical run: kvmalloc's way, contiguous only virtually.
             return self.memory.vmalloc(room)
         return self.memory.alloc_pages(order)

@@ -7,11 +7,12 @@ The image lies where the architecture's kernel lies, so that reach is what it wo
 from __future__ import annotations
 
 from allocator import AllocationError, KernelMemory, Prot
-from allocator.types import LARGE_PAGE_SIZE, Interval, align_up
+from allocator.types import MIB, Interval, align_up
 from archs import Arch
 
 SLOT = 64  # bytes of a stub: room to tell which unknown variable a field belongs to
-CODE, STUBS, VARIABLES, NEEDED = (n * LARGE_PAGE_SIZE for n in range(4))
+PART = 2 * MIB
+CODE, STUBS, VARIABLES, NEEDED = (n * PART for n in range(4))
 RETURN_SLOT = 4 * SLOT  # not at the start of a page: Unicorn would look at the page before
 
 
@@ -35,17 +36,17 @@ class ImageParts:
         self.stubs = Interval(start + STUBS, start + VARIABLES)
         self.variables = Interval(start + VARIABLES, start + NEEDED)
         for offset, prot in ((CODE, Prot.RX), (STUBS, Prot.X), (VARIABLES, Prot.RW)):
-            frames = memory.physical.alloc_run(9)
+            frames = memory.physical.alloc_run((PART // memory.page_size - 1).bit_length())
             if frames is None:
                 reason = "no contiguous physical memory"
-                raise AllocationError("the kernel image", LARGE_PAGE_SIZE, (), reason)
+                raise AllocationError("the kernel image", PART, (), reason)
             fill = arch.loads.trap if prot & Prot.X else b"\0"
-            memory.physical.fill(frames, LARGE_PAGE_SIZE, fill)
-            memory.page_table.map_contiguous(start + offset, frames, prot, size=LARGE_PAGE_SIZE)
+            memory.physical.fill(frames, PART, fill)
+            memory.page_table.map_contiguous(start + offset, frames, prot, size=PART)
             if prot & Prot.X:
                 # As mark_rodata_ro(): no writable alias of kernel text in the direct map.
                 alias = memory.direct_map.start + frames
-                memory.page_table.change(alias, LARGE_PAGE_SIZE, off=Prot.W)
+                memory.page_table.change(alias, PART, off=Prot.W)
         self._code_end = start + RETURN_SLOT + SLOT
 
     def code(self, code: bytes) -> int:

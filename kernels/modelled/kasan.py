@@ -19,10 +19,10 @@ from typing import NoReturn
 import attrs
 
 from allocator import KernelMemory
-from allocator.types import PAGE_SIZE
 from emulator.faults import FaultKind
 from kernels.modelled.heap import LIMIT, POISON_FREE, ZERO_SIZE_PTR, Heap
 
+SHADOWED = 4096  # bytes of memory that a piece of shadow is for, whatever a page has
 RED_ZONE = 64  # bytes on each side of an object
 QUARANTINE = 1024  # freed objects that are not used again yet
 OBJECT_COST = 1024  # what the record of an object takes, beside a byte of shadow for each byte
@@ -196,14 +196,14 @@ class CheckedHeap(Heap):
 
     def _pages_of(self, found: Object) -> range:
         start = found.base - self.memory.direct_map.start
-        return range(start // PAGE_SIZE, (start + found.room - 1) // PAGE_SIZE + 1)
+        return range(start // SHADOWED, (start + found.room - 1) // SHADOWED + 1)
 
     def _mark(self, address: int, size: int, state: int) -> None:
         at = address - self.memory.direct_map.start
         while size:
-            page, offset = divmod(at, PAGE_SIZE)
-            count = min(size, PAGE_SIZE - offset)
-            shadow = self._shadow.setdefault(page, bytearray(PAGE_SIZE))
+            page, offset = divmod(at, SHADOWED)
+            count = min(size, SHADOWED - offset)
+            shadow = self._shadow.setdefault(page, bytearray(SHADOWED))
             shadow[offset : offset + count] = bytes([state]) * count
             at, size = at + count, size - count
 
@@ -211,8 +211,8 @@ class CheckedHeap(Heap):
         """Report an access of [physical, physical + size) that touches what it may not."""
         at, end = physical, physical + size
         while at < end:
-            page, offset = divmod(at, PAGE_SIZE)
-            count = min(end - at, PAGE_SIZE - offset)
+            page, offset = divmod(at, SHADOWED)
+            count = min(end - at, SHADOWED - offset)
             shadow = self._shadow.get(page)
             if shadow is not None:
                 touched = shadow[offset : offset + count]
@@ -223,7 +223,7 @@ class CheckedHeap(Heap):
 
     def _bad(self, physical: int, state: int, size: int, write: bool) -> NoReturn:
         address = self.memory.direct_map.start + physical
-        near = self._around[physical // PAGE_SIZE]
+        near = self._around[physical // SHADOWED]
         found = min(
             near, key=lambda o: max(o.address - address, address - o.address - o.size + 1, 0)
         )

@@ -193,8 +193,10 @@ class Kernel:
             assert found is not None
             name, value = system.page_table
             direct = self.memory.direct_map.start
+            paging = self.memory.paging
+            page, each = (n.bit_length() - 1 for n in (paging.page, paging.entries))
             levels = next(
-                n for n in (3, 4, 5) if direct >= ADDRESS_MASK + 1 - (1 << 12 + 9 * n - 1)
+                n for n in (3, 4, 5) if direct >= ADDRESS_MASK + 1 - (1 << page + each * n - 1)
             )
             for cpu in self.cpus:
                 cpu.page_table = value(found.address, levels)

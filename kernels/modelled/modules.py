@@ -17,7 +17,7 @@ from contextlib import suppress
 import attrs
 
 from allocator import AccessError
-from allocator.types import ADDRESS_MASK, PAGE_SIZE, MemType, align_up
+from allocator.types import ADDRESS_MASK, MemType, align_up
 from archs.layouts import NotKnown
 from kernels.modelled.services import Services
 from kernels.modelled.structs import PREV, offset_of, size_of, view
@@ -203,13 +203,12 @@ class ModuleStructs:
             return
         # All of it at once: every load comes here twice.
         step, layouts = _MEMORY(self.kernel), self.kernel.layouts
+        page = self.kernel.memory.page_size
         members = [layouts.member("module_memory", name) for name in ("base", "size")]
         array = bytearray(self.kernel.memory.read(at, step * len(MemType)))
         for kind in MemType:
             region = loaded.regions.get(kind)
-            values = (
-                (0, 0) if region is None else (region.address, align_up(region.size, PAGE_SIZE))
-            )
+            values = (0, 0) if region is None else (region.address, align_up(region.size, page))
             for member, value in zip(members, values, strict=True):
                 start = step * kind.value + member.offset
                 array[start : start + member.size] = value.to_bytes(member.size, "little")

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from allocator import AllocationError, IntervalSet, KernelMemory
-from allocator.types import ADDRESS_MASK, PAGE_SIZE, Interval, align_up
+from allocator.types import ADDRESS_MASK, KIB, Interval, align_up
 from archs import Anchor, Arch
 from emulator.cpu import Cpu
 from kernels.modelled.image import NEEDED
 from kernels.modelled.serving import Serving
 from kernels.modelled.structs import struct
 
-PERCPU_SIZE = 64 * PAGE_SIZE
-PERCPU_STATIC = 16 * PAGE_SIZE
-TASK_SIZE = 4 * PAGE_SIZE
+PERCPU_SIZE = 256 * KIB
+PERCPU_STATIC = 64 * KIB
+TASK_SIZE = 16 * KIB
 Canary: TypeAlias = tuple[Anchor, int]  # what a register leads to, and the distance from there
-THREAD_INFO = TASK_SIZE - PAGE_SIZE  # from a task, where it is apart from that
+THREAD_INFO = TASK_SIZE - 4 * KIB  # from a task, where it is apart from that
 CANARY = 0x5AFE_C0DE_0BAD_F00D & ~0xFF  # the lowest byte is 0, as the kernel's is
 
 for _name in ("task_struct", "fixed_percpu_data"):  # where an architecture may have it
@@ -66,7 +66,7 @@ class PerCpu:
         self._tasks: list[int] = []
         for cpu in self._cpus:
             area = self._room(cpu.number)
-            task = memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+            task = memory.alloc_pages(_order(TASK_SIZE, memory))
             self.offsets.append((area - base) & ADDRESS_MASK)
             self._tasks.append(task)
             anchors = {
@@ -83,7 +83,7 @@ class PerCpu:
                 memory.write(anchors[anchor] + offset, CANARY.to_bytes(8, "little"))
         self.boot_tasks = tuple(self._tasks)
         self._dynamic = Interval(base + PERCPU_STATIC, base + PERCPU_SIZE)
-        self._static = base + PAGE_SIZE
+        self._static = base + 4 * KIB
         self._free = IntervalSet([self._dynamic])
         self._live: dict[int, Interval] = {}
         self._variables: dict[str, int] = {}
@@ -95,7 +95,7 @@ class PerCpu:
         CPU's offset leads from there below the copies, and must not lead to memory.
         """
         if self._arch.runs.emulation.percpu_from_zero:  # 2 GiB below the direct map
-            return self._memory.alloc_pages((PERCPU_SIZE // PAGE_SIZE - 1).bit_length())
+            return self._memory.alloc_pages(_order(PERCPU_SIZE, self._memory))
         start = self._memory.address_map.vmalloc.end - (2 * number + 1) * NEEDED
         room = Interval(start, start + PERCPU_SIZE)
         return self._memory.vmalloc(PERCPU_SIZE, within=room, guard=False)
@@ -166,7 +166,7 @@ class PerCpu:
 
     def new_task(self) -> int:
         """Return a task_struct, zeroed but for what compilers read of it."""
-        task = self._memory.alloc_pages((TASK_SIZE // PAGE_SIZE - 1).bit_length())
+        task = self._memory.alloc_pages(_order(TASK_SIZE, self._memory))
         self._memory.fill(task, TASK_SIZE, b"\0")
         match self._canary:
             case (Anchor.CURRENT, offset):
@@ -213,3 +213,8 @@ class PerCpu:
             if name in self._variables:
                 address = self.address(self._variables[name])
                 self._memory.write(address, self.current.to_bytes(8, "little"))
+
+
+def _order(size: int, memory: KernelMemory) -> int:
+    """Return the order of the least run of pages that has so many bytes (get_order)."""
+    return (align_up(size, memory.page_size) // memory.page_size - 1).bit_length()

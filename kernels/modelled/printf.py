@@ -79,6 +79,7 @@ def format_message(
     *,
     symbolize: Symbolize = _no_symbol,
     va_list: VaListReader | None = None,
+    page: int = PAGE_SIZE,
 ) -> bytes:
     r"""Return the text that the kernel's vsnprintf() would form, without a terminator.
 
@@ -98,12 +99,14 @@ def format_message(
     va_list
         A reader of the arguments that the C object `va_list` at an address still holds; it
         must leave the object as it is (va_copy). Without one `%pV` prints as `%px`.
+    page
+        Bytes of a page: pointers into the first one are bad.
 
     Notes
     -----
     lib/vsprintf.c, vsnprintf() and pointer().
     """
-    return _Formatter(memory, symbolize, va_list).format(fmt, args)
+    return _Formatter(memory, symbolize, va_list, page).format(fmt, args)
 
 
 def split_level(message: bytes) -> tuple[int | None, bytes]:
@@ -197,6 +200,7 @@ class _Formatter:
     memory: Memory
     symbolize: Symbolize
     va_list: VaListReader | None
+    page: int = PAGE_SIZE
     readable: int = READ_LIMIT
     nested: int = NESTED_LIMIT
 
@@ -275,7 +279,7 @@ class _Formatter:
         """Return memory, or say why not as check_pointer() does."""
         if address == 0:
             raise _Unprintable(b"(null)")
-        inside = PAGE_SIZE <= address < (1 << 64) - MAX_ERRNO and address + size <= 1 << 64
+        inside = self.page <= address < (1 << 64) - MAX_ERRNO and address + size <= 1 << 64
         self.readable -= size
         if not inside or self.readable < 0:
             raise _Unprintable(b"(efault)")
@@ -290,7 +294,7 @@ class _Formatter:
         """Return the string at `address`, at most `limit` bytes, touching no page beyond it."""
         text = bytearray(self._read(address, 0))
         while len(text) < limit:
-            size = min(PAGE_SIZE - address % PAGE_SIZE, limit - len(text))
+            size = min(self.page - address % self.page, limit - len(text))
             piece, nul, _ = self._read(address, size).partition(b"\0")
             text += piece
             if nul:

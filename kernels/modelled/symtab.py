@@ -21,15 +21,16 @@ from types import MappingProxyType
 import attrs
 
 from allocator import AllocationError
-from allocator.types import ADDRESS_MASK, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, align_up
+from allocator.types import ADDRESS_MASK, Interval, align_up
 from archs.layouts import NotKnown
-from kernels.modelled.image import SLOT, ImageParts
+from emulator.tlb import PAGE
+from kernels.modelled.image import PART, SLOT, ImageParts
 from kernels.modelled.percpu import CANARY, PerCpu
 from kernels.modelled.prototypes import Prototype, parse
 from kernels.modelled.services import Services
 from kernels.modelled.table import DATA, FUNCTIONS, Data, Function
 
-WIDE, WIDE_UNTIL = 16, LARGE_PAGE_SIZE // 2  # slots of one that is not called, while there is room
+WIDE, WIDE_UNTIL = 16, PART // 2  # slots of one that is not called, while there is room
 ZEROS = 1024  # bytes that stand in for a variable of unknown size
 
 
@@ -232,11 +233,14 @@ class Symtab:
     def _variable(self, variable: Data) -> int:
         size = align_up(_size(variable, self._kernel), 16)
         if variable.read is not None:
-            size = align_up(size, PAGE_SIZE)
+            size = align_up(size, PAGE)
         if variable.percpu:
             base = self._percpu.place(variable.name, size)
         else:
-            base = align_up(self._variables_end, PAGE_SIZE if variable.read else variable.align)
+            align = (
+                variable.align if isinstance(variable.align, int) else variable.align(self._kernel)
+            )
+            base = align_up(self._variables_end, PAGE if variable.read else align)
             room = self._image.variables
             if base + size > room.end:
                 what = "kernel variables"

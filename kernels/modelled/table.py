@@ -77,7 +77,8 @@ class Data:
     percpu
         Whether every CPU has its own copy.
     align
-        Bytes; a page where code goes by way of its struct page, which names whole pages.
+        Bytes; a page where code goes by way of its struct page, which names whole pages. Or
+        what returns them, given the kernel.
     fill
         Returns the initial contents, given the kernel; zeros without it.
     read
@@ -87,7 +88,7 @@ class Data:
     name: str
     size: int | Size
     percpu: bool = False
-    align: int = 16
+    align: int | Size = 16
     fill: Content | None = None
     read: Read | None = None
 
@@ -118,7 +119,7 @@ def data(
     size: int | Size,
     *,
     percpu: bool = False,
-    align: int = 16,
+    align: int | Size = 16,
     fill: Content | None = None,
     read: Read | None = None,
 ) -> None:

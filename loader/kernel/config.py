@@ -31,6 +31,23 @@ def parse_config(text: str) -> Mapping[str, str]:
     return found
 
 
+def page_size_in(config: Mapping[str, str]) -> int | None:
+    """Return the bytes of a page; None where a configuration does not say.
+
+    All architectures have CONFIG_PAGE_SHIFT since 6.9 (d3e5bab923d3), arm64 had one of its own
+    before, others an option for each size.
+
+    >>> page_size_in({"CONFIG_PAGE_SHIFT": "14"}), page_size_in({"CONFIG_PAGE_SIZE_64KB": "y"})
+    (16384, 65536)
+    """
+    for name in ("CONFIG_PAGE_SHIFT", "CONFIG_ARM64_PAGE_SHIFT"):
+        shift = config.get(name, "")
+        if shift.isdecimal() and 12 <= int(shift) < 32:
+            return 1 << int(shift)
+    sizes = (4, 8, 16, 32, 64)
+    return next((n << 10 for n in sizes if config.get(f"CONFIG_PAGE_SIZE_{n}KB") == "y"), None)
+
+
 def embedded_config(image: bytes, name: str) -> Mapping[str, str] | None:
     """Return the configuration that an image carries; None: it carries none.
 

@@ -23,7 +23,7 @@ from allocator.types import ADDRESS_MASK, MIB, Interval, align_down
 from archs import Arch, Order, by_machine, machines
 from loader.btf import BadBtf, Btf
 from loader.errors import BadKernel
-from loader.kernel.config import embedded_config
+from loader.kernel.config import embedded_config, page_size_in
 from loader.kernel.exports import KernelExport, exports_in
 from loader.kernel.segments import Segment, address_of, offset_of
 from loader.kernel.symbols import Encoding, Found, ImageSymbols, find
@@ -190,10 +190,7 @@ class KernelImage:
             # Bits 1 and 2 of the header's flags (Documentation/arch/arm64/booting.rst).
             code = self.data[_FLAT_FLAGS] >> 1 & 3
             return 1 << 10 + 2 * code if code else None
-        shift = (self.config or {}).get("CONFIG_PAGE_SHIFT") or (self.config or {}).get(
-            "CONFIG_ARM64_PAGE_SHIFT", ""
-        )
-        return 1 << int(shift) if shift.isdecimal() and int(shift) < 32 else None
+        return page_size_in(self.config or {})
 
     @cached_property
     def interval(self) -> Interval:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
-from allocator.types import GIB, MIB, AddressMap, ExecmemRange, ExecmemType, Interval
+from allocator.types import GIB, KIB, MIB, AddressMap, ExecmemRange, ExecmemType, Interval
 from tests.archs.facts import facts
 
 SEEDS = st.integers(0, (1 << 64) - 1)
@@ -45,6 +45,57 @@ def test_arm64_without_kaslr() -> None:
     # that ends 1 GiB below the top of the address space.
     vmemmap = (1 << 64) - GIB - ((0xFFFF800000000000 - 0xFFF0000000000000) >> 6)
     assert there.vmalloc == Interval(0xFFFF800080000000, vmemmap - 8 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("page", "bits", "version", "least", "vmemmap"),
+    [
+        # VMEMMAP_START of asm/memory.h, as modules of these kernels have it in their code:
+        # Debian's 6.12, with pages of 4 and 16 KiB, and 6.1.
+        (4 * KIB, 52, (6, 12), 48, 0xFFFFC1FFC0000000),
+        (16 * KIB, 52, (6, 12), 47, 0xFFFFF03FC0000000),
+        (4 * KIB, 48, (6, 1), 48, 0xFFFFFC0000000000),
+        # -(VMEMMAP_SIZE) - 2 MiB of 5.10.
+        (4 * KIB, 48, (5, 10), 48, 0xFFFFFDFFFFE00000),
+        (64 * KIB, 52, (6, 12), 48, 0xFFFFFC1FC0000000),
+    ],
+)
+def test_arm64_addresses_follow_from_their_bits_and_the_page(page, bits, version, least, vmemmap):
+    """Modules lie in the upper half of the kernel's part, and struct pages where code counts them."""
+    there = archs.arch("arm64").loads.address_map(
+        page=page, config={"CONFIG_ARM64_VA_BITS": str(bits)}, version=version
+    )
+    top = 1 << 64
+    assert there.direct_map == top - (1 << least)
+    assert there.page_offset == top - (1 << bits)
+    assert there.image.start == top - (1 << least - 1) + 2 * GIB
+    gap = 8 * MIB if version >= (6, 9) else 256 * MIB
+    assert there.vmalloc == Interval(there.image.start, vmemmap - gap)
+    assert there.vmemmap == vmemmap + (there.direct_map - there.page_offset) // page * 64
+    # Without a configuration the place of the image tells as much as it can.
+    guessed = archs.arch("arm64").loads.address_map(
+        page=page, version=version, start=there.image.start
+    )
+    assert guessed == there
+
+
+def test_arm64_an_image_tells_how_many_bits_an_address_has():
+    """With 16 KiB an image at the place of 48 bits has those, not the usual 52."""
+    address_map = archs.arch("arm64").loads.address_map
+    there = address_map(page=16 * KIB, start=0xFFFF800080000000)
+    assert there == address_map(page=16 * KIB, config={"CONFIG_ARM64_VA_BITS": "48"})
+    for odd in ("", "0x30", "49", "-1"):
+        assert address_map(config={"CONFIG_ARM64_VA_BITS": odd}) == address_map()
+
+
+@pytest.mark.parametrize("page", [4 * KIB, 16 * KIB, 64 * KIB])
+def test_arm64_text_is_poked_behind_the_device_tree(page):
+    """FIX_TEXT_POKE0: 8 MiB below the top, a hole's page, 2 MiB, a page of the early console."""
+    poke = archs.arch("arm64").text_poke.on(page)
+    index = 1 + 2 * MIB // page - 1 + 2  # enum fixed_addresses of asm/fixmap.h
+    assert poke.alias == Interval(
+        (1 << 64) - 8 * MIB - index * page, (1 << 64) - 8 * MIB - (index - 1) * page
+    )
 
 
 def test_arm64_image_too_large_for_the_direct_window() -> None:

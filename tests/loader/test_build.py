@@ -123,7 +123,9 @@ def test_the_size_of_a_page(arch: archs.Arch, size: int) -> None:
     aligned = build_of(module(arch, magic="6.9.1 SMP", extra=[wide])).page_size
     assert aligned.value == bytes_
     assert aligned.source is (Source.MODELLED if size == 4 else Source.SECTIONS)
-    kernel = kernel_image(arch, "6.9.1 SMP", page=bytes_)
+    # Where no header tells, the configuration does.
+    config = f"CONFIG_SMP=y\nCONFIG_PAGE_SHIFT={bytes_.bit_length() - 1}\n"
+    kernel = kernel_image(arch, "6.9.1 SMP", page=bytes_, config=config)
     assert str(build_of(None, kernel).page_size) == f"{bytes_} (image)"
     misaligned = build_of(
         module(arch, magic="6.9.1 SMP", extra=[attrs.evolve(wide, align=65536)]), kernel

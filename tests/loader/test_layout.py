@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import archs
-from allocator.types import CORE_AND_INIT, MemType, align_up
+from allocator.types import CORE_AND_INIT, KIB, MemType, align_up
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule
@@ -326,3 +326,7 @@ def test_the_modules_version_decides_on_areas(magic: str, together: bool) -> Non
     names = {kind.name: start for kind, start in init.starts.items()}
     assert names == {"INIT_TEXT": 0, "INIT_RODATA": 0x1000, "INIT_DATA": 0x1000}
     assert plan(parse(write(62, sections)), together=False).areas == ()
+    # With larger pages each region begins one of those (strict_align of Linux 6.3).
+    core, init = plan(parse(write(62, sections)), together=True, page=16 * KIB).areas
+    assert list(core.starts.values()) == [0, 0x4000, 0x8000, 0x8000]
+    assert (core.size, init.size) == (0x10000, 0x8000)

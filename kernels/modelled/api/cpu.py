@@ -23,7 +23,6 @@ from kernels.modelled.table import data, function
 NR_CPUS = 8192  # the most that any of the modelled configurations has
 PREEMPT_ENABLED = 1 << 31  # x86: the bit "no need to reschedule" is kept inverted
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
-PAGE_OFFSET_52 = -(1 << 52)  # arm64, ARM64_VA_BITS_52: memstart_addr makes up for 48 actual bits
 declare("cpuinfo_x86", "x86_capability")
 declare("pcpu_hot", "current_task preempt_count cpu_number")
 declare(
@@ -36,6 +35,12 @@ ADDRESSES = 1 << 64
 
 def _u64(value: int) -> bytes:
     return (value % ADDRESSES).to_bytes(8, "little")
+
+
+def _linear(k: Kernel) -> int:
+    """Return what compiled code takes for the address of the direct map."""
+    found = k.memory.address_map.page_offset
+    return k.memory.direct_map.start if found is None else found
 
 
 def _physical(k: Kernel) -> int:
@@ -81,7 +86,7 @@ data("boot_cpu_data", size_of("cpuinfo_x86"), fill=_boot_cpu_data)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
 data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
 data("fips_enabled", 4)
-data("empty_zero_page", 4096, align=4096)
+data("empty_zero_page", lambda k: k.memory.page_size, align=lambda k: k.memory.page_size)
 data("init_on_free", 16)
 data("init_on_alloc", 16)
 data("elfcorehdr_addr", 8)
@@ -93,7 +98,7 @@ data("vmalloc_base", 8, fill=lambda k: _u64(k.memory.address_map.vmalloc.start))
 data("vmemmap_base", 8, fill=lambda k: _u64(k.memory.address_map.vmemmap))
 data("vmemmap_start_pfn", 8)
 data("phys_base", 8, fill=lambda k: _u64(_physical(k) - k.image.start + KERNEL_MAP))
-data("memstart_addr", 8, fill=lambda k: _u64(PAGE_OFFSET_52 - k.memory.direct_map.start))
+data("memstart_addr", 8, fill=lambda k: _u64(_linear(k) - k.memory.direct_map.start))
 data("kimage_voffset", 8, fill=lambda k: _u64(k.image.start - _physical(k)))
 # Sv39 has three levels of tables; what reaches below its upper half has more (riscv64).
 data("pgtable_l4_enabled", 1, fill=lambda k: bytes([k.memory.direct_map.start < -SV39 % ADDRESSES]))

@@ -7,7 +7,6 @@ function does with it: into the log, cut to a buffer, or into fresh memory.
 
 from __future__ import annotations
 
-from allocator.types import PAGE_SIZE
 from kernels.modelled.api.common import INT_MAX, stop, text
 from kernels.modelled.api.memory import kmalloc
 from kernels.modelled.api.time import jiffies
@@ -142,10 +141,11 @@ def _sysfs_emit(k: Kernel, buffer: int, fmt: int, args: Arguments) -> int:
 
 @function("int sysfs_emit_at(char *buf, int at, const char *fmt, ...)")
 def _sysfs_emit_at(k: Kernel, buffer: int, at: int, fmt: int, args: Arguments) -> int:
-    if buffer % PAGE_SIZE or not 0 <= at < PAGE_SIZE:
+    page = k.memory.page_size
+    if buffer % page or not 0 <= at < page:
         k.print(b"invalid sysfs_emit: buf:%x at:%d\n" % (buffer, at), KERN_WARNING)
         return 0
-    return _scnprintf(k, buffer + at, PAGE_SIZE - at, fmt, args)
+    return _scnprintf(k, buffer + at, page - at, fmt, args)
 
 
 @function("char *kasprintf(gfp_t gfp, const char *fmt, ...)")

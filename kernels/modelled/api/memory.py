@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 
 from allocator import AllocationError
-from allocator.types import KIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE
+from allocator.types import KIB
 from kernels.modelled.api.common import INT_MAX, copy, fill, pieces, stop, text
 from kernels.modelled.heap import ZERO_SIZE_PTR
 from kernels.modelled.kernel import Kernel
@@ -22,9 +22,10 @@ from kernels.modelled.structs import struct as declare
 from kernels.modelled.table import data, function
 
 GFP_ZERO = 1 << 8  # ___GFP_ZERO_BIT of include/linux/gfp_types.h, 6.12
-KMALLOC_MAX_SIZE = 4 * MIB  # a run of MAX_PAGE_ORDER
-MAX_PAGE_ORDER = 10
+# MAX_PAGE_ORDER by the bytes of a page (CONFIG_ARCH_FORCE_MAX_ORDER of arm64 and mips).
+ORDERS = {4 * KIB: 10, 16 * KIB: 11, 64 * KIB: 13}
 LEAST_ALIGN = 8
+PCPU_MIN_UNIT_SIZE = 32 * KIB
 declare("kmem_cache_args", "align ctor")
 ARGS_ALIGN, ARGS_CTOR = (offset_of("kmem_cache_args", member) for member in ("align", "ctor"))
 
@@ -34,9 +35,19 @@ declare("sysinfo", "totalram freeram mem_unit")
 _CACHE = struct.Struct("<QQQQq")
 
 
+def max_page_order(k: Kernel) -> int:
+    """Return the order of the largest run of pages (MAX_PAGE_ORDER)."""
+    return ORDERS[k.memory.page_size]
+
+
+def kmalloc_max_size(k: Kernel) -> int:
+    """Return the bytes of the largest object (KMALLOC_MAX_SIZE): a run of MAX_PAGE_ORDER."""
+    return k.memory.page_size << max_page_order(k)
+
+
 def kmalloc(k: Kernel, size: int, gfp: int) -> int:
     """Return `size` bytes of the heap, zeroed if `gfp` says so; 0 where kmalloc would fail."""
-    if size > KMALLOC_MAX_SIZE:
+    if size > kmalloc_max_size(k):
         return 0
     return k.heap.alloc(size, zero=bool(gfp & GFP_ZERO))
 
@@ -56,7 +67,7 @@ def kfree(k: Kernel, address: int) -> None:
     size = k.heap.size(address)
     if size == 0:
         stop(k, f"kfree of {address:#x}: never allocated, or freed before")
-    if address not in k.memory.direct_map and size <= LARGE_PAGE_SIZE:
+    if address not in k.memory.direct_map and size <= k.memory.large_size:
         stop(k, f"kfree of {address:#x}: vmalloc memory, which vfree frees")
     k.heap.free(address)
 
@@ -137,12 +148,13 @@ def _ksize(k: Kernel, address: int) -> int:
 
 
 @function("size_t kmalloc_size_roundup(size_t size)")
-def _kmalloc_size_roundup(_k: Kernel, size: int) -> int:
-    if size == 0 or size > KMALLOC_MAX_SIZE:
+def _kmalloc_size_roundup(k: Kernel, size: int) -> int:
+    if size == 0 or size > kmalloc_max_size(k):
         return size
-    if size > 8 * KIB:
-        return max(PAGE_SIZE, 1 << (size - 1).bit_length())
-    return min(room for room in _BUCKETS if room >= size)
+    buckets = _buckets(k)
+    if size > buckets[-1]:
+        return 1 << (size - 1).bit_length()
+    return min(room for room in buckets if room >= size)
 
 
 @function("void kfree(const void *objp)", "void kfree_const(const void *x)")
@@ -158,7 +170,7 @@ def _kfree_sensitive(k: Kernel, address: int) -> None:
 
 @function("void *kmemdup_noprof(const void *src, size_t len, gfp_t gfp)")
 def _kmemdup(k: Kernel, src: int, size: int, gfp: int) -> int:
-    return duplicate(k, k.memory.read(src, size), gfp) if size <= KMALLOC_MAX_SIZE else 0
+    return duplicate(k, k.memory.read(src, size), gfp) if size <= kmalloc_max_size(k) else 0
 
 
 @function(
@@ -202,34 +214,44 @@ def _count(k: Kernel, cache: int, change: int) -> None:
 
 # enum kmalloc_cache_type has four kinds where there are ZONE_DMA and memory cgroups, and
 # KMALLOC_SHIFT_HIGH + 1 sizes each: none, 96, 192, then powers of two to two pages.
-_BUCKETS = (96, 192, *(1 << shift for shift in range(3, 14)))
-
-
 _KINDS = 4
-_TABLE = _KINDS * (1 + len(_BUCKETS)) * 8
 _TITLE = 16  # bytes
+
+
+def _buckets(k: Kernel) -> tuple[int, ...]:
+    """Return the sizes of the caches of kmalloc, by their numbers; the largest has two pages."""
+    return 96, 192, *(1 << shift for shift in range(3, k.memory.page_size.bit_length() + 1))
+
+
+def _table_size(k: Kernel) -> int:
+    return _KINDS * (1 + len(_buckets(k))) * 8
 
 
 def _kmalloc_caches(k: Kernel) -> bytes:
     """Return the table, then the caches that it points at, then their names."""
-    caches = k.address("kmalloc_caches") + _TABLE
-    titles = caches + len(_BUCKETS) * _CACHE.size
+    buckets = _buckets(k)
+    caches = k.address("kmalloc_caches") + _table_size(k)
+    titles = caches + len(buckets) * _CACHE.size
     kind = b"".join(
-        (caches + index * _CACHE.size).to_bytes(8, "little") for index in range(len(_BUCKETS))
+        (caches + index * _CACHE.size).to_bytes(8, "little") for index in range(len(buckets))
     )
     return b"".join(
         (
             (bytes(8) + kind) * _KINDS,
             *(
                 _CACHE.pack(size, LEAST_ALIGN, 0, titles + index * _TITLE, 0)
-                for index, size in enumerate(_BUCKETS)
+                for index, size in enumerate(buckets)
             ),
-            *((b"kmalloc-%d" % size).ljust(_TITLE, b"\0") for size in _BUCKETS),
+            *((b"kmalloc-%d" % size).ljust(_TITLE, b"\0") for size in buckets),
         )
     )
 
 
-data("kmalloc_caches", _TABLE + len(_BUCKETS) * (_CACHE.size + _TITLE), fill=_kmalloc_caches)
+data(
+    "kmalloc_caches",
+    lambda k: _table_size(k) + len(_buckets(k)) * (_CACHE.size + _TITLE),
+    fill=_kmalloc_caches,
+)
 
 
 @function(
@@ -248,7 +270,7 @@ def _kmem_cache_create_args(k: Kernel, name: int, size: int, args: int, _flags: 
 
 def create_cache(k: Kernel, name: int, size: int, align: int = LEAST_ALIGN, ctor: int = 0) -> int:
     """Return a new slab cache; 0 where there can be none."""
-    if not name or size > KMALLOC_MAX_SIZE:
+    if not name or size > kmalloc_max_size(k):
         return 0
     title = duplicate(k, text(k, name) + b"\0", 0)
     return duplicate(k, _CACHE.pack(size, align, ctor, title, 0), 0)
@@ -324,17 +346,19 @@ def _kmem_cache_shrink(_k: Kernel, _s: int) -> int:
 )
 def get_free_pages(k: Kernel, gfp: int, order: int) -> int:
     """Return a run of pages; 0 where there is none, or there can be none."""
-    return kmalloc(k, PAGE_SIZE << order, gfp) if order <= MAX_PAGE_ORDER else 0
+    return kmalloc(k, k.memory.page_size << order, gfp) if order <= max_page_order(k) else 0
 
 
 @function("unsigned long get_zeroed_page_noprof(gfp_t gfp_mask)")
 def _get_zeroed_page(k: Kernel, gfp: int) -> int:
-    return kmalloc(k, PAGE_SIZE, gfp | GFP_ZERO)
+    return kmalloc(k, k.memory.page_size, gfp | GFP_ZERO)
 
 
 @function("void free_pages(unsigned long addr, unsigned int order)")
 def _free_pages(k: Kernel, address: int, order: int) -> None:
-    if address and (order > MAX_PAGE_ORDER or k.heap.size(address) != PAGE_SIZE << order):
+    if address and (
+        order > max_page_order(k) or k.heap.size(address) != k.memory.page_size << order
+    ):
         stop(k, f"free_pages of {address:#x}, order {order}: no such run of pages")
     k.heap.free(address)
 
@@ -376,7 +400,7 @@ def _is_vmalloc_addr(k: Kernel, address: int) -> int:
 def _kvmalloc_node(k: Kernel, size: int, _buckets: int, gfp: int, _node: int) -> int:
     if size > INT_MAX:
         return 0
-    if size > KMALLOC_MAX_SIZE:
+    if size > kmalloc_max_size(k):
         return k.heap.vmalloc(size)
     return kmalloc(k, size, gfp)
 
@@ -407,10 +431,11 @@ def _kvfree_sensitive(k: Kernel, address: int, size: int) -> None:
 
 @function("void si_meminfo(struct sysinfo *val)")
 def _si_meminfo(k: Kernel, info: int) -> None:
-    pages = k.memory.physical.size // PAGE_SIZE
+    page = k.memory.page_size
+    pages = k.memory.physical.size // page
     found = view(k, "sysinfo", info)
     k.memory.write(info, bytes(found.size))
-    for member, value in (("totalram", pages), ("freeram", pages), ("mem_unit", PAGE_SIZE)):
+    for member, value in (("totalram", pages), ("freeram", pages), ("mem_unit", page)):
         found.put(member, value)
 
 
@@ -419,7 +444,7 @@ def _si_meminfo(k: Kernel, info: int) -> None:
 
 @function("void __percpu *pcpu_alloc_noprof(size_t size, size_t align, bool reserved, gfp_t gfp)")
 def _pcpu_alloc(k: Kernel, size: int, align: int, _reserved: int, _gfp: int) -> int:
-    if not 0 < size <= 8 * PAGE_SIZE or align > PAGE_SIZE:  # PCPU_MIN_UNIT_SIZE
+    if not 0 < size <= PCPU_MIN_UNIT_SIZE or align > k.memory.page_size:
         return 0
     try:
         return k.percpu.alloc(size, align)

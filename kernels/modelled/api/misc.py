@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from allocator.types import PAGE_SIZE
 from kernels.modelled.api.common import nothing
 from kernels.modelled.api.locks import mutex_lock, spin_lock
-from kernels.modelled.api.memory import GFP_ZERO, MAX_PAGE_ORDER, get_free_pages, kfree, kmalloc
+from kernels.modelled.api.memory import GFP_ZERO, get_free_pages, kfree, kmalloc
 from kernels.modelled.api.scatterlist import page_address, page_of
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import size_of
@@ -14,7 +13,7 @@ from kernels.modelled.table import data, function
 
 data("init_user_ns", size_of("user_namespace"))
 data("nop_mnt_idmap", size_of("mnt_idmap"))
-data("USER_PTR_MAX", 8, fill=lambda _k: ((1 << 47) - PAGE_SIZE).to_bytes(8, "little"))
+data("USER_PTR_MAX", 8, fill=lambda k: ((1 << 47) - k.memory.page_size).to_bytes(8, "little"))
 data("hugetlb_optimize_vmemmap_key", 16)
 
 
@@ -127,7 +126,7 @@ def _csum_partial(k: Kernel, buffer: int, size: int, start: int) -> int:
     "struct page *alloc_pages_noprof(gfp_t gfp, unsigned int order)",
 )
 def _alloc_pages(k: Kernel, gfp: int, order: int) -> int:
-    found = get_free_pages(k, gfp, order) if order < MAX_PAGE_ORDER else 0
+    found = get_free_pages(k, gfp, order)
     return page_of(k, found) if found else 0
 
 
@@ -145,5 +144,5 @@ def _free_pages(k: Kernel, page: int, _order: int) -> None:
 
 @function("struct page *vmalloc_to_page(const void *addr)")
 def _vmalloc_to_page(k: Kernel, address: int) -> int:
-    found = k.memory.translate(address & -PAGE_SIZE)
+    found = k.memory.translate(address & -k.memory.page_size)
     return page_of(k, k.memory.direct_map.start + found.address) if found else 0

@@ -119,7 +119,7 @@ def _arg(k: Kernel, kp: int) -> int:
 
 def _put(k: Kernel, buffer: int, shown: bytes) -> int:
     """Store what a parameter's file in sysfs shows; return its length."""
-    shown = shown[: PAGE_SIZE - 1]
+    shown = shown[: k.memory.page_size - 1]
     k.memory.write(buffer, shown + b"\0")
     return len(shown)
 

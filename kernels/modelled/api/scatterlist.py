@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import attrs
 
-from allocator.types import PAGE_SIZE
 from kernels.modelled.api.common import copy, fill, state, stop
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.structs import size_of, struct, view
@@ -37,20 +36,20 @@ def page_of(k: Kernel, address: int) -> int:
         stop(k, f"{address:#x} has no struct page: it is not in the direct map")
     return k.memory.address_map.vmemmap + (
         address - k.memory.direct_map.start
-    ) // PAGE_SIZE * STRUCT_PAGE(k)
+    ) // k.memory.page_size * STRUCT_PAGE(k)
 
 
 def page_address(k: Kernel, page: int) -> int:
     """Return the address of a struct page's memory."""
     number = (page - k.memory.address_map.vmemmap) // STRUCT_PAGE(k)
-    return k.memory.direct_map.start + number * PAGE_SIZE
+    return k.memory.direct_map.start + number * k.memory.page_size
 
 
 def set_entry(k: Kernel, sg: int, address: int, size: int, *, last: bool = True) -> None:
     """Let an entry name [address, address + size) (sg_set_buf)."""
     entry = view(k, "scatterlist", sg)
     entry.put("page_link", page_of(k, address) | END * last)
-    entry.put("offset", address % PAGE_SIZE)
+    entry.put("offset", address % k.memory.page_size)
     entry.put("length", size)
 
 
@@ -240,7 +239,7 @@ def _sg_miter_next(k: Kernel, miter: int) -> int:
     at += found.number("consumed")
     iterations.at[miter] = sg, at
     for address, length in span(k, sg, at, 1 << 32):
-        size = min(length, PAGE_SIZE - address % PAGE_SIZE)
+        size = min(length, k.memory.page_size - address % k.memory.page_size)
         found.put("page", page_of(k, address))
         for member, value in (("addr", address), ("length", size), ("consumed", size)):
             found.put(member, value)

@@ -22,8 +22,7 @@ from typing import Any
 import attrs
 
 from allocator.errors import AccessError, AllocationError
-from allocator.types import PAGE_SIZE
-from emulator.calls import Parked
+from emulator.calls import Parked, stack_size
 from emulator.faults import Fault, Stopped
 from kernels.modelled.api.common import Deferred, errno, state, stop, text
 from kernels.modelled.api.held import left
@@ -35,7 +34,6 @@ from kernels.modelled.table import Arguments, data, function
 
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 NAME = 255  # bytes of a thread's name that are kept; the kernel shows 63
-KTHREAD_STACK = 4 * PAGE_SIZE
 HUNG = 120 * NSEC_PER_SEC  # as khungtaskd's idea of too long (kernel/hung_task.c)
 # How many things run before the kernel stops being idle, and before who waits for no set time
 # is told that it waits in vain: something may queue itself again and again.
@@ -273,7 +271,7 @@ def _switch(k: Kernel, thread: KThread) -> None:
     before = s.thread, s.depth
     s.thread, s.depth = thread, k.depth + 1
     try:
-        stack = thread.stack + KTHREAD_STACK
+        stack = thread.stack + stack_size(k.memory.page_size)
         result = k.run_as(thread.task, stack, thread.function, [thread.argument], thread.context)
         _end(thread, result)
     except Parked:
@@ -300,7 +298,7 @@ def current_thread(k: Kernel) -> KThread | None:
 def create_thread(k: Kernel, name: str, function_: int, argument: int) -> int:
     """Return the task of a new thread that has not started; an errno where there is no memory."""
     try:
-        stack = k.memory.vmalloc(KTHREAD_STACK)
+        stack = k.memory.vmalloc(stack_size(k.memory.page_size))
     except AllocationError:
         return errno("ENOMEM")
     try:

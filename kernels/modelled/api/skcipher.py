@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import attrs
 
-from allocator.types import PAGE_SIZE
 from kernels.modelled.api import scatterlist
 from kernels.modelled.api.common import state
 from kernels.modelled.kernel import Kernel
@@ -60,7 +59,7 @@ def _start(k: Kernel, address: int, request: StructView, skip: int, total: int) 
     walk.put("iv", request.number("iv"))
     if not total:
         return 0
-    buffer = k.heap.alloc(PAGE_SIZE)
+    buffer = k.heap.alloc(k.memory.page_size)
     if not buffer:
         return -12  # ENOMEM
     found = _Walk(request.number("src"), request.number("dst"), skip, buffer)
@@ -71,7 +70,7 @@ def _start(k: Kernel, address: int, request: StructView, skip: int, total: int) 
 
 def _next(k: Kernel, walk: StructView, found: _Walk) -> None:
     """Put the next piece into the buffer: at most a page, whole blocks unless it is the last."""
-    count = min(walk.number("total"), PAGE_SIZE)
+    count = min(walk.number("total"), k.memory.page_size)
     k.memory.write(found.buffer, scatterlist.read(k, found.src, found.at, count))
     walk.put("src.virt.addr", found.buffer)
     walk.put("dst.virt.addr", found.buffer)

@@ -17,16 +17,15 @@ from typing import ClassVar
 import attrs
 
 from allocator import AllocationError, IntervalSet, Prot
-from allocator.types import PAGE_SIZE, Interval, align_down, align_up
+from allocator.types import Interval, align_down, align_up
 from kernels.modelled.api.common import errno, fill, pieces, state
-from kernels.modelled.api.memory import duplicate
+from kernels.modelled.api.memory import duplicate, kmalloc_max_size
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.table import function
 
 USER = Interval(1 << 28, 1 << 32)  # below TASK_SIZE of every architecture
 LOWER_HALF = 1 << 63
 GFP_USER = 0xCC0
-MEMDUP_MOST = 1 << 22  # KMALLOC_MAX_SIZE
 
 
 @attrs.define
@@ -45,12 +44,13 @@ def user_memory(k: Kernel, contents: bytes | int) -> Iterator[int]:
     behind it is noticed. AllocationError where there is no room.
     """
     size = contents if isinstance(contents, int) else len(contents)
-    space, mapped = state(k, _Space).free, align_up(max(size, 1), PAGE_SIZE)
-    start = space.find(mapped + 2 * PAGE_SIZE, alignment=PAGE_SIZE)
+    page = k.memory.page_size
+    space, mapped = state(k, _Space).free, align_up(max(size, 1), page)
+    start = space.find(mapped + 2 * page, alignment=page)
     if start is None:
         raise AllocationError("user memory", size, (USER,), "no room left")
-    held = Interval(start, start + mapped + 2 * PAGE_SIZE)
-    first = start + PAGE_SIZE
+    held = Interval(start, start + mapped + 2 * page)
+    first = start + page
     k.memory.populate(first, mapped, Prot.RW)
     space.remove(held)
     try:
@@ -65,12 +65,12 @@ def user_memory(k: Kernel, contents: bytes | int) -> Iterator[int]:
 
 def reachable(k: Kernel, address: int, size: int, right: Prot) -> int:
     """Return how many of `size` bytes at `address` the user has before one that it has not."""
-    done = 0
+    done, page = 0, k.memory.page_size
     while done < size and address + size <= LOWER_HALF:
         found = k.memory.translate(address + done)
         if found is None or not found.prot & right:
             break
-        done = min(size, align_down(address + done, PAGE_SIZE) + PAGE_SIZE - address)
+        done = min(size, align_down(address + done, page) + page - address)
     return done
 
 
@@ -144,9 +144,9 @@ def _string(k: Kernel, address: int, most: int) -> bytes | None:
 
     None where the user has not all of it.
     """
-    found, done = b"", 0
+    found, done, page = b"", 0, k.memory.page_size
     while done < most:
-        step = min(most - done, PAGE_SIZE - (address + done) % PAGE_SIZE)
+        step = min(most - done, page - (address + done) % page)
         if reachable(k, address + done, step, Prot.R) < step:
             return None
         text, end, _ = k.memory.read(address + done, step).partition(b"\0")
@@ -188,7 +188,7 @@ def _strndup_user(k: Kernel, source: int, count: int) -> int:
 
 
 def _memdup(k: Kernel, source: int, size: int, end: bytes = b"") -> int:
-    if size > MEMDUP_MOST:
+    if size > kmalloc_max_size(k):
         return errno("ENOMEM")
     if reachable(k, source, size, Prot.R) < size:
         return errno("EFAULT")
