@@ -44,7 +44,7 @@ from allocator.types import (
 )
 from archs import marks, traps
 from archs.arch import Arch
-from archs.boot_arm64 import environment, numbers
+from archs.boot_arm64 import CAPABILITIES, environment
 from archs.environment import Environment
 from archs.extable import ENTRY, PAIR
 from archs.layouts import Table
@@ -294,12 +294,14 @@ _ENTRIES = (
 
 def wanted_alternatives(
     entries: NDArray[np.void], environment: Environment
-) -> NDArray[np.intp] | None:
-    """Return the alternatives whose capability is there (alternative.c, __apply_alternatives)."""
-    found = numbers(environment)
-    if found is None:
-        return None
-    return np.flatnonzero(np.isin(entries["capability"] & (_CALLBACK - 1), sorted(found)))
+) -> tuple[NDArray[np.intp], int]:
+    """Return the alternatives whose capability is there (alternative.c, __apply_alternatives).
+
+    And how many name one that nobody knows.
+    """
+    held = CAPABILITIES.held(environment)
+    named = entries["capability"] & (_CALLBACK - 1)
+    return held.chosen(named), held.strange(named)
 
 
 _ALTERNATIVE = np.dtype(

@@ -9,24 +9,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archs.environment import Boot, Environment
-from archs.versions import MODELLED, Version
+from archs.numbers import Numbers
 
-# Numbers of Linux 6.12's arch/arm64/tools/cpucaps, of all the capabilities that alternatives
-# of a distribution's modules name.
-CAPABILITIES = {
-    "ALWAYS_BOOT": 0,
-    "ALWAYS_SYSTEM": 1,
-    "HAS_FPSIMD": 25,
-    "HAS_LSE_ATOMICS": 37,
-    "HAS_VIRT_HOST_EXTN": 51,
-    "WORKAROUND_DEVICE_LOAD_ACQUIRE": 95,
-}
-# The same of other versions; the numbers move whenever a capability is added.
-OTHERS: Mapping[Version, Mapping[str, int]] = {
-    (5, 10): {"HAS_LSE_ATOMICS": 5},
-    (6, 1): {"HAS_LSE_ATOMICS": 26},
-    (7, 2): {"HAS_LSE_ATOMICS": 42},
-}
+# Numbers of all the capabilities that alternatives of a distribution's modules name
+# (arch/arm64/tools/cpucaps, as Debian's headers have it). They move whenever a capability is added.
+CAPABILITIES = Numbers(
+    {
+        "ALWAYS_BOOT": 0,
+        "ALWAYS_SYSTEM": 1,
+        "HAS_FPSIMD": 25,
+        "HAS_GIC_PRIO_MASKING": 31,
+        "HAS_LSE_ATOMICS": 37,
+        "HAS_VIRT_HOST_EXTN": 51,
+        "WORKAROUND_DEVICE_LOAD_ACQUIRE": 95,
+    },
+    {
+        (5, 10): {
+            "ALWAYS_BOOT": None,
+            "ALWAYS_SYSTEM": None,
+            "HAS_FPSIMD": None,
+            "HAS_GIC_PRIO_MASKING": None,
+            "WORKAROUND_DEVICE_LOAD_ACQUIRE": 1,
+            "HAS_LSE_ATOMICS": 5,
+            "HAS_UAO": 9,
+            "HAS_VIRT_HOST_EXTN": 11,
+            "HAS_NO_FPSIMD": 16,
+        },
+        (6, 1): {
+            "HAS_FPSIMD": None,
+            "HAS_GIC_PRIO_MASKING": 24,  # HAS_IRQ_PRIO_MASKING then
+            "HAS_LSE_ATOMICS": 26,
+            "HAS_NO_FPSIMD": 27,
+            "HAS_VIRT_HOST_EXTN": 37,
+            "WORKAROUND_DEVICE_LOAD_ACQUIRE": 78,
+        },
+        (7, 2): {
+            "HAS_FPSIMD": 26,
+            "HAS_GIC_PRIO_MASKING": 35,
+            "HAS_LSE_ATOMICS": 42,
+            "HAS_VIRT_HOST_EXTN": 63,
+            "WORKAROUND_DEVICE_LOAD_ACQUIRE": 115,
+        },
+        (7, 3): {  # -rc7
+            "HAS_FPSIMD": 27,
+            "HAS_GIC_PRIO_MASKING": 36,
+            "HAS_LSE_ATOMICS": 43,
+            "HAS_VIRT_HOST_EXTN": 65,
+            "WORKAROUND_DEVICE_LOAD_ACQUIRE": 117,
+        },
+    },
+)
 KEYS, KEY_SIZE = "cpu_hwcap_keys", 16  # struct static_key_false
 # Capability -> implementer, part, and the first and last revision (variant, revision) that
 # need it (arch/arm64/kernel/cpu_errata.c; asm/cputype.h).
@@ -44,14 +76,6 @@ _MODELS = {
     "neoverse-n1": (0x41, 0xD0C, 4, 1, "fp asimd atomics"),
     "max": (0, 0x51, 0, 0, "fp asimd atomics"),
 }
-
-
-def numbers(environment: Environment) -> frozenset[int] | None:
-    """Return the numbers of the capabilities that are there; None in a version without known ones."""
-    version = environment.version
-    if environment.capabilities is None and version != MODELLED and version not in OTHERS:
-        return None
-    return environment.numbers(CAPABILITIES if version == MODELLED else OTHERS.get(version, {}))
 
 
 def environment(boot: Boot) -> Environment:

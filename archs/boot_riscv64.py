@@ -7,24 +7,52 @@ Sources: arch/riscv/kernel/cpufeature.c; arch/riscv/errata/thead.
 from __future__ import annotations
 
 from archs.environment import Boot, Environment
+from archs.numbers import Numbers
 
 THEAD = 0x5B7
 _MODELS = {
     "rv64": "rv64imafdch_zicsr_zifencei_zihintpause_zba_zbb_zbc_zbs_sstc",
     "sifive-u54": "rv64imafdc_zicsr_zifencei",
 }
-# Numbers of the extensions that have a name of more than one letter (asm/hwcap.h, Linux
-# 6.12); a letter's number is its place in the alphabet.
-EXTENSIONS = dict(
+# Numbers of extensions (asm/hwcap.h, as Debian's headers have it): a letter's is its place in the
+# alphabet. 7.2 and 7.3-rc7 have those of 6.12, and more; in 6.1 there were six.
+_LETTERS = {chr(ord("a") + number): number for number in range(26)}
+_NAMED = dict(
     enumerate(
         """sscofpmf sstc svinval svpbmt zbb zicbom zihintpause svnapot zicboz smaia ssaia zba zbs
         zicntr zicsr zifencei zihpm smstateen zicond zbc zbkb zbkc zbkx zknd zkne zknh zkr zksed
         zksh zkt zvbb zvbc zvkb zvkg zvkned zvknha zvknhb zvksed zvksh zvkt zfh zfhmin zihintntl
         zvfh zvfhmin zfa ztso zacas zve32x zve32f zve64x zve64f zve64d zimop zca zcb zcd zcf
-        zcmop zawrs""".split(),
+        zcmop zawrs svvptc""".split(),
         26,
     )
 )
+_7_2 = dict(
+    enumerate(
+        """smmpm smnpm ssnpm zabha ziccrse svade svadu zfbfmin zvfbfmin zvfbfwma zaamo zalrsc zicbop
+        svrsw60t59b zalasr zilsd zclsd zicfilp zicfiss""".split(),
+        87,
+    )
+)
+_7_3 = dict(
+    enumerate(
+        """sscsrind smcsrind smcntrpmf ssccfg smcdeleg ssqosid zicclsm ziccamoa ziccif
+        za64rs""".split(),
+        106,
+    )
+)
+_6_1 = dict(enumerate("sscofpmf svpbmt zicbom zihintpause sstc svinval".split(), 26))
+EXTENSIONS = Numbers(
+    {name: number for number, name in _NAMED.items()} | _LETTERS,
+    {
+        (6, 1): dict.fromkeys(_NAMED.values()) | {name: at for at, name in _6_1.items()},
+        (7, 2): {name: at for at, name in _7_2.items()},
+        (7, 3): {name: at for at, name in (_7_2 | _7_3).items()},
+    },
+)
+
+
+ATOMICS = frozenset(("zaamo", "zalrsc"))  # what the letter a stands for, by names of their own
 
 
 def environment(boot: Boot) -> Environment:
@@ -41,6 +69,8 @@ def environment(boot: Boot) -> Environment:
         chosen = dict(option.partition("=")[::2] for option in options)
         found |= {name for name, value in chosen.items() if value in ("on", "true")}
         found -= {name for name, value in chosen.items() if value in ("off", "false")}
+    if "a" in found:
+        found |= ATOMICS
     if "v" in found:
         found |= {"zve32x", "zve32f", "zve64x", "zve64f", "zve64d"}
     ids = [int(boot.cpu.get(name, "0"), 0) for name in ("mvendorid", "marchid", "mimpid")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archs.environment import Boot, Environment
+from archs.numbers import Numbers
 from archs.passes.x86_64.ideal_nops import BY_VENDOR, K8, OPTION
 from archs.passes.x86_64.returns import ITS_RETURN_THUNK, RETURN_THUNK
 
@@ -79,6 +80,40 @@ FEATURES = {
     for bit, name in enumerate(names.split())
     if name != "-"
 }
+# Where other versions have other numbers, and where theirs mean something else (asm/cpufeatures.h
+# as Debian's headers have it). What an older version lacks, and has nothing at the number, is not here.
+_OLD = {
+    "flexpriority": 258,
+    "ept": 259,
+    "vpid": 260,
+    "vnmi": 257,
+    "lfence_rdtsc": 114,
+} | dict.fromkeys(("zen5", "tdx_host_platform", "sgx_edeccssa"))
+_NEW = {"its": 743, "its_native_only": 744, "indirect_thunk_its": 682} | dict.fromkeys(
+    ("p3", "sysenter32")
+)
+NUMBERS = Numbers(
+    FEATURES,
+    {
+        (5, 10): {
+            **_OLD,
+            "clear_cpu_buf": 371,
+            "msr_tsx_ctrl": 370,
+            "gds": 733,
+            "call_depth": None,
+            "coherency_sfw_no": None,
+        },
+        (6, 1): {
+            **_OLD,
+            "clear_cpu_buf": 370,
+            "coherency_sfw_no": 261,
+            "indirect_thunk_its": 677,
+            "fast_cppc": None,
+        },
+        (7, 2): _NEW,
+        (7, 3): _NEW,  # -rc7
+    },
+)
 # Bugs that are called like a feature.
 _BUGS = {"monitor": "bug_monitor", "l1tf": "bug_l1tf", "srso": "bug_srso"}
 

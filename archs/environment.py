@@ -118,18 +118,6 @@ class Environment:
     version: Version = MODELLED
     capabilities: frozenset[int] | None = None
 
-    def numbers(self, known: Mapping[str, int]) -> frozenset[int]:
-        """Return the numbers by which tables of modules name what there is.
-
-        Parameters
-        ----------
-        known
-            Number of each feature.
-        """
-        if self.capabilities is not None:
-            return self.capabilities
-        return frozenset(known[name] for name in self.features if name in known)
-
     def symbol(self, name: str) -> int:
         """Return a kernel symbol's address; SymbolNeeded where there is none."""
         if name not in self.symbols:

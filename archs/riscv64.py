@@ -44,7 +44,7 @@ from allocator.types import (
 )
 from archs import marks, traps
 from archs.arch import Arch
-from archs.boot_riscv64 import EXTENSIONS, THEAD, environment
+from archs.boot_riscv64 import ATOMICS, EXTENSIONS, THEAD, environment
 from archs.environment import Environment
 from archs.extable import ENTRY, POINTERS
 from archs.layouts import Table
@@ -200,19 +200,21 @@ _ALTERNATIVE = np.dtype(
 )
 
 
-def wanted_alternatives(entries: NDArray[np.void], environment: Environment) -> NDArray[np.intp]:
+def wanted_alternatives(
+    entries: NDArray[np.void], environment: Environment
+) -> tuple[NDArray[np.intp], int]:
     """Return the entries of extensions, then those of the vendor (alternative.c).
 
-    The upper half of a patch id is an argument (a block size), which no module gives.
+    And how many name an extension that nobody knows. The upper half of a patch id is an argument
+    (a block size), which no module gives.
     """
-    features = environment.features
-    letters = {name: ord(name) - ord("a") for name in features if len(name) == 1}
-    named = {name: number for number, name in EXTENSIONS.items()}
-    numbers = sorted(environment.numbers(named | letters))
-    standard = (entries["vendor"] == 0) & np.isin(entries["patch"], numbers)
+    held = EXTENSIONS.held(environment)
+    own = np.flatnonzero(entries["vendor"] == 0)
+    named = entries["patch"][own]
     vendor = (entries["vendor"] == THEAD) & (entries["patch"] == 0)
-    vendor &= "ERRATA_THEAD_MAE" in features
-    return np.concatenate([np.flatnonzero(standard), np.flatnonzero(vendor)])
+    vendor &= "ERRATA_THEAD_MAE" in environment.features
+    chosen = np.concatenate([own[held.chosen(named)], np.flatnonzero(vendor)])
+    return chosen, held.strange(named)
 
 
 def moved(code: bytes, old: int, new: int) -> bytes:
@@ -425,7 +427,7 @@ RISCV64 = Arch(
             prefix="RISCV",
             mode="UC_MODE_RISCV64",
             model="UC_CPU_RISCV64_SIFIVE_U54",
-            capabilities=frozenset("imafdc"),
+            capabilities=frozenset("imafdc") | ATOMICS,
             registers="UC_RISCV_REG_",
             capstone_prefix="CS_ARCH_RISCV",
             capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),

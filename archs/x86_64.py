@@ -40,7 +40,7 @@ from allocator.types import (
 )
 from archs import marks, traps
 from archs.arch import Arch
-from archs.boot_x86_64 import FEATURES, environment
+from archs.boot_x86_64 import NUMBERS, environment
 from archs.extable import ENTRY, HANDLED
 from archs.insn_x86_64 import NOPS, REGISTERS, holds
 from archs.layouts import Table
@@ -520,7 +520,7 @@ X86_64 = Arch(
         Pass("retpolines", retpolines.apply),
         Pass("returns", returns.apply),
         Pass("early_callthunks", partial(callthunks.apply, early=True)),
-        Pass("alternatives", partial(alternatives.apply, features=FEATURES)),
+        Pass("alternatives", partial(alternatives.apply, features=NUMBERS)),
         Pass("callthunks", partial(callthunks.apply, early=False)),
         Pass("ibt_seal", ibt_seal.seal),
         Pass("smp_locks", smp_locks.drop),

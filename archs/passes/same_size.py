@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archs.environment import Environment
+from archs.numbers import left_text
 from archs.passes.subject import Index, Subject
 
 
@@ -30,7 +31,7 @@ def apply(
     *,
     section: str,
     entry: np.dtype[np.void],
-    wanted: Callable[[NDArray[np.void], Environment], Index | None],
+    wanted: Callable[[NDArray[np.void], Environment], tuple[Index, int]],
     moved: Callable[[bytes, int, int], bytes],
     callback: Callable[[NDArray[np.void]], NDArray[np.bool_]] = never,
     callbacks: Mapping[str, Callable[[int], bytes]] | None = None,
@@ -45,8 +46,8 @@ def apply(
         Its entries: `place` and `replacement` (self-relative words), `length` in bytes, and
         what else decides.
     wanted
-        Returns which entries apply in an environment, in the order to apply; None where that is
-        not known, and all are left as compiled.
+        Returns which entries apply in an environment, in the order to apply, and how many name
+        something that is not known, and are left as compiled.
     moved
         Returns code that ran at the first address as it must read at the second.
     callback
@@ -67,11 +68,9 @@ def apply(
     called = callback(entries)
     symbols = subject.environment.symbols
     writers = {symbols[name]: code for name, code in callbacks.items() if name in symbols}
-    chosen = wanted(entries, subject.environment)
-    if chosen is None:
-        version = ".".join(map(str, subject.environment.version))
-        subject.report(f"alternatives: the numbers of Linux {version}'s capabilities are not known")
-        return
+    chosen, strange = wanted(entries, subject.environment)
+    if strange:
+        subject.report(left_text(strange, subject.environment.version))
     for writer, length in {(int(sources[n]), int(lengths[n])) for n in chosen[called[chosen]]}:
         if writer not in writers:
             what = f"an alternative is written by {writer:#x}, which is none of "

@@ -32,6 +32,7 @@ class Result:
     before: Mapping[int, bytes]
     after: Mapping[int, bytes]
     edits: Mapping[str, Edits]
+    notes: tuple[str, ...] = ()
 
     def index(self, name: str) -> int:
         """Return a section's number."""
@@ -93,4 +94,4 @@ def finalised(
     before = {index: bytes(contents) for index, contents in linked.sections.items()}
     found = finalise(view, layout, addresses, linked, environment, without=without)
     after = {index: bytes(contents) for index, contents in linked.sections.items()}
-    return Result(view, addresses, before, after, found.edits)
+    return Result(view, addresses, before, after, found.edits, found.notes)

@@ -18,7 +18,6 @@ section and fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -27,9 +26,10 @@ from numpy.typing import NDArray
 from allocator.types import MemType
 from archs.environment import Environment
 from archs.insn_x86_64 import CALL, INT3, JUMP, JUMP8, NOPS, Instruction, decode
+from archs.numbers import Numbers, left_text
 from archs.passes.subject import U64, Index, Subject, Table
 from archs.passes.x86_64.ideal_nops import nops_of
-from archs.passes.x86_64.paravirt import NOTHING, function_of
+from archs.passes.x86_64.paravirt import NOTHING, PV_OPS, function_of, pv_ops_text
 from archs.versions import Since
 
 ENTRY = np.dtype(
@@ -53,13 +53,13 @@ WRITTEN = Since(((0, 0), True), ((6, 13), False))
 LONGEST_NOP = 8  # that older kernels made (ASM_NOP_MAX)
 
 
-def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
+def apply(subject: Subject, *, features: Numbers) -> None:
     """Apply the alternatives that this CPU wants; refuse a table of no known form.
 
     Parameters
     ----------
     features
-        Feature -> number in the module's tables.
+        By which numbers tables of modules name them.
     """
     table = _table(subject)
     if table is None:
@@ -68,7 +68,7 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
     if WRITTEN.at(subject.environment.version):
         table.entries["length"] = levelled
     subject.claim(table)
-    has = subject.environment.numbers(features)
+    held, unknown, unheld = features.held(subject.environment), 0, 0
     gap, pack = GAP.at(subject.environment.version), PACKED.at(subject.environment.version)
     nops = nops_of(subject.environment)
     entries = table.entries
@@ -83,17 +83,25 @@ def apply(subject: Subject, *, features: Mapping[str, int]) -> None:
     sizes = levelled.tolist(), entries["replaced"].tolist()
     for n, (feature, flags, length, replaced) in enumerate(zip(*columns, *sizes, strict=True)):
         at, source = int(where[n]), int(start[n])
+        if held.known is not None and feature not in held.known:
+            unknown += 1
+            continue
         code = image[at : at + length].tobytes()
-        if (feature in has) != bool(flags & NOT):
+        if (feature in held.there) != bool(flags & NOT):
             new: bytes | None = image[source : source + replaced].tobytes()
             if flags & DIRECT_CALL:
                 new = _direct_call(code, int(places[n]), new or b"", subject.environment)
             if new is None:
+                unheld += subject.environment.version not in PV_OPS
                 continue
             filler = NOPS[1] * (length - len(new))
             code = _moved(new + filler, int(sources[n]), int(places[n]), replaced, gap=gap)
         image[at : at + length] = np.frombuffer(pack(code, nops), np.uint8)
     subject.note(where, levelled)
+    if unknown:
+        subject.report(left_text(unknown, subject.environment.version))
+    if unheld:
+        subject.report(pv_ops_text(unheld, subject.environment))
 
 
 def places(subject: Subject) -> U64:

@@ -61,7 +61,13 @@ _INLINE = {
     "native_wbinvd": "0f09",
 }
 _7_2 = [name for name in _6_12 if name not in ("native_io_delay", "pv_native_wbinvd")]
-PV_OPS: Mapping[Version, list[str]] = {(5, 10): _5_10, (6, 1): _6_12, (6, 12): _6_12, (7, 2): _7_2}
+PV_OPS: Mapping[Version, list[str]] = {
+    (5, 10): _5_10,
+    (6, 1): _6_12,
+    (6, 12): _6_12,
+    (7, 2): _7_2,
+    (7, 3): _7_2,  # -rc7
+}
 
 INLINED: Collection[Version] = ((5, 10),)
 
@@ -101,7 +107,10 @@ def apply(subject: Subject) -> None:
         new = code + nops[length - len(code)]
         subject.write(np.array([at], np.intp), np.frombuffer(new, np.uint8))
     if left:
-        version = ".".join(map(str, environment.version))
-        subject.report(
-            f"{left} calls through pv_ops: what it holds in Linux {version} is not known"
-        )
+        subject.report(pv_ops_text(left, environment))
+
+
+def pv_ops_text(count: int, environment: Environment) -> str:
+    """Return what to say of calls that stay as compiled."""
+    version = ".".join(map(str, environment.version))
+    return f"{count} calls through pv_ops: what it holds in Linux {version} is not known"

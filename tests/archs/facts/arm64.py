@@ -386,7 +386,7 @@ function:
 
 _LOAD = Load(
     image_base=0xFFFF_8000_8000_0000,
-    features=frozenset(CAPABILITIES),
+    features=frozenset(CAPABILITIES.usual),
     debian=(4350, 78.14, 31.47, 22.01),
     image_marks={56: b"ARM\x64"},
 )

@@ -339,7 +339,7 @@ function:
 
 _LOAD = Load(
     image_base=0xFFFF_FFFF_8000_0000,
-    features=frozenset(EXTENSIONS.values()),
+    features=frozenset(EXTENSIONS.usual),
     debian=(3103, 58.19, 21.28, 17.31),
     image_marks={48: b"RISCV\0\0\0", 56: b"RSC\x05"},
 )

@@ -123,6 +123,22 @@ def test_a_direct_call_of_something_unknown_is_left():
     assert result.after[result.index(".text")] == result.before[result.index(".text")]
 
 
+@pytest.mark.parametrize(("version", "said"), [((6, 9), True), ((6, 12), False), ((7, 3), False)])
+def test_a_direct_call_is_not_guessed_and_said(version, said):
+    """In a version whose pv_ops nobody knows the call stays, and a note says why."""
+    symbols = {"pv_ops": 0xFFFF_FFFF_82C3_5480, "BUG_func": 0xFFFF_FFFF_81D0_0CF0}
+    native = {"native_read_msr": 0xFFFF_FFFF_8109_92F0}
+    features = frozenset({"always"})
+    environment = Environment(features=features, symbols=symbols | native, version=version)
+    relas = [Rela(2, PC32, "pv_ops", 184 - 4 - (16 if version > (7,) else 0))]
+    entry = ("always", DIRECT, b"\xe8\0\0\0\0", 6, [Rela(1, 4, "BUG_func", -4)])
+    result = patched(b"\xff\x15\0\0\0\0", [entry], environment, symbols, relas=relas)
+    same = result.after[result.index(".text")] == result.before[result.index(".text")]
+    assert same is said
+    note = "1 calls through pv_ops: what it holds in Linux 6.9 is not known"
+    assert result.notes == ((note,) if said else ())
+
+
 def test_a_replacement_that_is_too_long_is_refused():
     """A table whose replacement does not fit its place is an error."""
     with pytest.raises(BadModule, match="longer than its place"):

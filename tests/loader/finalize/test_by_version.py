@@ -130,16 +130,46 @@ def test_lock_prefixes_outside_of_text(version, kept):
 
 def alternative(version, old, new, form, *relas_of_new):
     """Return what one alternative makes of the code that it has."""
-    feature = (0,) if form == 12 else (0, 0)  # the number, and later kernels' flags
+    return with_alternative(version, old, new, form, *relas_of_new).bytes()[:-1]
+
+
+def with_alternative(version, old, new, form, *relas_of_new, number=0, name="fpu"):
+    """Return a module with one alternative, finalised, where one feature is there."""
+    feature = (number,) if form == 12 else (number, 0)  # and later kernels' flags
     entry = bytes(8) + struct.pack(f"<{len(feature)}HBB", *feature, len(old), len(new))
     relas = [Rela(0, PC32, TEXT, 0), Rela(4, PC32, "new", 0)]
     tables = [
         Sec(".altinstructions", entry, A, align=1, relas=relas),
         Sec(".altinstr_replacement", new, A | 4, align=1, relas=relas_of_new),
     ]
-    environment = Environment(features=frozenset({"fpu"}), version=version)
+    environment = Environment(features=frozenset({name}), version=version)
     symbols = [Sym("new", ".altinstr_replacement", bind=LOCAL)]
-    return finalised(old + b"\xc3", tables, environment, extra=symbols).bytes()[:-1]
+    return finalised(old + b"\xc3", tables, environment, extra=symbols)
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "taken", "said"),
+    [
+        ((6, 1), 114, True, False),  # 3*32+18, where 6.12 has CLEAR_CPU_BUF
+        ((6, 1), 642, False, True),  # 20*32+2: nothing then
+        ((6, 12), 642, True, False),
+        ((6, 12), 114, False, False),
+        ((6, 6), 114, False, True),
+        ((6, 6), 642, False, True),
+        ((6, 6), 0, False, False),  # FPU never moved; it is not there
+        ((7, 9), 642, False, True),
+    ],
+)
+def test_numbers_of_features_are_not_guessed(version, number, taken, said):
+    """LFENCE_RDTSC moved after 6.1: in a version between nobody knows, and it is left and said."""
+    form = 12 if version == (6, 1) else 14
+    result = with_alternative(
+        version, b"\x90" * 4, b"\xf4" * 4, form, number=number, name="lfence_rdtsc"
+    )
+    assert (result.bytes()[:1] == b"\xf4") is taken
+    number = ".".join(map(str, version))
+    text = f"alternatives: 1 name features by numbers that are not known of Linux {number}: "
+    assert result.notes == ((f"{text}left as compiled",) if said else ())
 
 
 @pytest.mark.parametrize(
@@ -211,6 +241,8 @@ def test_what_pv_ops_holds_is_not_guessed():
     environment = Environment(version=(6, 3), symbols=symbols)
     result = finalised(b"\xcc" * 6, [table], environment)
     assert result.before == result.after
+    (note,) = result.notes
+    assert note == "1 calls through pv_ops: what it holds in Linux 6.3 is not known"
 
 
 @pytest.mark.parametrize(
