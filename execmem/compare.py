@@ -23,7 +23,7 @@ from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known
 from allocator.designs.find import UnknownDesign
 from allocator.errors import DesignError, NoSuchName, printable
 from allocator.plugins import said
-from allocator.types import GIB, MIB, PAGE_SIZE, MemType, align_up, size_text
+from allocator.types import GIB, MIB, PAGE_SIZE, MemType, Paging, align_up, size_text
 from allocator.workloads import (
     WORKLOADS,
     BranchReach,
@@ -72,11 +72,12 @@ class DesignRun:
     design: str
     workload: Workload
     measures: Measures
+    page: int = PAGE_SIZE
 
     def as_json(self) -> dict[str, Any]:
         """Return the run as the JSON document shows it."""
         head = {"arch": self.arch.name, "design": self.design, "workload": self.workload.name}
-        return head | attrs.asdict(self.measures)
+        return head | {"page_size": self.page} | attrs.asdict(self.measures)
 
 
 def branch_reach(arch: Arch) -> BranchReach:
@@ -103,14 +104,33 @@ def execmem_for(
     memory: int = 2 * GIB,
     kaslr: int | None = None,
     text_poke: bool = True,
+    page: int = PAGE_SIZE,
 ) -> Execmem:
     """Return fresh executable memory of an architecture; ExecmemError for an unknown design."""
+    paged = {} if page == PAGE_SIZE else {"page": page}
     return Execmem(
-        KernelMemory(PhysicalMemory(memory), arch.loads.address_map(kaslr)),
+        KernelMemory(
+            PhysicalMemory(memory, paging=Paging(page)), arch.loads.address_map(kaslr, **paged)
+        ),
         trap=arch.loads.trap,
         text_poke=arch.text_poke if text_poke else None,
         design=design,
     )
+
+
+def with_pages(
+    pairs: Sequence[tuple[Arch, Workload]], page: int, *, asked: bool
+) -> list[tuple[Arch, Workload]]:
+    """Return the workloads of architectures that have pages of `page` bytes.
+
+    ExecmemError where none has, or where one that was `asked` for has not.
+    """
+    found = [pair for pair in pairs if page in pair[0].loads.page_sizes]
+    lacking = [arch for arch, _ in pairs if page not in arch.loads.page_sizes]
+    if lacking and (asked or not found):
+        has = ", ".join(map(size_text, lacking[0].loads.page_sizes))
+        raise ExecmemError(f"{lacking[0].name}: no pages of {size_text(page)}; it has {has}")
+    return found
 
 
 def designs_of(names: Iterable[DesignLike]) -> tuple[Chosen, ...]:
@@ -246,6 +266,7 @@ def compare(
     *,
     kaslr: int | None = None,
     text_poke: bool = True,
+    page: int = PAGE_SIZE,
     check: bool = False,
     progress: MatrixProgression = lambda _what, _done, _total: None,
     broken: list[DesignFailed] | None = None,
@@ -255,6 +276,8 @@ def compare(
 
     Parameters
     ----------
+    page
+        Bytes of a page, which every architecture here has.
     check
         Verify every invariant of memory after each run.
     progress
@@ -275,7 +298,7 @@ def compare(
 
             try:
                 execmem = execmem_for(
-                    arch, design, memory=load.memory, kaslr=kaslr, text_poke=text_poke
+                    arch, design, memory=load.memory, page=page, kaslr=kaslr, text_poke=text_poke
                 )
                 measures = run(load, execmem, branch_reach(arch), progress=tell)
                 if check:
@@ -289,7 +312,8 @@ def compare(
                     )
                 )
                 continue
-            runs.append(DesignRun(arch=arch, design=design.name, workload=load, measures=measures))
+            found = DesignRun(arch=arch, design=design.name, workload=load, measures=measures)
+            runs.append(attrs.evolve(found, page=page))
             finished(runs[-1])
     return runs
 
@@ -314,16 +338,16 @@ def progress_bar() -> Iterator[MatrixProgression]:
 
 
 PLACEMENT = "design modules refused before_PLT PLT_slots window padding us/op".split()
-MAPPING = "design 4_KiB 2_MiB text data rodata splits flushes pokes iTLB".split()
-PLACEMENT, MAPPING = ([word.replace("_", " ") for word in row] for row in (PLACEMENT, MAPPING))
+MAPPING = "text data rodata splits flushes pokes iTLB".split()
+PLACEMENT = [word.replace("_", " ") for word in PLACEMENT]
 
 LEGEND = (
     "modules: loaded. refused: requests that got no memory. before PLT: modules loaded before "
     "the first that needs a PLT entry. PLT slots: entries reserved. window: MiB taken of "
     "the module window. padding: MiB held beyond what was asked for. us/op: microseconds of this "
     "model, not of a kernel, per alloc and free; - where something was refused, as then less was "
-    "done. 4 KiB, 2 MiB: leaves that "
-    "map text. text, data, rodata: share under 2 MiB leaves. splits: of direct-map leaves. "
+    "done. {small}, {large}: leaves that "
+    "map text. text, data, rodata: share under {large} leaves. splits: of direct-map leaves. "
     "flushes: of TLBs, of one CPU or of all. pokes: writes through text_poke. "
     "iTLB: misses per 1,000 calls"
 )
@@ -378,13 +402,16 @@ def show(out: Console, runs: Sequence[DesignRun]) -> None:
         out.print()
         core = _core(group[0])
         rows = [_mapping(found, core) for found in group]
-        out.print(table(MAPPING, rows, right=",".join(MAPPING[1:])))
+        small, large = (size_text(size) for size in Paging(group[0].page).leaves[:2])
+        head = ["design", small, large, *MAPPING]
+        out.print(table(head, rows, right=",".join(head[1:])))
     if not runs:
         return
     named = filter(None, (_core(group[0]) for group in by_arch.values()))
     cores = ", ".join(dict.fromkeys(CORES[core].title for core in named))
     out.print()
-    for line in wrap(f"{LEGEND} ({cores})." if cores else f"{LEGEND}.", WIDTH):
+    legend = LEGEND.format(small=small, large=large)
+    for line in wrap(f"{legend} ({cores})." if cores else f"{legend}.", WIDTH):
         out.print(line, soft_wrap=True)
     for group in by_arch.values():
         _explain_flushes(out, group)

@@ -44,12 +44,14 @@ from allocator.types import (
     MemType,
     align_down,
     align_up,
+    size_text,
 )
 from archs import Arch
 from loader.elf import arch_of, parse
 from loader.errors import BadModule
 from loader.files import SUFFIXES, module_name, read_module
 from loader.kallsyms import sizes_with_symbols
+from loader.kernel.config import page_size_in
 from loader.layout import TOGETHER, plan
 from loader.recording import RecordedBoot, Recording, image_of
 
@@ -249,8 +251,15 @@ def _turn(run: RecordedBoot, loads: Sequence[BootLoad], failed: BootLoad) -> int
 
 
 def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:
-    """Play the loads of one boot again and compare."""
+    """Play the loads of one boot again and compare.
+
+    BadModule where the kernel that was recorded had other pages than those of 4 KiB.
+    """
     arch = archs.arch(run.arch_name)
+    page = page_size_in(run.boot.config)
+    if page not in (None, PAGE_SIZE):
+        reason = f"pages of {size_text(page or 0)}; places are predicted for those of 4 KiB"
+        raise BadModule(f"the kernel {run.kernel}", "configuration", reason)
     version = run.boot.version
     design, together = arch.loads.execmem.at(version), TOGETHER.at(version)
     address_map = _ranges(arch, run)

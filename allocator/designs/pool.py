@@ -45,6 +45,15 @@ CHUNK = 2 * MIB  # where a large leaf is none of this size, and too much
 SHARE = 8  # of physical memory, a chunk takes at most one in so many parts
 
 
+def chunk_size(memory: KernelMemory) -> int:
+    """Return the bytes of a chunk: a large leaf, or 2 MiB where that is too much of the memory.
+
+    "It doesn't make sense to reserve too much memory in one allocation", as BPF_PROG_PACK_SIZE.
+    """
+    large = memory.large_size
+    return large if large * SHARE <= memory.physical.size else CHUNK
+
+
 @attrs.define(eq=False)
 class Pool(Store):
     """Free areas in chunks of a large leaf (2 MiB), several areas in one chunk.
@@ -188,10 +197,8 @@ class Pool(Store):
     @property
     def chunk_sizes(self) -> tuple[int, ...]:
         """Bytes that a chunk may have, the preferred first; where none can be had, less."""
-        large = self.memory.large_size
-        # "It doesn't make sense to reserve too much memory": BPF_PROG_PACK_SIZE.
-        wanted = self.large and large != CHUNK and large * SHARE <= self.memory.physical.size
-        return (large, CHUNK) if wanted else (CHUNK,)
+        first = chunk_size(self.memory) if self.large else CHUNK
+        return (CHUNK,) if first == CHUNK else (first, CHUNK)
 
     # Areas ---------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import attrs
 
-from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Interval
+from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, Paging
 
 
 @attrs.frozen
@@ -102,11 +102,10 @@ class InstructionTlb:
     def access(self, address: int, leaf: int) -> bool:
         """Fetch from `address`, mapped by a leaf of `leaf` bytes; return whether it hit."""
         page = address // leaf
-        sets, ways = (
-            (self._small, self._ways) if leaf == PAGE_SIZE else (self._large, self._large_ways)
-        )
+        small = leaf < LARGE_PAGE_SIZE
+        sets, ways = (self._small, self._ways) if small else (self._large, self._large_ways)
         held = sets[page % len(sets)]
-        key = page * leaf + (leaf != PAGE_SIZE)  # a page of each size may begin here
+        key = page * leaf + (not small)  # a page and a large leaf may begin here
         if key in held:
             held.move_to_end(key)
             return True
@@ -123,17 +122,22 @@ def misses_per_million(
     *,
     cores: Mapping[str, Core] = CORES,
     mix: CallMix | None = None,
+    paging: Paging | None = None,
 ) -> dict[str, float]:
     """Return, per core, first-level misses on the targets' texts per million calls.
 
     Parameters
     ----------
     leaves
-        Page number (address / 4 KiB) -> bytes of the leaf that maps it; 4 KiB where missing.
+        Page number (address / bytes of a page) -> bytes of the leaf that maps it; a page where
+        missing.
     image
         The kernel image, which large leaves map.
+    paging
+        How large pages and large leaves are.
     """
-    mix = mix or CallMix()
+    mix, paging = mix or CallMix(), paging or Paging()
+    page, large = paging.page, paging.large
     if not targets:
         return dict.fromkeys(cores, 0.0)
     warm_up = mix.calls // 4
@@ -141,9 +145,7 @@ def misses_per_million(
     misses = dict.fromkeys(cores, 0)
     for number, accesses in enumerate(_calls(targets, image, mix, warm_up + mix.calls)):
         for address, counts in accesses:
-            leaf = leaves.get(address // PAGE_SIZE, PAGE_SIZE)
-            if address in image:
-                leaf = LARGE_PAGE_SIZE
+            leaf = large if address in image else leaves.get(address // page, page)
             for name, tlb in tlbs.items():
                 if not tlb.access(address, leaf) and counts and number >= warm_up:
                     misses[name] += 1

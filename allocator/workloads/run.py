@@ -18,14 +18,12 @@ from contextlib import ExitStack
 import attrs
 
 from allocator.designs.base import Allocation
+from allocator.designs.pool import chunk_size
 from allocator.errors import AllocationError, DesignError, ExecmemError
 from allocator.events import Events
 from allocator.execmem import Execmem, Pending, Report
 from allocator.types import (
     CORE_AND_INIT,
-    GIB,
-    LARGE_PAGE_SIZE,
-    PAGE_SIZE,
     Consumer,
     ExecmemType,
     Interval,
@@ -48,9 +46,7 @@ from allocator.workloads.operations import (
     Workload,
 )
 
-# A chunk that is used by less than this is held by something tiny.
-PINNED_BYTES = LARGE_PAGE_SIZE // 16
-LEAF_NAMES = {PAGE_SIZE: "4KiB", LARGE_PAGE_SIZE: "2MiB", GIB: "1GiB"}
+PINNED = 16  # a chunk that is used by less than one in so many parts is held by something tiny
 _BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
 
 
@@ -246,7 +242,7 @@ class Runner:
             plt_modules=self._plt_modules,
             plt_slots=self._plt_slots,
             out_of_reach=self._out_of_reach(),
-            leaves=_leaves(report),
+            leaves=self._leaves(report),
             large_share={kind.name: report.large_share.get(kind, 0.0) for kind in MemType},
             direct_map_before=self._direct_map,
             direct_map_after=self._leaves_of_direct_map(),
@@ -435,7 +431,16 @@ class Runner:
 
     def _leaves_of_direct_map(self) -> dict[str, int]:
         leaves = self._memory.page_table.leaf_counts(self._memory.direct_map)
-        return {name: leaves.get(size, 0) for size, name in LEAF_NAMES.items()}
+        return {_leaf_name(size): count for size, count in leaves.items()}
+
+    def _leaves(self, report: Report) -> dict[str, dict[str, int]]:
+        sizes = (self._memory.page_size, self._memory.large_size)
+        return {
+            kind.name: {
+                _leaf_name(size): report.leaves.get(kind, {}).get(size, 0) for size in sizes
+            }
+            for kind in MemType
+        }
 
     def _free_space(self) -> tuple[int, int]:
         """Return free address space of the text window, and of the rest of its fallback."""
@@ -449,18 +454,17 @@ class Runner:
         return free, beside - shared
 
     def _chunks_pinned(self) -> int:
-        """Count 2 MiB regions that are mapped as a whole and hardly used."""
+        """Count chunks that are mapped as a whole and hardly used."""
+        whole = chunk_size(self._memory)
         idle: dict[int, int] = {}
         for area in self.execmem.design.free_intervals():
             at = area.start
             while at < area.end:
-                chunk = align_down(at, LARGE_PAGE_SIZE)
-                stop = min(area.end, chunk + LARGE_PAGE_SIZE)
+                chunk = align_down(at, whole)
+                stop = min(area.end, chunk + whole)
                 idle[chunk] = idle.get(chunk, 0) + stop - at
                 at = stop
-        return sum(
-            LARGE_PAGE_SIZE > size > LARGE_PAGE_SIZE - PINNED_BYTES for size in idle.values()
-        )
+        return sum(whole > size > whole - whole // PINNED for size in idle.values())
 
     def _itlb_misses(self) -> dict[str, float]:
         targets = [
@@ -470,17 +474,18 @@ class Runner:
         ]
         targets += [CalledText(held.interval) for held in self._held.values() if held.type.is_text]
         large: dict[int, int] = {}
+        page = self._memory.page_size
         for target in targets:
             for leaf in self._memory.page_table.leaves(target.text):
-                if leaf.size > PAGE_SIZE:
-                    first = target.text.start // PAGE_SIZE
-                    last = (target.text.end - 1) // PAGE_SIZE
+                if leaf.size > page:
+                    first = target.text.start // page
+                    last = (target.text.end - 1) // page
                     pages = range(
-                        max(first, leaf.va // PAGE_SIZE),
-                        min(last + 1, (leaf.va + leaf.size) // PAGE_SIZE),
+                        max(first, leaf.va // page),
+                        min(last + 1, (leaf.va + leaf.size) // page),
                     )
                     large.update(dict.fromkeys(pages, leaf.size))
-        return misses_per_million(targets, large, self._image)
+        return misses_per_million(targets, large, self._image, paging=self._memory.paging)
 
 
 def run(
@@ -519,14 +524,8 @@ def _touches(source: Interval, target: Interval, reach: Interval) -> bool:
     )
 
 
-def _leaves(report: Report) -> dict[str, dict[str, int]]:
-    return {
-        kind.name: {
-            LEAF_NAMES[size]: report.leaves.get(kind, {}).get(size, 0)
-            for size in (PAGE_SIZE, LARGE_PAGE_SIZE)
-        }
-        for kind in MemType
-    }
+def _leaf_name(size: int) -> str:
+    return size_text(size).replace(" ", "")
 
 
 def _counts(events: Events) -> dict[str, int]:

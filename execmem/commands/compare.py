@@ -25,6 +25,14 @@ from execmem.streams import say
 @click.option(
     "--kaslr", type=click.IntRange(min=0), metavar="SEED", help="randomise as this boot would"
 )
+@click.option(
+    "--page-size",
+    type=click.Choice(["4KiB", "16KiB", "64KiB"]),
+    default="4KiB",
+    show_default=True,
+    metavar="SIZE",
+    help="4KiB, 16KiB or 64KiB, where an architecture has such",
+)
 @click.option("--no-text-poke", is_flag=True, help="do without text_poke")
 @click.option("--check", is_flag=True, help="verify every invariant of memory after each run")
 @click.option("--svg", type=SVG, metavar="FILE", help="write a chart")
@@ -40,6 +48,7 @@ from execmem.streams import say
     "execmem compare",
     "execmem compare --workload debian --arch arm64 --svg debian.svg",
     "execmem compare --workload churn --arch x86_64 --record churn.jsonl",
+    "execmem compare --page-size 16KiB --arch arm64",
 )
 def compare(
     ctx: click.Context,
@@ -47,6 +56,7 @@ def compare(
     workload: str,
     names: tuple[str, ...],
     kaslr: int | None,
+    page_size: str,
     no_text_poke: bool,
     check: bool,
     svg: str | None,
@@ -78,7 +88,8 @@ def compare(
             compare.show_listing(console(), found)
         return
     using = compare.designs_of(designs)
-    pairs = compare.workloads(workload, chosen)
+    page = int(page_size.removesuffix("KiB")) << 10
+    pairs = compare.with_pages(compare.workloads(workload, chosen), page, asked=bool(chosen))
     if record is not None:
         if len(pairs) != 1:
             raise click.UsageError("--record writes the trace of one architecture: give one --arch")
@@ -93,6 +104,7 @@ def compare(
                 using,
                 kaslr=kaslr,
                 text_poke=not no_text_poke,
+                page=page,
                 check=check,
                 progress=progress,
                 broken=broken,

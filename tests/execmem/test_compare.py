@@ -106,6 +106,39 @@ def test_text_of_the_else_branch_is_refused_or_needs_plt_entries(run, arch):
     assert len(broken["failures"]) + broken["modules"] == whole["modules"]
 
 
+@pytest.mark.parametrize(("page", "large"), [(16, "32MiB"), (64, "512MiB")])
+def test_pages_of_other_sizes(run, page, large):
+    """Every design runs where an architecture has such pages; leaves are counted by their names."""
+    size = f"{page}KiB"
+    code, out, _ = run("--workload", "no-modules", "--page-size", size, "--check", "--json")
+    found = runs_of(out)
+    assert code == 0
+    having = [a.name for a in archs.ALL if page << 10 in a.loads.page_sizes]
+    assert [one["arch"] for one in found] == [name for name in having for _ in DESIGNS]
+    for one in found:
+        assert one["page_size"] == page << 10
+        assert one["leaves"]["TEXT"].keys() == one["direct_map_after"].keys() == {size, large}
+        assert sum(one["leaves"]["TEXT"].values()) > 0
+        assert not one["failures"]
+    small = runs_of(run("--workload", "no-modules", "--arch", "arm64", "--json")[1])
+    for one, other in zip(small, found, strict=False):  # arm64 comes first
+        assert one["live_bytes"] == other["live_bytes"]
+        if one["design"] == "vmalloc":  # pages only
+            assert one["leaves"]["TEXT"]["4KiB"] >= other["leaves"]["TEXT"][size]
+    code, out, _ = run("--workload", root("arm64"), "--page-size", size)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert f"share under {large[:-3]} {large[-3:]} leaves" in " ".join(out.split())
+
+
+def test_an_architecture_without_such_pages_is_refused(run):
+    """By name, in one line, where it was asked for; else it is passed over."""
+    code, _, err = run("--arch", "arm64", "--arch", "x86_64", "--page-size", "16KiB")
+    assert (code, err) == (1, "execmem: x86_64: no pages of 16 KiB; it has 4 KiB\n")
+    code, _, err = run("--page-size", "8KiB")
+    assert code == 2
+
+
 def test_tables_fit_80_columns_for_every_design(run):
     """Every design has its lines, nothing is wider than 80 columns or coloured."""
     code, out, _ = run("--workload", root("arm64"))
