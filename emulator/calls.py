@@ -77,6 +77,7 @@ class CallStack:
     top_frame: int
     banks: dict[int, Callable[[list[int]], None]] = attrs.field(factory=dict)
     depth: int = 0
+    entry: int = 0  # where the innermost function began; 0 where none is under way
 
 
 class Calls:
@@ -251,6 +252,7 @@ class Calls:
         cpu, end = stack.cpu, self.return_address
         # What a kernel function calls back is the guest's own code again.
         inside, serving.function = serving.function, ""
+        outer, stack.entry = stack.entry, address
         stack.depth += 1
         failed = True
         try:
@@ -268,6 +270,7 @@ class Calls:
             raise
         finally:
             stack.depth -= 1
+            stack.entry = outer
             serving.function = inside
             if failed and not stack.depth:
                 cpu.reset(fully=True)

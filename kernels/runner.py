@@ -16,6 +16,11 @@ class GuestRunner(Protocol):
         """How many guest functions are under way on this CPU, one called from the other."""
         ...
 
+    @property
+    def entry(self) -> int:
+        """Where the innermost guest function on this CPU began; 0 between calls."""
+        ...
+
     def call(self, address: int, *args: int) -> int:
         """Call a guest function from a kernel function that the guest called."""
         ...

@@ -11,14 +11,12 @@ The checks of one module share what they find; that is why they are one class, a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 
 import attrs
 
 from archs.versions import version_of
-from loader.build import Build, assumptions, build_of, build_salt, is_modelled, model_text
+from loader.build import Build, assumptions, build_salt, is_sample, model_text, stops
 from loader.checks import CHECKS, WARNING, Refused, Violation, violation
 from loader.elfview import (
     SHF_EXECINSTR,
@@ -51,8 +49,6 @@ LAYOUT = "module_layout"
 CONSTRUCTORS = (".ctors", ".init_array")
 MODULE_SPACE = "module:"  # namespace of the modules named behind it, since Linux 6.16
 SHOWN = 12  # names in a notice
-# Sample modules are built for what is modelled, as part of it, and say so in this way.
-SAMPLES = re.compile(r"6\.12\.\d+-samples")
 
 
 def constructors_of(view: ElfView) -> Section | None:
@@ -70,7 +66,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-@attrs.define(slots=False)
+@attrs.define
 class Admission:
     """The checks of one module, in order: `structure`, `taint`, `imports`, then `settle`.
 
@@ -82,6 +78,8 @@ class Admission:
         The module; PLT sections are there already, where they are added.
     title
         The module's name.
+    build
+        What it was built for, as far as anything tells.
     taints, notices
         What was found.
     """
@@ -89,6 +87,7 @@ class Admission:
     gate: Gate
     view: ElfView
     title: str
+    build: Build
     taints: set[str] = attrs.field(factory=set)
     notices: list[Notice] = attrs.field(factory=list)
     _facts: TreeFacts | None = attrs.field(init=False, default=None)
@@ -97,11 +96,6 @@ class Admission:
     def __attrs_post_init__(self) -> None:
         self._facts = self.gate.facts()
         self._before = frozenset(self.gate.taints), frozenset(self.gate.said)
-
-    @cached_property
-    def build(self) -> Build:
-        """What the module was built for, as far as anything tells."""
-        return build_of(self.view, self.gate.kernel)
 
     @property
     def magic(self) -> str | None:
@@ -221,13 +215,12 @@ class Admission:
     @property
     def _of_model(self) -> bool:
         """Whether the module is for the kernel that is modelled, or says nothing."""
-        magic = self.magic
-        return magic is None or is_modelled(magic, self.gate.arch) or self._sample
+        return self.magic is None or self.build.modelled
 
     @property
     def _sample(self) -> bool:
         """Whether the module is a sample: those belong to the tree of the kernel modelled."""
-        return SAMPLES.fullmatch((self.magic or "").partition(" ")[0]) is not None
+        return is_sample(self.magic or "")
 
     def _extended_versions(self) -> list[Violation]:
         if self.gate.force:
@@ -252,7 +245,7 @@ class Admission:
         if magic is None or self.gate.force:
             self._forced("vermagic-missing")
         if magic is None:
-            text = f"names no kernel (there is no vermagic): taken for a module of {model_text(self.gate.arch)}"
+            text = f"names no kernel (there is no vermagic): taken for a module of {model_text(self.gate.arch)}{stops(self.build)}"
             self._notice("vermagic-missing", text)
             return found
         if (
@@ -270,7 +263,7 @@ class Admission:
         if named and self._of_model and self.gate.kernel is None:
             return found
         salt = None if named else build_salt(self.view)
-        said = assumptions(self.build, magic, salt, sample=self._sample, page=self.gate.page_size)
+        said = assumptions(self.build, magic, salt, page=self.gate.page_size)
         self.notices += [Notice(code, text, self.title) for code, text in said]
         return found
 
@@ -318,9 +311,8 @@ class Admission:
             changed = frozenset((plt.section, plt.init_section, *plt.placeholders))
         if plt is not None and plt.required:
             missing = [n for n in (plt.section, plt.init_section) if view.section(n) is None]
-            magic = self.magic or ""
-            known = is_modelled(magic, self.gate.arch) or self._facts is not None
-            if missing and magic and known and not self._sample:
+            known = self.build.modelled or self._facts is not None
+            if missing and self.magic and known and not self._sample:
                 reason = f"there is no {' and no '.join(missing)}; hint: --with-plt adds them"
                 found.append(self._bad("plt-missing", "sections", reason))
             elif missing:

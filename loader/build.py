@@ -24,6 +24,7 @@ from archs.versions import Version, version_of
 from loader.btf import BadBtf
 from loader.btf_records import Kind
 from loader.elfview import ElfView
+from loader.flavours import UNKNOWN, flavour_of
 from loader.kernel.image import KernelImage
 from loader.layout import THIS_MODULE
 from loader.marks import marks_of
@@ -31,7 +32,6 @@ from loader.versions import VMLINUX, SymversExport, TreeFacts
 
 T = TypeVar("T")
 
-UNKNOWN = "unknown"
 SHOWN = 64  # characters of a release, as `uname -r` prints it
 NOTE = ".note.Linux"
 BUILD_SALT = 0x100  # LINUX_ELFNOTE_BUILD_SALT
@@ -39,41 +39,8 @@ COMMENT = ".comment"
 _NUMBERS = re.compile(r"\d+\.\d+(?:\.\d+)?(?:-rc\d+)?(?:-\d+)?")
 _REBUILT = re.compile(r"^\+(?:deb|bpo)[\d.]*(?:\+\d+)?")
 
-# How distributions call their kernels: flavour, and what is found in a release.
-RELEASES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (flavour, re.compile(pattern))
-    for flavour, pattern in (
-        ("Android", r"-android\d+-|-android\d+$"),
-        ("Raspberry Pi OS", r"\+rpt-rpi|-v[78]l?\+$"),
-        (
-            "Debian",
-            r"\+(?:deb|bpo)\d*\b|-\d+-(?:rt-|cloud-|amd64|arm64|armmp|686|5kc|powerpc|s390x|riscv64)",
-        ),
-        ("Fedora", r"\.fc\d+\b"),
-        ("Oracle Linux", r"\.el\d+uek"),
-        ("Red Hat Enterprise Linux", r"\.el\d+"),
-        ("Amazon Linux", r"\.amzn\d+"),
-        ("openSUSE", r"-[\d.]+(?:\.g[0-9a-f]+)?-default$"),
-        ("Arch Linux", r"-(?:arch|zen|hardened)\d+-"),
-        ("Gentoo", r"-gentoo"),
-        ("Windows Subsystem for Linux", r"-microsoft-standard"),
-        ("Ubuntu", r"-\d+-(?:generic|lowlatency|aws|azure|gcp|kvm|oem|oracle|raspi|realtime)"),
-    )
-)
-# What their compilers call themselves, in banners and `.comment` sections.
-COMPILERS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (flavour, re.compile(pattern))
-    for flavour, pattern in (
-        ("OpenWrt", r"\(OpenWrt "),
-        ("Android", r"Android \(\d+|android-build@"),
-        ("Ubuntu", r"\(Ubuntu |~\d\d\.\d\d"),
-        ("Debian", r"\(Debian "),
-        ("Red Hat", r"\(Red Hat "),
-        ("openSUSE", r"\(SUSE "),
-        ("Buildroot", r"\(Buildroot "),
-    )
-)
-_SERIES = re.compile(r"(\d+\.\d+)\.\d+(\S*)")
+# Sample modules are built for what is modelled, as part of it, and say so in this way.
+SAMPLES = re.compile(r"6\.12\.\d+-samples")
 _KIB_PAGES = re.compile(r"(?<![0-9A-Za-z])(16|64)k(?![0-9A-Za-z])", re.IGNORECASE)
 
 
@@ -141,6 +108,11 @@ class Build:
         Whether its types, and what it exports, are known.
     shown
         What the module's own sections and instructions show, by name.
+    modelled
+        Whether it is that of the kernel that is modelled: all that tells says so, and nothing is
+        assumed.
+    tabled
+        Whether structures are laid out as in the table of its architecture.
     conflicts
         What two sources say differently.
     """
@@ -157,6 +129,8 @@ class Build:
     config: Mapping[str, str] | None = attrs.field(repr=False)
     types: Fact[bool]
     exports: Fact[bool]
+    modelled: bool
+    tabled: bool
     shown: Mapping[str, Fact[str]] = attrs.field(factory=dict)
     conflicts: tuple[str, ...] = ()
 
@@ -172,6 +146,13 @@ class Build:
         if whose != "Debian" or not variant:
             return f"Linux {cut(release)} ({whose})"
         return f"Linux {numbers[0]}, {whose} {variant}"
+
+    @property
+    def named(self) -> str:
+        """Its release, for who says that something of it is not known."""
+        if self.release.assumed and not self.modelled:
+            return "a kernel that the module does not name"
+        return cut(self.release.value)
 
     @property
     def facts(self) -> Mapping[str, Fact[object]]:
@@ -191,19 +172,6 @@ class Build:
 def cut(text: str) -> str:
     """Return what a person reads of a release that may be anything."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def flavour_of(release: str, compilers: str = "") -> str:
-    """Return whose kernel a release is, or who built the compiler; `unknown` where nothing tells.
-
-    >>> flavour_of("6.11.4-301.fc41.x86_64"), flavour_of("6.6.73", "(OpenWrt GCC 13.3.0 r1) 13.3.0")
-    ('Fedora', 'OpenWrt')
-    """
-    for rows, text in ((RELEASES, release), (COMPILERS, compilers)):
-        for flavour, pattern in rows:
-            if pattern.search(text):
-                return flavour
-    return UNKNOWN
 
 
 @attrs.frozen
@@ -262,6 +230,9 @@ def build_of(
     known = _Collected()
     usual = _Magic.of(found.loads.vermagic)
     magic = None if view is None else view.modinfo.get("vermagic")
+    whole = magic
+    if view is None:
+        whole = found.loads.vermagic if kernel is None else kernel.vermagic
     said = None if magic is None else _Magic.of(magic)
     named = said is not None and version_of(said.release) is not None
     spoken = said if said is not None and named else None
@@ -309,6 +280,8 @@ def build_of(
         types=_is_known(kernel is not None and _types(kernel)),
         exports=_is_known(kernel is not None and bool(kernel.exports)),
         shown=shown,
+        modelled=is_modelled(whole or "", found) and not known.conflicts,
+        tabled=_is_tabled(whole or "", found) and not known.conflicts,
         conflicts=tuple(known.conflicts),
     )
 
@@ -475,18 +448,39 @@ def models() -> tuple[str, ...]:
 # What is assumed of a module ---------------------------------------------------------------------
 
 
+def is_sample(vermagic: str) -> bool:
+    """Return whether a version magic is that of our own modules.
+
+    >>> is_sample("6.12.0-samples SMP mod_unload"), is_sample("6.12.0 SMP mod_unload")
+    (True, False)
+    """
+    return SAMPLES.fullmatch(vermagic.partition(" ")[0]) is not None
+
+
 def is_modelled(vermagic: str, arch: Arch) -> bool:
-    """Return whether a module was built for the kernel that is modelled; its last number is free.
+    """Return whether a version magic is that of the kernel that is modelled, or of a sample.
+
+    Every word of it counts: where only the last number of the release is another, nothing says
+    that its structures are the same. A distribution that keeps them gives both one release.
 
     >>> from archs import arch
-    >>> is_modelled("6.12.9+deb13-arm64 SMP mod_unload modversions aarch64", arch("arm64"))
+    >>> is_modelled(arch("arm64").loads.vermagic, arch("arm64"))
     True
+    >>> is_modelled("6.12.9+deb13-arm64 SMP mod_unload modversions aarch64", arch("arm64"))
+    False
     """
-    release, _, rest = vermagic.partition(" ")
-    model, _, wanted = arch.loads.vermagic.partition(" ")
-    found, known = _SERIES.fullmatch(release), _SERIES.fullmatch(model)
-    same = found is not None and known is not None and found.groups() == known.groups()
-    return same and rest == wanted
+    return vermagic == arch.loads.vermagic or is_sample(vermagic)
+
+
+def _is_tabled(vermagic: str, arch: Arch) -> bool:
+    """Return whether the table of an architecture has the structures of a version magic.
+
+    Where nobody has types of the kernel that is modelled, the table is of another release, which
+    it names; its configuration is that release's.
+    """
+    release = vermagic.partition(" ")[0]
+    model = arch.loads.vermagic.partition(" ")[0]
+    return is_modelled(vermagic, arch) or release == arch.loads.layouts.release != model
 
 
 def model_text(arch: Arch) -> str:
@@ -494,13 +488,14 @@ def model_text(arch: Arch) -> str:
     return f"the kernel that is modelled, {build_of(None, arch=arch).title}"
 
 
+def stops(build: Build) -> str:
+    """Return what a notice ends with that tells of structures which nobody knows; else nothing."""
+    known = build.tabled or Source.IMAGE in (build.release.source, build.types.source)
+    return "" if known else "; what needs its structures stops: give its kernel with --kernel"
+
+
 def assumptions(
-    build: Build,
-    magic: str,
-    salt: str | None = None,
-    *,
-    sample: bool = False,
-    page: int = PAGE_SIZE,
+    build: Build, magic: str, salt: str | None = None, *, page: int = PAGE_SIZE
 ) -> Iterator[tuple[str, str]]:
     """Yield what is assumed of a module with a version magic: the check (`loader.checks`), a text.
 
@@ -510,15 +505,10 @@ def assumptions(
         What is known of what it was built for.
     magic, salt
         Its version magic, and what its notes say where that names no version.
-    sample
-        Whether it belongs to the kernel that is modelled, whatever it says.
     page
         Bytes of a page of the machine that it is loaded into.
     """
-    arch = build.arch
-    # What belongs to the modelled kernel does not to another one that is given.
-    own = (sample or is_modelled(magic, arch)) and not build.conflicts
-    model = model_text(arch)
+    own, model = build.modelled, model_text(build.arch)
     if version_of(magic) is None:
         text = f"version magic {cut(magic.partition(' ')[0])!r} names no version"
         if build.release.source is Source.IMAGE:
@@ -527,9 +517,10 @@ def assumptions(
             text += f": taken for {cut(salt)}, which its notes name"
         else:
             text += f": taken for {cut(build.release.value)}"
-        yield "built-for", f"{text}; what it calls is of {model}"
+        yield "built-for", f"{text}; what it calls is of {model}{stops(build)}"
     elif not own:
-        yield "built-for", f"built for {_kernel_text(build, magic)}; {_applied(build)} {model}"
+        whose = f"built for {_kernel_text(build, magic)}"
+        yield "built-for", f"{whose}; {_applied(build)} {model}{stops(build)}"
     if own:
         return
     if build.page_size.value != page:
@@ -547,7 +538,7 @@ def _kernel_text(build: Build, magic: str) -> str:
     """Return what to call the kernel that a module was built for: by release, if that tells."""
     release, _, rest = magic.partition(" ")
     _, _, usual = build.arch.loads.vermagic.partition(" ")
-    if rest != usual and is_modelled(f"{release} {usual}", build.arch):
+    if rest != usual and is_modelled(f"{release} {usual}", build.arch) and not is_sample(magic):
         return f"Linux {cut(release)} of another configuration ({cut(rest)!r}, not {usual!r})"
     flavour = build.flavour.value
     return f"Linux {cut(release)}" + (f" ({flavour})" if flavour != UNKNOWN else "")

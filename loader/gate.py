@@ -9,8 +9,8 @@ import attrs
 
 from allocator.types import PAGE_SIZE
 from archs import Arch
-from archs.layouts import Layouts
-from loader.build import build_of
+from archs.layouts import Layouts, Unknown
+from loader.build import Build, build_of
 from loader.checks import ERR, WARNING, Refused
 from loader.elfview import ElfView
 from loader.errors import LoadError, SymbolClash
@@ -60,7 +60,7 @@ class Gate:
     kernel
         The kernel that modules are for, where it is given.
     layouts
-        Where members of its structures lie; None: as in the kernel that is modelled.
+        Where members of its structures lie; None: there is none that is given.
     force
         Load as `modprobe --force` does: the module's vermagic and versions do not count.
     constructors
@@ -92,11 +92,24 @@ class Gate:
         """Bytes of a page of the kernel that is given; where none is, of the modelled one."""
         return PAGE_SIZE if self.kernel is None else self.kernel.page_size or PAGE_SIZE
 
-    def taken(self, view: ElfView) -> ElfView:
+    def build_of(self, view: ElfView) -> Build:
+        """Return what a module was built for, as far as it and the kernel that is given tell."""
+        return build_of(view, self.kernel)
+
+    def layouts_of(self, build: Build) -> Layouts:
+        """Return where members of the structures of a module's kernel lie.
+
+        They are known of the kernel that is given, and else of the one that is modelled.
+        """
+        if self.layouts is not None:
+            return self.layouts
+        return self.arch.loads.layouts if build.tabled else Unknown(build.named)
+
+    def taken(self, view: ElfView, build: Build) -> ElfView:
         """Return a module as one of the version that its kernel has, where that is known better."""
         if self.kernel is None and view.built_for is not None:
             return view
-        version = build_of(view, self.kernel).version
+        version = build.version
         if version.assumed or version.value == view.built_for:
             return view
         return attrs.evolve(view, taken_for=version.value)

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from allocator import Execmem, PokeError, Site
 from allocator.types import Prot, align_down
 from archs import Checks
+from archs.layouts import Layouts
 from loader.elfview import SHN_LIVEPATCH, SHN_UNDEF, VMLINUX, ElfView
 from loader.errors import BadModule, LivepatchError, RelocationError
 from loader.link import link_late
@@ -88,7 +89,11 @@ def check(view: ElfView) -> None:
 
 
 def resolve_at_load(
-    view: ElfView, title: str, symbols: SymbolTable, modules: Mapping[str, LoadedModule]
+    view: ElfView,
+    title: str,
+    symbols: SymbolTable,
+    modules: Mapping[str, LoadedModule],
+    layouts: Layouts | None = None,
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return addresses of the symbols that are needed at once, and names nobody implements.
 
@@ -108,7 +113,7 @@ def resolve_at_load(
             if symbols.refuse_unknown:
                 raise LivepatchError(title, title, full, "the kernel does not know it")
             unknown.append(want.name)
-        found[full] = symbols.kernel.address(want.name, called=full in view.called)
+        found[full] = symbols.address(want.name, layouts, called=full in view.called)
     return found, tuple(unknown)
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from allocator import Allocation
 from allocator.types import MemType
 from archs import Arch
+from archs.layouts import Layouts
+from loader.build import Build
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.gate import Notice
 from loader.layout import Layout
@@ -88,6 +90,10 @@ class LoadedModule:
         What of a livepatch's relocations was written after the load; None: nothing.
     this
         What is known of its struct module.
+    build
+        What it was built for.
+    layouts
+        Where members of its kernel's structures lie.
     taints
         How the module taints the kernel: letters, in the kernel's order.
     notices
@@ -111,14 +117,17 @@ class LoadedModule:
     users: set[str] = attrs.field(factory=set)
     livepatch: Written | None = None
     this: ThisModule | None = None
+    build: Build | None = None
+    layouts: Layouts | None = None
     taints: str = ""
     notices: tuple[Notice, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def foreign(self) -> bool:
-        """Whether it was built for another kernel than the one that is modelled."""
-        return any(notice.code == "built-for" for notice in self.notices)
+        """Whether it says that it was built for another kernel than the one that is modelled."""
+        named = "vermagic" in self.view.modinfo
+        return named and self.build is not None and not self.build.modelled
 
     @property
     def arch(self) -> Arch:

@@ -111,12 +111,14 @@ class Loader:
 
     def _admitted(self, image: bytes, name: str) -> LoadedModule:
         """Check a module as load_module() does, and form it."""
-        view = self.gate.taken(parse(image, name, arch=self.arch))
+        view = parse(image, name, arch=self.arch)
+        build = self.gate.build_of(view)
+        view = self.gate.taken(view, build)
         check_local_names(view)
         title = view.modinfo.get("name") or module_name(name)
         if self.stub_sections:
             view = with_stub_sections(view)
-        admission = Admission(self.gate, view, title)
+        admission = Admission(self.gate, view, title, build)
         try:
             admission.structure()
             module = self._formed(view, title, admission)
@@ -130,7 +132,8 @@ class Loader:
         name = view.name
         if title in self.modules:
             raise ModuleStateError(name, "load it twice", self.modules[title].state.value)
-        this = this_module(view, self.gate.layouts)
+        layouts = self.gate.layouts_of(admission.build)
+        this = this_module(view, layouts)
         layout = plan(
             view,
             errata=self.errata,
@@ -142,11 +145,11 @@ class Loader:
         check(view)
         admission.taint()
         hidden = admission.imports(self.symbols.exports, self._taints_of)
-        addresses, providers, unknown = self.symbols.resolve(view, missing, hidden)
-        more, missed = resolve_at_load(view, title, self.symbols, self.modules)
+        addresses, providers, unknown = self.symbols.resolve(view, missing, hidden, layouts)
+        more, missed = resolve_at_load(view, title, self.symbols, self.modules, layouts)
         try:
             module = self._place(view, layout, title, {**addresses, **more}, (*unknown, *missed))
-            module.this = this
+            module.this, module.build, module.layouts = this, admission.build, layouts
         except AllocationError as error:
             raise OutOfMemory(name, error) from error
         module.taints = taints_text(admission.taints)

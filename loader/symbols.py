@@ -7,13 +7,14 @@ what their `__ksymtab` sections export and take it away when they go.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
 import numpy as np
 
 from archs import Order
+from archs.layouts import Layouts
 from loader.elfview import MAX_NAME, ElfView, LongNames
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
 
@@ -74,18 +75,23 @@ class SymbolTable:
         vouch for in `__versions`; otherwise such a name gets a stub that stops.
     exported
         What the modules' own kernel exports, where that is known: it alone vouches then.
+    stand_in
+        Returns the address of what stands in for a kernel variable of a structure that layouts
+        lack; None: they lack none that it needs.
     """
 
     kernel: KernelSymbols
     refuse_unknown: bool = False
     exported: Collection[str] | None = None
     exports: dict[str, Export] = attrs.field(factory=dict)
+    stand_in: Callable[[str, Layouts], int | None] = lambda _name, _layouts: None
 
     def resolve(
         self,
         view: ElfView,
         missing_modules: Iterable[str] = (),
         hidden: frozenset[str] = frozenset(),
+        layouts: Layouts | None = None,
     ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
         """Return addresses of undefined names, the owning modules, and names nobody implements.
 
@@ -93,6 +99,8 @@ class SymbolTable:
         ----------
         hidden
             Names that the module may not see: weak ones, which stay 0.
+        layouts
+            Of its kernel's structures; None: as the kernel has them.
 
         Raises
         ------
@@ -128,10 +136,15 @@ class SymbolTable:
                 )
                 raise UnresolvedSymbols(view.name, refused, hint)
         for name in from_kernel:
-            found[name] = self.kernel.address(name)
+            found[name] = self.address(name, layouts)
         for name in unknown:
             found[name] = self.kernel.address(name, called=name in view.called)
         return found, frozenset(owners), tuple(unknown)
+
+    def address(self, name: str, layouts: Layouts | None = None, *, called: bool = True) -> int:
+        """Return the address of a kernel symbol for a module whose kernel has those layouts."""
+        found = None if layouts is None else self.stand_in(name, layouts)
+        return self.kernel.address(name, called=called) if found is None else found
 
     def publish(self, module: str, exports: Iterable[Export]) -> None:
         """Add the exports of a module (kernel: verify_exported_symbols)."""

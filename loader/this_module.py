@@ -5,10 +5,10 @@ A kernel's build leaves one struct module in every `.ko`, in a section of its ow
 and pointers to init and exit, which are the only relocations there. The kernel calls what
 those members point at, whatever the functions' symbols are called.
 
-Its layout depends on version, architecture and configuration. That of the modelled kernel is
-known by its types (`Layouts`). In a module of another build the pointers tell where init and exit
+Its layout depends on version, architecture and configuration. Where the kernel's is known, its
+types tell it (`Layouts`). In a module of another build the pointers tell where init and exit
 stand, since init comes first; of one alone, the function's alias or section tells which it is.
-What nothing tells is unknown, and is not guessed.
+The name tells where what is before it stands. What nothing tells is unknown, and is not guessed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from loader.files import module_name
 from loader.layout import THIS_MODULE
 
 STRUCTURE = "module"
-# Those before the first that an option of the configuration adds: where they stand in the modelled
-# kernel, there they stand in those of 5.10 to 7.2.
-HEAD = ("state", "list", "name", "mkobj", "version", "srcversion")
+# Those before the first that an option of the configuration adds (a build id stands behind the
+# name since 5.14, CONFIG_STACKTRACE_BUILD_ID): where the name is, so are they.
+HEAD = ("state", "list", "name")
 MEMBERS = (
     *HEAD,
+    *("mkobj", "version", "srcversion"),
     *("syms", "num_syms", "gpl_syms", "num_gpl_syms", "kp", "num_kp", "extable", "num_exentries"),
     *("init", "mem", "taints", "args", "percpu", "percpu_size"),
     *("source_list", "target_list", "exit", "refcnt"),
@@ -63,13 +64,13 @@ class ThisModule:
     build: str
 
 
-def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | None:
+def this_module(view: ElfView, layouts: Layouts) -> ThisModule | None:
     """Return what is known of struct module in a file; None where it has none.
 
     Parameters
     ----------
     layouts
-        Of the kernel that it is for; None: of the one that is modelled.
+        Of the kernel that it is for, which may be unknown.
 
     Raises
     ------
@@ -79,16 +80,13 @@ def this_module(view: ElfView, layouts: Layouts | None = None) -> ThisModule | N
     section = view.section(THIS_MODULE)
     if section is None:
         return None
-    usual = view.arch.loads.layouts
-    if layouts is not None and layouts.has(STRUCTURE):
-        usual = layouts
     build = view.modinfo.get("vermagic", "").partition(" ")[0]
     pointers = _pointers(view, section)
-    places = {usual.offset_of(STRUCTURE, "init"), usual.offset_of(STRUCTURE, "exit")}
-    if section.size == usual.size_of(STRUCTURE) and pointers.keys() <= places:
-        told = pointers.keys() == places or not build
-        if told or f"{build}.".startswith(f"{usual.series}."):
-            return ThisModule(section, members_of(usual, MEMBERS), True, build)
+    if layouts.has(STRUCTURE) and section.size == layouts.size_of(STRUCTURE):
+        places = {layouts.offset_of(STRUCTURE, "init"), layouts.offset_of(STRUCTURE, "exit")}
+        if pointers.keys() <= places:
+            return ThisModule(section, members_of(layouts, MEMBERS), True, build)
+    usual = view.arch.loads.layouts
     members: dict[str, int] = {}
     word = view.dialect.word
     head = members_of(usual, HEAD)

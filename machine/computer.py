@@ -74,6 +74,11 @@ class _GuestCalls:
         """How many guest functions are under way on this CPU."""
         return self._calls.stack.depth
 
+    @property
+    def entry(self) -> int:
+        """Where the innermost guest function on this CPU began; 0 between calls."""
+        return self._calls.stack.entry
+
     def request_module(self, name: str) -> bool:
         """Load the module that the guest asks for; False where that fails."""
         return self.modprobe.request(name)
@@ -166,6 +171,7 @@ class Computer:
                 self.kernel,
                 refuse_unknown=policy is Unknown.REFUSE,
                 exported=(image.exports or None) if image is not None else None,
+                stand_in=self.kernel.stand_in,
             ),
             percpu_alloc=self.kernel.percpu.alloc,
             percpu_free=self.kernel.percpu.free,

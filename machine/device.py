@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, Self
 
@@ -299,9 +299,17 @@ def find_device(machine: Owner, name: str, minor: int | None = None) -> Device |
     return None
 
 
+def instead(kernel: Kernel, known: Collection[str]) -> str:
+    """Return what to say where nobody registered something: what is there, or what stopped."""
+    if known:
+        return f"registered are {', '.join(sorted(known))}"
+    stopped = next(iter(kernel.stopped.values()), None)
+    return "load its module" if stopped is None else str(stopped)
+
+
 def no_device(machine: Owner, name: str, minor: int | None) -> DeviceError:
     """Return what says that nobody has a device, and which there are."""
-    known = sorted({r.name for r in machine.kernel.registry if r.kind in KINDS and r.callbacks})
-    hint = f"registered are {', '.join(known)}" if known else "load its module"
+    known = {r.name for r in machine.kernel.registry if r.kind in KINDS and r.callbacks}
+    hint = instead(machine.kernel, known)
     which = "" if minor is None else f" with the minor number {minor}"
     return DeviceError(name, "look up", errno.ENOENT, f"no such device{which}; {hint}")

@@ -10,6 +10,7 @@ from typing import NoReturn
 from allocator import Allocation
 from allocator.types import MemType, align_down
 from archs import Arch
+from archs.layouts import NotKnown
 from emulator import process
 from emulator.calls import Calls
 from emulator.cpu import Cpu
@@ -67,9 +68,19 @@ class Explainer:
                 reason = names.get(stop.number, f"exception {stop.number}")
         elif stop.address is not None and (found := self._unknown_variable(stop)):
             name, how = found
+            symbol = name.partition("+")[0]
+            lacking = self._lacking(symbol, stop.pc)
+            if lacking is not None:
+                return Fault(
+                    FaultKind.UNKNOWN_STRUCTURE,
+                    stop.pc,
+                    self._places.where(stop.pc),
+                    reason=f"{lacking.what}: '{name}', {stop.kind.value} as a {how}",
+                    hint=lacking.hint,
+                    cause=self.first_stop(self._places.locate(stop.pc)[0]),
+                )
             kind = FaultKind.UNKNOWN_SYMBOL
             reason = f"'{name}', {stop.kind.value} as a {how}"
-            symbol = name.partition("+")[0]
             self._kernel.calls[symbol] = self._kernel.calls.get(symbol, 0) + 1
         elif stop.address is not None:
             reason = self._access_reason(stop)
@@ -90,7 +101,8 @@ class Explainer:
         name = self._places.locate(address)[0]
         fault.cause = fault.cause or self.first_stop(name)
         loaded = self._modules.get(name)
-        if loaded is not None and fault.kind not in LIMIT_HINTS and loaded.foreign:
+        told = fault.kind in LIMIT_HINTS or fault.kind is FaultKind.UNKNOWN_STRUCTURE
+        if loaded is not None and not told and loaded.foreign:
             fault.foreign = loaded.name
 
     def left(self, fault: Fault, address: int, since: int) -> None:
@@ -129,6 +141,13 @@ class Explainer:
         found = ((self._kernel.unknown_at(at), how) for at, how in places)
         return next(((name, how) for name, how in found if name is not None), None)
 
+    def _lacking(self, name: str, pc: int) -> NotKnown | None:
+        """Return what is not known of a kernel variable that code at `pc` was given, if it is one."""
+        loaded = self._places.module_at(pc)
+        if loaded is None or loaded.layouts is None:
+            return None
+        return self._kernel.lacking(name, loaded.layouts)
+
     def _named_at(self, loaded: LoadedModule, pc: int) -> dict[int, str]:
         """Return the unknown symbols that the function around `pc` refers to, by address."""
         function = loaded.symbol_at(pc)
@@ -145,6 +164,9 @@ class Explainer:
                     name = loaded.view.symbol_name(index)
                     if name in loaded.unknown:
                         found[self._kernel.address(name)] = name
+                    elif loaded.layouts is not None:
+                        at = self._kernel.stand_in(name, loaded.layouts)
+                        found |= {} if at is None else {at: name}
         return found
 
     def _access_reason(self, stop: Stop) -> str:

@@ -47,7 +47,7 @@ from loader.gate import Notice, taints_text
 from loader.loaded import LoadedModule
 from machine.arguments import Argument, Out
 from machine.computer import Computer
-from machine.device import Device, find_device, no_device
+from machine.device import Device, find_device, instead, no_device
 from machine.module import Module
 from machine.patching import Phase, Way
 from machine.thread import Thread
@@ -501,7 +501,7 @@ class Machine(Computer):
             record = registered(self.kernel, name, kind)
         if record is None:
             known = {r.name for r in self.registry if r.kind in CLASSES}
-            hint = f"registered are {', '.join(sorted(known))}" if known else "load its module"
+            hint = instead(self.kernel, known)
             raise CryptoError(name, "look up", 0, f"no such {kind or 'algorithm'}; {hint}")
         return algorithm(self.kernel, record)
 

@@ -12,7 +12,7 @@ from allocator import Allocation
 from allocator.types import MemType
 from emulator.budget import DEFAULT
 from emulator.faults import BadCall
-from loader.build import Build, build_of
+from loader.build import Build
 from loader.loaded import LoadedModule, LoadedSection, State
 from loader.module import Loader
 from machine.arguments import Argument
@@ -71,7 +71,8 @@ class Module:
     @cached_property
     def build(self) -> Build:
         """What the module was built for, as far as the kernel that is given and its file tell."""
-        return build_of(self.loaded.view, self._machine.loader.gate.kernel)
+        assert self.loaded.build is not None
+        return self.loaded.build
 
     @property
     def taints(self) -> str:

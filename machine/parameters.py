@@ -11,7 +11,7 @@ from kernels.modelled.api.params import FREE, SET, ModuleParameter, parameters
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
 from loader.errors import BadParameter
-from loader.loaded import LoadedModule
+from loader.loaded import LoadedModule, LoadedSection
 from machine.calling import Caller
 
 
@@ -35,17 +35,19 @@ class Parameters:
 
     def of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares; nothing where no types tell."""
-        known = self._kernel.layouts.has("kernel_param")
-        for section in loaded.sections.values():
-            if known and section.name == "__param" and section.size:
-                return parameters(self._kernel, self._memory, section.address, section.size)
-        return ()
+        table = _table(loaded)
+        with self._kernel.whose.by(loaded.layouts):
+            if table is None or not self._kernel.layouts.has("kernel_param"):
+                return ()
+            return parameters(self._kernel, self._memory, table.address, table.size)
 
     def set(self, loaded: LoadedModule, params: Mapping[str, object]) -> None:
         """Give each parameter to its own `set` operation, as parse_args() does."""
         if not params:
             return
-        self._kernel.layouts.size_of("kernel_param")
+        if _table(loaded) is not None:
+            with self._kernel.whose.by(loaded.layouts):
+                self._kernel.layouts.size_of("kernel_param")
         declared = {p.name: p for p in self.of(loaded)}
         for name, value in params.items():
             parameter = declared.get(name.replace("-", "_"))
@@ -77,6 +79,12 @@ class Parameters:
                 release = self._kernel.word(parameter.ops + FREE(self._kernel))
                 if release:
                     self._caller.call(release, parameter.arg)
+
+
+def _table(loaded: LoadedModule) -> LoadedSection | None:
+    """Return the section that declares parameters; None where a module has none."""
+    found = (s for s in loaded.sections.values() if s.name == "__param" and s.size)
+    return next(found, None)
 
 
 def _type(loaded: LoadedModule, name: str) -> str:

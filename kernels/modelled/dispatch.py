@@ -121,13 +121,7 @@ class Dispatch:
                 hint = "there is more with Machine(memory=BYTES)"
                 self._costs.overflow(f"{stub.name}(): {error}", hint)
             except NotKnown as error:
-                raise Fault(
-                    FaultKind.UNKNOWN_STRUCTURE,
-                    address,
-                    self._serving.caller(),
-                    reason=error.what,
-                    hint=error.hint,
-                ) from None
+                raise self._not_known(error, address) from None
             except ExecmemError:
                 raise
             except Exception as error:
@@ -141,6 +135,8 @@ class Dispatch:
                 caller = self._serving.caller()
                 raise Fault(FaultKind.PANIC, address, caller, reason=reason) from error
             kind = prototype.result
+        elif stub.lacking is not None:
+            raise self._not_known(stub.lacking, address)
         elif self._symbols.lenient:
             self._log_unknown(stub.name)
             result, kind = 0, UNSIGNED_LONG
@@ -156,6 +152,10 @@ class Dispatch:
         if kind.size:
             image = kind.to_register(result or 0, sign_extend_32=calling.sign_extend_32)
             self._serving.cpu.write(calling.result, image)
+
+    def _not_known(self, error: NotKnown, address: int) -> Fault:
+        kind, caller = FaultKind.UNKNOWN_STRUCTURE, self._serving.caller()
+        return Fault(kind, address, caller, reason=error.what, hint=error.hint)
 
     def _arguments(self) -> Iterator[int]:
         """Yield the argument slots of the call being executed: registers, then the stack."""

@@ -37,6 +37,7 @@ from kernels.modelled.printk import Printk
 from kernels.modelled.serving import Serving
 from kernels.modelled.symtab import Symtab, SymtabMark, Unknown
 from kernels.modelled.text.live import LiveText
+from kernels.modelled.whose import Whose
 from kernels.registry import Field, Record, Registry
 from kernels.runner import GuestRunner
 from loader.loaded import LoadedModule
@@ -101,7 +102,6 @@ class Kernel:
         layouts: Layouts | None = None,
     ) -> None:
         self.arch = arch
-        self.layouts = arch.loads.layouts if layouts is None else layouts
         self.limits = Limits() if limits is None else limits
         self.plain = memory
         self.cpus = tuple(cpus)
@@ -109,6 +109,8 @@ class Kernel:
         self.seed = seed
         self.registry = Registry()
         self.serving = Serving(arch, memory, cpus, runner)
+        own = arch.loads.layouts if layouts is None else layouts
+        self.whose = Whose(own, self.serving, runner, loaded)
         self.heap = heap = Heap(memory, heap_limit)
         reached = memory
         if kasan:
@@ -178,6 +180,7 @@ class Kernel:
         self.boot_tasks = self.percpu.boot_tasks
         self.address, self.knows, self.supply = symtab.address, symtab.knows, symtab.supply
         self.name_at, self.unknown_at = symtab.name_at, symtab.unknown_at
+        self.stand_in, self.lacking = symtab.stand_in, symtab.lacking
         self.originals, self.prototype_at = symtab.originals, symtab.prototype_at
         self.symbols, self.stubs = symtab.addresses, symtab.stubs
         self.calls, self.fixups = symtab.calls, symtab.fixups
@@ -214,6 +217,11 @@ class Kernel:
     @cpu.setter
     def cpu(self, cpu: Cpu) -> None:
         self.serving.cpu = cpu
+
+    @property
+    def layouts(self) -> Layouts:
+        """Where members of structures lie, of whoever is served now."""
+        return self.whose.layouts
 
     @property
     def current(self) -> int:

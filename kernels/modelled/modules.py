@@ -71,6 +71,11 @@ class ModuleStructs:
 
     def coming(self, loaded: LoadedModule) -> None:
         """Fill a module's structure as it is when its init is called."""
+        self.kernel.whose.coming(loaded)
+        with self.kernel.whose.by(loaded.layouts):
+            self._fill(loaded)
+
+    def _fill(self, loaded: LoadedModule) -> None:
         objects = self._objects[loaded.name] = []
         self._put_state(loaded, State.COMING)
         # Its init holds it.
@@ -104,7 +109,7 @@ class ModuleStructs:
     def live(self, loaded: LoadedModule) -> None:
         """Note that a module's init has returned."""
         self._put_state(loaded, State.LIVE)
-        with suppress(NotKnown):
+        with suppress(NotKnown), self.kernel.whose.by(loaded.layouts):
             self._memory(loaded)
         if (count := self._count(loaded)) is not None:
             self._put(loaded, "refcnt", count - 1, 4)
@@ -117,6 +122,7 @@ class ModuleStructs:
 
     def gone(self, loaded: LoadedModule) -> None:
         """Take a module's structure out of what others look at."""
+        self.kernel.whose.gone(loaded)
         for (user, provider), use in list(self._uses.items()):
             if user == loaded.name:
                 del self._uses[user, provider]

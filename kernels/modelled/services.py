@@ -14,6 +14,7 @@ from archs import Arch
 from archs.layouts import Layouts
 from emulator.cpu import Cpu
 from kernels.modelled.heap import Heap
+from kernels.modelled.whose import Whose
 
 
 class Words(Protocol):
@@ -63,6 +64,11 @@ class Services(Words, Protocol):
     @property
     def current(self) -> int:
         """Address of the task that runs on this CPU."""
+        ...
+
+    @property
+    def whose(self) -> Whose:
+        """By whose structures it has to go."""
         ...
 
     @property

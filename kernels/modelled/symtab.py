@@ -22,7 +22,7 @@ import attrs
 
 from allocator import AllocationError
 from allocator.types import ADDRESS_MASK, Interval, align_up
-from archs.layouts import NotKnown
+from archs.layouts import Layouts, NotKnown
 from emulator.tlb import PAGE
 from kernels.modelled.image import PART, SLOT, ImageParts
 from kernels.modelled.percpu import CANARY, PerCpu
@@ -52,6 +52,7 @@ class KernelStub:
     callback: Callable[..., int | None] | None = None
     parameters: int = 0  # of the callback
     supplied: bool = False
+    lacking: NotKnown | None = None  # why it stands in for a variable that there is
 
 
 @attrs.frozen
@@ -62,6 +63,7 @@ class SymtabMark:
     addresses: Mapping[str, int]
     variables: int
     percpu: int
+    stand_ins: Mapping[tuple[str, str], int]
 
 
 class Symtab:
@@ -93,6 +95,7 @@ class Symtab:
         self._addresses: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         self._lacking: set[str] = set()  # variables of structures that this kernel has not
+        self._stand_ins: dict[tuple[str, str], int] = {}  # name, release -> address
         self._asked: dict[str, None] = {}  # unknown symbols, those of failed loads too
         self.slots: list[KernelStub] = []
         self._variables_end = image.variables.start
@@ -181,6 +184,35 @@ class Symtab:
                 self._zeros[found] = name
         return found
 
+    def lacking(self, name: str, layouts: Layouts) -> NotKnown | None:
+        """Return what layouts lack for the kernel variable of a name; None: nothing."""
+        variable = self._declared(name)
+        if variable is None or isinstance(variable.size, int):
+            return None
+        try:
+            with self._kernel.whose.by(layouts):
+                variable.size(self._kernel)
+        except NotKnown as error:
+            return error
+        return None
+
+    def stand_in(self, name: str, layouts: Layouts) -> int | None:
+        """Return the address of what a module gets for a variable of a structure that it may not read.
+
+        Its own kernel has other members there: reading it stops by the structure's name. None
+        where the layouts lack nothing.
+        """
+        if layouts is self._kernel.whose.own:
+            return None
+        error = self.lacking(name, layouts)
+        if error is None:
+            return None
+        found = self._stand_ins.get((name, layouts.release))
+        if found is None:
+            found = self._stand_ins[name, layouts.release] = self._new_stub(name, variable=True)
+            self.slots[-1].lacking = error
+        return found
+
     def supply(
         self, name: str, behaviour: int | Callable[..., int | None], prototype: str | None = None
     ) -> None:
@@ -224,7 +256,9 @@ class Symtab:
     def _known(self, variable: Data) -> int | None:
         """Return the address of a new variable; None: of a structure that this kernel has not."""
         try:
-            return self._variable(variable)
+            # It is the kernel's own, for whomever it is asked first.
+            with self._kernel.whose.by(None):
+                return self._variable(variable)
         except NotKnown:
             self._lacking.add(variable.name)
             self._asked[variable.name] = None
@@ -287,9 +321,8 @@ class Symtab:
 
     def name_at(self, address: int) -> str | None:
         """Return the kernel symbol at or around `address`, for messages."""
-        stub = self.stub_around(address)
-        if stub is not None:
-            return self._within(stub.name, address)
+        if (found := self._in_stub(address)) is not None:
+            return found[0]
         for name, start in self._addresses.items():
             if start == address:
                 return name
@@ -297,10 +330,10 @@ class Symtab:
 
     def unknown_at(self, address: int) -> str | None:
         """Return the name (and offset) where `address` belongs to a symbol that nobody implements."""
-        stub = self.stub_around(address)
-        if stub is None or stub.function is not None or stub.callback is not None:
+        found = self._in_stub(address)
+        if found is None or found[1].function is not None or found[1].callback is not None:
             return None
-        return self._within(stub.name, address)
+        return found[0]
 
     def originals(self, address: int) -> list[int]:
         """Return the symbols' addresses that `address` may be a copy of, and are not per-cpu.
@@ -313,17 +346,27 @@ class Symtab:
         found = ((address - offset) & ADDRESS_MASK for offset in offsets)
         return [at for at in found if self._image.interval.start <= at < self._variables_end]
 
-    def _within(self, name: str, address: int) -> str:
-        """Return a symbol's name and how far behind its address something lies."""
-        offset = address - self._addresses.get(name, address)
-        return name + (f"+{offset:#x}" if offset else "")
+    def _in_stub(self, address: int) -> tuple[str, KernelStub] | None:
+        """Return the name of a stub that an address lies in, with how far in, and the stub."""
+        stub = self.stub_around(address)
+        if stub is None:
+            return None
+        start = index = (address - self._image.stubs.start) // SLOT
+        while start and self.slots[start - 1] is stub:
+            start -= 1
+        offset = (index - start) * SLOT + (address - self._image.stubs.start) % SLOT
+        return stub.name + (f"+{offset:#x}" if offset else ""), stub
 
     # Loads that fail -------------------------------------------------------------------------
 
     def mark(self) -> SymtabMark:
         """Return what loading a module changes, for `roll_back`."""
         return SymtabMark(
-            len(self.slots), dict(self._addresses), self._variables_end, self._percpu.mark()
+            len(self.slots),
+            dict(self._addresses),
+            self._variables_end,
+            self._percpu.mark(),
+            dict(self._stand_ins),
         )
 
     def roll_back(self, mark: SymtabMark) -> None:
@@ -331,6 +374,7 @@ class Symtab:
         del self.slots[mark.stubs :]
         self._addresses.clear()  # in place: `addresses` is a view of it
         self._addresses.update(mark.addresses)
+        self._stand_ins = dict(mark.stand_ins)
         known = set(mark.addresses.values())
         self._zeros = {at: name for at, name in self._zeros.items() if at in known}
         self._variables_end = mark.variables

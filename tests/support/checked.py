@@ -37,11 +37,11 @@ class Offer:
     crc: int | None = None
 
 
-def debian(machine: int, number: int = 107) -> str:
+def debian(machine: int) -> str:
     """Return the version magic of a module for the kernel that is modelled."""
     arch = by_machine(machine)
     assert arch is not None
-    return arch.loads.vermagic.replace(".107+", f".{number}+")
+    return arch.loads.vermagic
 
 
 def tree_magic(machine: int, release: str = "6.5.0-other", *, versions: bool = True) -> str:

@@ -26,17 +26,19 @@ from kernels.modelled.api import scatterlist
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
-from kernels.modelled.structs import size_of, struct, view
+from kernels.modelled.structs import offset_of, size_of, struct, view
 from kernels.registry import Record
 
 CHUNK = 1 << 20  # bytes given to one call of an update
 MOST = 1 << 28  # bytes that decompressing may come to
+# include/crypto/internal/hash.h, since 6.16: update() returns how many bytes it did not take.
+BLOCK_ONLY, FINAL_NONZERO = 0x0100_0000, 0x0200_0000
 _one_budget = one_budget(lambda algorithm: algorithm.kernel.limits)
 _INT = parse("int result(void)").result
 
 struct("crypto_shash", "descsize base")
 struct("shash_desc", "tfm")
-DESC = size_of("shash_desc")
+DESC, TFM = size_of("shash_desc"), offset_of("shash_desc", "tfm")
 for _name in ("crypto_rng", "crypto_scomp", "crypto_comp", "crypto_cipher"):
     struct(_name, "base")
 
@@ -192,16 +194,41 @@ class Hash(Algorithm):
             self.set_key(key)
         transform = self.transform  # may call the guest: before the description exists
         with self.buffer(DESC(self.kernel) + self.number("descsize")) as desc:
-            self.kernel.store(desc, transform)
+            self.kernel.store(desc + TFM(self.kernel), transform)
             self.call("init", desc)
+            size, held = self.number("digestsize"), b""
             for at in range(0, len(data), chunk):
-                piece = data[at : at + chunk]
-                with self.buffer(piece) as address:
-                    self.call("update", desc, address, len(piece))
-            size = self.number("digestsize")
-            with self.buffer(size) as out:
-                self.call("final", desc, out)
+                held = self._update(desc, held + data[at : at + chunk])
+            with self.buffer(size) as out, self.buffer(held) as rest:
+                if self.block_only:
+                    self.call("finup", desc, rest, len(held), out)
+                else:
+                    self.call("final", desc, out)
                 return self.kernel.memory.read(out, size)
+
+    def _update(self, desc: int, piece: bytes) -> bytes:
+        """Give the algorithm what it takes of a piece; return the rest (crypto_shash_finup)."""
+        if not self.block_only:
+            with self.buffer(piece) as address:
+                self.call("update", desc, address, len(piece))
+            return b""
+        # Some want to be left a byte for the end, though it completes a block.
+        last = 1 if self._flags & FINAL_NONZERO else 0
+        if len(piece) < self.number("cra_blocksize") + last:
+            return piece
+        count = len(piece) - last
+        with self.buffer(piece) as address:
+            left = self.call("update", desc, address, count)
+        return piece[count - left :]
+
+    @property
+    def block_only(self) -> bool:
+        """Whether it takes whole blocks, and leaves what is between them to the kernel."""
+        return bool(self._flags & BLOCK_ONLY)
+
+    @property
+    def _flags(self) -> int:
+        return view(self.kernel, "crypto_alg", self._alg).number("cra_flags")
 
 
 class Skcipher(Algorithm):

@@ -194,19 +194,28 @@ def _bsearch(k: Kernel, key: int, base: int, count: int, size: int, compare: int
 
 declare("rb_node", "__rb_parent_color rb_right rb_left")
 RIGHT, LEFT = offset_of("rb_node", "rb_right"), offset_of("rb_node", "rb_left")
+PARENT = offset_of("rb_node", "__rb_parent_color")
 BLACK = 1
 
 
 def _parent(k: Kernel, node: int) -> int:
-    return k.word(node) & ~3
+    return k.word(node + PARENT(k)) & ~3
+
+
+def _colour(k: Kernel, node: int) -> int:
+    return k.word(node + PARENT(k)) & BLACK
 
 
 def _black(k: Kernel, node: int) -> bool:
-    return not node or bool(k.word(node) & BLACK)
+    return not node or _colour(k, node) == BLACK
+
+
+def _hang(k: Kernel, node: int, parent: int) -> None:
+    k.store(node + PARENT(k), parent | _colour(k, node))
 
 
 def _paint(k: Kernel, node: int, colour: int) -> None:
-    k.store(node, _parent(k, node) | colour)
+    k.store(node + PARENT(k), _parent(k, node) | colour)
 
 
 def _replace(k: Kernel, root: int, old: int, new: int) -> None:
@@ -217,7 +226,7 @@ def _replace(k: Kernel, root: int, old: int, new: int) -> None:
     else:
         k.store(parent + (LEFT(k) if k.word(parent + LEFT(k)) == old else RIGHT(k)), new)
     if new:
-        k.store(new, parent | k.word(new) & BLACK)
+        _hang(k, new, parent)
 
 
 def _rotate(k: Kernel, root: int, node: int, side: int) -> None:
@@ -228,9 +237,9 @@ def _rotate(k: Kernel, root: int, node: int, side: int) -> None:
     _replace(k, root, node, child)
     k.store(node + other, inner)
     if inner:
-        k.store(inner, node | k.word(inner) & BLACK)
+        _hang(k, inner, node)
     k.store(child + side, node)
-    k.store(node, child | k.word(node) & BLACK)
+    _hang(k, node, child)
 
 
 @function("void rb_insert_color(struct rb_node *node, struct rb_root *root)")
@@ -258,22 +267,22 @@ def _rb_insert_color(k: Kernel, node: int, root: int) -> None:
 @function("void rb_erase(struct rb_node *node, struct rb_root *root)")
 def _rb_erase(k: Kernel, node: int, root: int) -> None:
     right, left = k.word(node + RIGHT(k)), k.word(node + LEFT(k))
-    black = k.word(node) & BLACK
+    black = _colour(k, node)
     if right and left:
         # The next node, which has no left child, takes the place and the colour.
         heir = _outermost(k, right, LEFT(k))
-        black = k.word(heir) & BLACK
+        black = _colour(k, heir)
         child, parent = k.word(heir + RIGHT(k)), _parent(k, heir)
         if parent == node:
             parent = heir
         else:
             _replace(k, root, heir, child)
             k.store(heir + RIGHT(k), right)
-            k.store(right, heir | k.word(right) & BLACK)
+            _hang(k, right, heir)
         _replace(k, root, node, heir)
         k.store(heir + LEFT(k), left)
-        k.store(left, heir | k.word(left) & BLACK)
-        _paint(k, heir, k.word(node) & BLACK)
+        _hang(k, left, heir)
+        _paint(k, heir, _colour(k, node))
     else:
         child, parent = right or left, _parent(k, node)
         _replace(k, root, node, child)
@@ -303,7 +312,7 @@ def _rebalance(k: Kernel, root: int, node: int, parent: int) -> None:
             _rotate(k, root, sibling, other)
             sibling = k.word(parent + other)
             far = k.word(sibling + other)
-        _paint(k, sibling, k.word(parent) & BLACK)
+        _paint(k, sibling, _colour(k, parent))
         _paint(k, parent, BLACK)
         _paint(k, far, BLACK)
         _rotate(k, root, parent, side)
@@ -319,7 +328,7 @@ def _outermost(k: Kernel, node: int, side: int) -> int:
 
 
 def _neighbour(k: Kernel, node: int, side: int) -> int:
-    if k.word(node) == node:  # RB_CLEAR_NODE: in no tree
+    if k.word(node + PARENT(k)) == node:  # RB_CLEAR_NODE: in no tree
         return 0
     further = k.word(node + side)
     if further:

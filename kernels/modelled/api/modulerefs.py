@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from archs.layouts import NotKnown
 from kernels.modelled.api.common import stop
 from kernels.modelled.kernel import Kernel
 from kernels.modelled.modules import BASE, STATES
@@ -19,8 +20,8 @@ def _of_module(k: Kernel, module: int, member: str) -> int:
         stop(k, f"no module's struct module lies at {module:#x}")
     address = found.member(member)
     if address is None:
-        built = f"built for {found.this.build}" if found.this.build else "of an unknown build"
-        stop(k, f"struct module of {found.name}, {built}: where its '{member}' stands is not known")
+        layouts = k.layouts if found.layouts is None else found.layouts
+        raise NotKnown(f"module.{member}", layouts.release, layouts.hint)
     return address
 
 

@@ -103,8 +103,8 @@ def _synchronize_rcu(k: Kernel) -> None:
     "void call_rcu_hurry(struct rcu_head *head, rcu_callback_t func)",
 )
 def _call_rcu(k: Kernel, head: int, func: int) -> None:
-    call_rcu(k, head, lambda k: k.call(func, head), func)
     k.store(head + RCU_FUNCTION(k), func)
+    call_rcu(k, head, lambda k: k.call(func, head), func)
 
 
 @function("void kvfree_call_rcu(struct rcu_head *head, void *ptr)")

@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from allocator.errors import AccessError, AllocationError
+from archs.layouts import NotKnown
 from emulator.calls import Parked, stack_size
-from emulator.faults import Fault, Stopped
+from emulator.faults import Fault, FaultKind, Stopped
 from kernels.modelled.api.common import Deferred, errno, state, stop, text
 from kernels.modelled.api.held import left
 from kernels.modelled.api.rcu import grace_period, rcu_pending, withdraw_rcu
@@ -32,6 +33,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import Arguments, data, function
 
+_Result = TypeVar("_Result")
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 NAME = 255  # bytes of a thread's name that are kept; the kernel shows 63
 HUNG = 120 * NSEC_PER_SEC  # as khungtaskd's idea of too long (kernel/hung_task.c)
@@ -80,8 +82,24 @@ class Scheduler:
 
 def defer(k: Kernel, key: int, what: Deferred) -> None:
     """Put `what` at the end of the queue; `key` finds it again."""
-    state(k, Scheduler).queue.append((key, what))
+    state(k, Scheduler).queue.append((key, _as_put_off(k, what)))
     k.work_pending = True
+
+
+def _as_put_off(k: Kernel, what: Deferred) -> Deferred:
+    """Return something put off that goes by the structures of whoever puts it off."""
+    layouts = k.layouts
+    if layouts is k.whose.own:
+        return what
+
+    def by(act: Callable[[Kernel], _Result]) -> Callable[[Kernel], _Result]:
+        def kept(k: Kernel) -> _Result:
+            with k.whose.by(layouts):
+                return act(k)
+
+        return kept
+
+    return Deferred(what.name, by(what.act), by(what.target), by(what.undo))
 
 
 def withdraw(k: Kernel, key: int) -> bool:
@@ -106,7 +124,7 @@ def set_timer(k: Kernel, key: int, when: int, what: Deferred) -> None:
     """Let `what` happen once `when` (nanoseconds since boot) has come, instead of before."""
     s = state(k, Scheduler)
     s.serial += 1
-    s.timers[key] = when, s.serial, what
+    s.timers[key] = when, s.serial, _as_put_off(k, what)
     k.work_pending = True
 
 
@@ -126,6 +144,8 @@ def abandon(k: Kernel, owned: Callable[[int], bool]) -> None:
             what.undo(k)
         except AccessError:  # its structure is gone
             return False
+        except NotKnown:  # nor does it ever run
+            return True
         return True
 
     s.timers = {key: timer for key, timer in s.timers.items() if not goes(timer[2])}
@@ -200,11 +220,17 @@ def _perform(k: Kernel, name: str, act: Callable[[Kernel], object], *, oops: boo
     advance(k, SWITCH)
     try:
         act(k)
-    except (Fault, AccessError) as error:
-        fault = error if isinstance(error, Fault) else k.access_fault(error, name)
+    except (Fault, AccessError, NotKnown) as error:
+        fault = error if isinstance(error, Fault) else _fault(k, name, error)
         if not oops or fault.kind.is_limit:  # which is the call's, whatever spent it
             raise fault from None
         k.oops(name, fault)
+
+
+def _fault(k: Kernel, name: str, error: AccessError | NotKnown) -> Fault:
+    if isinstance(error, AccessError):
+        return k.access_fault(error, name)
+    return k.serving.fault(FaultKind.UNKNOWN_STRUCTURE, f"{error.what}, in {name}", hint=error.hint)
 
 
 def block(

@@ -15,6 +15,7 @@ import attrs
 from kernels.modelled.api import aes
 from kernels.modelled.api.algorithms import (
     DESC,
+    TFM,
     Algorithm,
     Cipher,
     CryptoError,
@@ -130,6 +131,17 @@ def _of(k: Kernel, address: int) -> Algorithm:
     return found
 
 
+def _described(k: Kernel, desc: int) -> Algorithm:
+    """Return the hash that a description is of; stop where what is between blocks is the kernel's."""
+    found = _of(k, k.word(desc + TFM(k)))
+    if isinstance(found, Hash) and found.block_only:
+        what = "takes whole blocks only (CRYPTO_AHASH_ALG_BLOCK_ONLY)"
+        stop(
+            k, f"{found.record.name} {what}: what a kernel then keeps of a message is not modelled"
+        )
+    return found
+
+
 def _status(call: Algorithm, name: str, *args: int) -> int:
     """Return what a callback returned, errors too."""
     try:
@@ -167,17 +179,17 @@ def _shash_setkey(k: Kernel, tfm: int, key: int, size: int) -> int:
 
 @function("int crypto_shash_init(struct shash_desc *desc)")
 def _shash_init(k: Kernel, desc: int) -> int:
-    return _status(_of(k, k.word(desc)), "init", desc)
+    return _status(_described(k, desc), "init", desc)
 
 
 @function("int crypto_shash_update(struct shash_desc *desc, const u8 *data, unsigned int len)")
 def _shash_update(k: Kernel, desc: int, data: int, size: int) -> int:
-    return _status(_of(k, k.word(desc)), "update", desc, data, size)
+    return _status(_described(k, desc), "update", desc, data, size)
 
 
 @function("int crypto_shash_final(struct shash_desc *desc, u8 *out)")
 def _shash_final(k: Kernel, desc: int, out: int) -> int:
-    return _status(_of(k, k.word(desc)), "final", desc, out)
+    return _status(_described(k, desc), "final", desc, out)
 
 
 @function(
@@ -201,7 +213,7 @@ def _shash_digest(k: Kernel, desc: int, data: int, size: int, out: int) -> int:
 def _shash_tfm_digest(k: Kernel, tfm: int, data: int, size: int, out: int) -> int:
     found = _of(k, tfm)
     with found.buffer(DESC(k) + found.number("descsize")) as desc:
-        k.store(desc, tfm)
+        k.store(desc + TFM(k), tfm)
         return _shash_digest(k, desc, data, size, out)
 
 

@@ -124,6 +124,29 @@ def test_lists_are_two_pointers(kernels):
         assert [place[0] for place in places] == [0, 8]
 
 
+# What code reads without names, since its type alone says where it lies: in 6.1 as in 7.2.
+FIXED = {
+    "llist_node": {"next": 0},
+    "hlist_node": {"next": 0, "pprev": 8},
+    "static_key": {"enabled": 0},
+    "timespec64": {"tv_sec": 0, "tv_nsec": 8},
+    "va_format": {"fmt": 0, "va": 8},
+    "resource": {"start": 0, "end": 8, "name": 16, "flags": 24},
+    "range": {"start": 0, "end": 8},
+}
+
+
+def test_what_is_read_without_names(kernels):
+    """Each is the same in every kernel that is there; so modules of any build may use it."""
+    for release, folder in kernels.items():
+        found = types(folder)
+        for name, members in FIXED.items():
+            structure = found.structure(name)
+            assert structure is not None, (release, name)
+            places = {title: found.member(structure, title)[0] for title in members}
+            assert places == members, (release, name)
+
+
 def _differs(btf: Types, ours: CType, number: int) -> str:
     """Return how a type in a prototype differs from the kernel's; empty where it does not."""
     real = btf.plain(number)
