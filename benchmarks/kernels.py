@@ -39,7 +39,7 @@ PERCPU = 0x2_1000
 
 HEAD = """# Which kernels
 
-What becomes of modules of each kernel that was tried, each with what it depends on, as
+What becomes of modules of each kernel that was given, each with what it depends on, as
 `python -m benchmarks.kernels` found it with execmem {version}: a random sample of at most {most}
 modules of each tree. Every other kernel is taken for what its modules say (`execmem load` tells in
 a notice what that is, and what is only assumed).
@@ -49,14 +49,27 @@ a notice what that is, and what is only assumed).
   kernel had in its memory when it called a module's init; over modules and boots that were
   recorded. No number: nothing was recorded. [Beside a real kernel](diff.md#result) names what
   differs; where only a hash of a section is known, all of it counts.
-* **load**: accepted, under all checks of `load_module()`; with the image's exports and checksums
-  where the image is there (*given*), else alone.
+* **load**: accepted, under all checks of `load_module()`, with the image's exports and checksums.
 * **init**: returned without an error, under the kernel that is modelled: {models}.
   The others returned an error (there is no such device), or were stopped.
 
-| Linux | architecture | kernel | link | finalise: bytes differing | load | init | init error | stopped |
-|---|---|---|---|---|---|---|---|---|
+| Linux | architecture | link | finalise: bytes differing | load | init | init error | stopped |
+|---|---|---|---|---|---|---|---|
 """
+
+
+ALONE = """
+## Without their kernel
+
+Modules of each kernel at hand, a random sample of at most {most} of each tree, when nobody gives it.
+They are linked and finalised by what they tell themselves. What needs a structure of a kernel
+other than the one that is modelled is stopped by name ("crypto_alg of 6.1.176 is not known; give the
+kernel with --kernel"), in the module or in one that it depends on; the rest runs.
+
+| Linux | architecture | load | init | init error | stopped: a structure | stopped: else |
+|---|---|---|---|---|---|---|
+"""
+STRUCTURE = "unknown kernel structure"
 
 
 @attrs.define
@@ -68,6 +81,7 @@ class Group:
     linked: int = 0
     image: Path | None = None
     outcomes: Counter[str] = attrs.field(factory=Counter)
+    alone: Counter[str] = attrs.field(factory=Counter)
 
 
 def folders(variable: str) -> Iterator[Path]:
@@ -139,12 +153,31 @@ def command(*words: str | Path) -> Iterator[dict[str, Any]]:
     )
 
 
-def sweep(group: Group, jobs: int) -> None:
-    """Load each module and run its init, in a process of its own."""
-    more = () if group.image is None else ("--kernel", group.image, "--modelled")
+def sweep(group: Group, jobs: int, *, alone: bool) -> Counter[str]:
+    """Load each module and run its init, in a process of its own; return what became of them."""
+    found: Counter[str] = Counter()
+    given = group.image is not None and not alone
+    more = ("--kernel", group.image, "--modelled") if given else ()
     for row in command("sweep", "--init", "--jobs", str(jobs), *more, *group.files):
         if "outcome" in row:
-            group.outcomes[row["outcome"]] += 1
+            needs = alone and row["outcome"] == "fault" and STRUCTURE in row["error"]
+            found["structure" if needs else row["outcome"]] += 1
+    return found
+
+
+def rows_alone(groups: Mapping[tuple[str, str], Group]) -> Iterator[str]:
+    """Yield the rows of the table without kernels, by version."""
+    for key in sorted(groups, key=lambda key: (groups[key].build.version.value, *key)):
+        group, build, got = groups[key], groups[key].build, groups[key].alone
+        count = len(group.files)
+        cells = (
+            build.title.removeprefix("Linux "),
+            build.arch.name,
+            f"{count - got['refused']} of {count}",
+            f"{got['init-ok']} of {count}",
+            *(str(got[outcome]) for outcome in ("init-error", "structure", "fault")),
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def compared(
@@ -175,6 +208,8 @@ def rows(
     order = sorted(groups, key=lambda key: (groups[key].build.version.value, *key))
     for key in order:
         group, build = groups[key], groups[key].build
+        if group.image is None:
+            continue
         count, got = len(group.files), group.outcomes
         bytes_ = recorded.get((build.version.value, build.arch.name), Counter())
         told = f"{bytes_['differing']} ({bytes_['modules']} modules, {bytes_['boots']} boots)"
@@ -182,7 +217,6 @@ def rows(
             (
                 f"| {build.title.removeprefix('Linux ')}",
                 build.arch.name,
-                "given" if group.image is not None else "not given",
                 f"{group.linked} of {count}",
                 told if bytes_ else "",
                 f"{count - got['refused']} of {count}",
@@ -200,18 +234,24 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=150, help="modules of a tree")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument("--alone", action="store_true", help="only the table without kernels")
     given = parser.parse_args()
     trees = [*folders("EXECMEM_KERNELS"), *folders("EXECMEM_CORPUS"), *given.root]
     groups = grouped(trees, given.most)
     models = sorted({build_of(None, arch=group.build.arch).title for group in groups.values()})
     for key, group in groups.items():
         print(*key, len(group.files), file=sys.stderr)
-        sweep(group, given.jobs)
+        group.alone = sweep(group, given.jobs, alone=True)
+        if not given.alone:
+            group.outcomes = sweep(group, given.jobs, alone=False)
+    alone = ALONE.format(most=given.most) + "".join(f"{row}\n" for row in rows_alone(groups))
+    if given.alone:
+        kept = given.output.read_text("utf-8").partition(ALONE[:20])[0]
+        write_file(given.output, kept + alone)
+        return
     head = HEAD.format(most=given.most, models="; ".join(models), version=__version__)
-    write_file(
-        given.output,
-        head + "".join(f"{row}\n" for row in rows(groups, compared(given.root, given.jobs))),
-    )
+    table = "".join(f"{row}\n" for row in rows(groups, compared(given.root, given.jobs)))
+    write_file(given.output, head + table + alone)
 
 
 if __name__ == "__main__":

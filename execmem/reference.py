@@ -173,7 +173,7 @@ Version magic and CRCs can only be compared with something:
 * **Alone**, a module is compared with neither. If it names another kernel than the one modelled,
   it is linked and finalised as that does it; what it calls is modelled, and a notice says so. A
   module that names none is taken for one of the modelled kernel; kernels load those by force
-  (CONFIG_MODULE_FORCE_LOAD=y).
+  (CONFIG_MODULE_FORCE_LOAD=y). Of both, what needs a structure of their kernel stops by name.
 
 `--force`, or `Machine(force=True)`, does what `modprobe --force` does: version magic and versions
 count as missing, and the kernel is tainted (F). It overrides no other check.

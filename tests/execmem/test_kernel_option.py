@@ -14,6 +14,7 @@ from execmem.cli import COMMANDS, cli, main
 from loader.build import models
 from tests.support.checked import Offer, debian, made, version_table
 from tests.support.kernels import kernel_file
+from tests.support.modules import module as mini_module
 
 Run = Callable[..., tuple[int, str, str]]
 OFFERS = (Offer("module_layout", crc=0x1234), Offer("_printk", crc=5))
@@ -117,6 +118,41 @@ def test_reports_say_what_is_modelled(run: Run, files: dict[str, Path]) -> None:
     _, out, _ = run("--version")
     assert f"models {'; '.join(models())}" in out.splitlines()
     assert "Linux 6.12.107, Debian amd64" in models()
+
+
+NEEDS = "miscdevice of 6.9.1-mine is not known"
+
+
+def test_what_needs_its_kernel(run: Run, arch: archs.Arch, tmp_path: Path) -> None:
+    """A module that is run alone stops in one line, with status 1, and its row and JSON say it."""
+    path = tmp_path / "needs.ko"
+    path.write_bytes(
+        mini_module(
+            arch.machine,
+            "needs",
+            undefined=("misc_register",),
+            runs=True,
+            vermagic="6.9.1-mine SMP",
+        )
+    )
+    code, out, err = run("run", path)
+    assert (code, out) == (1, "")
+    notice, line = err.splitlines()
+    assert notice.endswith("; what needs its structures stops: give its kernel with --kernel")
+    assert line.startswith(f"execmem: unknown kernel structure: {NEEDS} at ")
+    assert line.endswith("; hint: give the kernel with --kernel")
+    code, out, err = run("run", path, "--json")
+    assert code == 1
+    assert NEEDS in out + err
+    code, out, _err = run("sweep", path, "--init", "--json")
+    row, summary = map(json.loads, out.splitlines())
+    assert row["outcome"] == "fault"
+    assert NEEDS in row["error"]
+    assert [note.count("what needs its structures stops") for note in row["notices"]] == [1]
+    assert summary["summary"]["outcomes"]["fault"] == 1
+    code, out, _err = run("load", path, "--json")
+    assert code == 0
+    assert "what needs its structures stops" in json.loads(out)["notices"][0]
 
 
 def test_a_kernel_that_is_none(run: Run, files: dict[str, Path]) -> None:
