@@ -118,6 +118,11 @@ class PageTable:
         self._pte_shift, self._pmd_shift, self._pud_shift = (
             size.bit_length() - 1 for size in (self._page, self._large, self._upper)
         )
+        # All of it at once, for walks.
+        self._shape = (
+            *(self._pud_shift, self._pmd_shift, self._last),
+            *(self._page, self._large, self._upper),
+        )
         self._page_offsets = np.arange(self._entries, dtype=_U) * _U(self._page)
         self.events = Events() if events is None else events
         self.direct_map = direct_map or Interval(0, 0)
@@ -333,13 +338,13 @@ class PageTable:
 
         Neither `va` nor `size` need be aligned. Stretches are cut where large leaves end.
         """
-        end = va + size
-        for start, stop, leaf, entry in self._segments(align_down(va, self._page), end):
+        end, page = va + size, self._page
+        for start, stop, leaf, entry in self._segments(align_down(va, page), end):
             if isinstance(entry, np.ndarray):
                 steps = entry[1:] - entry[:-1]
-                cuts = [0, *(np.flatnonzero(steps != self._page) + 1).tolist(), len(entry)]
+                cuts = [0, *(np.flatnonzero(steps != page) + 1).tolist(), len(entry)]
                 pieces = [
-                    (start + first * self._page, start + last * self._page, entry.item(first))
+                    (start + first * page, start + last * page, entry.item(first))
                     for first, last in pairwise(cuts)
                 ]
             else:
@@ -451,8 +456,7 @@ class PageTable:
 
     def _segments(self, va: int, end: int) -> Iterator[tuple[int, int, int, _Entry]]:
         """Yield (start, stop, leaf size, entry), entry being the slice of a PTE table."""
-        pud_shift, pmd_shift, last = self._pud_shift, self._pmd_shift, self._last
-        page, large, upper = self._page, self._large, self._upper
+        pud_shift, pmd_shift, last, page, large, upper = self._shape
         at = va
         while at < end:
             pmd = self._puds.get(at >> pud_shift)

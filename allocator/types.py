@@ -331,9 +331,11 @@ class TextPoke:
         return Interval(self.window, self.window + self.pages * self.page)
 
     def on(self, page: int) -> TextPoke:
-        """Return how text is poked where a page has `page` bytes."""
+        """Return how text is poked where a page has `page` bytes; ValueError if that is unknown."""
         if page == self.page:
             return self
+        if page not in self.windows:
+            raise ValueError(f"{self.name}: no window is known for pages of {size_text(page)}")
         return attrs.evolve(self, window=self.windows[page], page=page)
 
 

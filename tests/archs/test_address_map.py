@@ -98,6 +98,12 @@ def test_arm64_text_is_poked_behind_the_device_tree(page):
     )
 
 
+def test_a_window_that_nobody_knows_is_refused():
+    """Text of an architecture whose pages are never larger is not poked anywhere else."""
+    with pytest.raises(ValueError, match="text_poke: no window is known for pages of 16 KiB"):
+        archs.arch("x86_64").text_poke.on(16 * KIB)
+
+
 def test_arm64_image_too_large_for_the_direct_window() -> None:
     """An image of 128 MiB or more leaves only the 2 GiB window (module_init_limits)."""
     there = archs.arch("arm64").loads.address_map(image_size=128 * MIB)
