@@ -15,6 +15,7 @@ import attrs
 from allocator.errors import ExecmemError
 from allocator.types import TextPoke
 from archs.environment import Boot, Environment
+from archs.levels.boot import Boot as BootLevel
 from archs.levels.link import Link
 from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
@@ -58,6 +59,8 @@ class Arch:
         *runs*: calling convention and emulated CPU. Code that cannot do without asks for `runs`.
     patch
         *pokes and traces*: how finished text is written; None: it never is.
+    boot
+        *boots*: how a whole kernel is started. Code that cannot do without asks for `boots`.
     finalise
         *finalises*: what the kernel edits in a module before its init runs, in its order.
     environment
@@ -72,6 +75,7 @@ class Arch:
     load: Load | None = None
     run: Run | None = None
     patch: Patch | None = None
+    boot: BootLevel | None = None
     finalise: tuple[Pass, ...] = ()
     environment: Callable[[Boot], Environment] | None = None
 
@@ -88,6 +92,13 @@ class Arch:
         if self.run is None:
             raise LevelMissing(self.name, "run", "how its functions are called")
         return self.run
+
+    @property
+    def boots(self) -> BootLevel:
+        """The level that booting needs; LevelMissing where there is none."""
+        if self.boot is None:
+            raise LevelMissing(self.name, "boot", "how its kernels are started")
+        return self.boot
 
     # What an absent level has none of.
 

@@ -58,6 +58,7 @@ from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
 from archs.reloc import signed
 from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
+from archs.start_arm64 import BOOT
 from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
 from archs.versions import MODELLED, Since, Version
@@ -546,6 +547,7 @@ ARM64 = Arch(
         text=PATCHING,
     ),
     environment=environment,
+    boot=BOOT,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),
         Pass(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import attrs
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, printable
 
 MAX_ERRNO = 4095  # include/linux/err.h
 
@@ -69,3 +69,24 @@ class ErrnoError(ExecmemError):
     def __str__(self) -> str:
         code = f"-{self.error} ({errno_name(self.error)})" if self.error else ""
         return f"{self.name}: {self.operation}: {', '.join(filter(None, (code, self.reason)))}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class BootFailed(ExecmemError):
+    """A kernel did not get to its first process.
+
+    Parameters
+    ----------
+    kernel, reason
+        Which, and why.
+    console
+        The last lines that it printed.
+    """
+
+    kernel: str
+    reason: str
+    console: str = ""
+
+    def __str__(self) -> str:
+        said = f"; it last said:\n{printable(self.console)}" if self.console else ""
+        return f"{printable(self.kernel)}: does not boot: {printable(self.reason)}{said}"

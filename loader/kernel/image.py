@@ -25,7 +25,7 @@ from loader.btf import BadBtf, Btf
 from loader.errors import BadKernel
 from loader.kernel.config import embedded_config, page_size_in
 from loader.kernel.exports import KernelExport, exports_in
-from loader.kernel.segments import Segment, address_of, offset_of
+from loader.kernel.segments import Loaded, Segment, address_of, offset_of
 from loader.kernel.symbols import Encoding, Found, ImageSymbols, find
 from loader.kernel.unpack import unwrap
 
@@ -63,6 +63,8 @@ class KernelImage:
         Its kallsyms: name -> address.
     given_config
         The configuration where it came from a file of its own.
+    header
+        The first bytes of the file that a boot protocol describes, where there was one.
     """
 
     name: str
@@ -72,6 +74,7 @@ class KernelImage:
     segments: tuple[Segment, ...]
     symbols: ImageSymbols = attrs.field(repr=False)
     given_config: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    header: bytes = attrs.field(default=b"", repr=False)
 
     @classmethod
     def parse(
@@ -109,7 +112,7 @@ class KernelImage:
         if found.encoding is Encoding.BASE and not found.base:
             found = attrs.evolve(found, base=_relocated(data, found, segments[0].address))
         symbols = ImageSymbols(found, found.addresses(lambda at: address_of(segments, at)))
-        return cls(name, arch, data, payload.wrappers, segments, symbols, config)
+        return cls(name, arch, data, payload.wrappers, segments, symbols, config, payload.header)
 
     @property
     def order(self) -> str:
@@ -201,6 +204,28 @@ class KernelImage:
         return Interval(start, end)
 
     @cached_property
+    def loaded(self) -> Loaded:
+        """What a boot loader puts into memory, without KASLR.
+
+        Of an ELF file the segments by their physical addresses, its entry being a physical
+        address too; a flat image as it is, entered at its first byte.
+        """
+        first = self.segments[0]
+        if self.data[:4] != b"\x7fELF":
+            return Loaded(address=first.address, contents={0: self.data}, size=first.size, entry=0)
+        parts = [(s.address if s.physical is None else s.physical, s) for s in self.segments]
+        start = min(at for at, _ in parts)
+        end = max(at + segment.size for at, segment in parts)
+        lowest = next(segment for at, segment in parts if at == start)
+        contents = {
+            at - start: self.data[s.offset : s.offset + s.stored] for at, s in parts if s.stored
+        }
+        entry = int.from_bytes(self.data[24:32], "little")
+        virtual = entry - lowest.address
+        entry = virtual if 0 <= virtual < lowest.size else entry - start
+        return Loaded(address=lowest.address, contents=contents, size=end - start, entry=entry)
+
+    @cached_property
     def percpu(self) -> Interval | None:
         """Where symbols of per-cpu variables lie; None where it is not known."""
         ends = (self.symbols.get("__per_cpu_start"), self.symbols.get("__per_cpu_end"))
@@ -283,7 +308,7 @@ def _elf(data: bytes, name: str) -> tuple[Arch, tuple[Segment, ...]]:
         order: Order = "little" if file.little_endian else "big"
         number = int.from_bytes(data[18:20], order)
         segments = [
-            Segment(s["p_vaddr"], s["p_memsz"], s["p_offset"], s["p_filesz"])
+            Segment(s["p_vaddr"], s["p_memsz"], s["p_offset"], s["p_filesz"], s["p_paddr"])
             for s in file.iter_segments("PT_LOAD")
         ]
     except (ELFError, ValueError, KeyError, struct.error, OverflowError) as error:

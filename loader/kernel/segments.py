@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -16,6 +16,29 @@ class Segment:
     size: int
     offset: int
     stored: int
+    physical: int | None = None  # where it is loaded to, where the file says
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """An image as a boot loader puts it into memory.
+
+    Parameters
+    ----------
+    address
+        The virtual address of its first byte.
+    contents
+        Offset from there -> bytes.
+    size
+        Bytes that it takes, uninitialised data included.
+    entry
+        Offset of the first instruction.
+    """
+
+    address: int
+    contents: Mapping[int, bytes] = attrs.field(repr=False)
+    size: int
+    entry: int
 
 
 def address_of(segments: Iterable[Segment], at: int) -> int:

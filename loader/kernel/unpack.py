@@ -28,6 +28,7 @@ MAX_WRAPPERS = 4
 _LZ4_BLOCK = 8 << 20  # uncompressed bytes of a block in the legacy format
 _SETUP = 0x1F1  # where the setup header begins
 _SECTOR = 512
+_HEADER = 4096
 
 
 @attrs.frozen
@@ -40,10 +41,13 @@ class Payload:
         An ELF file, or a flat image.
     wrappers
         What was around it, outermost first: `bzImage`, `EFI zboot`, names of packers.
+    header
+        The first 4 KiB of a bzImage, where its setup header is.
     """
 
     data: bytes = attrs.field(repr=False)
     wrappers: tuple[str, ...]
+    header: bytes = attrs.field(default=b"", repr=False)
 
 
 def unwrap(raw: bytes, name: str) -> Payload:
@@ -55,9 +59,11 @@ def unwrap(raw: bytes, name: str) -> Payload:
         Damaged, too large, or packed in a way that nothing here unpacks.
     """
     found: list[str] = []
+    header = b""
     while len(found) <= MAX_WRAPPERS:
         if raw[0x202:0x206] == b"HdrS":
             found.append("bzImage")
+            header = raw[:_HEADER]
             raw = _payload_of_bzimage(raw, name)
         elif raw[:2] == b"MZ" and raw[4:8] == b"zimg":
             found.append("EFI zboot")
@@ -67,7 +73,7 @@ def unwrap(raw: bytes, name: str) -> Payload:
             found.append(kind)
             raw = _unpacked(raw, kind, name)
         else:
-            return Payload(raw, tuple(found))
+            return Payload(raw, tuple(found), header)
     raise BadKernel(name, "image", f"more than {MAX_WRAPPERS} wrappers: {', '.join(found)}")
 
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The level *boots*: the smallest computer that Linux of the architecture starts on.
+
+Nothing here runs anything: what is in memory when the kernel gets control, and the registers,
+is data; `emulator.boards` builds the computer that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What is to be started.
+
+    Parameters
+    ----------
+    image
+        The kernel's bytes as they lie in memory: offset from its first byte -> bytes.
+    image_size
+        Bytes that it takes there, uninitialised data included.
+    entry
+        Where it is entered, as an offset from its first byte.
+    header
+        The boot protocol's header, where the kernel's file had one (`struct setup_header`).
+    memory
+        Bytes of RAM.
+    command_line
+        What the kernel is told.
+    initrd
+        The initial file system.
+    """
+
+    image: Mapping[int, bytes] = attrs.field(repr=False)
+    image_size: int
+    entry: int
+    header: bytes = attrs.field(default=b"", repr=False)
+    memory: int
+    command_line: str
+    initrd: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Start:
+    """What is where when the kernel gets control.
+
+    Parameters
+    ----------
+    contents
+        Physical address -> bytes.
+    image
+        Physical address of the kernel's first byte.
+    entry
+        Where it is entered.
+    registers
+        Register -> value.
+    """
+
+    contents: Mapping[int, bytes] = attrs.field(repr=False)
+    image: int
+    entry: int
+    registers: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A piece of hardware: which driver of `emulator.hardware`, and where it answers.
+
+    Parameters
+    ----------
+    kind
+        The driver's name.
+    start, size
+        Physical addresses, or ports, that it answers at; bytes.
+    """
+
+    kind: str
+    start: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
+class Boot:
+    """What starting a kernel of an architecture needs.
+
+    Parameters
+    ----------
+    board
+        The computer, by its name in `emulator.boards`.
+    ram
+        Physical address of its memory.
+    memory
+        Bytes of it where nobody says otherwise.
+    parts
+        Its hardware.
+    model
+        The CPU model, by the emulator's name.
+    command_line
+        What a kernel is told by default.
+    start
+        Returns what is where.
+    spin
+        Instructions of a user program that calls `getppid` for ever.
+    system_calls
+        What the kernel calls its system call functions, newest spelling first; `{}` is the name.
+    padding
+        What may stand between functions: never executed, as wide as an instruction.
+    machine
+        `e_machine` of user programs.
+    """
+
+    board: str
+    ram: int
+    memory: int
+    parts: Sequence[Part]
+    model: str
+    command_line: str
+    start: Callable[[Plan], Start]
+    spin: bytes
+    system_calls: tuple[str, ...]
+    padding: tuple[bytes, ...]
+    machine: int

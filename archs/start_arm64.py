@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How an arm64 kernel is started: Documentation/arch/arm64/booting.rst.
+
+The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
+"""
+
+from __future__ import annotations
+
+from archs.devicetree import flatten, wide
+from archs.levels.boot import Boot, Part, Plan, Start
+
+RAM = 0x4000_0000
+_MIB = 1 << 20
+_ALIGN = 2 * _MIB  # of the image; the kernel runs from anywhere that is so aligned
+_GIC, _CPU_INTERFACE, _UART = 0x800_0000, 0x801_0000, 0x900_0000
+_WINDOW, _UART_SIZE = 0x1_0000, 0x1000
+_PPI, _LEVEL_LOW = 1, 0x108
+# Private interrupts of the generic timer: secure and non-secure physical, virtual, hypervisor's.
+_TIMERS = (13, 14, 11, 10)
+_CONTROLLER = 1  # phandle
+_TREE = 2 * _MIB  # bytes that are kept for the tree, behind the image
+
+
+def _tree(plan: Plan, initrd: int) -> bytes:
+    interrupts = tuple(cell for number in _TIMERS for cell in (_PPI, number, _LEVEL_LOW))
+    return flatten(
+        {
+            "#address-cells": 2,
+            "#size-cells": 2,
+            "compatible": "linux,dummy-virt",
+            "interrupt-parent": _CONTROLLER,
+            "chosen": {
+                "bootargs": plan.command_line,
+                "linux,initrd-start": wide(initrd),
+                "linux,initrd-end": wide(initrd + len(plan.initrd)),
+            },
+            f"memory@{RAM:x}": {
+                "device_type": "memory",
+                "reg": (*wide(RAM), *wide(plan.memory)),
+            },
+            "cpus": {
+                "#address-cells": 1,
+                "#size-cells": 0,
+                "cpu@0": {"device_type": "cpu", "compatible": "arm,armv8", "reg": 0},
+            },
+            f"intc@{_GIC:x}": {
+                "compatible": "arm,cortex-a15-gic",
+                "#interrupt-cells": 3,
+                "interrupt-controller": None,
+                "phandle": _CONTROLLER,
+                "reg": (*wide(_GIC), *wide(_WINDOW), *wide(_CPU_INTERFACE), *wide(_WINDOW)),
+            },
+            "timer": {
+                "compatible": "arm,armv8-timer",
+                "interrupts": interrupts,
+                "always-on": None,
+            },
+        }
+    )
+
+
+def _start(plan: Plan) -> Start:
+    image = RAM + _ALIGN
+    tree = image + plan.image_size + -plan.image_size % _ALIGN
+    initrd = tree + _TREE
+    contents = {image + at: data for at, data in plan.image.items()}
+    contents[tree] = _tree(plan, initrd)
+    contents[initrd] = plan.initrd
+    return Start(
+        contents=contents,
+        image=image,
+        entry=image + plan.entry,
+        registers={"x0": tree, "x1": 0, "x2": 0, "x3": 0},
+    )
+
+
+BOOT = Boot(
+    board="arm64",
+    ram=RAM,
+    memory=512 * _MIB,
+    parts=(
+        Part(kind="gic_distributor", start=_GIC, size=_WINDOW),
+        Part(kind="gic_cpu_interface", start=_CPU_INTERFACE, size=_WINDOW),
+        Part(kind="pl011", start=_UART, size=_UART_SIZE),
+    ),
+    model="UC_CPU_ARM64_A72",
+    command_line=f"earlycon=pl011,{_UART:#x} keep_bootcon nokaslr panic=-1",
+    start=_start,
+    # 1: mov x8, #173; svc #0; b 1b
+    spin=bytes.fromhex("a81580d2010000d4feffff17"),
+    system_calls=("__arm64_sys_{}", "sys_{}"),
+    padding=(bytes(4), bytes.fromhex("1f2003d5")),
+    machine=183,
+)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Computers that whole kernels run on: Unicorn with its own MMU, and what it leaves out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from archs import Arch
+from emulator.boards.board import Board
+
+
+def board_of(arch: Arch, memory: int) -> Board:
+    """Return a computer of an architecture, with so many bytes of RAM; LevelMissing."""
+    found: type[Board] = import_module(f"emulator.boards.{arch.boots.board}").BOARD
+    return found(arch, memory)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An arm64 computer: exceptions, the generic timer, and the translation of addresses.
+
+Of the emulator's CPU, Python sees what the architecture gives it by system registers; what an
+exception says of itself (syndrome, address) only a copy of the whole CPU shows, at a place that
+is found out by making an exception.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import unicorn
+from unicorn import arm64_const as a64
+from unicorn import unicorn_const as uc_const
+from unicorn.unicorn_py3.arch.arm64 import CpReg
+
+from archs.levels.boot import Start
+from emulator.boards.board import Board, context_bytes
+from emulator.clock import nanoseconds
+
+FREQUENCY = 62_500_000  # hertz of the generic timer: what a kernel is told by CNTFRQ_EL0
+_MASK = (1 << 64) - 1
+_EL1H_MASKED = 0x3C5  # PSTATE: EL1 with its own stack, D A I F masked
+_IRQ_MASKED = 0x80
+_EL = 0xF
+_VIRTUAL_TIMER = 27
+_ENABLED, _INT_MASKED, _FIRES = 1, 2, 4  # CNTV_CTL_EL0
+_WFI, _WFE = 0xD503_207F, 0xD503_205F
+_PREFETCH, _DATA, _FIQ_LIKE = 3, 4, 7  # numbers that the emulator gives exceptions
+_SYNC_EXTERNAL, _FAR_NOT_VALID, _WRITE = 0x10, 1 << 10, 1 << 6
+_DATA_LOWER, _FETCH_LOWER, _SAME = 0x24, 0x20, 1
+_IL = 1 << 25
+
+# System registers by op0, op1, CRn, CRm, op2.
+_SCR_EL3, _HCR_EL2 = (3, 6, 1, 1, 0), (3, 4, 1, 1, 0)
+_SCTLR_EL1, _TCR_EL1 = (3, 0, 1, 0, 0), (3, 0, 2, 0, 2)
+_TTBR0_EL1, _TTBR1_EL1 = (3, 0, 2, 0, 0), (3, 0, 2, 0, 1)
+_VBAR_EL1, _SPSR_EL1, _ELR_EL1 = (3, 0, 12, 0, 0), (3, 0, 4, 0, 0), (3, 0, 4, 0, 1)
+_ESR_EL1, _FAR_EL1 = (3, 0, 5, 2, 0), (3, 0, 6, 0, 0)
+_CNTFRQ_EL0, _CNTV_CVAL_EL0 = (3, 3, 14, 0, 0), (3, 3, 14, 3, 2)
+
+_Register = tuple[int, int, int, int, int]
+
+
+def _encode(register: _Register) -> int:
+    op0, op1, crn, crm, op2 = register
+    return (op0 & 1) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
+
+
+_READ, _WRITTEN = 0xD530_0000, 0xD510_0000
+_ACCESS = 0xFFF0_0000
+_CNTPCT, _CNTVCT = _encode((3, 3, 14, 0, 1)), _encode((3, 3, 14, 0, 2))
+_CNTVCTSS, _CNTPCTSS = _encode((3, 3, 14, 0, 6)), _encode((3, 3, 14, 0, 5))
+_CNTV_CTL, _CNTV_TVAL = _encode((3, 3, 14, 3, 1)), _encode((3, 3, 14, 3, 0))
+_MMFR0 = _encode((3, 0, 0, 7, 0))
+_CLOCKS = (_CNTPCT, _CNTVCT, _CNTVCTSS, _CNTPCTSS)
+_WORDS = np.unique(
+    np.array(
+        [_READ | r for r in (*_CLOCKS, _CNTV_CTL, _CNTV_TVAL, _MMFR0)]
+        + [_WRITTEN | r for r in (_CNTV_CTL, _CNTV_TVAL)],
+        np.uint32,
+    )
+)
+_GRANULE_16K, _SUPPORTED_16K = 0xF << 20, 1 << 20  # ID_AA64MMFR0_EL1.TGran16
+
+
+class Arm64Board(Board):
+    """One CPU that starts at EL1 beside a GICv2."""
+
+    def __init__(self, *args: object, **named: object) -> None:
+        self._control = 0  # CNTV_CTL_EL0, which the emulator does not keep
+        self._fault_at = _where_faults_are_told()
+        self._sites: set[int] = set()
+        super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
+
+    def reset(self, start: Start) -> None:
+        """Set what firmware leaves: EL1 is AArch64, everything masked."""
+        self._set_system(_SCR_EL3, 0x501)
+        self._set_system(_HCR_EL2, 1 << 31)
+        self._set_system(_CNTFRQ_EL0, FREQUENCY)
+        self.set("pstate", _EL1H_MASKED)
+
+    # System registers ---------------------------------------------------------------------------
+
+    def _system(self, register: _Register) -> int:
+        op0, op1, crn, crm, op2 = register
+        return int(self.uc.reg_read(a64.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2)))
+
+    def _set_system(self, register: _Register, value: int) -> None:
+        op0, op1, crn, crm, op2 = register
+        self.uc.reg_write(a64.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
+
+    def registers(self) -> Mapping[str, int]:
+        """Return the timer's control register."""
+        return {"cntv_ctl_el0": self._control}
+
+    def set_registers(self, values: Mapping[str, int]) -> None:
+        """Set it."""
+        self._control = values["cntv_ctl_el0"]
+
+    # Addresses ----------------------------------------------------------------------------------
+
+    def translate(self, address: int) -> int | None:
+        """Walk the tables as the architecture does (Arm ARM, D8.2), for any granule."""
+        if not self._system(_SCTLR_EL1) & 1:
+            return address
+        tcr = self._system(_TCR_EL1)
+        high = address >> 55 & 1
+        size = tcr >> (16 if high else 0) & 63
+        if high:
+            granule = {1: 14, 2: 12, 3: 16}.get(tcr >> 30 & 3, 12)
+            table = self._system(_TTBR1_EL1)
+        else:
+            granule = {0: 12, 1: 16, 2: 14}.get(tcr >> 14 & 3, 12)
+            table = self._system(_TTBR0_EL1)
+        bits = 64 - size
+        top = _MASK >> bits << bits & ~(0xFF << 56) & _MASK
+        if address & top != (top if high else 0):
+            return None
+        stride = granule - 3
+        levels = -(-(bits - granule) // stride)
+        shift = granule + (levels - 1) * stride
+        frame = (1 << 48) - (1 << granule)
+        at = table & (1 << 48) - 2
+        index = address >> shift & (1 << bits - shift) - 1
+        while True:
+            try:
+                entry = self.ram.word(at + 8 * index)
+            except IndexError:
+                return None
+            if not entry & 1:
+                return None
+            if shift == granule or not entry & 2:
+                within = (1 << shift) - 1
+                return entry & frame & ~within | address & within
+            at = entry & frame
+            shift -= stride
+            index = address >> shift & (1 << stride) - 1
+
+    # Exceptions ---------------------------------------------------------------------------------
+
+    def exception(self, number: int) -> None:
+        """Enter the kernel's vector of synchronous exceptions."""
+        pc, state = self.pc, self.get("pstate")
+        at = self._fault_at
+        syndrome, _, address = struct.unpack_from("<IIQ", self.context(), at - 8)
+        if number in (_PREFETCH, _DATA):
+            self._set_system(_FAR_EL1, address)
+            if state & _EL and syndrome >> 26 in (_DATA_LOWER, _FETCH_LOWER):
+                syndrome |= _SAME << 26
+        self._set_system(_ESR_EL1, syndrome)
+        self._enter(pc, state, 0)
+
+    def bus_error(self, kind: str, physical: int) -> None:
+        """Tell of a synchronous external abort, whose virtual address is not known."""
+        pc, state = self.pc, self.get("pstate")
+        cause = _FETCH_LOWER if kind == "fetch" else _DATA_LOWER
+        if state & _EL:
+            cause |= _SAME
+        what = _SYNC_EXTERNAL | _FAR_NOT_VALID | (_WRITE if kind == "write" else 0)
+        self._set_system(_ESR_EL1, cause << 26 | _IL | what)
+        self._enter(pc, state, 0)
+
+    def _enter(self, pc: int, state: int, kind: int) -> None:
+        below = not state & _EL
+        self.set("pstate", _EL1H_MASKED)
+        if below:  # the emulator banks the stack pointer only when it takes an exception itself
+            self.set("sp_el0", self.sp)
+            self.sp = self.get("sp_el1")
+        self._set_system(_SPSR_EL1, state)
+        # PSTATE reaches the translator's flags only with a system register that is written after.
+        self._set_system(_ELR_EL1, pc)
+        self.pc = self._system(_VBAR_EL1) + (0x400 if below else 0x200) + kind
+
+    # Time ---------------------------------------------------------------------------------------
+
+    def deadline(self) -> int | None:
+        """Return when the virtual timer fires; None while it is off or masked."""
+        if self._control & (_ENABLED | _INT_MASKED) != _ENABLED:
+            return None
+        return nanoseconds(self._system(_CNTV_CVAL_EL0), FREQUENCY)
+
+    def interruptible(self) -> bool:
+        """Return whether PSTATE.I is clear."""
+        return not self.get("pstate") & _IRQ_MASKED
+
+    def interrupt(self) -> None:
+        """Raise the virtual timer's interrupt."""
+        self.wires.pending[:] = [_VIRTUAL_TIMER]
+        self._enter(self.pc, self.get("pstate"), 0x80)
+
+    def waiting(self, pc: int) -> int | None:
+        """Tell by the instruction before, or at, the program counter: WFI, or WFE."""
+        for at in (pc - 4, pc):
+            try:
+                word = int.from_bytes(self.read(at, 4), "little")
+            except LookupError:
+                continue
+            if word in (_WFI, _WFE):
+                return at + 4
+        return None
+
+    def watch_clocks(self, code: bytes, address: int) -> None:
+        """Answer reads of counters, and what else the emulator would answer by itself."""
+        words = np.frombuffer(code, "<u4", len(code) // 4)
+        for index in np.flatnonzero(np.isin(words & ~np.uint32(31), _WORDS)).tolist():
+            at = address + 4 * index
+            if at not in self._sites:
+                self._sites.add(at)
+                read = words[index] & _ACCESS == _READ
+                kind = a64.UC_ARM64_INS_MRS if read else a64.UC_ARM64_INS_MSR
+                work = self._guarded(self._asked if read else self._told)
+                self.uc.hook_add(uc_const.UC_HOOK_INSN, work, None, at, at, kind)
+
+    def _asked(self, uc: unicorn.Uc, target: int, register: CpReg, _data: object) -> bool:
+        """Answer an MRS; False: the emulator does."""
+        value = self._value(_encoded(register))
+        if value is None:
+            return False
+        if target != a64.UC_ARM64_REG_XZR:
+            uc.reg_write(target, value)
+        self._look()
+        return True
+
+    def _told(self, uc: unicorn.Uc, source: int, register: CpReg, _data: object) -> bool:
+        """Take what an MSR sets; False: the emulator does."""
+        number = _encoded(register)
+        value = 0 if source == a64.UC_ARM64_REG_XZR else uc.reg_read(source)
+        if number == _CNTV_CTL:
+            self._control = value & (_ENABLED | _INT_MASKED)
+        elif number == _CNTV_TVAL:
+            now = self.clock.ticks(FREQUENCY)
+            signed = (value & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
+            self._set_system(_CNTV_CVAL_EL0, now + signed & _MASK)
+        else:
+            return False
+        self._look()
+        return True
+
+    def _value(self, register: int) -> int | None:
+        if register in _CLOCKS:
+            return self.clock.ticks(FREQUENCY)
+        if register == _MMFR0:
+            value = self._system((3, 0, 0, 7, 0))
+            return value & ~_GRANULE_16K | _SUPPORTED_16K
+        due = self._system(_CNTV_CVAL_EL0)
+        now = self.clock.now * FREQUENCY // 10**9
+        if register == _CNTV_CTL:
+            return self._control | (_FIRES if self._control & _ENABLED and now >= due else 0)
+        if register == _CNTV_TVAL:
+            return due - now & 0xFFFF_FFFF
+        return None
+
+
+BOARD = Arm64Board
+
+
+def _encoded(register: CpReg) -> int:
+    return _encode((register.op0, register.op1, register.crn, register.crm, register.op2))
+
+
+@cache
+def _where_faults_are_told() -> int:
+    """Return where in a context the address of a data abort stands: behind its syndrome."""
+    uc = unicorn.Uc(uc_const.UC_ARCH_ARM64, uc_const.UC_MODE_ARM)
+    uc.ctl_set_cpu_model(a64.UC_CPU_ARM64_A72)
+    uc.mem_map(0, 0x10000)
+    table, code, bad = 0x4000, 0x8000, 0x12_3456_7000
+
+    def system(register: _Register, value: int) -> None:
+        op0, op1, crn, crm, op2 = register
+        uc.reg_write(a64.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
+
+    system(_SCR_EL3, 0x501)
+    system(_HCR_EL2, 1 << 31)
+    uc.mem_write(table, (0x401).to_bytes(8, "little"))  # the first GiB as it is, accessed
+    uc.mem_write(code, bytes.fromhex("010040f9"))  # ldr x1, [x0]
+    system(_TTBR0_EL1, table)
+    system(_TCR_EL1, 25 | 1 << 23)  # 39 bits of addresses, none above
+    system(_SCTLR_EL1, 0x30D0_0801)  # the MMU is on
+    uc.reg_write(a64.UC_ARM64_REG_PSTATE, _EL1H_MASKED)
+    system(_ELR_EL1, 0)
+    uc.reg_write(a64.UC_ARM64_REG_X0, bad)
+    seen: list[bytes] = []
+
+    def told(engine: unicorn.Uc, _number: int, _data: object) -> None:
+        seen.append(context_bytes(engine.context_save()))
+        engine.emu_stop()
+
+    uc.hook_add(uc_const.UC_HOOK_INTR, told)
+    uc.emu_start(code, code + 4)
+    pattern = bad.to_bytes(8, "little")
+    for context in seen:
+        at = context.find(pattern)
+        while at >= 0:
+            if at >= 8 and struct.unpack_from("<I", context, at - 8)[0] >> 26 == 0x25:
+                return at
+            at = context.find(pattern, at + 1)
+    raise RuntimeError("this version of Unicorn does not tell of faults as 2.1.4 does")
+

@@ -1,0 +1,502 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A computer for a whole kernel: memory, a CPU with an MMU, hardware, time.
+
+Unicorn executes and translates addresses. What it leaves to others is done here and, per
+architecture, in the file beside this one: exceptions and interrupts reach the kernel's own
+vectors, clocks show guest time, waiting ends when the next timer fires. The guest stops only
+where a hook stops it, because resuming after any other stop corrupts it (Unicorn issue 1355).
+
+An interrupt is delivered where the guest waits, looks at a clock or reads `jiffies` (a page
+of its memory is watched for that), if it lets itself be interrupted; nowhere else.
+"""
+
+from __future__ import annotations
+
+import abc
+import ctypes
+import enum
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import attrs
+import unicorn
+from unicorn import unicorn_const as uc_const
+
+from archs import Arch
+from archs.levels.boot import Boot, Start
+from emulator.clock import NSEC_PER_SEC, Clock
+from emulator.hardware.part import Device, Wires
+from emulator.hardware.parts import PARTS
+from emulator.ram import Frozen, Ram
+
+PAGE = 4096  # what Unicorn protects and maps by
+_READ_OF_JIFFIES = 8_000  # nanoseconds that pass with each: a busy wait ends soon
+_TICK = NSEC_PER_SEC // 250  # waiting ends after this at the latest
+_ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "read", uc_const.UC_MEM_WRITE_UNMAPPED: "write"}
+
+
+class Halt(enum.Enum):
+    """Why a run came to an end."""
+
+    RETURNED = "it came to where it should"
+    STOPPED = "somebody stopped it"
+    STUCK = "it waits, and nothing will happen"
+    EXPIRED = "its time is over"
+    OFF = "it switched the computer off"
+    BROKEN = "the emulator cannot go on"
+
+
+@attrs.frozen
+class State:
+    """All of a computer but its memory, as plain data.
+
+    Parameters
+    ----------
+    context
+        The CPU's registers as the emulator saves them; they mean something to the same version
+        of it only.
+    registers
+        Registers that it leaves out.
+    clock, devices, pending
+        Guest time, the parts' state by their place in the list, and interrupts raised.
+    console
+        Bytes printed so far.
+    """
+
+    context: bytes = attrs.field(repr=False)
+    registers: Mapping[str, int]
+    clock: tuple[int, int]
+    devices: tuple[Mapping[str, Any], ...]
+    pending: tuple[int, ...]
+    console: int
+
+
+class Board(abc.ABC):
+    """A computer.
+
+    Parameters
+    ----------
+    arch
+        What it is built like; it must have the level boot.
+    memory
+        Bytes of RAM.
+    """
+
+    def __init__(self, arch: Arch, memory: int) -> None:
+        self.arch = arch
+        self.boot: Boot = arch.boots
+        emulation, calling = arch.runs.emulation, arch.runs.calling
+        self._constants = import_module(f"unicorn.{emulation.prefix.lower()}_const")
+        self._prefix = emulation.registers
+        self._numbers: dict[str, int] = {}
+        self.wires = Wires()
+        self.clock: Clock = self.wires.clock
+        self.ram = Ram(self.boot.ram, memory)
+        self.devices: list[Device] = [PARTS[part.kind](self.wires) for part in self.boot.parts]
+        self.breakpoints: dict[int, Callable[[], int | None]] = {}
+        self._handles: dict[int, Any] = {}
+        self._at: int | None = None  # the breakpoint that stopped the run
+        self._passing: int | None = None  # the breakpoint that the run goes on from
+        self._stop: Halt | None = None
+        self._soon: Any = None  # the hook that ends the run for an interrupt
+        self._raised: BaseException | None = None
+        self._context: unicorn.unicorn.UcContext | None = None
+        self._pc = self.number(calling.program_counter)
+        self._sp = self.number(calling.stack_pointer)
+        self.broken = ""  # why it can only go back
+        self.uc = unicorn.Uc(
+            getattr(uc_const, f"UC_ARCH_{emulation.prefix}"), getattr(uc_const, emulation.mode)
+        )
+        self.uc.ctl_set_cpu_model(getattr(self._constants, self.boot.model))
+        self.uc.mem_map_ptr(self.ram.start, memory, uc_const.UC_PROT_ALL, self.ram.address)
+        self._connect()
+        self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
+        self.uc.hook_add(uc_const.UC_HOOK_MEM_UNMAPPED, self._guarded(self._nothing_there))
+
+    # What each architecture does ----------------------------------------------------------------
+
+    @abc.abstractmethod
+    def reset(self, start: Start) -> None:
+        """Set the registers that a boot loader leaves."""
+
+    @abc.abstractmethod
+    def translate(self, address: int) -> int | None:
+        """Return the physical address that the guest's page tables give; None for none."""
+
+    @abc.abstractmethod
+    def exception(self, number: int) -> None:
+        """Let the kernel's vector have an exception that the emulator reports."""
+
+    @abc.abstractmethod
+    def bus_error(self, kind: str, physical: int) -> None:
+        """Let the kernel have a `read` or `write` of a place where nothing answers."""
+
+    @abc.abstractmethod
+    def deadline(self) -> int | None:
+        """Return the guest time at which the timer fires next; None: it is not set."""
+
+    @abc.abstractmethod
+    def interruptible(self) -> bool:
+        """Return whether the CPU takes interrupts now."""
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """Let the timer's interrupt come."""
+
+    @abc.abstractmethod
+    def waiting(self, pc: int) -> int | None:
+        """Return where to go on if the CPU waits for an interrupt; None if it does not."""
+
+    @abc.abstractmethod
+    def watch_clocks(self, code: bytes, address: int) -> None:
+        """Answer the clock reads that stand in code at an address."""
+
+    def registers(self) -> Mapping[str, int]:
+        """Return the registers that the emulator's own copy leaves out."""
+        return {}
+
+    def set_registers(self, values: Mapping[str, int]) -> None:
+        """Set them."""
+
+    # Registers ----------------------------------------------------------------------------------
+
+    def number(self, name: str) -> int:
+        """Return Unicorn's number of a register."""
+        found = self._numbers.get(name)
+        if found is None:
+            found = self._numbers[name] = getattr(self._constants, self._prefix + name.upper())
+        return found
+
+    def get(self, name: str) -> int:
+        """Return a register."""
+        return int(self.uc.reg_read(self.number(name)))
+
+    def set(self, name: str, value: int) -> None:
+        """Set a register."""
+        self.uc.reg_write(self.number(name), value)
+
+    @property
+    def pc(self) -> int:
+        """The program counter."""
+        return int(self.uc.reg_read(self._pc))
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        self.uc.reg_write(self._pc, value)
+
+    @property
+    def sp(self) -> int:
+        """The stack pointer."""
+        return int(self.uc.reg_read(self._sp))
+
+    @sp.setter
+    def sp(self, value: int) -> None:
+        self.uc.reg_write(self._sp, value)
+
+    # Memory -------------------------------------------------------------------------------------
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes at a virtual address; LookupError where nothing is mapped."""
+        return b"".join(self.ram.read(at, length) for at, length in self._pieces(address, size))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store bytes at a virtual address; LookupError where nothing is mapped."""
+        taken = 0
+        for at, length in self._pieces(address, len(data)):
+            self.ram.write(at, data[taken : taken + length])
+            taken += length
+
+    def _pieces(self, address: int, size: int) -> list[tuple[int, int]]:
+        pieces = []
+        while size > 0:
+            length = min(size, PAGE - address % PAGE)
+            physical = self.translate(address)
+            if physical is None:
+                raise LookupError(f"nothing is mapped at {address:#x}")
+            pieces.append((physical, length))
+            address, size = address + length, size - length
+        return pieces
+
+    # Starting -----------------------------------------------------------------------------------
+
+    def load(self, start: Start) -> None:
+        """Put into memory and registers what a boot loader does."""
+        for physical, data in start.contents.items():
+            self.ram.write(physical, data)
+        self.reset(start)
+        for name, value in start.registers.items():
+            self.set(name, value)
+        self.pc = start.entry
+
+    def watch_jiffies(self, physical: int) -> None:
+        """Let time pass with each read of the word of 8 bytes at a physical address.
+
+        Its page answers as hardware does, out of the same memory.
+        """
+        page = physical & -PAGE
+        jiffies = range(physical - page, physical - page + 8)
+        base, ram = page - self.ram.start, self.ram
+
+        def read(_uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
+            if offset in jiffies:
+                self.clock.now += _READ_OF_JIFFIES
+                self._look()
+            at = base + offset
+            return int.from_bytes(ram.view[at : at + size], "little")
+
+        def write(_uc: unicorn.Uc, offset: int, size: int, value: int, _data: object) -> None:
+            at = base + offset
+            ram.view[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+        self.uc.mem_unmap(page, PAGE)
+        self.uc.mmio_map(page, PAGE, read, None, write, None)
+
+    # Running ------------------------------------------------------------------------------------
+
+    def run(self, until: int, *, seconds: float | None = None) -> Halt:
+        """Execute from the program counter until it gets to `until`, or say why it did not.
+
+        Parameters
+        ----------
+        until
+            An address in executable memory at which no instruction is ever executed.
+        seconds
+            Time of the host that it may take; afterwards the computer can only go back.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            halt = self._slice(until, end)
+            if halt is not None:
+                return halt
+
+    def stop(self) -> None:
+        """End the run under way, from a hook: it returns `Halt.STOPPED`."""
+        self._stop = Halt.STOPPED
+        self.uc.emu_stop()
+
+    def stop_here(self) -> None:
+        """Let a breakpoint that has this as its handler end the run."""
+        self._stop = Halt.STOPPED
+
+    def switch_off(self) -> None:
+        """End the run under way, from a hook: it returns `Halt.OFF`."""
+        self._stop = Halt.OFF
+        self.uc.emu_stop()
+
+    def _slice(self, until: int, end: float | None) -> Halt | None:
+        self._stop = self._at = None
+        pc = self.pc
+        try:
+            self.uc.emu_start(pc, until)
+        except unicorn.UcError as error:
+            self._reraise()
+            self.broken = f"{error} at {self.pc:#x}"
+            return Halt.BROKEN
+        finally:
+            if self._soon is not None:
+                self.uc.hook_del(self._soon)
+                self._soon = None
+        self._reraise()
+        pc = self.pc
+        if self._at is not None:
+            self._passing = None
+            at = self._at
+            to = self.breakpoints[at]() if at in self.breakpoints else None
+            self.pc = at if to is None else to
+            if self._stop is not None:
+                return self._stop
+            self._passing = at if to is None else None
+        elif self._stop is not None:
+            return self._stop
+        if self._due():
+            self.interrupt()
+            return None
+        if self._at is not None:
+            return None
+        if pc == until:
+            return Halt.RETURNED
+        after = self.waiting(pc)
+        if after is not None:
+            self.pc = after
+            return self._wait()
+        if end is not None and time.monotonic() >= end:
+            self.broken = f"it was stopped at {pc:#x} after its time"
+            return Halt.EXPIRED
+        return None  # a clock was looked at, and what was due cannot come yet
+
+    def _wait(self) -> Halt | None:
+        deadline = self.deadline()
+        self.clock.advance(self.clock.now + _TICK if deadline is None else deadline)
+        if not self._due():
+            return Halt.STUCK if deadline is None or not self.interruptible() else None
+        self.interrupt()
+        return None
+
+    def _due(self) -> bool:
+        deadline = self.deadline()
+        return deadline is not None and self.clock.now >= deadline and self.interruptible()
+
+    def _look(self) -> None:
+        """Let what is due come, now that the guest has looked at a clock: from a hook.
+
+        A run that a hook ends inside of a block loses the program counter, so it ends with the
+        next block of the same page: that of a loop, if it waits in one.
+        """
+        if self._due() and self._soon is None:
+            page = self.pc & -PAGE
+            self._soon = self.uc.hook_add(
+                uc_const.UC_HOOK_BLOCK, self._now, None, page, page + PAGE - 1
+            )
+            self.uc.ctl_remove_cache(page, page + PAGE)
+
+    def _now(self, uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
+        """End the run at a block that begins: only there the program counter is right."""
+        uc.emu_stop()
+
+    def _reraise(self) -> None:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+
+    def _guarded(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a hook whose exceptions end the run and come out of it."""
+
+        def hook(*args: Any) -> Any:
+            try:
+                return work(*args)
+            except BaseException as error:  # noqa: BLE001 -- raised again by _reraise
+                self._raised = error
+                self.uc.emu_stop()
+                return False
+
+        return hook
+
+    # Hooks --------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Let the parts answer at physical addresses."""
+        for part, device in zip(self.boot.parts, self.devices, strict=True):
+            self.uc.mmio_map(
+                part.start,
+                part.size,
+                self._guarded(partial(_read, device)),
+                None,
+                self._guarded(partial(_write, device)),
+                None,
+            )
+
+    def _exception(self, _uc: unicorn.Uc, number: int, _data: object) -> None:
+        self.exception(number)
+
+    def _nothing_there(
+        self, _uc: unicorn.Uc, access: int, physical: int, _size: int, _value: int, _data: object
+    ) -> bool:
+        self.bus_error(_ACCESS.get(access, "fetch"), physical)
+        return False
+
+    def context(self) -> bytes:
+        """Return what the emulator keeps of the CPU."""
+        if self._context is None:
+            self._context = self.uc.context_save()
+        else:
+            self.uc.context_update(self._context)
+        return context_bytes(self._context)
+
+    # Breakpoints ----------------------------------------------------------------------------------
+
+    def break_at(self, address: int, handler: Callable[[], int | None]) -> None:
+        """Call `handler` before each execution of the instruction at an address.
+
+        It may run guest code of its own. It returns where to go on, or None for: right there.
+        """
+        self.breakpoints[address] = handler
+        if address not in self._handles:
+            self._handles[address] = self.uc.hook_add(
+                uc_const.UC_HOOK_BLOCK, self._reached, None, address, address
+            )
+            self.forget_code()
+
+    def no_break_at(self, address: int) -> None:
+        """Take a breakpoint away; nothing where there is none."""
+        self.breakpoints.pop(address, None)
+        handle = self._handles.pop(address, None)
+        if handle is not None:
+            self.uc.hook_del(handle)
+            self.forget_code()
+
+    def _reached(self, uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+        if self._passing == address:
+            self._passing = None
+            return
+        if address in self.breakpoints:
+            self._at = address
+            uc.emu_stop()
+
+    def forget_code(self) -> None:
+        """Let code be translated again: it has changed behind the emulator's back."""
+        self.uc.ctl_flush_tb()
+
+    # Going back -----------------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return everything but the memory."""
+        devices = tuple(
+            {
+                field.name: getattr(device, field.name)
+                for field in attrs.fields(type(device))
+                if field.name != "wires"
+            }
+            for device in self.devices
+        )
+        return State(
+            self.context(),
+            dict(self.registers()),
+            (self.clock.now, self.clock._seed),  # noqa: SLF001 -- its state is two numbers
+            devices,
+            tuple(self.wires.pending),
+            len(self.wires.console),
+        )
+
+    def restore(self, state: State) -> None:
+        """Set everything but the memory."""
+        context = self.uc.context_save()
+        ctypes.memmove(_pointer(context), state.context, len(state.context))
+        self.uc.context_restore(context)
+        self.set_registers(state.registers)
+        self.clock.now, self.clock._seed = state.clock  # noqa: SLF001 -- as above
+        for device, values in zip(self.devices, state.devices, strict=True):
+            for name, value in values.items():
+                setattr(device, name, value)
+        self.wires.pending[:] = state.pending
+        del self.wires.console[state.console :]
+        self._passing = None
+        self.broken = ""
+
+    def thaw(self, frozen: Frozen, state: State) -> None:
+        """Become what was frozen: memory and all else."""
+        self.ram.thaw(frozen)
+        self.restore(state)
+        self.forget_code()
+        self.uc.ctl_flush_tlb()
+
+
+def _read(device: Device, _uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
+    return device.read(offset, size)
+
+
+def _write(
+    device: Device, _uc: unicorn.Uc, offset: int, size: int, value: int, _data: object
+) -> None:
+    device.write(offset, size, value)
+
+
+def _pointer(context: unicorn.unicorn.UcContext) -> Any:
+    return context.context
+
+
+def context_bytes(context: unicorn.unicorn.UcContext) -> bytes:
+    """Return what a saved context holds."""
+    return ctypes.string_at(_pointer(context), context.size)

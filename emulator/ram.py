@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A booted machine's memory: host pages that can be frozen and gone back to.
+
+Frozen memory is a file that nobody changes, mapped private: what the guest writes are copies
+of pages, and dropping them is all that going back takes, however large the memory is. The host
+address stays what it is, because the emulator keeps it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+
+import attrs
+import numpy as np
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+)
+_LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FIXED, _NORESERVE = 0x10, 0x4000
+_FAILED = ctypes.c_void_p(-1).value
+_PAGE = mmap.PAGESIZE
+_CHUNK = 1 << 24  # bytes that are looked through at once
+_PRESENT, _SWAPPED, _OF_FILE = (1 << bit for bit in (63, 62, 61))  # of /proc/self/pagemap
+
+
+class Frozen:
+    """Memory as it once was: a file without a name, or of the cache.
+
+    Parameters
+    ----------
+    fd
+        The file; it belongs to this object.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._closed = weakref.finalize(self, os.close, fd)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._closed()
+
+
+@attrs.define(eq=False)
+class Ram:
+    """Memory of a guest.
+
+    Parameters
+    ----------
+    start, size
+        Physical address, bytes.
+    """
+
+    start: int
+    size: int
+    address: int = attrs.field(init=False)  # on the host
+    view: memoryview = attrs.field(init=False, repr=False)
+    frozen: Frozen | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        address = self._map(None, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+        self.address = address
+        self.view = memoryview((ctypes.c_ubyte * self.size).from_address(address)).cast("B")
+        weakref.finalize(self, _LIBC.munmap, address, self.size)
+
+    def _map(self, address: int | None, flags: int, fd: int) -> int:
+        found = _LIBC.mmap(address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+        if found is None or found == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{self.size} bytes of memory: {os.strerror(number)}")
+        return int(found)
+
+    # Contents ---------------------------------------------------------------------------------
+
+    def read(self, physical: int, size: int) -> bytes:
+        """Return bytes; IndexError where there is no memory."""
+        at = self._offset(physical, size)
+        return self.view[at : at + size].tobytes()
+
+    def write(self, physical: int, data: bytes) -> None:
+        """Store bytes; IndexError where there is no memory."""
+        at = self._offset(physical, len(data))
+        self.view[at : at + len(data)] = data
+
+    def word(self, physical: int, size: int = 8) -> int:
+        """Return a little-endian word; IndexError where there is no memory."""
+        return int.from_bytes(self.read(physical, size), "little")
+
+    def _offset(self, physical: int, size: int) -> int:
+        at = physical - self.start
+        if at < 0 or at + size > self.size:
+            raise IndexError(f"no memory at {physical:#x}")
+        return at
+
+    # Freezing ---------------------------------------------------------------------------------
+
+    def freeze(self) -> Frozen:
+        """Return the memory as it is now, and go on from there."""
+        fd = os.memfd_create("execmem")
+        frozen = Frozen(fd)
+        self.save(fd)
+        self.thaw(frozen)
+        return frozen
+
+    def save(self, fd: int) -> None:
+        """Store the contents in an empty file; pages that are zero stay holes."""
+        os.ftruncate(fd, self.size)
+        words = np.frombuffer(self.view, np.uint64)
+        per_page = _PAGE // 8
+        for start in range(0, self.size, _CHUNK):
+            pages = words[start // 8 : (start + _CHUNK) // 8].reshape(-1, per_page)
+            used = pages.any(axis=1)
+            edges = np.flatnonzero(np.diff(used, prepend=False, append=False))
+            for first, last in edges.reshape(-1, 2).tolist():
+                at, end = start + first * _PAGE, start + last * _PAGE
+                while at < end:
+                    at += os.pwrite(fd, self.view[at:end], at)
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Become what was frozen."""
+        self._map(self.address, mmap.MAP_PRIVATE | _FIXED | _NORESERVE, frozen.fd)
+        self.frozen = frozen
+
+    def drop(self) -> None:
+        """Go back to what was frozen last."""
+        if _LIBC.madvise(self.address, self.size, mmap.MADV_DONTNEED):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def changed(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return the numbers of the pages that were written since then."""
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            file.seek(self.address // _PAGE * 8)
+            entries = np.frombuffer(file.read(self.size // _PAGE * 8), np.uint64)
+        there = entries & np.uint64(_PRESENT | _SWAPPED) != 0
+        return np.flatnonzero(there & (entries & np.uint64(_OF_FILE) == 0))

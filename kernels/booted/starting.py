@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starting a kernel, until a process of it asks the kernel for something.
+
+There the machine stops: in kernel context, on the stack of process 1, interrupts allowed. From
+there any function of the kernel can be called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from archs.levels.boot import Plan
+from emulator.boards import board_of
+from emulator.boards.board import Board, Halt
+from kernels.booted.initrd import archive
+from kernels.errors import BootFailed
+from loader.kernel.image import KernelImage
+
+_LINES = 6  # of the console, in what is said when a boot fails
+# Variables and functions that a boot is watched by; older names last.
+_JIFFIES = ("jiffies_64", "jiffies")
+_TEXT = (("_stext", "_etext"), ("_sinittext", "_einittext"))
+_MET = "getppid"
+
+
+@attrs.frozen(kw_only=True)
+class Parameters:
+    """What a boot follows from, beside the kernel itself.
+
+    Parameters
+    ----------
+    memory
+        Bytes of RAM; 0: as the architecture's level says.
+    command_line
+        Added to what the level says; the kernel takes the last word on a thing.
+    """
+
+    memory: int = 0
+    command_line: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Started:
+    """A kernel that stands in a system call of its first process.
+
+    Parameters
+    ----------
+    board
+        The computer.
+    offset
+        What is added to the image's link addresses.
+    trap
+        An address in its text that nothing ever executes: where calls return to.
+    """
+
+    board: Board
+    offset: int
+    trap: int
+
+
+def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
+    """Return what is to be started."""
+    level = image.arch.boots
+    loaded = image.loaded
+    return Plan(
+        image=loaded.contents,
+        image_size=loaded.size,
+        entry=loaded.entry,
+        header=image.header,
+        memory=parameters.memory or level.memory,
+        command_line=f"{level.command_line} {parameters.command_line}".strip(),
+        initrd=archive(level.spin, level.machine),
+    )
+
+
+def start(
+    image: KernelImage,
+    parameters: Parameters,
+    *,
+    seconds: float | None = None,
+    on_console: Callable[[bytes], object] | None = None,
+) -> Started:
+    """Boot a kernel until its first process asks for something.
+
+    Parameters
+    ----------
+    image
+        The kernel.
+    parameters
+        What else the boot follows from.
+    seconds
+        Time of the host that it may take; None: any.
+    on_console
+        Called with what the kernel prints, as it does.
+
+    Raises
+    ------
+    BootFailed
+        It stopped before; with the last lines of its console.
+    LevelMissing
+        The architecture has no level boot.
+    """
+    plan = plan_of(image, parameters)
+    level = image.arch.boots
+    beginning = level.start(plan)
+    board = board_of(image.arch, plan.memory)
+    board.wires.on_console = on_console
+    board.load(beginning)
+    base = image.loaded.address
+    for first, last in _TEXT:
+        at, end = (image.symbols.get(name) for name in (first, last))
+        if at is not None and end is not None and end > at:
+            board.watch_clocks(image.read(at, end - at), at)
+    jiffies = _address(image, _JIFFIES)
+    if jiffies is not None:
+        board.watch_jiffies(beginning.image + jiffies - base)
+    met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
+    where = next((address for address in met if address is not None), None)
+    if where is None:
+        names = ", ".join(form.format(_MET) for form in level.system_calls)
+        raise BootFailed(image.name, f"none of {names} is among its symbols", "")
+    board.break_at(where, board.stop_here)
+    panic = image.symbols.get("panic")
+    if panic is not None:
+        board.break_at(panic, lambda: None)
+    halt = board.run(trap_of(image), seconds=seconds)
+    if halt is not Halt.STOPPED or board.pc != where:
+        raise BootFailed(image.name, board.broken or halt.value, last_lines(board))
+    board.no_break_at(where)
+    return Started(board=board, offset=0, trap=trap_of(image))
+
+
+def trap_of(image: KernelImage) -> int:
+    """Return an address between two functions, where nothing is ever executed."""
+    padding = image.arch.boots.padding
+    start, end = image.symbols["_stext"], image.symbols["_etext"]
+    text = image.read(start, end - start)
+    for name in ("schedule", "kmalloc", "kfree", "vfree", "printk", "_printk"):
+        at = image.symbols.get(name)
+        if at is None:
+            continue
+        for filler in padding:
+            if text[at - start - len(filler) : at - start] == filler:
+                return at - len(filler)
+    for at in sorted(image.symbols.values()):
+        for filler in padding:
+            if start < at < end and text[at - start - len(filler) : at - start] == filler:
+                return at - len(filler)
+    raise BootFailed(image.name, "no two of its functions have anything between them", "")
+
+
+def last_lines(board: Board) -> str:
+    """Return the end of what a kernel printed."""
+    lines = board.wires.console.decode("utf-8", "backslashreplace").splitlines()
+    return "\n".join(lines[-_LINES:])
+
+
+def _address(image: KernelImage, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if name in image.symbols:
+            return image.symbols[name]
+        if name in image.exports:
+            return image.exports[name].address
+    return None
