@@ -41,7 +41,7 @@ _SCTLR_EL1, _TCR_EL1 = (3, 0, 1, 0, 0), (3, 0, 2, 0, 2)
 _TTBR0_EL1, _TTBR1_EL1 = (3, 0, 2, 0, 0), (3, 0, 2, 0, 1)
 _VBAR_EL1, _SPSR_EL1, _ELR_EL1 = (3, 0, 12, 0, 0), (3, 0, 4, 0, 0), (3, 0, 4, 0, 1)
 _ESR_EL1, _FAR_EL1 = (3, 0, 5, 2, 0), (3, 0, 6, 0, 0)
-_CNTFRQ_EL0, _CNTV_CVAL_EL0 = (3, 3, 14, 0, 0), (3, 3, 14, 3, 2)
+_CNTFRQ_EL0 = (3, 3, 14, 0, 0)
 
 _Register = tuple[int, int, int, int, int]
 
@@ -55,13 +55,13 @@ _READ, _WRITTEN = 0xD530_0000, 0xD510_0000
 _ACCESS = 0xFFF0_0000
 _CNTPCT, _CNTVCT = _encode((3, 3, 14, 0, 1)), _encode((3, 3, 14, 0, 2))
 _CNTVCTSS, _CNTPCTSS = _encode((3, 3, 14, 0, 6)), _encode((3, 3, 14, 0, 5))
-_CNTV_CTL, _CNTV_TVAL = _encode((3, 3, 14, 3, 1)), _encode((3, 3, 14, 3, 0))
+_CNTV_TVAL, _CNTV_CTL, _CNTV_CVAL = (_encode((3, 3, 14, 3, op2)) for op2 in range(3))
+_TIMER = (_CNTV_TVAL, _CNTV_CTL, _CNTV_CVAL)
 _MMFR0 = _encode((3, 0, 0, 7, 0))
 _CLOCKS = (_CNTPCT, _CNTVCT, _CNTVCTSS, _CNTPCTSS)
 _WORDS = np.unique(
     np.array(
-        [_READ | r for r in (*_CLOCKS, _CNTV_CTL, _CNTV_TVAL, _MMFR0)]
-        + [_WRITTEN | r for r in (_CNTV_CTL, _CNTV_TVAL)],
+        [_READ | r for r in (*_CLOCKS, *_TIMER, _MMFR0)] + [_WRITTEN | r for r in _TIMER],
         np.uint32,
     )
 )
@@ -72,7 +72,8 @@ class Arm64Board(Board):
     """One CPU that starts at EL1 beside a GICv2."""
 
     def __init__(self, *args: object, **named: object) -> None:
-        self._control = 0  # CNTV_CTL_EL0, which the emulator does not keep
+        self._control = 0  # CNTV_CTL_EL0 and CNTV_CVAL_EL0: the emulator's own follow the host
+        self._compare = 0
         self._fault_at = _where_faults_are_told()
         self._sites: set[int] = set()
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
@@ -95,12 +96,13 @@ class Arm64Board(Board):
         self.uc.reg_write(a64.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
 
     def registers(self) -> Mapping[str, int]:
-        """Return the timer's control register."""
-        return {"cntv_ctl_el0": self._control}
+        """Return the timer's registers."""
+        return {"cntv_ctl_el0": self._control, "cntv_cval_el0": self._compare}
 
     def set_registers(self, values: Mapping[str, int]) -> None:
-        """Set it."""
+        """Set them."""
         self._control = values["cntv_ctl_el0"]
+        self._compare = values["cntv_cval_el0"]
 
     # Addresses ----------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Arm64Board(Board):
         """Return when the virtual timer fires; None while it is off or masked."""
         if self._control & (_ENABLED | _INT_MASKED) != _ENABLED:
             return None
-        return nanoseconds(self._system(_CNTV_CVAL_EL0), FREQUENCY)
+        return nanoseconds(self._compare, FREQUENCY)
 
     def interruptible(self) -> bool:
         """Return whether PSTATE.I is clear."""
@@ -235,7 +237,9 @@ class Arm64Board(Board):
         elif number == _CNTV_TVAL:
             now = self.clock.ticks(FREQUENCY)
             signed = (value & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
-            self._set_system(_CNTV_CVAL_EL0, now + signed & _MASK)
+            self._compare = now + signed & _MASK
+        elif number == _CNTV_CVAL:
+            self._compare = value
         else:
             return False
         self._look()
@@ -247,10 +251,12 @@ class Arm64Board(Board):
         if register == _MMFR0:
             value = self._system((3, 0, 0, 7, 0))
             return value & ~_GRANULE_16K | _SUPPORTED_16K
-        due = self._system(_CNTV_CVAL_EL0)
+        due = self._compare
         now = self.clock.now * FREQUENCY // 10**9
         if register == _CNTV_CTL:
             return self._control | (_FIRES if self._control & _ENABLED and now >= due else 0)
+        if register == _CNTV_CVAL:
+            return due
         if register == _CNTV_TVAL:
             return due - now & 0xFFFF_FFFF
         return None
