@@ -84,11 +84,13 @@ BOOT = Boot(
         Part(kind="pl011", start=_UART, size=_UART_SIZE),
     ),
     model="UC_CPU_ARM64_A72",
-    command_line=f"earlycon=pl011,{_UART:#x} keep_bootcon nokaslr panic=-1",
+    command_line=f"earlycon=pl011,{_UART:#x} keep_bootcon nokaslr",
     start=_start,
     # 1: mov x8, #173; svc #0; b 1b
     spin=bytes.fromhex("a81580d2010000d4feffff17"),
     system_calls=("__arm64_sys_{}", "sys_{}"),
+    system_call_arguments=tuple(range(0, 48, 8)),  # regs[0] to regs[5]
+    registers_size=512,
     padding=(bytes(4), bytes.fromhex("1f2003d5")),
     machine=183,
 )

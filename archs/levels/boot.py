@@ -106,6 +106,10 @@ class Boot:
         Instructions of a user program that calls `getppid` for ever.
     system_calls
         What the kernel calls its system call functions, newest spelling first; `{}` is the name.
+    system_call_arguments
+        Where in `struct pt_regs` such a function looks for its arguments; empty: they are its own.
+    registers_size
+        Bytes that are enough for `struct pt_regs`.
     padding
         What may stand between functions: never executed, as wide as an instruction.
     machine
@@ -121,5 +125,7 @@ class Boot:
     start: Callable[[Plan], Start]
     spin: bytes
     system_calls: tuple[str, ...]
+    system_call_arguments: tuple[int, ...]
+    registers_size: int
     padding: tuple[bytes, ...]
     machine: int

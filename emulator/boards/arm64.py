@@ -74,6 +74,7 @@ class Arm64Board(Board):
     def __init__(self, *args: object, **named: object) -> None:
         self._control = 0  # CNTV_CTL_EL0 and CNTV_CVAL_EL0: the emulator's own follow the host
         self._compare = 0
+        self._user_table = 0  # TTBR0_EL1 when a process last came into the kernel
         self._fault_at = _where_faults_are_told()
         self._sites: set[int] = set()
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
@@ -96,29 +97,42 @@ class Arm64Board(Board):
         self.uc.reg_write(a64.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
 
     def registers(self) -> Mapping[str, int]:
-        """Return the timer's registers."""
-        return {"cntv_ctl_el0": self._control, "cntv_cval_el0": self._compare}
+        """Return the timer's registers, and the process' page table."""
+        return {
+            "cntv_ctl_el0": self._control,
+            "cntv_cval_el0": self._compare,
+            "user table": self._user_table,
+        }
 
     def set_registers(self, values: Mapping[str, int]) -> None:
         """Set them."""
         self._control = values["cntv_ctl_el0"]
         self._compare = values["cntv_cval_el0"]
+        self._user_table = values["user table"]
 
     # Addresses ----------------------------------------------------------------------------------
 
     def translate(self, address: int) -> int | None:
-        """Walk the tables as the architecture does (Arm ARM, D8.2), for any granule."""
+        """Walk the tables as the architecture does (Arm ARM, D8.2), for any granule.
+
+        A kernel may hide user memory from itself while it does not mean to access it; then it
+        is what it was when the process came into the kernel.
+        """
         if not self._system(_SCTLR_EL1) & 1:
             return address
-        tcr = self._system(_TCR_EL1)
         high = address >> 55 & 1
+        if high:
+            return self._walk(self._system(_TTBR1_EL1), address, high)
+        found = self._walk(self._system(_TTBR0_EL1), address, high)
+        return self._walk(self._user_table, address, high) if found is None else found
+
+    def _walk(self, table: int, address: int, high: int) -> int | None:
+        tcr = self._system(_TCR_EL1)
         size = tcr >> (16 if high else 0) & 63
         if high:
             granule = {1: 14, 2: 12, 3: 16}.get(tcr >> 30 & 3, 12)
-            table = self._system(_TTBR1_EL1)
         else:
             granule = {0: 12, 1: 16, 2: 14}.get(tcr >> 14 & 3, 12)
-            table = self._system(_TTBR0_EL1)
         bits = 64 - size
         top = _MASK >> bits << bits & ~(0xFF << 56) & _MASK
         if address & top != (top if high else 0):
@@ -170,7 +184,9 @@ class Arm64Board(Board):
     def _enter(self, pc: int, state: int, kind: int) -> None:
         below = not state & _EL
         self.set("pstate", _EL1H_MASKED)
-        if below:  # the emulator banks the stack pointer only when it takes an exception itself
+        if below:
+            self._user_table = self._system(_TTBR0_EL1)
+            # The emulator banks the stack pointer only when it takes an exception itself.
             self.set("sp_el0", self.sp)
             self.sp = self.get("sp_el1")
         self._set_system(_SPSR_EL1, state)

@@ -35,6 +35,7 @@ from emulator.ram import Frozen, Ram
 PAGE = 4096  # what Unicorn protects and maps by
 _READ_OF_JIFFIES = 8_000  # nanoseconds that pass with each: a busy wait ends soon
 _TICK = NSEC_PER_SEC // 250  # waiting ends after this at the latest
+_PATIENCE = 1000  # times that a guest may wait with interrupts masked
 _ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "read", uc_const.UC_MEM_WRITE_UNMAPPED: "write"}
 
 
@@ -101,6 +102,7 @@ class Board(abc.ABC):
         self._at: int | None = None  # the breakpoint that stopped the run
         self._passing: int | None = None  # the breakpoint that the run goes on from
         self._stop: Halt | None = None
+        self._waited = 0  # times that it waited, and the interrupt could not come yet
         self._soon: Any = None  # the hook that ends the run for an interrupt
         self._raised: BaseException | None = None
         self._context: unicorn.unicorn.UcContext | None = None
@@ -254,6 +256,17 @@ class Board(abc.ABC):
         self.uc.mem_unmap(page, PAGE)
         self.uc.mmio_map(page, PAGE, read, None, write, None)
 
+    def watch_idle(self, start: int, end: int) -> None:
+        """Let interrupts also come in the blocks of [start, end): code that waits with them masked.
+
+        Some kernels wait so, and unmask them behind the waiting instruction.
+        """
+        self.uc.hook_add(uc_const.UC_HOOK_BLOCK, self._idle_block, None, start, end - 1)
+
+    def _idle_block(self, uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
+        if self._waited and self._due():
+            uc.emu_stop()
+
     # Running ------------------------------------------------------------------------------------
 
     def run(self, until: int, *, seconds: float | None = None) -> Halt:
@@ -312,6 +325,7 @@ class Board(abc.ABC):
         elif self._stop is not None:
             return self._stop
         if self._due():
+            self._waited = 0
             self.interrupt()
             return None
         if self._at is not None:
@@ -330,10 +344,12 @@ class Board(abc.ABC):
     def _wait(self) -> Halt | None:
         deadline = self.deadline()
         self.clock.advance(self.clock.now + _TICK if deadline is None else deadline)
-        if not self._due():
-            return Halt.STUCK if deadline is None or not self.interruptible() else None
-        self.interrupt()
-        return None
+        if self._due():
+            self._waited = 0
+            self.interrupt()
+            return None
+        self._waited += 1
+        return Halt.STUCK if deadline is None or self._waited > _PATIENCE else None
 
     def _due(self) -> bool:
         deadline = self.deadline()
@@ -408,16 +424,16 @@ class Board(abc.ABC):
     # Breakpoints ----------------------------------------------------------------------------------
 
     def break_at(self, address: int, handler: Callable[[], int | None]) -> None:
-        """Call `handler` before each execution of the instruction at an address.
+        """Call `handler` before each execution of the function at an address.
 
-        It may run guest code of its own. It returns where to go on, or None for: right there.
+        It is found where a block of instructions begins, as after each jump or call. It may run guest code of its own. It returns where to go on, or None for: right there.
         """
         self.breakpoints[address] = handler
         if address not in self._handles:
             self._handles[address] = self.uc.hook_add(
                 uc_const.UC_HOOK_BLOCK, self._reached, None, address, address
             )
-            self.forget_code()
+            self.uc.ctl_remove_cache(address, address + 1)
 
     def no_break_at(self, address: int) -> None:
         """Take a breakpoint away; nothing where there is none."""
@@ -425,7 +441,7 @@ class Board(abc.ABC):
         handle = self._handles.pop(address, None)
         if handle is not None:
             self.uc.hook_del(handle)
-            self.forget_code()
+            self.uc.ctl_remove_cache(address, address + 1)
 
     def _reached(self, uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
         if self._passing == address:

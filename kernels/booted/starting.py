@@ -23,6 +23,7 @@ _LINES = 6  # of the console, in what is said when a boot fails
 _JIFFIES = ("jiffies_64", "jiffies")
 _TEXT = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 _MET = "getppid"
+_IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +117,10 @@ def start(
     jiffies = _address(image, _JIFFIES)
     if jiffies is not None:
         board.watch_jiffies(beginning.image + jiffies - base)
+    for name in _IDLE:
+        at = image.symbols.get(name)
+        if at is not None:
+            board.watch_idle(at, image.symbols.end_of(at))
     met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
     where = next((address for address in met if address is not None), None)
     if where is None:

@@ -138,6 +138,27 @@ class ImageSymbols(Mapping[str, int]):
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        order = np.argsort(self.addresses, kind="stable")
+        return order, self.addresses[order]
+
+    def around(self, address: int) -> tuple[str, int] | None:
+        """Return the symbol at or before an address, and how far behind it that is; None: none."""
+        order, addresses = self._sorted
+        after = int(np.searchsorted(addresses, np.uint64(address), "right"))
+        if not after:
+            return None
+        start = addresses[after - 1]
+        first = int(np.searchsorted(addresses, start, "left"))
+        return self.names[int(order[first])], address - int(start)
+
+    def end_of(self, address: int) -> int:
+        """Return where the symbol at an address ends: the next one's address."""
+        _, addresses = self._sorted
+        after = int(np.searchsorted(addresses, np.uint64(address), "right"))
+        return int(addresses[after]) if after < len(addresses) else address + 1
+
     @property
     def count(self) -> int:
         """Entries of the table."""

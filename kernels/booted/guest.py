@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Calls of a booted kernel's functions, and its memory.
+
+They run as its first process, in the system call that it stands in, on its kernel stack, with
+interrupts allowed: what sleeps sleeps, others run meanwhile, and time passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import attrs
+
+from allocator.types import ADDRESS_MASK
+from emulator.boards.board import Halt
+from kernels.booted.starting import Started
+from kernels.errors import MAX_ERRNO
+
+GFP_KERNEL, GFP_ZERO = 0xCC0, 0x100  # include/linux/gfp_types.h, the same since 4.18
+_LARGE = 1 << 20  # bytes from which memory need not be contiguous
+_ALIGN = 16
+_READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED = 3, 0x8022  # uapi/asm-generic/mman-common.h
+
+# Functions by the names that they have had, newest first.
+_ALLOC = ("__kmalloc_noprof", "__kmalloc")
+_ALLOC_LARGE = ("vzalloc_noprof", "vzalloc")
+
+
+@attrs.define(auto_exc=True)
+class Ended(Exception):
+    """A call did not come back.
+
+    Parameters
+    ----------
+    halt
+        Why the machine stopped.
+    pc
+        Where.
+    reason
+        What else is known.
+    """
+
+    halt: Halt
+    pc: int
+    reason: str = ""
+
+
+class Guest:
+    """A kernel that can be called.
+
+    Parameters
+    ----------
+    started
+        Where it stands.
+    symbols
+        Its functions and variables by name.
+    """
+
+    def __init__(self, started: Started, symbols: Mapping[str, int]) -> None:
+        self.board = started.board
+        self.arch = started.board.arch
+        self.symbols = symbols
+        self.trap = started.trap
+        self.base = self.board.sp & -_ALIGN
+        self.depth = 0
+        self.seconds: float | None = None  # of a call that says nothing itself
+        calling = self.arch.runs.calling
+        self._registers = [self.board.number(name) for name in calling.arguments]
+        self._result = self.board.number(calling.result)
+        self._link = None if calling.link is None else self.board.number(calling.link)
+
+    # Names --------------------------------------------------------------------------------------
+
+    def find(self, names: Sequence[str]) -> int:
+        """Return the address of the first of several names that the kernel has; LookupError."""
+        for name in names:
+            if name in self.symbols:
+                return self.symbols[name]
+        raise LookupError(f"the kernel has no {' or '.join(names)}")
+
+    # Calls --------------------------------------------------------------------------------------
+
+    def call(
+        self, address: int, args: Sequence[int] = (), *, seconds: float | None = None
+    ) -> int:
+        """Return what a function leaves in the result register.
+
+        Parameters
+        ----------
+        address
+            The function.
+        args
+            64-bit slots.
+        seconds
+            Time of the host that it may take; None: `self.seconds`.
+
+        Raises
+        ------
+        Ended
+            It did not return.
+        """
+        board = self.board
+        if board.broken:
+            raise Ended(Halt.BROKEN, board.pc, f"{board.broken}; restore a snapshot")
+        outer = (self._saved() if self.depth else None)
+        sp = (board.sp & -_ALIGN) - 256 if self.depth else self.base
+        stacked = args[len(self._registers) :]
+        sp -= (8 * len(stacked) + _ALIGN - 1) & -_ALIGN
+        if stacked:
+            data = b"".join((slot & ADDRESS_MASK).to_bytes(8, "little") for slot in stacked)
+            board.write(sp, data)
+        if self._link is None:
+            sp -= 8
+            board.write(sp, self.trap.to_bytes(8, "little"))
+        else:
+            board.uc.reg_write(self._link, self.trap)
+        for number, slot in zip(self._registers, args, strict=False):
+            board.uc.reg_write(number, slot & ADDRESS_MASK)
+        board.sp = sp
+        board.pc = address
+        self.depth += 1
+        try:
+            halt = board.run(self.trap, seconds=self.seconds if seconds is None else seconds)
+        finally:
+            self.depth -= 1
+        if halt is not Halt.RETURNED:
+            raise Ended(halt, board.pc, board.broken)
+        result = int(board.uc.reg_read(self._result))
+        if outer is not None:
+            outer()
+        return result
+
+    def _saved(self) -> Callable[[], None]:
+        """Return what sets the registers to what they are now."""
+        context = self.board.uc.context_save()
+        return lambda: self.board.uc.context_restore(context)
+
+    def call_by_name(self, names: Sequence[str], *args: int) -> int:
+        """Return the result of the first of several functions that the kernel has."""
+        return self.call(self.find(names), args)
+
+    # System calls -------------------------------------------------------------------------------
+
+    def system_call(self, name: str, *args: int) -> int:
+        """Return the result of a system call of the first process, negative for an errno.
+
+        LookupError where the kernel has no such system call.
+        """
+        boot = self.arch.boots
+        address = self.find([form.format(name) for form in boot.system_calls])
+        if not boot.system_call_arguments:
+            return signed(self.call(address, args))
+        registers = bytearray(boot.registers_size)
+        for at, value in zip(boot.system_call_arguments, args, strict=False):
+            registers[at : at + 8] = (value & ADDRESS_MASK).to_bytes(8, "little")
+        with self.stacked(bytes(registers)) as at:
+            return signed(self.call(address, (at,)))
+
+    @contextmanager
+    def stacked(self, data: bytes) -> Iterator[int]:
+        """Give bytes on the process' stack, for a while."""
+        before = self.base
+        self.base = (before - len(data)) & -_ALIGN
+        try:
+            self.board.write(self.base, data)
+            yield self.base
+        finally:
+            self.base = before
+
+    # Memory -------------------------------------------------------------------------------------
+
+    def alloc(self, size: int) -> int:
+        """Return the address of zeroed memory (kmalloc, or vmalloc where it is large), or 0."""
+        if size >= _LARGE:
+            return self.call_by_name(_ALLOC_LARGE, size)
+        return self.call_by_name(_ALLOC, size, GFP_KERNEL | GFP_ZERO)
+
+    def free(self, address: int) -> None:
+        """Free it."""
+        self.call_by_name(("kvfree",), address)
+
+    def user(self, size: int) -> int:
+        """Return the address of user memory of the process: zeroed, there, to be written."""
+        found = self.call_by_name(
+            ("vm_mmap",), 0, 0, size, _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED, 0
+        )
+        if is_error(found):
+            raise MemoryError(f"no {size:#x} bytes of user memory: {signed(found)}")
+        return found
+
+    def free_user(self, address: int, size: int) -> None:
+        """Give user memory back."""
+        self.call_by_name(("vm_munmap",), address, size)
+
+    def string(self, address: int, limit: int = 4096) -> str:
+        """Return the text at an address."""
+        data = bytearray()
+        while len(data) < limit:
+            piece = self.board.read(address + len(data), 64 - address % 64 if not data else 64)
+            end = piece.find(0)
+            if end >= 0:
+                return (data + piece[:end]).decode("utf-8", "backslashreplace")
+            data += piece
+        return data.decode("utf-8", "backslashreplace")
+
+    def word(self, address: int, size: int = 8) -> int:
+        """Return a little-endian word."""
+        return int.from_bytes(self.board.read(address, size), "little")
+
+
+def signed(value: int) -> int:
+    """Return a 64-bit slot as a signed number."""
+    return value - (value >> 63 << 64)
+
+
+def is_error(value: int) -> bool:
+    """Return whether a pointer or length is an errno (include/linux/err.h)."""
+    return value >= (1 << 64) - MAX_ERRNO
