@@ -9,7 +9,7 @@ is found out by making an exception.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -76,7 +76,6 @@ class Arm64Board(Board):
         self._compare = 0
         self._user_table = 0  # TTBR0_EL1 when a process last came into the kernel
         self._fault_at = _where_faults_are_told()
-        self._sites: set[int] = set()
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
 
     def reset(self, start: Start) -> None:
@@ -222,17 +221,20 @@ class Arm64Board(Board):
                 return at + 4
         return None
 
-    def watch_clocks(self, code: bytes, address: int) -> None:
-        """Answer reads of counters, and what else the emulator would answer by itself."""
+    def clock_reads(self, code: bytes) -> Sequence[int]:
+        """Return where counters are read or timers set, and the page sizes asked for."""
         words = np.frombuffer(code, "<u4", len(code) // 4)
-        for index in np.flatnonzero(np.isin(words & ~np.uint32(31), _WORDS)).tolist():
-            at = address + 4 * index
-            if at not in self._sites:
-                self._sites.add(at)
-                read = words[index] & _ACCESS == _READ
-                kind = a64.UC_ARM64_INS_MRS if read else a64.UC_ARM64_INS_MSR
-                work = self._guarded(self._asked if read else self._told)
-                self.uc.hook_add(uc_const.UC_HOOK_INSN, work, None, at, at, kind)
+        found: list[int] = (np.flatnonzero(np.isin(words & ~np.uint32(31), _WORDS)) * 4).tolist()
+        return found
+
+    def watch_site(self, address: int) -> None:
+        """Answer an MRS or MSR, whatever stands there when it is executed."""
+        for kind, work in (
+            (a64.UC_ARM64_INS_MRS, self._asked),
+            (a64.UC_ARM64_INS_MSR, self._told),
+        ):
+            hook = self._guarded(work)
+            self.uc.hook_add(uc_const.UC_HOOK_INSN, hook, None, address, address, kind)
 
     def _asked(self, uc: unicorn.Uc, target: int, register: CpReg, _data: object) -> bool:
         """Answer an MRS; False: the emulator does."""

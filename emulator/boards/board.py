@@ -16,7 +16,7 @@ import abc
 import ctypes
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -65,6 +65,8 @@ class State:
         Guest time, the parts' state by their place in the list, and interrupts raised.
     console
         Bytes printed so far.
+    sites
+        Addresses of instructions that are answered here.
     """
 
     context: bytes = attrs.field(repr=False)
@@ -73,6 +75,7 @@ class State:
     devices: tuple[Mapping[str, Any], ...]
     pending: tuple[int, ...]
     console: int
+    sites: tuple[int, ...]
 
 
 class Board(abc.ABC):
@@ -97,6 +100,7 @@ class Board(abc.ABC):
         self.clock: Clock = self.wires.clock
         self.ram = Ram(self.boot.ram, memory)
         self.devices: list[Device] = [PARTS[part.kind](self.wires) for part in self.boot.parts]
+        self.sites: set[int] = set()
         self.breakpoints: dict[int, Callable[[], int | None]] = {}
         self._handles: dict[int, Any] = {}
         self._at: int | None = None  # the breakpoint that stopped the run
@@ -152,9 +156,24 @@ class Board(abc.ABC):
     def waiting(self, pc: int) -> int | None:
         """Return where to go on if the CPU waits for an interrupt; None if it does not."""
 
-    @abc.abstractmethod
+    def clock_reads(self, code: bytes) -> Sequence[int]:
+        """Return where in code clocks are read, and nothing else tells that they are."""
+        return ()
+
+    def watch_site(self, address: int) -> None:
+        """Answer the instruction at such a place."""
+        raise NotImplementedError
+
     def watch_clocks(self, code: bytes, address: int) -> None:
         """Answer the clock reads that stand in code at an address."""
+        for offset in self.clock_reads(code):
+            self._watch_sites((address + offset,))
+
+    def _watch_sites(self, addresses: Iterable[int]) -> None:
+        for address in addresses:
+            if address not in self.sites:
+                self.sites.add(address)
+                self.watch_site(address)
 
     def registers(self) -> Mapping[str, int]:
         """Return the registers that the emulator's own copy leaves out."""
@@ -293,6 +312,11 @@ class Board(abc.ABC):
     def stop_here(self) -> None:
         """Let a breakpoint that has this as its handler end the run."""
         self._stop = Halt.STOPPED
+
+    def off_here(self) -> None:
+        """Let a breakpoint that has this as its handler switch the computer off."""
+        self._stop = Halt.OFF
+        self.broken = "it was switched off"
 
     def switch_off(self) -> None:
         """End the run under way, from a hook: it returns `Halt.OFF`."""
@@ -455,6 +479,10 @@ class Board(abc.ABC):
         """Let code be translated again: it has changed behind the emulator's back."""
         self.uc.ctl_flush_tb()
 
+    def forget_addresses(self) -> None:
+        """Let addresses be translated again: page tables have changed in the same way."""
+        self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
     # Going back -----------------------------------------------------------------------------------
 
     def save(self) -> State:
@@ -474,6 +502,7 @@ class Board(abc.ABC):
             devices,
             tuple(self.wires.pending),
             len(self.wires.console),
+            tuple(self.sites),
         )
 
     def restore(self, state: State) -> None:
@@ -488,7 +517,9 @@ class Board(abc.ABC):
                 setattr(device, name, value)
         self.wires.pending[:] = state.pending
         del self.wires.console[state.console :]
+        self._watch_sites(state.sites)
         self._passing = None
+        self._waited = 0
         self.broken = ""
 
     def thaw(self, frozen: Frozen, state: State) -> None:
@@ -496,7 +527,7 @@ class Board(abc.ABC):
         self.ram.thaw(frozen)
         self.restore(state)
         self.forget_code()
-        self.uc.ctl_flush_tlb()
+        self.forget_addresses()
 
 
 def _read(device: Device, _uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:

@@ -61,7 +61,7 @@ class Guest:
         self.board = started.board
         self.arch = started.board.arch
         self.symbols = symbols
-        self.trap = started.trap
+        self.trap = started.place.trap
         self.base = self.board.sp & -_ALIGN
         self.depth = 0
         self.seconds: float | None = None  # of a call that says nothing itself

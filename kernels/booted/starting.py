@@ -24,6 +24,8 @@ _JIFFIES = ("jiffies_64", "jiffies")
 _TEXT = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 _MET = "getppid"
 _IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
+_OFF = ("emergency_restart", "machine_restart", "machine_halt", "machine_power_off")
+_PANIC = "Kernel panic"
 
 
 @attrs.frozen(kw_only=True)
@@ -43,22 +45,42 @@ class Parameters:
 
 
 @attrs.frozen(kw_only=True)
-class Started:
-    """A kernel that stands in a system call of its first process.
+class Place:
+    """Where things lie in a kernel that stands: what watching it takes.
 
     Parameters
     ----------
-    board
-        The computer.
-    offset
-        What is added to the image's link addresses.
     trap
         An address in its text that nothing ever executes: where calls return to.
+    jiffies
+        Physical address of `jiffies_64`; None: it is not known.
+    idle
+        Where it waits for interrupts: pairs of start and end.
+    off
+        Functions that end everything.
     """
 
-    board: Board
-    offset: int
     trap: int
+    jiffies: int | None
+    idle: tuple[tuple[int, int], ...]
+    off: tuple[int, ...]
+
+    def watch(self, board: Board) -> None:
+        """Let a computer watch it."""
+        if self.jiffies is not None:
+            board.watch_jiffies(self.jiffies)
+        for start, end in self.idle:
+            board.watch_idle(start, end)
+        for address in self.off:
+            board.break_at(address, board.off_here)
+
+
+@attrs.frozen(kw_only=True)
+class Started:
+    """A kernel that stands in a system call of its first process."""
+
+    board: Board
+    place: Place
 
 
 def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
@@ -115,26 +137,25 @@ def start(
         if at is not None and end is not None and end > at:
             board.watch_clocks(image.read(at, end - at), at)
     jiffies = _address(image, _JIFFIES)
-    if jiffies is not None:
-        board.watch_jiffies(beginning.image + jiffies - base)
-    for name in _IDLE:
-        at = image.symbols.get(name)
-        if at is not None:
-            board.watch_idle(at, image.symbols.end_of(at))
+    idle = [image.symbols[name] for name in _IDLE if name in image.symbols]
+    place = Place(
+        trap=trap_of(image),
+        jiffies=None if jiffies is None else beginning.image + jiffies - base,
+        idle=tuple((at, image.symbols.end_of(at)) for at in idle),
+        off=tuple(image.symbols[name] for name in _OFF if name in image.symbols),
+    )
+    place.watch(board)
     met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
     where = next((address for address in met if address is not None), None)
     if where is None:
         names = ", ".join(form.format(_MET) for form in level.system_calls)
         raise BootFailed(image.name, f"none of {names} is among its symbols", "")
     board.break_at(where, board.stop_here)
-    panic = image.symbols.get("panic")
-    if panic is not None:
-        board.break_at(panic, lambda: None)
-    halt = board.run(trap_of(image), seconds=seconds)
+    halt = board.run(place.trap, seconds=seconds)
     if halt is not Halt.STOPPED or board.pc != where:
         raise BootFailed(image.name, board.broken or halt.value, last_lines(board))
     board.no_break_at(where)
-    return Started(board=board, offset=0, trap=trap_of(image))
+    return Started(board=board, place=place)
 
 
 def trap_of(image: KernelImage) -> int:
@@ -159,6 +180,9 @@ def trap_of(image: KernelImage) -> int:
 def last_lines(board: Board) -> str:
     """Return the end of what a kernel printed."""
     lines = board.wires.console.decode("utf-8", "backslashreplace").splitlines()
+    for number, line in enumerate(lines):
+        if _PANIC in line:
+            return "\n".join(lines[number : number + _LINES])
     return "\n".join(lines[-_LINES:])
 
 
