@@ -92,11 +92,8 @@ def entries() -> Iterator[Entry]:
     for path in folders:
         try:
             state = json.loads((path / _STATE).read_bytes())
-            blocks = (path / _MEMORY).stat().st_blocks
             used = (path / _STATE).stat().st_mtime_ns
-            entry = Entry(
-                key=path.name, folder=path, facts=state["facts"], size=blocks * _BLOCK
-            )
+            entry = _entry(path, state["facts"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
         found.append((used, entry))
@@ -111,7 +108,13 @@ def clear() -> int:
     return count
 
 
-def store(key: str, board: Board, place: Place, facts: Mapping[str, Any]) -> None:
+def store(
+    key: str,
+    board: Board,
+    place: Place,
+    facts: Mapping[str, Any],
+    files: Mapping[str, bytes],
+) -> None:
     """Keep a booted kernel. What cannot be written is not kept.
 
     Parameters
@@ -124,6 +127,8 @@ def store(key: str, board: Board, place: Place, facts: Mapping[str, Any]) -> Non
         What watching it takes.
     facts
         What to tell of it.
+    files
+        What else to keep beside it: name -> contents.
     """
     try:
         folder().mkdir(parents=True, exist_ok=True)
@@ -135,6 +140,8 @@ def store(key: str, board: Board, place: Place, facts: Mapping[str, Any]) -> Non
                 board.ram.save(fd)
             finally:
                 os.close(fd)
+            for name, data in files.items():
+                (busy / name).write_bytes(data)
             document = {
                 "facts": dict(facts),
                 "size": board.ram.size,
@@ -151,9 +158,23 @@ def store(key: str, board: Board, place: Place, facts: Mapping[str, Any]) -> Non
         return
 
 
-def fetch(key: str, board: Board) -> Place | None:
-    """Let a computer become a kept kernel; None where it is not there, or not whole."""
+def look(key: str) -> Entry | None:
+    """Return a kept kernel; None where it is not there."""
     path = folder() / key
+    try:
+        return _entry(path, json.loads((path / _STATE).read_bytes())["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _entry(path: Path, facts: Mapping[str, Any]) -> Entry:
+    blocks = sum(member.stat().st_blocks for member in path.iterdir())
+    return Entry(key=path.name, folder=path, facts=facts, size=blocks * _BLOCK)
+
+
+def fetch(entry: Entry, board: Board) -> Place | None:
+    """Let a computer become a kept kernel; None, and it is deleted, where it is not whole."""
+    path = entry.folder
     try:
         document = json.loads((path / _STATE).read_bytes())
         fd = os.open(path / _MEMORY, os.O_RDONLY)
@@ -163,11 +184,12 @@ def fetch(key: str, board: Board) -> Place | None:
     try:
         if os.fstat(fd).st_size != board.ram.size or document["size"] != board.ram.size:
             raise ValueError("cut off")
+        stored = document["place"]
         place = Place(
-            trap=document["place"]["trap"],
-            jiffies=document["place"]["jiffies"],
-            idle=tuple((start, end) for start, end in document["place"]["idle"]),
-            off=tuple(document["place"]["off"]),
+            trap=stored["trap"],
+            jiffies=stored["jiffies"],
+            idle=tuple((start, end) for start, end in stored["idle"]),
+            off=tuple(stored["off"]),
         )
         state = _state(document["state"])
         console = base64.b64decode(document["console"])
@@ -181,14 +203,6 @@ def fetch(key: str, board: Board) -> Place | None:
     with suppress(OSError):
         os.utime(path / _STATE)
     return place
-
-
-def memory_for(key: str) -> int | None:
-    """Return how many bytes of RAM a kept kernel has; None where it is not there."""
-    try:
-        return int(json.loads((folder() / key / _STATE).read_bytes())["size"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _plain(state: State) -> dict[str, Any]:

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel that stands: from the cache where it is there, else booted now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cache as memo
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archs import Arch
+from archs import arch as arch_by_name
+from emulator.boards import board_of
+from emulator.boards.board import Board
+from kernels.booted import cache
+from kernels.booted.starting import Parameters, Started, start
+from kernels.booted.symbols import Symbols
+from loader.btf import Btf
+from loader.errors import BadKernel
+from loader.kernel.find import find_kernel
+from loader.kernel.image import KernelImage
+
+_PACKAGES = ("archs", "emulator", "emulator/boards", "emulator/hardware", "kernels/booted")
+_NAMES, _ADDRESSES, _TYPES = "names", "addresses", "types"
+
+
+class Standing:
+    """A kernel in a computer, and what its file says.
+
+    Parameters
+    ----------
+    started
+        Where it stands.
+    facts
+        Kernel, architecture, parameters: what an entry of the cache tells.
+    symbols
+        Its own.
+    types
+        The bytes of its BTF; empty where it has none.
+    read
+        Returns its image, which takes a second.
+    """
+
+    def __init__(
+        self,
+        started: Started,
+        facts: Mapping[str, Any],
+        symbols: Symbols,
+        types: bytes,
+        read: Callable[[], KernelImage],
+    ) -> None:
+        self.started = started
+        self.facts = facts
+        self.symbols = symbols
+        self._types = types
+        self._read = read
+
+    @property
+    def board(self) -> Board:
+        """The computer."""
+        return self.started.board
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture."""
+        return self.started.board.arch
+
+    @cached_property
+    def image(self) -> KernelImage:
+        """The kernel's file, taken apart."""
+        return self._read()
+
+    @cached_property
+    def types(self) -> Btf | None:
+        """The kernel's types; None where it has none."""
+        return Btf.parse(self._types, name="the kernel's BTF") if self._types else None
+
+
+def open_kernel(
+    kernel: str | Path | KernelImage,
+    parameters: Parameters | None = None,
+    *,
+    arch: Arch | None = None,
+    keep: bool = True,
+    seconds: float | None = None,
+    on_boot: Callable[[str], object] | None = None,
+    on_console: Callable[[bytes], object] | None = None,
+) -> Standing:
+    """Return a kernel that stands in its first process.
+
+    Parameters
+    ----------
+    kernel
+        An image, a package, a tree, or `running`; or an image that was read already.
+    parameters
+        What else its boot follows from.
+    arch
+        What it must be for; None: any.
+    keep
+        Whether the cache is used.
+    seconds
+        Time of the host that a boot may take; None: any.
+    on_boot
+        Called with the kernel's release before it boots, as that takes a while.
+    on_console
+        Called with what it prints while it boots.
+
+    Raises
+    ------
+    BadKernel, BadModule
+        There is none that can be read, or it is for another architecture.
+    BootFailed
+        It did not come up.
+    LevelMissing
+        Kernels of its architecture cannot be booted.
+    """
+    parameters = parameters or Parameters()
+    if isinstance(kernel, KernelImage):
+        files, image = None, kernel
+        raw = kernel.data
+    else:
+        files, image = find_kernel(kernel), None
+        raw = files.image[1]
+
+    def read() -> KernelImage:
+        assert files is not None
+        return image if image is not None else files.read()
+
+    key = cache.key_of(raw, parameters, _product())
+    if keep:
+        found = _fetch(key, read)
+        if found is not None:
+            _check(found.arch, arch, found.facts["name"])
+            return found
+    booted = read()
+    _check(booted.arch, arch, booted.name)
+    if on_boot is not None:
+        on_boot(booted.release or booted.name)
+    started = start(booted, parameters, seconds=seconds, on_console=on_console)
+    facts = {
+        "name": booted.name,
+        "release": booted.release,
+        "version": list(booted.version or ()),
+        "build_id": booted.build_id,
+        "arch": booted.arch.name,
+        "memory": started.board.ram.size,
+        "command_line": parameters.command_line,
+    }
+    symbols = Symbols.of(booted.symbols.names, booted.symbols.addresses)
+    types = booted.btf_blob() or b""
+    if keep:
+        files_of = {
+            _NAMES: symbols.text,
+            _ADDRESSES: symbols.addresses.tobytes(),
+            _TYPES: types,
+        }
+        cache.store(key, started.board, started.place, facts, files_of)
+    started.board.wires.on_console = None
+    return Standing(started, facts, symbols, types, lambda: booted)
+
+
+def _check(found: Arch, wanted: Arch | None, name: str) -> None:
+    if wanted is not None and found is not wanted:
+        raise BadKernel(name, "architecture", f"is for {found.name}, not for {wanted.name}")
+
+
+def _fetch(key: str, read: Callable[[], KernelImage]) -> Standing | None:
+    entry = cache.look(key)
+    if entry is None:
+        return None
+    try:
+        arch = arch_by_name(entry.facts["arch"])
+        memory = int(entry.facts["memory"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    board = board_of(arch, memory)
+    place = cache.fetch(entry, board)
+    if place is None:
+        return None
+    try:
+        symbols = Symbols(
+            (entry.folder / _NAMES).read_bytes(),
+            np.frombuffer((entry.folder / _ADDRESSES).read_bytes(), np.uint64),
+        )
+        types = (entry.folder / _TYPES).read_bytes()
+    except (OSError, ValueError):
+        return None
+    return Standing(Started(board=board, place=place), entry.facts, symbols, types, read)
+
+
+@memo
+def _product() -> str:
+    """Return what tells this code from another: its version, and its files' dates."""
+    try:
+        stated = version("execmem")
+    except PackageNotFoundError:
+        stated = ""
+    root = Path(__file__).parents[2]
+    files = [
+        (path.name, found.st_size, found.st_mtime_ns)
+        for package in _PACKAGES
+        for path in sorted((root / package).glob("*.py"))
+        for found in (os.stat(path),)
+    ]
+    return hashlib.sha256(json.dumps([stated, files]).encode()).hexdigest()
+

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A booted kernel's own symbols, kept so that looking up a few takes no time.
+
+All names stand behind each other with a NUL around each, so that one is found by searching
+for it; where they begin is sorted, so that its number is found, and by that its address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+
+@attrs.frozen(eq=False)
+class Symbols(Mapping[str, int]):
+    """Symbol -> address, in the order of the kernel's table; of several the first.
+
+    Parameters
+    ----------
+    text
+        A NUL, and each name with a NUL behind it.
+    addresses
+        As many, in the same order.
+    """
+
+    text: bytes = attrs.field(repr=False)
+    addresses: NDArray[np.uint64] = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], addresses: NDArray[np.uint64]) -> Symbols:
+        """Return symbols by their names and addresses."""
+        text = "\0".join(("", *names, "")).encode("latin-1")
+        return cls(text if names else b"\0", np.asarray(addresses, np.uint64))
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where each name begins."""
+        return np.flatnonzero(np.frombuffer(self.text, np.uint8)[:-1] == 0) + 1
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        order = np.argsort(self.addresses, kind="stable")
+        return order, self.addresses[order]
+
+    def _find(self, name: str) -> int:
+        try:
+            at = self.text.find(b"\0" + name.encode("latin-1") + b"\0") if "\0" not in name else -1
+        except UnicodeEncodeError:
+            at = -1
+        return at
+
+    def __getitem__(self, name: str) -> int:
+        at = self._find(name)
+        if at < 0:
+            raise KeyError(name)
+        return int(self.addresses[np.searchsorted(self._starts, at + 1)])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self.text.decode("latin-1").split("\0")[1:-1]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def around(self, address: int) -> tuple[str, int, int] | None:
+        """Return the symbol at or before an address, how far that is, and how long it is.
+
+        None where there is none. It is as long as the next one is away.
+        """
+        order, addresses = self._sorted
+        after = int(np.searchsorted(addresses, np.uint64(address), "right"))
+        if not after:
+            return None
+        start = addresses[after - 1]
+        number = int(order[int(np.searchsorted(addresses, start, "left"))])
+        begin = int(self._starts[number])
+        name = self.text[begin : self.text.index(b"\0", begin)].decode("latin-1")
+        size = int(addresses[after] - start) if after < len(addresses) else 0
+        return name, address - int(start), size
