@@ -115,6 +115,8 @@ class Fault(ExecmemError):
     foreign
         The module, where it was built for another kernel than the one that is modelled: this
         may be why.
+    backtrace
+        Who called it, innermost first, where the kernel says so.
     """
 
     kind: FaultKind
@@ -127,6 +129,7 @@ class Fault(ExecmemError):
     symbol: str = ""
     cause: Stopped | None = None
     foreign: str = ""
+    backtrace: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         first = f"{self.cause}; then: " if self.cause is not None else ""

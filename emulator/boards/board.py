@@ -522,6 +522,20 @@ class Board(abc.ABC):
         self._waited = 0
         self.broken = ""
 
+    def give_up(self, context: unicorn.unicorn.UcContext) -> None:
+        """Let the CPU be where it once was, and all else as it is: a call that did not return."""
+        registers = self.registers()
+        self.uc.context_restore(context)
+        self.set_registers(registers)
+        self._passing = None
+
+    def go_back(self, state: State) -> None:
+        """Go back to where the memory was frozen last."""
+        self.ram.drop()
+        self.restore(state)
+        self.forget_code()
+        self.forget_addresses()
+
     def thaw(self, frozen: Frozen, state: State) -> None:
         """Become what was frozen: memory and all else."""
         self.ram.thaw(frozen)

@@ -1,17 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Modules of a booted kernel: its own loader takes them, and says where it put them."""
+"""Modules of a booted kernel: its own loader takes them, and says where it put them.
+
+Where sections lie is read from the section headers that it relocates by, in every version the
+first argument of apply_relocate_add(); what a module takes from `struct module`, by the kernel's
+types, when do_init_module() is given it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 
+from allocator.types import MemType
 from kernels.booted.guest import Guest
-from loader.elfview import ElfView
+from loader.btf import BadBtf, Btf
+from loader.btf_records import Kind
 
 _FORCE, _NONBLOCK = 0o1000, 0o4000  # O_TRUNC, O_NONBLOCK of delete_module(2)
-_SHDR, _SHDR_ADDRESS = 64, 16  # Elf64_Shdr, and sh_addr in it
+_SHDR, _ADDRESS = 64, 16  # bytes of Elf64_Shdr, and sh_addr in it
+_SHNUM = 60  # e_shnum in Elf64_Ehdr
+_USER_PAGE = 0x1_0000
+_RELOCATE, _INIT = "apply_relocate_add", "do_init_module"
+# struct module before 6.4: core and init areas, and what is inside of each, by sizes up to there.
+_AREAS = ("core_layout", "init_layout")
+_AREA_ENDS = ("text_size", "ro_size", "ro_after_init_size", "size")
+_AREA_TYPES = (
+    (MemType.TEXT, MemType.RODATA, MemType.RO_AFTER_INIT, MemType.DATA),
+    (MemType.INIT_TEXT, MemType.INIT_RODATA, MemType.INIT_RODATA, MemType.INIT_DATA),
+)
+
+
+@attrs.frozen
+class Region:
+    """Memory of a module: `size` bytes at an address."""
+
+    address: int
+    size: int
 
 
 @attrs.frozen(kw_only=True)
@@ -23,14 +49,27 @@ class Inserted:
     result
         0, or the errno of init_module(2), negative.
     addresses
-        Section index -> address as the kernel placed it; empty where it came to no relocation.
+        Section index -> where the kernel placed it; empty where it came to no relocation.
     module
-        Address of its `struct module`; 0 where it was not found.
+        Address of its `struct module`; 0 where it did not come to its init.
+    regions
+        Memory type -> what it took before its init ran; empty where types do not say it.
     """
 
     result: int
-    addresses: dict[int, int]
+    addresses: Mapping[int, int]
     module: int = 0
+    regions: Mapping[MemType, Region] = attrs.field(factory=dict)
+
+
+@attrs.define
+class _Load:
+    """What was seen of a load under way."""
+
+    sections: int
+    addresses: dict[int, int] = attrs.field(factory=dict)
+    module: int = 0
+    regions: dict[MemType, Region] = attrs.field(factory=dict)
 
 
 class Modules:
@@ -40,17 +79,20 @@ class Modules:
     ----------
     guest
         The kernel.
+    types
+        Returns its types, or None.
+
+    `before_init` is called with struct module's address when a module is in memory and its init
+    has not run; `after_relocation` with the load's section addresses, after the first table.
     """
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, types: Callable[[], Btf | None]) -> None:
         self._guest = guest
-        self._headers: tuple[int, int] | None = None  # section headers and struct module
-        self.before_init: Callable[[int], None] | None = None  # called with struct module
-        watched = {
-            "apply_relocate_add": self._relocating,
-            "do_init_module": self._starting,
-        }
-        for name, handler in watched.items():
+        self._types = types
+        self._loads: list[_Load] = []
+        self.before_init: Callable[[int, Mapping[int, int]], None] | None = None
+        self._arguments = guest.arch.runs.calling.arguments
+        for name, handler in ((_RELOCATE, self._relocating), (_INIT, self._starting)):
             if name in guest.symbols:
                 guest.board.break_at(guest.symbols[name], handler)
 
@@ -70,53 +112,93 @@ class Modules:
             It did not come back: an oops, a panic, a limit.
         """
         guest = self._guest
-        words = parameters.encode() + b"\0"
-        at = (len(image) + 7) & -8
-        size = (at + len(words) + 0xFFF) & -0x1000
-        user = guest.user(size)
-        self._headers = None
+        load = _Load(int.from_bytes(image[_SHNUM : _SHNUM + 2], "little"))
+        self._loads.append(load)
         try:
-            guest.board.write(user, image)
-            guest.board.write(user + at, words)
-            result = guest.system_call("init_module", user, len(image), user + at)
+            with self._user(image, parameters.encode()) as (file, words):
+                result = guest.system_call("init_module", file, len(image), words)
         finally:
-            if not guest.board.broken:
-                guest.free_user(user, size)
-        addresses: dict[int, int] = {}
-        module = 0
-        if self._headers is not None:
-            module = self._headers[1]
-            addresses = self._addresses
-        return Inserted(result=result, addresses=addresses, module=module)
+            self._loads.remove(load)
+        return Inserted(
+            result=result,
+            addresses=load.addresses,
+            module=load.module if not result else 0,
+            regions=load.regions,
+        )
 
     def remove(self, name: str, *, force: bool = False) -> int:
         """Give a module's name to delete_module(2); 0, or the errno, negative."""
-        guest = self._guest
-        words = name.encode() + b"\0"
-        user = guest.user(0x1000)
+        flags = _NONBLOCK | (_FORCE if force else 0)
+        with self._user(name.encode()) as (words,):
+            return self._guest.system_call("delete_module", words, flags)
+
+    @contextmanager
+    def _user(self, *contents: bytes) -> Iterator[list[int]]:
+        """Give user memory that holds bytes, each with a NUL behind, for a while."""
+        guest, places, size = self._guest, [], 0
+        for data in contents:
+            places.append(size)
+            size += len(data) + 8 & -8
+        size += -size % _USER_PAGE
+        user = guest.user(size)
         try:
-            guest.board.write(user, words)
-            return guest.system_call("delete_module", user, _NONBLOCK | (_FORCE if force else 0))
+            for at, data in zip(places, contents, strict=True):
+                guest.board.write(user + at, data)
+            yield [user + at for at in places]
         finally:
             if not guest.board.broken:
-                guest.free_user(user, 0x1000)
+                guest.free_user(user, size)
+
+    # What is seen of a load ---------------------------------------------------------------------
 
     def _relocating(self) -> None:
-        """Note section headers, as apply_relocate_add() is given them."""
-        if self._headers is None:
-            calling = self._guest.arch.runs.calling
-            get = self._guest.board.get
-            self._headers = get(calling.arguments[0]), get(calling.arguments[4])
-            self._addresses = self._sections(self._headers[0])
-
-    def _sections(self, headers: int) -> dict[int, int]:
-        return {}
+        """Note the section headers, as apply_relocate_add() is given them."""
+        if not self._loads or self._loads[-1].addresses:
+            return
+        load = self._loads[-1]
+        headers = self._guest.board.get(self._arguments[0])
+        for index in range(load.sections):
+            address = self._guest.word(headers + index * _SHDR + _ADDRESS)
+            if address:
+                load.addresses[index] = address
 
     def _starting(self) -> None:
         """Note struct module, as do_init_module() is given it."""
-        module = self._guest.board.get(self._guest.arch.runs.calling.arguments[0])
+        if not self._loads or self._loads[-1].module:
+            return
+        load = self._loads[-1]
+        load.module = self._guest.board.get(self._arguments[0])
+        load.regions = dict(self._regions(load.module))
         if self.before_init is not None:
-            self.before_init(module)
+            self.before_init(load.module, load.addresses)
 
+    def _regions(self, module: int) -> Iterator[tuple[MemType, Region]]:
+        types = self._types()
+        outer = None if types is None else types.find("module", Kind.STRUCT)
+        if types is None or outer is None:
+            return
+        word = self._guest.word
 
-__all__ = ["ElfView", "Inserted", "Modules"]
+        def value(path: str) -> int | None:
+            place = types.place(outer.number, path)
+            if place is None:
+                return None
+            return word(module + place.bytes, min(types.size_of(place.type), 8))
+
+        try:
+            for kind in MemType:
+                base, size = value(f"mem[{kind.value}].base"), value(f"mem[{kind.value}].size")
+                if base and size:
+                    yield kind, Region(base, size)
+            for area, kinds in zip(_AREAS, _AREA_TYPES, strict=True):
+                base = value(f"{area}.base")
+                if not base:
+                    continue
+                start = 0
+                for member, kind in zip(_AREA_ENDS, kinds, strict=True):
+                    end = value(f"{area}.{member}") or start
+                    if end > start:
+                        yield kind, Region(base + start, end - start)
+                    start = max(start, end)
+        except BadBtf:
+            return

@@ -26,6 +26,8 @@ _MET = "getppid"
 _IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
 _OFF = ("emergency_restart", "machine_restart", "machine_halt", "machine_power_off")
 _PANIC = "Kernel panic"
+# Every message goes to the console, with its level; a panic ends at once.
+_TELL = "ignore_loglevel console_msg_format=syslog panic=-1"
 
 
 @attrs.frozen(kw_only=True)
@@ -93,7 +95,7 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
         entry=loaded.entry,
         header=image.header,
         memory=parameters.memory or level.memory,
-        command_line=f"{level.command_line} {parameters.command_line}".strip(),
+        command_line=f"{level.command_line} {_TELL} {parameters.command_line}".strip(),
         initrd=archive(level.spin, level.machine),
     )
 

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A booted kernel under modules: what it is asked for, and what it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+
+from archs import Arch
+from emulator.boards.board import Board, Halt, State
+from emulator.faults import Fault, FaultKind
+from emulator.ram import Frozen
+from kernels.booted import reports
+from kernels.booted.guest import Ended, Guest
+from kernels.booted.modules import Modules
+from kernels.booted.opening import Standing
+from kernels.log import LogLine
+
+# The console's prefixes: level (printk.console_msg_format=syslog), time.
+_LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)", re.S)
+_UNMARKED = 4  # KERN_WARNING: the level of a message that says none
+_DEAD = ("do_exit",)
+_STACK = 0x8000  # bytes within which the process' stack is told from others
+
+
+@attrs.frozen
+class Snapshot:
+    """A booted machine as it once was.
+
+    Parameters
+    ----------
+    frozen
+        Its memory.
+    state
+        All else of the computer.
+    user
+        What a machine keeps beside it.
+    """
+
+    frozen: Frozen = attrs.field(repr=False)
+    state: State = attrs.field(repr=False)
+    user: object = attrs.field(default=None, repr=False)
+
+
+class BootedKernel:
+    """A kernel that stands in its first process, to be called.
+
+    Parameters
+    ----------
+    standing
+        Where it stands.
+    """
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.board: Board = standing.board
+        self.arch: Arch = standing.arch
+        self.symbols = standing.symbols
+        self.guest = Guest(standing.started, standing.symbols)
+        self.modules = Modules(self.guest, lambda: standing.types)
+        self._log: list[LogLine] = []
+        self._parsed = 0  # bytes of the console
+        self._died = False
+        self._base = self.board.uc.context_save()
+        for name in _DEAD:
+            if name in self.symbols:
+                self.board.break_at(self.symbols[name], self._dying)
+
+    @property
+    def release(self) -> str:
+        """As `uname -r` prints it."""
+        return str(self.standing.facts["release"])
+
+    # The log ------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> list[LogLine]:
+        """What the kernel has logged, from its first line on."""
+        console = self.board.wires.console
+        if len(console) < self._parsed:
+            self._parsed = 0
+            self._log.clear()
+        end = console.rfind(b"\n") + 1
+        if end > self._parsed:
+            for line in bytes(console[self._parsed : end]).replace(b"\r", b"").split(b"\n")[:-1]:
+                match = _LINE.fullmatch(line)
+                assert match is not None
+                level = _UNMARKED if match[1] is None else int(match[1]) & 7
+                self._log.append(LogLine(level, match[2].decode("utf-8", "backslashreplace")))
+            self._parsed = end
+        return self._log
+
+    # Calls --------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        address: int,
+        args: Sequence[int] = (),
+        *,
+        seconds: float | None = None,
+    ) -> int:
+        """Return what a function leaves in the result register.
+
+        Raises
+        ------
+        Fault
+            It did not come back: the kernel found something wrong, or a limit was reached.
+        """
+        with self.watched():
+            return self.guest.call(address, args, seconds=seconds)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let what goes wrong in calls of the kernel meanwhile be a Fault.
+
+        After an oops of the process the machine goes on: the call is given up as the kernel
+        would give up the process, with whatever it held.
+        """
+        before = len(self.log)
+        self._died = False
+        try:
+            yield
+        except Ended as ended:
+            raise self._fault(ended, before) from None
+
+    def _dying(self) -> None:
+        """End the call whose process the kernel is about to end."""
+        if self.guest.depth and abs(self.guest.base - self.board.sp) < _STACK:
+            self._died = True
+            self.board.stop_here()
+
+    def _fault(self, ended: Ended, before: int) -> Fault:
+        lines = [line.text for line in self.log[before:]]
+        report = reports.find(lines)
+        if self._died:
+            self._died = False
+            self.board.give_up(self._base)
+        where = self.name_at(ended.pc) or f"{ended.pc:#x}"
+        if report is not None:
+            return Fault(
+                kind=report.kind,
+                pc=ended.pc,
+                where=report.where or where,
+                address=report.address,
+                reason=report.text,
+                backtrace=report.backtrace,
+            )
+        kind = FaultKind.TIME_LIMIT if ended.halt is Halt.EXPIRED else FaultKind.EMULATOR
+        if ended.halt is Halt.STUCK:
+            kind = FaultKind.CHECK
+        reason = ended.reason or ended.halt.value
+        return Fault(kind=kind, pc=ended.pc, where=where, reason=reason)
+
+    # Names --------------------------------------------------------------------------------------
+
+    def name_at(self, address: int) -> str | None:
+        """Return `name+0xoff/0xsize` of the kernel's own symbol around an address, or None."""
+        found = self.symbols.around(address)
+        if found is None or found[1] >= found[2]:
+            return None
+        return f"{found[0]}+{found[1]:#x}/{found[2]:#x}"
+
+    def find(self, names: Sequence[str]) -> int:
+        """Return the address of the first of several names that the kernel has; LookupError."""
+        return self.guest.find(names)
+
+    # Going back ---------------------------------------------------------------------------------
+
+    def snapshot(self, user: object = None) -> Snapshot:
+        """Return the machine as it is now."""
+        return Snapshot(self.board.ram.freeze(), self.board.save(), user)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what the machine once was."""
+        board = self.board
+        if board.ram.frozen is snapshot.frozen:
+            board.go_back(snapshot.state)
+        else:
+            board.thaw(snapshot.frozen, snapshot.state)
+
+
