@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import os
 import weakref
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -136,7 +137,7 @@ class Ram:
 
     def changed(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Return the numbers of the pages that were written since then."""
-        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
             file.seek(self.address // _PAGE * 8)
             entries = np.frombuffer(file.read(self.size // _PAGE * 8), np.uint64)
         there = entries & np.uint64(_PRESENT | _SWAPPED) != 0

@@ -261,6 +261,31 @@ class InitFailed(LoadError):
 
 
 @attrs.define(auto_exc=True, str=False)
+class KernelRefused(LoadError):
+    """A real kernel did not do what it was asked to do with a module.
+
+    Parameters
+    ----------
+    module, operation
+        Which, and the system call.
+    errno, name
+        What that returned.
+    log
+        What the kernel said meanwhile.
+    """
+
+    module: str
+    operation: str
+    errno: int
+    name: str
+    log: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        said = f": {self.log[-1]}" if self.log else ""
+        return printable(f"{self.module}: {self.operation}: -{self.errno} ({self.name}){said}")
+
+
+@attrs.define(auto_exc=True, str=False)
 class ModuleInUse(LoadError):
     """Unloading refused: somebody holds the module (EWOULDBLOCK), or it cannot go (EBUSY).
 

@@ -78,7 +78,7 @@ class Arm64Board(Board):
         self._fault_at = _where_faults_are_told()
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
 
-    def reset(self, start: Start) -> None:
+    def reset(self, _start: Start, /) -> None:
         """Set what firmware leaves: EL1 is AArch64, everything masked."""
         self._set_system(_SCR_EL3, 0x501)
         self._set_system(_HCR_EL2, 1 << 31)
@@ -170,7 +170,7 @@ class Arm64Board(Board):
         self._set_system(_ESR_EL1, syndrome)
         self._enter(pc, state, 0)
 
-    def bus_error(self, kind: str, physical: int) -> None:
+    def bus_error(self, kind: str, _physical: int, /) -> None:
         """Tell of a synchronous external abort, whose virtual address is not known."""
         pc, state = self.pc, self.get("pstate")
         cause = _FETCH_LOWER if kind == "fetch" else _DATA_LOWER
@@ -221,7 +221,7 @@ class Arm64Board(Board):
                 return at + 4
         return None
 
-    def clock_reads(self, code: bytes) -> Sequence[int]:
+    def clock_reads(self, code: bytes, /) -> Sequence[int]:
         """Return where counters are read or timers set, and the page sizes asked for."""
         words = np.frombuffer(code, "<u4", len(code) // 4)
         found: list[int] = (np.flatnonzero(np.isin(words & ~np.uint32(31), _WORDS)) * 4).tolist()
@@ -325,4 +325,3 @@ def _where_faults_are_told() -> int:
                 return at
             at = context.find(pattern, at + 1)
     raise RuntimeError("this version of Unicorn does not tell of faults as 2.1.4 does")
-

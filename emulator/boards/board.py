@@ -32,6 +32,7 @@ from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
 from emulator.ram import Frozen, Ram
 
+EMULATOR: str = unicorn.__version__  # whose contexts these are
 PAGE = 4096  # what Unicorn protects and maps by
 _READ_OF_JIFFIES = 8_000  # nanoseconds that pass with each: a busy wait ends soon
 _TICK = NSEC_PER_SEC // 250  # waiting ends after this at the latest
@@ -125,7 +126,7 @@ class Board(abc.ABC):
     # What each architecture does ----------------------------------------------------------------
 
     @abc.abstractmethod
-    def reset(self, start: Start) -> None:
+    def reset(self, start: Start, /) -> None:
         """Set the registers that a boot loader leaves."""
 
     @abc.abstractmethod
@@ -137,7 +138,7 @@ class Board(abc.ABC):
         """Let the kernel's vector have an exception that the emulator reports."""
 
     @abc.abstractmethod
-    def bus_error(self, kind: str, physical: int) -> None:
+    def bus_error(self, kind: str, physical: int, /) -> None:
         """Let the kernel have a `read` or `write` of a place where nothing answers."""
 
     @abc.abstractmethod
@@ -156,7 +157,7 @@ class Board(abc.ABC):
     def waiting(self, pc: int) -> int | None:
         """Return where to go on if the CPU waits for an interrupt; None if it does not."""
 
-    def clock_reads(self, code: bytes) -> Sequence[int]:
+    def clock_reads(self, _code: bytes, /) -> Sequence[int]:
         """Return where in code clocks are read, and nothing else tells that they are."""
         return ()
 
@@ -181,6 +182,7 @@ class Board(abc.ABC):
 
     def set_registers(self, values: Mapping[str, int]) -> None:
         """Set them."""
+        assert not values
 
     # Registers ----------------------------------------------------------------------------------
 
@@ -448,14 +450,14 @@ class Board(abc.ABC):
     # Breakpoints ----------------------------------------------------------------------------------
 
     def break_at(self, address: int, handler: Callable[[], int | None]) -> None:
-        """Call `handler` before each execution of the function at an address.
+        """Call `handler` before each execution of the instruction at an address.
 
-        It is found where a block of instructions begins, as after each jump or call. It may run guest code of its own. It returns where to go on, or None for: right there.
+        It may run guest code of its own. It returns where to go on, or None for: right there.
         """
         self.breakpoints[address] = handler
         if address not in self._handles:
             self._handles[address] = self.uc.hook_add(
-                uc_const.UC_HOOK_BLOCK, self._reached, None, address, address
+                uc_const.UC_HOOK_CODE, self._reached, None, address, address
             )
             self.uc.ctl_remove_cache(address, address + 1)
 
@@ -487,14 +489,7 @@ class Board(abc.ABC):
 
     def save(self) -> State:
         """Return everything but the memory."""
-        devices = tuple(
-            {
-                field.name: getattr(device, field.name)
-                for field in attrs.fields(type(device))
-                if field.name != "wires"
-            }
-            for device in self.devices
-        )
+        devices = tuple(device.state() for device in self.devices)
         return State(
             self.context(),
             dict(self.registers()),
@@ -513,8 +508,7 @@ class Board(abc.ABC):
         self.set_registers(state.registers)
         self.clock.now, self.clock._seed = state.clock  # noqa: SLF001 -- as above
         for device, values in zip(self.devices, state.devices, strict=True):
-            for name, value in values.items():
-                setattr(device, name, value)
+            device.set_state(values)
         self.wires.pending[:] = state.pending
         del self.wires.console[state.console :]
         self._watch_sites(state.sites)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import attrs
 
-from emulator.hardware.part import Wires
+from emulator.hardware.part import Device
 
 _ENABLE_SET, _ENABLE_CLEAR = 0x100, 0x180
 _ACKNOWLEDGE = 0x0C
@@ -13,17 +13,16 @@ _SPURIOUS = 1023
 
 
 @attrs.define
-class Distributor:
+class Distributor(Device):
     """What is enabled."""
 
-    wires: Wires
     enabled: int = 0  # one bit for each private interrupt
 
-    def read(self, offset: int, size: int) -> int:
+    def read(self, offset: int, _size: int, /) -> int:
         """Return a register."""
         return self.enabled if offset in (_ENABLE_SET, _ENABLE_CLEAR) else 0
 
-    def write(self, offset: int, size: int, value: int) -> None:
+    def write(self, offset: int, _size: int, value: int, /) -> None:
         """Set a register."""
         if offset == _ENABLE_SET:
             self.enabled |= value
@@ -32,16 +31,11 @@ class Distributor:
 
 
 @attrs.define
-class CpuInterface:
+class CpuInterface(Device):
     """What is pending."""
 
-    wires: Wires
-
-    def read(self, offset: int, size: int) -> int:
+    def read(self, offset: int, _size: int, /) -> int:
         """Return a register; reading IAR acknowledges."""
         if offset != _ACKNOWLEDGE:
             return 0
         return self.wires.pending.pop(0) if self.wires.pending else _SPURIOUS
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Take the end of an interrupt: it ends by itself."""

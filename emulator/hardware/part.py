@@ -3,24 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
 from emulator.clock import Clock
-
-
-class Device(Protocol):
-    """Something that answers at addresses; its state is plain data, so that it can be saved."""
-
-    def read(self, offset: int, size: int) -> int:
-        """Return what a load of `size` bytes finds."""
-        ...
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Take what a store of `size` bytes brings."""
-        ...
 
 
 @attrs.define
@@ -49,3 +37,36 @@ class Wires:
         self.console += data
         if self.on_console is not None:
             self.on_console(data)
+
+
+@attrs.define
+class Device:
+    """Something that answers at addresses; what its fields hold is plain data, to be saved.
+
+    Parameters
+    ----------
+    wires
+        What connects it to the rest.
+    """
+
+    wires: Wires = attrs.field(repr=False)
+
+    def read(self, _offset: int, _size: int, /) -> int:
+        """Return what a load of some bytes at an offset finds."""
+        return 0
+
+    def write(self, _offset: int, _size: int, _value: int, /) -> None:
+        """Take what a store of some bytes at an offset brings."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what it remembers."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in attrs.fields(type(self))
+            if field.name != "wires"
+        }
+
+    def set_state(self, values: Mapping[str, Any]) -> None:
+        """Remember that instead."""
+        for name, value in values.items():
+            setattr(self, name, value)

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import attrs
 
-from emulator.hardware.part import Wires
+from emulator.hardware.part import Device
 
 _DATA, _FLAGS = 0x00, 0x18
 _EMPTY = 0x90  # FR: TXFE, RXFE
 
 
 @attrs.define
-class Pl011:
+class Pl011(Device):
     """A UART."""
 
-    wires: Wires
-
-    def read(self, offset: int, size: int) -> int:
+    def read(self, offset: int, _size: int, /) -> int:
         """Return a register: nothing ever waits."""
         return _EMPTY if offset == _FLAGS else 0
 
-    def write(self, offset: int, size: int, value: int) -> None:
+    def write(self, offset: int, _size: int, value: int, /) -> None:
         """Print a character."""
         if offset == _DATA:
             self.wires.print(bytes((value & 0xFF,)))

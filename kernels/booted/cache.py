@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import unicorn
 
 from allocator.types import GIB
-from emulator.boards.board import Board, State
+from emulator.boards.board import EMULATOR, Board, State
 from emulator.ram import Frozen
 from kernels.booted.starting import Parameters, Place
 
@@ -59,7 +58,7 @@ class Entry:
 def folder() -> Path:
     """Return where entries lie: `execmem/kernels` under XDG_CACHE_HOME, or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return root / "execmem" / "kernels"
 
 
@@ -75,8 +74,7 @@ def key_of(image: bytes, parameters: Parameters, version: str) -> str:
     version
         The product's.
     """
-    emulator = unicorn.__version__
-    what = [_FORMAT, version, emulator, attrs.asdict(parameters)]
+    what = [_FORMAT, version, EMULATOR, attrs.asdict(parameters)]
     digest = hashlib.sha256(image)
     digest.update(json.dumps(what, sort_keys=True).encode())
     return digest.hexdigest()[:32]
@@ -150,7 +148,7 @@ def store(
                 "console": _text(bytes(board.wires.console)),
             }
             (busy / _STATE).write_text(json.dumps(document))
-            os.rename(busy, folder() / key)
+            busy.rename(folder() / key)
         except OSError:
             shutil.rmtree(busy, ignore_errors=True)  # another has stored it, or the disk is full
         _bound()
@@ -182,8 +180,6 @@ def fetch(entry: Entry, board: Board) -> Place | None:
         return None
     frozen = Frozen(fd)
     try:
-        if os.fstat(fd).st_size != board.ram.size or document["size"] != board.ram.size:
-            raise ValueError("cut off")
         stored = document["place"]
         place = Place(
             trap=stored["trap"],
@@ -193,7 +189,10 @@ def fetch(entry: Entry, board: Board) -> Place | None:
         )
         state = _state(document["state"])
         console = base64.b64decode(document["console"])
+        whole = os.fstat(fd).st_size == document["size"] == board.ram.size
     except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         frozen.close()
         shutil.rmtree(path, ignore_errors=True)
         return None

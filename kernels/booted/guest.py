@@ -81,9 +81,7 @@ class Guest:
 
     # Calls --------------------------------------------------------------------------------------
 
-    def call(
-        self, address: int, args: Sequence[int] = (), *, seconds: float | None = None
-    ) -> int:
+    def call(self, address: int, args: Sequence[int] = (), *, seconds: float | None = None) -> int:
         """Return what a function leaves in the result register.
 
         Parameters
@@ -103,7 +101,7 @@ class Guest:
         board = self.board
         if board.broken:
             raise Ended(Halt.BROKEN, board.pc, f"{board.broken}; restore a snapshot")
-        outer = (self._saved() if self.depth else None)
+        outer = self._saved() if self.depth else None
         sp = (board.sp & -_ALIGN) - 256 if self.depth else self.base
         stacked = args[len(self._registers) :]
         sp -= (8 * len(stacked) + _ALIGN - 1) & -_ALIGN

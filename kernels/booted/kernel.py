@@ -20,7 +20,7 @@ from kernels.booted.opening import Standing
 from kernels.log import LogLine
 
 # The console's prefixes: level (printk.console_msg_format=syslog), time.
-_LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)", re.S)
+_LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)", re.DOTALL)
 _UNMARKED = 4  # KERN_WARNING: the level of a message that says none
 _DEAD = ("do_exit",)
 _STACK = 0x8000  # bytes within which the process' stack is told from others
@@ -180,5 +180,3 @@ class BootedKernel:
             board.go_back(snapshot.state)
         else:
             board.thaw(snapshot.frozen, snapshot.state)
-
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cache as memo
 from functools import cached_property
@@ -207,7 +206,6 @@ def _product() -> str:
         (path.name, found.st_size, found.st_mtime_ns)
         for package in _PACKAGES
         for path in sorted((root / package).glob("*.py"))
-        for found in (os.stat(path),)
+        for found in (path.stat(),)
     ]
     return hashlib.sha256(json.dumps([stated, files]).encode()).hexdigest()
-

@@ -18,29 +18,53 @@ from emulator.faults import FaultKind
 _HEADS: tuple[tuple[FaultKind, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
-        (FaultKind.OUT_OF_BOUNDS, r"BUG: KASAN: (?:slab-|global-|stack-|vmalloc-)?out-of-bounds in (?P<where>\S+)"),
+        (
+            FaultKind.OUT_OF_BOUNDS,
+            r"BUG: KASAN: (?:slab-|global-|stack-|vmalloc-)?out-of-bounds in (?P<where>\S+)",
+        ),
         (FaultKind.USE_AFTER_FREE, r"BUG: KASAN: (?:slab-)?use-after-free in (?P<where>\S+)"),
         (FaultKind.DOUBLE_FREE, r"BUG: KASAN: (?:double-free|invalid-free)"),
         (FaultKind.CFI, r"CFI failure at (?P<where>\S+)"),
-        (FaultKind.READ, r"(?:Unable to handle kernel|BUG: kernel) .*?(?:virtual address|address:) ?(?P<address>[0-9a-f]{8,16})"),
-        (FaultKind.READ, r"BUG: unable to handle page fault for address: (?P<address>[0-9a-f]{8,16})"),
-        (FaultKind.READ, r"Unable to handle kernel access to user memory .*?virtual address (?P<address>[0-9a-f]{8,16})"),
+        (
+            FaultKind.READ,
+            r"(?:Unable to handle kernel|BUG: kernel) .*?(?:virtual address|address:) ?(?P<address>[0-9a-f]{8,16})",
+        ),
+        (
+            FaultKind.READ,
+            r"BUG: unable to handle page fault for address: (?P<address>[0-9a-f]{8,16})",
+        ),
+        (
+            FaultKind.READ,
+            r"Unable to handle kernel access to user memory .*?virtual address (?P<address>[0-9a-f]{8,16})",
+        ),
         (FaultKind.BUG, r"kernel BUG at (?P<where>\S+)!"),
         (FaultKind.BUG, r"kernel BUG \[#\d+\]"),
-        (FaultKind.STACK_PROTECTOR, r"stack-protector: Kernel stack is corrupted in: (?P<where>\S+)"),
+        (
+            FaultKind.STACK_PROTECTOR,
+            r"stack-protector: Kernel stack is corrupted in: (?P<where>\S+)",
+        ),
         (FaultKind.INSTRUCTION, r"(?:invalid opcode|undefined instruction|illegal instruction)"),
         (FaultKind.TRAP, r"general protection fault"),
         (FaultKind.TRAP, r"(?:Internal error: )?Oops(?: - [^:]*)?(?::|\s\[)"),
-        (FaultKind.CHECK, r"(?:possible (?:circular|recursive) locking|inconsistent lock state|BUG: sleeping function)"),
+        (
+            FaultKind.CHECK,
+            r"(?:possible (?:circular|recursive) locking|inconsistent lock state|BUG: sleeping function)",
+        ),
         (FaultKind.CHECK, r"UBSAN: (?P<where>.+)"),
         (FaultKind.PANIC, r"Kernel panic - not syncing: (?P<where>.+)"),
     )
 )
 _WARNING = re.compile(r"WARNING: CPU: \d+ PID: \d+ at (?P<where>.+)")
 _WRITES = re.compile(r"#PF: supervisor write access|WnR = 1|Store/AMO")
-_FETCHES = re.compile(r"#PF: supervisor instruction fetch|instruction page fault|IABT", re.I)
-_PC = re.compile(r"(?:^|\s)(?:pc :|RIP: \d+:|epc :) ?(?P<symbol>[A-Za-z_.$][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+)(?P<module> \[\w+\])?")
-_FRAME = re.compile(r"^\s*(?P<unsure>\? )?(?:\[<[0-9a-f]+>\] )?(?P<symbol>[A-Za-z_.$][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+)(?P<module> \[\w+\])?")
+_FETCHES = re.compile(
+    r"#PF: supervisor instruction fetch|instruction page fault|IABT", re.IGNORECASE
+)
+_PC = re.compile(
+    r"(?:^|\s)(?:pc :|RIP: \d+:|epc :) ?(?P<symbol>[A-Za-z_.$][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+)(?P<module> \[\w+\])?"
+)
+_FRAME = re.compile(
+    r"^\s*(?P<unsure>\? )?(?:\[<[0-9a-f]+>\] )?(?P<symbol>[A-Za-z_.$][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+)(?P<module> \[\w+\])?"
+)
 _CALLS = re.compile(r"Call [Tt]race:")
 
 

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine whose kernel is a real one, booted in it: what `Machine(kernel=PATH)` is.
+
+Everything that is asked of it the kernel itself does: its loader takes modules, its functions
+are called, its log says what happened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from allocator.types import ADDRESS_MASK
+from archs import Arch
+from archs import arch as arch_by_name
+from emulator.disassembly import Disassembler
+from emulator.faults import BadCall
+from kernels.booted.kernel import BootedKernel, Snapshot
+from kernels.booted.opening import open_kernel
+from kernels.booted.starting import Parameters
+from kernels.errors import errno_name
+from kernels.log import LogLine
+from kernels.modelled.prototypes import parse
+from loader.depends import ModuleTree, depends_of, find, open_tree, tree_around
+from loader.elf import parse as parse_elf
+from loader.errors import KernelRefused, MissingDependency
+from loader.files import SUFFIXES, ModuleFile, is_file, module_name
+from loader.kernel.image import KernelImage
+from loader.loaded import State
+from machine.arguments import Argument, Out
+from machine.booted.module import BootedModule, LoadReport, sections_of
+
+SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
+_LONGEST = 16  # bytes of an instruction, and no less
+
+
+class BootedMachine:
+    """A booted kernel, and the modules that it has loaded.
+
+    Parameters
+    ----------
+    arch
+        What it must be for; None: the kernel tells it.
+    kernel
+        An image, a package, a tree or `running`, as `execmem kernel` takes it; or a `KernelImage`.
+    root
+        Folder that holds `lib/modules/VERSION`, for modules by name and dependencies.
+    memory
+        Bytes of RAM; None: as the architecture has it.
+    command_line
+        More words for the kernel's command line.
+    keep
+        Whether a booted kernel is kept in the cache, and taken from there.
+    on_boot, on_console
+        Called with the kernel's release before it boots, and with what it prints meanwhile.
+
+    Raises
+    ------
+    BadKernel
+        There is no such kernel, or it cannot be read.
+    BootFailed
+        It did not come up.
+    """
+
+    def __init__(
+        self,
+        arch: str | Arch | None = None,
+        *,
+        kernel: str | Path | KernelImage,
+        root: str | Path | None = None,
+        memory: int | None = None,
+        command_line: str = "",
+        keep: bool = True,
+        on_boot: Callable[[str], object] | None = None,
+        on_console: Callable[[bytes], object] | None = None,
+    ) -> None:
+        wanted = arch if isinstance(arch, Arch) or arch is None else arch_by_name(arch)
+        parameters = Parameters(memory=memory or 0, command_line=command_line)
+        standing = open_kernel(
+            kernel,
+            parameters,
+            arch=wanted,
+            keep=keep,
+            on_boot=on_boot,
+            on_console=on_console,
+        )
+        self.kernel = BootedKernel(standing)
+        self.arch = standing.arch
+        self.seconds: float | None = SECONDS
+        self.tree: ModuleTree | None = None if root is None else open_tree(root)
+        self.modules: dict[str, BootedModule] = {}
+        self._disassembler = Disassembler(self.arch)
+        calling = self.arch.runs.calling
+        self._arguments = calling.arguments
+
+    @property
+    def models(self) -> str:
+        """What answers modules."""
+        return f"Linux {self.kernel.release}, booted"
+
+    # Modules ------------------------------------------------------------------------------------
+
+    def load(
+        self, module: str | Path | bytes | ModuleFile, /, *, init: bool = True, **params: object
+    ) -> BootedModule:
+        """Let the kernel load a module, after those that it depends on.
+
+        Parameters
+        ----------
+        module
+            A path, the file's bytes (as `ModuleFile` with its name), or a name that is looked
+            up under `root`.
+        init
+            Must be True: the kernel's loader runs the init itself.
+        params
+            Module parameters, as `insmod` takes them.
+
+        Raises
+        ------
+        KernelRefused
+            With the errno of init_module(2) and what the kernel logged; dependencies are out again.
+        LoadError
+            There is no such module.
+        Fault
+            Its init did not come back. What it held it holds: `restore` goes back.
+        """
+        if not init:
+            raise BadCall("load", "a booted kernel runs the init of what it loads")
+        file, tree = self._source(module)
+        before = set(self.modules)
+        try:
+            for name in self._needed(file, tree):
+                self._insert(ModuleFile.read(find(tree, name)), {})
+            return self._insert(file, params)
+        except KernelRefused:
+            for name in reversed([n for n in self.modules if n not in before]):
+                with suppress(KernelRefused):
+                    self.unload(self.modules[name])
+            raise
+
+    def unload(self, module: BootedModule, *, force: bool = False) -> None:
+        """Let the kernel take a module out (delete_module).
+
+        Parameters
+        ----------
+        force
+            As `rmmod --force`, where the kernel allows it.
+
+        Raises
+        ------
+        KernelRefused
+            With the errno: somebody uses it, or it has no exit.
+        """
+        before = len(self.log)
+        with self.kernel.watched():
+            result = self.kernel.modules.remove(module.name, force=force)
+        if result:
+            said = tuple(line.text for line in self.log[before:])
+            raise KernelRefused(module.name, "delete_module", -result, errno_name(-result), said)
+        module.state = State.UNLOADED
+        self.modules.pop(module.name, None)
+
+    def _source(
+        self, module: str | Path | bytes | ModuleFile
+    ) -> tuple[ModuleFile, ModuleTree | None]:
+        """Return a module's file, and the tree that its dependencies are in."""
+        if isinstance(module, ModuleFile):
+            return module, self.tree
+        if isinstance(module, bytes | bytearray | memoryview):
+            return ModuleFile("<bytes>", bytes(module)), self.tree
+        text, path = str(module), Path(module)
+        if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
+            return ModuleFile.read(path), self.tree or tree_around(path)
+        return ModuleFile.read(find(self.tree, text)), self.tree
+
+    def _needed(self, file: ModuleFile, tree: ModuleTree | None) -> list[str]:
+        """Return the modules to load first, in order, without those that are loaded."""
+        title = module_name(file.name)
+        if tree is None:
+            missing = [n for n in depends_of(file) if n not in self.modules]
+            if missing:
+                hint = "give the folder that holds lib/modules (--root)"
+                raise MissingDependency(file.name, tuple(missing), (), hint)
+            return []
+        if title in tree.needs:
+            order = list(tree.to_load(title)[:-1])
+        else:
+            order = [n for d in depends_of(file) for n in tree.to_load(d)]
+        wanted = [n for n in dict.fromkeys(order) if n not in self.modules]
+        missing = [n for n in wanted if n not in tree.files]
+        if missing:
+            raise MissingDependency(file.name, tuple(missing), (), f"not in {tree.folder}")
+        return wanted
+
+    def _insert(self, file: ModuleFile, params: dict[str, object]) -> BootedModule:
+        image = file.image()
+        view = parse_elf(image, file.name)
+        before = len(self.log)
+        with self.kernel.watched():
+            inserted = self.kernel.modules.insert(image, _words(params))
+        said = tuple(self.log[before:])
+        name = view.modinfo.get("name") or module_name(file.name)
+        if inserted.result:
+            number = -inserted.result
+            lines = tuple(line.text for line in said)
+            raise KernelRefused(name, "init_module", number, errno_name(number), lines)
+        counts: Counter[str] = Counter()
+        for table in view.tables:
+            numbers, times = np.unique(table.records["type"], return_counts=True)
+            for number, count in zip(numbers.tolist(), times.tolist(), strict=True):
+                counts[self.arch.link.type_name(number)] += count
+        report = LoadReport(
+            name=name,
+            arch=self.arch.name,
+            kernel=self.kernel.release,
+            regions=inserted.regions,
+            sections=sections_of(view, inserted),
+            relocations=dict(counts.most_common()),
+            init_result=0,
+            log=said,
+        )
+        module = BootedModule(self, view, name, inserted, report)
+        self.modules[name] = module
+        return module
+
+    # Calls --------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        address: int,
+        *args: Argument,
+        seconds: float | None = None,
+        returns: str = "u64",
+    ) -> int:
+        """Call the guest function at `address`; see `BootedModule.call`."""
+        try:
+            kind = parse(f"{returns} result(void)").result
+        except ValueError as error:
+            raise BadCall("call", f"returns={returns!r}: {error}") from None
+        if isinstance(address, str):
+            hint = "Machine.function takes a name"
+            raise BadCall("call", f"{address!r} is a name, not an address", hint)
+        with ExitStack() as buffers:
+            slots = [self._slot(value, buffers) for value in args]
+            limit = self.seconds if seconds is None else seconds
+            raw = self.kernel.call(address, slots, seconds=limit)
+            for value, slot in zip(args, slots, strict=True):
+                if isinstance(value, Out):
+                    value.data = self.read(slot, len(value)) if len(value) else b""
+        return kind.from_register(raw)
+
+    def function(self, name: str) -> int:
+        """Return the address of a kernel function or variable; BadCall where there is none."""
+        found = self.kernel.symbols.get(name)
+        if found is None:
+            raise BadCall(name, f"Linux {self.kernel.release} has no such symbol")
+        return found
+
+    def _slot(self, value: Argument, buffers: ExitStack) -> int:
+        if isinstance(value, int):
+            if not -(1 << 63) <= value <= ADDRESS_MASK:
+                raise BadCall("call", f"argument {value:#x} does not fit 64 bits")
+            return value & ADDRESS_MASK
+        if isinstance(value, str):
+            data = value.encode() + b"\0"
+        elif isinstance(value, Out):
+            data = bytes(len(value))
+        elif isinstance(value, bytes | bytearray):
+            data = bytes(value)
+        else:
+            raise BadCall("call", f"cannot pass {type(value).__name__}: int, bytes, str or Out")
+        address = self.alloc(data)
+        buffers.callback(self._free_quietly, address)
+        return address
+
+    def _free_quietly(self, address: int) -> None:
+        if not self.kernel.board.broken:
+            self.kernel.guest.free(address)
+
+    # Memory -------------------------------------------------------------------------------------
+
+    def alloc(self, contents: bytes | int) -> int:
+        """Return the address of guest memory that holds `contents`, or that many zeros."""
+        size = contents if isinstance(contents, int) else len(contents)
+        if size < 0:
+            raise BadCall("alloc", f"{size} bytes")
+        with self.kernel.watched():
+            address = self.kernel.guest.alloc(max(size, 1))
+        if not address:
+            raise BadCall("alloc", f"no {size:#x} bytes of guest memory")
+        if not isinstance(contents, int) and contents:
+            self.write(address, bytes(contents))
+        return address
+
+    def free(self, address: int) -> None:
+        """Free what `alloc` returned."""
+        with self.kernel.watched():
+            self.kernel.guest.free(address)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes of guest memory; BadCall where nothing is mapped."""
+        if size < 0:
+            raise BadCall("read", f"{size} bytes")
+        try:
+            return self.kernel.board.read(address, size)
+        except (LookupError, IndexError) as error:
+            raise BadCall("read", str(error)) from None
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` in guest memory, whatever its protection; BadCall where nothing is mapped."""
+        try:
+            self.kernel.board.write(address, data)
+        except (LookupError, IndexError) as error:
+            raise BadCall("write", str(error)) from None
+
+    @contextmanager
+    def user(self, contents: bytes | int) -> Iterator[int]:
+        """Give user memory of the process that holds `contents`, or that many zeros, for a while."""
+        size = contents if isinstance(contents, int) else len(contents)
+        with self.kernel.watched():
+            address = self.kernel.guest.user(max(size, 1))
+        try:
+            if not isinstance(contents, int) and contents:
+                self.write(address, bytes(contents))
+            yield address
+        finally:
+            if not self.kernel.board.broken:
+                self.kernel.guest.free_user(address, max(size, 1))
+
+    # Time ---------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        """Let guest time pass, and what is due meanwhile happen."""
+        with self.kernel.watched():
+            self.kernel.guest.call_by_name(("msleep",), int(seconds * 1000))
+
+    @property
+    def time(self) -> float:
+        """Seconds of guest time since power on."""
+        return self.kernel.board.clock.now / 1e9
+
+    # Going back ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the machine as it is now, for `restore`."""
+        return self.kernel.snapshot(dict(self.modules))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what the machine was: memory, registers, modules, time, log."""
+        self.kernel.restore(snapshot)
+        modules = snapshot.user
+        assert isinstance(modules, dict)
+        for module in self.modules.values():
+            if module.name not in modules:
+                module.state = State.UNLOADED
+        self.modules = dict(modules)
+        for module in self.modules.values():
+            module.state = State.LIVE
+
+    @contextmanager
+    def fork(self) -> Iterator[BootedMachine]:
+        """Go back, at the end of a `with` block, to what the machine was at its begin."""
+        snapshot = self.snapshot()
+        try:
+            yield self
+        finally:
+            self.restore(snapshot)
+
+    # System calls -------------------------------------------------------------------------------
+
+    def syscall(self, name: str, *args: Argument) -> int:
+        """Make a system call as the first process; its result, negative for an errno.
+
+        Parameters
+        ----------
+        name
+            As in its manual page: `openat`.
+        args
+            Ints; bytes or str (copied into user memory for the time of the call, str
+            NUL-terminated); `Out(n)` for a zeroed buffer that can be read afterwards.
+        """
+        with ExitStack() as buffers:
+            slots = []
+            for value in args:
+                if isinstance(value, int):
+                    slots.append(value & ADDRESS_MASK)
+                    continue
+                data = value.encode() + b"\0" if isinstance(value, str) else bytes(value)
+                slots.append(buffers.enter_context(self.user(data)))
+            with self.kernel.watched():
+                try:
+                    result = self.kernel.guest.system_call(name, *slots)
+                except LookupError as error:
+                    raise BadCall(name, str(error)) from None
+            for value, slot in zip(args, slots, strict=True):
+                if isinstance(value, Out) and len(value):
+                    value.data = self.read(slot, len(value))
+        return result
+
+    # Looking ------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> list[LogLine]:
+        """The kernel log."""
+        return self.kernel.log
+
+    def symbolize(self, address: int) -> str | None:
+        """Return `name+0xoff/0xsize [module]` of a function, a kernel symbol's name, or None."""
+        for module in self.modules.values():
+            found = module.symbol_at(address)
+            if found is not None:
+                return found
+        return self.kernel.name_at(address)
+
+    def disassemble(self, address: int) -> str:
+        """Return the instruction at `address` as text; empty where nothing is mapped."""
+        for size in (_LONGEST, 4, 2):
+            try:
+                return self._disassembler.one(self.kernel.board.read(address, size), address)
+            except (LookupError, IndexError):
+                continue
+        return ""
+
+    @cached_property
+    def image(self) -> KernelImage:
+        """The kernel's file, taken apart."""
+        return self.kernel.standing.image
+
+
+def _words(params: dict[str, object]) -> str:
+    """Return parameters as insmod passes them; BadCall for what cannot be."""
+    words = []
+    for name, value in params.items():
+        if value is True:
+            words.append(name)
+            continue
+        text = str(int(value)) if isinstance(value, bool) else str(value)
+        if isinstance(value, list | tuple):
+            text = ",".join(map(str, value))
+        if any(c in text for c in "\n\0"):
+            raise BadCall("load", f"parameter {name}={text!r} cannot be passed")
+        words.append(f'{name}="{text}"' if any(c.isspace() for c in text) else f"{name}={text}")
+    return " ".join(words)

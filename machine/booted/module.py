@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module of a booted kernel: where the kernel put it, and functions to call."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Protocol
+
+import attrs
+import numpy as np
+
+from allocator.types import MemType
+from archs import Arch
+from emulator.faults import BadCall
+from kernels.booted.modules import Inserted, Region
+from kernels.log import LogLine
+from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
+from loader.loaded import LoadedSection, State
+from machine.arguments import Argument
+
+_PERCPU = ".data..percpu"
+
+
+class Keeper(Protocol):
+    """The machine that a module is loaded in, as far as modules ask it for something."""
+
+    @property
+    def arch(self) -> Arch:
+        """Its architecture."""
+        ...
+
+    def call(
+        self,
+        address: int,
+        *args: Argument,
+        seconds: float | None = None,
+        returns: str = "u64",
+    ) -> int:
+        """Call the function at an address."""
+        ...
+
+    def unload(self, module: BootedModule, *, force: bool = False) -> None:
+        """Take a module out."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class LoadReport:
+    """What the kernel did when it loaded a module.
+
+    Parameters
+    ----------
+    name, arch, kernel
+        The module, its architecture, and the release of the kernel.
+    regions
+        Memory type -> what it took, init types included, before its init ran.
+    sections
+        Section index -> where the kernel placed it.
+    relocations
+        Type name -> count, most frequent first.
+    init_result
+        What its init returned.
+    log
+        What the kernel logged meanwhile.
+    taints
+        How it taints the kernel: letters, as /sys/module/NAME/taint has them.
+    """
+
+    name: str
+    arch: str
+    kernel: str
+    regions: Mapping[MemType, Region]
+    sections: Mapping[int, LoadedSection]
+    relocations: Mapping[str, int]
+    init_result: int
+    log: tuple[LogLine, ...]
+    taints: str = ""
+
+
+class BootedModule:
+    """A module that a booted kernel has loaded; made by `Machine.load`."""
+
+    def __init__(
+        self, machine: Keeper, view: ElfView, name: str, inserted: Inserted, report: LoadReport
+    ) -> None:
+        self._machine = machine
+        self.view = view
+        self.name = name
+        self.inserted = inserted
+        self.report = report
+        self.state = State.LIVE
+
+    @property
+    def taints(self) -> str:
+        """How the module taints the kernel: letters, as /sys/module/NAME/taint has them."""
+        return self.report.taints
+
+    @property
+    def sections(self) -> Mapping[int, LoadedSection]:
+        """Section index -> name, memory type, address, size."""
+        return self.report.sections
+
+    @property
+    def regions(self) -> Mapping[MemType, Region]:
+        """Memory type -> address and size, of those that are still there."""
+        if self.state is not State.LIVE:
+            return {}
+        return {kind: at for kind, at in self.report.regions.items() if not kind.is_init}
+
+    @cached_property
+    def symbols(self) -> Mapping[str, int]:
+        """Functions, objects and global symbols by name -> address; globals win over locals."""
+        table = self.view.symbols
+        info, shndx = table["info"], table["shndx"]
+        kind, bind = info & 0xF, info >> 4
+        wanted = ((kind == STT_FUNC) | (kind == STT_OBJECT) | (bind != 0)) & (shndx != 0)
+        found: dict[str, int] = {}
+        for index in np.flatnonzero(wanted).tolist():
+            section = self.sections.get(int(shndx[index]))
+            name = self.view.symbol_name(index)
+            if section is not None and (name not in found or bind[index]):
+                found[name] = section.address + int(table["value"][index])
+        return found
+
+    @cached_property
+    def _functions(self) -> list[tuple[int, int, str]]:
+        """Address, size and name of every function, in ascending order."""
+        table = self.view.symbols
+        chosen = np.flatnonzero(table["info"] & 0xF == STT_FUNC)
+        found = []
+        for index in chosen.tolist():
+            section = self.sections.get(int(table["shndx"][index]))
+            if section is not None:
+                at = section.address + int(table["value"][index])
+                found.append((at, int(table["size"][index]), self.view.symbol_name(index)))
+        return sorted(found)
+
+    @property
+    def functions(self) -> Mapping[str, int]:
+        """Functions by name -> address."""
+        return {name: at for at, _, name in self._functions}
+
+    def symbol_at(self, address: int) -> str | None:
+        """Return `name+0xoff/0xsize [module]` of the function around an address, or None."""
+        for at, size, name in self._functions:
+            if at <= address < at + max(size, 1):
+                return f"{name}+{address - at:#x}/{size:#x} [{self.name}]"
+        return None
+
+    def address_of(self, name: str) -> int:
+        """Return the address of a function or variable that is still in memory.
+
+        Raises
+        ------
+        BadCall
+            Naming what is like it.
+        """
+        if self.state is not State.LIVE:
+            raise BadCall(name, f"module {self.name} is {self.state.value}")
+        if not isinstance(name, str):
+            hint = "Machine.call takes an address"
+            raise BadCall("call", f"{name!r} is no name of a function", hint)
+        address = self.symbols.get(name)
+        if address is None:
+            close = difflib.get_close_matches(name, self.symbols, 3)
+            hint = f"did you mean {', '.join(close)}?" if close else ""
+            raise BadCall(name, f"module {self.name} has no such symbol", hint)
+        for section in self.sections.values():
+            inside = section.address <= address <= section.address + section.size
+            if inside and section.type is not None and section.type.is_init:
+                raise BadCall(name, "lies in init memory, which was freed after init")
+        return address
+
+    def call(
+        self,
+        name: str,
+        *args: Argument,
+        seconds: float | None = None,
+        returns: str = "u64",
+    ) -> int:
+        """Call a function of the module and return its result.
+
+        Parameters
+        ----------
+        name
+            A function's symbol, local ones too.
+        args
+            Ints; bytes or str (copied into guest memory, str NUL-terminated, for the time
+            of the call); `Out(n)` for a zeroed buffer that can be read afterwards.
+        seconds
+            Time of the host that it may take; None: the machine's.
+        returns
+            C type of the result: the register is converted to it ("int": signed 32 bits).
+
+        Raises
+        ------
+        BadCall
+            Unknown function, or arguments that cannot be passed.
+        Fault
+            It did not come back.
+        """
+        address = self.address_of(name)
+        if name not in self.functions:
+            raise BadCall(name, "is not a function: it lies in data")
+        return self._machine.call(address, *args, seconds=seconds, returns=returns)
+
+    def unload(self, *, force: bool = False) -> None:
+        """Let the kernel take the module out (delete_module)."""
+        self._machine.unload(self, force=force)
+
+    def __repr__(self) -> str:
+        where = ", ".join(
+            f"{kind.name} [{at.address:#x}, {at.address + at.size:#x})"
+            for kind, at in self.regions.items()
+        )
+        return f"<Module {self.name} ({self.report.arch}, {self.state.value}): {where}>"
+
+
+def sections_of(view: ElfView, inserted: Inserted) -> dict[int, LoadedSection]:
+    """Return where the kernel placed a module's sections, and in which memory."""
+    found = {}
+    for section in view.sections:
+        address = inserted.addresses.get(section.index)
+        if address is None or not section.allocated:
+            continue
+        kind = next(
+            (
+                kind
+                for kind, at in inserted.regions.items()
+                if at.address <= address < at.address + max(at.size, 1)
+            ),
+            None,
+        )
+        if kind is None and section.name != _PERCPU:
+            continue
+        found[section.index] = LoadedSection(section.name, kind, address, section.size)
+    return found
