@@ -20,12 +20,12 @@ class Clock:
     """Nanoseconds since power on."""
 
     now: int = NSEC_PER_SEC
-    _seed: int = 1
+    seed: int = 1
 
     def look(self) -> int:
         """Return what a guest sees that looks."""
-        self._seed = (self._seed * _FACTOR + _STEP) & _MASK
-        self.now += _LOOK + (self._seed >> 16 & _LOOK - 1)
+        self.seed = (self.seed * _FACTOR + _STEP) & _MASK
+        self.now += _LOOK + (self.seed >> 16 & _LOOK - 1)
         return self.now
 
     def ticks(self, frequency: int) -> int:

@@ -79,6 +79,21 @@ class State:
     sites: tuple[int, ...]
 
 
+@attrs.frozen
+class Still:
+    """A computer as it once was.
+
+    Parameters
+    ----------
+    frozen, context, state
+        Its memory, its CPU as the emulator keeps it, and all else.
+    """
+
+    frozen: Frozen = attrs.field(repr=False)
+    context: unicorn.unicorn.UcContext = attrs.field(repr=False)
+    state: State = attrs.field(repr=False)
+
+
 class Board(abc.ABC):
     """A computer.
 
@@ -97,6 +112,8 @@ class Board(abc.ABC):
         self._constants = import_module(f"unicorn.{emulation.prefix.lower()}_const")
         self._prefix = emulation.registers
         self._numbers: dict[str, int] = {}
+        self._box = ctypes.c_uint64()
+        self._pointer = ctypes.byref(self._box)
         self.wires = Wires()
         self.clock: Clock = self.wires.clock
         self.ram = Ram(self.boot.ram, memory)
@@ -107,12 +124,15 @@ class Board(abc.ABC):
         self._at: int | None = None  # the breakpoint that stopped the run
         self._passing: int | None = None  # the breakpoint that the run goes on from
         self._stop: Halt | None = None
+        self._until = 0  # of the run under way
         self._waited = 0  # times that it waited, and the interrupt could not come yet
         self._soon: Any = None  # the hook that ends the run for an interrupt
         self._raised: BaseException | None = None
         self._context: unicorn.unicorn.UcContext | None = None
         self._pc = self.number(calling.program_counter)
         self._sp = self.number(calling.stack_pointer)
+        self._watching: Any = None  # the hook that tells of code that is translated
+        self._fresh: list[int] = []  # addresses of code that was, since memory was frozen
         self.broken = ""  # why it can only go back
         self.uc = unicorn.Uc(
             getattr(uc_const, f"UC_ARCH_{emulation.prefix}"), getattr(uc_const, emulation.mode)
@@ -195,29 +215,45 @@ class Board(abc.ABC):
 
     def get(self, name: str) -> int:
         """Return a register."""
-        return int(self.uc.reg_read(self.number(name)))
+        return self.get_number(self.number(name))
 
     def set(self, name: str, value: int) -> None:
         """Set a register."""
-        self.uc.reg_write(self.number(name), value)
+        self.set_number(self.number(name), value)
+
+    def get_number(self, number: int) -> int:
+        """Return a register of 64 bits or less by Unicorn's number."""
+        # The binding looks the register's type up each time.
+        self._box.value = 0
+        status = self.uc._do_reg_read(number, self._pointer)  # noqa: SLF001 -- see above
+        if status != uc_const.UC_ERR_OK:
+            raise unicorn.UcError(status)
+        return self._box.value
+
+    def set_number(self, number: int, value: int) -> None:
+        """Set a register of 64 bits or less by Unicorn's number."""
+        self._box.value = value
+        status = self.uc._do_reg_write(number, self._pointer)  # noqa: SLF001 -- see above
+        if status != uc_const.UC_ERR_OK:
+            raise unicorn.UcError(status)
 
     @property
     def pc(self) -> int:
         """The program counter."""
-        return int(self.uc.reg_read(self._pc))
+        return self.get_number(self._pc)
 
     @pc.setter
     def pc(self, value: int) -> None:
-        self.uc.reg_write(self._pc, value)
+        self.set_number(self._pc, value)
 
     @property
     def sp(self) -> int:
         """The stack pointer."""
-        return int(self.uc.reg_read(self._sp))
+        return self.get_number(self._sp)
 
     @sp.setter
     def sp(self, value: int) -> None:
-        self.uc.reg_write(self._sp, value)
+        self.set_number(self._sp, value)
 
     # Memory -------------------------------------------------------------------------------------
 
@@ -327,6 +363,7 @@ class Board(abc.ABC):
 
     def _slice(self, until: int, end: float | None) -> Halt | None:
         self._stop = self._at = None
+        self._until = until
         pc = self.pc
         try:
             self.uc.emu_start(pc, until)
@@ -493,7 +530,7 @@ class Board(abc.ABC):
         return State(
             self.context(),
             dict(self.registers()),
-            (self.clock.now, self.clock._seed),  # noqa: SLF001 -- its state is two numbers
+            (self.clock.now, self.clock.seed),
             devices,
             tuple(self.wires.pending),
             len(self.wires.console),
@@ -503,18 +540,63 @@ class Board(abc.ABC):
     def restore(self, state: State) -> None:
         """Set everything but the memory."""
         context = self.uc.context_save()
-        ctypes.memmove(_pointer(context), state.context, len(state.context))
+        ctypes.memmove(context.context, state.context, len(state.context))
+        self._restore(context, state)
+
+    def _restore(self, context: unicorn.unicorn.UcContext, state: State) -> None:
         self.uc.context_restore(context)
-        self.set_registers(state.registers)
-        self.clock.now, self.clock._seed = state.clock  # noqa: SLF001 -- as above
+        if state.registers:
+            self.set_registers(state.registers)
+        clock, wires = self.clock, self.wires
+        clock.now, clock.seed = state.clock
         for device, values in zip(self.devices, state.devices, strict=True):
-            device.set_state(values)
-        self.wires.pending[:] = state.pending
-        del self.wires.console[state.console :]
-        self._watch_sites(state.sites)
+            if values:
+                device.set_state(values)
+        wires.pending[:] = state.pending
+        if len(wires.console) != state.console:
+            del wires.console[state.console :]
+        if len(state.sites) != len(self.sites):
+            self._watch_sites(state.sites)
         self._passing = None
         self._waited = 0
         self.broken = ""
+
+    def freeze(self) -> Still:
+        """Return the computer as it is now, memory and all; `back` makes it that again."""
+        if self._watching is None:
+            self._watching = self.uc.hook_add(uc_const.UC_HOOK_EDGE_GENERATED, self._translated)
+        self._fresh.clear()
+        still = Still(self.ram.freeze(), self.uc.context_save(), self.save())
+        self.forget_addresses()  # of pages that may be written without a copy
+        return still
+
+    def back(self, still: Still) -> None:
+        """Go back to what was frozen."""
+        if self.ram.frozen is not still.frozen:
+            self.ram.thaw(still.frozen)
+            self.forget_code()
+        else:
+            stale = bool(self._fresh) and self._stale()
+            self.ram.drop()
+            if stale:
+                self.forget_code()
+        self._fresh.clear()
+        self._restore(still.context, still.state)
+        self.forget_addresses()
+
+    def _translated(self, _uc: unicorn.Uc, block: Any, _before: Any, _data: object) -> None:
+        if block.pc != self._until:  # nothing is executed there, and nothing kept
+            self._fresh.append(block.pc)
+
+    def _stale(self) -> bool:
+        """Return whether code was translated that is not there when memory goes back."""
+        pages = set()
+        for address in self._fresh:
+            physical = self.translate(address)
+            if physical is None:
+                return True
+            pages.add((physical - self.ram.start) // PAGE)
+        return bool(pages.intersection(self.ram.changed().tolist()))
 
     def give_up(self, context: unicorn.unicorn.UcContext) -> None:
         """Let the CPU be where it once was, and all else as it is: a call that did not return."""
@@ -522,13 +604,6 @@ class Board(abc.ABC):
         self.uc.context_restore(context)
         self.set_registers(registers)
         self._passing = None
-
-    def go_back(self, state: State) -> None:
-        """Go back to where the memory was frozen last."""
-        self.ram.drop()
-        self.restore(state)
-        self.forget_code()
-        self.forget_addresses()
 
     def thaw(self, frozen: Frozen, state: State) -> None:
         """Become what was frozen: memory and all else."""
@@ -548,10 +623,6 @@ def _write(
     device.write(offset, size, value)
 
 
-def _pointer(context: unicorn.unicorn.UcContext) -> Any:
-    return context.context
-
-
 def context_bytes(context: unicorn.unicorn.UcContext) -> bytes:
     """Return what a saved context holds."""
-    return ctypes.string_at(_pointer(context), context.size)
+    return ctypes.string_at(context.context, context.size)

@@ -112,9 +112,9 @@ class Guest:
             sp -= 8
             board.write(sp, self.trap.to_bytes(8, "little"))
         else:
-            board.uc.reg_write(self._link, self.trap)
+            board.set_number(self._link, self.trap)
         for number, slot in zip(self._registers, args, strict=False):
-            board.uc.reg_write(number, slot & ADDRESS_MASK)
+            board.set_number(number, slot & ADDRESS_MASK)
         board.sp = sp
         board.pc = address
         self.depth += 1
@@ -124,7 +124,7 @@ class Guest:
             self.depth -= 1
         if halt is not Halt.RETURNED:
             raise Ended(halt, board.pc, board.broken)
-        result = int(board.uc.reg_read(self._result))
+        result = board.get_number(self._result)
         if outer is not None:
             outer()
         return result

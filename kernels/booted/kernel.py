@@ -7,12 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import attrs
-
 from archs import Arch
-from emulator.boards.board import Board, Halt, State
+from emulator.boards.board import Board, Halt
 from emulator.faults import Fault, FaultKind
-from emulator.ram import Frozen
 from kernels.booted import reports
 from kernels.booted.guest import Ended, Guest
 from kernels.booted.modules import Modules
@@ -24,25 +21,6 @@ _LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)"
 _UNMARKED = 4  # KERN_WARNING: the level of a message that says none
 _DEAD = ("do_exit",)
 _STACK = 0x8000  # bytes within which the process' stack is told from others
-
-
-@attrs.frozen
-class Snapshot:
-    """A booted machine as it once was.
-
-    Parameters
-    ----------
-    frozen
-        Its memory.
-    state
-        All else of the computer.
-    user
-        What a machine keeps beside it.
-    """
-
-    frozen: Frozen = attrs.field(repr=False)
-    state: State = attrs.field(repr=False)
-    user: object = attrs.field(default=None, repr=False)
 
 
 class BootedKernel:
@@ -166,17 +144,3 @@ class BootedKernel:
     def find(self, names: Sequence[str]) -> int:
         """Return the address of the first of several names that the kernel has; LookupError."""
         return self.guest.find(names)
-
-    # Going back ---------------------------------------------------------------------------------
-
-    def snapshot(self, user: object = None) -> Snapshot:
-        """Return the machine as it is now."""
-        return Snapshot(self.board.ram.freeze(), self.board.save(), user)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Become what the machine once was."""
-        board = self.board
-        if board.ram.frozen is snapshot.frozen:
-            board.go_back(snapshot.state)
-        else:
-            board.thaw(snapshot.frozen, snapshot.state)

@@ -8,19 +8,21 @@ are called, its log says what happened.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from allocator.types import ADDRESS_MASK
 from archs import Arch
 from archs import arch as arch_by_name
+from emulator.boards.board import Still
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
-from kernels.booted.kernel import BootedKernel, Snapshot
+from kernels.booted.kernel import BootedKernel
 from kernels.booted.opening import open_kernel
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
@@ -37,6 +39,22 @@ from machine.booted.module import BootedModule, LoadReport, sections_of
 
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
 _LONGEST = 16  # bytes of an instruction, and no less
+
+
+@attrs.frozen
+class Snapshot:
+    """A machine as it once was.
+
+    Parameters
+    ----------
+    still
+        The computer.
+    modules
+        What was loaded, by name.
+    """
+
+    still: Still = attrs.field(repr=False)
+    modules: Mapping[str, BootedModule]
 
 
 class BootedMachine:
@@ -348,19 +366,17 @@ class BootedMachine:
 
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
-        return self.kernel.snapshot(dict(self.modules))
+        return Snapshot(self.kernel.board.freeze(), dict(self.modules))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the machine was: memory, registers, modules, time, log."""
-        self.kernel.restore(snapshot)
-        modules = snapshot.user
-        assert isinstance(modules, dict)
-        for module in self.modules.values():
-            if module.name not in modules:
+        self.kernel.board.back(snapshot.still)
+        if self.modules != snapshot.modules:
+            for module in self.modules.values():
                 module.state = State.UNLOADED
-        self.modules = dict(modules)
-        for module in self.modules.values():
-            module.state = State.LIVE
+            self.modules = dict(snapshot.modules)
+            for module in self.modules.values():
+                module.state = State.LIVE
 
     @contextmanager
     def fork(self) -> Iterator[BootedMachine]:
