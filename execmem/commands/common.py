@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import cleandoc
 from pathlib import Path
@@ -51,8 +51,20 @@ def modelled_option(function: F) -> F:
     return click.option(
         "--modelled",
         is_flag=True,
-        help="the modelled kernel, with the facts of --kernel (which cannot boot yet)",
+        help="do not boot --kernel: the modelled kernel answers, with its facts",
     )(function)
+
+
+def console_option(function: F) -> F:
+    """Add --console, to a command that may boot a kernel."""
+    return click.option(
+        "--console", is_flag=True, help="show what the kernel prints while it boots"
+    )(function)
+
+
+def boots(options: Mapping[str, Any]) -> bool:
+    """Return whether a command line means a booted kernel."""
+    return options.get("kernel") is not None and not options.get("modelled")
 
 
 def module_options(function: F) -> F:
@@ -367,7 +379,7 @@ def load_one(machine: Machine, name: str, options: dict[str, Any], *, init: bool
     what: str | Path = name
     if machine.tree is None and not is_path(name) and module_name(name) in samples.names():
         what = samples.path(machine.arch.name, module_name(name))
-    return machine.load(what, init=init, **_parameters(options["params"]))
+    return machine.load(what, init=init, **parameters(options["params"]))
 
 
 def is_path(module: str) -> bool:
@@ -391,7 +403,8 @@ def sample_root(module: str, arch: str) -> str:
     return str(samples.root(arch))
 
 
-def _parameters(words: Sequence[str]) -> dict[str, object]:
+def parameters(words: Sequence[str]) -> dict[str, object]:
+    """Return module parameters by what --param says."""
     params: dict[str, object] = {}
     for word in words:
         name, equals, value = word.partition("=")

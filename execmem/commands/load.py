@@ -11,12 +11,15 @@ import click
 from execmem.commands.common import (
     PNG,
     SVG,
+    boots,
+    console_option,
     examples,
     importing,
     load_one,
     machine_for,
     modelled_option,
     module_options,
+    parameters,
     print_log,
     record_option,
     recording,
@@ -29,6 +32,7 @@ from execmem.streams import say
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
 @module_options
 @modelled_option
+@console_option
 @record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
@@ -63,6 +67,11 @@ def load(
         return
     if not modules:
         raise click.UsageError("name a MODULE, or --all with --root DIR")
+    if boots(options):
+        from execmem import booted
+
+        booted.load(modules, options | {"svg": svg, "png": png}, parameters(options["params"]))
+        return
     with importing():
         from execmem import report
         from execmem.terminal import console

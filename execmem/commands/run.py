@@ -10,12 +10,15 @@ import click
 from allocator.types import Hex
 from execmem.commands.common import (
     argument,
+    boots,
+    console_option,
     examples,
     importing,
     load_one,
     machine_for,
     modelled_option,
     module_options,
+    parameters,
     record_option,
     recording,
     result_type,
@@ -31,6 +34,7 @@ from execmem.streams import say
 @click.argument("args", nargs=-1, metavar="[ARG...]]")
 @module_options
 @modelled_option
+@console_option
 @record_option
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")
@@ -60,6 +64,20 @@ def run(
         from machine.machine import Out
 
     values = [argument(text) for text in args]
+    if boots(options):
+        if no_init:
+            raise click.UsageError("--no-init: a booted kernel runs the init of what it loads")
+        from execmem import booted
+
+        booted.run(
+            module,
+            function,
+            values,
+            returns=returns,
+            options=options,
+            params=parameters(options["params"]),
+        )
+        return
     machine = machine_for(module, options)
     save = recording(machine, options)
     click.get_current_context().call_on_close(lambda: report.print_missing(machine))

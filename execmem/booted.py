@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Booted kernels on the command line: opening one with its progress, and what is shown of modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from allocator.types import Hex, size_text
+from emulator.faults import Fault
+from execmem import notices, report
+from execmem.streams import say
+from execmem.terminal import Meter, console
+from loader.elf import arch_of
+from loader.files import SUFFIXES, is_file, module_name, read_module
+from machine.booted.machine import BootedMachine
+from machine.booted.module import BootedModule
+from machine.machine import Argument, Out
+
+# Options that shape the modelled kernel, or a loader of ours -> what they are when not given.
+_OWN = {
+    "design": "default",
+    "no_text_poke": False,
+    "kaslr": None,
+    "seed": 0,
+    "heap_limit": None,
+    "stubs": (),
+    "checks": "hardware",
+    "errata": (),
+    "kasan": False,
+    "with_plt": False,
+    "force": False,
+    "constructors": False,
+    "instructions": None,
+    "record": None,
+    "svg": None,
+    "png": None,
+}
+_SPELLED = {"errata": "--erratum", "stubs": "--stub"}
+
+
+def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
+    """Return a machine whose kernel is booted, with its progress on a terminal.
+
+    Parameters
+    ----------
+    module
+        A module of the command line, which must be for the kernel's architecture.
+    options
+        The command's.
+    """
+    for name, default in _OWN.items():
+        if options.get(name, default) != default:
+            spelled = _SPELLED.get(name, f"--{name.replace('_', '-')}")
+            raise click.UsageError(
+                f"{spelled}: a booted kernel decides that itself (--modelled: ours does)"
+            )
+    arch = options.get("arch")
+    if arch is None and (is_file(module) or module.endswith(SUFFIXES)):
+        arch = arch_of(read_module(module), Path(module).name).name
+    with Meter() as meter:
+        title, lines = "", 0
+
+        def on_boot(release: str) -> None:
+            nonlocal title
+            title = f"booting Linux {release}"
+            meter.show(title, 0)
+
+        def on_console(data: bytes) -> None:
+            nonlocal lines
+            lines += data.count(b"\n")
+            if options.get("console"):
+                meter.hide()
+                sys.stderr.write(data.decode("utf-8", "backslashreplace"))
+            else:
+                meter.show(title, lines)
+
+        machine = BootedMachine(
+            arch,
+            kernel=options["kernel"],
+            root=options.get("root"),
+            on_boot=on_boot,
+            on_console=on_console,
+        )
+    if options.get("seconds") is not None:
+        machine.seconds = options["seconds"] or None
+    return machine
+
+
+def module_json(machine: BootedMachine, module: BootedModule) -> dict[str, Any]:
+    """Return the machine-readable form of a loaded module."""
+    loaded = module.report
+    return {
+        "name": module.name,
+        "arch": loaded.arch,
+        "kernel": loaded.kernel,
+        "state": module.state.value,
+        "regions": [
+            {
+                "type": kind.name,
+                "address": Hex(region.address),
+                "size": region.size,
+                "freed": kind not in module.regions,
+            }
+            for kind, region in loaded.regions.items()
+        ],
+        "sections": [
+            {
+                "index": index,
+                "name": section.name,
+                "type": section.type.name if section.type else "PERCPU",
+                "address": Hex(section.address),
+                "size": section.size,
+            }
+            for index, section in sorted(loaded.sections.items())
+        ],
+        "relocations": dict(loaded.relocations),
+        "init_result": Hex(loaded.init_result),
+        "log": [line.text for line in loaded.log],
+        "taints": loaded.taints,
+        "models": machine.models,
+    }
+
+
+def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str, object]) -> None:
+    """Load modules into a booted kernel, and show where it put them."""
+    machine = open_machine(modules[0], options)
+    loaded = [_load(machine, name, params) for name in modules]
+    if options["as_json"]:
+        everything = machine.modules.values()
+        report.print_json({"modules": [module_json(machine, m) for m in everything]})
+        return
+    out = console()
+    for number, module in enumerate(loaded):
+        if number:
+            out.print()
+        out.print(f"{module.name} ({module.report.arch}, {machine.models})")
+        rows = [
+            (
+                kind.name,
+                f"{region.address:#x}",
+                size_text(region.size),
+                "" if kind in module.regions else "freed",
+            )
+            for kind, region in module.report.regions.items()
+        ]
+        out.print(report.table(("region", "address", "size", ""), rows, right="size"))
+        for line in module.report.log:
+            out.print(f"| {line.text}")
+
+
+def run(
+    module: str,
+    function: str | None,
+    values: list[Argument],
+    *,
+    returns: str,
+    options: Mapping[str, Any],
+    params: dict[str, object],
+) -> None:
+    """Load a module into a booted kernel, and call one of its functions."""
+    machine = open_machine(module, options)
+    before = len(machine.log)
+    loaded = _load(machine, module, params)
+    result = None
+    fault: Fault | None = None
+    if function is not None:
+        try:
+            result = loaded.call(function, *values, returns=returns)
+        except Fault as error:
+            fault = error
+    said = machine.log[before:]
+    outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]
+    if fault is not None:
+        for line in said:
+            say(line.text, err=True)
+        raise fault
+    if options["as_json"]:
+        report.print_json(
+            module_json(machine, loaded)
+            | {
+                "function": function,
+                "result": None if result is None else Hex(result),
+                "outputs": outputs,
+                "log": [line.text for line in said],
+                "notices": notices.texts(),
+            }
+        )
+        return
+    for line in said:
+        say(line.text)
+    if function is None:
+        say(f"{loaded.name}: {machine.models} has loaded it")
+    else:
+        say(f"{function} = {result:#x} ({result})")
+    for output in outputs:
+        say(f"out: {output}")
+
+
+def _load(machine: BootedMachine, module: str, params: dict[str, object]) -> BootedModule:
+    already = machine.modules.get(module_name(module))
+    return already if already is not None else machine.load(module, **params)  # type: ignore[arg-type] # `init` is none of them
