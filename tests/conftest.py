@@ -121,3 +121,11 @@ def other_recordings(arch: archs.Arch) -> dict[str, Path]:
 def kernels(arch: archs.Arch) -> dict[str, Path]:
     """Return release -> folder with its image, configuration and modules (`boot`, `lib`)."""
     return _of_releases(folders("EXECMEM_KERNELS", "kernels"), arch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let booted kernels be kept where the test processes of this run find them, and no others."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(shared / "cache")

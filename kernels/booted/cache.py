@@ -148,6 +148,8 @@ def store(
                 "console": _text(bytes(board.wires.console)),
             }
             (busy / _STATE).write_text(json.dumps(document))
+            # What is there was not whole, or another process was as quick; who uses it keeps it.
+            shutil.rmtree(folder() / key, ignore_errors=True)
             busy.rename(folder() / key)
         except OSError:
             shutil.rmtree(busy, ignore_errors=True)  # another has stored it, or the disk is full

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real kernels, booted: what they compute, say and take, beside what others know of that."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archs import Arch
+from emulator.faults import BadCall, Fault, FaultKind
+from loader.depends import open_tree
+from loader.errors import KernelRefused
+from loader.files import module_name
+from machine.arguments import Out
+from machine.booted.machine import BootedMachine
+from tests.support import booted
+
+KERNELS = booted.releases()
+
+
+@pytest.fixture(params=KERNELS, ids=[name for name, _, _ in KERNELS])
+def machine(request: pytest.FixtureRequest) -> Iterator[BootedMachine]:
+    """Return each kernel that is at hand, booted, as it was at first."""
+    _, folder, _ = request.param
+    found = booted.machine(folder)
+    with found.fork():
+        yield found
+
+
+@pytest.fixture(params=KERNELS, ids=[name for name, _, _ in KERNELS])
+def kernel(request: pytest.FixtureRequest) -> tuple[str, Path, Arch]:
+    """Return name, folder and architecture of each kernel that is at hand."""
+    found: tuple[str, Path, Arch] = request.param
+    return found
+
+
+def test_a_function_computes(machine: BootedMachine) -> None:
+    """A function computes."""
+    data = bytes(range(256)) * 40
+    found = machine.call(machine.function("crc32_le"), 0xFFFF_FFFF, data, len(data))
+    assert found ^ 0xFFFF_FFFF == zlib.crc32(data)
+
+
+def test_crypto_is_the_kernels_own(machine: BootedMachine) -> None:
+    """Crypto is the kernel's own."""
+    data = b"abc" * 1000
+    tfm = machine.call(machine.function("crypto_alloc_shash"), "sha256", 0, 0)
+    assert tfm < (1 << 64) - 4096
+    digest = Out(32)
+    machine.call(machine.function("crypto_shash_tfm_digest"), tfm, data, len(data), digest)
+    assert bytes(digest) == hashlib.sha256(data).digest()
+
+
+def test_the_kernel_formats_as_c_does(machine: BootedMachine) -> None:
+    """The kernel formats as C does."""
+    text = Out(64)
+    place = machine.function("kfree")
+    length = machine.call(
+        machine.function("snprintf"), text, 64, "%s|%d|%#x|%ps", "word", (1 << 64) - 7, 255, place
+    )
+    assert bytes(text)[:length] == b"word|-7|0xff|kfree"
+
+
+def test_it_logs(machine: BootedMachine) -> None:
+    """It logs."""
+    name = "_printk" if "_printk" in machine.kernel.symbols else "printk"
+    machine.call(machine.function(name), "\x013hello from %s\n", "Python")
+    assert (machine.log[-1].level, machine.log[-1].text) == (3, "hello from Python")
+    assert any("Linux version" in line.text for line in machine.log[:8])
+
+
+@pytest.mark.parametrize("milliseconds", [1, 100])
+def test_sleeping_takes_the_guest_its_time(machine: BootedMachine, milliseconds: int) -> None:
+    """Sleeping takes the guest its time."""
+    before = machine.time
+    machine.call(machine.function("msleep"), milliseconds)
+    passed = (machine.time - before) * 1000
+    jiffy = 1000 / 250
+    assert milliseconds <= passed <= milliseconds + 3 * jiffy
+
+
+def test_what_waits_for_others_comes_back(machine: BootedMachine) -> None:
+    """What waits for others comes back."""
+    for name in ("synchronize_rcu", "lru_add_drain_all", "rcu_barrier"):
+        machine.call(machine.function(name))
+
+
+def test_a_null_pointer_is_the_kernels_own_oops_and_the_machine_goes_on(
+    machine: BootedMachine,
+) -> None:
+    """A null pointer is the kernel's own oops and the machine goes on."""
+    with pytest.raises(Fault) as caught:
+        machine.call(machine.function("strlen"), 8)
+    assert caught.value.kind is FaultKind.READ
+    assert caught.value.address == 8
+    assert "strlen" in caught.value.where
+    assert any("[#1]" in line.text for line in machine.log)
+    assert machine.syscall("getpid") == 1
+
+
+def test_a_panic_ends_everything_until_one_goes_back(machine: BootedMachine) -> None:
+    """A panic ends everything until one goes back."""
+    kept = machine.snapshot()
+    with pytest.raises(Fault, match="not syncing: all is lost") as caught:
+        machine.call(machine.function("panic"), "all is lost")
+    assert caught.value.kind is FaultKind.PANIC
+    with pytest.raises(Fault, match="restore"):
+        machine.syscall("getpid")
+    machine.restore(kept)
+    assert machine.syscall("getpid") == 1
+
+
+def test_system_calls_are_made_as_a_process(machine: BootedMachine) -> None:
+    """System calls are made as a process."""
+    assert machine.syscall("getpid") == 1
+    assert machine.syscall("close", 77) == -9  # EBADF
+    assert machine.syscall("openat", -100, "/nowhere", 0, 0) == -2  # ENOENT
+    names = Out(390)
+    assert machine.syscall("newuname", names) == 0
+    assert bytes(names).split(b"\0")[0] == b"Linux"
+    assert machine.kernel.release.encode() in bytes(names)
+
+
+def test_a_bad_user_pointer_is_refused(machine: BootedMachine) -> None:
+    """A bad user pointer is refused."""
+    bad = 0x1234_5678_9000
+    assert machine.syscall("init_module", bad, 64, bad) == -14  # EFAULT
+    assert machine.syscall("newuname", bad) == -14
+
+
+def test_what_is_no_module_is_refused_with_the_kernels_errno(machine: BootedMachine) -> None:
+    """What is no module is refused with the kernel's errno."""
+    with machine.user(b"\x7fELF" + bytes(100)) as address:
+        assert machine.syscall("init_module", address, 104, address + 100) == -8  # ENOEXEC
+
+
+def test_unknown_names_are_refused(machine: BootedMachine) -> None:
+    """Unknown names are refused."""
+    with pytest.raises(BadCall, match="no such symbol"):
+        machine.function("nobody_has_this")
+    with pytest.raises(BadCall, match="nobody_has_this"):
+        machine.syscall("nobody_has_this")
+    with pytest.raises(BadCall, match="nothing is mapped"):
+        machine.read(0x10, 8)
+
+
+def test_going_back_a_thousand_times_leaves_everything_as_it_was(machine: BootedMachine) -> None:
+    """Going back a thousand times leaves everything as it was."""
+    kept = machine.snapshot()
+    ram = hashlib.sha256(machine.kernel.board.ram.view).digest()
+    context, time = machine.kernel.board.context(), machine.time
+    crc = machine.function("crc32_le")
+    for number in range(1000):
+        at = machine.alloc(bytes((number & 255,)) * 300)
+        machine.call(crc, 0, at, 300)
+        machine.restore(kept)
+    assert hashlib.sha256(machine.kernel.board.ram.view).digest() == ram
+    assert machine.kernel.board.context() == context
+    assert machine.time == time
+
+
+def test_snapshots_nest(machine: BootedMachine) -> None:
+    """Snapshots nest."""
+    at = machine.alloc(b"one")
+    outer = machine.snapshot()
+    machine.write(at, b"two")
+    inner = machine.snapshot()
+    machine.write(at, b"six")
+    machine.restore(inner)
+    assert machine.read(at, 3) == b"two"
+    machine.restore(outer)
+    assert machine.read(at, 3) == b"one"
+    machine.restore(inner)
+    assert machine.read(at, 3) == b"two"
+
+
+def test_two_boots_are_equal(kernel: tuple[str, Path, Arch]) -> None:
+    """Two boots are equal."""
+    _, folder, _ = kernel
+    first = booted.machine(folder)
+    with first.fork():
+        second = BootedMachine(kernel=folder, keep=False)
+        for machine in (first, second):
+            machine.call(machine.function("msleep"), 20)
+        boards = [machine.kernel.board for machine in (first, second)]
+        rams, consoles = ([b.ram.view for b in boards], [b.wires.console for b in boards])
+        assert consoles[0] == consoles[1]
+        assert rams[0] == rams[1]
+
+
+def modules_of(folder: Path) -> list[Path]:
+    """Return the files of the modules of a kernel."""
+    return sorted(folder.rglob("*.ko*"))
+
+
+def test_its_loader_takes_its_modules(kernel: tuple[str, Path, Arch]) -> None:
+    """Its loader takes its modules."""
+    name, folder, _ = kernel
+    files = modules_of(folder)
+    if not files:
+        pytest.skip(f"{name} is here without modules")
+    machine = booted.machine(folder)
+    with machine.fork():
+        machine.tree = open_tree(folder)
+        refused = {}
+        for file in files:
+            if module_name(file) not in machine.modules:  # as something that another needs
+                try:
+                    machine.load(file)
+                except KernelRefused as error:
+                    refused[file.name] = error
+        assert not {n: e for n, e in refused.items() if e.errno != 19}  # ENODEV: no such device

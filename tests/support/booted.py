@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Booted kernels for tests: each is booted once for all test processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import archs
+from archs import Arch
+from machine.booted.machine import BootedMachine
+
+
+def releases() -> list[tuple[str, Path, Arch]]:
+    """Return name, folder and architecture of every kernel at hand that can be booted."""
+    found: list[tuple[str, Path, Arch]] = []
+    for folder in filter(None, os.environ.get("EXECMEM_KERNELS", "").split(os.pathsep)):
+        for path in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
+            _, dash, name = path.name.rpartition("-")
+            found += [
+                (path.name, path, arch)
+                for arch in archs.archs()
+                if dash and name in (arch.name, *arch.aliases) and arch.boot is not None
+            ]
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other test process be here meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@cache
+def machine(folder: Path, root: Path | None = None) -> BootedMachine:
+    """Return the machine of a kernel's folder; one for all tests of a process."""
+    cached = Path(os.environ["XDG_CACHE_HOME"])
+    with _alone(cached):
+        return BootedMachine(kernel=folder, root=root)
