@@ -7,6 +7,7 @@ is data; `emulator.boards` builds the computer that it names.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -20,6 +21,8 @@ class Plan:
     ----------
     image
         The kernel's bytes as they lie in memory: offset from its first byte -> bytes.
+    address
+        The virtual address that its first byte is linked to.
     image_size
         Bytes that it takes there, uninitialised data included.
     entry
@@ -35,6 +38,7 @@ class Plan:
     """
 
     image: Mapping[int, bytes] = attrs.field(repr=False)
+    address: int
     image_size: int
     entry: int
     header: bytes = attrs.field(default=b"", repr=False)
@@ -65,6 +69,13 @@ class Start:
     registers: Mapping[str, int]
 
 
+class Space(enum.Enum):
+    """Where a piece of hardware answers."""
+
+    MEMORY = "physical addresses"
+    PORTS = "ports"
+
+
 @attrs.frozen(kw_only=True)
 class Part:
     """A piece of hardware: which driver of `emulator.hardware`, and where it answers.
@@ -74,12 +85,15 @@ class Part:
     kind
         The driver's name.
     start, size
-        Physical addresses, or ports, that it answers at; bytes.
+        Addresses that it answers at; how many.
+    space
+        What the addresses are.
     """
 
     kind: str
     start: int
     size: int
+    space: Space = Space.MEMORY
 
 
 @attrs.frozen(kw_only=True)

@@ -25,18 +25,26 @@ class Wires:
         Numbers of the interrupts that were raised and nobody has acknowledged.
     on_console
         Called with what is printed.
+    on_off
+        Called where the guest switches the computer off, or starts it again.
     """
 
     clock: Clock = attrs.field(factory=Clock)
     console: bytearray = attrs.field(factory=bytearray)
     pending: list[int] = attrs.field(factory=list)
     on_console: Callable[[bytes], object] | None = None
+    on_off: Callable[[], object] | None = None
 
     def print(self, data: bytes) -> None:
         """Let the guest print something."""
         self.console += data
         if self.on_console is not None:
             self.on_console(data)
+
+    def off(self) -> None:
+        """Let the guest switch the computer off."""
+        if self.on_off is not None:
+            self.on_off()
 
 
 @attrs.define

@@ -91,6 +91,7 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
     loaded = image.loaded
     return Plan(
         image=loaded.contents,
+        address=loaded.address,
         image_size=loaded.size,
         entry=loaded.entry,
         header=image.header,
