@@ -65,6 +65,7 @@ from archs.passes.x86_64 import (
 )
 from archs.passes.x86_64.static_calls import write as write_calls
 from archs.reloc import Reach, Reloc, data, signed, unsigned
+from archs.start_x86_64 import BOOT
 from archs.system_x86_64 import SYSTEM
 from archs.text import Guest
 from archs.text_x86_64 import PATCHING
@@ -514,6 +515,7 @@ X86_64 = Arch(
         text=PATCHING,
     ),
     environment=environment,
+    boot=BOOT,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),
         Pass("paravirt", paravirt.apply),

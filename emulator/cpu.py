@@ -24,8 +24,6 @@ from types import ModuleType
 import attrs
 import unicorn
 from unicorn import unicorn_const as uc_const
-from unicorn.unicorn_py3.arch.types import uc_engine
-from unicorn.unicorn_py3.unicorn import uccallback
 
 from allocator import AccessError, KernelMemory, PageTable
 from archs import Arch
@@ -33,6 +31,7 @@ from archs.system import Processor
 from emulator import process
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
+from emulator.instructions import on_instruction
 from emulator.sites import LONGEST, Sites
 from emulator.slots import Slots
 from emulator.tlb import PAGE, Tlb
@@ -41,7 +40,6 @@ from emulator.watchdog import WATCHDOG
 UNLIMITED = (1 << 62) - 1  # instructions
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
-_INSTRUCTION = ctypes.CFUNCTYPE(ctypes.c_uint32, uc_engine, ctypes.c_void_p)
 _ACCESS = {uc_const.UC_MEM_READ: FaultKind.READ, uc_const.UC_MEM_WRITE: FaultKind.WRITE}
 
 
@@ -526,16 +524,14 @@ class Cpu:
         """Let `work` do what an instruction does; the emulator calls back for a few only."""
         number = getattr(self._constants, f"UC_{self.arch.runs.emulation.prefix}_INS_{name}")
 
-        def hook(_uc: unicorn.Uc, _key: object) -> int:
+        def do() -> bool:
             reason = work(self)
             if reason is not None:
                 at = self.read(self.arch.runs.calling.program_counter)
                 self._refuse(Stop(FaultKind.INSTRUCTION, at, reason=reason))
-            return 1  # done
+            return True
 
-        # The binding's table lacks some of what the library knows; all are called alike.
-        called = uccallback(self.uc, _INSTRUCTION)(hook)
-        self.uc._Uc__do_hook_add(uc_const.UC_HOOK_INSN, called, 1, 0, ctypes.c_int(number))  # noqa: SLF001 -- see above
+        on_instruction(self.uc, number, do)
 
     def _before(self, callback: Callable[[int], None]) -> Callable[..., None]:
         """Return the hook that calls `callback(address)`, but for a look-up of pages."""

@@ -26,7 +26,7 @@ import unicorn
 from unicorn import unicorn_const as uc_const
 
 from archs import Arch
-from archs.levels.boot import Boot, Start
+from archs.levels.boot import Boot, Space, Start
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
@@ -127,6 +127,7 @@ class Board(abc.ABC):
         self._until = 0  # of the run under way
         self._waited = 0  # times that it waited, and the interrupt could not come yet
         self._soon: Any = None  # the hook that ends the run for an interrupt
+        self._early = False  # whether that has ended it
         self._raised: BaseException | None = None
         self._context: unicorn.unicorn.UcContext | None = None
         self._pc = self.number(calling.program_counter)
@@ -184,6 +185,10 @@ class Board(abc.ABC):
     def watch_site(self, address: int) -> None:
         """Answer the instruction at such a place."""
         raise NotImplementedError
+
+    def finish(self) -> bool:
+        """Do what the emulator left when it ended; return whether there was anything to do."""
+        return False
 
     def watch_clocks(self, code: bytes, address: int) -> None:
         """Answer the clock reads that stand in code at an address."""
@@ -364,6 +369,7 @@ class Board(abc.ABC):
     def _slice(self, until: int, end: float | None) -> Halt | None:
         self._stop = self._at = None
         self._until = until
+        self._early = False
         pc = self.pc
         try:
             self.uc.emu_start(pc, until)
@@ -376,6 +382,8 @@ class Board(abc.ABC):
                 self.uc.hook_del(self._soon)
                 self._soon = None
         self._reraise()
+        if self.finish():
+            return None
         pc = self.pc
         if self._at is not None:
             self._passing = None
@@ -395,7 +403,7 @@ class Board(abc.ABC):
             return None
         if pc == until:
             return Halt.RETURNED
-        after = self.waiting(pc)
+        after = None if self._early else self.waiting(pc)
         if after is not None:
             self.pc = after
             return self._wait()
@@ -422,17 +430,18 @@ class Board(abc.ABC):
         """Let what is due come, now that the guest has looked at a clock: from a hook.
 
         A run that a hook ends inside of a block loses the program counter, so it ends with the
-        next block of the same page: that of a loop, if it waits in one.
+        next block of the same page: that of a loop, if it waits in one. Or of the page behind,
+        as a block may reach into that and then be told by its beginning.
         """
         if self._due() and self._soon is None:
-            page = self.pc & -PAGE
-            self._soon = self.uc.hook_add(
-                uc_const.UC_HOOK_BLOCK, self._now, None, page, page + PAGE - 1
-            )
-            self.uc.ctl_remove_cache(page, page + PAGE)
+            start = self.pc & -PAGE
+            end = start + 2 * PAGE
+            self._soon = self.uc.hook_add(uc_const.UC_HOOK_BLOCK, self._now, None, start, end - 1)
+            self._translate_anew(start, end)
 
     def _now(self, uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
         """End the run at a block that begins: only there the program counter is right."""
+        self._early = True
         uc.emu_stop()
 
     def _reraise(self) -> None:
@@ -457,7 +466,10 @@ class Board(abc.ABC):
 
     def _connect(self) -> None:
         """Let the parts answer at physical addresses."""
+        self.wires.on_off = self.switch_off
         for part, device in zip(self.boot.parts, self.devices, strict=True):
+            if part.space is not Space.MEMORY:
+                continue
             self.uc.mmio_map(
                 part.start,
                 part.size,
@@ -496,7 +508,7 @@ class Board(abc.ABC):
             self._handles[address] = self.uc.hook_add(
                 uc_const.UC_HOOK_CODE, self._reached, None, address, address
             )
-            self.uc.ctl_remove_cache(address, address + 1)
+            self._translate_anew(address, address + 1)
 
     def no_break_at(self, address: int) -> None:
         """Take a breakpoint away; nothing where there is none."""
@@ -504,7 +516,7 @@ class Board(abc.ABC):
         handle = self._handles.pop(address, None)
         if handle is not None:
             self.uc.hook_del(handle)
-            self.uc.ctl_remove_cache(address, address + 1)
+            self._translate_anew(address, address + 1)
 
     def _reached(self, uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
         if self._passing == address:
@@ -513,6 +525,10 @@ class Board(abc.ABC):
         if address in self.breakpoints:
             self._at = address
             uc.emu_stop()
+
+    def _translate_anew(self, start: int, end: int) -> None:
+        """Let the blocks at addresses be translated again, so that hooks reach them."""
+        self.uc.ctl_remove_cache(start, end)
 
     def forget_code(self) -> None:
         """Let code be translated again: it has changed behind the emulator's back."""

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How an x86-64 kernel is started: Documentation/arch/x86/boot.rst, "64-bit boot protocol".
+
+The decompressor is left out: the kernel proper is entered in long mode. The computer: a PC of
+one CPU with 8259s, an 8254, a CMOS clock, a 16550A and the least ACPI; no local APIC, no PCI.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from archs import acpi
+from archs.levels.boot import Boot, Part, Plan, Space, Start
+
+_MIB = 1 << 20
+_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
+_ALIGN = 2 * _MIB
+# Physical addresses below 1 MiB, which the kernel itself keeps free of everything.
+_GDT, _TABLES, _STACK, _PARAMETERS, _COMMAND_LINE = 0x8000, 0x1_0000, 0x8_0000, 0x9_0000, 0x9_1000
+_ACPI = 0xE_0000
+_LOW_END, _HIGH = 0x9_F000, _MIB  # between them is what a PC keeps for its ROMs
+_RAM, _RESERVED = 1, 2  # kinds of memory in the E820 map
+
+# Descriptors of the protocol: __BOOT_CS is 0x10, __BOOT_DS 0x18.
+_DESCRIPTORS = (0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
+_PRESENT_WRITABLE, _LARGE = 0x03, 0x83
+_GIB_MAPPED = 4
+
+# struct boot_params, and in it struct setup_header.
+_SIZE, _RSDP, _ENTRIES, _HEADER, _MAP_AT = 4096, 0x70, 0x1E8, 0x1F1, 0x2D0
+_JUMP = 0x201  # the header's size is the distance of a jump behind it
+_LOADER, _INITRD, _COMMAND_LINE_AT = 0x210, 0x218, 0x228
+_MAGIC_AT, _MAGIC, _FLAG_AT, _FLAG = 0x202, b"HdrS", 0x1FE, 0xAA55
+_UNKNOWN_LOADER = 0xFF
+_LOADED_HIGH = 0x01
+_FLAGS_AT = 0x211
+
+
+def _parameters(plan: Plan, initrd: int) -> bytes:
+    """Return struct boot_params."""
+    found = bytearray(_SIZE)
+    if plan.header[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC:
+        end = _MAGIC_AT + plan.header[_JUMP]
+        found[_HEADER:end] = plan.header[_HEADER:end]
+    else:  # an ELF file: what the kernel proper looks at
+        struct.pack_into("<H4s", found, _FLAG_AT, _FLAG, b"")
+        found[_MAGIC_AT : _MAGIC_AT + 4] = _MAGIC
+        found[_FLAGS_AT] = _LOADED_HIGH
+    found[_LOADER] = _UNKNOWN_LOADER
+    struct.pack_into("<II", found, _INITRD, initrd, len(plan.initrd))
+    struct.pack_into("<I", found, _COMMAND_LINE_AT, _COMMAND_LINE)
+    struct.pack_into("<Q", found, _RSDP, _ACPI)
+    areas = (
+        (0, _LOW_END, _RAM),
+        (_LOW_END, _HIGH - _LOW_END, _RESERVED),
+        (_HIGH, plan.memory - _HIGH, _RAM),
+    )
+    found[_ENTRIES] = len(areas)
+    for number, area in enumerate(areas):
+        struct.pack_into("<QQI", found, _MAP_AT + 20 * number, *area)
+    return bytes(found)
+
+
+def _tables() -> bytes:
+    """Return page tables that map the first addresses as they are, in pages of 2 MiB."""
+    directories = [_TABLES + 0x1000 * (2 + number) for number in range(_GIB_MAPPED)]
+    top = struct.pack("<Q", _TABLES + 0x1000 | _PRESENT_WRITABLE).ljust(0x1000, b"\0")
+    middle = struct.pack(
+        f"<{_GIB_MAPPED}Q", *(directory | _PRESENT_WRITABLE for directory in directories)
+    )
+    pages = (number << 21 | _LARGE for number in range(512 * _GIB_MAPPED))
+    return top + middle.ljust(0x1000, b"\0") + struct.pack(f"<{512 * _GIB_MAPPED}Q", *pages)
+
+
+def _start(plan: Plan) -> Start:
+    image = plan.address - _MAP
+    initrd = image + plan.image_size
+    initrd += -initrd % _ALIGN
+    limit = len(_DESCRIPTORS) * 8 - 1
+    return Start(
+        contents={
+            _GDT: struct.pack(f"<{len(_DESCRIPTORS)}Q", *_DESCRIPTORS),
+            _TABLES: _tables(),
+            _PARAMETERS: _parameters(plan, initrd),
+            _COMMAND_LINE: plan.command_line.encode() + b"\0",
+            **acpi.tables(_ACPI),
+            **{image + at: data for at, data in plan.image.items()},
+            initrd: plan.initrd,
+        },
+        image=image,
+        entry=image + plan.entry,
+        registers={
+            "gdtr": _GDT << 16 | limit,
+            "cr3": _TABLES,
+            "rsp": _STACK,
+            "rsi": _PARAMETERS,
+        },
+    )
+
+
+def _ports(kind: str, start: int, size: int) -> Part:
+    return Part(kind=kind, start=start, size=size, space=Space.PORTS)
+
+
+BOOT = Boot(
+    board="x86_64",
+    ram=0,
+    memory=512 * _MIB,
+    parts=(
+        _ports("i8259", 0x20, 2),
+        _ports("i8259", 0xA0, 2),
+        _ports("i8254", 0x40, 0x22),
+        _ports("mc146818", 0x70, 2),
+        _ports("ns16550", 0x3F8, 8),
+        _ports("acpi_pm", acpi.EVENTS, 12),
+        _ports("reset", acpi.RESET, 1),
+    ),
+    model="UC_CPU_X86_QEMU64",
+    command_line="console=ttyS0 earlyprintk=ttyS0 nolapic noapic pci=off panic=-1",
+    start=_start,
+    # 1: mov $110, %eax; syscall; jmp 1b
+    spin=bytes.fromhex("b86e0000000f05ebf7"),
+    system_calls=("__x64_sys_{}", "sys_{}"),
+    system_call_arguments=(112, 104, 96, 56, 72, 64),  # di, si, dx, r10, r8, r9
+    registers_size=512,
+    padding=(b"\xcc",),
+    machine=62,
+)
