@@ -15,22 +15,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="PATH")
+@click.argument("path", required=False, metavar="[PATH]")
 @click.option("--config", "options", multiple=True, metavar="OPTION", help="show it; repeatable")
 @click.option("--type", "types", multiple=True, metavar="NAME", help="show it as C; repeatable")
 @click.option("--symbol", "names", multiple=True, metavar="NAME", help="show it; repeatable")
+@click.option("--cache", is_flag=True, help="list the kernels that are kept booted")
+@click.option("--forget", is_flag=True, help="with --cache: delete them")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem kernel VMLINUZ",
     "execmem kernel linux-image.deb --type list_head",
     "execmem kernel TREE --symbol kfree --config CONFIG_HZ",
     "execmem kernel running --json",
+    "execmem kernel --cache",
 )
 def kernel(
-    path: str,
+    path: str | None,
     options: tuple[str, ...],
     types: tuple[str, ...],
     names: tuple[str, ...],
+    cache: bool,
+    forget: bool,
     as_json: bool,
 ) -> None:
     """Show what kernel an image is, and what is known of it.
@@ -40,6 +45,14 @@ def kernel(
     """
     from execmem import report
     from execmem.terminal import console
+
+    if cache:
+        if path is not None or options or types or names:
+            raise click.UsageError("--cache takes no PATH, and asks no kernel")
+        _cache(forget=forget, as_json=as_json)
+        return
+    if forget or path is None:
+        raise click.UsageError("--forget needs --cache" if forget else "name a PATH, or --cache")
     from loader.kernel.find import find_kernel
 
     files = find_kernel(path)
@@ -49,6 +62,32 @@ def kernel(
         report.print_json(document)
         return
     report.print_kernel(console(), document)
+
+
+def _cache(*, forget: bool, as_json: bool) -> None:
+    """Show, or delete, the kernels that are kept booted."""
+    from allocator.types import size_text
+    from execmem import report
+    from execmem.terminal import console
+    from kernels.booted import cache
+
+    kept = list(cache.entries())
+    forgotten = cache.clear() if forget else 0
+    if as_json:
+        rows = [{"key": e.key, "size": e.size, **e.facts} for e in kept]
+        place, limit = str(cache.folder()), cache.LIMIT
+        report.print_json({"cache": place, "limit": limit, "kernels": rows, "forgotten": forgotten})
+        return
+    out = console()
+    out.print(f"{cache.folder()} (at most {size_text(cache.LIMIT)})")
+    if forget:
+        out.print(f"{forgotten} deleted")
+    elif kept:
+        cells = [
+            (e.facts["release"], e.facts["arch"], size_text(e.size), e.facts["command_line"])
+            for e in kept
+        ]
+        out.print(report.table(("kernel", "arch", "size", "command line"), cells, right="size"))
 
 
 def facts(files: KernelFiles, image: KernelImage) -> dict[str, Any]:

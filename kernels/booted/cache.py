@@ -29,6 +29,7 @@ from kernels.booted.starting import Parameters, Place
 LIMIT = 4 * GIB  # bytes on disk of all entries
 _FORMAT = 1
 _MEMORY, _STATE = "memory", "state.json"
+_FACTS = ("name", "release", "arch", "command_line")  # that every entry tells
 _BUSY = ".busy-"
 _BLOCK = 512  # what st_blocks counts
 
@@ -168,6 +169,9 @@ def look(key: str) -> Entry | None:
 
 
 def _entry(path: Path, facts: Mapping[str, Any]) -> Entry:
+    for name in _FACTS:
+        if not isinstance(facts[name], str):
+            raise TypeError(name)
     blocks = sum(member.stat().st_blocks for member in path.iterdir())
     return Entry(key=path.name, folder=path, facts=facts, size=blocks * _BLOCK)
 

@@ -19,7 +19,13 @@ from kernels.booted import cache
 from kernels.booted.starting import Parameters, Place
 
 MEMORY = 4 << 20
-FACTS = {"release": "6.1.0-test", "arch": "arm64", "memory": MEMORY}
+FACTS = {
+    "name": "vmlinuz",
+    "release": "6.1.0-test",
+    "arch": "arm64",
+    "memory": MEMORY,
+    "command_line": "",
+}
 PLACE = Place(trap=0x1000, jiffies=None, idle=((0x10, 0x20),), off=(0x30,))
 
 
