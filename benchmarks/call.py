@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from archs import archs
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.modules import root
 
 ROUNDS, CALLS = 7, 1000
@@ -35,7 +35,7 @@ def per_call(function: Callable[[], object]) -> float:
     return statistics.median(times) / 1e3
 
 
-def bare(machine: Machine, address: int, arguments: tuple[int, ...]) -> Callable[[], int]:
+def bare(machine: ModelledMachine, address: int, arguments: tuple[int, ...]) -> Callable[[], int]:
     """Return the least that calls the function: registers, emu_start, result."""
     calling, uc, register = machine.arch.runs.calling, machine.cpu.uc, machine.cpu.register
     registers = [register(name) for name in calling.arguments[: len(arguments)]]
@@ -74,7 +74,7 @@ def compression(folder: Path) -> None:
         found = [folder / name for name in (arch.name, *arch.aliases) if (folder / name).is_dir()]
         if not found:
             continue
-        machine = Machine(arch, root=found[0])
+        machine = ModelledMachine(arch, root=found[0])
         module = machine.load("lz4_compress")
         room = len(data) + len(data) // 255 + 16
         work = machine.alloc(1 << 14)
@@ -91,7 +91,7 @@ def main() -> None:
     """Print one line per architecture."""
     print(f"{'arch':8} {'call us':>8} {'bare us':>8} {'ratio':>6}")
     for arch in archs():
-        machine = Machine(arch, root=root(arch.name))
+        machine = ModelledMachine(arch, root=root(arch.name))
         module = machine.load(MODULE)
         least = bare(machine, module.symbols[FUNCTION], ARGUMENTS)
         if least() != module.call(FUNCTION, *ARGUMENTS):

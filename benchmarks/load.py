@@ -19,7 +19,7 @@ from pathlib import Path
 from archs import archs
 from loader.elf import parse
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.modules import root
 
 ROUNDS = 7
@@ -45,12 +45,12 @@ def main() -> None:
     for arch in archs():
         folder = {"x86_64": "amd64"}.get(arch.name, arch.name)  # as Debian names it
         tree = Path(corpus, folder) if corpus else root(arch.name)
-        machine = Machine(arch, root=tree)
+        machine = ModelledMachine(arch, root=tree)
         for name in CORPUS if corpus else SAMPLES:
             measure(machine, name)
 
 
-def measure(machine: Machine, name: str) -> None:
+def measure(machine: ModelledMachine, name: str) -> None:
     """Print one line."""
     assert machine.tree is not None
     for needed in machine.tree.to_load(name)[:-1]:

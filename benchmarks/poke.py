@@ -17,7 +17,7 @@ from collections.abc import Callable
 from allocator import Events, Site
 from allocator.types import KIB, PAGE_SIZE, MemType
 from archs import Arch, archs
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 
 # An even number of rounds: each one writes back what the one before changed.
 ROUNDS, SITES, DISTANCE, CPUS = 8, 128, 256, 4
@@ -38,7 +38,7 @@ def measure(arch: Arch) -> None:
     live = arch.live_patch
     if live is None:
         return
-    machine = Machine(arch, cpus=CPUS)
+    machine = ModelledMachine(arch, cpus=CPUS)
     execmem, memory = machine.execmem, machine.memory
     pending = execmem.alloc(MemType.TEXT, 64 * KIB, align=PAGE_SIZE)
     text, data = pending.address, memory.vmalloc(64 * KIB)

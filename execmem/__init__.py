@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from execmem.worker.copies import isolated as isolated
     from loader.errors import LoadError as LoadError
     from loader.link import link as link
-    from machine.machine import Machine as Machine
-    from machine.machine import Out as Out
+    from machine.arguments import Out as Out
+    from machine.face import Machine as Machine
     from machine.module import Module as Module
 
     __version__: str
@@ -38,10 +38,10 @@ _HOME = {
     "ExecmemError": "allocator.errors",
     "Fault": "emulator.faults",
     "LoadError": "loader.errors",
-    "Machine": "machine.machine",
+    "Machine": "machine.face",
     "MemType": "allocator",
     "Module": "machine.module",
-    "Out": "machine.machine",
+    "Out": "machine.arguments",
     "arch": "archs",
     "archs": "archs",
     "isolated": "execmem.worker.copies",

@@ -17,9 +17,9 @@ from execmem.streams import say
 from execmem.terminal import Meter, console
 from loader.elf import arch_of
 from loader.files import SUFFIXES, is_file, module_name, read_module
+from machine.arguments import Argument, Out
 from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
-from machine.machine import Argument, Out
 
 # Options that shape the modelled kernel, or a loader of ours -> what they are when not given.
 _OWN = {

@@ -24,7 +24,7 @@ from allocator.types import GIB, Hex, MemType, size_text
 from archs.reloc import Reloc
 from execmem.report import module_extents, table
 from execmem.sweep.summary import kind_of
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 
 MEMORY = 4 * GIB  # of the guest; untouched memory costs nothing
 
@@ -62,7 +62,7 @@ class Whole:
         Modules loaded before the first that uses one; None where none does.
     """
 
-    machine: Machine
+    machine: ModelledMachine
     seconds: float = 0.0
     resident: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
@@ -125,7 +125,7 @@ class Whole:
 
 
 def load_all(
-    machine: Machine,
+    machine: ModelledMachine,
     names: Iterable[str],
     *,
     init: bool = False,

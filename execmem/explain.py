@@ -34,7 +34,7 @@ from loader.listing import Listing
 from loader.motion import Motion
 
 if TYPE_CHECKING:
-    from machine.machine import Machine
+    from machine.machine import ModelledMachine
     from machine.module import Module
 
 _SCRIPTS = ("motion.js", "map.js", "page.js")
@@ -74,12 +74,12 @@ class Step:
 class View:
     """One load of a module: an architecture, a design, and everything the page shows of it."""
 
-    machine: Machine
+    machine: ModelledMachine
     module: Module
     steps: tuple[Step, ...]
 
 
-def load(machine: Machine, bring: Callable[[], Module]) -> View:
+def load(machine: ModelledMachine, bring: Callable[[], Module]) -> View:
     """Load a module while its phases are recorded.
 
     Parameters
@@ -101,7 +101,7 @@ def load(machine: Machine, bring: Callable[[], Module]) -> View:
 class _PhaseRecorder:
     """Keeps the page table's state after each phase; of the last module that was loaded."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ModelledMachine) -> None:
         self._machine = machine
         self._steps: list[Step] = []
         self._events = machine.memory.events.copy()
@@ -136,7 +136,7 @@ class _PhaseRecorder:
         return Step(name, tuple(dict.fromkeys(spans)), events)
 
 
-def _windows(machine: Machine) -> list[Interval]:
+def _windows(machine: ModelledMachine) -> list[Interval]:
     """Return where modules may lie, merged, ascending."""
     found: list[Interval] = []
     ranges = [machine.memory.address_map.range_of(kind) for kind in ExecmemType]
@@ -268,7 +268,7 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
     }
 
 
-def _bands(machine: Machine) -> list[dict[str, str]]:
+def _bands(machine: ModelledMachine) -> list[dict[str, str]]:
     """Return the large areas of the address space, by kind, each named once."""
     here = machine.memory.address_map
     found: dict[tuple[str, Interval], None] = {

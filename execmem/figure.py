@@ -20,7 +20,7 @@ from allocator.types import GIB, ExecmemType, size_text
 from archs import Arch, archs
 
 if TYPE_CHECKING:
-    from machine.machine import Machine
+    from machine.machine import ModelledMachine
     from machine.module import Module
 
 WIDTH, LEFT, ROW = 880, 96, 120
@@ -118,7 +118,9 @@ def write_png(path: str | Path, figure: Any) -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
-def save(machine: Machine, modules: Sequence[Module], *, svg: str | None, png: str | None) -> None:
+def save(
+    machine: ModelledMachine, modules: Sequence[Module], *, svg: str | None, png: str | None
+) -> None:
     """Write the address map of a machine's modules.
 
     Raises

@@ -16,7 +16,7 @@ from loader.elf import parse
 from loader.elfview import ElfView
 from loader.files import ModuleFile
 from loader.recording import RecordedBoot, Recording, image_of
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 
 TABLE = "__jump_table"
 ENABLED = 4  # bytes at the start of struct static_key: who enabled it
@@ -64,7 +64,7 @@ def _keys(view: ElfView) -> set[str]:
 def _after_init(recording: Recording, image: bytes, names: set[str]) -> dict[str, bool]:
     """Run a module's init, and return which of its keys are on."""
     try:
-        machine = Machine(recording.arch, unknown="zero", force=True)
+        machine = ModelledMachine(recording.arch, unknown="zero", force=True)
         module = machine.load(ModuleFile(f"{recording.name}.ko", image))
         return {
             name: int.from_bytes(machine.read(module.symbols[name], ENABLED), "little") > 0

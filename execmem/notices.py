@@ -15,12 +15,12 @@ from execmem.streams import say
 
 if TYPE_CHECKING:
     from loader.gate import Notice
-    from machine.machine import Machine
+    from machine.machine import ModelledMachine
 
 _KEY = "execmem.notices"
 
 
-def listen(machine: Machine) -> None:
+def listen(machine: ModelledMachine) -> None:
     """Tell of what a machine notices from now on."""
     machine.loader.gate.on_notice = noticed
 

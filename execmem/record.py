@@ -29,7 +29,7 @@ from allocator.workloads import (
 )
 from execmem.compare import measured
 from loader.loaded import LoadedModule, State
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 
 
 class Recorder:
@@ -41,7 +41,7 @@ class Recorder:
         A fresh one: what it allocated before is not in the record.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ModelledMachine) -> None:
         self._machine = machine
         self._operations: list[Operation] = []
         self._keys: dict[int, str] = {}  # by address, of what is allocated now

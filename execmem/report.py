@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from machine.machine import Machine
+    from machine.machine import ModelledMachine
     from machine.module import Module
     from machine.reach import Measurement
 
@@ -56,7 +56,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 # Modules ---------------------------------------------------------------------------------------
 
 
-def regions(machine: Machine, module: Module) -> list[dict[str, Any]]:
+def regions(machine: ModelledMachine, module: Module) -> list[dict[str, Any]]:
     """Return one entry per region, init ones too, with the leaves that map it."""
     found = []
     for kind, region in module.report.regions.items():
@@ -76,7 +76,7 @@ def regions(machine: Machine, module: Module) -> list[dict[str, Any]]:
     return found
 
 
-def module_json(machine: Machine, module: Module) -> dict[str, Any]:
+def module_json(machine: ModelledMachine, module: Module) -> dict[str, Any]:
     """Return the machine-readable form of a loaded module."""
     report = module.report
     return {
@@ -129,7 +129,7 @@ def build_json(module: Module) -> dict[str, Any]:
     }
 
 
-def registered(machine: Machine, owner: str) -> list[dict[str, Any]]:
+def registered(machine: ModelledMachine, owner: str) -> list[dict[str, Any]]:
     """Return what a module has registered, in the order of registration."""
     return [
         {
@@ -147,7 +147,7 @@ def registered(machine: Machine, owner: str) -> list[dict[str, Any]]:
     ]
 
 
-def print_registered(out: Console, machine: Machine, owner: str) -> None:
+def print_registered(out: Console, machine: ModelledMachine, owner: str) -> None:
     """Show what a module has registered: kind, name, what else is known, its callbacks."""
     rows = []
     for record in machine.registry.find(owner=owner):
@@ -163,12 +163,12 @@ def _field(value: object) -> str:
     return str(value)
 
 
-def missing(machine: Machine) -> dict[str, Any]:
+def missing(machine: ModelledMachine) -> dict[str, Any]:
     """Return which kernel symbols were missing or supplied, and how often they were called."""
     return {"missing": machine.missing, "stubbed": machine.stubbed}
 
 
-def print_missing(machine: Machine) -> None:
+def print_missing(machine: ModelledMachine) -> None:
     """Say on stderr which kernel symbols were missing or supplied."""
     for what, symbols in missing(machine).items():
         called = [f"{n} ({count})" if count > 1 else n for n, count in symbols.items() if count]
@@ -178,7 +178,9 @@ def print_missing(machine: Machine) -> None:
             say(f"{what} kernel symbols: {'; '.join(parts)}", err=True)
 
 
-def print_module(out: Console, machine: Machine, module: Module, *, sections: bool = True) -> None:
+def print_module(
+    out: Console, machine: ModelledMachine, module: Module, *, sections: bool = True
+) -> None:
     """Show a loaded module: regions, sections, relocations, PLT entries, what is missing."""
     report, loaded = module.report, module.loaded
     title = f"{report.name}: {machine.arch.title}, design {report.design}, {module.state.value}"

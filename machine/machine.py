@@ -48,13 +48,14 @@ from loader.loaded import LoadedModule
 from machine.arguments import Argument, Out
 from machine.computer import Computer
 from machine.device import Device, find_device, instead, no_device
+from machine.face import Machine
 from machine.module import Module
 from machine.patching import Phase, Way
 from machine.thread import Thread
 
 
-class Machine(Computer):
-    """An emulated kernel of one architecture.
+class ModelledMachine(Computer, Machine):
+    """An emulated kernel of one architecture, modelled in Python.
 
     `build` says what the kernel that is given was built for; without one, the modelled kernel.
 
@@ -66,7 +67,7 @@ class Machine(Computer):
         The kernel that modules are for: an image, a package or a tree, as `execmem kernel` takes
         it, or a `KernelImage`. What it exports, where it lies and how it is configured counts.
     modelled
-        Let the modelled kernel answer, with the facts of `kernel`; that itself does not boot yet.
+        Must be True where a kernel is given: the modelled one answers, with its facts.
     design
         How executable memory is managed: a name of `allocator.DESIGNS` or of an installed
         package's design, `default`, a file (`./mine.py`), or a class derived from
@@ -566,4 +567,4 @@ class Machine(Computer):
         self.execmem.check()
 
 
-__all__ = ["Argument", "ExecmemError", "Machine", "Module", "Out"]
+__all__ = ["Argument", "ExecmemError", "ModelledMachine", "Module", "Out"]

@@ -9,7 +9,7 @@ copied elsewhere still work while both keep their place within their pages.
 from __future__ import annotations
 
 from archs import arch as arch_by_name
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.bench import fill, listing, put, row
 from samples.story import Grid, Lines, Story, Text
 
@@ -20,7 +20,7 @@ START, TARGET = 0xF80, 0x5ABC  # the first place in its page; the target, from t
 def main() -> Story:
     """Copy a relocated pair to other places, unchanged, and execute it there."""
     arch = arch_by_name("arm64")
-    machine = Machine(arch)
+    machine = ModelledMachine(arch)
     page = put(machine, bytes(4), skip=0) & -0x1000
     code = _pair(machine, place=page + START, target=page + TARGET)
     rows = []
@@ -51,7 +51,7 @@ def main() -> Story:
     return story
 
 
-def _pair(machine: Machine, *, place: int, target: int) -> bytes:
+def _pair(machine: ModelledMachine, *, place: int, target: int) -> bytes:
     high, low = (
         row(machine.arch, f"R_AARCH64_{name}") for name in ("ADR_PREL_PG_HI21", "ADD_ABS_LO12_NC")
     )

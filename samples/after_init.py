@@ -13,7 +13,7 @@ from typing import Any
 from allocator.types import MemType
 from archs import Arch, archs
 from emulator.faults import Fault
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.modules import root
 from samples.story import Grid, Heading, Lines, Story, StoryPart, Text
 
@@ -53,7 +53,7 @@ def main() -> Story:
 
 
 def _visit(arch: Arch) -> dict[str, Any]:
-    machine = Machine(arch, root=root(arch.name))
+    machine = ModelledMachine(arch, root=root(arch.name))
     early = machine.load("sealed", init=False)
     region = early.report.regions[MemType.RO_AFTER_INIT]
     before = (_prot(machine, region.address), f"{early.call('sealed_try_write', 7)} is there")
@@ -74,7 +74,7 @@ def _visit(arch: Arch) -> dict[str, Any]:
     }
 
 
-def _prot(machine: Machine, address: int) -> str:
+def _prot(machine: ModelledMachine, address: int) -> str:
     found = machine.memory.translate(address)
     assert found is not None
     return str(found.prot)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from allocator.types import PAGE_SIZE, Hex
 from archs import arch as arch_by_name
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.bench import fill, listing, put, row
 from samples.story import Grid, Lines, Story, Text
 
@@ -21,7 +21,7 @@ RETURN_7, RETURN_9 = bytes.fromhex("1d458280"), bytes.fromhex("25458280")  # li 
 def main() -> Story:
     """Poke a call that straddles a page, from one function to another."""
     arch = arch_by_name("riscv64")
-    machine = Machine(arch)
+    machine = ModelledMachine(arch)
     seven, nine = put(machine, RETURN_7), put(machine, RETURN_9)
     # A tail call, so that the caller's return address stays in ra.
     pair = row(arch, "R_RISCV_CALL_PLT")

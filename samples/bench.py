@@ -10,7 +10,7 @@ from archs import Arch
 from archs.reloc import Reloc
 from emulator.disassembly import Disassembler
 from loader.listing import insert
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 
 
 def row(arch: Arch, name: str) -> Reloc:
@@ -25,7 +25,7 @@ def fill(found: Reloc, code: bytes, *, place: int, target: int) -> bytes:
     return insert(found, code, x)
 
 
-def put(machine: Machine, code: bytes, *, skip: int = 0) -> int:
+def put(machine: ModelledMachine, code: bytes, *, skip: int = 0) -> int:
     """Return the address of new module text that holds `code`, `skip` bytes after a page begins."""
     pending = machine.execmem.alloc(MemType.TEXT, skip + len(code), align=0x1000)
     pending.write(skip, code)

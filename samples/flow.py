@@ -14,7 +14,7 @@ from typing import Any
 from allocator.errors import ExecmemError
 from allocator.types import MemType, Prot
 from archs import Arch, archs
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.story import Grid, Story, Text
 
 SIZE = 64
@@ -54,7 +54,7 @@ def main() -> Story:
 
 
 def _life(arch: Arch, *, poke: bool) -> dict[str, Any]:
-    machine = Machine(arch, text_poke=None if poke else False)
+    machine = ModelledMachine(arch, text_poke=None if poke else False)
     code = (arch.runs.emulation.ret * SIZE)[:SIZE]
     before = machine.memory.events.pokes
     protections = []

@@ -12,7 +12,7 @@ import attrs
 
 from archs import arch as arch_by_name
 from archs.reloc import Reloc
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.bench import fill, listing, put, row
 from samples.story import Grid, Lines, Story, Text
 
@@ -23,7 +23,7 @@ DISTANCES = (0x1000, 0x17FF, 0x1800, 0x1FFF, -0x800, -0x801)
 def main() -> Story:
     """Form addresses whose low twelve bits lie on both sides of 0x800."""
     arch = arch_by_name("riscv64")
-    machine = Machine(arch)
+    machine = ModelledMachine(arch)
     right = row(arch, "R_RISCV_PCREL_HI20")
     bare = tuple(attrs.evolve(part, bias=0) for part in right.parts)
     wrong = attrs.evolve(right, parts=bare)
@@ -60,7 +60,7 @@ def main() -> Story:
     return story
 
 
-def pair(machine: Machine, high: Reloc, place: int, distance: int) -> bytes:
+def pair(machine: ModelledMachine, high: Reloc, place: int, distance: int) -> bytes:
     """Return the pair at `place` for a target `distance` bytes behind it."""
     low = row(machine.arch, "R_RISCV_LO12_I")
     auipc = fill(high, AUIPC_A0.to_bytes(4, "little"), place=place, target=place + distance)
@@ -68,7 +68,7 @@ def pair(machine: Machine, high: Reloc, place: int, distance: int) -> bytes:
     return auipc + addi
 
 
-def form(machine: Machine, high: Reloc, distance: int) -> int:
+def form(machine: ModelledMachine, high: Reloc, distance: int) -> int:
     """Execute the pair; return the distance that it really forms."""
     code = pair(machine, high, 0, distance) + RET.to_bytes(4, "little")
     place = put(machine, code)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.types import MemType
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.bench import free_runs
 from samples.modules import names, root
 from samples.story import Grid, Story, Text
@@ -60,7 +60,7 @@ def main() -> Story:
 
 
 def _load_all(design: str) -> dict[str, Any]:
-    machine = Machine("x86_64", root=root("x86_64"), design=design)
+    machine = ModelledMachine("x86_64", root=root("x86_64"), design=design)
     init = set()
     for name in names():
         if name in machine.modules:

@@ -12,7 +12,7 @@ from allocator.types import Hex, MemType
 from archs import arch as arch_by_name
 from archs.arm64 import plt_entry
 from emulator.faults import Fault
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.bench import fill, listing, put, row
 from samples.story import Grid, Lines, Story, Text
 
@@ -23,7 +23,7 @@ B = bytes.fromhex("00000014")
 def main() -> Story:
     """Call through an entry of init text before and after init text is freed."""
     arch = arch_by_name("arm64")
-    machine = Machine(arch)
+    machine = ModelledMachine(arch)
     target = put(machine, RETURN_7)
     pending = machine.execmem.alloc(MemType.INIT_TEXT, 12, align=4)
     entry = plt_entry(pending.address, target)

@@ -13,7 +13,7 @@ from loader.errors import RelocationError
 from loader.link import link_view
 from loader.loaded import LoadedModule
 from loader.motion import Motion
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.modules import root
 from samples.story import Grid, Lines, Story, Text
 
@@ -22,7 +22,7 @@ TOP = (1 << 64) - 2 * GIB
 
 def main() -> Story:
     """Move data of a module below the top 2 GiB; text stays where it is."""
-    machine = Machine("x86_64", root=root("x86_64"))
+    machine = ModelledMachine("x86_64", root=root("x86_64"))
     module = machine.load("tables", init=False).loaded
     motion = Motion.of(module)
     data = min(s.address for s in module.sections.values() if s.type and not s.type.is_text)

@@ -14,7 +14,7 @@ from allocator import PokeError, PokeStep
 from allocator.types import PAGE_SIZE, MemType
 from archs import Arch, archs
 from emulator.faults import Fault
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from machine.patching import LivePatchError, Phase, Way
 from samples.modules import root
 from samples.story import Grid, Heading, Story, Text
@@ -71,7 +71,7 @@ class Jump:
 
     def __init__(self, arch: Arch) -> None:
         assert arch.live_patch is not None
-        self.machine = machine = Machine(arch, root=root(arch.name), cpus=2)
+        self.machine = machine = ModelledMachine(arch, root=root(arch.name), cpus=2)
         leads = [machine.load(module).symbols[function] for module, function in (FROM, TO)]
         pending = machine.execmem.alloc(MemType.TEXT, PAGES * PAGE_SIZE, align=PAGE_SIZE)
         self.start, step = pending.address, arch.loads.function_alignment

@@ -12,7 +12,7 @@ from typing import Any
 
 from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, Interval, MemType, align_down
 from archs import arch as arch_by_name
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.story import Grid, Story, Text
 
 DESIGNS = ("vmalloc", "rox_cache_613", "rox_cache", "strata")
@@ -57,7 +57,7 @@ def main() -> Story:
 
 
 def _life(design: str) -> dict[str, Any]:
-    machine = Machine(arch_by_name("x86_64"), design=design)
+    machine = ModelledMachine(arch_by_name("x86_64"), design=design)
     first = machine.execmem.alloc(MemType.TEXT, SIZE)
     first.write(0, bytes(SIZE))
     first.finish()

@@ -13,7 +13,7 @@ from typing import Any
 from allocator.types import ExecmemType, Hex, size_text
 from archs import Arch, archs
 from loader.link import extents
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from machine.module import Module
 from samples.modules import root
 from samples.story import Grid, Heading, Lines, Story, Text
@@ -49,7 +49,7 @@ def main() -> Story:
 
 
 def _visit(story: Story, arch: Arch, expected: int) -> dict[str, Any]:
-    machine = Machine(arch, root=root(arch.name))
+    machine = ModelledMachine(arch, root=root(arch.name))
     module = machine.load(MODULE)
     result = module.call(FUNCTION, *ARGUMENTS)
     machine.check()
@@ -77,7 +77,7 @@ def _visit(story: Story, arch: Arch, expected: int) -> dict[str, Any]:
     }
 
 
-def _address_map(machine: Machine) -> Grid:
+def _address_map(machine: ModelledMachine) -> Grid:
     """List what lies where, lowest address first, with the distance to the kernel's text."""
     here = machine.memory.address_map
     window = here.range_of(ExecmemType.MODULE_TEXT).range

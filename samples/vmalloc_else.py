@@ -11,7 +11,7 @@ from __future__ import annotations
 from allocator.types import Hex, size_text
 from archs import archs
 from loader.errors import RelocationError
-from machine.machine import Machine
+from machine.machine import ModelledMachine
 from samples.modules import root
 from samples.story import Grid, Heading, Lines, Story, StoryPart, Text
 
@@ -24,7 +24,7 @@ def main() -> Story:
     rows: list[tuple[str, ...]] = []
     said: list[StoryPart] = []
     for arch, seed in ((arch, seed) for arch in archs() for seed in (None, 1)):
-        machine = Machine(arch, root=root(arch.name), design="vmalloc_else", kaslr=seed)
+        machine = ModelledMachine(arch, root=root(arch.name), design="vmalloc_else", kaslr=seed)
         here = machine.memory.address_map
         title = arch.title if seed is None else f"{arch.title}, KASLR"
         away = abs(here.vmalloc.start - here.image.start)

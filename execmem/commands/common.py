@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from archs import Arch
     from loader.kernel.image import KernelImage
     from loader.loaded import LoadedModule
-    from machine.machine import Argument, Machine
+    from machine.arguments import Argument
+    from machine.machine import ModelledMachine
     from machine.module import Module
 
 SHOWN = 256  # bytes of a buffer
@@ -230,7 +231,7 @@ def record_option(function: F) -> F:
     )(function)
 
 
-def recording(machine: Machine, options: dict[str, Any]) -> Callable[[], None]:
+def recording(machine: ModelledMachine, options: dict[str, Any]) -> Callable[[], None]:
     """Record what the machine does from now on, if asked for; return what writes the trace."""
     if options["record"] is None:
         return lambda: None
@@ -312,7 +313,7 @@ def loaded_to_read(module: str, options: dict[str, Any]) -> tuple[LoadedModule, 
     return loaded, ""
 
 
-def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
+def machine_for(module: str, options: dict[str, Any], **more: Any) -> ModelledMachine:
     """Return the machine for a module: its ELF header names the architecture.
 
     Parameters
@@ -325,13 +326,13 @@ def machine_for(module: str, options: dict[str, Any], **more: Any) -> Machine:
 
 def _machine(
     arch: Arch, root: str | None, image: KernelImage | None, options: dict[str, Any], **more: Any
-) -> Machine:
+) -> ModelledMachine:
     """Return a machine as the options say."""
     with importing():
         from kernels.modelled.heap import LIMIT as HEAP_LIMIT
-        from machine.machine import Machine
+        from machine.machine import ModelledMachine
 
-    machine = Machine(
+    machine = ModelledMachine(
         arch,
         kernel=image,
         modelled=True,
@@ -368,7 +369,7 @@ def _machine(
     return machine
 
 
-def load_one(machine: Machine, name: str, options: dict[str, Any], *, init: bool) -> Module:
+def load_one(machine: ModelledMachine, name: str, options: dict[str, Any], *, init: bool) -> Module:
     """Load one module of the command line, unless a dependency brought it already."""
     from loader.files import module_name
     from samples import modules as samples
@@ -426,7 +427,7 @@ def _integer(text: str) -> int:
 def argument(text: str) -> Argument:
     """Return the value that a word of the command line stands for."""
     from allocator.files import read_regular, reason_of
-    from machine.machine import Out
+    from machine.arguments import Out
 
     kind, colon, rest = text.partition(":")
     if not colon:

@@ -25,7 +25,8 @@ from execmem.streams import say
 
 if TYPE_CHECKING:
     from emulator.faults import Fault
-    from machine.machine import Argument, Machine
+    from machine.arguments import Argument
+    from machine.machine import ModelledMachine
     from machine.module import Module
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,7 +69,7 @@ class Session:
     def __init__(self, module: str, args: Sequence[str], options: dict[str, Any]) -> None:
         self.values: list[Argument] = [argument(text) for text in args]
         self.options = options
-        self.machine: Machine = machine_for(module, options)
+        self.machine: ModelledMachine = machine_for(module, options)
         self.module: Module = load_one(
             self.machine, module, options, init=not options.pop("no_init")
         )
@@ -106,7 +107,7 @@ class Session:
 
     def outcome(self, function: str) -> dict[str, Any]:
         """Return what the call gave, as JSON wants it."""
-        from machine.machine import Out
+        from machine.arguments import Out
 
         return {
             "module": self.module.name,

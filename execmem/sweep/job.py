@@ -107,7 +107,7 @@ def examine(task: Task, options: Options, /) -> Row:
 def _load(task: Task, options: Options, row: Row) -> None:
     """Load a task's module into a machine of its own, and fill in the row."""
     from loader.elf import arch_of
-    from machine.machine import Machine
+    from machine.machine import ModelledMachine
 
     if task.module is not None:
         file = contents(task.module)
@@ -116,7 +116,7 @@ def _load(task: Task, options: Options, row: Row) -> None:
         row["arch"] = arch.name
     if task.problem or task.module is None:
         raise ExecmemError(task.problem)
-    machine = Machine(
+    machine = ModelledMachine(
         arch,
         kernel=options.kernel,
         modelled=options.modelled,

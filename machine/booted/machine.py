@@ -36,7 +36,13 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out
 from machine.booted.module import BootedModule, LoadReport, sections_of
+from machine.face import Machine
 
+# Parameters of the modelled machine, which a booted kernel leaves no room for.
+OURS = frozenset(
+    "design text_poke kaslr unknown checks errata stub_sections cpus kasan heap_limit seed force"
+    " constructors".split()
+)
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
 _LONGEST = 16  # bytes of an instruction, and no less
 
@@ -57,7 +63,7 @@ class Snapshot:
     modules: Mapping[str, BootedModule]
 
 
-class BootedMachine:
+class BootedMachine(Machine):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -90,13 +96,23 @@ class BootedMachine:
         arch: str | Arch | None = None,
         *,
         kernel: str | Path | KernelImage,
+        modelled: bool = False,
         root: str | Path | None = None,
         memory: int | None = None,
         command_line: str = "",
         keep: bool = True,
         on_boot: Callable[[str], object] | None = None,
         on_console: Callable[[bytes], object] | None = None,
+        **options: object,
     ) -> None:
+        if modelled:
+            raise TypeError("modelled=True: that is a ModelledMachine")
+        for name in options:
+            if name not in OURS:
+                raise TypeError(f"{name}: a booted machine has no such parameter")
+            raise BadCall(
+                "Machine", f"{name}: a booted kernel decides that itself (modelled=True: ours does)"
+            )
         wanted = arch if isinstance(arch, Arch) or arch is None else arch_by_name(arch)
         parameters = Parameters(memory=memory or 0, command_line=command_line)
         standing = open_kernel(
@@ -110,8 +126,8 @@ class BootedMachine:
         self.kernel = BootedKernel(standing)
         self.arch = standing.arch
         self.seconds: float | None = SECONDS
-        self.tree: ModuleTree | None = None if root is None else open_tree(root)
-        self.modules: dict[str, BootedModule] = {}
+        self._tree = None if root is None else open_tree(root)
+        self._modules: dict[str, BootedModule] = {}
         self._disassembler = Disassembler(self.arch)
         calling = self.arch.runs.calling
         self._arguments = calling.arguments
@@ -122,6 +138,16 @@ class BootedMachine:
         return f"Linux {self.kernel.release}, booted"
 
     # Modules ------------------------------------------------------------------------------------
+
+    @property
+    def tree(self) -> ModuleTree | None:
+        """Where modules are looked up by name."""
+        return self._tree
+
+    @property
+    def modules(self) -> dict[str, BootedModule]:
+        """The modules that were loaded, by name."""
+        return self._modules
 
     def load(
         self, module: str | Path | bytes | ModuleFile, /, *, init: bool = True, **params: object
@@ -374,7 +400,7 @@ class BootedMachine:
         if self.modules != snapshot.modules:
             for module in self.modules.values():
                 module.state = State.UNLOADED
-            self.modules = dict(snapshot.modules)
+            self._modules = dict(snapshot.modules)
             for module in self.modules.values():
                 module.state = State.LIVE
 

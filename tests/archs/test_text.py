@@ -19,7 +19,7 @@ from emulator.faults import Stop
 from kernels.modelled.guest import Guest
 from loader.elf import parse
 from loader.files import read_module
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import cases, facts
 from tests.archs.test_registry import disassembler

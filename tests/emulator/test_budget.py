@@ -10,7 +10,7 @@ import pytest
 from emulator.budget import Budget, Limits
 from emulator.cpu import TICK
 from emulator.faults import Fault, FaultKind
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts, needs
 from tests.machine.snippets import snippet
 from tests.support.modules import module

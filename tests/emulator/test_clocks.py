@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts, needs
 from tests.machine.snippets import put
 

@@ -19,7 +19,7 @@ from emulator.calls import NESTING
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from emulator.tlb import PHYSICAL_WINDOW
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts
 from tests.machine.snippets import code, put, snippet

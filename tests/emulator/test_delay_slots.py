@@ -15,7 +15,7 @@ from allocator.types import MIB
 from archs import traps
 from archs.system_mips64el import delays
 from emulator.faults import Fault, FaultKind
-from machine.machine import Machine
+from machine.face import Machine
 from tests.machine.snippets import put
 from tests.support import tools
 from tests.support.checked import made

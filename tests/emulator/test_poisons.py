@@ -13,7 +13,7 @@ import pytest
 from allocator.types import MIB
 from emulator.faults import Fault, FaultKind
 from loader.errors import ExecmemError, InitFailed
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import cases, facts
 from tests.archs.facts.x86_64 import wrmsr

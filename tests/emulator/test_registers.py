@@ -16,7 +16,7 @@ import pytest
 
 from allocator.types import MIB
 from emulator.faults import Fault, FaultKind
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import cases, facts
 from tests.machine.snippets import put

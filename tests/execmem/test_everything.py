@@ -12,7 +12,7 @@ from allocator import DESIGNS
 from execmem.cli import main
 from execmem.everything import load_all
 from loader.depends import open_tree
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import names, root
 
 

@@ -24,7 +24,7 @@ from loader.errors import RelocationError
 from loader.link import link_view
 from loader.listing import Listing
 from loader.motion import Motion
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import root
 
 HERE = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from allocator.markup import Bar, bars, table
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import root
 
 HERE = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from allocator.plugins import DEMOS, SYMBOLS
 from emulator.faults import Fault, FaultKind
 from execmem.cli import main
 from kernels.modelled import api, table
-from machine.machine import Machine
+from machine.face import Machine
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 

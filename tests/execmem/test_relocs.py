@@ -81,7 +81,7 @@ def test_json_tells_every_relocation_of_the_file(arch, document):
 
 def test_json_bytes_are_the_files_before_and_in_memory_after(arch, run):
     """Before is what the file has; a module loaded again has the same bytes after."""
-    from machine.machine import Machine
+    from machine.face import Machine
 
     file = path(arch.name, "tables")
     machine = Machine(arch)

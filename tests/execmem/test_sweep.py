@@ -27,7 +27,7 @@ from execmem.sweep.tasks import Task
 from execmem.worker.jobs import Worker
 from loader.elf import parse
 from loader.files import ModuleFile, module_name
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.machine.snippets import code
 from tests.support import packages, poison

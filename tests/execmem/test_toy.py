@@ -23,7 +23,7 @@ from loader.elf import parse
 from loader.layout import plan
 from loader.link import link_view
 from loader.listing import Listing
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.toy import LINKS_ONLY, MACHINE, TOY
 from tests.loader.test_toy import module
 from tests.support.elfwriter import A, Form, Rela, Sec, Sym, X, write

@@ -7,7 +7,7 @@ import pytest
 
 from emulator.faults import BadCall
 from execmem.cli import main
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import path, root
 from tests.archs.facts import needs
 

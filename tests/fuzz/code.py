@@ -39,7 +39,7 @@ from emulator.process import HOST, TRANSLATION, rss
 from execmem.worker.child import alone
 from execmem.worker.copies import isolated
 from loader.elf import parse
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 
 BATCH = 2000  # calls of one process

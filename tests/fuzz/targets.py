@@ -47,7 +47,7 @@ from loader.link import link
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import SymversExport, TreeFacts, read_symvers
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts
 from tests.fuzz import mutation

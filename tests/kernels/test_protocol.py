@@ -9,7 +9,7 @@ import pytest
 
 from kernels import protocol
 from kernels.modelled.kernel import Kernel
-from machine.machine import Machine
+from machine.face import Machine
 
 
 def members(owner):

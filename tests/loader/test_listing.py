@@ -20,7 +20,7 @@ from loader.elfview import ElfView
 from loader.layout import plan
 from loader.link import link_view
 from loader.listing import Listing, decode, insert
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts, needs
 from tests.support import elfwriter as elf

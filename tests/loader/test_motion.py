@@ -11,7 +11,7 @@ from loader.errors import RelocationError
 from loader.link import MATERIALISED, link_view
 from loader.loaded import LoadedModule
 from loader.motion import Motion
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import names, root
 
 PAGE = 0x1000

@@ -7,7 +7,7 @@ import pytest
 
 from allocator.types import MemType
 from archs import Arch
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 
 

@@ -11,7 +11,7 @@ import pytest
 import archs
 from loader.checks import Refused
 from loader.errors import ModuleInUse
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import root
 from tests.archs.facts import facts
 from tests.support.checked import Offer, made, this_module, tree_magic, version_table

@@ -12,7 +12,6 @@ import pytest
 
 from archs import Arch
 from emulator.faults import BadCall, Fault, FaultKind
-from loader.depends import open_tree
 from loader.errors import KernelRefused
 from loader.files import module_name
 from machine.arguments import Out
@@ -203,9 +202,8 @@ def test_its_loader_takes_its_modules(kernel: tuple[str, Path, Arch]) -> None:
     files = modules_of(folder)
     if not files:
         pytest.skip(f"{name} is here without modules")
-    machine = booted.machine(folder)
+    machine = booted.machine(folder, folder)
     with machine.fork():
-        machine.tree = open_tree(folder)
         refused = {}
         for file in files:
             if module_name(file) not in machine.modules:  # as something that another needs

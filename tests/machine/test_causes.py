@@ -17,7 +17,7 @@ from kernels.modelled.api.time import jiffies
 from loader.errors import InitFailed
 from loader.files import ModuleFile
 from loader.loaded import State
-from machine.machine import Machine
+from machine.face import Machine
 from tests.machine.snippets import snippet
 from tests.support.elfwriter import FUNC, LOCAL, OBJECT, A, Sec, Sym, X
 from tests.support.modules import calls as call_code

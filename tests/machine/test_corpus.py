@@ -18,7 +18,8 @@ import struct
 import pytest
 
 from loader.loaded import State
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 
 GFP_KERNEL = 0xCC0
 # Where members of structures lie that only modules know (linux/bch.h, linux/textsearch.h).

@@ -11,7 +11,7 @@ from emulator.faults import BadCall, Fault, FaultKind
 from emulator.tlb import STALE_RANGES, TLB_ENTRIES
 from kernels.modelled.percpu import CANARY
 from kernels.modelled.structs import POINTER, view
-from machine.machine import Machine
+from machine.face import Machine
 from machine.thread import interleave
 from samples import modules
 from tests.machine.snippets import code, put, snippet

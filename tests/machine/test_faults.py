@@ -14,7 +14,8 @@ import pytest
 
 from allocator.types import PAGE_SIZE, MemType
 from emulator.faults import BadCall, Fault, FaultKind
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts
 from tests.machine.snippets import code, put, snippet

@@ -11,7 +11,7 @@ from allocator.types import MIB, PAGE_SIZE
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.printk import LOG_LIMIT
 from kernels.modelled.table import FUNCTIONS, Function
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.machine.snippets import snippet
 

@@ -12,7 +12,7 @@ import pytest
 import archs
 from allocator.designs import DESIGNS
 from allocator.types import MIB
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import needs
 from tests.support.injection import POINTS, Operation, Outcome, inject

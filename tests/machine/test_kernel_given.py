@@ -16,7 +16,7 @@ from loader.elf import parse
 from loader.errors import BadKernel, UnresolvedSymbols
 from loader.files import read_module
 from loader.layouts import types_of
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.checked import Offer, debian, made, version_table
 from tests.support.kernels import SIZE, kernel_file, kernel_image

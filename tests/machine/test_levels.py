@@ -12,7 +12,7 @@ from allocator.types import MemType
 from archs import Arch
 from archs.arch import LevelMissing
 from execmem.cli import main
-from machine.machine import Machine
+from machine.face import Machine
 from machine.reach import measure
 from samples import modules, poke
 

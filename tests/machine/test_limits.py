@@ -12,7 +12,7 @@ from emulator.faults import Fault, FaultKind
 from kernels.modelled import kernel as kernel_module
 from kernels.modelled import printk
 from kernels.modelled.heap import COST
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import put, snippet
 

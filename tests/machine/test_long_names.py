@@ -8,7 +8,7 @@ import pytest
 from emulator.faults import Fault
 from loader.elf import parse
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.elfwriter import FUNC, GLOBAL, LOCAL, A, Sec, Sym, X
 from tests.support.modules import module

@@ -34,7 +34,7 @@ from loader.errors import (
 )
 from loader.layout import THIS_MODULE
 from loader.loaded import State
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.machine.snippets import snippet
 from tests.support.modules import module as mini_module

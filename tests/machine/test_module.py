@@ -18,7 +18,8 @@ from allocator.types import ADDRESS_MASK
 from emulator.faults import BadCall, Fault
 from loader.errors import LoadError
 from loader.loaded import State
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from samples import modules
 from tests.machine.snippets import snippet
 from tests.support.modules import module as mini_module

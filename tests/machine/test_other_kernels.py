@@ -6,7 +6,7 @@ from __future__ import annotations
 from allocator.types import MemType, Prot
 from loader.elf import parse
 from loader.recording import BASE, image_of, runs
-from machine.machine import Machine
+from machine.face import Machine
 
 
 def test_modules_of_other_releases_load(arch, kernels):

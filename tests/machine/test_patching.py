@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from allocator import PokeError, Site
 from emulator.faults import BadCall, Fault, FaultKind
-from machine.machine import Machine
+from machine.face import Machine
 from machine.patching import LivePatchError, Phase, Way
 from tests.archs.facts import facts
 from tests.machine.snippets import code, put, snippet

@@ -14,7 +14,7 @@ from allocator import AccessError, LifecycleError, PokeError, PokeStep, Prot, Si
 from allocator.designs import DESIGNS
 from allocator.types import LARGE_PAGE_SIZE, PAGE_SIZE, MemType, align_down, align_up
 from emulator.faults import Fault, FaultKind
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.machine.snippets import code, put, snippet
 

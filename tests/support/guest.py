@@ -12,7 +12,7 @@ from hypothesis import settings
 import archs
 from emulator.faults import Fault
 from kernels.modelled.structs import view
-from machine.machine import Machine
+from machine.face import Machine
 
 EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
 FEW = settings(max_examples=25, deadline=None)

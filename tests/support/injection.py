@@ -18,7 +18,7 @@ import attrs
 
 from allocator.errors import AllocationError, ExecmemError
 from kernels.modelled.heap import Heap
-from machine.machine import Machine
+from machine.face import Machine
 from tests.support.faults import POINTS as MEMORY_POINTS
 from tests.support.faults import Faults
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from emulator.faults import FaultKind
 from kernels.modelled.prototypes import parse
 from kernels.modelled.table import DATA, FUNCTIONS
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.guest import EACH, FEW, GFP_KERNEL, Guest, guest_of
 

@@ -21,7 +21,7 @@ from kernels.modelled.bounds import PIECE
 from kernels.modelled.costs import LOOK
 from kernels.modelled.structs import view
 from kernels.modelled.table import FUNCTIONS
-from machine.machine import Machine
+from machine.face import Machine
 from tests.machine.snippets import snippet
 
 EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
@@ -350,7 +350,7 @@ def test_the_kernels_work_is_paid(arch, name):
 MEASURE = """
 import resource, sys
 from emulator.faults import Fault
-from machine.machine import Machine
+from machine.face import Machine
 
 MIB = 1 << 20
 machine = Machine(sys.argv[1], memory=384 * MIB, heap_limit=64 * MIB)

@@ -21,7 +21,7 @@ from kernels.modelled.api.algorithms import CryptoError, compute
 from kernels.modelled.api.xxhash import xxh64
 from kernels.registry import Record
 from machine.arguments import Out
-from machine.machine import Machine
+from machine.face import Machine
 from tests.machine.test_corpus import crc
 
 DATA = [b"", b"a", b"abc", random.Random(3).randbytes(5000)]

@@ -8,7 +8,7 @@ import pytest
 from archs import Arch
 from archs.extable import HANDLED
 from emulator.faults import Fault
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.checked import made
 from tests.support.elfwriter import FUNC, A, Rela, Sec, Sym, X

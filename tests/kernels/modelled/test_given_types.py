@@ -14,7 +14,7 @@ from emulator.faults import Fault, FaultKind
 from kernels.modelled.api.algorithms import algorithm
 from kernels.modelled.structs import USED
 from loader.loaded import State
-from machine.machine import Machine
+from machine.face import Machine
 from tests.support.checked import Offer, debian, made, version_table
 from tests.support.kernels import kernel_image
 

@@ -13,7 +13,7 @@ import pytest
 from emulator.faults import Fault
 from loader.errors import InitFailed
 from loader.loaded import State
-from machine.machine import Machine
+from machine.face import Machine
 
 # What a person would try first: their init has to return 0.
 LARGE = (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from allocator.errors import ExecmemError
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.kasan import QUARANTINE, RED_ZONE
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from samples.modules import root
 from tests.machine.snippets import snippet
 

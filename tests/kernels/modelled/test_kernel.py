@@ -13,7 +13,7 @@ from emulator.faults import BadCall
 from kernels.log import LogLine
 from kernels.modelled.percpu import CANARY, PERCPU_SIZE, PERCPU_STATIC
 from kernels.modelled.table import DATA, FUNCTIONS
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet

@@ -12,7 +12,7 @@ from archs import Arch
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.percpu import CANARY
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import path
 from tests.archs.facts import facts
 from tests.support.written import built

@@ -13,7 +13,7 @@ from loader.errors import InitFailed, ModuleInUse
 from loader.files import ModuleFile
 from loader.layout import THIS_MODULE
 from loader.loaded import State
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts, needs
 from tests.support.modules import module
 

@@ -10,7 +10,7 @@ import pytest
 
 from kernels.modelled.api.params import parameters
 from kernels.modelled.structs import view
-from machine.machine import Out
+from machine.arguments import Out
 
 
 class Param:

@@ -8,7 +8,7 @@ import pytest
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.percpu import CANARY
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import cases, facts
 from tests.support.written import built
 

@@ -18,7 +18,7 @@ from kernels.modelled.structs import view
 from kernels.registry import Record, Registry
 from loader.elf import parse
 from loader.files import read_module
-from machine.machine import Machine
+from machine.face import Machine
 from samples.modules import root
 
 

@@ -15,7 +15,7 @@ from allocator import ExecmemError
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.structs import view
 from loader.errors import InitFailed
-from machine.machine import Machine
+from machine.face import Machine
 
 EACH = pytest.mark.parametrize("arch", archs.ALL, ids=lambda arch: arch.name)
 JIFFY = 0.004

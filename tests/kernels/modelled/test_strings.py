@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.faults import FaultKind
-from machine.machine import Out
+from machine.arguments import Out
 from tests.support.guest import EACH, FEW, guest_of
 
 BITS = {"u8": 8, "u16": 16, "uint": 32, "ull": 64, "s8": 8, "s16": 16, "int": 32, "ll": 64}

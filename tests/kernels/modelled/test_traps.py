@@ -10,7 +10,7 @@ import pytest
 from archs import traps
 from emulator.faults import Fault, FaultKind
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import TYPE, cases, facts
 from tests.support.written import built
 

@@ -7,7 +7,7 @@ import pytest
 
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.symtab import ZEROS
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 from tests.support.elfwriter import A, Rela, Sec, Sym, W

@@ -19,7 +19,7 @@ import pytest
 import archs
 from allocator.types import MemType
 from kernels.modelled.table import FUNCTIONS
-from machine.machine import Machine
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.tools import cross, run
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from allocator.types import MemType
-from machine.machine import Machine
+from machine.face import Machine
 from samples import modules
 
 

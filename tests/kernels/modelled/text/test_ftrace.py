@@ -15,7 +15,8 @@ from allocator.errors import PokeError
 from allocator.types import MIB, PAGE_SIZE, Consumer, Interval, MemType
 from emulator.faults import BadCall, Fault
 from kernels.modelled.text.patches import PatchRefused
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from samples import modules
 from tests.support.modules import module as mini_module
 

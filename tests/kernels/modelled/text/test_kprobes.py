@@ -14,7 +14,8 @@ from allocator.types import Consumer, MemType
 from emulator.faults import BadCall, Fault, FaultKind
 from kernels.modelled.text.patches import PatchRefused
 from loader.elfview import STT_FUNC
-from machine.machine import Machine, Out
+from machine.arguments import Out
+from machine.face import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kernels.modelled.text.patches import PatchRefused
-from machine.machine import Machine
+from machine.face import Machine
 from machine.thread import interleave
 from samples import modules
 from tests.kernels.modelled.text.test_ftrace import fib, tree

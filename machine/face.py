@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every machine can do, whatever kernel answers in it.
+
+`Machine(...)` makes the right one: a kernel that is given is booted, and without one, or with
+`modelled=True`, the modelled kernel answers.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from archs import Arch
+from kernels.log import LogLine
+from loader.depends import ModuleTree
+from loader.files import ModuleFile
+from loader.loaded import LoadedSection, State
+from machine.arguments import Argument
+
+_MODELLED = ("machine.machine", "ModelledMachine")
+_BOOTED = ("machine.booted.machine", "BootedMachine")
+
+
+class AnyModule(Protocol):
+    """A module that a kernel has loaded."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Where in its life it is."""
+        ...
+
+    @property
+    def taints(self) -> str:
+        """How it taints the kernel: letters, as /sys/module/NAME/taint has them."""
+        ...
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Functions, objects and global symbols: name -> address."""
+        ...
+
+    @property
+    def sections(self) -> Mapping[int, LoadedSection]:
+        """Section index -> name, memory type, address, size."""
+        ...
+
+    def address_of(self, name: str) -> int:
+        """Return the address of a function or variable that is still in memory; BadCall."""
+        ...
+
+    def call(
+        self,
+        name: str,
+        *args: Argument,
+        seconds: float | None = ...,
+        returns: str = ...,
+    ) -> int:
+        """Call a function of the module and return its result."""
+        ...
+
+    def unload(self, *, force: bool = False) -> None:
+        """Take it out."""
+        ...
+
+
+class Machine(abc.ABC):
+    """A kernel in an emulated computer, and the modules that it has loaded.
+
+    Parameters
+    ----------
+    arch
+        A name (`x86_64`, `arm64`, `riscv64`, or an alias) or a record; None: `kernel` tells it.
+    kernel
+        The kernel that modules are for: an image, a package or a tree, as `execmem kernel` takes
+        it, or a `KernelImage`. It is booted, and its own loader takes modules
+        (`machine.booted.machine.BootedMachine` has the other parameters).
+    modelled
+        Let the modelled kernel answer, with the facts of `kernel`
+        (`machine.machine.ModelledMachine` has the other parameters).
+    """
+
+    arch: Arch
+
+    def __new__(
+        cls,
+        _arch: object = None,
+        *,
+        kernel: object = None,
+        modelled: bool = False,
+        **_options: object,
+    ) -> Self:
+        """Return a machine of the kind that is asked for."""
+        if cls is not Machine:
+            return super().__new__(cls)
+        home, name = _BOOTED if kernel is not None and not modelled else _MODELLED
+        kind: type[Self] = getattr(import_module(home), name)
+        return super().__new__(kind)
+
+    def __init__(
+        self,
+        arch: str | Arch | None = None,
+        *,
+        kernel: Any = None,
+        modelled: bool = False,
+        **options: Any,
+    ) -> None:
+        raise NotImplementedError  # each kind has its own
+
+    @property
+    @abc.abstractmethod
+    def models(self) -> str:
+        """What answers modules."""
+
+    @property
+    @abc.abstractmethod
+    def tree(self) -> ModuleTree | None:
+        """Where modules are looked up by name."""
+
+    @property
+    @abc.abstractmethod
+    def modules(self) -> Mapping[str, AnyModule]:
+        """The modules that are there, by name."""
+
+    @property
+    @abc.abstractmethod
+    def log(self) -> Sequence[LogLine]:
+        """The kernel log."""
+
+    @abc.abstractmethod
+    def load(
+        self, module: str | Path | bytes | ModuleFile, /, *, init: bool = True, **params: object
+    ) -> AnyModule:
+        """Load a module with the modules it depends on, and run their init."""
+
+    @abc.abstractmethod
+    def call(
+        self, address: int, *args: Argument, seconds: float | None = ..., returns: str = ...
+    ) -> int:
+        """Call the guest function at `address`."""
+
+    @abc.abstractmethod
+    def alloc(self, contents: bytes | int) -> int:
+        """Return the address of guest memory that holds `contents`, or that many zeros."""
+
+    @abc.abstractmethod
+    def free(self, address: int) -> None:
+        """Free what `alloc` returned."""
+
+    @abc.abstractmethod
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes of guest memory."""
+
+    @abc.abstractmethod
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` in guest memory."""
+
+    @abc.abstractmethod
+    def user(self, contents: bytes | int) -> AbstractContextManager[int]:
+        """Give user memory that holds `contents`, or that many zeros, for a while."""
+
+    @abc.abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Let guest time pass, and what is due meanwhile happen."""
+
+    @abc.abstractmethod
+    def symbolize(self, address: int) -> str | None:
+        """Return `name+0xoff/0xsize [module]` of a function, a kernel symbol's name, or None."""
+
+    @abc.abstractmethod
+    def disassemble(self, address: int) -> str:
+        """Return the instruction at `address` as text; empty where nothing is mapped."""
