@@ -64,6 +64,7 @@ from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
+from archs.start_riscv64 import BOOT
 from archs.system_riscv64 import SYSTEM
 from archs.text_riscv64 import PATCHING
 from archs.versions import MODELLED, Version
@@ -474,6 +475,7 @@ RISCV64 = Arch(
         ),
         text=PATCHING,
     ),
+    boot=BOOT,
     environment=environment,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),

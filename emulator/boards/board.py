@@ -129,6 +129,8 @@ class Board(abc.ABC):
         self._soon: Any = None  # the hook that ends the run for an interrupt
         self._early = False  # whether that has ended it
         self._raised: BaseException | None = None
+        self._fault: tuple[str, int] | None = None  # an access where nothing answers
+        self.taken = False  # what the emulator calls an error was handed to the kernel
         self._context: unicorn.unicorn.UcContext | None = None
         self._pc = self.number(calling.program_counter)
         self._sp = self.number(calling.stack_pointer)
@@ -375,8 +377,13 @@ class Board(abc.ABC):
             self.uc.emu_start(pc, until)
         except unicorn.UcError as error:
             self._reraise()
-            self.broken = f"{error} at {self.pc:#x}"
-            return Halt.BROKEN
+            taken, self.taken = self.taken, False
+            fault, self._fault = self._fault, None
+            if fault is not None:
+                self.bus_error(*fault)
+            elif not taken:
+                self.broken = f"{error} at {self.pc:#x}"
+                return Halt.BROKEN
         finally:
             if self._soon is not None:
                 self.uc.hook_del(self._soon)
@@ -485,7 +492,8 @@ class Board(abc.ABC):
     def _nothing_there(
         self, _uc: unicorn.Uc, access: int, physical: int, _size: int, _value: int, _data: object
     ) -> bool:
-        self.bus_error(_ACCESS.get(access, "fetch"), physical)
+        # The kernel gets it when the run has ended: only then the registers are as before it.
+        self._fault = _ACCESS.get(access, "fetch"), physical
         return False
 
     def context(self) -> bytes:

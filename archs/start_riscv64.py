@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a riscv64 kernel is started: Documentation/arch/riscv/boot.rst, and the SBI specification.
+
+The computer: one hart that begins in S-mode, with firmware below it: console, timer and reset are
+calls of it (`emulator.hardware.sbi`), so there is no other hardware.
+"""
+
+from __future__ import annotations
+
+from archs.devicetree import flatten, wide
+from archs.levels.boot import Boot, Plan, Start
+from archs.system_riscv64 import TIMEBASE
+
+RAM = 0x8000_0000
+_MIB = 1 << 20
+_ALIGN = 2 * _MIB  # of the image, and the distance from the start of memory that it is built for
+_TREE = 2 * _MIB  # bytes that are kept for the tree, behind the image
+_HART = 0
+# What the emulator's CPU executes: the extensions of RVA20U64, as far as it has them.
+_EXTENSIONS = ("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei")
+_BASE_LETTERS = 6
+
+
+def _tree(plan: Plan, initrd: int) -> bytes:
+    letters, named = _EXTENSIONS[:_BASE_LETTERS], _EXTENSIONS[_BASE_LETTERS:]
+    return flatten(
+        {
+            "#address-cells": 2,
+            "#size-cells": 2,
+            "compatible": "riscv-virtio",
+            "model": "execmem",
+            "chosen": {
+                "bootargs": plan.command_line,
+                "linux,initrd-start": wide(initrd),
+                "linux,initrd-end": wide(initrd + len(plan.initrd)),
+            },
+            f"memory@{RAM:x}": {
+                "device_type": "memory",
+                "reg": (*wide(RAM), *wide(plan.memory)),
+            },
+            "cpus": {
+                "#address-cells": 1,
+                "#size-cells": 0,
+                "timebase-frequency": TIMEBASE,
+                f"cpu@{_HART:x}": {
+                    "device_type": "cpu",
+                    "compatible": "riscv",
+                    "reg": _HART,
+                    "status": "okay",
+                    "mmu-type": "riscv,sv57",
+                    "riscv,isa": "rv64" + "_".join(("".join(letters), *named)),
+                    "riscv,isa-base": "rv64i",
+                    "riscv,isa-extensions": _EXTENSIONS,
+                    "interrupt-controller": {
+                        "compatible": "riscv,cpu-intc",
+                        "#interrupt-cells": 1,
+                        "interrupt-controller": None,
+                    },
+                },
+            },
+        }
+    )
+
+
+def _start(plan: Plan) -> Start:
+    image = RAM + _ALIGN
+    tree = image + plan.image_size + -plan.image_size % _ALIGN
+    initrd = tree + _TREE
+    contents = {image + at: data for at, data in plan.image.items()}
+    contents[tree] = _tree(plan, initrd)
+    contents[initrd] = plan.initrd
+    return Start(
+        contents=contents,
+        image=image,
+        entry=image + plan.entry,
+        registers={"a0": _HART, "a1": tree},
+    )
+
+
+BOOT = Boot(
+    board="riscv64",
+    ram=RAM,
+    memory=512 * _MIB,
+    parts=(),
+    model="UC_CPU_RISCV64_SIFIVE_U54",
+    command_line="earlycon=sbi keep_bootcon nokaslr",
+    start=_start,
+    # 1: li a7, 173; ecall; j 1b
+    spin=bytes.fromhex("9308d00a73000000e5bf"),
+    system_calls=("__riscv_sys_{}", "sys_{}"),
+    # orig_a0, then a1 to a5 (arch/riscv/include/asm/syscall_wrapper.h)
+    system_call_arguments=(280, *range(88, 128, 8)),
+    registers_size=512,
+    # C.NOP, which aligns functions. (A long NOP at the end of one may be a branch that is off.)
+    padding=(bytes.fromhex("0100"),),
+    machine=243,
+)
