@@ -252,7 +252,7 @@ def given(kernel: str | Path | KernelImage, *, modelled: bool) -> KernelImage:
     what = f"Linux {image.release}" if image.release else "the kernel"
     if not modelled:
         reason = (
-            f"{what} cannot boot here yet; --modelled (modelled=True) applies its facts "
+            f"{what} is not booted for this; --modelled (modelled=True) applies its facts "
             "to the kernel that is modelled"
         )
         raise BadKernel(image.name, "kernel", reason)

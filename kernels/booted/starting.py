@@ -131,6 +131,11 @@ def start(
     plan = plan_of(image, parameters)
     level = image.arch.boots
     beginning = level.start(plan)
+    met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
+    where = next((address for address in met if address is not None), None)
+    if where is None:
+        names = ", ".join(form.format(_MET) for form in level.system_calls)
+        raise BootFailed(image.name, f"none of {names} is among its symbols", "")
     board = board_of(image.arch, plan.memory)
     board.wires.on_console = on_console
     board.load(beginning)
@@ -148,11 +153,6 @@ def start(
         off=tuple(image.symbols[name] for name in _OFF if name in image.symbols),
     )
     place.watch(board)
-    met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
-    where = next((address for address in met if address is not None), None)
-    if where is None:
-        names = ", ".join(form.format(_MET) for form in level.system_calls)
-        raise BootFailed(image.name, f"none of {names} is among its symbols", "")
     board.break_at(where, board.stop_here)
     halt = board.run(place.trap, seconds=seconds)
     if halt is not Halt.STOPPED or board.pc != where:
