@@ -144,7 +144,7 @@ class Board(abc.ABC):
         self.uc.mem_map_ptr(self.ram.start, memory, uc_const.UC_PROT_ALL, self.ram.address)
         self._connect()
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
-        self.uc.hook_add(uc_const.UC_HOOK_MEM_UNMAPPED, self._guarded(self._nothing_there))
+        self._watch_outside()
 
     # What each architecture does ----------------------------------------------------------------
 
@@ -485,6 +485,18 @@ class Board(abc.ABC):
                 self._guarded(partial(_write, device)),
                 None,
             )
+
+    def _watch_outside(self) -> None:
+        """Tell of accesses to addresses where there is no memory.
+
+        Were memory among them, its pages would stay marked as unwritten, and each store would take
+        ten times as long.
+        """
+        told = self._guarded(self._nothing_there)
+        end = self.ram.start + self.ram.size
+        for first, last in ((0, self.ram.start - 1), (end, (1 << 64) - 1)):
+            if first <= last:
+                self.uc.hook_add(uc_const.UC_HOOK_MEM_UNMAPPED, told, None, first, last)
 
     def _exception(self, _uc: unicorn.Uc, number: int, _data: object) -> None:
         self.exception(number)
