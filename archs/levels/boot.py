@@ -112,6 +112,9 @@ class Boot:
         Its hardware.
     model
         The CPU model, by the emulator's name.
+    identity
+        What the CPU says of itself otherwise than the model: leaf of CPUID -> register -> bits
+        that are taken away, bits that are put there.
     command_line
         What a kernel is told by default.
     start
@@ -135,6 +138,7 @@ class Boot:
     memory: int
     parts: Sequence[Part]
     model: str
+    identity: Mapping[int, Mapping[str, tuple[int, int]]] = attrs.field(factory=dict)
     command_line: str
     start: Callable[[Plan], Start]
     spin: bytes

@@ -46,6 +46,10 @@ _TF, _IF, _NT, _RF = 0x100, 0x200, 0x4000, 0x1_0000  # RFLAGS
 _EFER, _STAR, _LSTAR, _CSTAR, _FMASK = 0xC000_0080, *range(0xC000_0081, 0xC000_0085)
 _SYSTEM_CALLS = 1  # EFER.SCE
 _TSC_AUX = 0xC000_0103
+# CPUID: RDRAND and RDSEED, which Unicorn answers by the host's entropy; two runs would differ.
+_RANDOM = ((1, "ecx", 1 << 30), (7, "ebx", 1 << 18))
+_IN_PARTS = frozenset((4, 7, 0x0B, 0x0D, 0x8000_001D))  # leaves that ECX tells apart
+_OSXSAVE, _OSXSAVE_ENABLED = 1 << 27, 1 << 18  # CPUID's bit, and CR4's
 _CPL, _ADDSEG, _INHIBIT, _CODE64 = 0x03, 1 << 6, 1 << 3, 1 << 15  # the emulator's own flags
 _CODE32, _STACK32 = 1 << 4, 1 << 5
 # Descriptors' flags as the emulator keeps them: kernel code and data, as SYSCALL sets them.
@@ -87,6 +91,13 @@ class X86Board(Board):
         self._called = False  # a SYSCALL ended the run
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
         self._where = _places(self.boot.model)
+        self._changes: dict[tuple[int, int], dict[str, tuple[int, int]]] = {
+            (leaf, 0): dict(changes) for leaf, changes in self.boot.identity.items()
+        }
+        for leaf, name, bit in _RANDOM:
+            changes = self._changes.setdefault((leaf, 0), {})
+            taken, put = changes.get(name, (0, 0))
+            changes[name] = (taken | bit, put & ~bit)
         self._pic = next(device for device in self.devices if isinstance(device, I8259))
         self._pit = next(device for device in self.devices if isinstance(device, I8254))
 
@@ -103,6 +114,7 @@ class X86Board(Board):
         uc.hook_add(uc_const.UC_HOOK_INSN, self._guarded(self._in), aux1=x86.UC_X86_INS_IN)
         uc.hook_add(uc_const.UC_HOOK_INSN, self._guarded(self._out), aux1=x86.UC_X86_INS_OUT)
         uc.hook_add(uc_const.UC_HOOK_INSN, self._system_call, aux1=x86.UC_X86_INS_SYSCALL)
+        on_instruction(uc, x86.UC_X86_INS_CPUID, self._guarded(self._identify))
         on_instruction(uc, x86.UC_X86_INS_RDTSC, self._guarded(self._counter))
         on_instruction(uc, x86.UC_X86_INS_RDTSCP, self._guarded(self._counter_and_cpu))
         uc.hook_add(uc_const.UC_HOOK_INSN_INVALID, self._guarded(self._invalid))
@@ -284,6 +296,21 @@ class X86Board(Board):
             self.broken = str(fault)
             return Halt.OFF
 
+    def _identify(self) -> bool:
+        """Answer CPUID where the answer is not the model's own."""
+        leaf, part = self.get("eax"), self.get("ecx")
+        changes = self._changes.get((leaf, part if leaf in _IN_PARTS else 0))
+        if changes is None:
+            return False
+        values = dict(_cpuid(self.boot.model, leaf, part))
+        for name, (taken, put) in changes.items():
+            values[name] = values[name] & ~taken | put
+        if leaf == 1 and self.get("cr4") & _OSXSAVE_ENABLED:
+            values["ecx"] |= _OSXSAVE
+        for name, value in values.items():
+            self.set(f"r{name[1:]}", value)
+        return True
+
     # Ports --------------------------------------------------------------------------------------
 
     def _in(self, _uc: unicorn.Uc, port: int, size: int, _data: object) -> int:
@@ -350,6 +377,20 @@ def _nothing(_uc: unicorn.Uc, _offset: int, size: int, _data: object) -> int:
 
 def _nowhere(_uc: unicorn.Uc, _offset: int, _size: int, _value: int, _data: object) -> None:
     pass
+
+
+@cache
+def _cpuid(model: str, leaf: int, part: int) -> dict[str, int]:
+    """Return what a CPU model says of itself."""
+    uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+    uc.ctl_set_cpu_model(getattr(x86, model))
+    uc.mem_map(0, 0x1000)
+    uc.mem_write(0, bytes.fromhex("0fa290"))
+    uc.reg_write(x86.UC_X86_REG_EAX, leaf)
+    uc.reg_write(x86.UC_X86_REG_ECX, part)
+    uc.emu_start(0, 2)
+    names = ("eax", "ebx", "ecx", "edx")
+    return {name: uc.reg_read(getattr(x86, f"UC_X86_REG_{name.upper()}")) for name in names}
 
 
 @cache
