@@ -8,6 +8,7 @@ in BCD.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -79,11 +80,16 @@ class Counter:
         return self.since + nanoseconds(self.reload, FREQUENCY)
 
 
+def _counters(found: Iterable[Counter | Mapping[str, Any]]) -> tuple[Counter, ...]:
+    """Return counters, or what is left of them in a file."""
+    return tuple(each if isinstance(each, Counter) else Counter(**each) for each in found)
+
+
 @attrs.define
 class I8254(Device):
     """The three counters."""
 
-    counters: tuple[Counter, ...] = (Counter(),) * 3
+    counters: tuple[Counter, ...] = attrs.field(default=(Counter(),) * 3, converter=_counters)
     gate: int = 0
 
     def read(self, offset: int, _size: int, /) -> int:

@@ -121,16 +121,10 @@ def open_kernel(
         Kernels of its architecture cannot be booted.
     """
     parameters = parameters or Parameters()
-    if isinstance(kernel, KernelImage):
-        files, image = None, kernel
-        raw = kernel.data
-    else:
-        files, image = find_kernel(kernel), None
-        raw = files.image[1]
+    raw = kernel.data if isinstance(kernel, KernelImage) else find_kernel(kernel).image[1]
 
     def read() -> KernelImage:
-        assert files is not None
-        return image if image is not None else files.read()
+        return kernel if isinstance(kernel, KernelImage) else find_kernel(kernel).read()
 
     key = cache.key_of(raw, parameters, _product())
     if keep:
