@@ -267,7 +267,7 @@ class KernelRefused(LoadError):
     Parameters
     ----------
     module, operation
-        Which, and the system call.
+        Which, and the system call, or `init`.
     errno, name
         What that returned.
     log

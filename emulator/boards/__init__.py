@@ -6,10 +6,12 @@ from __future__ import annotations
 from importlib import import_module
 
 from archs import Arch
+from emulator import process
 from emulator.boards.board import Board
 
 
 def board_of(arch: Arch, memory: int) -> Board:
     """Return a computer of an architecture, with so many bytes of RAM; LevelMissing."""
+    process.admit(memory, 1)
     found: type[Board] = import_module(f"emulator.boards.{arch.boots.board}").BOARD
     return found(arch, memory)

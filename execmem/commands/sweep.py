@@ -59,7 +59,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
     "execmem sweep linux-image.deb kernel-modules.rpm a.ko.xz --json",
     "execmem sweep TREE --output rows.jsonl --resume",
     "execmem sweep TREE --scheduler ADDRESS",
-    "execmem sweep TREE --init --kernel VMLINUZ --modelled",
+    "execmem sweep TREE --init --kernel VMLINUZ",
 )
 def sweep(
     paths: tuple[str, ...],
@@ -94,7 +94,14 @@ def sweep(
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another
     if options["kernel"] is not None:
-        given(options["kernel"], modelled=options["modelled"])  # refused once, and not in each row
+        if options["modelled"]:
+            given(options["kernel"], modelled=True)  # refused once, and not in each row
+        else:
+            if not options["init"]:
+                raise click.UsageError("--kernel runs inits: add --init, or --modelled")
+            from execmem import booted
+
+            booted.open_machine("", {"kernel": options["kernel"]})  # workers find it booted
         if options["kernel"] != RUNNING:
             options["kernel"] = str(Path(options["kernel"]).resolve())
     files = files_under(paths)

@@ -13,7 +13,7 @@ import attrs
 from allocator.errors import ExecmemError
 from allocator.types import GIB, size_text
 from execmem.sweep.tasks import Task, contents
-from loader.errors import InitFailed
+from loader.errors import InitFailed, KernelRefused
 from loader.files import ModuleFile, module_name
 
 Row: TypeAlias = dict[str, Any]
@@ -41,8 +41,8 @@ class Options:
     force
         Load modules whatever they were built for; as `Machine` takes it.
     kernel, modelled
-        The kernel that they are for, and that the modelled one stands in for it; as `Machine`
-        takes them. Every worker reads it.
+        The kernel that they are for: each goes into it as it was when it had booted; or that
+        the modelled one stands in for it, with its facts. Every worker reads it.
     """
 
     init: bool = False
@@ -89,9 +89,17 @@ def examine(task: Task, options: Options, /) -> Row:
     start = time.monotonic()
     row = blank(task)
     try:
-        _load(task, options, row)
+        if options.kernel is not None and not options.modelled:
+            from execmem.sweep import booted
+
+            booted.load(task, options.kernel, options.seconds, row)
+        else:
+            _load(task, options, row)
     except InitFailed as error:
         row |= {"outcome": "init-error", "error": str(error)}
+    except KernelRefused as error:
+        outcome = "init-error" if error.operation == "init" else "refused"
+        row |= {"outcome": outcome, "error": str(error)}
     except Fault as error:
         row |= {"outcome": "fault", "error": str(error)}
     except ExecmemError as error:

@@ -129,6 +129,19 @@ class Guest:
             outer()
         return result
 
+    def return_address(self) -> int:
+        """Return where the function returns to that has just been entered."""
+        if self._link is None:
+            return self.word(self.board.sp)
+        return self.board.get_number(self._link)
+
+    def return_from(self, address: int, result: int) -> int:
+        """Let the function that has just been entered return at once; where to go on."""
+        if self._link is None:
+            self.board.sp += 8
+        self.board.set_number(self._result, result & ADDRESS_MASK)
+        return address
+
     def _saved(self) -> Callable[[], None]:
         """Return what sets the registers to what they are now."""
         context = self.board.uc.context_save()

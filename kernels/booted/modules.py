@@ -51,7 +51,8 @@ class Inserted:
     addresses
         Section index -> where the kernel placed it; empty where it came to no relocation.
     module
-        Address of its `struct module`; 0 where it did not come to its init.
+        Where its `struct module` was when its init was about to run; 0 where it did not come
+        to that.
     regions
         Memory type -> what it took before its init ran; empty where types do not say it.
     """
@@ -122,7 +123,7 @@ class Modules:
         return Inserted(
             result=result,
             addresses=load.addresses,
-            module=load.module if not result else 0,
+            module=load.module,
             regions=load.regions,
         )
 

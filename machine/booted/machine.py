@@ -24,13 +24,21 @@ from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
 from kernels.booted.kernel import BootedKernel
 from kernels.booted.opening import open_kernel
+from kernels.booted.requests import Requests
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
 from kernels.modelled.prototypes import parse
-from loader.depends import ModuleTree, depends_of, find, open_tree, tree_around
+from loader.depends import (
+    ModuleTree,
+    depends_of,
+    find,
+    modules_for,
+    open_tree,
+    tree_around,
+)
 from loader.elf import parse as parse_elf
-from loader.errors import KernelRefused, MissingDependency
+from loader.errors import KernelRefused, LoadError, MissingDependency
 from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
@@ -128,6 +136,7 @@ class BootedMachine(Machine):
         self.seconds: float | None = SECONDS
         self._tree = None if root is None else open_tree(root)
         self._modules: dict[str, BootedModule] = {}
+        self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
         self._disassembler = Disassembler(self.arch)
         calling = self.arch.runs.calling
         self._arguments = calling.arguments
@@ -209,6 +218,24 @@ class BootedMachine(Machine):
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
 
+    def _request(self, name: str) -> bool:
+        """Load what the kernel asks for by name or alias; False where that is not possible."""
+        tree, title = self.tree, module_name(name)
+        if title in self.modules:
+            return True
+        if tree is None:
+            return False
+        found = [title] if title in tree.files else []
+        if not found and (tree.folder / "modules.alias").is_file():
+            found = modules_for(tree, name)
+        for each in found:
+            if each not in self.modules:
+                try:
+                    self.load(each)
+                except LoadError:
+                    return False
+        return bool(found)
+
     def _source(
         self, module: str | Path | bytes | ModuleFile
     ) -> tuple[ModuleFile, ModuleTree | None]:
@@ -252,7 +279,8 @@ class BootedMachine(Machine):
         if inserted.result:
             number = -inserted.result
             lines = tuple(line.text for line in said)
-            raise KernelRefused(name, "init_module", number, errno_name(number), lines)
+            what = "init" if inserted.module else "init_module"
+            raise KernelRefused(name, what, number, errno_name(number), lines)
         counts: Counter[str] = Counter()
         for table in view.tables:
             numbers, times = np.unique(table.records["type"], return_counts=True)
