@@ -12,6 +12,6 @@ from emulator.boards.board import Board
 
 def board_of(arch: Arch, memory: int) -> Board:
     """Return a computer of an architecture, with so many bytes of RAM; LevelMissing."""
-    process.admit(memory, 1)
+    process.admit(memory, 2)  # and one that is looked into beforehand
     found: type[Board] = import_module(f"emulator.boards.{arch.boots.board}").BOARD
     return found(arch, memory)

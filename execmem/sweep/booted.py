@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from allocator.errors import ExecmemError
@@ -55,11 +56,14 @@ def load(task: Task, kernel: str, seconds: float, row: dict[str, Any]) -> None:
     machine.seconds = seconds
     before = len(machine.log)
     try:
-        for needed in task.needed:
-            dependency = contents(needed)
-            if module_name(dependency.name) not in machine.modules:
-                machine.load(dependency)
-        module = machine.load(image)
+        if isinstance(task.module, Path):
+            module = machine.load(task.module)  # its tree says what it needs
+        else:
+            for needed in task.needed:
+                dependency = contents(needed)
+                if module_name(dependency.name) not in machine.modules:
+                    machine.load(dependency)
+            module = machine.load(image)
         report = module.report
         row["module"] = module.name
         row["relocations"] = sum(report.relocations.values())

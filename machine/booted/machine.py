@@ -7,6 +7,7 @@ are called, its log says what happened.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -52,6 +53,8 @@ OURS = frozenset(
     " constructors".split()
 )
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
+_SOFT = re.compile(rb"\0softdep=([^\0]{1,1000})\0")
+_FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _LONGEST = 16  # bytes of an instruction, and no less
 
 
@@ -136,6 +139,7 @@ class BootedMachine(Machine):
         self.seconds: float | None = SECONDS
         self._tree = None if root is None else open_tree(root)
         self._modules: dict[str, BootedModule] = {}
+        self._asked: ModuleTree | None = None  # the tree of the load under way
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
         self._disassembler = Disassembler(self.arch)
         calling = self.arch.runs.calling
@@ -185,16 +189,22 @@ class BootedMachine(Machine):
         if not init:
             raise BadCall("load", "a booted kernel runs the init of what it loads")
         file, tree = self._source(module)
-        before = set(self.modules)
+        before, outer = set(self.modules), self._asked
+        self._asked = tree
         try:
             for name in self._needed(file, tree):
-                self._insert(ModuleFile.read(find(tree, name)), {})
+                if name not in self.modules:  # as something that another asked for
+                    self._insert(ModuleFile.read(find(tree, name)), {})
+            for name in _soft(file):
+                self._request(name)
             return self._insert(file, params)
         except KernelRefused:
             for name in reversed([n for n in self.modules if n not in before]):
                 with suppress(KernelRefused):
                     self.unload(self.modules[name])
             raise
+        finally:
+            self._asked = outer
 
     def unload(self, module: BootedModule, *, force: bool = False) -> None:
         """Let the kernel take a module out (delete_module).
@@ -220,13 +230,13 @@ class BootedMachine(Machine):
 
     def _request(self, name: str) -> bool:
         """Load what the kernel asks for by name or alias; False where that is not possible."""
-        tree, title = self.tree, module_name(name)
+        tree, title = self._asked or self.tree, module_name(name)
         if title in self.modules:
             return True
         if tree is None:
             return False
         found = [title] if title in tree.files else []
-        if not found and (tree.folder / "modules.alias").is_file():
+        if not found and (len(tree.files) < _FEW or (tree.folder / "modules.alias").is_file()):
             found = modules_for(tree, name)
         for each in found:
             if each not in self.modules:
@@ -240,14 +250,15 @@ class BootedMachine(Machine):
         self, module: str | Path | bytes | ModuleFile
     ) -> tuple[ModuleFile, ModuleTree | None]:
         """Return a module's file, and the tree that its dependencies are in."""
+        known = self._asked or self.tree
         if isinstance(module, ModuleFile):
-            return module, self.tree
+            return module, known
         if isinstance(module, bytes | bytearray | memoryview):
-            return ModuleFile("<bytes>", bytes(module)), self.tree
+            return ModuleFile("<bytes>", bytes(module)), known
         text, path = str(module), Path(module)
         if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
-            return ModuleFile.read(path), self.tree or tree_around(path)
-        return ModuleFile.read(find(self.tree, text)), self.tree
+            return ModuleFile.read(path), known or tree_around(path)
+        return ModuleFile.read(find(known, text)), known
 
     def _needed(self, file: ModuleFile, tree: ModuleTree | None) -> list[str]:
         """Return the modules to load first, in order, without those that are loaded."""
@@ -500,6 +511,20 @@ class BootedMachine(Machine):
     def image(self) -> KernelImage:
         """The kernel's file, taken apart."""
         return self.kernel.standing.image
+
+
+def _soft(file: ModuleFile) -> list[str]:
+    """Return the modules and aliases that should be there before a module (softdep pre)."""
+    names: list[str] = []
+    for each in _SOFT.findall(file.image()):
+        words = each.decode("ascii", "replace").split()
+        takes = False
+        for word in words:
+            if word.endswith(":"):
+                takes = word == "pre:"
+            elif takes:
+                names.append(word)
+    return names
 
 
 def _words(params: dict[str, object]) -> str:
