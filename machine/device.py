@@ -6,7 +6,7 @@ open file and an inode for them to look at, the arguments in user memory, the fi
 a module that cannot go while somebody has its device open (fs/read_write.c, fs/ioctl.c,
 fs/char_dev.c, drivers/char/misc.c).
 
->>> from machine.machine import Machine
+>>> from machine.face import Machine
 >>> from samples.modules import root
 >>> machine = Machine("arm64", root=root("arm64"))
 >>> module = machine.load("notes")

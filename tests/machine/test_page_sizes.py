@@ -10,7 +10,7 @@ from allocator.types import KIB, MIB, Interval, Prot
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.api.scatterlist import page_address, page_of
 from loader.kernel.find import read_kernel
-from machine.machine import Machine
+from machine.face import Machine
 from tests.machine.snippets import snippet
 from tests.support.checked import Offer, debian, made, version_table
 from tests.support.kernels import kernel_image

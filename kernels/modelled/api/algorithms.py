@@ -6,7 +6,7 @@ transform of the right size, let the algorithm initialise it, give it a key, for
 with scatterlists, and call. That is done here, once, for Python and for the kernel functions
 by which modules use each other's algorithms.
 
->>> from machine.machine import Machine  # doctest: +SKIP
+>>> from machine.face import Machine  # doctest: +SKIP
 >>> Machine("arm64", root="/path").crypto("md4").digest(b"abc").hex()  # doctest: +SKIP
 'a448017aaf21d8525fc10ae87aa6729d'
 """

@@ -18,7 +18,7 @@ from kernels.modelled.structs import USED, callbacks, offset_of, size_of, view
 from kernels.modelled.table import DATA, FUNCTIONS
 from loader.errors import BadParameter
 from loader.files import ModuleFile
-from machine.machine import Machine
+from machine.face import Machine
 from machine.module import Module
 from tests.archs.facts import facts
 from tests.support.checked import made
