@@ -7,6 +7,8 @@ are called, its log says what happened.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +46,7 @@ from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out
+from machine.booted.files import File, FileError, mount
 from machine.booted.module import BootedModule, LoadReport, sections_of
 from machine.face import Machine
 
@@ -68,10 +71,13 @@ class Snapshot:
         The computer.
     modules
         What was loaded, by name.
+    mounted
+        Whether /dev and the like were there.
     """
 
     still: Still = attrs.field(repr=False)
     modules: Mapping[str, BootedModule]
+    mounted: bool = False
 
 
 class BootedMachine(Machine):
@@ -138,6 +144,7 @@ class BootedMachine(Machine):
         self.arch = standing.arch
         self.seconds: float | None = SECONDS
         self._tree = None if root is None else open_tree(root)
+        self._mounted = False
         self._modules: dict[str, BootedModule] = {}
         self._asked: ModuleTree | None = None  # the tree of the load under way
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
@@ -431,11 +438,12 @@ class BootedMachine(Machine):
 
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
-        return Snapshot(self.kernel.board.freeze(), dict(self.modules))
+        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self._mounted)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the machine was: memory, registers, modules, time, log."""
         self.kernel.board.back(snapshot.still)
+        self._mounted = snapshot.mounted
         if self.modules != snapshot.modules:
             for module in self.modules.values():
                 module.state = State.UNLOADED
@@ -482,6 +490,37 @@ class BootedMachine(Machine):
                 if isinstance(value, Out) and len(value):
                     value.data = self.read(slot, len(value))
         return result
+
+    def open(self, path: str, flags: int = os.O_RDWR) -> File:
+        """Open a file of the guest as its first process; /dev, /proc and /sys are mounted.
+
+        Raises
+        ------
+        FileError
+            The kernel refused, or there is no such file.
+        """
+        if not self._mounted:
+            mount(self)
+            self._mounted = True
+        return File(self, path, flags).open()
+
+    def device(self, name: str, *, flags: int = os.O_RDWR) -> File:
+        """Open a device by what it is called in `/dev`.
+
+        Where it is not there, the modules under `root` that have it as their alias are loaded
+        first, as opening its node would.
+
+        Raises
+        ------
+        FileError
+            The driver refused, or nobody has it.
+        """
+        try:
+            return self.open(f"/dev/{name}", flags)
+        except FileError as error:
+            if error.error != errno.ENOENT or not self._request(f"devname:{name}"):
+                raise
+        return self.open(f"/dev/{name}", flags)
 
     # Looking ------------------------------------------------------------------------------------
 

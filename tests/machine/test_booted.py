@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,11 @@ import pytest
 
 from archs import Arch
 from emulator.faults import BadCall, Fault, FaultKind
+from execmem.cli import main
 from loader.errors import KernelRefused
 from loader.files import module_name
 from machine.arguments import Out
+from machine.booted.files import FileError
 from machine.booted.machine import BootedMachine
 from tests.support import booted
 
@@ -212,3 +216,79 @@ def test_its_loader_takes_its_modules(kernel: tuple[str, Path, Arch]) -> None:
                 except KernelRefused as error:
                     refused[file.name] = error
         assert not {n: e for n, e in refused.items() if e.errno != 19}  # ENODEV: no such device
+
+
+def test_files_are_those_of_a_process(machine: BootedMachine) -> None:
+    """Files are those of a process: the kernel's own /proc, and devices by their nodes."""
+    with machine.open("/proc/version", os.O_RDONLY) as version:
+        assert machine.kernel.release.encode() in version.read_all()
+        assert version.read(8) == b""
+        assert version.seek(0) == 0
+        assert version.read(13) == b"Linux version"
+    with machine.device("null") as null:
+        assert null.write(b"abc") == 3
+        assert null.read(4) == b""
+        with pytest.raises(FileError, match=r"/dev/null: ioctl 0x1234: -25 \(ENOTTY\)"):
+            null.ioctl(0x1234)
+    with machine.device("zero", flags=os.O_RDONLY) as zero:
+        assert zero.read(5000) == bytes(5000)
+        with pytest.raises(FileError, match=r"write: -9 \(EBADF\)"):
+            zero.write(b"x")
+    with pytest.raises(FileError, match=r"/dev/nobody: open: -2 \(ENOENT\)"):
+        machine.device("nobody")
+
+
+def test_memory_of_a_file_is_mapped(machine: BootedMachine) -> None:
+    """Memory of a file is mapped into the process, which the kernel reads it from."""
+    with machine.device("zero") as zero, machine.open("/written", os.O_RDWR | os.O_CREAT) as file:
+        with zero.mmap(0x4000) as address:
+            assert machine.syscall("write", file._fd, address, 0x1000) == 0x1000
+        file.seek(0)
+        assert file.read_all() == bytes(0x1000)
+
+
+def test_what_the_kernel_asks_for_comes_from_the_tree(kernel: tuple[str, Path, Arch]) -> None:
+    """What the kernel asks for comes from the tree: a cipher that only a module has."""
+    _, folder, _ = kernel
+    if not list(folder.rglob("md4.ko*")):
+        pytest.skip("no md4 here")
+    machine = booted.machine(folder, folder)
+    with machine.fork():
+        tfm = machine.call(machine.function("crypto_alloc_shash"), "md4", 0, 0)
+        assert "md4" in machine.modules
+        digest = Out(16)
+        machine.call(machine.function("crypto_shash_tfm_digest"), tfm, b"abc", 3, digest)
+        assert bytes(digest).hex() == "a448017aaf21d8525fc10ae87aa6729d"  # RFC 1320, A.5
+
+
+def test_the_command_line_boots(
+    kernel: tuple[str, Path, Arch], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command line boots: run, load, and a sweep of a few modules."""
+    _, folder, arch = kernel
+    files = [f for f in modules_of(folder) if module_name(f) in ("lz4", "xxhash_generic", "md4")]
+    if not files:
+        pytest.skip("no module here")
+    booted.machine(folder)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        try:
+            main([str(word) for word in words])
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0
+        return code, *capfd.readouterr()
+
+    code, out, err = run("load", files[0], "--kernel", folder, "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)["modules"][-1]
+    assert document["arch"] == arch.name
+    assert {"TEXT", "DATA"} <= {region["type"] for region in document["regions"]}
+    code, out, err = run("sweep", *files, "--init", "--kernel", folder, "--jobs", 1, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, {row["outcome"] for row in rows[:-1]}) == (0, {"init-ok"}), out
+    code, out, err = run("run", files[0], "--kernel", folder, "--design", "vmalloc")
+    assert code == 2
+    assert "--design: a booted kernel decides that itself" in err
+    code, out, err = run("kernel", "--cache", "--json")
+    assert folder.name.partition("-")[0] in out
