@@ -20,6 +20,7 @@ from kernels.errors import MAX_ERRNO
 GFP_KERNEL, GFP_ZERO = 0xCC0, 0x100  # include/linux/gfp_types.h, the same since 4.18
 _LARGE = 1 << 20  # bytes from which memory need not be contiguous
 _ALIGN = 16
+_FRAME = 256  # bytes that a function may use below its stack pointer, and no less
 _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED = 3, 0x8022  # uapi/asm-generic/mman-common.h
 
 # Functions by the names that they have had, newest first.
@@ -64,6 +65,7 @@ class Guest:
         self.trap = started.place.trap
         self.base = self.board.sp & -_ALIGN
         self.depth = 0
+        self._below: int | None = None  # where the next call's stack begins, if not there
         self.seconds: float | None = None  # of a call that says nothing itself
         calling = self.arch.runs.calling
         self._registers = [self.board.number(name) for name in calling.arguments]
@@ -102,7 +104,8 @@ class Guest:
         if board.broken:
             raise Ended(Halt.BROKEN, board.pc, f"{board.broken}; restore a snapshot")
         outer = self._saved() if self.depth else None
-        sp = (board.sp & -_ALIGN) - 256 if self.depth else self.base
+        below, self._below = self._below, None
+        sp = self._top() if below is None else below
         stacked = args[len(self._registers) :]
         sp -= (8 * len(stacked) + _ALIGN - 1) & -_ALIGN
         if stacked:
@@ -122,6 +125,7 @@ class Guest:
             halt = board.run(self.trap, seconds=self.seconds if seconds is None else seconds)
         finally:
             self.depth -= 1
+            self._below = below
         if halt is not Halt.RETURNED:
             raise Ended(halt, board.pc, board.broken)
         result = board.get_number(self._result)
@@ -171,13 +175,17 @@ class Guest:
     @contextmanager
     def stacked(self, data: bytes) -> Iterator[int]:
         """Give bytes on the process' stack, for a while."""
-        before = self.base
-        self.base = (before - len(data)) & -_ALIGN
+        before = self._below
+        self._below = ((self._top() if before is None else before) - len(data)) & -_ALIGN
         try:
-            self.board.write(self.base, data)
-            yield self.base
+            self.board.write(self._below, data)
+            yield self._below
         finally:
-            self.base = before
+            self._below = before
+
+    def _top(self) -> int:
+        """Return where a call's stack may begin: below what runs, where something does."""
+        return (self.board.sp & -_ALIGN) - _FRAME if self.depth else self.base
 
     # Memory -------------------------------------------------------------------------------------
 
