@@ -18,7 +18,7 @@ from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from kernels.modelled.api.sched import idle
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import CType, parse
+from kernels.prototypes import CType, parse
 from machine.arguments import Argument, Out
 from machine.thread import Thread
 

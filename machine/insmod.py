@@ -18,7 +18,7 @@ from kernels.modelled.api.held import left, taken
 from kernels.modelled.api.sched import abandon
 from kernels.modelled.kasan import CheckedHeap
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
+from kernels.prototypes import parse
 from loader.admission import constructors_of
 from loader.errors import InitFailed, ModuleInUse
 from loader.loaded import LoadedModule, State

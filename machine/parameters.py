@@ -9,7 +9,7 @@ from allocator import AccessError, KernelMemory
 from kernels.errors import errno_name
 from kernels.modelled.api.params import FREE, SET, ModuleParameter, parameters
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
+from kernels.prototypes import parse
 from loader.errors import BadParameter
 from loader.loaded import LoadedModule, LoadedSection
 from machine.calling import Caller

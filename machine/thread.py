@@ -13,7 +13,7 @@ from allocator.types import ADDRESS_MASK
 from emulator.calls import Calls
 from emulator.cpu import Cpu
 from emulator.faults import BadCall, FaultKind, Stop
-from kernels.modelled.prototypes import CType
+from kernels.prototypes import CType
 
 
 class Thread:

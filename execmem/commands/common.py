@@ -192,7 +192,7 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg] # only newer ones h
 
 def result_type(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Return the C type of a result, which must be one."""
-    from kernels.modelled.prototypes import parse
+    from kernels.prototypes import parse
 
     try:
         found = parse(f"{value} result(void)")

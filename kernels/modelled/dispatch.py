@@ -19,10 +19,10 @@ from kernels.modelled.access import Access
 from kernels.modelled.costs import Costs
 from kernels.modelled.image import SLOT
 from kernels.modelled.printk import WARNING, Printk
-from kernels.modelled.prototypes import CType
 from kernels.modelled.services import Services
 from kernels.modelled.serving import Serving
 from kernels.modelled.symtab import KernelStub, Symtab, Unknown
+from kernels.prototypes import CType
 
 # What a handler may trip over when the guest's arguments are absurd.
 _TRIPPED = (

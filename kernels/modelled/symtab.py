@@ -26,9 +26,9 @@ from archs.layouts import Layouts, NotKnown
 from emulator.tlb import PAGE
 from kernels.modelled.image import PART, SLOT, ImageParts
 from kernels.modelled.percpu import CANARY, PerCpu
-from kernels.modelled.prototypes import Prototype, parse
 from kernels.modelled.services import Services
 from kernels.modelled.table import DATA, FUNCTIONS, Data, Function
+from kernels.prototypes import Prototype, parse
 
 WIDE, WIDE_UNTIL = 16, PART // 2  # slots of one that is not called, while there is room
 ZEROS = 1024  # bytes that stand in for a variable of unknown size

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 
-from kernels.modelled.prototypes import Prototype, name_of, parse
+from kernels.prototypes import Prototype, name_of, parse
 
 # What is called with the kernel first; the table itself needs to know nothing of it.
 Handler: TypeAlias = Callable[..., int | None]

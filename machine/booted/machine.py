@@ -31,7 +31,7 @@ from kernels.booted.requests import Requests
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
-from kernels.modelled.prototypes import parse
+from kernels.prototypes import parse
 from loader.depends import (
     ModuleTree,
     depends_of,

@@ -25,8 +25,8 @@ from kernels.errors import ErrnoError
 from kernels.modelled.api import scatterlist
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
 from kernels.modelled.structs import offset_of, size_of, struct, view
+from kernels.prototypes import parse
 from kernels.registry import Record
 
 CHUNK = 1 << 20  # bytes given to one call of an update

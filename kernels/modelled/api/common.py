@@ -20,9 +20,9 @@ from emulator.faults import Fault, FaultKind, Stopped
 from kernels.modelled.bounds import PIECE
 from kernels.modelled.costs import ENTRY
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
 from kernels.modelled.structs import PREV
 from kernels.modelled.table import function
+from kernels.prototypes import parse
 
 INT_MAX = (1 << 31) - 1
 SOME = 4096  # bytes that are worked on one by one between two looks at the limits

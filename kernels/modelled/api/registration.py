@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from allocator.types import Hex
 from archs.layouts import As
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
 from kernels.modelled.structs import USED, StructView, view
 from kernels.modelled.table import function
+from kernels.prototypes import parse
 from kernels.registry import Field
 
 DeviceIds = Callable[[Kernel, int], Iterator[str]]

@@ -30,8 +30,8 @@ from kernels.modelled.api.held import left
 from kernels.modelled.api.rcu import grace_period, rcu_pending, withdraw_rcu
 from kernels.modelled.api.time import NSEC_PER_JIFFY, NSEC_PER_SEC, advance, now
 from kernels.modelled.kernel import Kernel
-from kernels.modelled.prototypes import parse
 from kernels.modelled.table import Arguments, data, function
+from kernels.prototypes import parse
 
 _Result = TypeVar("_Result")
 MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1

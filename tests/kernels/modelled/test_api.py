@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.faults import FaultKind
-from kernels.modelled.prototypes import parse
 from kernels.modelled.table import DATA, FUNCTIONS
+from kernels.prototypes import parse
 from machine.arguments import Out
 from machine.face import Machine
 from tests.archs.facts import facts

@@ -10,8 +10,8 @@ import pytest
 import kernels.modelled.api  # noqa: F401 -- importing it fills the kernel's table
 from archs.layouts import HERE, As, Layouts, Member
 from kernels.modelled import structs, tables
-from kernels.modelled.prototypes import CType
 from kernels.modelled.table import FUNCTIONS
+from kernels.prototypes import CType
 from tests.archs.facts import facts
 from tests.support.btf import Type, Types, types
 

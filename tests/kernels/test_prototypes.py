@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.modelled.prototypes import CType, parse
+from kernels.prototypes import CType, parse
 
 # C types of the host compiler's ABI, an LP64 one as the kernel's three are.
 HOST = {
