@@ -27,6 +27,7 @@ from unicorn import unicorn_const as uc_const
 
 from archs import Arch
 from archs.levels.boot import Boot, Space, Start
+from emulator.boards.breaks import Break, Breaks
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
@@ -119,10 +120,7 @@ class Board(abc.ABC):
         self.ram = Ram(self.boot.ram, memory)
         self.devices: list[Device] = [PARTS[part.kind](self.wires) for part in self.boot.parts]
         self.sites: set[int] = set()
-        self.breakpoints: dict[int, Callable[[], int | None]] = {}
-        self._handles: dict[int, Any] = {}
-        self._at: int | None = None  # the breakpoint that stopped the run
-        self._passing: int | None = None  # the breakpoint that the run goes on from
+        self.breaks = Breaks(self, self._translate_anew)
         self._stop: Halt | None = None
         self._until = 0  # of the run under way
         self._waited = 0  # times that it waited, and the interrupt could not come yet
@@ -243,6 +241,24 @@ class Board(abc.ABC):
         status = self.uc._do_reg_write(number, self._pointer)  # noqa: SLF001 -- see above
         if status != uc_const.UC_ERR_OK:
             raise unicorn.UcError(status)
+
+    def reader(self, names: Sequence[str]) -> Callable[[], tuple[int, ...]]:
+        """Return what reads several registers of 64 bits or less at once."""
+        count = len(names)
+        numbers = (ctypes.c_int * count)(*map(self.number, names))
+        values = (ctypes.c_uint64 * count)()
+        start = ctypes.addressof(values)
+        places = (ctypes.c_void_p * count)(*(start + 8 * at for at in range(count)))
+        size = ctypes.sizeof(values)
+
+        def read() -> tuple[int, ...]:
+            ctypes.memset(values, 0, size)
+            status = self.uc._do_reg_read_batch(numbers, places, count)  # noqa: SLF001 -- as above
+            if status != uc_const.UC_ERR_OK:
+                raise unicorn.UcError(status)
+            return tuple(values)
+
+        return read
 
     @property
     def pc(self) -> int:
@@ -369,7 +385,7 @@ class Board(abc.ABC):
         self.uc.emu_stop()
 
     def _slice(self, until: int, end: float | None) -> Halt | None:
-        self._stop = self._at = None
+        self._stop = self.breaks.at = None
         self._until = until
         self._early = False
         pc = self.pc
@@ -392,28 +408,29 @@ class Board(abc.ABC):
         if self.finish():
             return None
         pc = self.pc
-        if self._at is not None:
-            self._passing = None
-            at = self._at
-            to = self.breakpoints[at]() if at in self.breakpoints else None
+        at = self.breaks.at
+        if at is not None:
+            to = self.breaks.tell(at)
             self.pc = at if to is None else to
             if self._stop is not None:
                 return self._stop
-            self._passing = at if to is None else None
+            if to == until:
+                return Halt.RETURNED
+            if to is None:
+                self.breaks.go_on(at)
         elif self._stop is not None:
             return self._stop
         if self._due():
             self._waited = 0
             self.interrupt()
             return None
-        if self._at is not None:
-            return None
-        if pc == until:
-            return Halt.RETURNED
-        after = None if self._early else self.waiting(pc)
-        if after is not None:
-            self.pc = after
-            return self._wait()
+        if at is None:
+            if pc == until:
+                return Halt.RETURNED
+            after = None if self._early else self.waiting(pc)
+            if after is not None:
+                self.pc = after
+                return self._wait()
         if end is not None and time.monotonic() >= end:
             self.broken = f"it was stopped at {pc:#x} after its time"
             return Halt.EXPIRED
@@ -463,8 +480,7 @@ class Board(abc.ABC):
             try:
                 return work(*args)
             except BaseException as error:  # noqa: BLE001 -- raised again by _reraise
-                self._raised = error
-                self.uc.emu_stop()
+                self.fail(error)
                 return False
 
         return hook
@@ -518,33 +534,45 @@ class Board(abc.ABC):
 
     # Breakpoints ----------------------------------------------------------------------------------
 
-    def break_at(self, address: int, handler: Callable[[], int | None]) -> None:
+    def break_at(
+        self,
+        address: int,
+        handler: Callable[[], int | None],
+        *,
+        inside: bool = False,
+        order: int = 0,
+    ) -> Break:
         """Call `handler` before each execution of the instruction at an address.
 
-        It may run guest code of its own. It returns where to go on, or None for: right there.
+        It returns where to go on, or None for: right there. Several may wait for an address; the
+        first that knows where to go on is the last one that is called.
+
+        Parameters
+        ----------
+        inside
+            The handler looks at registers and memory or sets them, no more: it is called while
+            the emulator runs, which costs a tenth. Others may run guest code of their own.
+        order
+            Lower ones are called first.
         """
-        self.breakpoints[address] = handler
-        if address not in self._handles:
-            self._handles[address] = self.uc.hook_add(
-                uc_const.UC_HOOK_CODE, self._reached, None, address, address
-            )
-            self._translate_anew(address, address + 1)
+        return self.breaks.add(address, Break(handler, inside, order))
 
-    def no_break_at(self, address: int) -> None:
-        """Take a breakpoint away; nothing where there is none."""
-        self.breakpoints.pop(address, None)
-        handle = self._handles.pop(address, None)
-        if handle is not None:
-            self.uc.hook_del(handle)
-            self._translate_anew(address, address + 1)
+    def no_break_at(self, address: int, made: Break | None = None) -> None:
+        """Take a breakpoint away, or all that wait for an address; nothing where there is none."""
+        self.breaks.remove(address, made)
 
-    def _reached(self, uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-        if self._passing == address:
-            self._passing = None
-            return
-        if address in self.breakpoints:
-            self._at = address
-            uc.emu_stop()
+    def ends(self) -> bool:
+        """Return whether the run is to end."""
+        return self._stop is not None
+
+    def go_to(self, address: int) -> None:
+        """Let the emulator go on at an address, from a hook: it ends the block."""
+        self.pc = address
+
+    def fail(self, error: BaseException) -> None:
+        """Let the run end, from a hook, and raise an exception."""
+        self._raised = error
+        self.uc.emu_stop()
 
     def _translate_anew(self, start: int, end: int) -> None:
         """Let the blocks at addresses be translated again, so that hooks reach them."""
@@ -593,7 +621,7 @@ class Board(abc.ABC):
             del wires.console[state.console :]
         if len(state.sites) != len(self.sites):
             self._watch_sites(state.sites)
-        self._passing = None
+        self.breaks.forget()
         self._waited = 0
         self.broken = ""
 
@@ -639,7 +667,7 @@ class Board(abc.ABC):
         registers = self.registers()
         self.uc.context_restore(context)
         self.set_registers(registers)
-        self._passing = None
+        self.breaks.forget()
 
     def thaw(self, frozen: Frozen, state: State) -> None:
         """Become what was frozen: memory and all else."""
