@@ -32,11 +32,14 @@ from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
 from emulator.ram import Frozen, Ram
+from emulator.watchdog import WATCHDOG
 
 EMULATOR: str = unicorn.__version__  # whose contexts these are
 PAGE = 4096  # what Unicorn protects and maps by
 _READ_OF_JIFFIES = 8_000  # nanoseconds that pass with each: a busy wait ends soon
 _TICK = NSEC_PER_SEC // 250  # waiting ends after this at the latest
+_UC_CTL = unicorn.unicorn_py3.unicorn.uclib.uc_ctl
+_FLUSH_TLB = uc_const.UC_CTL_TLB_FLUSH | uc_const.UC_CTL_IO_WRITE << 30  # UC_CTL_WRITE of unicorn.h
 _PATIENCE = 1000  # times that a guest may wait with interrupts masked
 _ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "read", uc_const.UC_MEM_WRITE_UNMAPPED: "write"}
 
@@ -123,6 +126,10 @@ class Board(abc.ABC):
         self.breaks = Breaks(self, self._translate_anew)
         self._stop: Halt | None = None
         self._until = 0  # of the run under way
+        self._end: float | None = None  # when its time is over
+        self._expired = False
+        self._restored: State | None = None  # what was gone back to last
+        self._touched = False  # whether a part was spoken to since the last return
         self._waited = 0  # times that it waited, and the interrupt could not come yet
         self._soon: Any = None  # the hook that ends the run for an interrupt
         self._early = False  # whether that has ended it
@@ -138,6 +145,8 @@ class Board(abc.ABC):
         self.uc = unicorn.Uc(
             getattr(uc_const, f"UC_ARCH_{emulation.prefix}"), getattr(uc_const, emulation.mode)
         )
+        self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
+        WATCHDOG.watch(self)
         self.uc.ctl_set_cpu_model(getattr(self._constants, self.boot.model))
         self.uc.mem_map_ptr(self.ram.start, memory, uc_const.UC_PROT_ALL, self.ram.address)
         self._connect()
@@ -359,11 +368,27 @@ class Board(abc.ABC):
         seconds
             Time of the host that it may take; afterwards the computer can only go back.
         """
-        end = None if seconds is None else time.monotonic() + seconds
-        while True:
-            halt = self._slice(until, end)
-            if halt is not None:
-                return halt
+        outer = self._end
+        if seconds is not None:
+            end = time.monotonic() + seconds
+            self._end = end if outer is None else min(outer, end)
+        try:
+            while True:
+                halt = self._slice(until)
+                if halt is not None:
+                    return halt
+        finally:
+            self._end = outer
+
+    def expire(self) -> None:
+        """End a run whose time is over, wherever it is: from any thread.
+
+        That loses the program counter, so afterwards the computer can only go back.
+        """
+        end = self._end
+        if end is not None and time.monotonic() >= end:
+            self._expired = True
+            self.uc.emu_stop()
 
     def stop(self) -> None:
         """End the run under way, from a hook: it returns `Halt.STOPPED`."""
@@ -384,7 +409,7 @@ class Board(abc.ABC):
         self._stop = Halt.OFF
         self.uc.emu_stop()
 
-    def _slice(self, until: int, end: float | None) -> Halt | None:
+    def _slice(self, until: int) -> Halt | None:
         self._stop = self.breaks.at = None
         self._until = until
         self._early = False
@@ -405,10 +430,16 @@ class Board(abc.ABC):
                 self.uc.hook_del(self._soon)
                 self._soon = None
         self._reraise()
+        if self._expired:
+            self._expired = False
+            self.broken = "it was stopped somewhere when its time was over"
+            return Halt.EXPIRED
         if self.finish():
             return None
         pc = self.pc
         at = self.breaks.at
+        if pc == until and at is None and self._stop is None:
+            return Halt.RETURNED
         if at is not None:
             to = self.breaks.tell(at)
             self.pc = at if to is None else to
@@ -422,18 +453,14 @@ class Board(abc.ABC):
             return self._stop
         if self._due():
             self._waited = 0
+            self._touched = True
             self.interrupt()
             return None
         if at is None:
-            if pc == until:
-                return Halt.RETURNED
             after = None if self._early else self.waiting(pc)
             if after is not None:
                 self.pc = after
                 return self._wait()
-        if end is not None and time.monotonic() >= end:
-            self.broken = f"it was stopped at {pc:#x} after its time"
-            return Halt.EXPIRED
         return None  # a clock was looked at, and what was due cannot come yet
 
     def _wait(self) -> Halt | None:
@@ -441,6 +468,7 @@ class Board(abc.ABC):
         self.clock.advance(self.clock.now + _TICK if deadline is None else deadline)
         if self._due():
             self._waited = 0
+            self._touched = True
             self.interrupt()
             return None
         self._waited += 1
@@ -477,6 +505,7 @@ class Board(abc.ABC):
         """Return a hook whose exceptions end the run and come out of it."""
 
         def hook(*args: Any) -> Any:
+            self._touched = True
             try:
                 return work(*args)
             except BaseException as error:  # noqa: BLE001 -- raised again by _reraise
@@ -584,7 +613,7 @@ class Board(abc.ABC):
 
     def forget_addresses(self) -> None:
         """Let addresses be translated again: page tables have changed in the same way."""
-        self.uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+        _UC_CTL(self._engine, _FLUSH_TLB)
 
     # Going back -----------------------------------------------------------------------------------
 
@@ -613,9 +642,10 @@ class Board(abc.ABC):
             self.set_registers(state.registers)
         clock, wires = self.clock, self.wires
         clock.now, clock.seed = state.clock
-        for device, values in zip(self.devices, state.devices, strict=True):
-            if values:
+        if self._touched or state is not self._restored:
+            for device, values in zip(self.devices, state.devices, strict=True):
                 device.set_state(values)
+            self._touched, self._restored = False, state
         wires.pending[:] = state.pending
         if len(wires.console) != state.console:
             del wires.console[state.console :]

@@ -63,11 +63,7 @@ class BootedKernel:
             self._log.clear()
         end = console.rfind(b"\n") + 1
         if end > self._parsed:
-            for line in bytes(console[self._parsed : end]).replace(b"\r", b"").split(b"\n")[:-1]:
-                match = _LINE.fullmatch(line)
-                assert match is not None
-                level = _UNMARKED if match[1] is None else int(match[1]) & 7
-                self._log.append(LogLine(level, match[2].decode("utf-8", "backslashreplace")))
+            self._log += _lines(console[self._parsed : end])
             self._parsed = end
         return self._log
 
@@ -87,8 +83,12 @@ class BootedKernel:
         Fault
             It did not come back: the kernel found something wrong, or a limit was reached.
         """
-        with self.watched():
+        before = len(self.board.wires.console)
+        self._died = False
+        try:
             return self.guest.call(address, args, seconds=seconds)
+        except Ended as ended:
+            raise self._fault(ended, before) from None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -97,7 +97,7 @@ class BootedKernel:
         After an oops of the process the machine goes on: the call is given up as the kernel
         would give up the process, with whatever it held.
         """
-        before = len(self.log)
+        before = len(self.board.wires.console)
         self._died = False
         try:
             yield
@@ -111,8 +111,8 @@ class BootedKernel:
             self.board.stop_here()
 
     def _fault(self, ended: Ended, before: int) -> Fault:
-        lines = [line.text for line in self.log[before:]]
-        report = reports.find(lines)
+        said = _lines(self.board.wires.console[before:])
+        report = reports.find(line.text for line in said)
         if self._died:
             self._died = False
             self.board.give_up(self._base)
@@ -144,3 +144,14 @@ class BootedKernel:
     def find(self, names: Sequence[str]) -> int:
         """Return the address of the first of several names that the kernel has; LookupError."""
         return self.guest.find(names)
+
+
+def _lines(console: bytearray) -> list[LogLine]:
+    """Return the whole lines of what was printed."""
+    found = []
+    for line in bytes(console).replace(b"\r", b"").split(b"\n")[:-1]:
+        match = _LINE.fullmatch(line)
+        assert match is not None
+        level = _UNMARKED if match[1] is None else int(match[1]) & 7
+        found.append(LogLine(level, match[2].decode("utf-8", "backslashreplace")))
+    return found
