@@ -38,7 +38,7 @@ _WITH_ADDRESS = frozenset((0, 1, 4, 5, 6, 7, 12, 13, 15))
 
 # mstatus, and as much of it as the kernel sees
 _SIE, _SPIE, _SPP = 1 << 1, 1 << 5, 1 << 8
-_TIMEOUT_WAIT = 1 << 21
+_TIMEOUT_WAIT = 1 << 21 | 1 << 29  # TW: where it belongs, and where the emulator has it
 # What firmware sets: the supervisor's interrupts and exceptions are its own; WFI traps.
 _INTERRUPTS, _EXCEPTIONS = 0x222, 0xB109
 
