@@ -28,6 +28,7 @@ from unicorn import unicorn_const as uc_const
 from archs import Arch
 from archs.levels.boot import Boot, Space, Start
 from emulator.boards.breaks import Break, Breaks
+from emulator.boards.pieces import Pieces
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
@@ -148,7 +149,7 @@ class Board(abc.ABC):
         self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
         WATCHDOG.watch(self)
         self.uc.ctl_set_cpu_model(getattr(self._constants, self.boot.model))
-        self.uc.mem_map_ptr(self.ram.start, memory, uc_const.UC_PROT_ALL, self.ram.address)
+        self.memory = Pieces(self.uc, self.ram)
         self._connect()
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
         self._watch_outside()
@@ -322,6 +323,15 @@ class Board(abc.ABC):
             self.set(name, value)
         self.pc = start.entry
 
+    def expect_code(self, physical: int, size: int) -> None:
+        """Let code be executed at physical addresses, before it is met there.
+
+        Each stop where it is met lets the emulator look at the address that a run goes until, and
+        on x86 count it as the guest's page fault if that is not mapped yet.
+        """
+        for at in range(physical & -PAGE, physical + size, PAGE):
+            self.memory.execute(at)
+
     def watch_jiffies(self, physical: int) -> None:
         """Let time pass with each read of the word of 8 bytes at a physical address.
 
@@ -342,7 +352,7 @@ class Board(abc.ABC):
             at = base + offset
             ram.view[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
 
-        self.uc.mem_unmap(page, PAGE)
+        self.memory.leave_out(page, PAGE)
         self.uc.mmio_map(page, PAGE, read, None, write, None)
 
     def watch_idle(self, start: int, end: int) -> None:
@@ -418,6 +428,8 @@ class Board(abc.ABC):
             self.uc.emu_start(pc, until)
         except unicorn.UcError as error:
             self._reraise()
+            if error.errno == uc_const.UC_ERR_FETCH_PROT and self._execute():
+                return None
             taken, self.taken = self.taken, False
             fault, self._fault = self._fault, None
             if fault is not None:
@@ -462,6 +474,15 @@ class Board(abc.ABC):
                 self.pc = after
                 return self._wait()
         return None  # a clock was looked at, and what was due cannot come yet
+
+    def _execute(self) -> bool:
+        """Let code be executed where the emulator has just refused to; False: it may be."""
+        pc = self.pc
+        for address in (pc, (pc | PAGE - 1) + 1):  # code may go on in the next page
+            physical = self.translate(address)
+            if physical is not None and self.memory.execute(physical):
+                return True
+        return False
 
     def _wait(self) -> Halt | None:
         deadline = self.deadline()
@@ -534,8 +555,7 @@ class Board(abc.ABC):
     def _watch_outside(self) -> None:
         """Tell of accesses to addresses where there is no memory.
 
-        Were memory among them, its pages would stay marked as unwritten, and each store would take
-        ten times as long.
+        Were memory among them, each store would take ten times as long (emulator.boards.pieces).
         """
         told = self._guarded(self._nothing_there)
         end = self.ram.start + self.ram.size

@@ -23,7 +23,7 @@ from unicorn import unicorn_const as uc_const
 
 from archs.levels.boot import Start
 from archs.system_riscv64 import CYCLES, TIMEBASE
-from emulator.boards.board import Board, Halt
+from emulator.boards.board import PAGE, Board, Halt
 from emulator.hardware.sbi import Sbi
 
 _NEVER = -1  # when the timer fires that is off
@@ -63,6 +63,7 @@ class Riscv64Board(Board):
         self._sbi = Sbi(self.wires, self.ram, TIMEBASE)
         self._hart = self.uc.context_save()
         self._words = words_of(self._hart)
+        self._entries = self.ram.view.cast("Q")
         self._registers = [self.number(f"x{number}") for number in range(32)]
         self.uc.hook_add(uc_const.UC_HOOK_INSN_INVALID, self._guarded(self._breakpoint))
 
@@ -106,6 +107,9 @@ class Riscv64Board(Board):
     def translate(self, address: int) -> int | None:
         """Walk the tables as the architecture does (privileged specification, 12.3 to 12.5)."""
         (satp,) = self.hart("satp")
+        return self._walk(satp, address)
+
+    def _walk(self, satp: int, address: int) -> int | None:
         levels = _LEVELS.get(satp >> 60)
         if levels is None:
             return address
@@ -113,18 +117,17 @@ class Riscv64Board(Board):
         sign = address >> shift + 8
         if sign not in (0, (1 << 56 - shift) - 1):
             return None
-        table = (satp & _NUMBER) << 12
+        entries, base = self._entries, self.ram.start >> 3
+        number = satp & _NUMBER
         while shift >= 12:
-            try:
-                entry = self.ram.word(table + 8 * (address >> shift & 511))
-            except IndexError:
+            at = (number << 9 | address >> shift & 511) - base
+            if not 0 <= at < len(entries) or not entries[at] & _VALID:
                 return None
-            if not entry & _VALID:
-                return None
-            table = (entry >> 10 & _NUMBER) << 12
+            entry = entries[at]
+            number = entry >> 10 & _NUMBER
             if entry & _LEAF:
                 within = (1 << shift) - 1
-                return None if table & within else table | address & within
+                return None if number << 12 & within else number << 12 | address & within
             shift -= 9
         return None
 
@@ -182,14 +185,22 @@ class Riscv64Board(Board):
         self._tick()
 
     def _word(self, pc: int) -> int:
-        """Return the instruction there, or 0."""
-        try:
-            word = int.from_bytes(self.read(pc, 2), "little")
-            if word & 3 == 3:
-                word |= int.from_bytes(self.read(pc + 2, 2), "little") << 16
-        except LookupError:
-            return 0
-        return word
+        """Return the instruction there, or 0; `hart` was just called."""
+        satp = self._words[self._places["satp"]]
+        data = b""
+        for address in (pc, pc + 2):
+            physical = self._walk(satp, address)
+            at = -1 if physical is None else physical - self.ram.start
+            if not 0 <= at < self.ram.size:
+                return 0
+            if address & PAGE - 1 <= PAGE - 4:
+                data += self.ram.view[at : at + 4]
+                break
+            data += self.ram.view[at : at + 2]
+            if data[0] & 3 != 3:
+                break
+        word = int.from_bytes(data[:4], "little")
+        return word if word & 3 == 3 else word & 0xFFFF
 
     def _emulated(self, word: int, privilege: int) -> bool:
         """Do what an instruction asks that only M-mode can do; False: it is illegal indeed."""
@@ -204,7 +215,7 @@ class Riscv64Board(Board):
         target = word >> 7 & 31
         value = self.clock.ticks(_COUNTERS[csr])
         if target:
-            self.uc.reg_write(self._registers[target], value)
+            self.set_number(self._registers[target], value)
         self._tick()
         return True
 

@@ -144,6 +144,7 @@ def start(
         at, end = (image.symbols.get(name) for name in (first, last))
         if at is not None and end is not None and end > at:
             board.watch_clocks(image.read(at, end - at), at)
+            board.expect_code(beginning.image + at - base, end - at)
     jiffies = _address(image, _JIFFIES)
     idle = [image.symbols[name] for name in _IDLE if name in image.symbols]
     place = Place(
