@@ -19,7 +19,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const as x86
 
 from archs.levels.boot import Space, Start
-from emulator.boards.board import Board, Halt, context_bytes
+from emulator.boards.board import Board, Halt, State, Still, context_bytes
 from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
 from emulator.hardware.part import Device
@@ -202,6 +202,26 @@ class X86Board(Board):
         self.context()
         super()._translate_anew(start, end)
         self.uc.context_restore(self._context)
+
+    def _execute(self) -> bool:
+        """Do it, and take back what the emulator notes as a fault that the guest never sees."""
+        found = super()._execute()
+        self._forget_faults()
+        return found
+
+    def _forget_faults(self) -> None:
+        self.context()
+        self._become_kernel(None, 0, 0)
+
+    def save(self) -> State:
+        """Return everything but the memory, and no fault that the guest never sees."""
+        self._forget_faults()
+        return super().save()
+
+    def freeze(self) -> Still:
+        """Return the computer as it is now, and no fault that the guest never sees."""
+        self._forget_faults()
+        return super().freeze()
 
     def _gate(self, vector: int) -> tuple[int, int, int, int, int, int]:
         """Return a gate's fields: offset, selector, stack, type, offset, offset."""
