@@ -8,6 +8,9 @@ where a hook stops it, because resuming after any other stop corrupts it (Unicor
 
 An interrupt is delivered where the guest waits, looks at a clock or reads `jiffies` (a page
 of its memory is watched for that), if it lets itself be interrupted; nowhere else.
+
+Long because runs, interrupts and going back are about one state, the emulator's: each of them
+must know what the others leave in it.
 """
 
 from __future__ import annotations
