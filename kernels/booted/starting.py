@@ -21,7 +21,6 @@ from loader.kernel.image import KernelImage
 _LINES = 6  # of the console, in what is said when a boot fails
 # Variables and functions that a boot is watched by; older names last.
 _JIFFIES = ("jiffies_64", "jiffies")
-_TEXT = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 _MET = "getppid"
 _IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
 _OFF = ("emergency_restart", "machine_restart", "machine_halt", "machine_power_off")
@@ -140,11 +139,9 @@ def start(
     board.wires.on_console = on_console
     board.load(beginning)
     base = image.loaded.address
-    for first, last in _TEXT:
-        at, end = (image.symbols.get(name) for name in (first, last))
-        if at is not None and end is not None and end > at:
-            board.watch_clocks(image.read(at, end - at), at)
-            board.expect_code(beginning.image + at - base, end - at)
+    for at, data in image.loaded.contents.items():
+        board.watch_clocks(data, base + at)
+        board.watch_clocks(data, beginning.image + at)  # before its MMU is on
     jiffies = _address(image, _JIFFIES)
     idle = [image.symbols[name] for name in _IDLE if name in image.symbols]
     place = Place(
