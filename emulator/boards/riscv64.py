@@ -14,7 +14,7 @@ sets by itself is lost at the next stop inside of a block (tests/emulator/test_u
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import unicorn
@@ -22,7 +22,7 @@ from unicorn import riscv_const as rv
 from unicorn import unicorn_const as uc_const
 
 from archs.levels.boot import Start
-from archs.system_riscv64 import CYCLES, TIMEBASE
+from archs.system_riscv64 import CYCLES, SYSTEM, TIMEBASE
 from emulator.boards.board import PAGE, Board, Halt
 from emulator.hardware.sbi import Sbi
 
@@ -72,7 +72,6 @@ class Riscv64Board(Board):
         self.set("priv", _MACHINE)
         self.set("mideleg", _INTERRUPTS)
         self.set("medeleg", _EXCEPTIONS)
-        self.set("mcounteren", 0)  # the emulator's counters are its host's
         self.set("mstatus", _TIMEOUT_WAIT)
         self.set("priv", _SUPERVISOR)
 
@@ -279,6 +278,24 @@ class Riscv64Board(Board):
     def waiting(self, _pc: int, /) -> int | None:
         """Return None: waiting traps."""
         return None
+
+    def clock_reads(self, code: bytes, /) -> Sequence[int]:
+        """Return where `cycle` and `instret` are read: the emulator gives its host's, always."""
+        return [
+            at
+            for at in SYSTEM.sites(code)
+            if code[at] & 0x7F == _SYSTEM and code[at + 1] >> 4 & 3 > 1
+        ]
+
+    def watch_site(self, address: int) -> None:
+        """Answer the read at such a place by guest time."""
+        work = self._guarded(self._counted)
+        self.uc.hook_add(uc_const.UC_HOOK_CODE, work, None, address, address)
+
+    def _counted(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+        (privilege,) = self.hart("priv")
+        if self._emulated(self._word(address), privilege):
+            self.pc = address + 4
 
     def watch_idle(self, _start: int, _end: int, /) -> None:
         """Do nothing: the CPU itself holds interrupts back."""
