@@ -241,6 +241,17 @@ def modules_for(tree: ModuleTree, alias: str) -> list[str]:
     return []
 
 
+def likely_modules(tree: ModuleTree, alias: str) -> list[str]:
+    """Return the modules that have an alias and are called like it, read from a few files.
+
+    For trees that have no index and too many modules to read each: `crypto-md4` is looked for in
+    `md4` and `md4_generic`.
+    """
+    stem = module_name(alias.removeprefix("crypto-"))
+    named = [name for name in sorted(tree.files) if name.startswith(stem)]
+    return [name for name in named if _answers(tree.folder / tree.files[name], alias)]
+
+
 def _answers(path: Path, alias: str) -> bool:
     """Return whether a module has an alias; a file that is no module has none."""
     try:

@@ -36,6 +36,7 @@ from loader.depends import (
     ModuleTree,
     depends_of,
     find,
+    likely_modules,
     modules_for,
     open_tree,
     tree_around,
@@ -243,8 +244,10 @@ class BootedMachine(Machine):
         if tree is None:
             return False
         found = [title] if title in tree.files else []
-        if not found and (len(tree.files) < _FEW or (tree.folder / "modules.alias").is_file()):
-            found = modules_for(tree, name)
+        if not found:
+            indexed = (tree.folder / "modules.alias").is_file()
+            search = modules_for if indexed or len(tree.files) < _FEW else likely_modules
+            found = search(tree, name)
         for each in found:
             if each not in self.modules:
                 try:
