@@ -386,6 +386,9 @@ class Board(abc.ABC):
             end = time.monotonic() + seconds
             self._end = end if outer is None else min(outer, end)
         try:
+            if self._due():  # what became due while nobody ran
+                self._touched = True
+                self.interrupt()
             while True:
                 halt = self._slice(until)
                 if halt is not None:

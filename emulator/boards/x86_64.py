@@ -54,6 +54,7 @@ _CPL, _ADDSEG, _INHIBIT, _CODE64 = 0x03, 1 << 6, 1 << 3, 1 << 15  # the emulator
 _CODE32, _STACK32 = 1 << 4, 1 << 5
 # Descriptors' flags as the emulator keeps them: kernel code and data, as SYSCALL sets them.
 _CODE_FLAGS, _STACK_FLAGS = 0x00AF_9B00, 0x00CF_9300
+_NO_EXCEPTION = 0xFFFF_FFFF
 _GATE_PRESENT, _GATE_INTERRUPT, _GATE_TYPE = 0x80, 0x0E, 0x0F
 _STACKS, _INTERRUPT_STACKS = 4, 0x24  # of a TSS: RSP0, IST1
 
@@ -174,10 +175,18 @@ class X86Board(Board):
         error, asked = struct.unpack_from("<II", self.context(), self._where.error)
         if not asked:
             self._deliver(number, pc, error if number in _WITH_ERROR else None)
-        elif self._gate(number)[3] >> 5 & 3 < self.get("cs") & 3:
-            self._deliver(_PROTECTION, pc - _INT_SIZE, number << 3 | _IN_IDT)
-        else:
+        elif self._may_ask(number):
             self._deliver(number, pc, None, asked=True)
+        else:
+            self._deliver(_PROTECTION, pc - _INT_SIZE, number << 3 | _IN_IDT)
+
+    def _may_ask(self, number: int) -> bool:
+        """Return whether `int` of the current privilege level may enter a gate."""
+        try:
+            kind = self._gate(number)[3]
+        except LookupError:
+            return False
+        return kind & _GATE_PRESENT != 0 and kind >> 5 & 3 >= self.get("cs") & 3
 
     def _invalid(self, _uc: unicorn.Uc, _data: object) -> bool:
         self.context()
@@ -197,21 +206,37 @@ class X86Board(Board):
             except LookupError as reason:
                 raise _TripleFault(f"triple fault at {pc:#x}: {reason}") from None
 
+    # The emulator looks up addresses by itself, to drop what it has translated there. Where nothing
+    # is mapped it takes that for a page fault of the guest.
+
     def _translate_anew(self, start: int, end: int) -> None:
-        """Do it, and take back the page faults that the emulator notes where nothing is mapped."""
         self.context()
         super()._translate_anew(start, end)
-        self.uc.context_restore(self._context)
+        self._end_exception()
 
     def _execute(self) -> bool:
-        """Do it, and take back what the emulator notes as a fault that the guest never sees."""
+        self.context()
         found = super()._execute()
-        self._forget_faults()
+        self._end_exception()
         return found
+
+    def _slice(self, until: int) -> Halt | None:
+        halt = super()._slice(until)
+        if halt is not Halt.RETURNED and self.translate(until) is None:
+            self._forget_faults()
+        return halt
 
     def _forget_faults(self) -> None:
         self.context()
-        self._become_kernel(None, 0, 0)
+        self._end_exception()
+
+    def _end_exception(self) -> None:
+        """Let the CPU be as in the context saved last, with no exception under way."""
+        saved = self._context
+        assert saved is not None
+        former = ctypes.c_uint32.from_address(saved.context.value + self._where.former)
+        former.value = _NO_EXCEPTION
+        self.uc.context_restore(saved)
 
     def save(self) -> State:
         """Return everything but the memory, and no fault that the guest never sees."""
@@ -249,7 +274,9 @@ class X86Board(Board):
             frame = struct.pack("<Q", error) + frame
         sp = (sp & -16) - len(frame)
         self.write(sp, frame)
-        self._become_kernel(selector, 0, 0) if below else self._become_kernel(None, 0, 0)
+        if below:
+            self._become_kernel(selector, 0, 0)
+        self._end_exception()
         self.sp = sp
         masked = _TF | _NT | _RF | (_IF if kind & _GATE_TYPE == _GATE_INTERRUPT else 0)
         self.set("rflags", flags & ~masked)
@@ -262,29 +289,25 @@ class X86Board(Board):
     def _word(self, address: int) -> int:
         return int.from_bytes(self.read(address, 8), "little")
 
-    def _become_kernel(self, selector: int | None, stack: int, stack_flags: int) -> None:
-        """End the exception that the emulator thinks is under way, and enter privilege level 0.
+    def _become_kernel(self, selector: int, stack: int, stack_flags: int) -> None:
+        """Enter privilege level 0 in the context saved last.
 
         Parameters
         ----------
         selector
-            Of the code; None: the level is 0 already.
+            Of the code.
         stack, stack_flags
             Of the stack's segment; flags 0 for one that is not there.
         """
         where, saved = self._where, self._context
         assert saved is not None
         start = saved.context.value
-        ctypes.c_uint32.from_address(start + where.former).value = 0xFFFF_FFFF
-        if selector is not None:
-            flags = ctypes.c_uint32.from_address(start + where.flags)
-            flags.value = flags.value & ~(_CPL | _ADDSEG) | _CODE64 | _CODE32 | _STACK32
-            limit = 0xFFFF_FFFF if stack_flags else 0
-            code = (selector & ~3, 0, 0, 0xFFFF_FFFF, _CODE_FLAGS)
-            data = (stack, 0, 0, limit, stack_flags)
-            both = struct.pack("<IIQIIIIQII", *code, *data)
-            ctypes.memmove(start + where.code, both, len(both))
-        self.uc.context_restore(saved)
+        flags = ctypes.c_uint32.from_address(start + where.flags)
+        flags.value = flags.value & ~(_CPL | _ADDSEG) | _CODE64 | _CODE32 | _STACK32
+        limit = 0xFFFF_FFFF if stack_flags else 0
+        code = (selector & ~3, 0, 0, 0xFFFF_FFFF, _CODE_FLAGS)
+        both = struct.pack("<IIQIIIIQII", *code, stack, 0, 0, limit, stack_flags)
+        ctypes.memmove(start + where.code, both, len(both))
 
     def _system_call(self, uc: unicorn.Uc, _data: object) -> None:
         self._called = True
@@ -302,6 +325,7 @@ class X86Board(Board):
             return True
         star = self.uc.msr_read(_STAR) >> 32 & 0xFFFC
         self._become_kernel(star, star + 8, _STACK_FLAGS)
+        self._end_exception()
         self.set("rcx", pc)
         self.set("r11", flags & ~_RF)
         self.set("rflags", flags & ~self.uc.msr_read(_FMASK) & ~_RF | 2)

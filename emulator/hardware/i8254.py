@@ -37,26 +37,24 @@ class Counter:
         How it counts, and which bytes of it are read and written.
     reload
         What it counts down from; 0: nothing was written yet.
-    since
-        Guest time in nanoseconds at which it began.
+    since, end
+        Guest time in nanoseconds at which it began, and comes to its end.
     low
         The low byte where the high one is still to come.
     latched
         What is to be read, where it was latched.
     high_next
         Whether the high byte is read next.
-    taken
-        Whether the interrupt of its only end has come.
     """
 
     mode: int = 0
     access: int = _BOTH
     reload: int = 0
     since: int = 0
+    end: int | None = None
     low: int | None = None
     latched: int | None = None
     high_next: bool = False
-    taken: bool = False
 
     def passed(self, now: int) -> int:
         """Return how many ticks it has counted."""
@@ -72,12 +70,6 @@ class Counter:
         if self.mode == _RATE:
             return self.reload - passed % self.reload & _MOST - 1
         return self.reload - passed & _MOST - 1
-
-    def ends(self) -> int | None:
-        """Return when it comes to its end next; None: it does not."""
-        if not self.reload or self.taken:
-            return None
-        return self.since + nanoseconds(self.reload, FREQUENCY)
 
 
 def _counters(found: Iterable[Counter | Mapping[str, Any]]) -> tuple[Counter, ...]:
@@ -96,7 +88,7 @@ class I8254(Device):
         """Return a byte of a counter, or the gate; time passes, because somebody looks."""
         now = self.wires.clock.look()
         if offset == _GATE:
-            end = self.counters[_SPEAKER].ends()
+            end = self.counters[_SPEAKER].end
             return self.gate | (_OUTPUT if end is not None and now >= end else 0)
         if offset >= _CONTROL:
             return _NOTHING
@@ -131,7 +123,7 @@ class I8254(Device):
         elif counter.access == _HIGH:
             value <<= 8
         now = self.wires.clock.now
-        self._set(offset, reload=value or _MOST, since=now, low=None, taken=False)
+        self._begin(offset, now, reload=value or _MOST, low=None)
 
     def _command(self, value: int) -> None:
         number, access = value >> 6, value >> 4 & 3
@@ -151,6 +143,10 @@ class I8254(Device):
             now = self.wires.clock.look()
             self._set(number, latched=self.counters[number].value(now), high_next=False)
 
+    def _begin(self, number: int, now: int, *, reload: int, **changes: Any) -> None:
+        end = now + nanoseconds(reload, FREQUENCY)
+        self._set(number, reload=reload, since=now, end=end, **changes)
+
     def _set(self, number: int, **changes: Any) -> None:
         changed = attrs.evolve(self.counters[number], **changes)
         self.counters = _replaced(self.counters, number, changed)
@@ -159,17 +155,18 @@ class I8254(Device):
 
     def deadline(self) -> int | None:
         """Return the guest time of the next interrupt; None: none is to come."""
-        return self.counters[0].ends()
+        return self.counters[0].end
 
     def take(self) -> None:
         """Let the interrupt come; those that were missed come no more."""
         counter = self.counters[0]
         if counter.mode not in (_RATE, _SQUARE):
-            self._set(0, taken=True)
+            self._set(0, end=None)
         elif counter.reload:
             period = counter.reload * NSEC_PER_SEC
             over = (self.wires.clock.now - counter.since) * FREQUENCY // period
-            self._set(0, since=counter.since + max(over, 1) * period // FREQUENCY)
+            since = counter.since + max(over, 1) * period // FREQUENCY
+            self._begin(0, since, reload=counter.reload)
 
 
 def _replaced(counters: tuple[Counter, ...], number: int, counter: Counter) -> tuple[Counter, ...]:
