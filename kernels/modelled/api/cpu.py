@@ -32,6 +32,8 @@ declare(
 SV39, SV48 = 1 << 38, 1 << 47  # half of their address spaces
 ADDRESSES = 1 << 64
 
+SYSTEM_RUNNING = 3  # enum system_states of linux/kernel.h
+
 
 def _u64(value: int) -> bytes:
     return (value % ADDRESSES).to_bytes(8, "little")
@@ -84,7 +86,7 @@ for _mask in ("online", "possible", "present", "active"):
     data(f"__cpu_{_mask}_mask", NR_CPUS // 8, fill=_every_cpu)
 data("boot_cpu_data", size_of("cpuinfo_x86"), fill=_boot_cpu_data)
 data("static_key_initialized", 1, fill=lambda _k: b"\1")
-data("system_state", 4, fill=lambda _k: b"\4\0\0\0")  # SYSTEM_RUNNING
+data("system_state", 4, fill=lambda _k: SYSTEM_RUNNING.to_bytes(4, "little"))
 data("fips_enabled", 4)
 data("empty_zero_page", lambda k: k.memory.page_size, align=lambda k: k.memory.page_size)
 data("init_on_free", 16)

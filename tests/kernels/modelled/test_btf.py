@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
 import kernels.modelled.api  # noqa: F401 -- importing it fills the kernel's table
 from archs.layouts import HERE, As, Layouts, Member
 from kernels.modelled import structs, tables
+from kernels.modelled.api.cpu import SYSTEM_RUNNING
 from kernels.modelled.table import FUNCTIONS
 from kernels.prototypes import CType
+from loader.kernel.find import read_kernel
 from tests.archs.facts import facts
 from tests.support.btf import Type, Types, types
 
@@ -206,3 +209,13 @@ def _compare(btf: Types, names: Iterable[str]) -> None:
             if reason := _differs(btf, kind, number):
                 wrong.append(f"{name}, {title}: {reason}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_constants_are_those_of_every_kernel(kernels: dict[str, Path]) -> None:
+    """What enumerations say is the same in all of them, and what the modelled kernel takes."""
+    for folder in kernels.values():
+        btf = read_kernel(folder).btf
+        states = None if btf is None else btf.find("system_states")
+        assert states is not None
+        values = {entry.name: entry.value for entry in states.entries}
+        assert values["SYSTEM_RUNNING"] == SYSTEM_RUNNING
