@@ -10,6 +10,10 @@ from typing import TypeAlias
 Property: TypeAlias = "bytes | str | int | tuple[str, ...] | tuple[int, ...] | None"
 Node: TypeAlias = "Mapping[str, Property | Node]"
 
+# What a kernel's randomness begins with (`/chosen/rng-seed`): always the same. Without, it is
+# gathered from the clock, by tens of thousands of looks before the first process.
+RNG_SEED = bytes(range(64))
+
 _MAGIC = 0xD00DFEED
 _BEGIN, _END, _PROPERTY, _FINISH = 1, 2, 3, 9
 _HEADER = struct.Struct(">10I")

@@ -7,7 +7,7 @@ calls of it (`emulator.hardware.sbi`), so there is no other hardware.
 
 from __future__ import annotations
 
-from archs.devicetree import flatten, wide
+from archs.devicetree import RNG_SEED, flatten, wide
 from archs.levels.boot import Boot, Plan, Start
 from archs.system_riscv64 import TIMEBASE
 
@@ -33,6 +33,7 @@ def _tree(plan: Plan, initrd: int) -> bytes:
                 "bootargs": plan.command_line,
                 "linux,initrd-start": wide(initrd),
                 "linux,initrd-end": wide(initrd + len(plan.initrd)),
+                "rng-seed": RNG_SEED,
             },
             f"memory@{RAM:x}": {
                 "device_type": "memory",

@@ -98,4 +98,5 @@ def test_a_kernel_gets_one_tree_with_its_memory_and_command_line(
         *wide(arch.boots.ram),
         *wide(256 << 20),
     ]
+    assert len(told("/chosen", "rng-seed", "bx").split()) >= 32  # bytes that random.c wants
     assert "Warning" not in source(path)
