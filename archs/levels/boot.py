@@ -131,6 +131,9 @@ class Boot:
         What may stand between functions: never executed, as wide as an instruction.
     machine
         `e_machine` of user programs.
+    takes
+        Functions that a kernel times, to decide by: nanoseconds of each call. Else computing
+        takes none.
     """
 
     board: str
@@ -147,3 +150,4 @@ class Boot:
     registers_size: int
     padding: tuple[bytes, ...]
     machine: int
+    takes: Mapping[str, int] = attrs.field(factory=dict)

@@ -8,6 +8,7 @@ there any function of the kernel can be called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
@@ -152,11 +153,20 @@ def start(
     )
     place.watch(board)
     board.break_at(where, board.stop_here)
+    timed = {image.symbols[n]: length for n, length in level.takes.items() if n in image.symbols}
+    for at, length in timed.items():
+        board.break_at(at, partial(_takes, board, length))
     halt = board.run(place.trap, seconds=seconds)
     if halt is not Halt.STOPPED or board.pc != where:
         raise BootFailed(image.name, board.broken or halt.value, last_lines(board))
-    board.no_break_at(where)
+    for at in (where, *timed):
+        board.no_break_at(at)
     return Started(board=board, place=place)
+
+
+def _takes(board: Board, length: int) -> None:
+    """Let a function take its time."""
+    board.clock.advance(board.clock.now + length)
 
 
 def trap_of(image: KernelImage) -> int:

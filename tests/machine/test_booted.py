@@ -76,6 +76,13 @@ def test_it_logs(machine: BootedMachine) -> None:
     assert any("Linux version" in line.text for line in machine.log[:8])
 
 
+def test_what_a_kernel_times_it_finds_as_others_do(machine: BootedMachine) -> None:
+    """What a kernel times it finds as others do: the emulated CPU loads unaligned words, too."""
+    told = [line.text for line in machine.log if "unaligned" in line.text]
+    assert bool(told) is bool(machine.arch.boots.takes)
+    assert all("fast" in text for text in told)
+
+
 @pytest.mark.parametrize("milliseconds", [1, 100])
 def test_sleeping_takes_the_guest_its_time(machine: BootedMachine, milliseconds: int) -> None:
     """Sleeping takes the guest its time."""
