@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from archs import acpi
+from archs.devicetree import RNG_SEED
 from archs.levels.boot import Boot, Part, Plan, Space, Start
 
 _MIB = 1 << 20
@@ -17,7 +18,7 @@ _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is 
 _ALIGN = 2 * _MIB
 # Physical addresses below 1 MiB, which the kernel itself keeps free of everything.
 _GDT, _TABLES, _STACK, _PARAMETERS, _COMMAND_LINE = 0x8000, 0x1_0000, 0x8_0000, 0x9_0000, 0x9_1000
-_ACPI = 0xE_0000
+_SEED, _ACPI = 0x9_2000, 0xE_0000
 _LOW_END, _HIGH = 0x9_F000, _MIB  # between them is what a PC keeps for its ROMs
 _RAM, _RESERVED = 1, 2  # kinds of memory in the E820 map
 
@@ -29,7 +30,8 @@ _GIB_MAPPED = 4
 # struct boot_params, and in it struct setup_header.
 _SIZE, _RSDP, _ENTRIES, _HEADER, _MAP_AT = 4096, 0x70, 0x1E8, 0x1F1, 0x2D0
 _JUMP = 0x201  # the header's size is the distance of a jump behind it
-_LOADER, _INITRD, _COMMAND_LINE_AT = 0x210, 0x218, 0x228
+_LOADER, _INITRD, _COMMAND_LINE_AT, _DATA_AT = 0x210, 0x218, 0x228, 0x250
+_RNG_SEED = 9  # type of struct setup_data, since Linux 6.0
 _MAGIC_AT, _MAGIC, _FLAG_AT, _FLAG = 0x202, b"HdrS", 0x1FE, 0xAA55
 _UNKNOWN_LOADER = 0xFF
 _LOADED_HIGH = 0x01
@@ -49,6 +51,7 @@ def _parameters(plan: Plan, initrd: int) -> bytes:
     found[_LOADER] = _UNKNOWN_LOADER
     struct.pack_into("<II", found, _INITRD, initrd, len(plan.initrd))
     struct.pack_into("<I", found, _COMMAND_LINE_AT, _COMMAND_LINE)
+    struct.pack_into("<Q", found, _DATA_AT, _SEED)
     struct.pack_into("<Q", found, _RSDP, _ACPI)
     areas = (
         (0, _LOW_END, _RAM),
@@ -83,6 +86,7 @@ def _start(plan: Plan) -> Start:
             _TABLES: _tables(),
             _PARAMETERS: _parameters(plan, initrd),
             _COMMAND_LINE: plan.command_line.encode() + b"\0",
+            _SEED: struct.pack("<QII", 0, _RNG_SEED, len(RNG_SEED)) + RNG_SEED,
             **acpi.tables(_ACPI),
             **{image + at: data for at, data in plan.image.items()},
             initrd: plan.initrd,

@@ -675,6 +675,7 @@ class Board(abc.ABC):
         wires.pending[:] = state.pending
         if len(wires.console) != state.console:
             del wires.console[state.console :]
+            wires.kept = min(wires.kept, state.console)
         if len(state.sites) != len(self.sites):
             self._watch_sites(state.sites)
         self.breaks.forget()

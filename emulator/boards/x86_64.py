@@ -400,6 +400,9 @@ class X86Board(Board):
         except LookupError:
             return None
 
+    def _wait(self) -> Halt | None:
+        return super()._wait() if self.get("rflags") & _IF else Halt.STUCK
+
     def _counter(self) -> bool:
         value = self.clock.ticks(TSC_FREQUENCY)
         self.set("rax", value & 0xFFFF_FFFF)

@@ -21,6 +21,8 @@ class Wires:
         Its time.
     console
         What was printed.
+    kept
+        Bytes of it that nobody took back since it was read; who reads it sets that.
     pending
         Numbers of the interrupts that were raised and nobody has acknowledged.
     on_console
@@ -31,6 +33,7 @@ class Wires:
 
     clock: Clock = attrs.field(factory=Clock)
     console: bytearray = attrs.field(factory=bytearray)
+    kept: int = 0
     pending: list[int] = attrs.field(factory=list)
     on_console: Callable[[bytes], object] | None = None
     on_off: Callable[[], object] | None = None

@@ -57,14 +57,15 @@ class BootedKernel:
     @property
     def log(self) -> list[LogLine]:
         """What the kernel has logged, from its first line on."""
-        console = self.board.wires.console
-        if len(console) < self._parsed:
+        wires = self.board.wires
+        console = wires.console
+        if wires.kept < self._parsed:
             self._parsed = 0
             self._log.clear()
         end = console.rfind(b"\n") + 1
         if end > self._parsed:
             self._log += _lines(console[self._parsed : end])
-            self._parsed = end
+            self._parsed = wires.kept = end
         return self._log
 
     # Calls --------------------------------------------------------------------------------------

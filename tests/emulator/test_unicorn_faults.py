@@ -373,3 +373,146 @@ def test_a_level_is_aarch32_unless_firmware_says_otherwise() -> None:
         run(uc, 4)
         syndromes.append(uc.reg_read(arm.UC_ARM64_REG_ESR_EL1) >> 26)
     assert syndromes[0] != 0x15 or syndromes[1] != 0x15
+
+
+# x86-64 ---------------------------------------------------------------------------------------
+
+PC_TABLES, PC_CODE, PC_GDT, PC_ABSENT, PC_DEVICE = 0x1000, 0x8000, 0x4000, 0x30_0000, 0x1F_0000
+FLAT = (0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0, 0x00CF_F300_0000_FFFF)
+USER_FLAT = 0x00AF_FB00_0000_FFFF
+LONG_MODE, SYSCALLS = 0x500, 1
+
+
+def processor(code: str, model: int = x86.UC_CPU_X86_EPYC) -> unicorn.Uc:
+    """Return an x86-64 CPU in long mode, its first 2 MiB mapped as they are, and code."""
+    uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+    uc.ctl_set_cpu_model(model)
+    uc.mem_map(0, 0x10_0000)
+    for at, entry in ((0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x87)):
+        uc.mem_write(at, entry.to_bytes(8, "little"))
+    uc.mem_write(PC_GDT, struct.pack("<7Q", *FLAT, USER_FLAT))
+    uc.reg_write(x86.UC_X86_REG_CR3, PC_TABLES)
+    uc.reg_write(x86.UC_X86_REG_CR4, 0x20)
+    uc.msr_write(0xC000_0080, LONG_MODE | SYSCALLS)
+    uc.reg_write(x86.UC_X86_REG_CR0, 0x8001_0033)
+    uc.reg_write(x86.UC_X86_REG_GDTR, (0, PC_GDT, 55, 0))
+    uc.reg_write(x86.UC_X86_REG_CS, 0x10)
+    uc.reg_write(x86.UC_X86_REG_SS, 0x18)
+    uc.reg_write(x86.UC_X86_REG_RSP, PC_GDT)
+    uc.reg_write(x86.UC_X86_REG_RBX, PC_ABSENT)
+    uc.mem_write(PC_CODE, bytes.fromhex(code))
+    return uc
+
+
+def as_user(uc: unicorn.Uc, pc: int) -> int:
+    """Prepare IRETQ to user mode; return where it is."""
+    frame = struct.pack("<5Q", pc, 0x33, 0x202, PC_GDT, 0x2B)
+    uc.mem_write(PC_GDT - len(frame), frame)
+    uc.reg_write(x86.UC_X86_REG_RSP, PC_GDT - len(frame))
+    uc.mem_write(PC_CODE + 0x800, bytes.fromhex("48cf"))
+    return PC_CODE + 0x800
+
+
+def test_an_exception_that_was_taken_is_still_under_way() -> None:
+    """Issue 1883: the next page fault is a double fault, then nothing (X86Board._end_exception)."""
+    uc, seen = processor("488b0390"), []  # mov (%rbx),%rax; nop
+    uc.hook_add(
+        uc_const.UC_HOOK_INTR,
+        lambda engine, number, _: (
+            seen.append(number),
+            engine.reg_write(x86.UC_X86_REG_RIP, PC_CODE + 3),
+        ),
+    )
+    for _ in range(3):
+        uc.emu_start(PC_CODE, PC_CODE + 4)
+    assert seen == [14, 8]
+
+
+def test_selectors_do_not_change_the_privilege() -> None:
+    """They are written without what belongs to them (X86Board._become_kernel)."""
+    uc, seen = processor("cd80f4"), []  # int $0x80; hlt
+    uc.hook_add(
+        uc_const.UC_HOOK_INTR,
+        lambda engine, number, _: (
+            seen.append(number),
+            engine.reg_write(x86.UC_X86_REG_CS, 0x10),
+            engine.reg_write(x86.UC_X86_REG_SS, 0x18),
+            engine.emu_stop() if number == 13 else None,
+        ),
+    )
+    uc.emu_start(as_user(uc, PC_CODE), 0)
+    assert seen == [0x80, 13]  # HLT is refused
+
+
+def test_a_system_call_does_nothing() -> None:
+    """It goes on behind it, in user mode, and RCX and R11 stay (X86Board.finish)."""
+    uc = processor("0f0590")  # syscall; nop
+    uc.msr_write(0xC000_0081, 0x10 << 32)
+    uc.msr_write(0xC000_0082, PC_CODE + 0x100)
+    uc.reg_write(x86.UC_X86_REG_RCX, 5)
+    uc.emu_start(as_user(uc, PC_CODE), PC_CODE + 3)
+    assert uc.reg_read(x86.UC_X86_REG_RIP) == PC_CODE + 3
+    assert uc.reg_read(x86.UC_X86_REG_RCX) == 5
+    assert uc.reg_read(x86.UC_X86_REG_CS) == 0x33
+
+
+def test_a_pc_that_a_hook_of_a_system_call_sets_is_advanced() -> None:
+    """By the size of the instruction, so the run is ended instead (X86Board._system_call)."""
+    uc, entry = processor("0f05"), PC_CODE + 0x100
+    uc.mem_write(entry, bytes.fromhex("90" * 8))
+    uc.hook_add(
+        uc_const.UC_HOOK_INSN,
+        lambda engine, _: engine.reg_write(x86.UC_X86_REG_RIP, entry),
+        aux1=x86.UC_X86_INS_SYSCALL,
+    )
+    blocks: list[int] = []
+    uc.hook_add(uc_const.UC_HOOK_BLOCK, lambda _uc, at, _size, _data: blocks.append(at))
+    uc.emu_start(as_user(uc, PC_CODE), entry + 4)
+    assert blocks[-1] == entry + 2
+
+
+@pytest.mark.parametrize("number", [x86.UC_X86_INS_RDTSC, x86.UC_X86_INS_RDTSCP])
+def test_the_binding_knows_no_hook_of_the_counter(number: int) -> None:
+    """The library does (emulator.instructions)."""
+    with pytest.raises(unicorn.UcError, match="UC_ERR_ARG"):
+        processor("90").hook_add(uc_const.UC_HOOK_INSN, lambda *_: 1, aux1=number)
+
+
+def test_random_numbers_are_the_hosts() -> None:
+    """Two runs differ, so CPUID must not tell of RDRAND (emulator.boards.x86_64._RANDOM)."""
+    found = set()
+    for _ in range(2):
+        uc = processor("480fc7f0")  # rdrand %rax
+        uc.emu_start(PC_CODE, PC_CODE + 4)
+        found.add(uc.reg_read(x86.UC_X86_REG_RAX))
+    assert len(found) == 2
+
+
+def test_dropping_code_where_nothing_is_mapped_is_a_fault() -> None:
+    """CR2 says so, and the next exception is a double fault (X86Board._translate_anew)."""
+    uc, seen = processor("488b0390"), []
+    uc.hook_add(
+        uc_const.UC_HOOK_INTR,
+        lambda engine, number, _: (seen.append(number), engine.emu_stop()),
+    )
+    uc.ctl_remove_cache(PC_ABSENT + 0x123, PC_ABSENT + 0x124)
+    assert uc.reg_read(x86.UC_X86_REG_CR2) == PC_ABSENT + 0x123
+    uc.emu_start(PC_CODE, PC_CODE + 4)
+    assert seen == [8]
+
+
+def test_a_device_does_not_learn_which_instruction_reads_it() -> None:
+    """The pc is that of some block of the same page before (Board._look)."""
+    # 1: nop; jmp 2f; 2: nop; mov (%rbx),%al; dec %ecx; jnz 1b
+    uc, seen = processor("90eb00908a03ffc975f690"), []
+
+    def read(engine: unicorn.Uc, _offset: int, _size: int, _data: object) -> int:
+        seen.append(engine.reg_read(x86.UC_X86_REG_RIP) - PC_CODE)
+        return 0
+
+    uc.mmio_map(PC_DEVICE, 0x1000, read, None, lambda *_: None, None)
+    uc.reg_write(x86.UC_X86_REG_RBX, PC_DEVICE)
+    uc.reg_write(x86.UC_X86_REG_RCX, 3)
+    uc.emu_start(PC_CODE, PC_CODE + 10)
+    assert len(seen) == 3
+    assert 4 not in seen
