@@ -74,7 +74,7 @@ def blobs(arch: Arch) -> list[bytes]:
     return [bytes(data) for data in contents if bytes(data[:4]) == MAGIC]
 
 
-@pytest.mark.parametrize("arch", trees(), ids=str)
+@pytest.mark.parametrize("arch", trees(), ids=lambda arch: arch.name)
 def test_a_kernel_gets_one_tree_with_its_memory_and_command_line(
     arch: Arch, tmp_path: Path
 ) -> None:
