@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.ram import Frozen, Ram
@@ -32,6 +32,7 @@ STEP = st.one_of(
 )
 
 
+@settings(deadline=None)  # mapping takes as long as the host lets it
 @given(st.lists(STEP, max_size=12))
 def test_memory_is_what_a_byte_array_is(steps: list[tuple[str, int, bytes]]) -> None:
     """Memory is what a byte array is."""
