@@ -5,7 +5,8 @@ Tests need nothing but the repository. Folders make them stronger where they exi
 `EXECMEM_CORPUS` holds distribution modules, one folder per architecture, named as the
 distribution names it; `EXECMEM_ORACLE`, a path list, what booted kernels made of modules in
 memory (folders per architecture, or `RELEASE-ARCH` ones); `EXECMEM_KERNELS` kernel images,
-configurations and modules, in `RELEASE-ARCH` folders.
+configurations and modules, in `RELEASE-ARCH` folders. With `EXECMEM_LONG` booted kernels load all
+of their modules, and not a sample.
 """
 
 from __future__ import annotations

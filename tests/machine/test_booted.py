@@ -23,6 +23,7 @@ from machine.booted.machine import BootedMachine
 from tests.support import booted
 
 KERNELS = booted.releases()
+SAMPLE = 12  # modules that are loaded where EXECMEM_LONG does not ask for all
 
 
 @pytest.fixture(params=KERNELS, ids=[name for name, _, _ in KERNELS])
@@ -213,6 +214,8 @@ def test_its_loader_takes_its_modules(kernel: tuple[str, Path, Arch]) -> None:
     files = modules_of(folder)
     if not files:
         pytest.skip(f"{name} is here without modules")
+    if not os.environ.get("EXECMEM_LONG"):
+        files = files[:: max(1, len(files) // SAMPLE)]  # what they need comes with them
     machine = booted.machine(folder, folder)
     with machine.fork():
         refused = {}
