@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
     if arch is None and (is_file(module) or module.endswith(SUFFIXES)):
         arch = arch_of(read_module(module), Path(module).name).name
     with Meter() as meter:
-        title, lines = "", 0
+        title, lines, whole = "", 0, bytearray()
 
         def on_boot(release: str) -> None:
             nonlocal title
@@ -75,7 +74,11 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
             lines += data.count(b"\n")
             if options.get("console"):
                 meter.hide()
-                sys.stderr.write(data.decode("utf-8", "backslashreplace"))
+                whole.extend(data)
+                *told, rest = whole.decode("utf-8", "backslashreplace").split("\n")
+                whole[:] = rest.encode("utf-8", "backslashreplace")
+                for line in told:
+                    say(line.rstrip("\r"), err=True)
             else:
                 meter.show(title, lines)
 

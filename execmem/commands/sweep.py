@@ -59,7 +59,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
     "execmem sweep linux-image.deb kernel-modules.rpm a.ko.xz --json",
     "execmem sweep TREE --output rows.jsonl --resume",
     "execmem sweep TREE --scheduler ADDRESS",
-    "execmem sweep TREE --init --kernel VMLINUZ",
+    "execmem sweep TREE --init --kernel VMLINUZ --modelled",
 )
 def sweep(
     paths: tuple[str, ...],
@@ -97,8 +97,7 @@ def sweep(
         if options["modelled"]:
             given(options["kernel"], modelled=True)  # refused once, and not in each row
         else:
-            if not options["init"]:
-                raise click.UsageError("--kernel runs inits: add --init, or --modelled")
+            options["init"] = True  # its loader runs the init of what it loads
             from execmem import booted
 
             booted.open_machine("", {"kernel": options["kernel"]})  # workers find it booted

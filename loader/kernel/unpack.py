@@ -47,7 +47,7 @@ class Payload:
 
     data: bytes = attrs.field(repr=False)
     wrappers: tuple[str, ...]
-    header: bytes = attrs.field(default=b"", repr=False)
+    header: bytes = attrs.field(default=b"", repr=False, eq=False)
 
 
 def unwrap(raw: bytes, name: str) -> Payload:

@@ -55,7 +55,7 @@ def test_a_tree_is_what_dtc_makes_of_its_source(tmp_path: Path) -> None:
 
 def trees() -> list[Arch]:
     """Return the architectures whose kernels are started with a tree."""
-    return [a for a in archs.archs() if a.boot is not None and blobs(a)]
+    return [a for a in archs.archs() if a.boot is not None and a.load is not None and blobs(a)]
 
 
 def blobs(arch: Arch) -> list[bytes]:

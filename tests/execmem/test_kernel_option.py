@@ -57,7 +57,7 @@ RUNNING: dict[str, tuple[str, ...]] = {
 }
 
 
-BOOTING = ("load", "run")
+BOOTING = ("load", "run", "sweep")
 
 
 def test_who_takes_a_kernel() -> None:

@@ -50,6 +50,10 @@ EXAMPLES = [
         "b: livepatch a: 0x10: found 01, expected 00",
     ),
     (errors.ModuleInUse("a", ("b", "c")), "a: in use by b, c"),
+    (
+        errors.KernelRefused("a", "init_module", 8, "ENOEXEC", ("a: bad vermagic",)),
+        "a: init_module: -8 (ENOEXEC): a: bad vermagic",
+    ),
     (errors.ModuleStateError("a", "unload", "going"), "a: cannot unload: the module is going"),
 ]
 

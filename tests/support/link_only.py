@@ -21,6 +21,7 @@ LINKS = attrs.evolve(
     load=None,
     run=None,
     patch=None,
+    boot=None,
     finalise=(),
     environment=None,
 )
