@@ -35,11 +35,12 @@ from kernels.modelled.api.params import ModuleParameter
 from kernels.modelled.api.sched import sleep
 from kernels.modelled.api.time import NSEC_PER_SEC
 from kernels.modelled.api.user import user_memory
-from kernels.modelled.text.ftrace import LIMIT, Replacement, Trace, TracedCall
+from kernels.modelled.text.ftrace import Replacement, Trace
 from kernels.modelled.text.jump_labels import StaticKey
-from kernels.modelled.text.kprobes import Hit, Probe
+from kernels.modelled.text.kprobes import Probe
 from kernels.modelled.text.static_calls import StaticCall
 from kernels.registry import Registry
+from kernels.tracing import LIMIT, Hit, TracedCall
 from loader.build import build_of
 from loader.depends import ModuleTree
 from loader.files import ModuleFile

@@ -23,9 +23,10 @@ from machine.report import ModuleReport
 if TYPE_CHECKING:
     from kernels.modelled.text.ftrace import Trace
     from kernels.modelled.text.jump_labels import StaticKey
-    from kernels.modelled.text.kprobes import Hit, Probe
+    from kernels.modelled.text.kprobes import Probe
     from kernels.modelled.text.live import LiveText
     from kernels.modelled.text.static_calls import StaticCall
+    from kernels.tracing import Hit
 
 
 class Unloader(Protocol):

@@ -13,7 +13,7 @@ from execmem.commands.patching import Session, call_options, split_target
 from execmem.streams import say
 
 if TYPE_CHECKING:
-    from kernels.modelled.text.ftrace import TracedCall
+    from kernels.tracing import TracedCall
 
 SHOWN = 4  # argument registers; nobody knows how many a function takes
 

@@ -30,63 +30,20 @@ from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from kernels.modelled.image import SLOT
 from kernels.modelled.services import Services
-from kernels.modelled.text.patches import Claim, Patches, PatchRefused, Running, UntilStopped
+from kernels.modelled.text.patches import Claim, Patches, Running
+from kernels.tracing import (
+    LIMIT,
+    CallTrace,
+    OnCall,
+    PatchRefused,
+    TracedCall,
+    TraceSite,
+    UntilStopped,
+)
 from loader.loaded import LoadedModule
 
-LIMIT = 100_000  # calls kept
 REACH = 32  # bytes in which an entry of the table has its site
 STUBS = ("ftrace_enter", "ftrace_exit")  # kernel functions that trampolines call
-
-
-@attrs.frozen
-class TraceSite:
-    """Where a function can be traced."""
-
-    module: str
-    function: str
-    entry: int
-    address: int
-
-
-@attrs.define(eq=False)
-class TracedCall:
-    """One call of a traced function.
-
-    Parameters
-    ----------
-    site
-        The function.
-    arguments
-        The argument registers at its entry, whatever of them it takes.
-    caller
-        The address that it returns to.
-    result
-        The result register at its return; None: it did not return.
-    instructions
-        How many it took, functions it called included; None: it did not return.
-    children
-        The traced functions that it called.
-    """
-
-    site: TraceSite
-    arguments: tuple[int, ...]
-    caller: int
-    result: int | None = None
-    instructions: int | None = None
-    children: list[TracedCall] = attrs.field(factory=list, repr=False)
-
-    @property
-    def function(self) -> str:
-        """The function's name."""
-        return self.site.function
-
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, TracedCall]]:
-        """Yield (depth, call) of this call and of all below it, in order of entry."""
-        stack = [(depth, self)]
-        while stack:
-            depth, call = stack.pop()
-            yield depth, call
-            stack += [(depth + 1, child) for child in reversed(call.children)]
 
 
 @attrs.define(eq=False)
@@ -100,12 +57,8 @@ class _Frame:
     began: int
 
 
-class Trace(UntilStopped):
-    """Functions being traced, until `stop`; a context manager. Made by `Machine.trace`.
-
-    `calls` holds the outermost calls, `sites` what is traced; `dropped` counts calls beyond
-    the limit.
-    """
+class Trace(CallTrace):
+    """Functions being traced, until `stop`; a context manager. Made by `Machine.trace`."""
 
     def __init__(
         self,
@@ -113,21 +66,12 @@ class Trace(UntilStopped):
         sites: dict[int, TraceSite],
         *,
         limit: int,
-        on_entry: Callable[[TracedCall], object] | None,
-        on_exit: Callable[[TracedCall], object] | None,
+        on_entry: OnCall | None,
+        on_exit: OnCall | None,
     ) -> None:
+        super().__init__(sites, limit=limit, on_entry=on_entry, on_exit=on_exit)
         self._ftrace = ftrace
-        self.sites = sites
-        self.limit = limit
-        self.on_entry, self.on_exit = on_entry, on_exit
-        self.calls: list[TracedCall] = []
-        self.recorded = self.dropped = 0
         self.patches: list[Claim] = []
-
-    def walk(self) -> Iterator[tuple[int, TracedCall]]:
-        """Yield (depth, call) of every call, in order of entry."""
-        for call in self.calls:
-            yield from call.walk()
 
     def stop(self) -> None:
         """Trace no more: every byte is as it was before."""
@@ -232,8 +176,8 @@ class Tracer:
         sites: Iterable[tuple[LoadedModule, TraceSite]],
         *,
         limit: int = LIMIT,
-        on_entry: Callable[[TracedCall], object] | None = None,
-        on_exit: Callable[[TracedCall], object] | None = None,
+        on_entry: OnCall | None = None,
+        on_exit: OnCall | None = None,
     ) -> Trace:
         """Trace functions until `Trace.stop`.
 

@@ -19,7 +19,8 @@ import numpy as np
 from allocator import AccessError
 from allocator.types import ADDRESS_MASK, Memory
 from archs.text import JumpLabels
-from kernels.modelled.text.patches import Patches, PatchRefused
+from kernels.modelled.text.patches import Patches
+from kernels.tracing import PatchRefused
 from loader.loaded import LoadedModule
 
 TABLE = "__jump_table"

@@ -13,7 +13,7 @@ architecture cannot imitate (kernel/kprobes.c, arch/*/kernel/kprobes/).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import attrs
@@ -27,19 +27,12 @@ from emulator.cpu import Cpu
 from emulator.faults import FaultKind, Stop
 from kernels.modelled.guest import Guest
 from kernels.modelled.services import Services
-from kernels.modelled.text.patches import Claim, Patches, PatchRefused, UntilStopped
+from kernels.modelled.text.patches import Claim, Patches
+from kernels.tracing import Hit, PatchRefused, UntilStopped
 from loader.loaded import LoadedModule
 
 LONGEST = 16  # bytes of an instruction, with some to spare
 EXCLUSIVE_WINDOW = 32  # instructions, MAX_ATOMIC_CONTEXT_SIZE
-
-
-@attrs.frozen
-class Hit:
-    """One arrival at a probe: the registers as the probed instruction finds them."""
-
-    address: int
-    registers: Mapping[str, int] = attrs.field(repr=False)
 
 
 class Probe(UntilStopped):
@@ -53,6 +46,11 @@ class Probe(UntilStopped):
         self.where = where
         self.handler = handler
         self.hits: list[Hit] = []
+
+    @property
+    def count(self) -> int:
+        """How often it was hit."""
+        return len(self.hits)
 
     def remove(self) -> None:
         """Take the probe away: every byte is as it was before."""
@@ -102,6 +100,7 @@ class Prober:
         reserved: Callable[[LoadedModule, int, int], str],
     ) -> None:
         self._program_counter = arch.runs.calling.program_counter
+        self._arguments = arch.runs.calling.arguments
         self._encoding = encoding
         self._patches = patches
         self._kernel = kernel
@@ -255,7 +254,8 @@ class Prober:
         cpu.write(self._program_counter, pc)
         for probe in tuple(armed.probes):
             registers = {name: guest.read(name) for name in self._encoding.registers}
-            hit = Hit(pc, registers)
+            arguments = tuple(registers.get(name, 0) for name in self._arguments)
+            hit = Hit(pc, registers, arguments)
             probe.hits.append(hit)
             if probe.handler is not None:
                 probe.handler(hit)

@@ -12,11 +12,12 @@ from archs.text import TextPatching
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from kernels.modelled.services import Services
-from kernels.modelled.text.ftrace import Replacement, Tracer, TraceSite
+from kernels.modelled.text.ftrace import Replacement, Tracer
 from kernels.modelled.text.jump_labels import StaticKey, StaticKeys
 from kernels.modelled.text.kprobes import Prober
-from kernels.modelled.text.patches import Patches, PatchRefused, Running
+from kernels.modelled.text.patches import Patches, Running
 from kernels.modelled.text.static_calls import StaticCall, StaticCallSites
+from kernels.tracing import PatchRefused, TraceSite
 from loader.loaded import LoadedModule
 
 

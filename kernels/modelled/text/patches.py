@@ -10,45 +10,18 @@ change (init text is freed, a module unloaded); such a change is over by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import attrs
 from sortedcontainers import SortedDict
 
 from allocator import Allocation, Execmem
-from allocator.errors import ExecmemError
 from allocator.types import Consumer, MemType
 from emulator.cpu import Cpu
+from kernels.tracing import PatchRefused
 
 PatchPiece: TypeAlias = tuple[int, bytes]
 Running: TypeAlias = Callable[[], Iterable[tuple[Cpu, int | None]]]
-
-
-@attrs.define(auto_exc=True, str=False)
-class PatchRefused(ExecmemError):
-    """Text that may not be patched as asked; nothing was changed.
-
-    Parameters
-    ----------
-    what
-        What was to be done: `probe`, `trace`, `flip`, ...
-    address, where
-        The place, and its name.
-    reason, hint
-        The rule, and what to do instead.
-    """
-
-    what: str
-    address: int
-    where: str
-    reason: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        at = "" if self.where.startswith("0x") else f" ({self.address:#x})"
-        hint = f"; hint: {self.hint}" if self.hint else ""
-        return f"cannot {self.what} {self.where}{at}: {self.reason}{hint}"
 
 
 @attrs.frozen(eq=False)
@@ -60,25 +33,6 @@ class Claim:
     old: bytes
     new: bytes
     allocation: Allocation
-
-
-class UntilStopped:
-    """Changes that last until `stop`; a context manager."""
-
-    def stop(self) -> None:
-        """Let every byte be as it was before; a second time does nothing."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 class Patches:

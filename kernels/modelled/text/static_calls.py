@@ -17,7 +17,8 @@ import numpy as np
 
 from allocator.types import ADDRESS_MASK, Memory
 from archs.text import StaticCalls as Encoding
-from kernels.modelled.text.patches import Patches, PatchRefused
+from kernels.modelled.text.patches import Patches
+from kernels.tracing import PatchRefused
 from loader.loaded import LoadedModule
 
 TAIL, FLAGS = 1, 3

@@ -14,7 +14,7 @@ import archs
 from allocator.errors import PokeError
 from allocator.types import MIB, PAGE_SIZE, Consumer, Interval, MemType
 from emulator.faults import BadCall, Fault
-from kernels.modelled.text.patches import PatchRefused
+from kernels.tracing import PatchRefused
 from machine.arguments import Out
 from machine.face import Machine
 from samples import modules

@@ -7,7 +7,7 @@ import pytest
 
 from allocator.errors import PokeError
 from emulator.faults import BadCall, Fault, FaultKind
-from kernels.modelled.text.patches import PatchRefused
+from kernels.tracing import PatchRefused
 from machine.face import Machine
 from samples import modules
 

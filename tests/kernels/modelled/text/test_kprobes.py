@@ -12,7 +12,7 @@ import pytest
 
 from allocator.types import Consumer, MemType
 from emulator.faults import BadCall, Fault, FaultKind
-from kernels.modelled.text.patches import PatchRefused
+from kernels.tracing import PatchRefused
 from loader.elfview import STT_FUNC
 from machine.arguments import Out
 from machine.face import Machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.modelled.text.patches import PatchRefused
+from kernels.tracing import PatchRefused
 from machine.face import Machine
 from machine.thread import interleave
 from samples import modules

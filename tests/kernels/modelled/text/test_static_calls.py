@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.modelled.text.patches import PatchRefused
+from kernels.tracing import PatchRefused
 
 
 def results(module):
