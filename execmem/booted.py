@@ -132,7 +132,7 @@ def module_json(machine: BootedMachine, module: BootedModule) -> dict[str, Any]:
 def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str, object]) -> None:
     """Load modules into a booted kernel, and show where it put them."""
     machine = open_machine(modules[0], options)
-    loaded = [_load(machine, name, params) for name in modules]
+    loaded = [load_one(machine, name, params) for name in modules]
     if options["as_json"]:
         everything = machine.modules.values()
         report.print_json({"modules": [module_json(machine, m) for m in everything]})
@@ -168,7 +168,7 @@ def run(
     """Load a module into a booted kernel, and call one of its functions."""
     machine = open_machine(module, options)
     before = len(machine.log)
-    loaded = _load(machine, module, params)
+    loaded = load_one(machine, module, params)
     result = None
     fault: Fault | None = None
     if function is not None:
@@ -204,6 +204,7 @@ def run(
         say(f"out: {output}")
 
 
-def _load(machine: BootedMachine, module: str, params: dict[str, object]) -> BootedModule:
+def load_one(machine: BootedMachine, module: str, params: dict[str, object]) -> BootedModule:
+    """Return a module that is loaded, with those that it depends on; once, if it is there."""
     already = machine.modules.get(module_name(module))
     return already if already is not None else machine.load(module, **params)  # type: ignore[arg-type] # `init` is none of them

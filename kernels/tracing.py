@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import attrs
 
@@ -35,7 +35,8 @@ class PatchRefused(ExecmemError):
     hint: str = ""
 
     def __str__(self) -> str:
-        at = "" if self.where.startswith("0x") else f" ({self.address:#x})"
+        named = self.where.startswith("0x") or not self.address
+        at = "" if named else f" ({self.address:#x})"
         hint = f"; hint: {self.hint}" if self.hint else ""
         return f"cannot {self.what} {self.where}{at}: {self.reason}{hint}"
 
@@ -76,6 +77,44 @@ class Hit:
     address: int
     registers: Mapping[str, int] = attrs.field(repr=False)
     arguments: tuple[int, ...] = attrs.field(default=(), repr=False)
+
+
+class AnyProbe(Protocol):
+    """One probe, until `remove`; a context manager."""
+
+    hits: list[Hit]
+
+    @property
+    def address(self) -> int:
+        """Where it is."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Where it is, by name."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How often it was hit."""
+        ...
+
+    def remove(self) -> None:
+        """Take it away."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Take it away."""
+        ...
 
 
 @attrs.frozen

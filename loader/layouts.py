@@ -116,14 +116,24 @@ def _structure(btf: Btf, name: str) -> Type | None:
 
 
 def types_of(view: ElfView, kernel: KernelImage) -> Btf | None:
+    """Return the types that a module brings; see `types_over`."""
+    return types_over(view, kernel.btf, kernel.release)
+
+
+def types_over(view: ElfView, base: Btf | None, release: str | None) -> Btf | None:
     """Return the types that a module brings; None where it has none, or its kernel none.
+
+    Parameters
+    ----------
+    base, release
+        The kernel's types, and its release; None: they are not known.
 
     Raises
     ------
     BadBtf
         When they are damaged, or not those of a module of this kernel.
     """
-    section, base = view.section(TYPES), kernel.btf
+    section = view.section(TYPES)
     if section is None or base is None:
         return None
     own = view.section(BASE)
@@ -131,9 +141,9 @@ def types_of(view: ElfView, kernel: KernelImage) -> Btf | None:
         base = Btf.parse(bytes(view.contents(own)), name=f"{view.name} {BASE}")
     found = Btf.parse(bytes(view.contents(section)), base=base, name=f"{view.name} {TYPES}")
     built_for = view.modinfo.get("vermagic", "").partition(" ")[0]
-    named = own is None and version_of(built_for) is not None and kernel.release is not None
-    if named and built_for != kernel.release:
-        raise BadBtf(found.name, "base", f"goes on from {built_for}, given is {kernel.release}")
+    named = own is None and version_of(built_for) is not None and release is not None
+    if named and built_for != release:
+        raise BadBtf(found.name, "base", f"goes on from {built_for}, given is {release}")
     if not found.fits:
         raise BadBtf(found.name, "base", "goes on from types of another build")
     return found

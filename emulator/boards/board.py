@@ -392,6 +392,7 @@ class Board(abc.ABC):
             while True:
                 halt = self._slice(until)
                 if halt is not None:
+                    self._stop = None  # a run around this one goes on
                     return halt
         finally:
             self._end = outer

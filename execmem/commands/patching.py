@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 from allocator.types import Hex
 from execmem.commands.common import (
     argument,
+    boots,
+    console_option,
     load_one,
     machine_for,
     modelled_option,
     module_options,
+    parameters,
     result_type,
     shortened,
     unknown_option,
@@ -24,7 +27,9 @@ from execmem.commands.common import (
 from execmem.streams import say
 
 if TYPE_CHECKING:
+    from archs import Arch
     from emulator.faults import Fault
+    from kernels.tracing import AnyProbe, CallTrace
     from machine.arguments import Argument
     from machine.machine import ModelledMachine
     from machine.module import Module
@@ -40,6 +45,7 @@ def call_options(function: F) -> F:
             click.argument("args", nargs=-1, metavar="[ARG...]"),
             module_options,
             modelled_option,
+            console_option,
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
             click.option(
@@ -63,6 +69,93 @@ def split_target(target: str) -> tuple[str, str]:
     return module, rest
 
 
+class Target(Protocol):
+    """What functions are called, watched and looked up in, on either kind of machine."""
+
+    values: list[Argument]
+    fault: Fault | None
+
+    @property
+    def machine(self) -> Watched:
+        """The machine."""
+        ...
+
+    def pattern(self, glob: str) -> str:
+        """Return what `Machine.trace` and `probe` call something of the target."""
+        ...
+
+    def call(self, function: str) -> None:
+        """Call a function; a fault is kept for later."""
+        ...
+
+    def text_unchanged(self) -> AbstractContextManager[None]:
+        """Refuse to leave with another byte of text than before."""
+        ...
+
+    def parameters(self, module: str, function: str) -> int | None:
+        """Return how many argument registers a function has; None: that is not known."""
+        ...
+
+    def caller(self, address: int) -> str:
+        """Return the name of where a call returns to."""
+        ...
+
+    def sites(self, count: int) -> str:
+        """Say that so many functions were traced."""
+        ...
+
+    def outcome(self, function: str) -> dict[str, Any]:
+        """Return what the call gave, as JSON wants it."""
+        ...
+
+    def show(self, function: str) -> None:
+        """Print what the call gave; the fault, if that is what it gave, is raised."""
+        ...
+
+
+class Watched(Protocol):
+    """A machine whose functions can be watched."""
+
+    arch: Arch
+
+    def trace(self, pattern: str, *more: str, limit: int = ...) -> CallTrace:
+        """Trace functions."""
+        ...
+
+    def probe(self, place: int | str) -> AnyProbe:
+        """Put a probe at an instruction."""
+        ...
+
+    def symbolize(self, address: int) -> str | None:
+        """Return the name of a place."""
+        ...
+
+    def disassemble(self, address: int) -> str:
+        """Return an instruction as text."""
+        ...
+
+
+def target_of(target: str, module: str, args: Sequence[str], options: dict[str, Any]) -> Target:
+    """Return what a command line means: a module on the modelled kernel, or a booted kernel.
+
+    Parameters
+    ----------
+    target
+        As it was given.
+    module
+        The module that it begins with.
+    """
+    if not boots(options):
+        return Session(module, args, options)
+    if options.pop("no_init"):
+        raise click.UsageError("--no-init: a booted kernel runs the init of what it loads")
+    from execmem.booted_target import BootedTarget
+
+    values = [argument(text) for text in args]
+    params = parameters(options["params"])
+    return BootedTarget(target, module, values, params=params, options=options)
+
+
 class Session:
     """A module that is loaded for one call, whose text must be the same at the end."""
 
@@ -75,6 +168,22 @@ class Session:
         )
         self.result: int | None = None
         self.fault: Fault | None = None
+
+    def pattern(self, glob: str) -> str:
+        """Return what `Machine.trace` and `probe` call something of the module."""
+        return f"{self.module.name}:{glob}"
+
+    def parameters(self, _module: str, _function: str) -> int | None:
+        """Return None: nobody knows how many argument registers count."""
+        return None
+
+    def caller(self, address: int) -> str:
+        """Return the name of where a call returns to."""
+        return self.machine.symbolize(address) or f"{address:#x}"
+
+    def sites(self, count: int) -> str:
+        """Say that so many call sites were patched."""
+        return f"{count} call sites patched and restored"
 
     def call(self, function: str) -> None:
         """Call the function; a fault is kept for later."""

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from allocator.types import Hex
-from execmem.commands.common import examples
-from execmem.commands.patching import Session, call_options, split_target
+from execmem.commands.common import boots, examples
+from execmem.commands.patching import call_options, split_target, target_of
 from execmem.streams import say
 
 
@@ -21,6 +21,7 @@ from execmem.streams import say
 @examples(
     "execmem probe patchable:patchable_divide -- patchable_digits 321",
     "execmem probe crc16:crc16 --root TREE --arch arm64 -- crc16 0 str:12345 5",
+    "execmem probe strlen --kernel vmlinuz -- kstrdup str:abc 0xcc0",
 )
 def probe(
     target: str,
@@ -35,18 +36,21 @@ def probe(
     A breakpoint takes the instruction's place, and the instruction is executed out of line
     or imitated, so that the result is the same. Afterwards every byte is as before. An ARG
     is what `execmem run` takes.
+
+    In a booted kernel (--kernel) the instruction is watched from outside; FUNCTION[+OFFSET]
+    without a module is in one of the kernel's own functions.
     """
     from execmem import report
 
     module, place = split_target(target)
-    if not place:
+    if not place and not boots(options):
         raise click.UsageError(f"{target!r}: expected MODULE:FUNCTION[+OFFSET]")
-    session = Session(module, args, options)
+    session = target_of(target, module, args, options)
     known = session.machine.arch.patching.kprobes.registers if session.machine.arch.patching else ()
     chosen = tuple(registers.split(",")) if registers is not None else known
     if not set(chosen) <= set(known):
         raise click.UsageError(f"--registers: this architecture has {', '.join(known)}")
-    with session.text_unchanged(), session.module.probe(place) as found:
+    with session.text_unchanged(), session.machine.probe(session.pattern(place)) as found:
         session.call(function)
     instruction = session.machine.disassemble(found.address)
     if options["as_json"]:
@@ -63,7 +67,7 @@ def probe(
         if session.fault is not None:
             raise session.fault
         return
-    count = len(found.hits)
+    count = found.count
     times = "once" if count == 1 else f"{count} times"
     say(f"{found.where}: {instruction}: reached {times}")
     for number, hit in enumerate(found.hits[:hits], 1):

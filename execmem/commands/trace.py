@@ -8,27 +8,33 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allocator.types import Hex
-from execmem.commands.common import examples
-from execmem.commands.patching import Session, call_options, split_target
+from execmem.commands.common import boots, examples
+from execmem.commands.patching import Target, call_options, split_target, target_of
 from execmem.streams import say
 
 if TYPE_CHECKING:
     from kernels.tracing import TracedCall
 
-SHOWN = 4  # argument registers; nobody knows how many a function takes
+SHOWN = 4  # argument registers, where nobody knows how many a function takes
 
 
 @click.command()
 @click.argument("target", metavar="MODULE[:GLOB]")
 @call_options
 @click.option("--also", multiple=True, metavar="MODULE[:GLOB]", help="trace these functions too")
-@click.option("--args", "with_args", is_flag=True, help=f"show {SHOWN} argument registers")
+@click.option(
+    "--args",
+    "with_args",
+    is_flag=True,
+    help=f"show arguments: {SHOWN} registers, or as many as types say",
+)
 @click.option(
     "--limit", default=1000, show_default=True, metavar="N", help="calls to keep; count the rest"
 )
 @examples(
     "execmem trace patchable -- patchable_digits 321",
     'execmem trace "patchable:*_d*" --arch arm64 --args -- patchable_digits 321',
+    'execmem trace "*kmalloc*" --kernel vmlinuz --args -- kstrdup str:abc 0xcc0',
 )
 def trace(
     target: str,
@@ -44,13 +50,16 @@ def trace(
     Every function that matches GLOB gets its call site at the entry pointed at a
     trampoline; the tree shows instructions from there to the return, callees included.
     Afterwards every byte is as before. An ARG is what `execmem run` takes.
+
+    In a booted kernel (--kernel) functions are watched from outside, and nobody counts
+    instructions; a GLOB without a module is one of the kernel's own functions.
     """
     from execmem import report
     from execmem.terminal import console
 
     module, glob = split_target(target)
-    session = Session(module, args, options)
-    patterns = [f"{session.module.name}:{glob or '*'}", *also]
+    session = target_of(target, module, args, options)
+    patterns = [session.pattern(glob or "*"), *also]
     with session.text_unchanged():
         with session.machine.trace(*patterns, limit=limit) as found:
             session.call(function)
@@ -66,26 +75,30 @@ def trace(
         return
     rows = []
     for depth, call in found.walk():
-        registers = ", ".join(f"{value:#x}" for value in call.arguments[:SHOWN])
+        known = session.parameters(call.site.module, call.function)
+        count = SHOWN if known is None else known
+        registers = ", ".join(f"{value:#x}" for value in call.arguments[:count])
         result = "did not return" if call.result is None else f"= {call.result:#x}"
         text = f"{'  ' * depth}{call.function}({registers if with_args else ''}) {result}"
         rows.append(("-" if call.instructions is None else call.instructions, text))
-    console().print(
-        report.table(("instructions", "call"), rows, right="instructions"), soft_wrap=True
-    )
+    if any(count != "-" for count, _ in rows) or not boots(options):
+        table = report.table(("instructions", "call"), rows, right="instructions")
+    else:  # nobody counts in a booted kernel
+        table = report.table(("call",), [(text,) for _, text in rows])
+    console().print(table, soft_wrap=True)
     if found.dropped:
         say(f"and {found.dropped} calls more (--limit)")
-    say(f"{sites} call sites patched and restored")
+    say(session.sites(sites))
     session.show(function)
 
 
-def _json(session: Session, depth: int, call: TracedCall) -> dict[str, Any]:
+def _json(session: Target, depth: int, call: TracedCall) -> dict[str, Any]:
     return {
         "depth": depth,
         "module": call.site.module,
         "function": call.function,
         "arguments": [Hex(value) for value in call.arguments],
-        "caller": session.machine.symbolize(call.caller) or f"{call.caller:#x}",
+        "caller": session.caller(call.caller),
         "result": None if call.result is None else Hex(call.result),
         "instructions": call.instructions,
     }

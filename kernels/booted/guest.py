@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 
 import attrs
 
@@ -18,6 +19,8 @@ from kernels.booted.starting import Started
 from kernels.errors import MAX_ERRNO
 
 GFP_KERNEL, GFP_ZERO = 0xCC0, 0x100  # include/linux/gfp_types.h, the same since 4.18
+_DEEPEST = 8  # calls inside of others, on one stack of 16 KiB
+_STACK = 0x8000  # bytes within which the process' stack is told from others
 _LARGE = 1 << 20  # bytes from which memory need not be contiguous
 _ALIGN = 16
 _FRAME = 256  # bytes that a function may use below its stack pointer, and no less
@@ -65,6 +68,13 @@ class Guest:
         self.trap = started.place.trap
         self.base = self.board.sp & -_ALIGN
         self.depth = 0
+        self.inside = 0  # number of the call under way; 0: none
+        self.apart = False  # whether what is called now is for the machine's own needs
+        self._numbers = count(1)
+        # Told when a call has returned, and of the stack of one that never will.
+        self.on_return: list[Callable[[], object]] = []
+        self.on_given_up: list[Callable[[int], object]] = []
+        self._standing = self.board.uc.context_save()
         self._below: int | None = None  # where the next call's stack begins, if not there
         self.seconds: float | None = None  # of a call that says nothing itself
         calling = self.arch.runs.calling
@@ -99,10 +109,15 @@ class Guest:
         ------
         Ended
             It did not return.
+
+        What a breakpoint's handler raises comes out of the call, which then never returns.
         """
         board = self.board
         if board.broken:
             raise Ended(Halt.BROKEN, board.pc, f"{board.broken}; restore a snapshot")
+        if self.depth >= _DEEPEST:
+            reason = f"calls from handlers nest deeper than {_DEEPEST}: one calls what leads to it"
+            raise Ended(Halt.STUCK, board.pc, reason)
         outer = self._saved() if self.depth else None
         below, self._below = self._below, None
         sp = self._top() if below is None else below
@@ -120,18 +135,55 @@ class Guest:
             board.set_number(number, slot & ADDRESS_MASK)
         board.sp = sp
         board.pc = address
+        returns = sp + (8 if self._link is None else 0)
         self.depth += 1
+        around, self.inside = self.inside, next(self._numbers)
         try:
-            halt = board.run(self.trap, seconds=self.seconds if seconds is None else seconds)
+            result = self._run(returns, self.seconds if seconds is None else seconds)
+        except BaseException as error:
+            for give_up in self.on_given_up:
+                give_up(sp)
+            if outer is None and not isinstance(error, Ended):
+                self.give_up(f"{type(error).__name__} was raised in the middle of another task")
+            elif outer is not None and not board.broken:
+                outer()
+            raise
         finally:
             self.depth -= 1
+            self.inside = around
             self._below = below
-        if halt is not Halt.RETURNED:
-            raise Ended(halt, board.pc, board.broken)
-        result = board.get_number(self._result)
         if outer is not None:
             outer()
         return result
+
+    def _run(self, returns: int, seconds: float | None) -> int:
+        """Run until a call returns, with the stack where it must be then; its result."""
+        board = self.board
+        halt = board.run(self.trap, seconds=seconds)
+        if halt is not Halt.RETURNED:
+            raise Ended(halt, board.pc, board.broken)
+        if board.sp != returns:
+            board.broken = "a call from a handler waits, and the one around it has returned"
+            raise Ended(Halt.BROKEN, board.pc, board.broken)
+        result = board.get_number(self._result)
+        for tell in self.on_return:
+            tell()
+        return result
+
+    def on_own_stack(self) -> bool:
+        """Return whether the process runs, and not another task or an interrupt."""
+        return abs(self.base - self.board.sp) < _STACK
+
+    def give_up(self, otherwise: str) -> None:
+        """Let the process be where it stood, though a call has not returned.
+
+        Where it does not run now, nothing can be given up: the machine can only go back, and says
+        `otherwise` why.
+        """
+        if self.on_own_stack():
+            self.board.give_up(self._standing)
+        else:
+            self.board.broken = otherwise
 
     def return_address(self) -> int:
         """Return where the function returns to that has just been entered."""
@@ -189,28 +241,41 @@ class Guest:
 
     # Memory -------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Let nobody look at or change what is called meanwhile: it is not what a user called."""
+        before, self.apart = self.apart, True
+        try:
+            yield
+        finally:
+            self.apart = before
+
     def alloc(self, size: int) -> int:
         """Return the address of zeroed memory (kmalloc, or vmalloc where it is large), or 0."""
-        if size >= _LARGE:
-            return self.call_by_name(_ALLOC_LARGE, size)
-        return self.call_by_name(_ALLOC, size, GFP_KERNEL | GFP_ZERO)
+        with self._apart():
+            if size >= _LARGE:
+                return self.call_by_name(_ALLOC_LARGE, size)
+            return self.call_by_name(_ALLOC, size, GFP_KERNEL | GFP_ZERO)
 
     def free(self, address: int) -> None:
         """Free it."""
-        self.call_by_name(("kvfree",), address)
+        with self._apart():
+            self.call_by_name(("kvfree",), address)
 
     def user(self, size: int) -> int:
         """Return the address of user memory of the process: zeroed, there, to be written."""
-        found = self.call_by_name(
-            ("vm_mmap",), 0, 0, size, _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED, 0
-        )
+        with self._apart():
+            found = self.call_by_name(
+                ("vm_mmap",), 0, 0, size, _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED, 0
+            )
         if is_error(found):
             raise MemoryError(f"no {size:#x} bytes of user memory: {signed(found)}")
         return found
 
     def free_user(self, address: int, size: int) -> None:
         """Give user memory back."""
-        self.call_by_name(("vm_munmap",), address, size)
+        with self._apart():
+            self.call_by_name(("vm_munmap",), address, size)
 
     def string(self, address: int, limit: int = 4096) -> str:
         """Return the text at an address."""

@@ -20,7 +20,6 @@ from kernels.log import LogLine
 _LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)", re.DOTALL)
 _UNMARKED = 4  # KERN_WARNING: the level of a message that says none
 _DEAD = ("do_exit",)
-_STACK = 0x8000  # bytes within which the process' stack is told from others
 
 
 class BootedKernel:
@@ -42,7 +41,6 @@ class BootedKernel:
         self._log: list[LogLine] = []
         self._parsed = 0  # bytes of the console
         self._died = False
-        self._base = self.board.uc.context_save()
         for name in _DEAD:
             if name in self.symbols:
                 self.board.break_at(self.symbols[name], self._dying)
@@ -67,6 +65,11 @@ class BootedKernel:
             self._log += _lines(console[self._parsed : end])
             self._parsed = wires.kept = end
         return self._log
+
+    @property
+    def warnings(self) -> list[reports.Report]:
+        """What the kernel warned of (WARN), from its first line on."""
+        return list(reports.warnings(line.text for line in self.log))
 
     # Calls --------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class BootedKernel:
 
     def _dying(self) -> None:
         """End the call whose process the kernel is about to end."""
-        if self.guest.depth and abs(self.guest.base - self.board.sp) < _STACK:
+        if self.guest.depth and self.guest.on_own_stack():
             self._died = True
             self.board.stop_here()
 
@@ -116,7 +119,8 @@ class BootedKernel:
         report = reports.find(line.text for line in said)
         if self._died:
             self._died = False
-            self.board.give_up(self._base)
+            if not self.guest.depth:  # else the registers are those of the call around it again
+                self.guest.give_up("")
         where = self.name_at(ended.pc) or f"{ended.pc:#x}"
         if report is not None:
             return Fault(

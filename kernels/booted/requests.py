@@ -16,7 +16,6 @@ from loader.btf_records import Kind
 _EXEC, _FREE = "call_usermodehelper_exec", "call_usermodehelper_freeinfo"
 _MODPROBE = "modprobe"
 _MOST = 8  # words of a command line
-_STACK = 0x8000  # bytes within which the process' stack is told from others
 
 
 class Requests:
@@ -45,7 +44,7 @@ class Requests:
         """Load what modprobe is asked for, for the process; leave anything else to the kernel."""
         guest, board, calling = self._guest, self._guest.board, self._guest.arch.runs.calling
         info = board.get(calling.arguments[0])
-        if abs(guest.base - board.sp) >= _STACK:
+        if not guest.on_own_stack():
             return None  # a thread of the kernel's, which has no memory to give a file in
         words = self._words(info)
         if not words or not words[0].endswith(_MODPROBE):

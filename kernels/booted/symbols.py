@@ -68,6 +68,11 @@ class Symbols(Mapping[str, int]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def every(self) -> Iterator[tuple[str, int]]:
+        """Yield every name and address, in the order of the kernel's table, equal names too."""
+        names = self.text.decode("latin-1").split("\0")[1:-1]
+        return zip(names, self.addresses.tolist(), strict=True)
+
     def around(self, address: int) -> tuple[str, int, int] | None:
         """Return the symbol at or before an address, how far that is, and how long it is.
 

@@ -48,6 +48,7 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out
 from machine.booted.files import File, FileError, mount
+from machine.booted.interposing import Interposed, Interposing
 from machine.booted.module import BootedModule, LoadReport, sections_of
 from machine.face import Machine
 
@@ -74,14 +75,17 @@ class Snapshot:
         What was loaded, by name.
     mounted
         Whether /dev and the like were there.
+    inside
+        Number of the call that it was made inside of; 0: of none.
     """
 
     still: Still = attrs.field(repr=False)
     modules: Mapping[str, BootedModule]
     mounted: bool = False
+    inside: int = 0
 
 
-class BootedMachine(Machine):
+class BootedMachine(Interposed, Machine):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -148,6 +152,7 @@ class BootedMachine(Machine):
         self._mounted = False
         self._modules: dict[str, BootedModule] = {}
         self._asked: ModuleTree | None = None  # the tree of the load under way
+        self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
         self._disassembler = Disassembler(self.arch)
         calling = self.arch.runs.calling
@@ -226,7 +231,10 @@ class BootedMachine(Machine):
         ------
         KernelRefused
             With the errno: somebody uses it, or it has no exit.
+        BadCall
+            Calls of other functions are led to it.
         """
+        self.interposing.unloading(module)
         before = len(self.log)
         with self.kernel.watched():
             result = self.kernel.modules.remove(module.name, force=force)
@@ -441,11 +449,19 @@ class BootedMachine(Machine):
 
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
-        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self._mounted)
+        inside = self.kernel.guest.inside
+        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self._mounted, inside)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the machine was: memory, registers, modules, time, log."""
+        """Become what the machine was: memory, registers, modules, time, log.
+
+        Stubs, probes and traces are no part of it: they stay as they are now (`interposing.py`).
+        BadCall in a handler where that would be the middle of another call.
+        """
+        if snapshot.inside != self.kernel.guest.inside:
+            raise BadCall("restore", "a snapshot of the middle of another call, or of none")
         self.kernel.board.back(snapshot.still)
+        self.interposing.restored()
         self._mounted = snapshot.mounted
         if self.modules != snapshot.modules:
             for module in self.modules.values():

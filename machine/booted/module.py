@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import numpy as np
@@ -16,9 +16,15 @@ from archs import Arch
 from emulator.faults import BadCall
 from kernels.booted.modules import Inserted, Region
 from kernels.log import LogLine
+from kernels.tracing import LIMIT, Hit
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+
+if TYPE_CHECKING:
+    from machine.booted.interposing import Interposing
+    from machine.booted.probes import Probe
+    from machine.booted.traces import Trace
 
 _PERCPU = ".data..percpu"
 
@@ -39,6 +45,11 @@ class Keeper(Protocol):
         returns: str = "u64",
     ) -> int:
         """Call the function at an address."""
+        ...
+
+    @property
+    def interposing(self) -> Interposing:
+        """What watches and changes functions."""
         ...
 
     def unload(self, module: BootedModule, *, force: bool = False) -> None:
@@ -125,7 +136,7 @@ class BootedModule:
         return found
 
     @cached_property
-    def _functions(self) -> list[tuple[int, int, str]]:
+    def spans(self) -> list[tuple[int, int, str]]:
         """Address, size and name of every function, in ascending order."""
         table = self.view.symbols
         chosen = np.flatnonzero(table["info"] & 0xF == STT_FUNC)
@@ -140,11 +151,11 @@ class BootedModule:
     @property
     def functions(self) -> Mapping[str, int]:
         """Functions by name -> address."""
-        return {name: at for at, _, name in self._functions}
+        return {name: at for at, _, name in self.spans}
 
     def symbol_at(self, address: int) -> str | None:
         """Return `name+0xoff/0xsize [module]` of the function around an address, or None."""
-        for at, size, name in self._functions:
+        for at, size, name in self.spans:
             if at <= address < at + max(size, 1):
                 return f"{name}+{address - at:#x}/{size:#x} [{self.name}]"
         return None
@@ -205,6 +216,16 @@ class BootedModule:
         if name not in self.functions:
             raise BadCall(name, "is not a function: it lies in data")
         return self._machine.call(address, *args, seconds=seconds, returns=returns)
+
+    def trace(self, glob: str = "*", **options: Any) -> Trace:
+        """Trace this module's functions whose name matches; see `BootedMachine.trace`."""
+        return self._machine.interposing.trace(f"{self.name}:{glob}", **options)
+
+    def probe(
+        self, place: str, handler: Callable[[Hit], object] | None = None, *, limit: int = LIMIT
+    ) -> Probe:
+        """Probe this module at `FUNCTION[+OFFSET]`; see `BootedMachine.probe`."""
+        return self._machine.interposing.probe(f"{self.name}:{place}", handler, limit)
 
     def unload(self, *, force: bool = False) -> None:
         """Let the kernel take the module out (delete_module)."""
