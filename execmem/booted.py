@@ -27,7 +27,6 @@ _OWN = {
     "kaslr": None,
     "seed": 0,
     "heap_limit": None,
-    "stubs": (),
     "checks": "hardware",
     "errata": (),
     "kasan": False,
@@ -39,7 +38,7 @@ _OWN = {
     "svg": None,
     "png": None,
 }
-_SPELLED = {"errata": "--erratum", "stubs": "--stub"}
+_SPELLED = {"errata": "--erratum"}
 
 
 def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
@@ -91,6 +90,13 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
         )
     if options.get("seconds") is not None:
         machine.seconds = options["seconds"] or None
+    for stub in options.get("stubs", ()):
+        name, _, value = stub.partition("=")
+        try:
+            number = int(value or "0", 0)
+        except ValueError:
+            raise click.UsageError(f"--stub {stub!r}: expected NAME or NAME=VALUE") from None
+        machine.stub(name, number)
     return machine
 
 

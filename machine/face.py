@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 
 from archs import Arch
 from kernels.log import LogLine
+from kernels.tracing import AnyProbe, CallTrace, Hit, OnCall, UntilStopped
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
@@ -170,6 +171,35 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def sleep(self, seconds: float) -> None:
         """Let guest time pass, and what is due meanwhile happen."""
+
+    @abc.abstractmethod
+    def stub(
+        self,
+        name: str,
+        behaviour: int | Callable[..., int | None] = ...,
+        *,
+        prototype: str | None = ...,
+    ) -> object:
+        """Let a constant or a Python function answer calls of a kernel function."""
+
+    @abc.abstractmethod
+    def replace(self, functions: Mapping[int | str, int | str]) -> UntilStopped:
+        """Let calls of functions go to other functions."""
+
+    @abc.abstractmethod
+    def probe(self, place: int | str, handler: Callable[[Hit], object] | None = ...) -> AnyProbe:
+        """Put a probe at an instruction."""
+
+    @abc.abstractmethod
+    def trace(
+        self,
+        pattern: str,
+        *more: str,
+        limit: int = ...,
+        on_entry: OnCall | None = ...,
+        on_exit: OnCall | None = ...,
+    ) -> CallTrace:
+        """Trace functions."""
 
     @abc.abstractmethod
     def symbolize(self, address: int) -> str | None:

@@ -20,6 +20,8 @@ from kernels.log import LogLine
 _LINE = re.compile(rb"(?:<(\d+)>)?(?:\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?)?(.*)", re.DOTALL)
 _UNMARKED = 4  # KERN_WARNING: the level of a message that says none
 _DEAD = ("do_exit",)
+# Before that x86-64 begins the stack anew (5.17 renamed it), over the calls around a handler's.
+_REWINDS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 
 
 class BootedKernel:
@@ -41,9 +43,13 @@ class BootedKernel:
         self._log: list[LogLine] = []
         self._parsed = 0  # bytes of the console
         self._died = False
+        self._told = 0  # bytes of the console up to the last report that became a Fault
         for name in _DEAD:
             if name in self.symbols:
                 self.board.break_at(self.symbols[name], self._dying)
+        for name in _REWINDS:
+            if name in self.symbols:
+                self.board.break_at(self.symbols[name], self._rewinding)
 
     @property
     def release(self) -> str:
@@ -114,8 +120,15 @@ class BootedKernel:
             self._died = True
             self.board.stop_here()
 
+    def _rewinding(self) -> None:
+        """End a call that a handler made, as above, but with the stack as it is."""
+        if self.guest.depth > 1:
+            self._dying()
+
     def _fault(self, ended: Ended, before: int) -> Fault:
-        said = _lines(self.board.wires.console[before:])
+        console = self.board.wires.console
+        said = _lines(console[max(before, self._told) if self._told <= len(console) else before :])
+        self._told = len(console)  # what follows is not of this one
         report = reports.find(line.text for line in said)
         if self._died:
             self._died = False

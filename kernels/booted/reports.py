@@ -54,7 +54,10 @@ _HEADS: tuple[tuple[FaultKind, re.Pattern[str]], ...] = tuple(
         (FaultKind.PANIC, r"Kernel panic - not syncing: (?P<where>.+)"),
     )
 )
-_WARNING = re.compile(r"WARNING: CPU: \d+ PID: \d+ at (?P<where>.+)")
+# kernel/panic.c, __warn(): until 6.17, and since.
+_WARNING = re.compile(
+    r"WARNING: (?:CPU: \d+ PID: \d+ at |(?=(?:\S+:\d+ )?at \S.*, CPU#\d+: ))(?P<where>.+)"
+)
 _WRITES = re.compile(r"#PF: supervisor write access|WnR = 1|Store/AMO")
 _FETCHES = re.compile(
     r"#PF: supervisor instruction fetch|instruction page fault|IABT", re.IGNORECASE

@@ -155,8 +155,6 @@ class BootedMachine(Interposed, Machine):
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
         self._disassembler = Disassembler(self.arch)
-        calling = self.arch.runs.calling
-        self._arguments = calling.arguments
 
     @property
     def models(self) -> str:
