@@ -21,7 +21,7 @@ from execmem.streams import say
 @examples(
     "execmem probe patchable:patchable_divide -- patchable_digits 321",
     "execmem probe crc16:crc16 --root TREE --arch arm64 -- crc16 0 str:12345 5",
-    "execmem probe strlen --kernel vmlinuz -- kstrdup str:abc 0xcc0",
+    "execmem probe strlen --kernel VMLINUZ -- kstrdup str:abc 0xcc0",
 )
 def probe(
     target: str,

@@ -34,7 +34,7 @@ SHOWN = 4  # argument registers, where nobody knows how many a function takes
 @examples(
     "execmem trace patchable -- patchable_digits 321",
     'execmem trace "patchable:*_d*" --arch arm64 --args -- patchable_digits 321',
-    'execmem trace "*kmalloc*" --kernel vmlinuz --args -- kstrdup str:abc 0xcc0',
+    'execmem trace "*kmalloc*" --kernel VMLINUZ --args -- kstrdup str:abc 0xcc0',
 )
 def trace(
     target: str,

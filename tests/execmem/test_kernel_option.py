@@ -57,7 +57,7 @@ RUNNING: dict[str, tuple[str, ...]] = {
 }
 
 
-BOOTING = ("load", "run", "sweep")
+BOOTING = ("load", "run", "sweep", "trace", "probe")
 
 
 def test_who_takes_a_kernel() -> None:
