@@ -607,7 +607,7 @@ class Board(abc.ABC):
         ----------
         inside
             The handler looks at registers and memory or sets them, no more: it is called while
-            the emulator runs, which costs a tenth. Others may run guest code of their own.
+            the emulator runs, which takes a few microseconds and not 20. Others may run guest code of their own.
         order
             Lower ones are called first.
         """

@@ -7,8 +7,8 @@ found by decoding from the function's start, as can_probe() does (kernel/kprobes
 instruction that is executed again, after a page fault or as a repeated string instruction, is
 reached again.
 
-What a hit costs, on two cores of a laptop: about 10 microseconds without a handler (the emulator
-runs on), 30 with one (it may call guest functions).
+What a hit costs (6.12, all three architectures): 1 to 5 microseconds where it is only counted, 15
+to 30 where its registers are kept, 20 to 45 with a handler, for which the emulator's run ends.
 """
 
 from __future__ import annotations
