@@ -9,13 +9,16 @@ address stays what it is, because the emulator keeps it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -47,6 +50,21 @@ class Frozen:
     def close(self) -> None:
         """Give the file back."""
         self._closed()
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield where it may be other than zero: first offset, end; of whole pages."""
+        size = os.fstat(self.fd).st_size
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(self.fd, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a hole up to the end
+                    return
+                raise
+            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+            end += -end % _PAGE
+            yield start - start % _PAGE, end
 
 
 @attrs.define(eq=False)
@@ -113,16 +131,27 @@ class Ram:
     def save(self, fd: int) -> None:
         """Store the contents in an empty file; pages that are zero stay holes."""
         os.ftruncate(fd, self.size)
-        words = np.frombuffer(self.view, np.uint64)
-        per_page = _PAGE // 8
-        for start in range(0, self.size, _CHUNK):
-            pages = words[start // 8 : (start + _CHUNK) // 8].reshape(-1, per_page)
-            used = pages.any(axis=1)
-            edges = np.flatnonzero(np.diff(used, prepend=False, append=False))
-            for first, last in edges.reshape(-1, 2).tolist():
-                at, end = start + first * _PAGE, start + last * _PAGE
-                while at < end:
-                    at += os.pwrite(fd, self.view[at:end], at)
+        words = np.frombuffer(self.view, np.uint64).reshape(-1, _PAGE // 8)
+        for first, last in self._asked():
+            for start in range(first, last, _CHUNK // _PAGE):
+                used = np.any(words[start : min(start + _CHUNK // _PAGE, last)], axis=1)
+                for begin, after in _runs(used):
+                    at, end = (start + begin) * _PAGE, (start + after) * _PAGE
+                    while at < end:
+                        at += os.pwrite(fd, self.view[at:end], at)
+
+    def _asked(self) -> list[tuple[int, int]]:
+        """Return which pages may be other than zero: first number, and end.
+
+        Looking at a page that nobody wrote would make the host have it.
+        """
+        if self.frozen is None:
+            return [(0, self.size // _PAGE)]
+        asked = np.zeros(self.size // _PAGE, bool)
+        asked[self.changed()] = True
+        for start, end in self.frozen.extents():
+            asked[start // _PAGE : end // _PAGE] = True
+        return _runs(asked)
 
     def thaw(self, frozen: Frozen) -> None:
         """Become what was frozen."""
@@ -142,3 +171,9 @@ class Ram:
             entries = np.frombuffer(file.read(self.size // _PAGE * 8), np.uint64)
         there = entries & np.uint64(_PRESENT | _SWAPPED) != 0
         return np.flatnonzero(there & (entries & np.uint64(_OF_FILE) == 0))
+
+
+def _runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return where an array is true: first index, and end, of each run."""
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    return [(first, last) for first, last in edges.reshape(-1, 2).tolist()]

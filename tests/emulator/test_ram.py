@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -89,3 +90,27 @@ def test_there_is_nothing_beside_it(at: int) -> None:
         ram.read(at, 2)
     with pytest.raises(IndexError):
         ram.write(at, b"ab")
+
+
+def there(ram: Ram) -> int:
+    """Return how many of the memory's pages the host has (vm/pagemap: bits 62 and 63)."""
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+        file.seek(ram.address // PAGE * 8)
+        entries = file.read(ram.size // PAGE * 8)
+    return sum(entries[at + 7] >> 6 != 0 for at in range(0, len(entries), 8))
+
+
+def test_freezing_again_looks_at_what_may_be_other_than_zero_only() -> None:
+    """Memory that nobody wrote is not looked at again, which would make the host have it."""
+    ram = Ram(START, 4096 * PAGE)
+    ram.write(START + 100 * PAGE, b"x")
+    ram.freeze()
+    ram.write(START + 2000 * PAGE, b"y")
+    frozen = ram.freeze()
+    ram.write(START + 100 * PAGE, bytes(1))
+    ram.write(START + 3000 * PAGE, b"z")
+    again = ram.freeze()
+    assert there(ram) < 100
+    assert os.fstat(again.fd).st_blocks * 512 == 2 * PAGE
+    assert os.pread(frozen.fd, 1, 100 * PAGE) == b"x"
+    assert [os.pread(again.fd, 1, at * PAGE) for at in (100, 2000, 3000)] == [b"\0", b"y", b"z"]
