@@ -84,7 +84,8 @@ BOOT = Boot(
         Part(kind="gic_cpu_interface", start=_CPU_INTERFACE, size=_WINDOW),
         Part(kind="pl011", start=_UART, size=_UART_SIZE),
     ),
-    model="UC_CPU_ARM64_A72",
+    models=("a72", "a57", "a53", "max"),
+    model_prefix="UC_CPU_ARM64_",
     command_line=f"earlycon=pl011,{_UART:#x} keep_bootcon nokaslr",
     start=_start,
     # 1: mov x8, #173; svc #0; b 1b

@@ -83,7 +83,8 @@ BOOT = Boot(
     ram=RAM,
     memory=512 * _MIB,
     parts=(),
-    model="UC_CPU_RISCV64_SIFIVE_U54",
+    models=("sifive-u54", "any", "base64"),
+    model_prefix="UC_CPU_RISCV64_",
     command_line="earlycon=sbi keep_bootcon nokaslr",
     start=_start,
     # 1: li a7, 173; ecall; j 1b

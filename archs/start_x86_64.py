@@ -110,6 +110,16 @@ _BRAND = b"Unicorn CPU".ljust(48, b"\0")
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
+_MODELS = (
+    "epyc",
+    *("opteron-g1", "opteron-g2", "opteron-g3", "opteron-g4", "opteron-g5", "phenom", "dhyana"),
+    *("core2duo", "conroe", "penryn", "nehalem", "westmere", "sandybridge", "ivybridge"),
+    *("haswell", "broadwell", "skylake-client", "skylake-server", "cascadelake-server"),
+    *("cooperlake", "icelake-client", "icelake-server", "snowridge", "denverton"),
+    *("knightsmill", "epyc-rome", "kvm64", "qemu64"),
+)
+
+
 def _identity() -> dict[int, dict[str, tuple[int, int]]]:
     found = {leaf: {"eax": (_ALL, _FAMILY_15_MODEL_107)} for leaf in (1, 0x8000_0001)}
     words = struct.unpack("<12I", _BRAND)
@@ -138,7 +148,8 @@ BOOT = Boot(
         _ports("acpi_pm", acpi.EVENTS, 12),
         _ports("reset", acpi.RESET, 1),
     ),
-    model="UC_CPU_X86_EPYC",
+    models=_MODELS,
+    model_prefix="UC_CPU_X86_",
     identity=_identity(),
     command_line="console=ttyS0 earlyprintk=ttyS0 nolapic noapic pci=off panic=-1",
     start=_start,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import mmap
 import os
 import weakref
@@ -65,6 +66,22 @@ class Frozen:
             end = os.lseek(self.fd, start, os.SEEK_HOLE)
             end += -end % _PAGE
             yield start - start % _PAGE, end
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what may be other than zero: offset, whole pages."""
+        for first, end in self.extents():
+            for start in range(first, end, _CHUNK):
+                yield start, os.pread(self.fd, min(_CHUNK, end - start), start)
+
+    def digest(self) -> str:
+        """Return a digest of the contents, however the file has its holes."""
+        found = hashlib.sha256()
+        for start, data in self.pieces():
+            pages = np.frombuffer(data, np.uint64).reshape(-1, _PAGE // 8)
+            for number in np.flatnonzero(pages.any(axis=1)).tolist():
+                found.update((start // _PAGE + number).to_bytes(8, "little"))
+                found.update(data[number * _PAGE : (number + 1) * _PAGE])
+        return found.hexdigest()
 
 
 @attrs.define(eq=False)
@@ -171,6 +188,23 @@ class Ram:
             entries = np.frombuffer(file.read(self.size // _PAGE * 8), np.uint64)
         there = entries & np.uint64(_PRESENT | _SWAPPED) != 0
         return np.flatnonzero(there & (entries & np.uint64(_OF_FILE) == 0))
+
+    def differing(self, base: Frozen) -> NDArray[np.int64]:
+        """Return the numbers of the pages that are other than in frozen memory, in order."""
+        words = np.frombuffer(self.view, np.uint64).reshape(-1, _PAGE // 8)
+        if self.frozen is base:
+            asked = self.changed()
+            before = b"".join(os.pread(base.fd, _PAGE, at * _PAGE) for at in asked.tolist())
+            there = np.frombuffer(before, np.uint64).reshape(-1, _PAGE // 8)
+            return asked[(words[asked] != there).any(axis=1)]
+        differs = np.zeros(self.size // _PAGE, bool)
+        for first, last in self._asked():  # if base has nothing there: what is other than zero
+            differs[first:last] = words[first:last].any(axis=1)
+        for start, data in base.pieces():
+            first, last = start // _PAGE, (start + len(data)) // _PAGE
+            there = np.frombuffer(data, np.uint64).reshape(-1, _PAGE // 8)
+            differs[first:last] = (words[first:last] != there).any(axis=1)
+        return np.flatnonzero(differs)
 
 
 def _runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:

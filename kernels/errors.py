@@ -90,3 +90,20 @@ class BootFailed(ExecmemError):
     def __str__(self) -> str:
         said = f"; it last said:\n{printable(self.console)}" if self.console else ""
         return f"{printable(self.kernel)}: does not boot: {printable(self.reason)}{said}"
+
+
+@attrs.define(auto_exc=True, str=False)
+class BadSnapshot(ExecmemError):
+    """A file that holds no machine that can be had here.
+
+    Parameters
+    ----------
+    name, reason
+        Which, and why.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.name}: {self.reason}")

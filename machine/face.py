@@ -116,6 +116,34 @@ class Machine(abc.ABC):
     ) -> None:
         raise NotImplementedError  # each kind has its own
 
+    @classmethod
+    def resume(cls, path: str | Path, *, kernel: Any = None, **options: Any) -> Machine:
+        """Return the machine that `save` wrote to a file.
+
+        Parameters
+        ----------
+        path
+            The file; it may come from anybody, nothing of it is executed on the host.
+        kernel
+            Its kernel, which the file does not hold, as for `Machine`; None: it is kept booted
+            here, from a time before.
+        options
+            `root`, `keep`, `on_boot` and `on_console`, as for a machine whose kernel is booted.
+
+        Raises
+        ------
+        BadSnapshot
+            The file is damaged, another version wrote it, or it is of another kernel.
+        BadKernel
+            The kernel is not kept here, and was not given.
+        """
+        found: Machine = import_module(_BOOTED[0]).open_saved(path, kernel, options)
+        return found
+
+    @abc.abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the machine to a file, for `resume`."""
+
     @property
     @abc.abstractmethod
     def models(self) -> str:

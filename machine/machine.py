@@ -54,6 +54,11 @@ from machine.module import Module
 from machine.patching import Phase, Way
 from machine.thread import Thread
 
+_NOT_DATA = (
+    "the modelled kernel is Python, and holds functions of it: what timers, work, "
+    "threads, files and stubs call"
+)
+
 
 class ModelledMachine(Computer, Machine):
     """An emulated kernel of one architecture, modelled in Python.
@@ -199,6 +204,16 @@ class ModelledMachine(Computer, Machine):
             Others use it, or it is not to be taken out without force.
         """
         self.insmod.unload(module, force=force)
+
+    def save(self, _path: str | Path) -> None:
+        """Refuse to write the machine to a file: much of what it knows is Python's own.
+
+        Raises
+        ------
+        BadCall
+            Always; a machine whose kernel is booted can be saved.
+        """
+        raise BadCall("save", _NOT_DATA, "a machine whose kernel is booted (kernel=) can be saved")
 
     # Calls -----------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from allocator.errors import NoSuchName, did_you_mean
+
 
 @attrs.frozen(kw_only=True)
 class Plan:
@@ -110,11 +112,14 @@ class Boot:
         Bytes of it where nobody says otherwise.
     parts
         Its hardware.
-    model
-        The CPU model, by the emulator's name.
+    models
+        The CPU models that a kernel may be given, by name; the first is what it is given where
+        nobody says otherwise.
+    model_prefix
+        What the emulator calls a model: this, and the name in capitals, `_` for `-`.
     identity
-        What the CPU says of itself otherwise than the model: leaf of CPUID -> register -> bits
-        that are taken away, bits that are put there.
+        What the first of them says of itself otherwise than the model: leaf of CPUID -> register
+        -> bits that are taken away, bits that are put there.
     command_line
         What a kernel is told by default.
     start
@@ -140,7 +145,8 @@ class Boot:
     ram: int
     memory: int
     parts: Sequence[Part]
-    model: str
+    models: tuple[str, ...]
+    model_prefix: str
     identity: Mapping[int, Mapping[str, tuple[int, int]]] = attrs.field(factory=dict)
     command_line: str
     start: Callable[[Plan], Start]
@@ -151,3 +157,18 @@ class Boot:
     padding: tuple[bytes, ...]
     machine: int
     takes: Mapping[str, int] = attrs.field(factory=dict)
+
+    def model(self, name: str = "") -> str:
+        """Return the emulator's name of a CPU model; "" is the first.
+
+        Raises
+        ------
+        NoSuchName
+            Kernels are not given such a CPU; with the names of those that they are given.
+        """
+        chosen = name or self.models[0]
+        if chosen not in self.models:
+            known = ", ".join(self.models)
+            asked = did_you_mean(name, self.models)
+            raise NoSuchName(f"cpu {name!r}: {self.board} computers have {known}{asked}")
+        return self.model_prefix + chosen.upper().replace("-", "_")

@@ -10,8 +10,19 @@ from emulator import process
 from emulator.boards.board import Board
 
 
-def board_of(arch: Arch, memory: int) -> Board:
-    """Return a computer of an architecture, with so many bytes of RAM; LevelMissing."""
+def board_of(arch: Arch, memory: int, cpu: str = "") -> Board:
+    """Return a computer of an architecture, with so many bytes of RAM.
+
+    Parameters
+    ----------
+    cpu
+        The CPU's model, one of `arch.boots.models`; "" is the first.
+
+    Raises
+    ------
+    LevelMissing, NoSuchName
+        Of the architecture there is none, or not with such a CPU.
+    """
     process.admit(memory, 2)  # and one that is looked into beforehand
     found: type[Board] = import_module(f"emulator.boards.{arch.boots.board}").BOARD
-    return found(arch, memory)
+    return found(arch, memory, cpu)

@@ -71,6 +71,13 @@ _GRANULE_16K, _SUPPORTED_16K = 0xF << 20, 1 << 20  # ID_AA64MMFR0_EL1.TGran16
 class Arm64Board(Board):
     """One CPU that starts at EL1 beside a GICv2."""
 
+    lasting = (
+        *(f"x{number}" for number in range(31)),
+        *("sp", "nzcv", "sp_el0", "tpidr_el0", "tpidrro_el0", "ttbr0_el1", "ttbr1_el1"),
+        *("fpcr", "fpsr"),
+        *(f"q{number}" for number in range(32)),
+    )
+
     def __init__(self, *args: object, **named: object) -> None:
         self._control = 0  # CNTV_CTL_EL0 and CNTV_CVAL_EL0: the emulator's own follow the host
         self._compare = 0

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import unicorn
@@ -111,11 +111,17 @@ class Board(abc.ABC):
         What it is built like; it must have the level boot.
     memory
         Bytes of RAM.
+    cpu
+        The CPU's model, one of the level's; "" is the first.
     """
 
-    def __init__(self, arch: Arch, memory: int) -> None:
+    lasting: ClassVar[tuple[str, ...]]  # registers that outlast a call; see `kept`
+
+    def __init__(self, arch: Arch, memory: int, cpu: str = "") -> None:
         self.arch = arch
         self.boot: Boot = arch.boots
+        self.cpu = cpu or self.boot.models[0]
+        self.model = self.boot.model(cpu)  # by the emulator's name
         emulation, calling = arch.runs.emulation, arch.runs.calling
         self._constants = import_module(f"unicorn.{emulation.prefix.lower()}_const")
         self._prefix = emulation.registers
@@ -151,7 +157,7 @@ class Board(abc.ABC):
         )
         self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
         WATCHDOG.watch(self)
-        self.uc.ctl_set_cpu_model(getattr(self._constants, self.boot.model))
+        self.uc.ctl_set_cpu_model(getattr(self._constants, self.model))
         self.memory = Pieces(self.uc, self.ram)
         self._connect()
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
@@ -223,6 +229,18 @@ class Board(abc.ABC):
         assert not values
 
     # Registers ----------------------------------------------------------------------------------
+
+    def kept(self) -> Mapping[str, int]:
+        """Return the registers that calls leave otherwise than the boot did, by name.
+
+        What the last exception told is none of them: it has been read, or never will be.
+        """
+        return {name: int(self.uc.reg_read(self.number(name))) for name in self.lasting}
+
+    def keep(self, values: Mapping[str, int]) -> None:
+        """Set them."""
+        for name in self.lasting:
+            self.uc.reg_write(self.number(name), values[name])
 
     def number(self, name: str) -> int:
         """Return Unicorn's number of a register."""

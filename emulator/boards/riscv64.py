@@ -56,6 +56,12 @@ _A0, _A1, _A2, _A6, _A7 = (f"x{number}" for number in (10, 11, 12, 16, 17))
 class Riscv64Board(Board):
     """One hart, and firmware."""
 
+    lasting = (
+        *(f"x{number}" for number in range(1, 32)),
+        *("satp", "sscratch", "fcsr"),
+        *(f"f{number}" for number in range(32)),
+    )
+
     def __init__(self, *args: object, **named: object) -> None:
         self._places = places()
         self._raised_bits = 0  # of `mip`, as the emulator was told

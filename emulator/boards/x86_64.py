@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Mapping
 from functools import cache
 
 import attrs
@@ -43,8 +44,10 @@ _HLT = 0xF4
 
 _PE_PG, _LONG_MODE, _PAE, _LA57 = 0x8000_0033, 0x500, 0x20, 1 << 12  # CR0, EFER, CR4
 _TF, _IF, _NT, _RF = 0x100, 0x200, 0x4000, 0x1_0000  # RFLAGS
+_USER_FLAGS = 0xCD5  # CF PF AF ZF SF DF OF
 _EFER, _STAR, _LSTAR, _CSTAR, _FMASK = 0xC000_0080, *range(0xC000_0081, 0xC000_0085)
 _SYSTEM_CALLS = 1  # EFER.SCE
+_KERNEL_GS, _KERNEL_GS_BASE = "kernel_gs_base", 0xC000_0102
 _TSC_AUX = 0xC000_0103
 # CPUID: RDRAND and RDSEED, which Unicorn answers by the host's entropy; two runs would differ.
 _RANDOM = ((1, "ecx", 1 << 30), (7, "ebx", 1 << 18))
@@ -88,12 +91,22 @@ class _TripleFault(Exception):
 class X86Board(Board):
     """One CPU in long mode beside the chips of a PC."""
 
+    # The x87 registers are a user's, and in memory while the kernel runs.
+    lasting = (
+        *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
+        *(f"r{number}" for number in range(8, 16)),
+        *("rflags", "cr3", "fs_base", "gs_base", "mxcsr"),
+        *(f"xmm{number}" for number in range(16)),
+    )
+
     def __init__(self, *args: object, **named: object) -> None:
         self._called = False  # a SYSCALL ended the run
         super().__init__(*args, **named)  # type: ignore[arg-type] # handed on as they came
-        self._where = _places(self.boot.model)
+        self._where = _places(self.model)
         self._changes: dict[tuple[int, int], dict[str, tuple[int, int]]] = {
-            (leaf, 0): dict(changes) for leaf, changes in self.boot.identity.items()
+            (leaf, 0): dict(changes)
+            for leaf, changes in self.boot.identity.items()
+            if self.cpu == self.boot.models[0]
         }
         for leaf, name, bit in _RANDOM:
             changes = self._changes.setdefault((leaf, 0), {})
@@ -143,6 +156,16 @@ class X86Board(Board):
             self.uc.reg_write(self.number(name), (0, value >> 16, value & 0xFFFF, 0))
         else:
             super().set(name, value)
+
+    def kept(self) -> Mapping[str, int]:
+        """Return the registers that calls leave otherwise than the boot did, by name."""
+        return {**super().kept(), _KERNEL_GS: self.uc.msr_read(_KERNEL_GS_BASE)}
+
+    def keep(self, values: Mapping[str, int]) -> None:
+        """Set them; of the flags those that code may set."""
+        flags = self.get("rflags") & ~_USER_FLAGS | values["rflags"] & _USER_FLAGS
+        super().keep({**values, "rflags": flags})
+        self.uc.msr_write(_KERNEL_GS_BASE, values[_KERNEL_GS])
 
     # Addresses ----------------------------------------------------------------------------------
 
@@ -346,7 +369,7 @@ class X86Board(Board):
         changes = self._changes.get((leaf, part if leaf in _IN_PARTS else 0))
         if changes is None:
             return False
-        values = dict(_cpuid(self.boot.model, leaf, part))
+        values = dict(_cpuid(self.model, leaf, part))
         for name, (taken, put) in changes.items():
             values[name] = values[name] & ~taken | put
         if leaf == 1 and self.get("cr4") & _OSXSAVE_ENABLED:

@@ -27,7 +27,7 @@ from emulator.ram import Frozen
 from kernels.booted.starting import Parameters, Place
 
 LIMIT = 4 * GIB  # bytes on disk of all entries
-_FORMAT = 1
+_FORMAT = 2
 _MEMORY, _STATE = "memory", "state.json"
 _FACTS = ("name", "release", "arch", "command_line")  # that every entry tells
 _BUSY = ".busy-"
@@ -63,22 +63,20 @@ def folder() -> Path:
     return root / "execmem" / "kernels"
 
 
-def key_of(image: bytes, parameters: Parameters, version: str) -> str:
+def key_of(image: str, parameters: Parameters, version: str) -> str:
     """Return the key of a kernel's file, what it was booted with, and who booted it.
 
     Parameters
     ----------
     image
-        The file's bytes.
+        SHA-256 of the file.
     parameters
         What else the boot followed from.
     version
         The product's.
     """
-    what = [_FORMAT, version, EMULATOR, attrs.asdict(parameters)]
-    digest = hashlib.sha256(image)
-    digest.update(json.dumps(what, sort_keys=True).encode())
-    return digest.hexdigest()[:32]
+    what = [_FORMAT, version, EMULATOR, attrs.asdict(parameters), image]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def entries() -> Iterator[Entry]:

@@ -43,7 +43,7 @@ class BootedKernel:
         self._log: list[LogLine] = []
         self._parsed = 0  # bytes of the console
         self._died = False
-        self._told = 0  # bytes of the console up to the last report that became a Fault
+        self.told = 0  # bytes of the console up to the last report that became a Fault
         for name in _DEAD:
             if name in self.symbols:
                 self.board.break_at(self.symbols[name], self._dying)
@@ -114,6 +114,10 @@ class BootedKernel:
         except Ended as ended:
             raise self._fault(ended, before) from None
 
+    def restored(self) -> None:
+        """Take note that the machine is another now: what it had said it has not said."""
+        self.told = min(self.told, len(self.board.wires.console))
+
     def _dying(self) -> None:
         """End the call whose process the kernel is about to end."""
         if self.guest.depth and self.guest.on_own_stack():
@@ -127,8 +131,8 @@ class BootedKernel:
 
     def _fault(self, ended: Ended, before: int) -> Fault:
         console = self.board.wires.console
-        said = _lines(console[max(before, self._told) if self._told <= len(console) else before :])
-        self._told = len(console)  # what follows is not of this one
+        said = _lines(console[max(before, self.told) if self.told <= len(console) else before :])
+        self.told = len(console)  # what follows is not of this one
         report = reports.find(line.text for line in said)
         if self._died:
             self._died = False

@@ -7,17 +7,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache as memo
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from archs import Arch
 from archs import arch as arch_by_name
 from emulator.boards import board_of
 from emulator.boards.board import Board
+from emulator.ram import Frozen
 from kernels.booted import cache
 from kernels.booted.starting import Parameters, Started, start
 from kernels.booted.symbols import Symbols
@@ -28,6 +30,22 @@ from loader.kernel.image import KernelImage
 
 _PACKAGES = ("archs", "emulator", "emulator/boards", "emulator/hardware", "kernels/booted")
 _NAMES, _ADDRESSES, _TYPES = "names", "addresses", "types"
+
+
+@attrs.frozen
+class Kept:
+    """A kernel that nobody names a file of: it is in the cache, or not to be had.
+
+    Parameters
+    ----------
+    image
+        SHA-256 of its file.
+    name
+        What the file was called.
+    """
+
+    image: str
+    name: str
 
 
 class Standing:
@@ -45,6 +63,10 @@ class Standing:
         The bytes of its BTF; empty where it has none.
     read
         Returns its image, which takes a second.
+    parameters
+        What else its boot followed from.
+
+    `base` is its memory as it was then.
     """
 
     def __init__(
@@ -54,9 +76,14 @@ class Standing:
         symbols: Symbols,
         types: bytes,
         read: Callable[[], KernelImage],
+        parameters: Parameters,
     ) -> None:
         self.started = started
         self.facts = facts
+        self.parameters = parameters
+        ram = started.board.ram
+        self.base: Frozen = ram.freeze() if ram.frozen is None else ram.frozen
+        started.board.forget_addresses()  # of pages that may be written without a copy
         self.symbols = symbols
         self._types = types
         self._read = read
@@ -77,13 +104,18 @@ class Standing:
         return self._read()
 
     @cached_property
+    def digest(self) -> str:
+        """A digest of its memory as it was then; takes a quarter of a second."""
+        return self.base.digest()
+
+    @cached_property
     def types(self) -> Btf | None:
         """The kernel's types; None where it has none."""
         return Btf.parse(self._types, name="the kernel's BTF") if self._types else None
 
 
 def open_kernel(
-    kernel: str | Path | KernelImage,
+    kernel: str | Path | KernelImage | Kept,
     parameters: Parameters | None = None,
     *,
     arch: Arch | None = None,
@@ -97,7 +129,8 @@ def open_kernel(
     Parameters
     ----------
     kernel
-        An image, a package, a tree, or `running`; or an image that was read already.
+        An image, a package, a tree, or `running`; or an image that was read already, or one that
+        the cache may have.
     parameters
         What else its boot follows from.
     arch
@@ -121,30 +154,36 @@ def open_kernel(
         Kernels of its architecture cannot be booted.
     """
     parameters = parameters or Parameters()
-    raw = kernel.data if isinstance(kernel, KernelImage) else find_kernel(kernel).image[1]
-
-    def read() -> KernelImage:
-        return kernel if isinstance(kernel, KernelImage) else find_kernel(kernel).read()
-
-    key = cache.key_of(raw, parameters, _product())
+    if isinstance(kernel, Kept):
+        digest, read = kernel.image, partial(_nowhere, kernel)
+    else:
+        raw = kernel.data if isinstance(kernel, KernelImage) else find_kernel(kernel).image[1]
+        digest, read = hashlib.sha256(raw).hexdigest(), partial(_read, kernel)
     if keep:
-        found = _fetch(key, read)
-        if found is not None:
-            _check(found.arch, arch, found.facts["name"])
-            return found
+        # The CPU that a kernel is given where nobody says so is the one of no name.
+        for words in (parameters, attrs.evolve(parameters, cpu="")):
+            found = _fetch(cache.key_of(digest, words, _product()), words, read)
+            if found is not None and parameters.cpu in ("", found.board.cpu):
+                _check(found.arch, arch, found.facts["name"])
+                return found
     booted = read()
     _check(booted.arch, arch, booted.name)
+    if parameters.cpu == booted.arch.boots.models[0]:
+        parameters = attrs.evolve(parameters, cpu="")
     if on_boot is not None:
         on_boot(booted.release or booted.name)
     started = start(booted, parameters, seconds=seconds, on_console=on_console)
+    board = started.board
     facts = {
         "name": booted.name,
         "release": booted.release,
         "version": list(booted.version or ()),
         "build_id": booted.build_id,
         "arch": booted.arch.name,
-        "memory": started.board.ram.size,
+        "cpu": board.cpu,
+        "memory": board.ram.size,
         "command_line": parameters.command_line,
+        "image": digest,
     }
     symbols = Symbols.of(booted.symbols.names, booted.symbols.addresses)
     types = booted.btf_blob() or b""
@@ -154,9 +193,19 @@ def open_kernel(
             _ADDRESSES: symbols.addresses.tobytes(),
             _TYPES: types,
         }
-        cache.store(key, started.board, started.place, facts, files_of)
-    started.board.wires.on_console = None
-    return Standing(started, facts, symbols, types, lambda: booted)
+        key = cache.key_of(digest, parameters, _product())
+        cache.store(key, board, started.place, facts, files_of)
+    board.wires.on_console = None
+    return Standing(started, facts, symbols, types, lambda: booted, parameters)
+
+
+def _read(kernel: str | Path | KernelImage) -> KernelImage:
+    return kernel if isinstance(kernel, KernelImage) else find_kernel(kernel).read()
+
+
+def _nowhere(kernel: Kept) -> KernelImage:
+    reason = f"is not kept booted here (SHA-256 {kernel.image[:16]}...): give its file with kernel="
+    raise BadKernel(kernel.name, "file", reason)
 
 
 def _check(found: Arch, wanted: Arch | None, name: str) -> None:
@@ -164,7 +213,7 @@ def _check(found: Arch, wanted: Arch | None, name: str) -> None:
         raise BadKernel(name, "architecture", f"is for {found.name}, not for {wanted.name}")
 
 
-def _fetch(key: str, read: Callable[[], KernelImage]) -> Standing | None:
+def _fetch(key: str, parameters: Parameters, read: Callable[[], KernelImage]) -> Standing | None:
     entry = cache.look(key)
     if entry is None:
         return None
@@ -173,7 +222,7 @@ def _fetch(key: str, read: Callable[[], KernelImage]) -> Standing | None:
         memory = int(entry.facts["memory"])
     except (KeyError, ValueError, TypeError):
         return None
-    board = board_of(arch, memory)
+    board = board_of(arch, memory, parameters.cpu)
     place = cache.fetch(entry, board)
     if place is None:
         return None
@@ -185,7 +234,8 @@ def _fetch(key: str, read: Callable[[], KernelImage]) -> Standing | None:
         types = (entry.folder / _TYPES).read_bytes()
     except (OSError, ValueError):
         return None
-    return Standing(Started(board=board, place=place), entry.facts, symbols, types, read)
+    started = Started(board=board, place=place)
+    return Standing(started, entry.facts, symbols, types, read, parameters)
 
 
 @memo

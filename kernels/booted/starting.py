@@ -40,10 +40,13 @@ class Parameters:
         Bytes of RAM; 0: as the architecture's level says.
     command_line
         Added to what the level says; the kernel takes the last word on a thing.
+    cpu
+        The CPU's model, one of the level's; "": the first.
     """
 
     memory: int = 0
     command_line: str = ""
+    cpu: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -136,7 +139,7 @@ def start(
     if where is None:
         names = ", ".join(form.format(_MET) for form in level.system_calls)
         raise BootFailed(image.name, f"none of {names} is among its symbols", "")
-    board = board_of(image.arch, plan.memory)
+    board = board_of(image.arch, plan.memory, parameters.cpu)
     board.wires.on_console = on_console
     board.load(beginning)
     base = image.loaded.address

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import attrs
-import numpy as np
 
 from allocator.types import ADDRESS_MASK
 from archs import Arch
@@ -26,8 +24,9 @@ from emulator.boards.board import Still
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
 from kernels.booted.kernel import BootedKernel
-from kernels.booted.opening import open_kernel
+from kernels.booted.opening import Kept, open_kernel
 from kernels.booted.requests import Requests
+from kernels.booted.saved import read as read_saved
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
@@ -49,7 +48,9 @@ from loader.loaded import State
 from machine.arguments import Argument, Out
 from machine.booted.files import File, FileError, mount
 from machine.booted.interposing import Interposed, Interposing
-from machine.booted.module import BootedModule, LoadReport, sections_of
+from machine.booted.module import BootedModule, report_of
+from machine.booted.saving import Savable, kernel_of, resume
+from machine.booted.words import soft, words_of
 from machine.face import Machine
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
@@ -58,7 +59,6 @@ OURS = frozenset(
     " constructors".split()
 )
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
-_SOFT = re.compile(rb"\0softdep=([^\0]{1,1000})\0")
 _FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _LONGEST = 16  # bytes of an instruction, and no less
 
@@ -85,7 +85,7 @@ class Snapshot:
     inside: int = 0
 
 
-class BootedMachine(Interposed, Machine):
+class BootedMachine(Interposed, Savable, Machine):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -100,6 +100,9 @@ class BootedMachine(Interposed, Machine):
         Bytes of RAM; None: as the architecture has it.
     command_line
         More words for the kernel's command line.
+    cpu
+        The CPU's model, one of `arch.boots.models`; "" is the first. What it has decides what the
+        kernel finds, and which alternatives of its code it takes.
     keep
         Whether a booted kernel is kept in the cache, and taken from there.
     on_boot, on_console
@@ -117,11 +120,12 @@ class BootedMachine(Interposed, Machine):
         self,
         arch: str | Arch | None = None,
         *,
-        kernel: str | Path | KernelImage,
+        kernel: str | Path | KernelImage | Kept,
         modelled: bool = False,
         root: str | Path | None = None,
         memory: int | None = None,
         command_line: str = "",
+        cpu: str = "",
         keep: bool = True,
         on_boot: Callable[[str], object] | None = None,
         on_console: Callable[[bytes], object] | None = None,
@@ -136,7 +140,7 @@ class BootedMachine(Interposed, Machine):
                 "Machine", f"{name}: a booted kernel decides that itself (modelled=True: ours does)"
             )
         wanted = arch if isinstance(arch, Arch) or arch is None else arch_by_name(arch)
-        parameters = Parameters(memory=memory or 0, command_line=command_line)
+        parameters = Parameters(memory=memory or 0, command_line=command_line, cpu=cpu)
         standing = open_kernel(
             kernel,
             parameters,
@@ -149,7 +153,7 @@ class BootedMachine(Interposed, Machine):
         self.arch = standing.arch
         self.seconds: float | None = SECONDS
         self._tree = None if root is None else open_tree(root)
-        self._mounted = False
+        self.mounted = False
         self._modules: dict[str, BootedModule] = {}
         self._asked: ModuleTree | None = None  # the tree of the load under way
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
@@ -206,7 +210,7 @@ class BootedMachine(Interposed, Machine):
             for name in self._needed(file, tree):
                 if name not in self.modules:  # as something that another asked for
                     self._insert(ModuleFile.read(find(tree, name)), {})
-            for name in _soft(file):
+            for name in soft(file):
                 self._request(name)
             return self._insert(file, params)
         except KernelRefused:
@@ -300,7 +304,7 @@ class BootedMachine(Interposed, Machine):
         view = parse_elf(image, file.name)
         before = len(self.log)
         with self.kernel.watched():
-            inserted = self.kernel.modules.insert(image, _words(params))
+            inserted = self.kernel.modules.insert(image, words_of(params))
         said = tuple(self.log[before:])
         name = view.modinfo.get("name") or module_name(file.name)
         if inserted.result:
@@ -308,21 +312,7 @@ class BootedMachine(Interposed, Machine):
             lines = tuple(line.text for line in said)
             what = "init" if inserted.module else "init_module"
             raise KernelRefused(name, what, number, errno_name(number), lines)
-        counts: Counter[str] = Counter()
-        for table in view.tables:
-            numbers, times = np.unique(table.records["type"], return_counts=True)
-            for number, count in zip(numbers.tolist(), times.tolist(), strict=True):
-                counts[self.arch.link.type_name(number)] += count
-        report = LoadReport(
-            name=name,
-            arch=self.arch.name,
-            kernel=self.kernel.release,
-            regions=inserted.regions,
-            sections=sections_of(view, inserted),
-            relocations=dict(counts.most_common()),
-            init_result=0,
-            log=said,
-        )
+        report = report_of(self.arch, self.kernel.release, name, view, inserted, said)
         module = BootedModule(self, view, name, inserted, report)
         self.modules[name] = module
         return module
@@ -448,7 +438,7 @@ class BootedMachine(Interposed, Machine):
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
         inside = self.kernel.guest.inside
-        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self._mounted, inside)
+        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self.mounted, inside)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the machine was: memory, registers, modules, time, log.
@@ -459,8 +449,9 @@ class BootedMachine(Interposed, Machine):
         if snapshot.inside != self.kernel.guest.inside:
             raise BadCall("restore", "a snapshot of the middle of another call, or of none")
         self.kernel.board.back(snapshot.still)
+        self.kernel.restored()
         self.interposing.restored()
-        self._mounted = snapshot.mounted
+        self.mounted = snapshot.mounted
         if self.modules != snapshot.modules:
             for module in self.modules.values():
                 module.state = State.UNLOADED
@@ -516,9 +507,9 @@ class BootedMachine(Interposed, Machine):
         FileError
             The kernel refused, or there is no such file.
         """
-        if not self._mounted:
+        if not self.mounted:
             mount(self)
-            self._mounted = True
+            self.mounted = True
         return File(self, path, flags).open()
 
     def device(self, name: str, *, flags: int = os.O_RDWR) -> File:
@@ -569,31 +560,18 @@ class BootedMachine(Interposed, Machine):
         return self.kernel.standing.image
 
 
-def _soft(file: ModuleFile) -> list[str]:
-    """Return the modules and aliases that should be there before a module (softdep pre)."""
-    names: list[str] = []
-    for each in _SOFT.findall(file.image()):
-        words = each.decode("ascii", "replace").split()
-        takes = False
-        for word in words:
-            if word.endswith(":"):
-                takes = word == "pre:"
-            elif takes:
-                names.append(word)
-    return names
-
-
-def _words(params: dict[str, object]) -> str:
-    """Return parameters as insmod passes them; BadCall for what cannot be."""
-    words = []
-    for name, value in params.items():
-        if value is True:
-            words.append(name)
-            continue
-        text = str(int(value)) if isinstance(value, bool) else str(value)
-        if isinstance(value, list | tuple):
-            text = ",".join(map(str, value))
-        if any(c in text for c in "\n\0"):
-            raise BadCall("load", f"parameter {name}={text!r} cannot be passed")
-        words.append(f'{name}="{text}"' if any(c.isspace() for c in text) else f"{name}={text}")
-    return " ".join(words)
+def open_saved(
+    path: str | Path, kernel: str | Path | KernelImage | None, options: dict[str, Any]
+) -> BootedMachine:
+    """Return the machine in a file; see `Machine.resume`."""
+    found = read_saved(path)
+    image, name, parameters = kernel_of(found)
+    machine = BootedMachine(
+        kernel=Kept(image, name) if kernel is None else kernel,
+        memory=parameters.memory,
+        command_line=parameters.command_line,
+        cpu=parameters.cpu,
+        **options,
+    )
+    resume(machine, found)
+    return machine

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -237,6 +238,32 @@ class BootedModule:
             for kind, at in self.regions.items()
         )
         return f"<Module {self.name} ({self.report.arch}, {self.state.value}): {where}>"
+
+
+def report_of(
+    arch: Arch,
+    release: str,
+    name: str,
+    view: ElfView,
+    inserted: Inserted,
+    log: tuple[LogLine, ...],
+) -> LoadReport:
+    """Return what a kernel did when it loaded a module."""
+    counts: Counter[str] = Counter()
+    for table in view.tables:
+        numbers, times = np.unique(table.records["type"], return_counts=True)
+        for number, count in zip(numbers.tolist(), times.tolist(), strict=True):
+            counts[arch.link.type_name(number)] += count
+    return LoadReport(
+        name=name,
+        arch=arch.name,
+        kernel=release,
+        regions=inserted.regions,
+        sections=sections_of(view, inserted),
+        relocations=dict(counts.most_common()),
+        init_result=0,
+        log=log,
+    )
 
 
 def sections_of(view: ElfView, inserted: Inserted) -> dict[int, LoadedSection]:

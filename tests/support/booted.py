@@ -44,3 +44,12 @@ def machine(folder: Path, root: Path | None = None) -> BootedMachine:
     cached = Path(os.environ["XDG_CACHE_HOME"])
     with _alone(cached):
         return BootedMachine(kernel=folder, root=root)
+
+
+def one_of_each() -> list[tuple[str, Path, Arch]]:
+    """Return a kernel for each architecture: one that has modules, where there is one."""
+    chosen: dict[str, tuple[str, Path, Arch]] = {}
+    for name, path, arch in releases():
+        if arch.name not in chosen or not (chosen[arch.name][1] / "lib").is_dir():
+            chosen[arch.name] = name, path, arch
+    return list(chosen.values())
