@@ -196,7 +196,8 @@ class Ram:
             asked = self.changed()
             before = b"".join(os.pread(base.fd, _PAGE, at * _PAGE) for at in asked.tolist())
             there = np.frombuffer(before, np.uint64).reshape(-1, _PAGE // 8)
-            return asked[(words[asked] != there).any(axis=1)]
+            chosen: NDArray[np.int64] = asked[(words[asked] != there).any(axis=1)]
+            return chosen
         differs = np.zeros(self.size // _PAGE, bool)
         for first, last in self._asked():  # if base has nothing there: what is other than zero
             differs[first:last] = words[first:last].any(axis=1)

@@ -85,6 +85,7 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
             arch,
             kernel=options["kernel"],
             root=options.get("root"),
+            cpu=options.get("cpu", ""),
             on_boot=on_boot,
             on_console=on_console,
         )

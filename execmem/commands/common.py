@@ -63,9 +63,19 @@ def console_option(function: F) -> F:
     )(function)
 
 
+def cpu_option(function: F) -> F:
+    """Add --cpu, to a command that may boot a kernel; `boots` refuses it where none is."""
+    return click.option(
+        "--cpu", default="", metavar="MODEL", help="CPU that --kernel boots on: haswell, a57 ..."
+    )(function)
+
+
 def boots(options: Mapping[str, Any]) -> bool:
     """Return whether a command line means a booted kernel."""
-    return options.get("kernel") is not None and not options.get("modelled")
+    booted = options.get("kernel") is not None and not options.get("modelled")
+    if options.get("cpu") and not booted:
+        raise click.UsageError("--cpu: nothing is booted here; it goes with --kernel")
+    return booted
 
 
 def module_options(function: F) -> F:

@@ -13,6 +13,7 @@ from execmem.commands.common import (
     SVG,
     boots,
     console_option,
+    cpu_option,
     examples,
     importing,
     load_one,
@@ -33,6 +34,7 @@ from execmem.streams import say
 @module_options
 @modelled_option
 @console_option
+@cpu_option
 @record_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")

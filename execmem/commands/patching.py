@@ -15,6 +15,7 @@ from execmem.commands.common import (
     argument,
     boots,
     console_option,
+    cpu_option,
     load_one,
     machine_for,
     modelled_option,
@@ -46,6 +47,7 @@ def call_options(function: F) -> F:
             module_options,
             modelled_option,
             console_option,
+            cpu_option,
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
             click.option(

@@ -12,6 +12,7 @@ from execmem.commands.common import (
     argument,
     boots,
     console_option,
+    cpu_option,
     examples,
     importing,
     load_one,
@@ -35,6 +36,7 @@ from execmem.streams import say
 @module_options
 @modelled_option
 @console_option
+@cpu_option
 @record_option
 @unknown_option("fault")
 @click.option("--no-init", is_flag=True, help="call without running init first")

@@ -13,7 +13,15 @@ from typing import Any
 import click
 
 from execmem import notices
-from execmem.commands.common import LINES, examples, kernel_option, modelled_option, unknown_option
+from execmem.commands.common import (
+    LINES,
+    boots,
+    cpu_option,
+    examples,
+    kernel_option,
+    modelled_option,
+    unknown_option,
+)
 from execmem.streams import say
 
 # Of a dask scheduler; one without a port is waited for, and leaves a traceback.
@@ -49,6 +57,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 @click.option("--force", is_flag=True, help="as modprobe --force: whatever they were built for")
 @kernel_option
 @modelled_option
+@cpu_option
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -91,6 +100,7 @@ def sweep(
         raise click.UsageError("--jobs is for this machine; a cluster has its own")
     if scheduler is not None and not ADDRESS.fullmatch(scheduler):
         raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
+    boots(options)
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another
     if options["kernel"] is not None:
@@ -100,7 +110,8 @@ def sweep(
             options["init"] = True  # its loader runs the init of what it loads
             from execmem import booted
 
-            booted.open_machine("", {"kernel": options["kernel"]})  # workers find it booted
+            # Workers find it booted.
+            booted.open_machine("", {"kernel": options["kernel"], "cpu": options["cpu"]})
         if options["kernel"] != RUNNING:
             options["kernel"] = str(Path(options["kernel"]).resolve())
     files = files_under(paths)

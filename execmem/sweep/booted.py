@@ -17,21 +17,21 @@ from machine.booted.machine import BootedMachine, Snapshot
 
 
 @lru_cache(maxsize=1)
-def _machine(kernel: str) -> tuple[BootedMachine, Snapshot]:
+def _machine(kernel: str, cpu: str) -> tuple[BootedMachine, Snapshot]:
     """Return this process' machine, and what it was at first."""
-    machine = BootedMachine(kernel=kernel)
+    machine = BootedMachine(kernel=kernel, cpu=cpu)
     return machine, machine.snapshot()
 
 
-def load(task: Task, kernel: str, seconds: float, row: dict[str, Any]) -> None:
+def load(task: Task, kernel: str, cpu: str, seconds: float, row: dict[str, Any]) -> None:
     """Let the kernel load a task's module after what it needs, and fill in the row.
 
     Parameters
     ----------
     task
         The module.
-    kernel
-        The kernel's path.
+    kernel, cpu
+        The kernel's path, and the CPU that it is booted on.
     seconds
         Time of the host that each may take.
     row
@@ -42,7 +42,7 @@ def load(task: Task, kernel: str, seconds: float, row: dict[str, Any]) -> None:
     ExecmemError
         It is refused, its init returned an error, or the kernel found something wrong.
     """
-    machine, first = _machine(kernel)
+    machine, first = _machine(kernel, cpu)
     if task.module is not None:
         file = contents(task.module)
         image = ModuleFile(file.name, file.image())

@@ -43,6 +43,8 @@ class Options:
     kernel, modelled
         The kernel that they are for: each goes into it as it was when it had booted; or that
         the modelled one stands in for it, with its facts. Every worker reads it.
+    cpu
+        The CPU that it is booted on; "": the usual.
     """
 
     init: bool = False
@@ -54,6 +56,7 @@ class Options:
     force: bool = False
     kernel: str | None = None
     modelled: bool = False
+    cpu: str = ""
 
 
 class Job(Protocol):
@@ -92,7 +95,7 @@ def examine(task: Task, options: Options, /) -> Row:
         if options.kernel is not None and not options.modelled:
             from execmem.sweep import booted
 
-            booted.load(task, options.kernel, options.seconds, row)
+            booted.load(task, options.kernel, options.cpu, options.seconds, row)
         else:
             _load(task, options, row)
     except InitFailed as error:

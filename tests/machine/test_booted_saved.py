@@ -244,7 +244,7 @@ def test_forged_files_are_refused_or_are_a_machine(machine: BootedMachine, tmp_p
     first = machine.snapshot()
     refused: list[str] = []
     taken = 0
-    for _ in range(2000 if os.environ.get("EXECMEM_LONG") else 60):
+    for _ in range(2000 if os.environ.get("EXECMEM_LONG") else 25):
         head = changed(found.head, chosen)
         try:
             resume(machine, forged("x", head, parts))

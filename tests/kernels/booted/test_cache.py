@@ -96,11 +96,12 @@ def test_what_is_damaged_is_not_there(own: Path, arch: archs.Arch, damage: objec
 def test_the_key_is_of_everything_that_a_boot_follows_from() -> None:
     """The key is of everything that a boot follows from."""
     given = [
-        (b"image", Parameters(), "1"),
-        (b"other", Parameters(), "1"),
-        (b"image", Parameters(memory=1 << 29), "1"),
-        (b"image", Parameters(command_line="x"), "1"),
-        (b"image", Parameters(), "2"),
+        ("image", Parameters(), "1"),
+        ("other", Parameters(), "1"),
+        ("image", Parameters(memory=1 << 29), "1"),
+        ("image", Parameters(command_line="x"), "1"),
+        ("image", Parameters(cpu="x"), "1"),
+        ("image", Parameters(), "2"),
     ]
     keys = [cache.key_of(*each) for each in given]
     assert len(set(keys)) == len(keys)
