@@ -16,6 +16,7 @@ from execmem.streams import say
 from execmem.terminal import Meter, console
 from loader.elf import arch_of
 from loader.files import SUFFIXES, is_file, module_name, read_module
+from loader.kernel.dwarf import PACKAGE
 from machine.arguments import Argument, Out
 from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
@@ -38,10 +39,14 @@ _OWN = {
     "svg": None,
     "png": None,
 }
+_NO_TYPES = (
+    "regions of modules and prototypes are not known (CONFIG_DEBUG_INFO_BTF, or an ELF vmlinux"
+    f" with DWARF and {PACKAGE})"
+)
 _SPELLED = {"errata": "--erratum"}
 
 
-def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
+def open_machine(module: str, options: Mapping[str, Any], **more: Any) -> BootedMachine:
     """Return a machine whose kernel is booted, with its progress on a terminal.
 
     Parameters
@@ -50,6 +55,8 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
         A module of the command line, which must be for the kernel's architecture.
     options
         The command's.
+    more
+        Further parameters of the machine.
     """
     for name, default in _OWN.items():
         if options.get(name, default) != default:
@@ -88,7 +95,10 @@ def open_machine(module: str, options: Mapping[str, Any]) -> BootedMachine:
             cpu=options.get("cpu", ""),
             on_boot=on_boot,
             on_console=on_console,
+            **more,
         )
+    if machine.kernel.standing.types is None:
+        notices.assume(f"Linux {machine.kernel.release}: no types: {_NO_TYPES}")
     if options.get("seconds") is not None:
         machine.seconds = options["seconds"] or None
     for stub in options.get("stubs", ()):

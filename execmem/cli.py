@@ -33,6 +33,7 @@ COMMANDS = {
     "explain": "Write a page to explore: address space, reach, relocations.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
+    "kunit": "Run a kernel's KUnit tests, for people and for CI.",
     "sweep": "Load many modules in parallel, a line each.",
     "demo": "Run a demo, or list them.",
 }

@@ -59,6 +59,15 @@ _REGISTERED: Keys = {
     "{}": (ANY, "what else is known of this kind; 64-bit members are hex"),
 }
 
+_REPORT: Keys = {
+    "name": (TEXT, "`KASAN: slab-out-of-bounds`, `lockdep: ...`, `WARN` ..."),
+    "checker": (TEXT, "who found it: `KASAN`, `UBSAN`, `lockdep`, `CFI`, `list`, `WARN` ..."),
+    "text": (TEXT, "the line that says so"),
+    "where": (TEXT, "`symbol+0xoffset/0xsize [module]`; empty: not told"),
+    "address": (HEX, f"what was accessed{NULL}that is not it"),
+    "backtrace[]": (TEXT, "who called it, innermost first"),
+}
+
 _MODULE: Keys = {
     "name": (TEXT, "the module"),
     "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`, `mips64el`"),
@@ -434,6 +443,27 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].operations": (COUNT, "calls of alloc and free"),
         "runs[].seconds": (REAL, "wall-clock time"),
         "runs[].microseconds_per_operation": (REAL, "wall-clock time"),
+    },
+    "kunit": {
+        "passed": (FLAG, "whether the exit code is 0"),
+        "counts{}": (COUNT, "tests of all modules, by status"),
+        "modules[].name": (TEXT, "the module, or `built-in`"),
+        "modules[].outcome": (
+            TEXT,
+            "`passed`, `failed`, `crashed`, `skipped`, `refused` (it did not load), `no tests`",
+        ),
+        "modules[].error": (TEXT, f"why it was refused or crashed{NULL}neither"),
+        "modules[].seconds": (REAL, "wall-clock time"),
+        "modules[].counts{}": (COUNT, "its tests, by status"),
+        "modules[].problems[]": (TEXT, "where what it printed is not as KTAP has it"),
+        "modules[].tests[].name": (TEXT, "`SUITE.TEST`, and parameters behind another dot"),
+        "modules[].tests[].status": (TEXT, "`passed`, `failed`, `skipped`, `crashed`"),
+        "modules[].tests[].directive": (TEXT, "`SKIP`, `TIMEOUT` ...; empty for none"),
+        "modules[].tests[].diagnostic": (TEXT, "what follows it"),
+        "modules[].tests[].problems[]": (TEXT, "where it is not as KTAP has it"),
+        "modules[].tests[].log[]": (TEXT, "lines before its result"),
+        **{f"modules[].reports[].{path}": key for path, key in _REPORT.items()},
+        "modules[].log[]": (TEXT, "the kernel's log meanwhile, where something is wrong"),
     },
     "sweep": {
         "arch": (TEXT, f"architecture{NULL}unknown"),

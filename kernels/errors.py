@@ -81,11 +81,14 @@ class BootFailed(ExecmemError):
         Which, and why.
     console
         The last lines that it printed.
+    printed
+        All that it printed.
     """
 
     kernel: str
     reason: str
     console: str = ""
+    printed: bytes = attrs.field(default=b"", repr=False)
 
     def __str__(self) -> str:
         said = f"; it last said:\n{printable(self.console)}" if self.console else ""

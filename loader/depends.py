@@ -60,7 +60,7 @@ class ModuleTree:
 def open_tree(root: str | Path) -> ModuleTree:
     """Return the module tree under `root`: `root/lib/modules/VERSION` or that folder itself.
 
-    A folder of modules without `modules.dep` will do, too.
+    A folder of modules without `modules.dep` will do, too, and one that they were built in.
 
     Raises
     ------
@@ -69,6 +69,8 @@ def open_tree(root: str | Path) -> ModuleTree:
     """
     folder = _folder(Path(root))
     index = folder / "modules.dep"
+    if not is_file(index) and _is_built_in(folder):
+        return _without_index(folder, _ordered(folder))
     if not is_file(index):
         return _without_index(folder, _modules_under(folder))
     files: dict[str, str] = {}
@@ -103,9 +105,29 @@ def tree_around(path: str | Path) -> ModuleTree | None:
             return open_tree(folder)
         if folder.parent.name == "modules" and folder.parent.parent.name == "lib":
             return _without_index(folder, _modules_under(folder))
+        if _is_built_in(folder):
+            return open_tree(folder)
     beside = _without_index(file.parent, [*_listed(file.parent), file.name])
     needs = beside.needs[module_name(file)]
     return beside if needs and all(name in beside.files for name in needs) else None
+
+
+def _is_built_in(folder: Path) -> bool:
+    """Return whether a kernel and its modules were built in a folder."""
+    return is_file(folder / "modules.order") and is_file(folder / ".config")
+
+
+def _ordered(folder: Path) -> list[str]:
+    """Return the modules that were built in a folder, as its `modules.order` lists them.
+
+    It names the modules' objects in newer kernels (scripts/Makefile.modfinal).
+    """
+    try:
+        lines = read_regular(folder / "modules.order").decode("utf-8", "replace").split()
+    except OSError as error:
+        raise BadModule(str(folder / "modules.order"), "file", reason_of(error)) from None
+    names = [f"{line[:-2]}.ko" if line.endswith(".o") else line for line in lines]
+    return [name for name in names if is_file(folder / name)]
 
 
 class _Needs(Mapping[str, tuple[str, ...]]):
@@ -183,7 +205,7 @@ def _holds_modules(folder: Path) -> bool:
 
 
 def _folder(root: Path) -> Path:
-    if is_file(root / "modules.dep"):
+    if is_file(root / "modules.dep") or _is_built_in(root):
         return root
     try:
         versions = sorted(

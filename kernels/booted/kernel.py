@@ -14,6 +14,7 @@ from kernels.booted import reports
 from kernels.booted.guest import Ended, Guest
 from kernels.booted.modules import Modules
 from kernels.booted.opening import Standing
+from kernels.booted.reports import Report
 from kernels.log import LogLine
 
 # The console's prefixes: level (printk.console_msg_format=syslog), time.
@@ -68,14 +69,24 @@ class BootedKernel:
             self._log.clear()
         end = console.rfind(b"\n") + 1
         if end > self._parsed:
-            self._log += _lines(console[self._parsed : end])
+            self._log += lines_of(console[self._parsed : end])
             self._parsed = wires.kept = end
         return self._log
 
     @property
-    def warnings(self) -> list[reports.Report]:
+    def warnings(self) -> list[Report]:
         """What the kernel warned of (WARN), from its first line on."""
         return list(reports.warnings(line.text for line in self.log))
+
+    @property
+    def reports(self) -> list[Report]:
+        """What the kernel found wrong, warnings included, from its first line on."""
+        return list(self.reports_since(0))
+
+    def reports_since(self, line: int) -> tuple[Report, ...]:
+        """Return what the kernel found wrong since its log had so many lines."""
+        found = reports.every(each.text for each in self.log[line:])
+        return tuple(reports.named(report, self.name_at) for report in found)
 
     # Calls --------------------------------------------------------------------------------------
 
@@ -131,15 +142,17 @@ class BootedKernel:
 
     def _fault(self, ended: Ended, before: int) -> Fault:
         console = self.board.wires.console
-        said = _lines(console[max(before, self.told) if self.told <= len(console) else before :])
+        said = lines_of(console[max(before, self.told) if self.told <= len(console) else before :])
         self.told = len(console)  # what follows is not of this one
         report = reports.find(line.text for line in said)
         if self._died:
             self._died = False
             if not self.guest.depth:  # else the registers are those of the call around it again
                 self.guest.give_up("")
+                self._unpoison()
         where = self.name_at(ended.pc) or f"{ended.pc:#x}"
         if report is not None:
+            report = reports.named(report, self.name_at)
             return Fault(
                 kind=report.kind,
                 pc=ended.pc,
@@ -153,6 +166,12 @@ class BootedKernel:
             kind = FaultKind.CHECK
         reason = ended.reason or ended.halt.value
         return Fault(kind=kind, pc=ended.pc, where=where, reason=reason)
+
+    def _unpoison(self) -> None:
+        """Let the frames of calls that never returned be no longer poisoned, as longjmp() does."""
+        name = "kasan_unpoison_task_stack_below"
+        if name in self.symbols and not self.board.broken:
+            self.guest.call(self.symbols[name], (self.guest.base,))
 
     # Names --------------------------------------------------------------------------------------
 
@@ -168,7 +187,7 @@ class BootedKernel:
         return self.guest.find(names)
 
 
-def _lines(console: bytearray) -> list[LogLine]:
+def lines_of(console: bytes | bytearray) -> list[LogLine]:
     """Return the whole lines of what was printed."""
     found = []
     for line in bytes(console).replace(b"\r", b"").split(b"\n")[:-1]:

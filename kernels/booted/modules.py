@@ -85,12 +85,14 @@ class Modules:
 
     `before_init` is called with struct module's address when a module is in memory and its init
     has not run; `after_relocation` with the load's section addresses, after the first table.
+    `last` is where the sections of the last load are, or were.
     """
 
     def __init__(self, guest: Guest, types: Callable[[], Btf | None]) -> None:
         self._guest = guest
         self._types = types
         self._loads: list[_Load] = []
+        self.last: Mapping[int, int] = {}
         self.before_init: Callable[[int, Mapping[int, int]], None] | None = None
         self._arguments = guest.arch.runs.calling.arguments
         for name, handler in ((_RELOCATE, self._relocating), (_INIT, self._starting)):
@@ -119,6 +121,7 @@ class Modules:
             with self._user(image, parameters.encode()) as (file, words):
                 result = guest.system_call("init_module", file, len(image), words)
         finally:
+            self.last = load.addresses
             self._loads.remove(load)
         return Inserted(
             result=result,

@@ -42,11 +42,14 @@ class Parameters:
         Added to what the level says; the kernel takes the last word on a thing.
     cpu
         The CPU's model, one of the level's; "": the first.
+    without
+        Functions that do nothing while it boots, and return 0.
     """
 
     memory: int = 0
     command_line: str = ""
     cpu: str = ""
+    without: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -159,10 +162,14 @@ def start(
     timed = {image.symbols[n]: length for n, length in level.takes.items() if n in image.symbols}
     for at, length in timed.items():
         board.break_at(at, partial(_takes, board, length))
+    left_out = [image.symbols[n] for n in parameters.without if n in image.symbols]
+    for at in left_out:
+        board.break_at(at, partial(_returns, board))
     halt = board.run(place.trap, seconds=seconds)
     if halt is not Halt.STOPPED or board.pc != where:
-        raise BootFailed(image.name, board.broken or halt.value, last_lines(board))
-    for at in (where, *timed):
+        why = board.broken or halt.value
+        raise BootFailed(image.name, why, last_lines(board), bytes(board.wires.console))
+    for at in (where, *timed, *left_out):
         board.no_break_at(at)
     return Started(board=board, place=place)
 
@@ -170,6 +177,16 @@ def start(
 def _takes(board: Board, length: int) -> None:
     """Let a function take its time."""
     board.clock.advance(board.clock.now + length)
+
+
+def _returns(board: Board) -> int:
+    """Let the function that has just been entered return 0; where to go on."""
+    calling = board.arch.runs.calling
+    board.set(calling.result, 0)
+    if calling.link is not None:
+        return board.get(calling.link)
+    board.sp += 8
+    return int.from_bytes(board.read(board.sp - 8, 8), "little")
 
 
 def trap_of(image: KernelImage) -> int:

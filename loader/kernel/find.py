@@ -3,7 +3,8 @@
 
 * a file: an image, in any wrapper; `config-RELEASE` or `config` beside it is its configuration
 * a package (`.deb`, `.rpm`, a tarball): the same places in it as in a tree
-* a folder: a tree (`boot/`, `lib/modules/VERSION/`), its `boot` folder, or that of one version
+* a folder: a tree (`boot/`, `lib/modules/VERSION/`), its `boot` folder, or that of one version;
+  or where a kernel was built (`vmlinux`, `.config`)
 * `running`: the kernel that runs on this machine
 """
 
@@ -27,6 +28,7 @@ from loader.kernel.image import KernelImage
 from loader.kernel.unpack import MAX_IMAGE
 
 RUNNING = "running"
+_DEEP = 4  # folders above an image in arch/*/boot
 KEPT = 2  # kernels that are not read again
 _SUFFIX = r"(\.(gz|xz|zst|lz4|lzo|bz2|lzma|efi|signed|unsigned))*"
 _IMAGE = re.compile(r"(vmlinu[xz]|b?zImage|Image)(-.+?)?" + _SUFFIX)
@@ -44,10 +46,14 @@ class KernelFiles:
         The image's bytes, and where they are from.
     config
         The text of its configuration and where that is from; None: no file of it was found.
+    vmlinux
+        The ELF file that the image was made of, where it lies in a folder where a kernel was
+        built; None: not there.
     """
 
     image: tuple[str, bytes] = attrs.field(repr=False)
     config: tuple[str, str] | None = attrs.field(default=None, repr=False)
+    vmlinux: Path | None = None
 
     @property
     def sources(self) -> Mapping[str, str]:
@@ -59,7 +65,17 @@ class KernelFiles:
         """Return the kernel; BadKernel."""
         config = None if self.config is None else parse_config(self.config[1])
         name = self.image[0].rpartition("/")[2] or self.image[0]
-        return KernelImage.parse(self.image[1], name, config=config)
+        elf = None if self.vmlinux is None else self._elf
+        return KernelImage.parse(self.image[1], name, config=config, vmlinux=elf)
+
+    def _elf(self) -> bytes:
+        """Return the bytes of the ELF file that the image was made of."""
+        assert self.vmlinux is not None
+        try:
+            with open_regular(self.vmlinux) as file:
+                return file.read(MAX_IMAGE)
+        except OSError as error:
+            raise BadKernel(str(self.vmlinux), "file", reason_of(error)) from None
 
 
 def find_kernel(path: str | Path) -> KernelFiles:
@@ -133,10 +149,21 @@ def _at(image: Path, configs: Iterable[Path]) -> KernelFiles:
         raw = file.read(MAX_IMAGE + 1)
     if len(raw) > MAX_IMAGE:
         raise BadKernel(str(image), "file", f"is larger than {MAX_IMAGE:#x} bytes")
-    for path in configs:
+    built, config = built_in(image), None
+    for path in (*configs, *(() if built is None else (built / ".config",))):
         if _readable(path):
-            return KernelFiles((str(image), raw), (str(path), _text(read_regular(path))))
-    return KernelFiles((str(image), raw))
+            config = str(path), _text(read_regular(path))
+            break
+    vmlinux = None if built is None or built / "vmlinux" == image else built / "vmlinux"
+    return KernelFiles((str(image), raw), config, vmlinux)
+
+
+def built_in(image: Path) -> Path | None:
+    """Return the folder that an image was built in, and lies in; None: it lies elsewhere."""
+    for folder in list(image.absolute().parents)[:_DEEP]:
+        if all(_readable(folder / name) for name in ("vmlinux", ".config", "Module.symvers")):
+            return folder
+    return None
 
 
 def _text(raw: bytes) -> str:

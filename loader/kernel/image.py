@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 
 import attrs
 import numpy as np
@@ -23,10 +23,12 @@ from allocator.types import ADDRESS_MASK, MIB, Interval, align_down
 from archs import Arch, Order, by_machine, machines
 from loader.btf import BadBtf, Btf
 from loader.errors import BadKernel
+from loader.kernel import dwarf
 from loader.kernel.config import embedded_config, page_size_in
+from loader.kernel.elfsymbols import has_symbols, symbols_of
 from loader.kernel.exports import KernelExport, exports_in
 from loader.kernel.segments import Loaded, Segment, address_of, offset_of
-from loader.kernel.symbols import Encoding, Found, ImageSymbols, find
+from loader.kernel.symbols import NONE, Encoding, Found, ImageSymbols, NoKallsyms, find
 from loader.kernel.unpack import unwrap
 
 # Headers of flat images: where a magic stands, and e_machine of those that have it.
@@ -65,6 +67,8 @@ class KernelImage:
         The configuration where it came from a file of its own.
     header
         The first bytes of the file that a boot protocol describes, where there was one.
+    debug
+        Where its debugging information is, which types can be made of.
     """
 
     name: str
@@ -75,10 +79,16 @@ class KernelImage:
     symbols: ImageSymbols = attrs.field(repr=False)
     given_config: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     header: bytes = attrs.field(default=b"", repr=False)
+    debug: dwarf.Debug | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def parse(
-        cls, raw: bytes, name: str = "vmlinux", *, config: Mapping[str, str] | None = None
+        cls,
+        raw: bytes,
+        name: str = "vmlinux",
+        *,
+        config: Mapping[str, str] | None = None,
+        vmlinux: Callable[[], bytes] | None = None,
     ) -> KernelImage:
         """Return the kernel in a file's bytes.
 
@@ -90,6 +100,9 @@ class KernelImage:
             For messages.
         config
             Its configuration, where that is known from elsewhere.
+        vmlinux
+            Returns the ELF file that the image was made of, where that is at hand: for symbols
+            and types that the image lacks.
 
         Raises
         ------
@@ -98,21 +111,30 @@ class KernelImage:
         """
         payload = unwrap(raw, name)
         data = payload.data
+        elf = _same(data, vmlinux)
         if data[:4] == b"\x7fELF":
             arch, segments = _elf(data, name)
-            found = find(data, name)
+            if has_symbols(data):
+                elf = partial(bytes, data)
+            data = data[: max(s.offset + s.stored for s in segments)]
         else:
             arch, size = _flat(data, name)
-            found = find(data, name)
-            base = _base(data, found, arch)
+            found = _kallsyms(data, name)
+            if found is not None:
+                base = _base(data, found, arch)
+            else:  # the ELF file that it was made of says both, or nobody does
+                base = _symbols(data, name, (), elf).get("_text")
             if base is None:
                 reason = "its address is not known: nothing in the image says where it is linked to"
                 raise BadKernel(name, "image", reason)
             segments = (Segment(base, max(size, len(data)), 0, len(data)),)
-        if found.encoding is Encoding.BASE and not found.base:
-            found = attrs.evolve(found, base=_relocated(data, found, segments[0].address))
-        symbols = ImageSymbols(found, found.addresses(lambda at: address_of(segments, at)))
-        return cls(name, arch, data, payload.wrappers, segments, symbols, config, payload.header)
+        symbols = _symbols(data, name, segments, elf)
+        debug = None
+        if elf is not None and "__start_BTF" not in symbols and dwarf.has(elf()):
+            debug = dwarf.Debug(elf)
+        return cls(
+            *(name, arch, data, payload.wrappers, segments, symbols, config, payload.header, debug)
+        )
 
     @property
     def order(self) -> str:
@@ -249,7 +271,7 @@ class KernelImage:
         return None if blob is None else Btf.parse(blob, name=f"{self.name} BTF")
 
     def btf_blob(self) -> bytes | None:
-        """Return the bytes of the kernel's BTF, or None."""
+        """Return the bytes of the kernel's BTF, its own or made of its debugging information."""
         start, end = (self.symbols.get(name) for name in ("__start_BTF", "__stop_BTF"))
         if start is not None and end is not None and end > start:
             return self.read(start, end - start)
@@ -275,6 +297,8 @@ class KernelImage:
                     except BadBtf:
                         continue
                     best = blob
+        if not best and self.debug is not None:
+            return self.debug.types(self.name)
         return best or None
 
     @cached_property
@@ -288,12 +312,14 @@ class KernelImage:
     def unknown(self) -> Mapping[str, str]:
         """What this image does not say -> what would make it known."""
         image = "an image built with"
+        makes = self.debug is not None and self.debug.tool is None
+        types = f"{dwarf.PACKAGE}, which makes them of its DWARF, or " if makes else ""
         facts = {
             "release": (self.release, "an image with its banner"),
             "build id": (self.build_id, f"{image} CONFIG_KALLSYMS_ALL, or its vmlinux"),
             "page size": (self.page_size, "its configuration (CONFIG_PAGE_SHIFT)"),
             "configuration": (self.config, f"the config file, or {image} CONFIG_IKCONFIG"),
-            "types": (self.btf, f"{image} CONFIG_DEBUG_INFO_BTF"),
+            "types": (self.btf, f"{types}{image} CONFIG_DEBUG_INFO_BTF"),
             "exports": (self.exports, f"{image} CONFIG_KALLSYMS_ALL"),
             "per-cpu section": (self.percpu, f"{image} CONFIG_KALLSYMS_ALL"),
         }
@@ -325,6 +351,44 @@ def _elf(data: bytes, name: str) -> tuple[Arch, tuple[Segment, ...]]:
         if segment.offset + segment.stored > len(data) or segment.stored > segment.size:
             raise BadKernel(name, "ELF segments", "are cut off")
     return found, tuple(sorted(segments, key=lambda s: s.address))
+
+
+def _same(data: bytes, vmlinux: Callable[[], bytes] | None) -> Callable[[], bytes] | None:
+    """Return what reads the ELF file of an image, if it is that of this one."""
+    banner = _BANNER.search(data)
+    if vmlinux is None or banner is None or banner[0] not in vmlinux():
+        return None
+    return vmlinux
+
+
+def _kallsyms(data: bytes, name: str) -> Found | None:
+    """Return the image's own symbol table; None where it has none."""
+    try:
+        return find(data, name)
+    except NoKallsyms:
+        return None
+
+
+def _symbols(
+    data: bytes,
+    name: str,
+    segments: tuple[Segment, ...],
+    elf: Callable[[], bytes] | None,
+) -> ImageSymbols:
+    """Return an image's symbols: kallsyms, or where that lacks variables those of its ELF file."""
+    found = _kallsyms(data, name)
+    if found is not None:
+        if found.encoding is Encoding.BASE and not found.base:
+            found = attrs.evolve(found, base=_relocated(data, found, segments[0].address))
+        own = ImageSymbols(found, found.addresses(lambda at: address_of(segments, at)))
+        if own.has_data or elf is None:
+            return own
+    table = None if elf is None else symbols_of(elf(), name)
+    if table is not None:
+        return ImageSymbols(*table)
+    if found is None:
+        raise NoKallsyms(name, "kallsyms", NONE)
+    return own
 
 
 def _flat(data: bytes, name: str) -> tuple[Arch, int]:

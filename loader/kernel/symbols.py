@@ -40,6 +40,11 @@ ALIGN = 8  # of every table
 KERNEL_BITS = 56  # of an address, above which all bits are set
 
 Offsets = NDArray[np.int64]
+NONE = "no table of tokens: built without CONFIG_KALLSYMS? An unstripped ELF vmlinux has symbols"
+
+
+class NoKallsyms(BadKernel):
+    """An image carries no symbol table."""
 
 
 class Encoding(enum.Enum):
@@ -48,6 +53,7 @@ class Encoding(enum.Enum):
     ABSOLUTE_PERCPU = "absolute where not negative, else from a base"
     BASE = "from a base"
     PLACE = "from the place itself"
+    ELF = "as they are, in an ELF file's own table"
 
 
 @attrs.frozen(eq=False)
@@ -165,6 +171,11 @@ class ImageSymbols(Mapping[str, int]):
         return self._found.count
 
     @property
+    def has_data(self) -> bool:
+        """Whether variables are among them (CONFIG_KALLSYMS_ALL)."""
+        return any(letter in self.types for letter in b"bBdD")
+
+    @property
     def encoding(self) -> Encoding:
         """How the addresses were stored."""
         return self._found.encoding
@@ -192,7 +203,7 @@ def find(image: bytes, name: str, order: str = "<") -> Found:
         tokens = _tokens(image, at, order)
         if tokens is not None:
             return _Search(image, name, order, *tokens).found()
-    raise BadKernel(name, "kallsyms", "no table of tokens: built without CONFIG_KALLSYMS?")
+    raise NoKallsyms(name, "kallsyms", NONE)
 
 
 def _tokens(image: bytes, digits: int, order: str) -> tuple[int, int, list[bytes]] | None:

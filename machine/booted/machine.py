@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,10 @@ from archs import Arch
 from archs import arch as arch_by_name
 from emulator.boards.board import Still
 from emulator.disassembly import Disassembler
-from emulator.faults import BadCall
+from emulator.faults import BadCall, Fault
 from kernels.booted.kernel import BootedKernel
 from kernels.booted.opening import Kept, open_kernel
+from kernels.booted.reports import Report
 from kernels.booted.requests import Requests
 from kernels.booted.saved import read as read_saved
 from kernels.booted.starting import Parameters
@@ -33,7 +34,6 @@ from kernels.log import LogLine
 from kernels.prototypes import parse
 from loader.depends import (
     ModuleTree,
-    depends_of,
     find,
     likely_modules,
     modules_for,
@@ -41,16 +41,16 @@ from loader.depends import (
     tree_around,
 )
 from loader.elf import parse as parse_elf
-from loader.errors import KernelRefused, LoadError, MissingDependency
+from loader.errors import KernelRefused, LoadError
 from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out
 from machine.booted.files import File, FileError, mount
 from machine.booted.interposing import Interposed, Interposing
-from machine.booted.module import BootedModule, report_of
+from machine.booted.module import BootedModule, report_of, where_loading
 from machine.booted.saving import Savable, kernel_of, resume
-from machine.booted.words import soft, words_of
+from machine.booted.words import needed, soft, words_of
 from machine.face import Machine
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
@@ -60,7 +60,7 @@ OURS = frozenset(
 )
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
 _FEW = 1000  # modules that are read to find who has an alias, where no index tells it
-_LONGEST = 16  # bytes of an instruction, and no less
+_SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
 
 
 @attrs.frozen
@@ -103,6 +103,10 @@ class BootedMachine(Interposed, Savable, Machine):
     cpu
         The CPU's model, one of `arch.boots.models`; "" is the first. What it has decides what the
         kernel finds, and which alternatives of its code it takes.
+    without
+        Functions that do nothing while it boots, and return 0.
+    boot_seconds
+        Time of the host that the boot may take; None: any.
     keep
         Whether a booted kernel is kept in the cache, and taken from there.
     on_boot, on_console
@@ -126,6 +130,8 @@ class BootedMachine(Interposed, Savable, Machine):
         memory: int | None = None,
         command_line: str = "",
         cpu: str = "",
+        without: Sequence[str] = (),
+        boot_seconds: float | None = None,
         keep: bool = True,
         on_boot: Callable[[str], object] | None = None,
         on_console: Callable[[bytes], object] | None = None,
@@ -140,18 +146,20 @@ class BootedMachine(Interposed, Savable, Machine):
                 "Machine", f"{name}: a booted kernel decides that itself (modelled=True: ours does)"
             )
         wanted = arch if isinstance(arch, Arch) or arch is None else arch_by_name(arch)
-        parameters = Parameters(memory=memory or 0, command_line=command_line, cpu=cpu)
+        size, left = memory or 0, tuple(without)
+        parameters = Parameters(memory=size, command_line=command_line, cpu=cpu, without=left)
         standing = open_kernel(
             kernel,
             parameters,
             arch=wanted,
             keep=keep,
+            seconds=boot_seconds,
             on_boot=on_boot,
             on_console=on_console,
         )
         self.kernel = BootedKernel(standing)
         self.arch = standing.arch
-        self.seconds: float | None = SECONDS
+        self.seconds = SECONDS
         self._tree = None if root is None else open_tree(root)
         self.mounted = False
         self._modules: dict[str, BootedModule] = {}
@@ -164,6 +172,15 @@ class BootedMachine(Interposed, Savable, Machine):
     def models(self) -> str:
         """What answers modules."""
         return f"Linux {self.kernel.release}, booted"
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the host that a load or a call may take; None: any."""
+        return self.kernel.guest.seconds
+
+    @seconds.setter
+    def seconds(self, most: float | None) -> None:
+        self.kernel.guest.seconds = most
 
     # Modules ------------------------------------------------------------------------------------
 
@@ -207,7 +224,7 @@ class BootedMachine(Interposed, Savable, Machine):
         before, outer = set(self.modules), self._asked
         self._asked = tree
         try:
-            for name in self._needed(file, tree):
+            for name in needed(file, tree, self.modules):
                 if name not in self.modules:  # as something that another asked for
                     self._insert(ModuleFile.read(find(tree, name)), {})
             for name in soft(file):
@@ -280,39 +297,31 @@ class BootedMachine(Interposed, Savable, Machine):
             return ModuleFile.read(path), known or tree_around(path)
         return ModuleFile.read(find(known, text)), known
 
-    def _needed(self, file: ModuleFile, tree: ModuleTree | None) -> list[str]:
-        """Return the modules to load first, in order, without those that are loaded."""
-        title = module_name(file.name)
-        if tree is None:
-            missing = [n for n in depends_of(file) if n not in self.modules]
-            if missing:
-                hint = "give the folder that holds lib/modules (--root)"
-                raise MissingDependency(file.name, tuple(missing), (), hint)
-            return []
-        if title in tree.needs:
-            order = list(tree.to_load(title)[:-1])
-        else:
-            order = [n for d in depends_of(file) for n in tree.to_load(d)]
-        wanted = [n for n in dict.fromkeys(order) if n not in self.modules]
-        missing = [n for n in wanted if n not in tree.files]
-        if missing:
-            raise MissingDependency(file.name, tuple(missing), (), f"not in {tree.folder}")
-        return wanted
-
     def _insert(self, file: ModuleFile, params: dict[str, object]) -> BootedModule:
         image = file.image()
         view = parse_elf(image, file.name)
         before = len(self.log)
-        with self.kernel.watched():
-            inserted = self.kernel.modules.insert(image, words_of(params))
-        said = tuple(self.log[before:])
         name = view.modinfo.get("name") or module_name(file.name)
+        try:
+            with self.kernel.watched():
+                inserted = self.kernel.modules.insert(image, words_of(params))
+        except Fault as fault:
+            raise where_loading(fault, view, name, self.kernel.modules.last) from None
+        said = tuple(self.log[before:])
         if inserted.result:
             number = -inserted.result
             lines = tuple(line.text for line in said)
             what = "init" if inserted.module else "init_module"
             raise KernelRefused(name, what, number, errno_name(number), lines)
-        report = report_of(self.arch, self.kernel.release, name, view, inserted, said)
+        report = report_of(
+            self.arch,
+            self.kernel.release,
+            name,
+            view,
+            inserted,
+            said,
+            self.kernel.reports_since(before),
+        )
         module = BootedModule(self, view, name, inserted, report)
         self.modules[name] = module
         return module
@@ -336,8 +345,7 @@ class BootedMachine(Interposed, Savable, Machine):
             raise BadCall("call", f"{address!r} is a name, not an address", hint)
         with ExitStack() as buffers:
             slots = [self._slot(value, buffers) for value in args]
-            limit = self.seconds if seconds is None else seconds
-            raw = self.kernel.call(address, slots, seconds=limit)
+            raw = self.kernel.call(address, slots, seconds=seconds)
             for value, slot in zip(args, slots, strict=True):
                 if isinstance(value, Out):
                     value.data = self.read(slot, len(value)) if len(value) else b""
@@ -533,6 +541,11 @@ class BootedMachine(Interposed, Savable, Machine):
     # Looking ------------------------------------------------------------------------------------
 
     @property
+    def reports(self) -> list[Report]:
+        """What the kernel found wrong (WARN, KASAN, UBSAN, lockdep ...), from its first line on."""
+        return self.kernel.reports
+
+    @property
     def log(self) -> list[LogLine]:
         """The kernel log."""
         return self.kernel.log
@@ -547,7 +560,7 @@ class BootedMachine(Interposed, Savable, Machine):
 
     def disassemble(self, address: int) -> str:
         """Return the instruction at `address` as text; empty where nothing is mapped."""
-        for size in (_LONGEST, 4, 2):
+        for size in _SIZES:
             try:
                 return self._disassembler.one(self.kernel.board.read(address, size), address)
             except (LookupError, IndexError):
@@ -571,6 +584,7 @@ def open_saved(
         memory=parameters.memory,
         command_line=parameters.command_line,
         cpu=parameters.cpu,
+        without=parameters.without,
         **options,
     )
     resume(machine, found)

@@ -14,8 +14,9 @@ import numpy as np
 
 from allocator.types import MemType
 from archs import Arch
-from emulator.faults import BadCall
+from emulator.faults import BadCall, Fault
 from kernels.booted.modules import Inserted, Region
+from kernels.booted.reports import Report
 from kernels.log import LogLine
 from kernels.tracing import LIMIT, Hit
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
@@ -78,6 +79,8 @@ class LoadReport:
         What the kernel logged meanwhile.
     taints
         How it taints the kernel: letters, as /sys/module/NAME/taint has them.
+    reports
+        What the kernel found wrong meanwhile.
     """
 
     name: str
@@ -89,6 +92,7 @@ class LoadReport:
     init_result: int
     log: tuple[LogLine, ...]
     taints: str = ""
+    reports: tuple[Report, ...] = ()
 
 
 class BootedModule:
@@ -247,6 +251,7 @@ def report_of(
     view: ElfView,
     inserted: Inserted,
     log: tuple[LogLine, ...],
+    reports: tuple[Report, ...] = (),
 ) -> LoadReport:
     """Return what a kernel did when it loaded a module."""
     counts: Counter[str] = Counter()
@@ -263,7 +268,33 @@ def report_of(
         relocations=dict(counts.most_common()),
         init_result=0,
         log=log,
+        reports=reports,
     )
+
+
+def where_loading(fault: Fault, view: ElfView, name: str, addresses: Mapping[int, int]) -> Fault:
+    """Return a fault in a module that is being loaded: its symbols are not the kernel's yet.
+
+    Parameters
+    ----------
+    view, name
+        Its file, and what it is called.
+    addresses
+        Where its sections are, by index.
+    """
+    table, address = view.symbols, fault.pc
+    if not fault.where.startswith("0x"):  # the kernel's own report knows it
+        return fault
+    for index in np.flatnonzero(table["info"] & 0xF == STT_FUNC).tolist():
+        section = addresses.get(int(table["shndx"][index]))
+        if section is None:
+            continue
+        start, size = section + int(table["value"][index]), int(table["size"][index])
+        if start <= address < start + max(size, 1):
+            title = view.symbol_name(index)
+            where = f"{title}+{address - start:#x}/{size:#x} [{name}]"
+            return attrs.evolve(fault, where=where)
+    return fault
 
 
 def sections_of(view: ElfView, inserted: Inserted) -> dict[int, LoadedSection]:

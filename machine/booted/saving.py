@@ -106,7 +106,10 @@ def kernel_of(found: saved.Saved) -> tuple[str, str, Parameters]:
         kernel = found.head["kernel"]
         image, name, given = kernel["image"], kernel["name"], kernel["parameters"]
         parameters = Parameters(
-            memory=given["memory"], command_line=given["command_line"], cpu=given["cpu"]
+            memory=given["memory"],
+            command_line=given["command_line"],
+            cpu=given["cpu"],
+            without=tuple(map(str, given.get("without", ()))),
         )
         words = (image, name, kernel["memory"], parameters.command_line, parameters.cpu)
         _require(all(isinstance(word, str) for word in words), "words")

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from emulator.faults import BadCall
-from loader.files import ModuleFile
+from loader.depends import ModuleTree, depends_of
+from loader.errors import MissingDependency
+from loader.files import ModuleFile, module_name
 
 _SOFT = re.compile(rb"\0softdep=([^\0]{1,1000})\0")
 
@@ -39,3 +42,23 @@ def words_of(params: dict[str, object]) -> str:
             raise BadCall("load", f"parameter {name}={text!r} cannot be passed")
         words.append(f'{name}="{text}"' if any(c.isspace() for c in text) else f"{name}={text}")
     return " ".join(words)
+
+
+def needed(file: ModuleFile, tree: ModuleTree | None, loaded: Container[str]) -> list[str]:
+    """Return the modules to load first, in order, without those that are loaded."""
+    title = module_name(file.name)
+    if tree is None:
+        missing = [n for n in depends_of(file) if n not in loaded]
+        if missing:
+            hint = "give the folder that holds lib/modules (--root)"
+            raise MissingDependency(file.name, tuple(missing), (), hint)
+        return []
+    if title in tree.needs:
+        order = list(tree.to_load(title)[:-1])
+    else:
+        order = [n for d in depends_of(file) for n in tree.to_load(d)]
+    wanted = [n for n in dict.fromkeys(order) if n not in loaded]
+    missing = [n for n in wanted if n not in tree.files]
+    if missing:
+        raise MissingDependency(file.name, tuple(missing), (), f"not in {tree.folder}")
+    return wanted
