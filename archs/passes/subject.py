@@ -92,6 +92,9 @@ class Subject(Protocol):
     def name_at(self, address: int) -> str:
         """Return the name of a symbol with this value; empty without one."""
 
+    def size_at(self, address: int) -> int:
+        """Return the bytes that a symbol with this value says it has; 0 without one."""
+
     def section(self, name: str) -> Section | None:
         """Return the first section called `name`; None where it has no address."""
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from archs.passes.subject import U8, U64, Index, Subject
+from archs.versions import Since
 
 THIS_MODULE = ".gnu.linkonce.this_module"
 POINTER = np.dtype([("pointer", "<u8")])
@@ -31,6 +32,7 @@ _LIST, _CLASS, _NODE = 0, 16, 32
 class _EventCall(NamedTuple):
     """Offsets behind them, which depend on the kernel that a module was built for."""
 
+    chain: int  # of all events in order, a list head; 0: there is none
     type: int
     functions: int
     format: int
@@ -39,12 +41,16 @@ class _EventCall(NamedTuple):
 
 
 # Linux 6.12; before 6.2 struct trace_event had a list head more.
-_CALLS = (_EventCall(48, 56, 64, 72, 88), _EventCall(64, 72, 80, 96, 112))
+_CALLS = (_EventCall(0, 48, 56, 64, 72, 88), _EventCall(48, 64, 72, 80, 96, 112))
+# Heads of lists in the kernel, which it names only with CONFIG_KALLSYMS_ALL.
+_HEAD, _CHAIN = "ftrace_events", "ftrace_event_list"
 # Offsets in struct trace_event_class.
 _SYSTEM, _FIELDS_ARRAY, _FIELDS = 0, 32, 48
 _FIELD_ENTRY, _FIELD_FLAGS = 40, 24  # struct trace_event_fields
 _OUTPUTS = 4  # functions in struct trace_event_functions
-_SRCU_PERCPU = 8  # in struct srcu_struct
+# What struct srcu_struct begins with that points at per-cpu memory: offsets of first byte and end.
+# Since 6.15 its readers' counters do, too (include/linux/srcutree.h).
+_SRCU_PERCPU = Since(((0, 0), (8, 16)), ((6, 15), (0, 16)))
 MAX_TEXT = 1 << 24  # bytes of all formats, or of all names; strings may overlap
 MAX_WORK = 1 << 30  # bytes of formats times names to look for in them
 _CLASS_MAP = 56  # bytes of struct ddebug_class_map, which begins with a list head
@@ -64,9 +70,16 @@ def register(subject: Subject) -> None:
     # list_add() puts each event in front: its successor is the one before.
     subject.write(at[1:] + _LIST, _rows(events[:-1]))
     subject.write(at[:-1] + _LIST + 8, _rows(events[1:]))
-    head = subject.environment.symbols.get("ftrace_events")
+    head = subject.environment.symbols.get(_HEAD)
     if head is not None:
         subject.write(at[-1:] + _LIST + 8, _rows(np.array([head], np.uint64)))
+    if call.chain:  # list_add_tail()
+        heads = events + np.uint64(call.chain)
+        subject.write(at[:-1] + call.chain, _rows(heads[1:]))
+        subject.write(at[1:] + call.chain + 8, _rows(heads[:-1]))
+        last = subject.environment.symbols.get(_CHAIN)
+        if last is not None:
+            subject.write(at[-1:] + call.chain, _rows(np.array([last], np.uint64)))
     _fill_outputs(subject, at + call.functions)
     _replace_names(subject, at, call.format)
 
@@ -78,7 +91,13 @@ def running(subject: Subject) -> None:
     if call is not None:
         events = subject.offsets(pointers, call.module + 8)
         subject.note(events[:1] + _LIST, 8)
+        if _HEAD not in subject.environment.symbols:
+            subject.note(events[-1:] + _LIST + 8, 8)
         subject.note(events + _NODE, 16)
+        if call.chain:
+            subject.note(events[:1] + call.chain + 8, 8)
+            if _CHAIN not in subject.environment.symbols:
+                subject.note(events[-1:] + call.chain, 8)
         subject.note(events + call.type, 4)
         subject.note(events + call.flags, 4)
         classes = subject.offsets(np.unique(_words(subject, events + _CLASS)), _FIELDS + 16)
@@ -90,7 +109,13 @@ def running(subject: Subject) -> None:
             subject.note(fields + _FIELD_FLAGS, 4)
             fields = fields + _FIELD_ENTRY
     srcu = _pointers(subject, "___srcu_struct_ptrs")
-    subject.note(subject.offsets(srcu) + _SRCU_PERCPU, 8)
+    start, end = _SRCU_PERCPU.at(subject.environment.version)
+    subject.note(subject.offsets(srcu) + start, end - start)
+    # Before 6.4 nothing of it was initialised in the file, so the kernel does it all.
+    sizes = [max(subject.size_at(address), 1) for address in srcu.tolist()]
+    for at, size in zip(subject.offsets(srcu, np.array(sizes, np.intp)), sizes, strict=True):
+        if not subject.image[at : at + size].any():
+            subject.note(at.reshape(1), size)
     maps = subject.table("__dyndbg_classes", np.dtype([("map", f"V{_CLASS_MAP}")]))
     if maps is not None:
         steps = np.arange(maps.entries.size, dtype=np.intp) * _CLASS_MAP

@@ -194,6 +194,11 @@ class Subject:
         """Return the name of a symbol with this value; empty without one."""
         return self.view.symbol_name(self._named[address]) if address in self._named else ""
 
+    def size_at(self, address: int) -> int:
+        """Return the bytes that a symbol with this value says it has; 0 without one."""
+        number = self._named.get(address)
+        return 0 if number is None else int(self.view.symbols["size"][number])
+
     @cached_property
     def _named(self) -> Mapping[int, int]:
         """Value -> the last symbol that has it."""
