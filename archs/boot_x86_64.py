@@ -184,6 +184,8 @@ _PREEMPTION = {
         "lazy": _FULL,
     }.items()
 }
+# Mitigations that decide about more than alternatives.
+_DECIDED = ("retpoline", "retpoline_lfence", "rethunk", "call_depth", "indirect_thunk_its")
 # The local APIC without x2APIC: interrupts go to one CPU after the other
 # (arch/x86/kernel/apic/apic_flat_64.c).
 # The instruction of WARN() (since 7.0).
@@ -217,6 +219,11 @@ def environment(boot: Boot) -> Environment:
         thunk = boot.return_thunk.removeprefix("__pi_")  # a second name
         if thunk != RETURN_THUNK:
             features.add("rethunk")
+    if boot.capabilities is not None:  # it is known, and no policy of ours counts
+        numbers = NUMBERS.of(boot.version)
+        decided = {name for name in _DECIDED if name in numbers}
+        features -= decided
+        features |= {name for name in decided if numbers[name] in boot.capabilities}
     chosen = options.get("preempt", "")
     mode = _PREEMPTION[chosen if chosen in _PREEMPTION else _preemption(boot)]
     return Environment(

@@ -7,7 +7,7 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 from __future__ import annotations
 
 from archs.devicetree import RNG_SEED, flatten, wide
-from archs.levels.boot import Boot, Part, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Part, Plan, Start
 
 RAM = 0x4000_0000
 _MIB = 1 << 20
@@ -95,4 +95,6 @@ BOOT = Boot(
     registers_size=512,
     padding=(bytes(4), bytes.fromhex("1f2003d5")),
     machine=183,
+    # arch/arm64/kernel/cpufeature.c: since 6.5, and before
+    capabilities=(Bitmap(variable="system_cpucaps"), Bitmap(variable="cpu_hwcaps")),
 )

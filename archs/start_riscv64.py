@@ -8,7 +8,7 @@ calls of it (`emulator.hardware.sbi`), so there is no other hardware.
 from __future__ import annotations
 
 from archs.devicetree import RNG_SEED, flatten, wide
-from archs.levels.boot import Boot, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Plan, Start
 from archs.system_riscv64 import TIMEBASE
 
 RAM = 0x8000_0000
@@ -98,4 +98,6 @@ BOOT = Boot(
     machine=243,
     # How fast unaligned words are (arch/riscv/kernel/unaligned_access_speed.c): as others.
     takes={"__riscv_copy_words_unaligned": 1_000, "__riscv_copy_bytes_unaligned": 8_000},
+    # arch/riscv/kernel/cpufeature.c
+    capabilities=(Bitmap(variable="riscv_isa"),),
 )

@@ -11,7 +11,7 @@ import struct
 
 from archs import acpi
 from archs.devicetree import RNG_SEED
-from archs.levels.boot import Boot, Part, Plan, Space, Start
+from archs.levels.boot import Bitmap, Boot, Part, Plan, Space, Start
 
 _MIB = 1 << 20
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
@@ -160,4 +160,9 @@ BOOT = Boot(
     registers_size=512,
     padding=(b"\xcc",),
     machine=62,
+    # arch/x86/kernel/cpu/common.c; arch/x86/kernel/cpu/bugs.c
+    capabilities=(
+        Bitmap(variable="boot_cpu_data", structure="cpuinfo_x86", member="x86_capability"),
+    ),
+    return_thunk="x86_return_thunk",
 )

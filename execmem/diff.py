@@ -354,7 +354,13 @@ def compare_runs(
     except KeyboardInterrupt:
         interrupted = True
     result = tuple(
-        RunDiff(run.arch_name, run.name, run.kernel, tuple(sorted(diffs, key=lambda d: d.name)))
+        RunDiff(
+            run.arch_name,
+            run.name,
+            run.kernel,
+            tuple(sorted(diffs, key=lambda d: d.name)),
+            run.refusals,
+        )
         for run in runs
         if (diffs := found[run.folder, run.name]) or not interrupted
     )
@@ -373,17 +379,28 @@ def _tasks(
     """Return the work, the largest files first."""
     by_file: dict[tuple[str, str], list[tuple[Recording, Environment]]] = defaultdict(list)
     for run in runs:
-        keys = {**flipped(run, trees), **run.environment.static_keys}
-        environment = attrs.evolve(run.environment, static_keys=keys)
+        environment = run.environment
+        if any(recording.static_keys is None for recording in run.recordings):
+            keys = {**flipped(run, trees), **environment.static_keys}
+            environment = attrs.evolve(environment, static_keys=keys)
         for recording in run.recordings:
             if not modules or recording.name in modules:
                 key = recording.arch_name, recording.sha256
-                by_file[key].append((recording, environment))
+                by_file[key].append((recording, _then(recording, environment)))
     tasks = [
         FileTask(tuple(r for r, _ in pairs), tuple(e for _, e in pairs), trees, ranges, without)
         for pairs in by_file.values()
     ]
     return sorted(tasks, key=lambda t: -sum(s.size for s in t.recordings[0].sections))
+
+
+def _then(recording: Recording, environment: Environment) -> Environment:
+    """Return the environment with what the kernel's keys and calls were when a module came."""
+    return attrs.evolve(
+        environment,
+        static_keys={**environment.static_keys, **(recording.static_keys or {})},
+        static_calls={**environment.static_calls, **recording.static_calls},
+    )
 
 
 def _work(task: FileTask) -> list[ModuleDiff]:

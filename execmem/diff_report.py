@@ -30,10 +30,10 @@ LEGEND = (
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progression]:
+def progress_bar(what: str = "modules") -> Iterator[Progression]:
     """Show progress on stderr, where that is a terminal."""
     with Meter() as meter:
-        yield lambda done, total: meter.show("modules", done, total)
+        yield lambda done, total: meter.show(what, done, total)
 
 
 def show(out: Console, runs: Sequence[RunDiff], *, limit: int = 0) -> None:
@@ -107,6 +107,14 @@ def _remarks(out: Console, run: RunDiff) -> None:
     for module in run.modules:
         if module.skipped:
             out.print(f"{run.title} {module.name} skipped: {module.skipped}")
+    for refusal in run.refusals:
+        what = "its init ended" if refusal.at == "init" else "the kernel refused it"
+        number = f"-{refusal.errno} " if refusal.errno else ""
+        said = f": {refusal.said}" if refusal.said else ""
+        out.print(
+            f"{run.title} {refusal.module}: {what}: {number}({refusal.error}){said}",
+            soft_wrap=True,
+        )
 
 
 def show_placement(out: Console, placed: Placed) -> None:

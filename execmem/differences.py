@@ -15,7 +15,7 @@ from allocator.types import Hex
 from archs.versions import version_of
 from emulator.disassembly import Disassembler
 from loader.elfview import SHF_EXECINSTR, SHF_WRITE
-from loader.recording import RecordedSection
+from loader.recording import RecordedSection, Refusal
 
 KINDS = ("text", "rodata", "data")
 SHOWN = 32  # bytes of a range that are printed
@@ -127,12 +127,16 @@ class ModuleDiff:
 
 @attrs.frozen
 class RunDiff:
-    """One boot: the sum of its modules; `kernel` is the release that booted, where it is known."""
+    """One boot: the sum of its modules; `kernel` is the release that booted, where it is known.
+
+    `refusals` are the modules whose load the kernel ended, where it loaded them here.
+    """
 
     arch: str
     run: str
     kernel: str
     modules: tuple[ModuleDiff, ...]
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def title(self) -> str:
@@ -200,6 +204,7 @@ class RunDiff:
             },
             "sections_known_by_hash_only": sum(len(m.hashed) for m in self.compared),
             "skipped": [{"module": m.name, "reason": m.skipped} for m in self.modules if m.skipped],
+            "refused": [attrs.asdict(refusal) for refusal in self.refusals],
         }
         if ranges:
             engines: dict[str, Disassembler] = {}

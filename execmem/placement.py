@@ -145,6 +145,8 @@ class BootLoad:
         What `/proc/modules` says: bytes of all core regions, and where text begins.
     sizes
         Bytes per memory type, or None where nobody has the file.
+    inside
+        The module in whose init it came, where one asked for it there.
     """
 
     name: str
@@ -153,6 +155,7 @@ class BootLoad:
     address: int
     recording: Recording | None
     sizes: Mapping[MemType, int] | None
+    inside: str = ""
 
 
 def place_runs(runs: Sequence[RecordedBoot], trees: Sequence[Path] = ()) -> tuple[Placed, ...]:
@@ -191,7 +194,8 @@ class _RegionSizes:
         for live in run.live:
             recording = recorded.pop(live.name, None)
             sizes = self._of(run, live.name, recording, errata)
-            loads.append(BootLoad(live.name, False, live.size, live.address, recording, sizes))
+            where = (live.size, live.address)
+            loads.append(BootLoad(live.name, False, *where, recording, sizes, live.inside))
         for recording in sorted(recorded.values(), key=lambda r: r.regions[MemType.TEXT]):
             text, held = recording.regions[MemType.TEXT]
             sizes = self._of(run, recording.name, recording, errata)
@@ -271,7 +275,10 @@ def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:
     equal, regions, deviations = 0, 0, list[Deviation]()
     unknown, strange = 0, 0
     following = [(load.address, load) for load in loads]
+    inits: list[tuple[str, list[tuple[MemType, PageSpan]]]] = []  # that run, and what is freed then
     for (_, load), (after, _) in pairwise([*following, (0, loads[-1])]):
+        while inits and inits[-1][0] != load.inside:
+            kernel.end_init(*inits.pop())
         if load.sizes is None and load.recording is None:
             kernel.take_unknown(load, after, together=together)
             unknown += 1
@@ -304,9 +311,7 @@ def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:
                 for k in different
             ]
             held.append((kind, theirs))
-        for kind, region in held:
-            if kind.is_init or load.failed:
-                kernel.free(kind, region, load.name)
+        inits.append((load.name, [each for each in held if each[0].is_init or load.failed]))
     recordings = sum(load.recording is not None for load in loads)
     counts = (recordings, strange, unknown)
     return Placed(run.arch_name, run.name, counts, regions, equal, tuple(deviations), slide)
@@ -397,11 +402,12 @@ class _Regions:
         self._take(region)
         return region
 
-    def free(self, kind: MemType, region: PageSpan, module: str) -> None:
-        """Free the init memory of a module."""
-        self._release(kind, region)
-        if not self.caches(kind):
-            self._freed.append((_span(region), module))
+    def end_init(self, module: str, regions: Sequence[tuple[MemType, PageSpan]]) -> None:
+        """Free the init memory of a module, or all of it."""
+        for kind, region in regions:
+            self._release(kind, region)
+            if not self.caches(kind):
+                self._freed.append((_span(region), module))
 
     def correct(
         self, kind: MemType, predicted: PageSpan, recorded: PageSpan

@@ -77,6 +77,23 @@ class RecordedSection:
 
 
 @attrs.frozen
+class Contents:
+    """A module's file, and the bytes of its sections, where they are at hand and in no file.
+
+    Parameters
+    ----------
+    image
+        The file's bytes.
+    relocated, changes
+        All sections' bytes after relocation, and their exclusive-or with the final ones.
+    """
+
+    image: bytes = attrs.field(repr=False)
+    relocated: bytes = attrs.field(repr=False)
+    changes: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
 class Recording:
     """One module of one boot.
 
@@ -102,6 +119,11 @@ class Recording:
         Address of the per-cpu section, or None.
     plt_used, veneers
         How many PLT entries the kernel filled, and those for an erratum.
+    contents
+        The file and the bytes, where they were not stored.
+    static_keys, static_calls
+        What those that are not the module's own said when it came, as `Environment` has them; of
+        keys None: nobody looked.
     """
 
     folder: Path
@@ -120,6 +142,9 @@ class Recording:
     percpu: int | None
     plt_used: int = 0
     veneers: int = 0
+    contents: Contents | None = attrs.field(default=None, repr=False)
+    static_keys: Mapping[str, bool] | None = None
+    static_calls: Mapping[str, int] = attrs.field(factory=dict)
 
     @property
     def arch(self) -> Arch:
@@ -141,6 +166,8 @@ class Recording:
 
         None where they were not kept.
         """
+        if self.contents is not None:
+            return self.contents.relocated, self.contents.changes
         return self._kept("reloc.bin"), self._kept("init.xor")
 
     @property
@@ -166,18 +193,47 @@ class Recording:
 
 @attrs.frozen
 class LiveModule:
-    """A line of `/proc/modules`: bytes of all core regions, and where text begins."""
+    """A line of `/proc/modules`: bytes of all core regions, and where text begins.
+
+    `inside` is the module in whose init it came, where that is known.
+    """
 
     name: str
     size: int
     address: int
+    inside: str = ""
+
+
+@attrs.frozen
+class Refusal:
+    """A load that the kernel ended; what it had made of the module until then is compared.
+
+    Parameters
+    ----------
+    at
+        `init`, where init returned an error or died, else `load`.
+    errno, error
+        What the system call returned, and its name; 0 and the kind of fault where it died.
+    said
+        The kernel's last line meanwhile, or what the fault was.
+    log
+        All its lines.
+    """
+
+    module: str
+    at: str
+    errno: int
+    error: str
+    said: str
+    log: tuple[str, ...] = attrs.field(default=(), repr=False)
 
 
 @attrs.frozen
 class RecordedBoot:
     """One boot with every module that was recorded in it.
 
-    `trees` are folders where files of modules are looked for.
+    `trees` are folders where files of modules are looked for; `refusals` are the loads that the
+    kernel ended, where that was told.
     """
 
     folder: Path
@@ -185,6 +241,7 @@ class RecordedBoot:
     name: str
     recordings: tuple[Recording, ...]
     trees: tuple[Path, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
     @cached_property
     def kernel(self) -> str:
@@ -353,6 +410,8 @@ def image_of(recording: Recording, trees: tuple[Path, ...] = ()) -> bytes | None
         Folders to look in, at any depth, for a file of the same name and hash, where the
         recording's own folder lacks it.
     """
+    if recording.contents is not None:
+        return recording.contents.image
     path = recording.folder / recording.file
     places = [path] if path.is_file() else []
     # Distributions compress modules, or not; what was recorded may have been compressed since.

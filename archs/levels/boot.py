@@ -99,6 +99,23 @@ class Part:
 
 
 @attrs.frozen(kw_only=True)
+class Bitmap:
+    """Where a kernel keeps which features it found the CPU to have: a bit for each number.
+
+    Parameters
+    ----------
+    variable
+        The symbol.
+    structure, member
+        Where the bits are in it; empty: they are all of it.
+    """
+
+    variable: str
+    structure: str = ""
+    member: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Boot:
     """What starting a kernel of an architecture needs.
 
@@ -139,6 +156,10 @@ class Boot:
     takes
         Functions that a kernel times, to decide by: nanoseconds of each call. Else computing
         takes none.
+    capabilities
+        Where kernels keep what the CPU has, newest first.
+    return_thunk
+        The variable that points at the return thunk in force, where there are such.
     """
 
     board: str
@@ -157,6 +178,8 @@ class Boot:
     padding: tuple[bytes, ...]
     machine: int
     takes: Mapping[str, int] = attrs.field(factory=dict)
+    capabilities: tuple[Bitmap, ...] = ()
+    return_thunk: str = ""
 
     def model(self, name: str = "") -> str:
         """Return the emulator's name of a CPU model; "" is the first.

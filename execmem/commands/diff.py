@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`execmem diff`: our modules beside a recorded kernel's."""
+"""`execmem diff`: our modules beside a real kernel's, recorded or booted here."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from execmem.commands.common import examples
+from execmem.commands.common import console_option, examples
 from execmem.streams import say
+
+if TYPE_CHECKING:
+    from loader.recording import RecordedBoot
 
 
 @click.command()
@@ -21,9 +27,14 @@ from execmem.streams import say
     type=click.Path(path_type=Path),
     metavar="DIR",
     envvar="EXECMEM_ORACLE",
-    required=True,
     help="recordings of real kernels (or EXECMEM_ORACLE, a path list); repeatable",
 )
+@click.option(
+    "--kernel",
+    metavar="PATH",
+    help="instead: boot this one, and let it load the modules (all of its tree)",
+)
+@console_option
 @click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
 @click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
 @click.option(
@@ -33,7 +44,7 @@ from execmem.streams import say
     type=click.Path(path_type=Path),
     metavar="DIR",
     envvar="EXECMEM_CORPUS",
-    help="where to find files left out (or EXECMEM_CORPUS); repeatable",
+    help="folder with lib/modules, or files left out (or EXECMEM_CORPUS); repeatable",
 )
 @click.option(
     "--without", multiple=True, metavar="MECHANISM", help="leave one out, to see it matter"
@@ -54,11 +65,14 @@ from execmem.streams import say
     "execmem diff --oracle DIR",
     "execmem diff --oracle DIR --run kaslr --arch arm64 --placement",
     "execmem diff loop --oracle DIR --run base --without ftrace",
+    "execmem diff --kernel PATH --root TREE crc16",
 )
 def diff(
     ctx: click.Context,
     modules: tuple[str, ...],
     oracles: tuple[Path, ...],
+    kernel: str | None,
+    console: bool,
     names: tuple[str, ...],
     arches: tuple[str, ...],
     roots: tuple[Path, ...],
@@ -68,43 +82,37 @@ def diff(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Compare modules with what a real kernel made of them.
+    """Compare modules with what a real kernel made of them: recorded, or booted now.
 
     Every module is linked at the kernel's addresses and finalised for the CPU and the
     command line of the boot; its bytes are compared after relocation and before init. For
     the modules that are named, each differing range is shown. The exit code is 1 where
     relocation, text or read-only data differ.
     """
-    from archs import arch as arch_by_name
-    from execmem import diff_report, report
+    from execmem import diff_report, report, terminal
     from execmem.diff import Interrupted, compare_runs
     from execmem.placement import place_runs
-    from execmem.terminal import console
     from loader.files import module_name
     from loader.finalize import mechanisms
-    from loader.recording import runs
 
-    try:
-        chosen = {arch_by_name(name).name for name in arches}
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     for name in without:
         if name not in mechanisms():
             expected = ", ".join(mechanisms())
             raise click.UsageError(f"--without {name!r}: expected one of {expected}")
-    recorded = [run for oracle in oracles for run in runs(oracle, names)]
-    for name in names:
-        if recorded and name not in {run.name for run in recorded}:
-            raise click.UsageError(f"--run {name!r}: no such recording")
-    found = [run for run in recorded if not chosen or run.arch_name in chosen]
-    if not found:
-        listed = os.pathsep.join(map(str, oracles))
-        raise click.UsageError(f"--oracle {listed}: holds no such recording")
+    explicit = ParameterSource.COMMANDLINE
+    if kernel is None:
+        found = _recorded(modules, oracles, names, arches)
+    else:
+        for option, given in (("--run", names), ("--arch", arches)):
+            if given:
+                raise click.UsageError(f"{option}: --kernel boots one kernel, once")
+        if oracles and ctx.get_parameter_source("oracles") is explicit:
+            raise click.UsageError("--oracle or --kernel: recordings, or a kernel to boot")
+        given_here = ctx.get_parameter_source("roots") is explicit
+        own = [Path(kernel)] if Path(kernel).is_dir() and not given_here else []
+        found = [_booted(kernel, modules, [*own, *roots], console=console)]
+        roots = ()
     wanted = tuple(module_name(name) for name in modules)
-    known = {recording.name for run in found for recording in run.recordings}
-    for name in wanted:
-        if name not in known:
-            raise click.UsageError(f"no recording has a module {name!r}")
     interrupted = False
     try:
         with diff_report.progress_bar() as progress:
@@ -126,7 +134,7 @@ def diff(
             document["placement"] = [p.as_json() for p in placements]
         report.print_json(document)
     else:
-        out = console()
+        out = terminal.console()
         diff_report.show(out, result, limit=limit)
         for placed in placements:
             diff_report.show_placement(out, placed)
@@ -137,3 +145,56 @@ def diff(
         raise KeyboardInterrupt
     if not all(run.equal for run in result):
         ctx.exit(1)
+
+
+def _recorded(
+    modules: Sequence[str],
+    oracles: Sequence[Path],
+    names: tuple[str, ...],
+    arches: Sequence[str],
+) -> list[RecordedBoot]:
+    """Return the recordings that a command line means."""
+    from archs import arch as arch_by_name
+    from loader.files import module_name
+    from loader.recording import runs
+
+    if not oracles:
+        raise click.UsageError("--oracle DIR or --kernel PATH: what to compare with?")
+    try:
+        chosen = {arch_by_name(name).name for name in arches}
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    recorded = [run for oracle in oracles for run in runs(oracle, names)]
+    for name in names:
+        if recorded and name not in {run.name for run in recorded}:
+            raise click.UsageError(f"--run {name!r}: no such recording")
+    found = [run for run in recorded if not chosen or run.arch_name in chosen]
+    if not found:
+        listed = os.pathsep.join(map(str, oracles))
+        raise click.UsageError(f"--oracle {listed}: holds no such recording")
+    known = {recording.name for run in found for recording in run.recordings}
+    for name in map(module_name, modules):
+        if name not in known:
+            raise click.UsageError(f"no recording has a module {name!r}")
+    return found
+
+
+def _booted(
+    kernel: str, modules: Sequence[str], roots: Sequence[Path], *, console: bool
+) -> RecordedBoot:
+    """Return what a kernel makes of modules, or of all that its tree has."""
+    from execmem.booted import open_machine
+    from execmem.diff_report import progress_bar
+    from execmem.live import Recorder, record, tree_of
+    from loader.errors import BadModule
+    from loader.files import is_file
+
+    machine = open_machine("", {"kernel": kernel, "console": console})
+    machine.tree = tree_of(machine.kernel.release, roots)
+    if machine.tree is None and not (modules and all(map(is_file, modules))):
+        place = f"lib/modules/{machine.kernel.release}"
+        listed = ", ".join(map(str, roots)) or "no folder"
+        raise BadModule(place, "module tree", f"not in {listed}; name one that has it: --root DIR")
+    wanted = modules or sorted(machine.tree.files if machine.tree is not None else ())
+    with progress_bar("loading") as progress:
+        return record(Recorder(machine), wanted, progress)

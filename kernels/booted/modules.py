@@ -22,7 +22,8 @@ _FORCE, _NONBLOCK = 0o1000, 0o4000  # O_TRUNC, O_NONBLOCK of delete_module(2)
 _SHDR, _ADDRESS = 64, 16  # bytes of Elf64_Shdr, and sh_addr in it
 _SHNUM = 60  # e_shnum in Elf64_Ehdr
 _USER_PAGE = 0x1_0000
-_RELOCATE, _INIT = "apply_relocate_add", "do_init_module"
+# Called for each table of relocations; once with the last applied, and nothing else done; before init.
+_RELOCATE, _RELOCATED, _INIT = "apply_relocate_add", "sort_extable", "do_init_module"
 # struct module before 6.4: core and init areas, and what is inside of each, by sizes up to there.
 _AREAS = ("core_layout", "init_layout")
 _AREA_ENDS = ("text_size", "ro_size", "ro_after_init_size", "size")
@@ -63,14 +64,32 @@ class Inserted:
     regions: Mapping[MemType, Region] = attrs.field(factory=dict)
 
 
-@attrs.define
-class _Load:
-    """What was seen of a load under way."""
+@attrs.define(eq=False)
+class Loading:
+    """What was seen of a load under way.
 
-    sections: int
+    Parameters
+    ----------
+    image
+        The file's bytes.
+    headers
+        The section headers as the kernel has rewritten them (Elf64_Shdr); empty before relocation.
+    symbols
+        Which section is the symbol table, whose values the kernel has filled in.
+    inside
+        The load in whose init this one came, where one asked for it there.
+    addresses, module, regions
+        As in `Inserted`.
+    """
+
+    image: bytes = attrs.field(repr=False)
+    inside: Loading | None = None
+    headers: bytes = attrs.field(default=b"", repr=False)
+    symbols: int = 0
     addresses: dict[int, int] = attrs.field(factory=dict)
     module: int = 0
     regions: dict[MemType, Region] = attrs.field(factory=dict)
+    relocated: bool = False
 
 
 class Modules:
@@ -83,19 +102,24 @@ class Modules:
     types
         Returns its types, or None.
 
-    `before_init` is called with struct module's address when a module is in memory and its init
-    has not run; `after_relocation` with the load's section addresses, after the first table.
+    `on_relocated` is called with a load when relocations are applied and nothing else was done,
+    `before_init` when everything is done but its init.
     `last` is where the sections of the last load are, or were.
     """
 
     def __init__(self, guest: Guest, types: Callable[[], Btf | None]) -> None:
         self._guest = guest
         self._types = types
-        self._loads: list[_Load] = []
+        self._loads: list[Loading] = []
         self.last: Mapping[int, int] = {}
-        self.before_init: Callable[[int, Mapping[int, int]], None] | None = None
+        self.on_relocated: Callable[[Loading], None] | None = None
+        self.before_init: Callable[[Loading], None] | None = None
         self._arguments = guest.arch.runs.calling.arguments
-        for name, handler in ((_RELOCATE, self._relocating), (_INIT, self._starting)):
+        for name, handler in (
+            (_RELOCATE, self._relocating),
+            (_RELOCATED, self._relocated),
+            (_INIT, self._starting),
+        ):
             if name in guest.symbols:
                 guest.board.break_at(guest.symbols[name], handler)
 
@@ -115,7 +139,7 @@ class Modules:
             It did not come back: an oops, a panic, a limit.
         """
         guest = self._guest
-        load = _Load(int.from_bytes(image[_SHNUM : _SHNUM + 2], "little"))
+        load = Loading(image, self._loads[-1] if self._loads else None)
         self._loads.append(load)
         try:
             with self._user(image, parameters.encode()) as (file, words):
@@ -157,14 +181,25 @@ class Modules:
 
     def _relocating(self) -> None:
         """Note the section headers, as apply_relocate_add() is given them."""
-        if not self._loads or self._loads[-1].addresses:
+        if not self._loads or self._loads[-1].headers:
             return
-        load = self._loads[-1]
-        headers = self._guest.board.get(self._arguments[0])
-        for index in range(load.sections):
-            address = self._guest.word(headers + index * _SHDR + _ADDRESS)
+        load, board = self._loads[-1], self._guest.board
+        count = int.from_bytes(load.image[_SHNUM : _SHNUM + 2], "little")
+        load.headers = board.read(board.get(self._arguments[0]), count * _SHDR)
+        load.symbols = board.get(self._arguments[2]) & 0xFFFF_FFFF
+        for index in range(count):
+            at = index * _SHDR + _ADDRESS
+            address = int.from_bytes(load.headers[at : at + 8], "little")
             if address:
                 load.addresses[index] = address
+
+    def _relocated(self) -> None:
+        """Tell that all tables are applied: the exceptions' table is about to be sorted."""
+        if not self._loads or not self._loads[-1].headers or self._loads[-1].relocated:
+            return
+        self._loads[-1].relocated = True
+        if self.on_relocated is not None:
+            self.on_relocated(self._loads[-1])
 
     def _starting(self) -> None:
         """Note struct module, as do_init_module() is given it."""
@@ -174,7 +209,7 @@ class Modules:
         load.module = self._guest.board.get(self._arguments[0])
         load.regions = dict(self._regions(load.module))
         if self.before_init is not None:
-            self.before_init(load.module, load.addresses)
+            self.before_init(load)
 
     def _regions(self, module: int) -> Iterator[tuple[MemType, Region]]:
         types = self._types()

@@ -73,6 +73,10 @@ class Symbols(Mapping[str, int]):
         names = self.text.decode("latin-1").split("\0")[1:-1]
         return zip(names, self.addresses.tolist(), strict=True)
 
+    def as_dict(self) -> dict[str, int]:
+        """Return all of them at once, which looking each up would take minutes for."""
+        return dict(reversed(list(self.every())))  # the first of equal names counts
+
     def around(self, address: int) -> tuple[str, int, int] | None:
         """Return the symbol at or before an address, how far that is, and how long it is.
 

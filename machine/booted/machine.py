@@ -165,7 +165,7 @@ class BootedMachine(Interposed, Savable, Machine):
         self._modules: dict[str, BootedModule] = {}
         self._asked: ModuleTree | None = None  # the tree of the load under way
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
-        self._requests = Requests(self.kernel.guest, lambda: standing.types, self._request)
+        self._requests = Requests(self.kernel.guest, lambda: standing.types, self.request)
         self._disassembler = Disassembler(self.arch)
 
     @property
@@ -186,8 +186,12 @@ class BootedMachine(Interposed, Savable, Machine):
 
     @property
     def tree(self) -> ModuleTree | None:
-        """Where modules are looked up by name."""
+        """Where modules are looked up by name; may be set."""
         return self._tree
+
+    @tree.setter
+    def tree(self, tree: ModuleTree | None) -> None:
+        self._tree = tree
 
     @property
     def modules(self) -> dict[str, BootedModule]:
@@ -226,10 +230,8 @@ class BootedMachine(Interposed, Savable, Machine):
         try:
             for name in needed(file, tree, self.modules):
                 if name not in self.modules:  # as something that another asked for
-                    self._insert(ModuleFile.read(find(tree, name)), {})
-            for name in soft(file):
-                self._request(name)
-            return self._insert(file, params)
+                    self.insert(ModuleFile.read(find(tree, name)))
+            return self.insert(file, params)
         except KernelRefused:
             for name in reversed([n for n in self.modules if n not in before]):
                 with suppress(KernelRefused):
@@ -263,7 +265,7 @@ class BootedMachine(Interposed, Savable, Machine):
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
 
-    def _request(self, name: str) -> bool:
+    def request(self, name: str) -> bool:
         """Load what the kernel asks for by name or alias; False where that is not possible."""
         tree, title = self._asked or self.tree, module_name(name)
         if title in self.modules:
@@ -297,14 +299,20 @@ class BootedMachine(Interposed, Savable, Machine):
             return ModuleFile.read(path), known or tree_around(path)
         return ModuleFile.read(find(known, text)), known
 
-    def _insert(self, file: ModuleFile, params: dict[str, object]) -> BootedModule:
+    def insert(self, file: ModuleFile, params: Mapping[str, object] | None = None) -> BootedModule:
+        """Let the kernel load a module, after what it asks for softly; raises as `load`.
+
+        Those that it depends on are there, or the kernel says what it misses.
+        """
+        for name in soft(file):
+            self.request(name)
         image = file.image()
         view = parse_elf(image, file.name)
         before = len(self.log)
         name = view.modinfo.get("name") or module_name(file.name)
         try:
             with self.kernel.watched():
-                inserted = self.kernel.modules.insert(image, words_of(params))
+                inserted = self.kernel.modules.insert(image, words_of(params or {}))
         except Fault as fault:
             raise where_loading(fault, view, name, self.kernel.modules.last) from None
         said = tuple(self.log[before:])
@@ -534,7 +542,7 @@ class BootedMachine(Interposed, Savable, Machine):
         try:
             return self.open(f"/dev/{name}", flags)
         except FileError as error:
-            if error.error != errno.ENOENT or not self._request(f"devname:{name}"):
+            if error.error != errno.ENOENT or not self.request(f"devname:{name}"):
                 raise
         return self.open(f"/dev/{name}", flags)
 

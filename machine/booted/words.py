@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from emulator.faults import BadCall
 from loader.depends import ModuleTree, depends_of
@@ -28,7 +28,7 @@ def soft(file: ModuleFile) -> list[str]:
     return names
 
 
-def words_of(params: dict[str, object]) -> str:
+def words_of(params: Mapping[str, object]) -> str:
     """Return parameters as insmod passes them; BadCall for what cannot be."""
     words = []
     for name, value in params.items():

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 
 import archs
 from allocator.types import ExecmemType, MemType
 from execmem.cli import main
-from execmem.placement import place_runs
+from execmem.placement import BootLoad, place, place_runs
 from loader.elf import parse
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
@@ -170,6 +171,37 @@ def test_regions_are_predicted(
     assert placed.deviations == ()
     assert (placed.loads, placed.regions, placed.equal) == ((3, 0, 0), 15, 15)
     assert placed.slide == (slide or None)
+
+
+def test_init_memory_is_held_while_others_come_in_that_init(tmp_path: Path) -> None:
+    """A module that another's init asks for lies behind that one's init memory, and no later one."""
+    arch = archs.arch("arm64")
+    pages = Pages(arch.loads.address_map().range_of(ExecmemType.MODULE_TEXT).range.start)
+    image = write(arch.machine, [Sec(".text", bytes(100), A | X)], [Sym("function", ".text")])
+    sizes = {MemType.TEXT: PAGE, MemType.INIT_TEXT: 2 * PAGE}
+
+    def take(kinds: dict[MemType, int]) -> dict[str, tuple[int, int]]:
+        return {kind.name: (pages.take(size), size) for kind, size in kinds.items()}
+
+    outer = take(sizes)
+    inner = take({MemType.TEXT: PAGE})
+    pages.give(*outer["INIT_TEXT"])
+    later = take(sizes)
+    assert later["TEXT"][0] == outer["INIT_TEXT"][0]
+    made = [
+        Made(name=name, image=image, addresses={}, symbols={}, relocated={}, regions=regions)
+        for name, regions in (("outer", outer), ("inner", inner), ("later", later))
+    ]
+    record(tmp_path / arch.name, made)
+    (run,) = runs(tmp_path)
+    recorded = {one.name: one for one in run.recordings}
+    loads = [
+        BootLoad(name, False, PAGE, 0, recorded[name], None, inside)
+        for name, inside in (("outer", ""), ("inner", "outer"), ("later", ""))
+    ]
+    assert place(run, loads).deviations == ()
+    apart = [*loads[:1], attrs.evolve(loads[1], inside=""), *loads[2:]]
+    assert place(run, apart).deviations
 
 
 def test_a_deviation_is_shown_and_not_followed(
