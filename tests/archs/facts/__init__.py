@@ -32,6 +32,10 @@ SNIPPETS = (
 MISSING: Any = object()  # stands for a fact of any type that nobody has written
 
 
+# Symbols of start and end; version -> name and type of each field.
+Alternatives = tuple[str, str, Mapping[tuple[int, int], Sequence[tuple[str, str]]]]
+
+
 @attrs.frozen
 class Reaches:
     """A branch or another instruction with a displacement.
@@ -420,6 +424,13 @@ class Patch(_Level):
         Section of ftrace's sites.
     mcount_site
         Text with a site at 0, and the symbol, type and addend of the call at 1, or None.
+    alternatives
+        The kernel's own table of them: symbols of its start and end, and the fields of an entry
+        (struct alt_instr) from a version on; `at` is the code's distance, `new` that of what
+        replaces it, `cap` the feature, `size` bytes of code.
+    runtime_constants
+        Bytes of an operand that the kernel fills in as it boots (asm/runtime-const.h): of a
+        pointer, of a shift.
     """
 
     site: int = MISSING
@@ -435,6 +446,8 @@ class Patch(_Level):
     tail: tuple[str, int, int, int] = MISSING
     mcount: str = MISSING
     mcount_site: tuple[bytes, tuple[str, int, int] | None] = MISSING
+    alternatives: Alternatives = MISSING
+    runtime_constants: tuple[int, int] = MISSING
 
 
 @attrs.frozen(kw_only=True)

@@ -713,6 +713,12 @@ _PATCH = Patch(
     exclusive="027c5fc84200018b027c03c8e00302aa",
     load="000040f9",
     mcount="__patchable_function_entries",
+    alternatives=(
+        "__alt_instructions",
+        "__alt_instructions_end",
+        {(0, 0): [("at", "i4"), ("new", "i4"), ("cap", "u2"), ("size", "u1"), ("length", "u1")]},
+    ),
+    runtime_constants=(16, 4),
     mcount_site=(2 * bytes.fromhex("1f2003d5") + bytes(8), None),
     refused_probes=[
         ("010000d4", "takes an exception"),  # svc #0

@@ -587,6 +587,17 @@ _PATCH = Patch(
     exclusive="2f3605103306b600af36c51813050600",
     load="03350500",
     mcount="__patchable_function_entries",
+    alternatives=(
+        "__alt_start",
+        "__alt_end",
+        {
+            (0, 0): [
+                *(("at", "i4"), ("new", "i4"), ("vendor", "u2"), ("size", "u2")),
+                *(("cap", "u2"), ("value", "u2")),
+            ]
+        },
+    ),
+    runtime_constants=(24, 4),
     mcount_site=(2 * bytes.fromhex("13000000") + bytes(8), None),
     refused_probes=[
         ("73001000", "system instruction"),  # ebreak

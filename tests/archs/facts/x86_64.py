@@ -512,6 +512,18 @@ _PATCH = Patch(
     exclusive=None,
     load="488b07",
     mcount="__mcount_loc",
+    alternatives=(
+        "__alt_instructions",
+        "__alt_instructions_end",
+        {
+            (0, 0): [("at", "i4"), ("new", "i4"), ("cap", "u2"), ("size", "u1"), ("length", "u1")],
+            (6, 3): [
+                *(("at", "i4"), ("new", "i4"), ("cap", "u2"), ("flags", "u2")),
+                *(("size", "u1"), ("length", "u1")),
+            ],
+        },
+    ),
+    runtime_constants=(8, 1),
     mcount_site=(b"\xe8\0\0\0\0\xc3", ("__fentry__", 2, -4)),
     refused_probes=[
         ("ff10", "indirect branch through memory"),  # call *(%rax)
