@@ -95,7 +95,7 @@ class BootedTarget:
         """Call a function of the module or the kernel; a fault is kept for later."""
         module, returns = self.module, self.options["returns"]
         try:
-            if module is not None and function in module.functions:
+            if module is not None and function in module.entries:
                 self.result = module.call(function, *self.values, returns=returns)
             else:
                 address = self.machine.function(function)

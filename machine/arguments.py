@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 
 class Out:
@@ -25,4 +25,5 @@ class Out:
         return len(self.data)
 
 
-Argument: TypeAlias = "int | bytes | bytearray | str | Out"
+# What has an index is a number or an address: ints, views of guest memory.
+Argument: TypeAlias = "SupportsIndex | bytes | bytearray | str | Out"

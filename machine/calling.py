@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from operator import index
-from typing import TypeGuard
+from typing import SupportsIndex, TypeGuard
 
 from allocator import KernelMemory
 from allocator.types import ADDRESS_MASK, size_text
@@ -168,10 +168,11 @@ class Caller:
 
     def _slot(self, value: Argument, buffers: ExitStack) -> int:
         """Return the 64-bit slot of an argument; memory for it lives as long as `buffers`."""
-        if isinstance(value, int):
-            if not -(1 << 63) <= value <= ADDRESS_MASK:
-                raise BadCall("call", f"argument {value:#x} does not fit 64 bits")
-            return value & ADDRESS_MASK
+        if isinstance(value, SupportsIndex):
+            number = index(value)
+            if not -(1 << 63) <= number <= ADDRESS_MASK:
+                raise BadCall("call", f"argument {number:#x} does not fit 64 bits")
+            return number & ADDRESS_MASK
         if isinstance(value, str):
             data = value.encode() + b"\0"
         elif isinstance(value, Out):
@@ -179,7 +180,9 @@ class Caller:
         elif isinstance(value, bytes | bytearray):
             data = bytes(value)
         else:
-            raise BadCall("call", f"cannot pass {type(value).__name__}: int, bytes, str or Out")
+            raise BadCall(
+                "call", f"cannot pass {type(value).__name__}: a number, bytes, str, a view or Out"
+            )
         address = self.alloc(data)
         # Not `self.free`: the function may have taken the buffer and freed it (kfree does).
         buffers.callback(self._kernel.free, address)

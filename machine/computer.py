@@ -7,6 +7,7 @@ of another that is made later, it is given as a function.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ from machine.module import Module
 from machine.parameters import Parameters
 from machine.patching import Patcher
 from machine.places import Places
+from machine.report import ModuleReport
 
 CPUS = 64  # the most that a machine has
 CONSTRUCTORS = "CONFIG_CONSTRUCTORS"
@@ -88,7 +90,7 @@ class _GuestCalls:
         self.explainer.refuse_access(kind, reason, address)
 
 
-class Computer:
+class Computer(abc.ABC):
     """Makes and connects the parts; the parameters are those of `Machine`."""
 
     def __init__(
@@ -197,7 +199,7 @@ class Computer:
             self.caller,
             self.explainer,
             self._parameters,
-            partial(Module, self),
+            self._new_module,
         )
         self.modprobe = runner.modprobe = Modprobe(
             self.arch, self.kernel, loaded, self.insmod, root, image
@@ -220,6 +222,10 @@ class Computer:
                 where=self.places.where,
                 running=self.caller.running,
             )
+
+    @abc.abstractmethod
+    def _new_module(self, loaded: LoadedModule, report: ModuleReport) -> Module:
+        """Return the module that a user sees of one that was loaded."""
 
     def _connect_cpus(self) -> None:
         """Let CPUs ask the kernel what is its to know, and who explains what went wrong."""

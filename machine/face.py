@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,10 +18,13 @@ from typing import Any, Protocol, Self
 from archs import Arch
 from kernels.log import LogLine
 from kernels.tracing import AnyProbe, CallTrace, Hit, OnCall, UntilStopped
+from loader.btf import Btf
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.typed import TypedFunctions
+from machine.types import GuestType, Types, View
 
 _MODELLED = ("machine.machine", "ModelledMachine")
 _BOOTED = ("machine.booted.machine", "BootedMachine")
@@ -66,6 +70,11 @@ class AnyModule(Protocol):
         returns: str = ...,
     ) -> int:
         """Call a function of the module and return its result."""
+        ...
+
+    @property
+    def functions(self) -> TypedFunctions:
+        """Its functions by name, with prototypes where types are known."""
         ...
 
     def unload(self, *, force: bool = False) -> None:
@@ -228,6 +237,49 @@ class Machine(abc.ABC):
         on_exit: OnCall | None = ...,
     ) -> CallTrace:
         """Trace functions."""
+
+    # Types --------------------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def btf(self) -> Mapping[str, Btf]:
+        """The types that are known: of `vmlinux`, and of modules by their names."""
+
+    @cached_property
+    def types(self) -> Types:
+        """Types by name, and values of them."""
+        return Types(self, lambda: self.btf, f"no types are known of {self.models}")
+
+    def type(self, name: str, module: str = "") -> GuestType:
+        """Return a type by its name as C spells it: `struct list_head`, `u32`, `char *`.
+
+        Parameters
+        ----------
+        module
+            Whose types are meant, where several differ.
+
+        Raises
+        ------
+        BadCall
+            There is none, or several that differ, or no types are known.
+        """
+        return self.types.find(name, module)
+
+    def view(self, kind: str | GuestType, address: int) -> View:
+        """Return the value of a type that is at an address: `view("hid_device", at).rdesc`."""
+        return self.types.view(kind, address)
+
+    def new(self, kind: str | GuestType, /, **members: object) -> View:
+        """Return a zeroed value of a type in new guest memory, with members set.
+
+        Its memory is the caller's: `free(view.address_)`.
+        """
+        return self.types.new(kind, members)
+
+    @property
+    @abc.abstractmethod
+    def functions(self) -> TypedFunctions:
+        """The kernel's functions by name, with prototypes where types are known."""
 
     @abc.abstractmethod
     def symbolize(self, address: int) -> str | None:

@@ -41,8 +41,10 @@ from kernels.modelled.text.kprobes import Probe
 from kernels.modelled.text.static_calls import StaticCall
 from kernels.registry import Registry
 from kernels.tracing import LIMIT, Hit, TracedCall
+from loader.btf import Btf
 from loader.build import build_of
 from loader.depends import ModuleTree
+from loader.elfview import VMLINUX
 from loader.files import ModuleFile
 from loader.gate import Notice, taints_text
 from loader.loaded import LoadedModule
@@ -52,7 +54,9 @@ from machine.device import Device, find_device, instead, no_device
 from machine.face import Machine
 from machine.module import Module
 from machine.patching import Phase, Way
+from machine.report import ModuleReport
 from machine.thread import Thread
+from machine.typed import TypedFunctions
 
 _NOT_DATA = (
     "the modelled kernel is Python, and holds functions of it: what timers, work, "
@@ -185,6 +189,24 @@ class ModelledMachine(Computer, Machine):
         if self.loader.gate.kernel is None:
             return model
         return f"{model}, with the facts of {self.build.title}"
+
+    def _new_module(self, loaded: LoadedModule, report: ModuleReport) -> Module:
+        return Module(self, loaded, report)
+
+    @property
+    def btf(self) -> dict[str, Btf]:
+        """The types that are known: of `vmlinux`, and of modules by their names."""
+        kernel = self.loader.gate.kernel
+        if kernel is None or kernel.btf is None:
+            return {}
+        found = {VMLINUX: kernel.btf}
+        own = {name: module.types_over(kernel) for name, module in self.modules.items()}
+        return found | {name: types for name, types in own.items() if types is not None}
+
+    @property
+    def functions(self) -> TypedFunctions:
+        """The kernel's functions by name, with prototypes where a kernel is given."""
+        return TypedFunctions(self, lambda: self.kernel.symbols, lambda: self.btf.get(VMLINUX))
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""

@@ -8,17 +8,24 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from allocator import Allocation
 from allocator.types import MemType
 from emulator.budget import DEFAULT
 from emulator.faults import BadCall
+from loader.btf import BadBtf, Btf
 from loader.build import Build
+from loader.elfview import STT_FUNC
+from loader.kernel.image import KernelImage
+from loader.layouts import types_of
 from loader.loaded import LoadedModule, LoadedSection, State
 from loader.module import Loader
 from machine.arguments import Argument
 from machine.calling import Caller
 from machine.drawing import Land, svg
 from machine.report import ModuleReport
+from machine.typed import Calling, TypedFunctions
 
 if TYPE_CHECKING:
     from kernels.modelled.text.ftrace import Trace
@@ -37,8 +44,13 @@ class Unloader(Protocol):
         ...
 
 
-class Keeper(Land, Protocol):
+class Keeper(Land, Calling, Protocol):
     """The machine that a module is loaded in, as far as modules ask it for something."""
+
+    @property
+    def btf(self) -> Mapping[str, Btf]:
+        """The types that are known: of the kernel, and of modules by their names."""
+        ...
 
     caller: Caller
     loader: Loader
@@ -63,6 +75,7 @@ class Module:
         self.loaded = loaded
         self.report = report
         self._functions: dict[str, int] = {}
+        self._types: tuple[KernelImage, Btf | None] | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +112,23 @@ class Module:
     def regions(self) -> Mapping[MemType, Allocation]:
         """Memory type -> allocation, of those that are still there."""
         return self.loaded.regions
+
+    @cached_property
+    def functions(self) -> TypedFunctions:
+        """Its functions by name, with their prototypes where its kernel is given and it has types."""
+        machine, loaded = self._machine, self.loaded
+        table = loaded.view.symbols
+        chosen = np.flatnonzero(table["info"] & 0xF == STT_FUNC).tolist()
+        names = {loaded.view.symbol_name(index) for index in chosen}
+
+        def there() -> Mapping[str, int]:
+            return {
+                name: at
+                for name, at in self.symbols.items()
+                if name in names and loaded.region_at(at) is not None
+            }
+
+        return TypedFunctions(machine, there, lambda: machine.btf.get(self.name))
 
     def address_of(self, name: str) -> int:
         """Return the address of a function or variable that is still in memory.
@@ -194,6 +224,15 @@ class Module:
 
     def _repr_svg_(self) -> str:
         return svg(self._machine, [self])
+
+    def types_over(self, kernel: KernelImage) -> Btf | None:
+        """Return the module's own types, which stand on those of its kernel; None: there are none."""
+        if self._types is None or self._types[0] is not kernel:
+            try:
+                self._types = kernel, types_of(self.loaded.view, kernel)
+            except BadBtf:
+                self._types = kernel, None  # a notice has said so
+        return self._types[1]
 
     def __repr__(self) -> str:
         where = ", ".join(f"{kind.name} {r.interval}" for kind, r in self.regions.items())

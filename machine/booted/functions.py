@@ -169,7 +169,7 @@ class Functions:
         if name in symbols:
             return symbols[name]
         if not title:
-            having = [m for m in self._modules().values() if name in m.functions]
+            having = [m for m in self._modules().values() if name in m.entries]
             if len(having) == 1:
                 return self._of(having[0], place, name)
             if having:
@@ -272,13 +272,25 @@ class Functions:
 
     def prototype(self, function: Function) -> Prototype | None:
         """Return a function's prototype by the kernel's or the module's types; None: not known."""
-        module, types = function.module, self._kernel.standing.types
-        if module is not None:
-            if module not in self._types:
-                try:
-                    found = types_over(module.view, types, self._kernel.release)
-                except BadBtf:
-                    found = None
-                self._types[module] = found
-            types = self._types[module]
+        types = self.types_of(function.module)
         return None if types is None else prototype_of(types, function.name)
+
+    def types_of(self, module: BootedModule | None) -> Btf | None:
+        """Return the types of a module, or of the kernel; None where they are not known."""
+        types = self._kernel.standing.types
+        if module is None:
+            return types
+        if module not in self._types:
+            try:
+                found = types_over(module.view, types, self._kernel.release)
+            except BadBtf:
+                found = None
+            self._types[module] = found
+        return self._types[module]
+
+    @property
+    def btf(self) -> dict[str, Btf]:
+        """The types that are known: of the kernel, and of modules by their names."""
+        owners: dict[str, BootedModule | None] = {VMLINUX: None, **self._modules()}
+        found = {name: self.types_of(module) for name, module in owners.items()}
+        return {name: types for name, types in found.items() if types is not None}

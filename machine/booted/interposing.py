@@ -21,11 +21,14 @@ from kernels.booted.kernel import BootedKernel
 from kernels.booted.reports import Report
 from kernels.prototypes import Prototype, parse
 from kernels.tracing import LIMIT, Hit, OnCall
+from loader.btf import Btf
 from machine.booted.functions import Function, Functions
 from machine.booted.module import BootedModule
 from machine.booted.probes import Probe, Probes
 from machine.booted.stubs import Redirects, Replacement, Stub
 from machine.booted.traces import Trace, Traces
+from machine.face import Machine
+from machine.typed import TypedFunctions
 
 
 class Interposing:
@@ -175,7 +178,7 @@ class Registers:
             raise BadCall(name, f"{self._board.arch.name} has no such register") from None
 
 
-class Interposed:
+class Interposed(Machine):
     """A machine whose functions can be watched and changed, from outside."""
 
     interposing: Interposing
@@ -190,6 +193,18 @@ class Interposed:
     def warnings(self) -> list[Report]:
         """What the kernel warned of (WARN) since it booted: where, and who called it."""
         return self.kernel.warnings
+
+    @property
+    def btf(self) -> dict[str, Btf]:
+        """The types that are known: of `vmlinux`, and of modules by their names."""
+        return self.interposing.functions.btf
+
+    @property
+    def functions(self) -> TypedFunctions:
+        """The kernel's functions by name, with prototypes where it has types."""
+        symbols = self.kernel.symbols
+        types = self.kernel.standing.types
+        return TypedFunctions(self, lambda: symbols, lambda: types)
 
     @property
     def stubbed(self) -> dict[str, int]:

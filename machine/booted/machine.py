@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import attrs
 
@@ -51,7 +52,6 @@ from machine.booted.interposing import Interposed, Interposing
 from machine.booted.module import BootedModule, report_of, where_loading
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
-from machine.face import Machine
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
 OURS = frozenset(
@@ -85,7 +85,7 @@ class Snapshot:
     inside: int = 0
 
 
-class BootedMachine(Interposed, Savable, Machine):
+class BootedMachine(Savable, Interposed):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -367,10 +367,11 @@ class BootedMachine(Interposed, Savable, Machine):
         return found
 
     def _slot(self, value: Argument, buffers: ExitStack) -> int:
-        if isinstance(value, int):
-            if not -(1 << 63) <= value <= ADDRESS_MASK:
-                raise BadCall("call", f"argument {value:#x} does not fit 64 bits")
-            return value & ADDRESS_MASK
+        if isinstance(value, SupportsIndex):
+            number = index(value)
+            if not -(1 << 63) <= number <= ADDRESS_MASK:
+                raise BadCall("call", f"argument {number:#x} does not fit 64 bits")
+            return number & ADDRESS_MASK
         if isinstance(value, str):
             data = value.encode() + b"\0"
         elif isinstance(value, Out):

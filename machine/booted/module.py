@@ -19,9 +19,11 @@ from kernels.booted.modules import Inserted, Region
 from kernels.booted.reports import Report
 from kernels.log import LogLine
 from kernels.tracing import LIMIT, Hit
+from loader.btf import Btf
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.typed import Calling, TypedFunctions
 
 if TYPE_CHECKING:
     from machine.booted.interposing import Interposing
@@ -31,22 +33,12 @@ if TYPE_CHECKING:
 _PERCPU = ".data..percpu"
 
 
-class Keeper(Protocol):
+class Keeper(Calling, Protocol):
     """The machine that a module is loaded in, as far as modules ask it for something."""
 
     @property
-    def arch(self) -> Arch:
-        """Its architecture."""
-        ...
-
-    def call(
-        self,
-        address: int,
-        *args: Argument,
-        seconds: float | None = None,
-        returns: str = "u64",
-    ) -> int:
-        """Call the function at an address."""
+    def btf(self) -> Mapping[str, Btf]:
+        """The types that are known: of the kernel, and of modules by their names."""
         ...
 
     @property
@@ -154,9 +146,24 @@ class BootedModule:
         return sorted(found)
 
     @property
-    def functions(self) -> Mapping[str, int]:
-        """Functions by name -> address."""
+    def entries(self) -> Mapping[str, int]:
+        """Functions by name -> address, those of init that are gone, too."""
         return {name: at for at, _, name in self.spans}
+
+    @cached_property
+    def functions(self) -> TypedFunctions:
+        """Its functions by name, with their prototypes where it has types."""
+        machine = self._machine
+
+        def there() -> Mapping[str, int]:
+            regions = [at for kind, at in self.regions.items() if kind.is_text]
+            return {
+                name: at
+                for at, _, name in self.spans
+                if any(r.address <= at < r.address + r.size for r in regions)
+            }
+
+        return TypedFunctions(machine, there, lambda: machine.btf.get(self.name))
 
     def symbol_at(self, address: int) -> str | None:
         """Return `name+0xoff/0xsize [module]` of the function around an address, or None."""
@@ -218,7 +225,7 @@ class BootedModule:
             It did not come back.
         """
         address = self.address_of(name)
-        if name not in self.functions:
+        if name not in self.entries:
             raise BadCall(name, "is not a function: it lies in data")
         return self._machine.call(address, *args, seconds=seconds, returns=returns)
 

@@ -133,7 +133,7 @@ def test_modules_and_snapshots_are_there_as_ever(machine: BootedMachine, tmp_pat
         assert other.modules[module.name] is again
     assert other.read(at, 3) == b"one"
     other.open("/proc/uptime").close()
-    assert other.symbolize(next(iter(again.functions.values()))) is not None
+    assert other.symbolize(next(iter(again.entries.values()))) is not None
 
 
 def test_what_cannot_be_saved_says_so(machine: BootedMachine, tmp_path: Path) -> None:
