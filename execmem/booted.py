@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from allocator.types import Hex, size_text
 from emulator.faults import Fault
 from execmem import notices, report
 from execmem.streams import say
 from execmem.terminal import Meter, console
+from kernels.algorithms import compute
+from kernels.registry import Record
 from loader.elf import arch_of
 from loader.files import SUFFIXES, is_file, module_name, read_module
 from loader.kernel.dwarf import PACKAGE
 from machine.arguments import Argument, Out
+from machine.booted.functions import VMLINUX
 from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
 
@@ -139,16 +143,43 @@ def module_json(machine: BootedMachine, module: BootedModule) -> dict[str, Any]:
             for index, section in sorted(loaded.sections.items())
         ],
         "relocations": dict(loaded.relocations),
+        "depends": list(module.depends),
+        "registered": registered_json(loaded.registered),
         "init_result": Hex(loaded.init_result),
         "log": [line.text for line in loaded.log],
-        "taints": loaded.taints,
+        "taints": module.taints,
         "models": machine.models,
     }
+
+
+def registered_json(records: tuple[Record, ...] | None) -> list[dict[str, Any]] | None:
+    """Return what a module registered as JSON wants it; None where nobody looked.
+
+    The kernel's lists tell no addresses, so none of structures and callbacks.
+    """
+    if records is None:
+        return None
+    return [{"kind": r.kind, "name": r.name, "owner": r.owner, **r.fields} for r in records]
+
+
+def print_registered(out: Console, module: BootedModule) -> None:
+    """Show what a module registered: kind, name, what else is known."""
+    rows = [
+        (
+            record.kind,
+            record.name,
+            " ".join(f"{n}={v}" for n, v in record.fields.items() if v != ""),
+        )
+        for record in module.report.registered or ()
+    ]
+    if rows:
+        out.print(report.table(("registered", "name", "what the kernel lists of it"), rows))
 
 
 def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str, object]) -> None:
     """Load modules into a booted kernel, and show where it put them."""
     machine = open_machine(modules[0], options)
+    machine.note_registrations()
     loaded = [load_one(machine, name, params) for name in modules]
     if options["as_json"]:
         everything = machine.modules.values()
@@ -169,6 +200,7 @@ def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str,
             for kind, region in module.report.regions.items()
         ]
         out.print(report.table(("region", "address", "size", ""), rows, right="size"))
+        print_registered(out, module)
         for line in module.report.log:
             out.print(f"| {line.text}")
 
@@ -184,6 +216,8 @@ def run(
 ) -> None:
     """Load a module into a booted kernel, and call one of its functions."""
     machine = open_machine(module, options)
+    if function is None:
+        machine.note_registrations()
     before = len(machine.log)
     loaded = load_one(machine, module, params)
     result = None
@@ -206,6 +240,7 @@ def run(
                 "function": function,
                 "result": None if result is None else Hex(result),
                 "outputs": outputs,
+                "tainted": machine.tainted,
                 "log": [line.text for line in said],
                 "notices": notices.texts(),
             }
@@ -215,10 +250,50 @@ def run(
         say(line.text)
     if function is None:
         say(f"{loaded.name}: {machine.models} has loaded it")
+        print_registered(console(), loaded)
     else:
         say(f"{function} = {result:#x} ({result})")
     for output in outputs:
         say(f"out: {output}")
+
+
+def crypto(
+    algorithm: str,
+    data: bytes,
+    module: str | None,
+    *,
+    options: Mapping[str, Any],
+    params: dict[str, object],
+    **how: Any,
+) -> None:
+    """Let a booted kernel's algorithm compute, and show what it gives.
+
+    `how` is what else `kernels.algorithms.compute` takes.
+    """
+    machine = open_machine(module or "", options)
+    if module is not None:
+        load_one(machine, module, params)
+    before = len(machine.log)
+    with machine.crypto(algorithm) as found:
+        result = compute(found, data, **how)
+        record = found.record
+    if options["as_json"]:
+        report.print_json(
+            {
+                "algorithm": record.name,
+                "driver": record.fields.get("cra_driver_name", ""),
+                "kind": record.kind,
+                "module": record.owner or VMLINUX,
+                "selftest": record.fields.get("selftest", ""),
+                "arch": machine.arch.name,
+                "models": machine.models,
+                "result": result.hex(),
+                "log": [line.text for line in machine.log[before:]],
+                "notices": notices.texts(),
+            }
+        )
+        return
+    say(result.hex())
 
 
 def load_one(machine: BootedMachine, module: str, params: dict[str, object]) -> BootedModule:

@@ -115,6 +115,39 @@ _MODULE: Keys = {
     "build.conflicts[]": (TEXT, "what two of them say differently"),
 }
 
+_BOOTED: Keys = {
+    "name": (TEXT, "the module"),
+    "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+    "kernel": (TEXT, "release of the kernel that booted"),
+    "state": (TEXT, "`live`"),
+    "regions[].type": (TEXT, "memory type; areas of kernels before 6.4 are told apart as well"),
+    "regions[].address": (HEX, "where the kernel placed it"),
+    "regions[].size": (COUNT, "bytes"),
+    "regions[].freed": (FLAG, "whether it was only for init"),
+    **{path: _MODULE[path] for path in _MODULE if path.startswith(("sections", "relocations"))},
+    "depends[]": (TEXT, "modules that it uses, as the kernel has them"),
+    "registered": (PART, f"what the kernel lists more than before{NULL}it was not asked"),
+    "registered[].kind": (TEXT, "`shash`, `pci driver`, `misc device` ..."),
+    "registered[].name": (TEXT, "what the kernel calls it"),
+    "registered[].owner": (TEXT, "the module"),
+    "registered[].{}": (ANY, "what else the list tells"),
+    "init_result": (HEX, "what init returned"),
+    "log[]": (TEXT, "lines of the kernel log"),
+    "taints": _MODULE["taints"],
+    "models": (TEXT, MODELS),
+}
+
+_CRYPTO: Keys = {
+    "algorithm": (TEXT, "its name"),
+    "driver": (TEXT, "its driver's name"),
+    "kind": (TEXT, "`shash`, `skcipher` ..."),
+    "module": (TEXT, "who registered it; `vmlinux`: it is built into the booted kernel"),
+    "arch": (TEXT, "architecture"),
+    "models": (TEXT, MODELS),
+    "result": (BYTES, "what was computed"),
+    "log[]": (TEXT, "lines of the kernel log"),
+}
+
 _MISSING: Keys = {
     "missing{}": (COUNT, "calls of each kernel symbol that nobody has"),
     "stubbed{}": (COUNT, "calls of each symbol of `--stub`"),
@@ -162,6 +195,7 @@ _SUMMARY: Keys = {
 # Document -> its keys, beside those of the envelope.
 DOCUMENTS: Mapping[str, Keys] = {
     "load": {f"modules[].{path}": key for path, key in _MODULE.items()},
+    "load --kernel": {f"modules[].{path}": key for path, key in _BOOTED.items()},
     "load --all": {
         "runs[].arch": (TEXT, "architecture"),
         "runs[].design": (TEXT, "design"),
@@ -195,16 +229,23 @@ DOCUMENTS: Mapping[str, Keys] = {
         **_MISSING,
         "leaks[]": (TEXT, "memory not freed, with `--kasan`"),
     },
+    "run --kernel": {
+        **_BOOTED,
+        "function": (TEXT, f"what was called{NULL}init only"),
+        "result": (HEX, f"what it returned{NULL}init only"),
+        "outputs[]": (BYTES, "of each `out:` argument"),
+        "tainted": (
+            TEXT,
+            "how the kernel is tainted, in its words: `Not tainted`, `Tainted: G OE`",
+        ),
+    },
     "crypto": {
-        "algorithm": (TEXT, "its name"),
-        "driver": (TEXT, "its driver's name"),
-        "kind": (TEXT, "`shash`, `skcipher` ..."),
-        "module": (TEXT, "who registered it"),
-        "arch": (TEXT, "architecture"),
-        "models": (TEXT, MODELS),
-        "result": (BYTES, "what was computed"),
-        "log[]": (TEXT, "lines of the kernel log"),
+        **_CRYPTO,
         **_MISSING,
+    },
+    "crypto --kernel": {
+        **_CRYPTO,
+        "selftest": (TEXT, "what became of the kernel's own test of it: `passed`"),
     },
     "trace": {
         **_CALL,
@@ -482,6 +523,9 @@ DOCUMENTS: Mapping[str, Keys] = {
         "plt_slots": (COUNT, "PLT entries used"),
         "sizes{}": (COUNT, "bytes by memory type"),
         "missing[]": (TEXT, "symbols that were called and that nobody has"),
+        "registered[].kind": (TEXT, "of what its init registered: `shash`, `misc device` ..."),
+        "registered[].name": (TEXT, "what that is called"),
+        "log[]": (TEXT, f"lines of the kernel log{SOME}of booted kernels"),
         "models": (TEXT, f"{MODELS}{NULL}no machine was made"),
         "seconds": (REAL, "wall-clock time"),
         "options{}": (ANY, "of the sweep"),

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -277,10 +278,21 @@ def likely_modules(tree: ModuleTree, alias: str) -> list[str]:
 def _answers(path: Path, alias: str) -> bool:
     """Return whether a module has an alias; a file that is no module has none."""
     try:
-        aliases = parse(read_module(path), path.name).aliases
-    except ExecmemError:
+        said = path.stat()
+    except OSError:
         return False
-    return any(fnmatchcase(alias, pattern) for pattern in aliases)
+    return any(
+        fnmatchcase(alias, pattern) for pattern in _aliases(path, said.st_mtime_ns, said.st_size)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _aliases(path: Path, _modified: int, _size: int) -> tuple[str, ...]:
+    """Return the aliases of a module that has not changed since, which is asked again and again."""
+    try:
+        return tuple(parse(read_module(path), path.name).aliases)
+    except ExecmemError:
+        return ()
 
 
 def depends_of(file: ModuleFile) -> list[str]:

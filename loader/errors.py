@@ -272,6 +272,8 @@ class KernelRefused(LoadError):
         What that returned.
     log
         What the kernel said meanwhile.
+    reason
+        What is known of why, where the kernel says nothing.
     """
 
     module: str
@@ -279,10 +281,12 @@ class KernelRefused(LoadError):
     errno: int
     name: str
     log: tuple[str, ...] = ()
+    reason: str = ""
 
     def __str__(self) -> str:
         said = f": {self.log[-1]}" if self.log else ""
-        return printable(f"{self.module}: {self.operation}: -{self.errno} ({self.name}){said}")
+        why = f", {self.reason}" if self.reason else ""
+        return printable(f"{self.module}: {self.operation}: -{self.errno} ({self.name}){why}{said}")
 
 
 @attrs.define(auto_exc=True, str=False)

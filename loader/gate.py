@@ -42,6 +42,19 @@ class Notice:
         return f"{self.module}: {self.text}"
 
 
+def taints_of_bits(bits: int) -> str:
+    """Return the letters of taints by their bits; `?N` for bit N where that has none here.
+
+    >>> taints_of_bits(0x3000)
+    'OE'
+    """
+    found = ""
+    for bit in range(bits.bit_length()):
+        if bits >> bit & 1:
+            found += TAINTS[bit] if bit < len(TAINTS) else f"?{bit}"
+    return found
+
+
 def taints_text(letters: Iterable[str]) -> str:
     """Return taints in the kernel's order, as /proc/modules shows them."""
     return "".join(sorted(letters, key=TAINTS.index))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`execmem crypto`: let an algorithm that a module registered compute."""
+"""`execmem crypto`: let an algorithm compute that a module registered, or a booted kernel has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import click
 
 from execmem.commands.common import (
     argument,
+    boots,
+    console_option,
     examples,
     load_one,
     machine_for,
     modelled_option,
     module_options,
+    parameters,
     unknown_option,
 )
 from execmem.streams import say
@@ -30,10 +33,12 @@ from execmem.streams import say
 @click.option("--module", metavar="MODULE", help="the module, where no alias names it")
 @module_options
 @modelled_option
+@console_option
 @unknown_option("fault")
 @examples(
     "execmem crypto md4 str:abc --root TREE --arch arm64",
     "execmem crypto crc32c str:123456789 --root TREE",
+    'execmem crypto "hmac(sha256)" str:abc --key str:secret --kernel VMLINUZ',
 )
 def crypto(
     algorithm: str,
@@ -50,11 +55,27 @@ def crypto(
 
     DATA is str:TEXT, hex:BYTES or file:PATH; for a random number generator out:SIZE, and
     --key is its seed. The module is found under --root by its alias crypto-ALGORITHM.
+
+    A booted kernel (--kernel) tests the algorithm itself first, and also has those that are
+    built in and those that it makes of others, such as hmac(sha256).
     """
     from execmem import report
-    from kernels.modelled.api.algorithms import compute
+    from kernels.algorithms import compute
 
     given = _bytes(data)
+    how: dict[str, Any] = {
+        "key": None if key is None else _bytes(key),
+        "iv": b"" if iv is None else _bytes(iv),
+        "associated": _bytes(associated),
+        "tag_size": tag_size,
+        "decrypt": decrypt,
+    }
+    if boots(options):
+        from execmem import booted
+
+        params = parameters(options["params"])
+        booted.crypto(algorithm, given, module, options=options, params=params, **how)
+        return
     if module is None and options["root"] is None:
         raise click.UsageError(
             f"which module has {algorithm!r}? give --module FILE, or --root DIR, a folder with "
@@ -65,15 +86,7 @@ def crypto(
     if module is not None:
         load_one(machine, module, options, init=True)
     with machine.crypto(algorithm) as found:
-        result = compute(
-            found,
-            given,
-            key=None if key is None else _bytes(key),
-            iv=b"" if iv is None else _bytes(iv),
-            associated=_bytes(associated),
-            tag_size=tag_size,
-            decrypt=decrypt,
-        )
+        result = compute(found, given, **how)
     if options["as_json"]:
         record = found.record
         report.print_json(

@@ -20,6 +20,7 @@ from machine.booted.machine import BootedMachine, Snapshot
 def _machine(kernel: str, cpu: str) -> tuple[BootedMachine, Snapshot]:
     """Return this process' machine, and what it was at first."""
     machine = BootedMachine(kernel=kernel, cpu=cpu)
+    machine.note_registrations()
     return machine, machine.snapshot()
 
 
@@ -69,6 +70,7 @@ def load(task: Task, kernel: str, cpu: str, seconds: float, row: dict[str, Any])
         row["relocations"] = sum(report.relocations.values())
         row["relocation_types"] = dict(sorted(report.relocations.items()))
         row["sizes"] = _sizes(report.regions)
+        row["registered"] = [{"kind": r.kind, "name": r.name} for r in report.registered or ()]
         row["outcome"] = "init-ok"
     finally:
         row["log"] = [line.text for line in machine.log[before:]]

@@ -79,6 +79,7 @@ def blank(task: Task, outcome: str = "refused", error: str | None = None) -> Row
         "plt_slots": 0,
         "sizes": {},
         "missing": [],
+        "registered": [],
         "notices": [],
         "models": None,
         "seconds": 0.0,
@@ -146,6 +147,9 @@ def _load(task: Task, options: Options, row: Row) -> None:
     finally:
         row["missing"] = [name for name, calls in machine.missing.items() if calls]
         row["notices"] = [str(notice) for notice in machine.notices]
+    row["registered"] = [
+        {"kind": r.kind, "name": r.name} for r in machine.registry.find(owner=module.name)
+    ]
     report = module.report
     row["module"] = module.name
     row["relocations"] = sum(report.relocations.values())

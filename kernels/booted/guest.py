@@ -242,7 +242,7 @@ class Guest:
     # Memory -------------------------------------------------------------------------------------
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
+    def unwatched(self) -> Iterator[None]:
         """Let nobody look at or change what is called meanwhile: it is not what a user called."""
         before, self.apart = self.apart, True
         try:
@@ -252,19 +252,19 @@ class Guest:
 
     def alloc(self, size: int) -> int:
         """Return the address of zeroed memory (kmalloc, or vmalloc where it is large), or 0."""
-        with self._apart():
+        with self.unwatched():
             if size >= _LARGE:
                 return self.call_by_name(_ALLOC_LARGE, size)
             return self.call_by_name(_ALLOC, size, GFP_KERNEL | GFP_ZERO)
 
     def free(self, address: int) -> None:
         """Free it."""
-        with self._apart():
+        with self.unwatched():
             self.call_by_name(("kvfree",), address)
 
     def user(self, size: int) -> int:
         """Return the address of user memory of the process: zeroed, there, to be written."""
-        with self._apart():
+        with self.unwatched():
             found = self.call_by_name(
                 ("vm_mmap",), 0, 0, size, _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED, 0
             )
@@ -274,7 +274,7 @@ class Guest:
 
     def free_user(self, address: int, size: int) -> None:
         """Give user memory back."""
-        with self._apart():
+        with self.unwatched():
             self.call_by_name(("vm_munmap",), address, size)
 
     def string(self, address: int, limit: int = 4096) -> str:

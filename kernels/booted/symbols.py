@@ -14,6 +14,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+_KEPT = 10_000  # names whose number is remembered
+
 
 @attrs.frozen(eq=False)
 class Symbols(Mapping[str, int]):
@@ -29,6 +31,7 @@ class Symbols(Mapping[str, int]):
 
     text: bytes = attrs.field(repr=False)
     addresses: NDArray[np.uint64] = attrs.field(repr=False)
+    _found: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, names: tuple[str, ...], addresses: NDArray[np.uint64]) -> Symbols:
@@ -47,17 +50,25 @@ class Symbols(Mapping[str, int]):
         return order, self.addresses[order]
 
     def _find(self, name: str) -> int:
-        try:
-            at = self.text.find(b"\0" + name.encode("latin-1") + b"\0") if "\0" not in name else -1
-        except UnicodeEncodeError:
-            at = -1
-        return at
+        """Return a name's number, or -1; a search takes a millisecond, so it is kept."""
+        number = self._found.get(name)
+        if number is None:
+            try:
+                word = b"\0" + name.encode("latin-1") + b"\0"
+                at = self.text.find(word) if "\0" not in name else -1
+            except UnicodeEncodeError:
+                at = -1
+            number = -1 if at < 0 else int(np.searchsorted(self._starts, at + 1))
+            if len(self._found) >= _KEPT:
+                self._found.clear()
+            self._found[name] = number
+        return number
 
     def __getitem__(self, name: str) -> int:
-        at = self._find(name)
-        if at < 0:
+        number = self._find(name)
+        if number < 0:
             raise KeyError(name)
-        return int(self.addresses[np.searchsorted(self._starts, at + 1)])
+        return int(self.addresses[number])
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._find(name) >= 0

@@ -24,6 +24,7 @@ _MOUNTS = (("/dev", "devtmpfs"), ("/proc", "proc"), ("/sys", "sysfs"))
 _MODE = 0o600
 _SEEK_SET = 0
 _MAP_SHARED = 1
+_RECLEN, _NAME = 16, 19  # struct linux_dirent64: d_reclen, d_name
 
 
 class FileError(ErrnoError):
@@ -103,6 +104,19 @@ class File:
         while piece := self.read(CHUNK):
             found += piece
         return bytes(found)
+
+    def names(self) -> list[str]:
+        """Return the names that a folder holds from its position on, sorted (getdents64)."""
+        found: list[str] = []
+        buffer = Out(CHUNK)
+        while count := self._checked("list", "getdents64", self._opened(), buffer, CHUNK):
+            data, at = bytes(buffer)[:count], 0
+            while at < count:  # struct linux_dirent64
+                size = int.from_bytes(data[at + _RECLEN : at + _RECLEN + 2], "little")
+                name = data[at + _NAME : at + size].partition(b"\0")[0]
+                found.append(name.decode("utf-8", "backslashreplace"))
+                at += max(size, _NAME)
+        return sorted(name for name in found if name not in (".", ".."))
 
     def write(self, data: bytes) -> int:
         """Write `data` at the file's position; return how many bytes of it were taken."""

@@ -7,8 +7,6 @@ are called, its log says what happened.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -33,6 +31,7 @@ from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
 from kernels.prototypes import parse
+from kernels.registry import Record
 from loader.depends import (
     ModuleTree,
     find,
@@ -47,9 +46,9 @@ from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out
-from machine.booted.files import File, FileError, mount
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.module import BootedModule, report_of, where_loading
+from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
 
@@ -77,15 +76,18 @@ class Snapshot:
         Whether /dev and the like were there.
     inside
         Number of the call that it was made inside of; 0: of none.
+    listed
+        What was registered when somebody last looked; None: nobody notes that.
     """
 
     still: Still = attrs.field(repr=False)
     modules: Mapping[str, BootedModule]
     mounted: bool = False
     inside: int = 0
+    listed: list[Record] | None = attrs.field(default=None, repr=False)
 
 
-class BootedMachine(Savable, Interposed):
+class BootedMachine(Savable, Interposed, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -162,6 +164,8 @@ class BootedMachine(Savable, Interposed):
         self.seconds = SECONDS
         self._tree = None if root is None else open_tree(root)
         self.mounted = False
+        self._listed = None
+        self._drivers = []
         self._modules: dict[str, BootedModule] = {}
         self._asked: ModuleTree | None = None  # the tree of the load under way
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
@@ -261,7 +265,9 @@ class BootedMachine(Savable, Interposed):
             result = self.kernel.modules.remove(module.name, force=force)
         if result:
             said = tuple(line.text for line in self.log[before:])
-            raise KernelRefused(module.name, "delete_module", -result, errno_name(-result), said)
+            raise KernelRefused(
+                module.name, "delete_module", -result, errno_name(-result), said, module.held_by
+            )
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
 
@@ -329,6 +335,7 @@ class BootedMachine(Savable, Interposed):
             inserted,
             said,
             self.kernel.reports_since(before),
+            self._gained(name),
         )
         module = BootedModule(self, view, name, inserted, report)
         self.modules[name] = module
@@ -455,7 +462,8 @@ class BootedMachine(Savable, Interposed):
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
         inside = self.kernel.guest.inside
-        return Snapshot(self.kernel.board.freeze(), dict(self.modules), self.mounted, inside)
+        still = self.kernel.board.freeze()
+        return Snapshot(still, dict(self.modules), self.mounted, inside, self._listed)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the machine was: memory, registers, modules, time, log.
@@ -469,6 +477,7 @@ class BootedMachine(Savable, Interposed):
         self.kernel.restored()
         self.interposing.restored()
         self.mounted = snapshot.mounted
+        self._listed = snapshot.listed
         if self.modules != snapshot.modules:
             for module in self.modules.values():
                 module.state = State.UNLOADED
@@ -484,68 +493,6 @@ class BootedMachine(Savable, Interposed):
             yield self
         finally:
             self.restore(snapshot)
-
-    # System calls -------------------------------------------------------------------------------
-
-    def syscall(self, name: str, *args: Argument) -> int:
-        """Make a system call as the first process; its result, negative for an errno.
-
-        Parameters
-        ----------
-        name
-            As in its manual page: `openat`.
-        args
-            Ints; bytes or str (copied into user memory for the time of the call, str
-            NUL-terminated); `Out(n)` for a zeroed buffer that can be read afterwards.
-        """
-        with ExitStack() as buffers:
-            slots = []
-            for value in args:
-                if isinstance(value, int):
-                    slots.append(value & ADDRESS_MASK)
-                    continue
-                data = value.encode() + b"\0" if isinstance(value, str) else bytes(value)
-                slots.append(buffers.enter_context(self.user(data)))
-            with self.kernel.watched():
-                try:
-                    result = self.kernel.guest.system_call(name, *slots)
-                except LookupError as error:
-                    raise BadCall(name, str(error)) from None
-            for value, slot in zip(args, slots, strict=True):
-                if isinstance(value, Out) and len(value):
-                    value.data = self.read(slot, len(value))
-        return result
-
-    def open(self, path: str, flags: int = os.O_RDWR) -> File:
-        """Open a file of the guest as its first process; /dev, /proc and /sys are mounted.
-
-        Raises
-        ------
-        FileError
-            The kernel refused, or there is no such file.
-        """
-        if not self.mounted:
-            mount(self)
-            self.mounted = True
-        return File(self, path, flags).open()
-
-    def device(self, name: str, *, flags: int = os.O_RDWR) -> File:
-        """Open a device by what it is called in `/dev`.
-
-        Where it is not there, the modules under `root` that have it as their alias are loaded
-        first, as opening its node would.
-
-        Raises
-        ------
-        FileError
-            The driver refused, or nobody has it.
-        """
-        try:
-            return self.open(f"/dev/{name}", flags)
-        except FileError as error:
-            if error.error != errno.ENOENT or not self.request(f"devname:{name}"):
-                raise
-        return self.open(f"/dev/{name}", flags)
 
     # Looking ------------------------------------------------------------------------------------
 

@@ -14,15 +14,18 @@ import numpy as np
 
 from allocator.types import MemType
 from archs import Arch
+from archs.layouts import Layouts, NotKnown
 from emulator.faults import BadCall, Fault
 from kernels.booted.modules import Inserted, Region
 from kernels.booted.reports import Report
 from kernels.log import LogLine
+from kernels.registry import Record
 from kernels.tracing import LIMIT, Hit
 from loader.btf import Btf
 from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.booted.holding import Holding
 from machine.typed import Calling, TypedFunctions
 
 if TYPE_CHECKING:
@@ -39,6 +42,19 @@ class Keeper(Calling, Protocol):
     @property
     def btf(self) -> Mapping[str, Btf]:
         """The types that are known: of the kernel, and of modules by their names."""
+        ...
+
+    @property
+    def layouts(self) -> Layouts:
+        """The layouts of its kernel's structures."""
+        ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return guest memory."""
+        ...
+
+    def taints_of(self, module: str) -> str:
+        """Return what /sys says of how a module taints the kernel."""
         ...
 
     @property
@@ -69,10 +85,10 @@ class LoadReport:
         What its init returned.
     log
         What the kernel logged meanwhile.
-    taints
-        How it taints the kernel: letters, as /sys/module/NAME/taint has them.
     reports
         What the kernel found wrong meanwhile.
+    registered
+        What it registered, where that was noted (`BootedMachine.note_registrations`).
     """
 
     name: str
@@ -83,8 +99,8 @@ class LoadReport:
     relocations: Mapping[str, int]
     init_result: int
     log: tuple[LogLine, ...]
-    taints: str = ""
     reports: tuple[Report, ...] = ()
+    registered: tuple[Record, ...] | None = None
 
 
 class BootedModule:
@@ -103,7 +119,54 @@ class BootedModule:
     @property
     def taints(self) -> str:
         """How the module taints the kernel: letters, as /sys/module/NAME/taint has them."""
-        return self.report.taints
+        try:
+            return self.holding.taints
+        except NotKnown:  # its kernel has no types
+            return self._machine.taints_of(self.name)
+
+    @property
+    def holding(self) -> Holding:
+        """What the kernel's own `struct module` says of it; BadCall where it is not loaded."""
+        if self.state is not State.LIVE:
+            raise BadCall(self.name, f"module {self.name} is {self.state.value}")
+        return Holding(self.inserted.module, self._machine.layouts, self._machine.read)
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """The modules that it uses, as the kernel has noted them; without types as its file says."""
+        try:
+            return self.holding.depends
+        except NotKnown:
+            return tuple(sorted(filter(None, self.view.modinfo.get("depends", "").split(","))))
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The modules that use it, as the kernel has noted them."""
+        return self.holding.users
+
+    @property
+    def held_by(self) -> str:
+        """Why it cannot be taken out now, as far as that is known; empty for nothing known."""
+        if self.state is not State.LIVE:
+            return ""
+        try:
+            users, references = self.users, self.holding.references
+        except NotKnown:
+            return ""
+        if users:
+            return f"in use by {', '.join(users)}"
+        return f"in use: {references} reference{'s' * (references != 1)}" if references else ""
+
+    @property
+    def registered(self) -> tuple[Record, ...]:
+        """What its load registered, by the kernel's own lists.
+
+        BadCall where nobody noted it: `BootedMachine.note_registrations` before the load does.
+        """
+        if self.report.registered is None:
+            hint = "Machine.note_registrations() before the load"
+            raise BadCall(self.name, "what it registered was not noted", hint)
+        return self.report.registered
 
     @property
     def sections(self) -> Mapping[int, LoadedSection]:
@@ -259,6 +322,7 @@ def report_of(
     inserted: Inserted,
     log: tuple[LogLine, ...],
     reports: tuple[Report, ...] = (),
+    registered: tuple[Record, ...] | None = None,
 ) -> LoadReport:
     """Return what a kernel did when it loaded a module."""
     counts: Counter[str] = Counter()
@@ -276,6 +340,7 @@ def report_of(
         init_result=0,
         log=log,
         reports=reports,
+        registered=registered,
     )
 
 

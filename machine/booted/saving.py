@@ -85,7 +85,6 @@ def _module(module: BootedModule) -> dict[str, Any]:
         "addresses": {str(index): at for index, at in inserted.addresses.items()},
         "regions": {kind.name: [at.address, at.size] for kind, at in inserted.regions.items()},
         "log": [[line.level, line.text] for line in report.log],
-        "taints": report.taints,
     }
 
 
@@ -176,7 +175,7 @@ def _memory(found: saved.Saved, most: int) -> tuple[list[int], memoryview]:
 
 def _modules(machine: BootedMachine, found: saved.Saved, given: object) -> Iterator[BootedModule]:
     for number, each in enumerate(_list(given, _MODULES)):
-        name, file, taints = (_text(each[key]) for key in ("name", "file", "taints"))
+        name, file = (_text(each[key]) for key in ("name", "file"))
         image = found.part(f"module {number}", _MODULE)
         view = parse_elf(image, file)
         inserted = Inserted(
@@ -191,7 +190,7 @@ def _modules(machine: BootedMachine, found: saved.Saved, given: object) -> Itera
         pairs = (_pair(line) for line in _list(each["log"], _LINES))
         log = tuple(LogLine(_number(level) & 7, _text(text)) for level, text in pairs)
         report = report_of(machine.arch, machine.kernel.release, name, view, inserted, log)
-        module = BootedModule(machine, view, name, inserted, attrs.evolve(report, taints=taints))
+        module = BootedModule(machine, view, name, inserted, report)
         yield module
 
 

@@ -57,7 +57,7 @@ RUNNING: dict[str, tuple[str, ...]] = {
 }
 
 
-BOOTING = ("load", "run", "sweep", "trace", "probe")
+BOOTING = ("load", "run", "sweep", "trace", "probe", "crypto")
 
 
 def test_who_takes_a_kernel() -> None:

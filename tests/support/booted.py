@@ -12,7 +12,7 @@ from pathlib import Path
 
 import archs
 from archs import Arch
-from machine.booted.machine import BootedMachine
+from machine.booted.machine import BootedMachine, Snapshot
 
 
 def releases() -> list[tuple[str, Path, Arch]]:
@@ -27,6 +27,18 @@ def releases() -> list[tuple[str, Path, Arch]]:
                 if dash and name in (arch.name, *arch.aliases) and arch.boot is not None
             ]
     return found
+
+
+def tree(folder: Path) -> Path | None:
+    """Return the root of a kernel's modules: its own folder, or the corpus where that has them."""
+    if list(folder.rglob("*.ko*")):
+        return folder
+    releases = {path.name.partition("-")[2] for path in (folder / "boot").glob("vmlinu*")}
+    for root in filter(None, os.environ.get("EXECMEM_CORPUS", "").split(os.pathsep)):
+        for path in Path(root).glob("*/lib/modules/*"):
+            if any(release.removesuffix(".xz") == path.name for release in releases):
+                return path.parent.parent.parent
+    return None
 
 
 @contextmanager
@@ -53,3 +65,24 @@ def one_of_each() -> list[tuple[str, Path, Arch]]:
         if arch.name not in chosen or not (chosen[arch.name][1] / "lib").is_dir():
             chosen[arch.name] = name, path, arch
     return list(chosen.values())
+
+
+@cache
+def _first(folder: Path, root: Path | None) -> Snapshot:
+    return machine(folder, root).snapshot()
+
+
+@contextmanager
+def fresh(folder: Path, root: Path | None = None) -> Iterator[BootedMachine]:
+    """Give the machine of a kernel's folder as it was at first, which it is again afterwards.
+
+    It is frozen once for all tests of a process, which takes longer than going back.
+    """
+    first = _first(folder, root)
+    found = machine(folder, root)
+    found.restore(first)
+    try:
+        yield found
+    finally:
+        found.interposing.stop()
+        found.restore(first)

@@ -21,7 +21,17 @@ from typing import ClassVar, Self
 import attrs
 
 from emulator.budget import one_budget
-from kernels.errors import ErrnoError
+from kernels.algorithms import (
+    AnyAlgorithm,
+    Compresses,
+    CryptoError,
+    Digests,
+    Encrypts,
+    Generates,
+    Seals,
+    check_iv,
+    compute,
+)
 from kernels.modelled.api import scatterlist
 from kernels.modelled.api.cryptoalgs import ALGORITHMS
 from kernels.modelled.kernel import Kernel
@@ -30,7 +40,6 @@ from kernels.prototypes import parse
 from kernels.registry import Record
 
 CHUNK = 1 << 20  # bytes given to one call of an update
-MOST = 1 << 28  # bytes that decompressing may come to
 # include/crypto/internal/hash.h, since 6.16: update() returns how many bytes it did not take.
 BLOCK_ONLY, FINAL_NONZERO = 0x0100_0000, 0x0200_0000
 _one_budget = one_budget(lambda algorithm: algorithm.kernel.limits)
@@ -43,12 +52,8 @@ for _name in ("crypto_rng", "crypto_scomp", "crypto_comp", "crypto_cipher"):
     struct(_name, "base")
 
 
-class CryptoError(ErrnoError):
-    """An algorithm refused what it was given, or there is no such algorithm."""
-
-
 @attrs.define(eq=False)
-class Algorithm:
+class Algorithm(AnyAlgorithm):
     """One registered algorithm and its transform, which lives until `close`.
 
     Parameters
@@ -176,7 +181,7 @@ class Algorithm:
             yield sg, data
 
 
-class Hash(Algorithm):
+class Hash(Algorithm, Digests):
     """A synchronous hash (shash)."""
 
     STRUCTURE = "crypto_shash"
@@ -231,7 +236,7 @@ class Hash(Algorithm):
         return view(self.kernel, "crypto_alg", self._alg).number("cra_flags")
 
 
-class Skcipher(Algorithm):
+class Skcipher(Algorithm, Encrypts):
     """A symmetric cipher over scatterlists (skcipher)."""
 
     STRUCTURE = "crypto_skcipher"
@@ -249,7 +254,7 @@ class Skcipher(Algorithm):
         return self._run("decrypt", data, key, iv)
 
     def _run(self, operation: str, data: bytes, key: bytes, iv: bytes) -> bytes:
-        _check_iv(self, operation, iv, self.number("ivsize"))
+        check_iv(self, operation, iv, self.number("ivsize"))
         self.set_key(key)
         with (
             self.listed(data) as (src, _),
@@ -272,7 +277,7 @@ class Skcipher(Algorithm):
             yield address
 
 
-class Aead(Skcipher):
+class Aead(Skcipher, Seals):
     """An authenticating cipher (aead): what it returns or takes ends with the tag."""
 
     STRUCTURE = "crypto_aead"
@@ -317,7 +322,7 @@ class Aead(Skcipher):
         tag: int,
         size: int,
     ) -> bytes:
-        _check_iv(self, operation, iv, self.number("ivsize"))
+        check_iv(self, operation, iv, self.number("ivsize"))
         self.set_key(key)
         view(self.kernel, "crypto_aead", self.transform).put("authsize", tag)
         if "setauthsize" in self.record.callbacks:
@@ -333,7 +338,7 @@ class Aead(Skcipher):
             return self.kernel.memory.read(out + len(associated), size) if size else b""
 
 
-class Rng(Algorithm):
+class Rng(Algorithm, Generates):
     """A random number generator (rng)."""
 
     STRUCTURE = "crypto_rng"
@@ -350,7 +355,7 @@ class Rng(Algorithm):
             return self.kernel.memory.read(out, size) if size else b""
 
 
-class Compressor(Algorithm):
+class Compressor(Algorithm, Compresses):
     """A compression algorithm as scomp."""
 
     STRUCTURE = "crypto_scomp"
@@ -358,23 +363,15 @@ class Compressor(Algorithm):
     @_one_budget
     def compress(self, data: bytes, *, room: int | None = None) -> bytes:
         """Return `data` compressed; at most `room` bytes, by default a little more than given."""
-        most = len(data) + len(data) // 8 + 512 if room is None else room
-        return self._run("compress", data, most)
+        return super().compress(data, room=room)
 
     @_one_budget
     def decompress(self, data: bytes, *, room: int | None = None) -> bytes:
         """Return `data` decompressed; at most `room` bytes, by default as much as it takes."""
-        most = max(4 * len(data), 4096) if room is None else room
-        while True:
-            try:
-                return self._run("decompress", data, most)
-            except CryptoError:
-                # No room, or no compressed data: only more room tells.
-                if room is not None or most >= min(MOST, 1024 * len(data) + 4096):
-                    raise
-                most *= 4
+        return super().decompress(data, room=room)
 
-    def _run(self, operation: str, data: bytes, room: int) -> bytes:
+    def run(self, operation: str, data: bytes, room: int) -> bytes:
+        """Return what one callback makes of `data`."""
         transform, more = self.transform, tuple[int, ...]()
         name = operation if self.kind == "scomp" else f"coa_{operation}"
         context = 0
@@ -399,7 +396,7 @@ class OlderCompressor(Compressor):
     STRUCTURE = "crypto_comp"
 
 
-class Cipher(Algorithm):
+class Cipher(Algorithm, Encrypts):
     """A block cipher (cipher): block by block, which is no way to keep a secret."""
 
     STRUCTURE = "crypto_cipher"
@@ -416,7 +413,7 @@ class Cipher(Algorithm):
 
     def _blocks(self, name: str, data: bytes, key: bytes, iv: bytes) -> bytes:
         size = self.number("cra_blocksize")
-        _check_iv(self, name, iv, 0)
+        check_iv(self, name, iv, 0)
         if len(data) % size:
             raise CryptoError(self.name, name, errno.EINVAL, f"not whole blocks of {size} bytes")
         self.set_key(key)
@@ -460,44 +457,4 @@ def algorithm(k: Kernel, record: Record) -> Algorithm:
     return CLASSES[record.kind](k, record)
 
 
-def compute(
-    what: Algorithm,
-    data: bytes,
-    *,
-    key: bytes | None = None,
-    iv: bytes = b"",
-    associated: bytes = b"",
-    tag_size: int | None = None,
-    decrypt: bool = False,
-) -> bytes:
-    """Return what an algorithm of any kind makes of `data`.
-
-    Parameters
-    ----------
-    key
-        The key; the seed of a random number generator.
-    iv, associated, tag_size
-        For ciphers that have them.
-    decrypt
-        Decrypt, or decompress.
-    """
-    if isinstance(what, Compressor):
-        return what.decompress(data) if decrypt else what.compress(data)
-    if isinstance(what, Aead):
-        seal = what.decrypt if decrypt else what.encrypt
-        return seal(data, key=key or b"", iv=iv, associated=associated, tag_size=tag_size)
-    if isinstance(what, Skcipher | Cipher):
-        run = what.decrypt if decrypt else what.encrypt
-        return run(data, key=key or b"", iv=iv)
-    if decrypt:
-        raise CryptoError(what.name, "decrypt", 0, f"this {what.kind} cannot do that")
-    if isinstance(what, Rng):
-        return what.generate(len(data), seed=key)
-    assert isinstance(what, Hash)
-    return what.digest(data, key=key)
-
-
-def _check_iv(what: Algorithm, operation: str, iv: bytes, size: int) -> None:
-    if len(iv) != size:
-        reason = f"the IV has {len(iv)} bytes, expected {size}"
-        raise CryptoError(what.name, operation, errno.EINVAL, reason)
+__all__ = ["Algorithm", "CryptoError", "algorithm", "compute", "registered"]
