@@ -30,6 +30,8 @@ COMMANDS = {
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",
     "kernel": "Show what kernel an image is, and what is known of it.",
+    "functions": "List the functions of a kernel or module, with prototypes.",
+    "types": "Show structures of a kernel or module, with offsets.",
     "explain": "Write a page to explore: address space, reach, relocations.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
