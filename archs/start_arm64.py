@@ -7,7 +7,7 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 from __future__ import annotations
 
 from archs.devicetree import RNG_SEED, flatten, wide
-from archs.levels.boot import Bitmap, Boot, Part, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Start
 
 RAM = 0x4000_0000
 _MIB = 1 << 20
@@ -97,4 +97,9 @@ BOOT = Boot(
     machine=183,
     # arch/arm64/kernel/cpufeature.c: since 6.5, and before
     capabilities=(Bitmap(variable="system_cpucaps"), Bitmap(variable="cpu_hwcaps")),
+    console=Need(
+        option="CONFIG_SERIAL_AMBA_PL011_CONSOLE",
+        functions=("pl011_early_console_setup", "pl011_console_setup"),
+        what="a console on a PL011",
+    ),
 )

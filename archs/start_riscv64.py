@@ -8,7 +8,7 @@ calls of it (`emulator.hardware.sbi`), so there is no other hardware.
 from __future__ import annotations
 
 from archs.devicetree import RNG_SEED, flatten, wide
-from archs.levels.boot import Bitmap, Boot, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Need, Plan, Start
 from archs.system_riscv64 import TIMEBASE
 
 RAM = 0x8000_0000
@@ -96,6 +96,11 @@ BOOT = Boot(
     # C.NOP, which aligns functions. (A long NOP at the end of one may be a branch that is off.)
     padding=(bytes.fromhex("0100"),),
     machine=243,
+    console=Need(
+        option="CONFIG_SERIAL_EARLYCON_RISCV_SBI",
+        functions=("early_sbi_setup", "hvc_sbi_init"),
+        what="a console of the SBI",
+    ),
     # How fast unaligned words are (arch/riscv/kernel/unaligned_access_speed.c): as others.
     takes={"__riscv_copy_words_unaligned": 1_000, "__riscv_copy_bytes_unaligned": 8_000},
     # arch/riscv/kernel/cpufeature.c

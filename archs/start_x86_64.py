@@ -11,7 +11,7 @@ import struct
 
 from archs import acpi
 from archs.devicetree import RNG_SEED
-from archs.levels.boot import Bitmap, Boot, Part, Plan, Space, Start
+from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Space, Start
 
 _MIB = 1 << 20
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
@@ -165,4 +165,9 @@ BOOT = Boot(
         Bitmap(variable="boot_cpu_data", structure="cpuinfo_x86", member="x86_capability"),
     ),
     return_thunk="x86_return_thunk",
+    console=Need(
+        option="CONFIG_SERIAL_8250_CONSOLE",
+        functions=("univ8250_console_setup", "serial8250_console_setup", "setup_early_printk"),
+        what="a console on an 8250",
+    ),
 )

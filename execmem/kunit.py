@@ -188,7 +188,7 @@ def as_test(tested: Tested) -> ktap.Entry:
         status, directive = ktap.Status.SKIPPED, "SKIP"
     if tested.outcome is Outcome.NONE:
         directive, error = "ERROR", error or "no test was run"
-    if tested.outcome in (Outcome.CRASHED, Outcome.REFUSED):
+    if tested.outcome is Outcome.REFUSED or (tested.error and not tested.results.tests):
         log += tuple(f"# {line}" for line in tested.lines[-_LINES:])
     return ktap.Entry(
         name=tested.name,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -21,6 +21,7 @@ _PLAN = re.compile(r"(?P<indent> *)1\.\.(?P<count>\d{1,9})\s*")
 _RESULT = re.compile(r"(?P<indent> *)(?P<ok>ok|not ok) (?P<number>\d{1,9})(?:\s(?P<rest>.*))?")
 _DIRECTIVE = re.compile(r"(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b:?\s*", re.IGNORECASE)
 _SKIP = "SKIP"
+_FEW = 1  # results may wait to be printed
 
 
 class Status(enum.Enum):
@@ -340,18 +341,32 @@ class _Line:
         return cls(int(match["number"]), description.strip(), status, directive, rest)
 
 
-def with_name(results: Results, name: str) -> Results:
-    """Return results in which the test that was under way when they were cut off has its name."""
+def with_names(results: Results, begun: Sequence[str]) -> Results:
+    """Return results that were cut off, with what was under way by its name.
+
+    Parameters
+    ----------
+    begun
+        Names of the tests that had begun, in order. Those that had ended too, but whose results
+        were not printed yet, are told: a line of the log waits for the next one.
+    """
 
     def named(tests: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        if not tests or tests[-1].said is not Status.CRASHED:
+        if not tests or not begun or tests[-1].said is not Status.CRASHED:
             return tests
         last = tests[-1]
         if last.tests:
-            last = attrs.evolve(last, tests=named(last.tests))
-        elif not last.name:
-            last = attrs.evolve(last, name=name)
-        return (*tests[:-1], last)
+            return (*tests[:-1], attrs.evolve(last, tests=named(last.tests)))
+        if last.name:
+            return tests
+        seen = {test.name for test in tests[:-1]}
+        first = max((n for n, name in enumerate(begun) if name in seen), default=-1) + 1
+        ended = begun[first:-1] if seen or first else begun[:-1][-_FEW:]
+        problems = last.problems
+        if ended:
+            said = f"results that were not printed yet: {', '.join(ended)}"
+            problems = (said,)
+        return (*tests[:-1], attrs.evolve(last, name=begun[-1], problems=problems))
 
     return attrs.evolve(results, tests=named(results.tests))
 

@@ -116,6 +116,25 @@ class Bitmap:
 
 
 @attrs.frozen(kw_only=True)
+class Need:
+    """Something that a kernel may be built without, and that booting it here takes.
+
+    Parameters
+    ----------
+    option
+        Of its configuration.
+    functions
+        A kernel that has it has one of these.
+    what
+        What it is for.
+    """
+
+    option: str
+    functions: tuple[str, ...]
+    what: str
+
+
+@attrs.frozen(kw_only=True)
 class Boot:
     """What starting a kernel of an architecture needs.
 
@@ -153,6 +172,8 @@ class Boot:
         What may stand between functions: never executed, as wide as an instruction.
     machine
         `e_machine` of user programs.
+    console
+        What a kernel prints with, on this hardware.
     takes
         Functions that a kernel times, to decide by: nanoseconds of each call. Else computing
         takes none.
@@ -177,6 +198,7 @@ class Boot:
     registers_size: int
     padding: tuple[bytes, ...]
     machine: int
+    console: Need
     takes: Mapping[str, int] = attrs.field(factory=dict)
     capabilities: tuple[Bitmap, ...] = ()
     return_thunk: str = ""

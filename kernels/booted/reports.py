@@ -129,11 +129,19 @@ _SYMBOL = (
 )
 _PC = re.compile(rf"(?:^|\s)(?:pc :|RIP: \d+:|epc :) ?{_SYMBOL}")
 _FRAME = re.compile(rf"^\s*(?P<unsure>\? )?(?:\[<[0-9a-f]+>\] )?{_SYMBOL}")
+_LOCK = re.compile(rf"\}}, at: {_SYMBOL}")  # the first is what is asked for
 _ADDRESS = re.compile(r"0x[0-9a-f]{16}")
-_CALLS = re.compile(r"Call [Tt]race:")
+# mm/kasan/report.c; mm/kfence/report.c, where frames follow at once.
+_ACCESSED = re.compile(
+    r"^(?:Read|Write) of size \d+ at addr (?P<address>[0-9a-f]{8,16})"
+    r"|^(?:Out-of-bounds|Use-after-free|Corrupted memory|Invalid).* at 0x(?P<at>[0-9a-f]{8,16}) "
+)
+_CALLS = re.compile(
+    r"Call [Tt]race:|^(?:Out-of-bounds|Use-after-free|Corrupted memory|Invalid).* at 0x[0-9a-f]{8,16} .*:$"
+)
 # Functions that report, not those that are reported.
 _REPORTER = re.compile(
-    r"_*(?:dump_stack|show_stack|dump_backtrace|print_|kasan_|asan_|hwasan_|ubsan_|kcsan_|kfence_|mi"
+    r"_*(?:panic|dump_stack|show_stack|dump_backtrace|print_|kasan_|asan_|hwasan_|ubsan_|kcsan_|kfence_|mi"
     r"ght_(?:resched|sleep)|warn|report_|handle_bug|exc_|asm_exc_|lockdep_|lock_acquire|validate_ch"
     r"ain|lock_release|mark_lock|check_|kmsan_|do_error_trap|die|schedule_bug|dump_|fault_|el1h?_|"
     r"do_(?:page|translation|mem)_|bug_handler|brk_handler|do_trap|ret_from_exception|handle_excep)"
@@ -252,7 +260,9 @@ def _report(head: _Head, match: re.Match[str], lines: list[str], start: int) -> 
     kind = head.kind
     address = int(fields["address"], 16) if fields.get("address") else None
     checker, what, first = _said_before(head, fields.get("what") or "", lines, start)
-    where, frames, calls = "", [], False
+    where, calls = "", False
+    frames: list[str] = []
+    unsure: list[str] = []
     number = start
     for number in range(start, len(lines)):
         line = lines[number]
@@ -260,43 +270,47 @@ def _report(head: _Head, match: re.Match[str], lines: list[str], start: int) -> 
             if calls:
                 break
             calls = True
+            accessed = _ACCESSED.search(line)
+            if accessed is not None and address is None:
+                address = int(accessed["at"], 16)
             continue
         if not calls:
             if number > start and _begins(line, number - start):
                 break
-            pc = _PC.search(line)
+            pc = _PC.search(line) or (head.checker == "lockdep" and _LOCK.search(line)) or None
             if pc is not None and not where:
                 where = pc["symbol"] + (pc["module"] or "")
-            if address is not None and _WRITES.search(line):
+            if head.kind is FaultKind.READ and _WRITES.search(line):
                 kind = FaultKind.WRITE
-            elif address is not None and _FETCHES.search(line):
+            elif head.kind is FaultKind.READ and _FETCHES.search(line):
                 kind = FaultKind.FETCH
+            accessed = _ACCESSED.search(line)
+            if accessed is not None and address is None:
+                address = int(accessed["address"] or accessed["at"], 16)
             continue
         frame = _FRAME.match(line)
         if frame is None:
             if line.strip().startswith(("<TASK>", "<IRQ>", "</IRQ>", "dump_backtrace")):
                 continue
             break
-        if not frame["unsure"]:
-            frames.append(frame["symbol"] + (frame["module"] or ""))
+        into = unsure if frame["unsure"] else frames
+        into.append(frame["symbol"] + (frame["module"] or ""))
     else:
         number += 1
-    if head.checker == "KASAN" and kind is FaultKind.READ:
-        kind = _kasan(lines[start:number])
     if not what:
         what = _worded(head, match.string)
     told = fields.get("where") or ""
     if fields.get("where") and f"{told} [" in match.string:  # the module behind it
         told = match.string[match.string.index(told) :].split("]")[0] + "]"
     blamed = next((frame for frame in frames if not _REPORTER.match(frame)), "")
-    if head.kind is FaultKind.PANIC or "+0x" in told:
+    if "+0x" in told:
         where = told
     report = Report(
         kind=kind,
         text=match.string.strip(),
         where=where or blamed or told,
         address=address,
-        backtrace=tuple(frames),
+        backtrace=tuple(frames or unsure),  # CONFIG_UNWINDER_GUESS only guesses
         checker=checker,
         what=what,
         lines=tuple(lines[first:number]),
@@ -333,12 +347,6 @@ def _said_before(head: _Head, what: str, lines: list[str], start: int) -> tuple[
         said = [line.strip() for line in before if line.strip() and not _CUT.search(line)]
         what = said[0] if said else ""
     return checker, what, first
-
-
-def _kasan(lines: list[str]) -> FaultKind:
-    """Return whether KASAN caught a read or a write."""
-    writes = any(line.startswith("Write of size") for line in lines)
-    return FaultKind.WRITE if writes else FaultKind.READ
 
 
 def _worded(head: _Head, line: str) -> str:

@@ -7,12 +7,12 @@ there any function of the kernel can be called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import attrs
 
-from archs.levels.boot import Plan
+from archs.levels.boot import Need, Plan
 from emulator.boards import board_of
 from emulator.boards.board import Board, Halt
 from kernels.booted.initrd import archive
@@ -26,6 +26,23 @@ _MET = "getppid"
 _IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
 _OFF = ("emergency_restart", "machine_restart", "machine_halt", "machine_power_off")
 _PANIC = "Kernel panic"
+# What every boot takes, whatever the hardware is.
+_NEEDS = (
+    Need(
+        option="CONFIG_BLK_DEV_INITRD",
+        functions=("unpack_to_rootfs", "do_populate_rootfs", "populate_rootfs"),
+        what="an initial file system",
+    ),
+    Need(
+        option="CONFIG_BINFMT_ELF",
+        functions=("load_elf_binary", "init_elf_binfmt"),
+        what="a first process",
+    ),
+)
+_PRINTK = Need(option="CONFIG_PRINTK", functions=("vprintk_emit", "vprintk"), what="a log")
+# KASAN's shadow is an eighth of the memory, and its quarantine and stacks come on top
+# (mm/kasan/quarantine.c, lib/stackdepot.c).
+_KASAN, _MORE = ("kasan_report", "__asan_load8"), (3, 2)
 # Every message goes to the console, with its level; a panic ends at once.
 _TELL = "ignore_loglevel console_msg_format=syslog panic=-1"
 
@@ -95,13 +112,16 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
     """Return what is to be started."""
     level = image.arch.boots
     loaded = image.loaded
+    memory = level.memory
+    if any(name in image.symbols for name in _KASAN):
+        memory = memory * _MORE[0] // _MORE[1]
     return Plan(
         image=loaded.contents,
         address=loaded.address,
         image_size=loaded.size,
         entry=loaded.entry,
         header=image.header,
-        memory=parameters.memory or level.memory,
+        memory=parameters.memory or memory,
         command_line=f"{level.command_line} {_TELL} {parameters.command_line}".strip(),
         initrd=archive(level.spin, level.machine),
     )
@@ -167,11 +187,20 @@ def start(
         board.break_at(at, partial(_returns, board))
     halt = board.run(place.trap, seconds=seconds)
     if halt is not Halt.STOPPED or board.pc != where:
-        why = board.broken or halt.value
+        why = lacking(image, _NEEDS) or board.broken or halt.value
         raise BootFailed(image.name, why, last_lines(board), bytes(board.wires.console))
+    if not board.wires.console:
+        needs = (_PRINTK, level.console)
+        raise BootFailed(image.name, lacking(image, needs) or "it prints nothing")
     for at in (where, *timed, *left_out):
         board.no_break_at(at)
     return Started(board=board, place=place)
+
+
+def lacking(image: KernelImage, needs: Iterable[Need]) -> str:
+    """Return what a kernel is built without, if anything."""
+    lacks = [n for n in needs if not any(name in image.symbols for name in n.functions)]
+    return "; ".join(f"it is built without {n.option} ({n.what})" for n in lacks)
 
 
 def _takes(board: Board, length: int) -> None:

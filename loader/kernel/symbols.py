@@ -172,8 +172,11 @@ class ImageSymbols(Mapping[str, int]):
 
     @property
     def has_data(self) -> bool:
-        """Whether variables are among them (CONFIG_KALLSYMS_ALL)."""
-        return any(letter in self.types for letter in b"bBdD")
+        """Whether variables are among them (CONFIG_KALLSYMS_ALL).
+
+        Without it there are a few global ones, that mark where sections begin.
+        """
+        return any(letter in self.types for letter in b"bd")
 
     @property
     def encoding(self) -> Encoding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, Self
 
@@ -174,6 +174,21 @@ class File:
         if result < 0:
             raise FileError(self.path, title, -result)
         return result
+
+
+# What is below a folder -> a function that kernels with it have, and the option.
+_OPTIONS = {
+    "/proc/": ("proc_pid_lookup", "CONFIG_PROC_FS"),
+    "/sys/": ("sysfs_create_file_ns", "CONFIG_SYSFS"),
+}
+
+
+def missing_option(path: str, symbols: Container[str]) -> str:
+    """Return which option a kernel was built without, where that is why a file is not there."""
+    for folder, (function, option) in _OPTIONS.items():
+        if path.startswith(folder) and function not in symbols:
+            return f"the kernel is built without {option}"
+    return ""
 
 
 def mount(process: Process) -> None:

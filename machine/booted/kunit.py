@@ -189,8 +189,8 @@ def run(machine: Testee, module: Path, filters: Filters | None = None) -> Tested
             error = _why(fault)
         lines = tuple(line.text for line in machine.log[before:])
     results = ktap.read(lines)
-    if error and begun:
-        results = ktap.with_name(results, begun[-1])
+    if error:
+        results = ktap.with_names(results, begun)
     return Tested(
         name=module_name(module),
         outcome=Outcome.REFUSED if refused else outcome_of(results, error),

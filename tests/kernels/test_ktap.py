@@ -148,11 +148,20 @@ def test_where_it_is_cut_off_the_test_under_way_has_crashed() -> None:
     (leaf,) = found.leaves()
     assert leaf[1].status is Status.CRASHED
     assert found.tests[0].status is Status.CRASHED
-    named = ktap.with_name(found, "the_one")
+    named = ktap.with_names(found, ["the_one"])
     assert [name.rpartition(".")[2] for name, _ in named.leaves()] == ["the_one"]
     lines = OLD.splitlines()[:6]
     found = ktap.read(lines)
     assert [test.status.value for _, test in found.leaves()] == ["passed", "crashed"]
+
+
+def test_results_that_wait_to_be_printed_are_told() -> None:
+    """A line that waits for the next one is no failure of another test."""
+    lines = OLD.splitlines()[:6]
+    found = ktap.with_names(ktap.read(lines), ["example_simple_test", "second", "third"])
+    leaf = list(found.leaves())[-1]
+    assert leaf[0] == "example.third"
+    assert leaf[1].problems == ("results that were not printed yet: second",)
 
 
 def test_a_suite_without_a_result_crashes_and_the_next_is_read() -> None:
