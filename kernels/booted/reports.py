@@ -118,6 +118,7 @@ _SAYS = (
     ("lockdep", re.compile(r"DEBUG_LOCKS_WARN_ON\(.*")),
     ("RCU", re.compile(r"Voluntary context switch within RCU.*")),
 )
+_SAID = frozenset(name for name, _ in _SAYS)
 _WRITES = re.compile(
     r"#PF: supervisor write access|WnR = 1|Store/AMO|^Write of size|out-of-bounds write|free write"
 )
@@ -136,16 +137,18 @@ _ACCESSED = re.compile(
     r"^(?:Read|Write) of size \d+ at addr (?P<address>[0-9a-f]{8,16})"
     r"|^(?:Out-of-bounds|Use-after-free|Corrupted memory|Invalid).* at 0x(?P<at>[0-9a-f]{8,16}) "
 )
+_PLACE = re.compile(_SYMBOL)
 _CALLS = re.compile(
     r"Call [Tt]race:|^(?:Out-of-bounds|Use-after-free|Corrupted memory|Invalid).* at 0x[0-9a-f]{8,16} .*:$"
 )
 # Functions that report, not those that are reported.
-_REPORTER = re.compile(
-    r"_*(?:panic|dump_stack|show_stack|dump_backtrace|print_|kasan_|asan_|hwasan_|ubsan_|kcsan_|kfence_|mi"
-    r"ght_(?:resched|sleep)|warn|report_|handle_bug|exc_|asm_exc_|lockdep_|lock_acquire|validate_ch"
-    r"ain|lock_release|mark_lock|check_|kmsan_|do_error_trap|die|schedule_bug|dump_|fault_|el1h?_|"
-    r"do_(?:page|translation|mem)_|bug_handler|brk_handler|do_trap|ret_from_exception|handle_excep)"
-)
+_REPORTERS = (
+    "panic list_add_ list_del_ refcount_warn dump_ show_stack print_ kasan_ asan_ hwasan_ ubsan_ kcsan_"
+    " kfence_ kmsan_ might_resched might_sleep warn report_ handle_bug exc_ asm_exc_ lockdep_"
+    " lock_acquire lock_release validate_chain mark_lock check_ do_error_trap die schedule_bug fault_"
+    " el1_ el1h_ do_page_ do_translation_ do_mem_ bug_handler brk_handler do_trap handle_exception"
+    " ret_from_exception"
+).split()
 
 
 @attrs.frozen(kw_only=True)
@@ -302,9 +305,11 @@ def _report(head: _Head, match: re.Match[str], lines: list[str], start: int) -> 
     told = fields.get("where") or ""
     if fields.get("where") and f"{told} [" in match.string:  # the module behind it
         told = match.string[match.string.index(told) :].split("]")[0] + "]"
-    blamed = next((frame for frame in frames if not _REPORTER.match(frame)), "")
-    if "+0x" in told:
+    blamed = next((frame for frame in frames if not _reports(frame)), "")
+    if _PLACE.fullmatch(told):
         where = told
+    elif blamed and checker in _SAID:  # by a function of the check
+        where = blamed
     report = Report(
         kind=kind,
         text=match.string.strip(),
@@ -347,6 +352,11 @@ def _said_before(head: _Head, what: str, lines: list[str], start: int) -> tuple[
         said = [line.strip() for line in before if line.strip() and not _CUT.search(line)]
         what = said[0] if said else ""
     return checker, what, first
+
+
+def _reports(frame: str) -> bool:
+    """Return whether a function reports, and is not what is reported."""
+    return "[" not in frame and frame.lstrip("_").startswith(tuple(_REPORTERS))
 
 
 def _worded(head: _Head, line: str) -> str:

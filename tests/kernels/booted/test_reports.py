@@ -238,7 +238,7 @@ def test_all_reports_of_a_log_have_a_name_and_a_place() -> None:
         ("atomic sleep: sleeping function called from invalid context", BUG_SLEEP),
         (
             "list: list_del corruption, ffff888003a1b400->next is LIST_POISON1 (dead000000000100)",
-            "__list_del_entry_valid_or_report+0x7a/0xf0",
+            "bug_list+0x70/0x90 [reports]",
         ),
         ("WARN: this is 42", "bug_warn+0x15/0x20 [reports]"),
         ("CFI", "bug_cfi+0x18/0x30 [reports]"),
