@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import attrs
 
 from allocator.types import MemType
+from emulator.faults import BadCall
 from kernels.booted.guest import Guest
 from loader.btf import BadBtf, Btf
 from loader.btf_records import Kind
@@ -137,8 +138,12 @@ class Modules:
         ------
         Ended
             It did not come back: an oops, a panic, a limit.
+        BadCall
+            The kernel takes no modules.
         """
         guest = self._guest
+        if _RELOCATE not in guest.symbols:
+            raise BadCall("load", "the kernel is built without CONFIG_MODULES")
         load = Loading(image, self._loads[-1] if self._loads else None)
         self._loads.append(load)
         try:

@@ -118,7 +118,6 @@ _SAYS = (
     ("lockdep", re.compile(r"DEBUG_LOCKS_WARN_ON\(.*")),
     ("RCU", re.compile(r"Voluntary context switch within RCU.*")),
 )
-_SAID = frozenset(name for name, _ in _SAYS)
 _WRITES = re.compile(
     r"#PF: supervisor write access|WnR = 1|Store/AMO|^Write of size|out-of-bounds write|free write"
 )
@@ -308,7 +307,7 @@ def _report(head: _Head, match: re.Match[str], lines: list[str], start: int) -> 
     blamed = next((frame for frame in frames if not _reports(frame)), "")
     if _PLACE.fullmatch(told):
         where = told
-    elif blamed and checker in _SAID:  # by a function of the check
+    elif blamed and checker != head.checker:  # by a function of the check
         where = blamed
     report = Report(
         kind=kind,

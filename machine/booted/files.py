@@ -183,12 +183,16 @@ _OPTIONS = {
 }
 
 
-def missing_option(path: str, symbols: Container[str]) -> str:
-    """Return which option a kernel was built without, where that is why a file is not there."""
-    for folder, (function, option) in _OPTIONS.items():
-        if path.startswith(folder) and function not in symbols:
-            return f"the kernel is built without {option}"
-    return ""
+def opened(process: Process, path: str, flags: int, symbols: Container[str]) -> File:
+    """Return a file that is open; FileError says which option a kernel lacks, if that is why."""
+    try:
+        return File(process, path, flags).open()
+    except FileError as error:
+        for folder, (function, option) in _OPTIONS.items():
+            if path.startswith(folder) and function not in symbols:
+                reason = f"the kernel is built without {option}"
+                raise attrs.evolve(error, reason=reason) from None
+        raise
 
 
 def mount(process: Process) -> None:

@@ -310,8 +310,6 @@ class BootedMachine(Savable, Interposed, Using):
 
         Those that it depends on are there, or the kernel says what it misses.
         """
-        if "apply_relocate_add" not in self.kernel.symbols:
-            raise BadCall("load", f"Linux {self.kernel.release} is built without CONFIG_MODULES")
         for name in soft(file):
             self.request(name)
         image = file.image()

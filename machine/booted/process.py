@@ -20,7 +20,7 @@ from machine.arguments import Argument, Out
 from machine.booted import registered
 from machine.booted.algorithms import open_algorithm
 from machine.booted.crypto import Algorithm
-from machine.booted.files import File, FileError, mount
+from machine.booted.files import File, FileError, mount, opened
 from machine.face import Machine
 
 _DRIVER_REGISTER = "driver_register"
@@ -84,7 +84,7 @@ class Using(Machine):
         if not self.mounted:
             mount(self)
             self.mounted = True
-        return File(self, path, flags).open()
+        return opened(self, path, flags, self.kernel.symbols)
 
     def device(self, name: str, *, flags: int = os.O_RDWR) -> File:
         """Open a device by what it is called in `/dev`.
