@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import SupportsIndex, TypeAlias
+
+from emulator.faults import BadCall
+from kernels.prototypes import CType, parse
 
 
 class Out:
@@ -27,3 +31,15 @@ class Out:
 
 # What has an index is a number or an address: ints, views of guest memory.
 Argument: TypeAlias = "SupportsIndex | bytes | bytearray | str | Out"
+
+
+@cache
+def result_type(returns: str) -> CType:
+    """Return the C type that a result is read as; BadCall where it is none, or no register's."""
+    try:
+        found = parse(f"{returns} result(void)")
+    except ValueError as error:
+        raise BadCall("call", f"returns={returns!r}: {error}") from None
+    if found.indirect:
+        raise BadCall("call", f"returns={returns!r}: a structure does not fit a register")
+    return found.result

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from operator import index
@@ -18,8 +17,7 @@ from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from kernels.modelled.api.sched import idle
 from kernels.modelled.kernel import Kernel
-from kernels.prototypes import CType, parse
-from machine.arguments import Argument, Out
+from machine.arguments import Argument, Out, result_type
 from machine.thread import Thread
 
 STACKED = 64  # arguments that a call may have on the stack
@@ -57,7 +55,7 @@ class Caller:
         cpu: int | None = None,
     ) -> int:
         """Call the guest function at `address`, on CPU number `cpu`; see `Module.call`."""
-        kind = _result_type(returns)
+        kind = result_type(returns)
         self._check(address, args)
         limits, calls = self.limits, self._calls
         entered = limits.enter(*limits.given(instructions, seconds))
@@ -83,7 +81,7 @@ class Caller:
 
     def start(self, address: int, *args: Argument, cpu: int, returns: str = "u64") -> Thread:
         """Prepare a call on an idle CPU, to be run by steps; see `Machine.start`."""
-        kind = _result_type(returns)
+        kind = result_type(returns)
         self._check(address, args)
         with ExitStack() as buffers, self._calls.on(cpu) as on:
             if self._calls.stack.depth:
@@ -208,14 +206,3 @@ def _check_address(operation: str, value: object) -> None:
         raise BadCall(operation, f"{type(value).__name__} is no address: an int is") from None
     if not 0 <= address <= ADDRESS_MASK:
         raise BadCall(operation, f"{address:#x} is not in the address space")
-
-
-@functools.cache
-def _result_type(returns: str) -> CType:
-    try:
-        found = parse(f"{returns} result(void)")
-    except ValueError as error:
-        raise BadCall("call", f"returns={returns!r}: {error}") from None
-    if found.indirect:
-        raise BadCall("call", f"returns={returns!r}: a structure does not fit a register")
-    return found.result

@@ -30,7 +30,6 @@ from kernels.booted.saved import read as read_saved
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
-from kernels.prototypes import parse
 from kernels.registry import Record
 from loader.depends import (
     ModuleTree,
@@ -45,7 +44,7 @@ from loader.errors import KernelRefused, LoadError
 from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
-from machine.arguments import Argument, Out
+from machine.arguments import Argument, Out, result_type
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.module import BootedModule, report_of, where_loading
 from machine.booted.process import Using
@@ -351,10 +350,7 @@ class BootedMachine(Savable, Interposed, Using):
         returns: str = "u64",
     ) -> int:
         """Call the guest function at `address`; see `BootedModule.call`."""
-        try:
-            kind = parse(f"{returns} result(void)").result
-        except ValueError as error:
-            raise BadCall("call", f"returns={returns!r}: {error}") from None
+        kind = result_type(returns)
         if isinstance(address, str):
             hint = "Machine.function takes a name"
             raise BadCall("call", f"{address!r} is a name, not an address", hint)
