@@ -32,6 +32,7 @@ COMMANDS = {
     "kernel": "Show what kernel an image is, and what is known of it.",
     "functions": "List the functions of a kernel or module, with prototypes.",
     "disasm": "Disassemble functions of a module, with names and relocations.",
+    "export": "Write a module as it lies in memory, for other tools.",
     "types": "Show structures of a kernel or module, with offsets.",
     "explain": "Write a page to explore: address space, reach, relocations.",
     "diff": "Compare modules with what a real kernel made of them.",

@@ -313,6 +313,14 @@ DOCUMENTS: Mapping[str, Keys] = {
         "rows[].lands_past_lo": (HEX, f"where one step below leads{NULL}nowhere"),
         "rows[].lands_past_hi": (HEX, f"where one step above leads{NULL}nowhere"),
     },
+    "export": {
+        "module": (TEXT, "its name"),
+        "arch": (TEXT, "architecture"),
+        "models": (TEXT, "which kernel is modelled"),
+        "files[].file": (TEXT, "that was written"),
+        "files[].format": (TEXT, "`elf`, `bin` or `map`"),
+        "files[].size": (COUNT, "bytes"),
+    },
     "disasm": {
         "module": (TEXT, "its name"),
         "arch": (TEXT, "architecture"),

@@ -73,6 +73,7 @@ def test_who_takes_a_kernel() -> None:
         *RUNNING,
         "relocs",
         "disasm",
+        "export",
         "diff",
         "functions",
         "types",
