@@ -71,6 +71,18 @@ kernel with --kernel"), in the module or in one that it depends on; the rest run
 """
 STRUCTURE = "unknown kernel structure"
 
+BOOTED = """
+## Booted
+
+The same modules in their own kernel, which [boots](howto/booting.md) in the emulator: its loader
+takes each after what it needs, in the machine as it was after its boot, and runs its init
+(`execmem sweep --init --kernel PATH`). An init error is the module's own answer, as on a computer
+without the device.
+
+| Linux | architecture | init | init error | stopped | refused | registered something |
+|---|---|---|---|---|---|---|
+"""
+
 
 @attrs.define
 class Group:
@@ -82,6 +94,7 @@ class Group:
     image: Path | None = None
     outcomes: Counter[str] = attrs.field(factory=Counter)
     alone: Counter[str] = attrs.field(factory=Counter)
+    booted: Counter[str] = attrs.field(factory=Counter)
 
 
 def folders(variable: str) -> Iterator[Path]:
@@ -151,6 +164,33 @@ def command(*words: str | Path) -> Iterator[dict[str, Any]]:
         if words[0] == "sweep"
         else [json.loads(done.stdout)]
     )
+
+
+def boots(group: Group, jobs: int) -> Counter[str]:
+    """Return what becomes of each module in its own kernel, and how many registered something."""
+    found: Counter[str] = Counter()
+    if group.image is not None:
+        more = ("--jobs", str(jobs), "--kernel", group.image)
+        for row in command("sweep", "--init", *more, *group.files):
+            if "outcome" in row:
+                found[row["outcome"]] += 1
+                found["registered"] += bool(row["registered"])
+    return found
+
+
+def rows_booted(groups: Mapping[tuple[str, str], Group]) -> Iterator[str]:
+    """Yield the rows of the table of booted kernels, by version."""
+    for key in sorted(groups, key=lambda key: (groups[key].build.version.value, *key)):
+        group, build, got = groups[key], groups[key].build, groups[key].booted
+        if group.image is None:
+            continue
+        cells = (
+            build.title.removeprefix("Linux "),
+            build.arch.name,
+            f"{got['init-ok']} of {len(group.files)}",
+            *(str(got[what]) for what in ("init-error", "fault", "refused", "registered")),
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def sweep(group: Group, jobs: int, *, alone: bool) -> Counter[str]:
@@ -235,23 +275,31 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=PAGE)
     parser.add_argument("--alone", action="store_true", help="only the table without kernels")
+    parser.add_argument("--booted", action="store_true", help="only the table of booted kernels")
     given = parser.parse_args()
     trees = [*folders("EXECMEM_KERNELS"), *folders("EXECMEM_CORPUS"), *given.root]
     groups = grouped(trees, given.most)
     models = sorted({build_of(None, arch=group.build.arch).title for group in groups.values()})
+    every = not (given.alone or given.booted)
     for key, group in groups.items():
         print(*key, len(group.files), file=sys.stderr)
-        group.alone = sweep(group, given.jobs, alone=True)
-        if not given.alone:
+        if every or given.alone:
+            group.alone = sweep(group, given.jobs, alone=True)
+        if every or given.booted:
+            group.booted = boots(group, given.jobs)
+        if every:
             group.outcomes = sweep(group, given.jobs, alone=False)
     alone = ALONE.format(most=given.most) + "".join(f"{row}\n" for row in rows_alone(groups))
-    if given.alone:
-        kept = given.output.read_text("utf-8").partition(ALONE[:20])[0]
-        write_file(given.output, kept + alone)
-        return
-    head = HEAD.format(most=given.most, models="; ".join(models), version=__version__)
-    table = "".join(f"{row}\n" for row in rows(groups, compared(given.root, given.jobs)))
-    write_file(given.output, head + table + alone)
+    booted = BOOTED + "".join(f"{row}\n" for row in rows_booted(groups))
+    if every:
+        head = HEAD.format(most=given.most, models="; ".join(models), version=__version__)
+        table = "".join(f"{row}\n" for row in rows(groups, compared(given.root, given.jobs)))
+    else:
+        head, (table, *others) = "", given.output.read_text("utf-8").split("\n## ")
+        kept = {f"\n## {text}".partition("\n\n")[0]: f"\n## {text}" for text in others}
+        alone = alone if given.alone else kept.get(ALONE.partition("\n\n")[0], "")
+        booted = booted if given.booted else kept.get(BOOTED.partition("\n\n")[0], "")
+    write_file(given.output, head + table + booted + alone)
 
 
 if __name__ == "__main__":

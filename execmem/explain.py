@@ -12,20 +12,20 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
 from importlib.resources import files
 from itertools import groupby
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from allocator.errors import printable
-from allocator.types import PAGE_SIZE, ExecmemType, Interval, size_text
+from allocator.types import PAGE_SIZE, ExecmemType, Interval, MemType, size_text
 from archs import Arch
 from archs.reloc import Reloc
 from execmem.relocs import Code
@@ -34,6 +34,8 @@ from loader.listing import Listing
 from loader.motion import Motion
 
 if TYPE_CHECKING:
+    from allocator.types import AddressMap
+    from loader.loaded import LoadedModule
     from machine.machine import ModelledMachine
     from machine.module import Module
 
@@ -70,13 +72,47 @@ class Step:
     events: dict[str, int]
 
 
-@attrs.frozen(eq=False)
-class View:
-    """One load of a module: an architecture, a design, and everything the page shows of it."""
+class Placed(Protocol):
+    """Memory of a module."""
 
-    machine: ModelledMachine
-    module: Module
-    steps: tuple[Step, ...]
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class View:
+    """One load of a module: an architecture, a design, and everything the page shows of it.
+
+    Parameters
+    ----------
+    loaded
+        What was decided about the module.
+    design
+        Of executable memory; of a booted kernel, which that is.
+    kaslr
+        By what seed addresses are random; None: they are not.
+    bands
+        Large areas of the address space: kind, and where.
+    regions, freed
+        Memory type -> what it took; the types that were given back since.
+    steps
+        The page table after each phase; none where nobody looked on.
+    """
+
+    loaded: LoadedModule
+    design: str
+    kaslr: int | None
+    bands: tuple[tuple[str, Interval], ...]
+    regions: Mapping[MemType, Placed]
+    freed: frozenset[MemType]
+    steps: tuple[Step, ...] = ()
 
 
 def load(machine: ModelledMachine, bring: Callable[[], Module]) -> View:
@@ -95,7 +131,16 @@ def load(machine: ModelledMachine, bring: Callable[[], Module]) -> View:
         module = bring()
     finally:
         machine.loader.observe = lambda _phase: None
-    return View(machine, module, recorder.of_last_load())
+    regions = module.report.regions
+    return View(
+        loaded=module.loaded,
+        design=machine.design,
+        kaslr=machine.memory.address_map.kaslr,
+        bands=bands(machine.memory.address_map, machine.memory.direct_map),
+        regions=regions,
+        freed=frozenset(k for k, region in regions.items() if module.regions.get(k) != region),
+        steps=recorder.of_last_load(),
+    )
 
 
 class _PhaseRecorder:
@@ -183,7 +228,7 @@ def summary(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
-    loaded, machine = view.module.loaded, view.machine
+    loaded, arch = view.loaded, view.loaded.arch
     listing, motion = Listing.of(loaded), Motion.of(loaded)
     x, high = _pairs(listing, motion)
     used = np.unique(motion.symbol)
@@ -195,18 +240,21 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
     told = sorted({table.target.index for table in listing.tables})
     return {
         "module": loaded.name,
-        "arch": machine.arch.name,
-        "title": machine.arch.title,
-        "design": machine.design,
-        "kaslr": None if (seed := machine.memory.address_map.kaslr) is None else str(seed),
-        "bands": _bands(machine),
+        "arch": arch.name,
+        "title": arch.title,
+        "design": view.design,
+        "kaslr": None if view.kaslr is None else str(view.kaslr),
+        "bands": [
+            {"kind": kind, "start": _hex(i.start), "end": _hex(i.end), "size": size_text(i.size)}
+            for kind, i in view.bands
+        ],
         "branches": [
             {"mnemonic": b.mnemonic, "lo": _hex(b.reach.lo), "hi": _hex(b.reach.hi), "what": b.what}
-            for b in machine.arch.link.branches
+            for b in arch.link.branches
         ],
-        "code_model": machine.arch.link.code_model,
+        "code_model": arch.link.code_model,
         "plt": None if motion.plt is None else {"size": motion.plt.size, "sorts": motion.plt.sorts},
-        "rows": {str(n): _row(machine.arch, n) for n in np.unique(motion.type).tolist()},
+        "rows": {str(n): _row(arch, n) for n in np.unique(motion.type).tolist()},
         "regions": [
             {
                 "type": kind.name,
@@ -214,9 +262,9 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
                 "start": _hex(region.address),
                 "size": region.size,
                 "prot": str(kind.final_prot),
-                "freed": view.module.regions.get(kind) != region,
+                "freed": kind in view.freed,
             }
-            for kind, region in view.module.report.regions.items()
+            for kind, region in view.regions.items()
         ],
         "sections": [
             {
@@ -268,12 +316,11 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
     }
 
 
-def _bands(machine: ModelledMachine) -> list[dict[str, str]]:
-    """Return the large areas of the address space, by kind, each named once."""
-    here = machine.memory.address_map
+def bands(here: AddressMap, direct_map: Interval) -> tuple[tuple[str, Interval], ...]:
+    """Return the large areas of an address space, by kind, each named once."""
     found: dict[tuple[str, Interval], None] = {
         ("kernel image", here.image): None,
-        ("direct map", machine.memory.direct_map): None,
+        ("direct map", direct_map): None,
         ("vmalloc", here.vmalloc): None,
     }
     for kind in (ExecmemType.MODULE_TEXT, ExecmemType.MODULE_DATA):
@@ -281,10 +328,7 @@ def _bands(machine: ModelledMachine) -> list[dict[str, str]]:
         found["module window", spec.range] = None
         if spec.fallback is not None:
             found["fallback window", spec.fallback] = None
-    return [
-        {"kind": kind, "start": _hex(i.start), "end": _hex(i.end), "size": size_text(i.size)}
-        for kind, i in found
-    ]
+    return tuple(found)
 
 
 def _row(arch: Arch, number: int) -> dict[str, Any]:
@@ -396,7 +440,7 @@ def _texts(listing: Listing, progress: Callable[[int, int], None]) -> dict[str, 
 
 
 def _step(step: Step, view: View) -> dict[str, Any]:
-    own = [Interval(r.address, r.address + r.size) for r in view.module.report.regions.values()]
+    own = [Interval(r.address, r.address + r.size) for r in view.regions.values()]
     return {
         "name": step.name,
         "what": _STEPS[step.name],

@@ -266,7 +266,7 @@ def place(run: RecordedBoot, loads: Sequence[BootLoad]) -> Placed:
         raise BadModule(f"the kernel {run.kernel}", "configuration", reason)
     version = run.boot.version
     design, together = arch.loads.execmem.at(version), TOGETHER.at(version)
-    address_map = _ranges(arch, run)
+    address_map = ranges_of(arch, run)
     slide = None
     if "nokaslr" not in run.boot.options:
         slide = _slide(loads[0], _Regions(arch, address_map, design), together=together)
@@ -328,7 +328,7 @@ def _parts(kinds: Sequence[MemType], sizes: Mapping[MemType, int]) -> dict[MemTy
     return found
 
 
-def _ranges(arch: Arch, run: RecordedBoot) -> AddressMap:
+def ranges_of(arch: Arch, run: RecordedBoot) -> AddressMap:
     """Return where a kernel's ranges lie, by what its symbols say of its image."""
     symbols = run.kernel_symbols
     start = next((symbols[name] for name in IMAGE if name in symbols), None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allocator.types import size_text
 from execmem.commands.common import (
     HTML,
+    boots,
+    console_option,
     examples,
     load_one,
     machine_for,
@@ -20,6 +22,9 @@ from execmem.commands.common import (
     unknown_option,
 )
 from execmem.streams import say
+
+if TYPE_CHECKING:
+    from execmem.explain import View
 
 
 @click.command()
@@ -33,10 +38,12 @@ from execmem.streams import say
 @click.option("--no-init", is_flag=True, help="load without running init")
 @module_options
 @modelled_option
+@console_option
 @unknown_option("fault")
 @examples(
     "execmem explain mathuser --html mathuser.html",
     "execmem explain ext4 --root TREE --also vmalloc --html ext4.html",
+    "execmem explain ext4 --kernel VMLINUZ --root TREE --html ext4.html",
 )
 def explain(
     modules: tuple[str, ...], target: str, also: tuple[str, ...], no_init: bool, **options: Any
@@ -45,15 +52,15 @@ def explain(
 
     The page stands alone: move a module, watch relocations go out of reach, look at each
     one's numbers, step through the load. Without --root, the name of a sample module shows
-    it on every architecture.
+    it on every architecture. With --kernel the kernel boots, and modules lie where it puts them.
     """
     from allocator.files import write_file
     from execmem import explain as page
     from execmem import report
     from execmem.compare import progress_bar
 
-    views = []
-    for name in modules:
+    views = _booted(modules, options, also=also, no_init=no_init) if boots(options) else []
+    for name in () if boots(options) else modules:
         for where in _places(name, options):
             for design in dict.fromkeys((options["design"], *also)):
                 chosen = {**options, **where, "design": design}
@@ -69,6 +76,23 @@ def explain(
         return
     loads = f"{len(views)} loads" if len(views) > 1 else "one load"
     say(f"{target}: {loads}, {size_text(len(text.encode()))}")
+
+
+def _booted(
+    modules: tuple[str, ...], options: dict[str, Any], *, also: tuple[str, ...], no_init: bool
+) -> list[View]:
+    """Return what a booted kernel makes of modules."""
+    from execmem import explain_booted
+    from execmem.booted import open_machine
+    from execmem.live import Recorder
+
+    for option, given in (("--also", also), ("--no-init", no_init), ("--param", options["params"])):
+        if given:
+            raise click.UsageError(
+                f"{option}: a booted kernel places what it loads, and runs its init (--modelled: ours)"
+            )
+    recorder = Recorder(open_machine(modules[0], options))
+    return [explain_booted.load(recorder, name) for name in modules]
 
 
 def _places(name: str, options: dict[str, Any]) -> list[dict[str, str]]:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from loader.listing import Listing
 from loader.motion import Motion
 from machine.face import Machine
 from samples.modules import root
+from tests.support import booted
 
 HERE = Path(__file__).parents[2]
 POSITIONS = 200
@@ -100,7 +104,7 @@ def test_what_rounds_to_a_region_is_computed_anew(browser, tmp_path, arch):
     """Of a row whose X does not follow a move the page tells failures as the row does."""
     machine = Machine(arch, root=root(arch.name))
     view = load(machine, lambda: machine.load("mathuser", init=False))
-    page, motion = document([view]), Motion.of(view.module.loaded)
+    page, motion = document([view]), Motion.of(view.loaded)
     chosen = [
         n
         for n, row in arch.link.relocations.items()
@@ -183,7 +187,7 @@ def test_moved_modules_are_what_the_link_makes_of_them(browser, tmp_path, arch, 
     path = tmp_path / "page.html"
     path.write_text(html(document([view])), "utf-8")
     show(browser, path)
-    module = view.module.loaded
+    module = view.loaded
     undefined = zip(
         module.view.undefined_indices.tolist(), module.view.undefined_names, strict=True
     )
@@ -410,3 +414,43 @@ def test_an_unwritable_file_is_one_line(tmp_path, capsys):
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "page.html: No such file or directory" in line
+
+
+def data_of(path):
+    """Return the document that a page holds."""
+    packed = re.search(r'<script id="data"[^>]*>([^<]*)</script>', path.read_text("utf-8"))
+    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+
+
+def test_a_booted_kernel_decides(tmp_path, capfd):
+    """`explain --kernel`: modules lie where the kernel puts them, and the link is as it made it."""
+    kernels = [kernel for kernel in booted.releases() if booted.tree(kernel[1]) is not None]
+    if not kernels:
+        pytest.skip("no kernel with modules among EXECMEM_KERNELS")
+    _, folder, arch = kernels[0]
+    machine = booted.machine(folder, booted.tree(folder))
+    path, options = tmp_path / "page.html", ("--kernel", folder, "--root", booted.tree(folder))
+
+    def run(*words):
+        with pytest.raises(SystemExit) as done:
+            main([str(word) for word in words])
+        return done.value.code or 0, *capfd.readouterr()
+
+    code, out, err = run("explain", "md4", "--html", path, "--json", *options)
+    assert (code, err) == (0, "")
+    (view,) = json.loads(out)["views"]
+    assert (view["module"], view["arch"]) == ("md4", arch.name)
+    assert view["design"] == machine.models
+    page = data_of(path)["views"][0]
+    with machine.fork():
+        module = machine.load("md4")
+        wanted = {s.name: hex(s.address) for s in module.sections.values()}
+        assert {s["name"]: s["start"] for s in page["sections"]} == wanted
+        text = machine.kernel.symbols["_text"]
+    (image,) = [band for band in page["bands"] if band["kind"] == "kernel image"]
+    assert int(image["start"], 0) == text
+    code, _out, err = run("explain", "md4", "--html", path, "--also", "vmalloc", *options)
+    assert code == 2
+    assert "--also: a booted kernel places what it loads" in err
+    code, _out, err = run("explain", "nobody", "--html", path, *options)
+    assert (code, err.count("\n")) == (1, 1), err
