@@ -42,7 +42,7 @@ def tree(folder: Path) -> Path | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Let no other test process be here meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -54,7 +54,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def machine(folder: Path, root: Path | None = None) -> BootedMachine:
     """Return the machine of a kernel's folder; one for all tests of a process."""
     cached = Path(os.environ["XDG_CACHE_HOME"])
-    with _alone(cached):
+    with alone(cached):
         return BootedMachine(kernel=folder, root=root)
 
 
