@@ -44,7 +44,7 @@ _OWN = {
     "png": None,
 }
 _NO_TYPES = (
-    "regions of modules and prototypes are not known (CONFIG_DEBUG_INFO_BTF, or an ELF vmlinux"
+    "prototypes are not known, and modules' regions by their sections only (CONFIG_DEBUG_INFO_BTF, or an ELF vmlinux"
     f" with DWARF and {PACKAGE})"
 )
 _SPELLED = {"errata": "--erratum"}

@@ -252,8 +252,8 @@ def tree_of(kernel: str) -> ModuleTree | None:
 def _prepare(machine: Testee, module: Path, filters: Filters) -> None:
     """Load KUnit where it is a module, with what it is to run."""
     file = ModuleFile.read(module)
-    if KUNIT in machine.modules or KUNIT not in depends_of(file):
-        return
+    if KUNIT in machine.modules or not (KUNIT in depends_of(file) or _SECTION in file.image()):
+        return  # tests that use nothing of KUnit do not say that they need it
     tree = machine.tree or tree_around(module)
     path = None if tree is None else tree.path(KUNIT)
     if path is not None:  # else the load of the module says what is missing

@@ -46,7 +46,7 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
 from machine.booted.interposing import Interposed, Interposing
-from machine.booted.module import BootedModule, report_of, where_loading
+from machine.booted.module import BootedModule, report_of, where_loading, with_regions
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
@@ -326,6 +326,7 @@ class BootedMachine(Savable, Interposed, Using):
             lines = tuple(line.text for line in said)
             what = "init" if inserted.module else "init_module"
             raise KernelRefused(name, what, number, errno_name(number), lines)
+        inserted = with_regions(view, inserted)
         report = report_of(
             self.arch,
             self.kernel.release,

@@ -22,7 +22,7 @@ from kernels.log import LogLine
 from kernels.registry import Record
 from kernels.tracing import LIMIT, Hit
 from loader.btf import Btf
-from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
+from loader.elfview import SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, Section
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
 from machine.booted.holding import Holding
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from machine.booted.traces import Trace
 
 _PERCPU = ".data..percpu"
+_PAGE, _AFTER_INIT = 4096, ".data..ro_after_init"
 
 
 class Keeper(Calling, Protocol):
@@ -388,3 +389,37 @@ def sections_of(view: ElfView, inserted: Inserted) -> dict[int, LoadedSection]:
             continue
         found[section.index] = LoadedSection(section.name, kind, address, section.size)
     return found
+
+
+def with_regions(view: ElfView, inserted: Inserted) -> Inserted:
+    """Return what became of a module with its regions, where the kernel has no types to say them.
+
+    They are then the pages of its sections, by the memory that layout_sections() chooses.
+    """
+    if inserted.regions:
+        return inserted
+    ends: dict[MemType, tuple[int, int]] = {}
+    for section in view.sections:
+        address = inserted.addresses.get(section.index)
+        if address is None or not section.allocated or section.name == _PERCPU:
+            continue
+        kind = _kind_of(section)
+        low, high = ends.get(kind, (address, address))
+        ends[kind] = min(low, address), max(high, address + section.size)
+    regions = {
+        kind: Region(low & -_PAGE, (high + _PAGE - 1 & -_PAGE) - (low & -_PAGE))
+        for kind, (low, high) in sorted(ends.items(), key=lambda item: item[0].value)
+    }
+    return attrs.evolve(inserted, regions=regions)
+
+
+def _kind_of(section: Section) -> MemType:
+    """Return the memory that a section goes to, as layout_sections() chooses it, by its flags."""
+    init = section.name.startswith(".init")
+    if section.name == _AFTER_INIT:
+        return MemType.RO_AFTER_INIT
+    if section.executable:
+        return MemType.INIT_TEXT if init else MemType.TEXT
+    if section.flags & SHF_WRITE:
+        return MemType.INIT_DATA if init else MemType.DATA
+    return MemType.INIT_RODATA if init else MemType.RODATA

@@ -43,7 +43,9 @@ int bug_double_free(void)
 
 int bug_bounds(int index)
 {
-	return ((volatile char *)small)[0] * 0 + small[index] * 0 + 5;
+	volatile int found = small[index];
+
+	return found * 0 + 5;
 }
 
 int bug_shift(int by)
