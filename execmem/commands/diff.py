@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from execmem.commands.common import console_option, examples
+from execmem.commands.common import boots, console_option, cpu_option, examples
 from execmem.streams import say
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     help="instead: boot this one, and let it load the modules (all of its tree)",
 )
 @console_option
+@cpu_option
 @click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
 @click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
 @click.option(
@@ -73,6 +74,7 @@ def diff(
     oracles: tuple[Path, ...],
     kernel: str | None,
     console: bool,
+    cpu: str,
     names: tuple[str, ...],
     arches: tuple[str, ...],
     roots: tuple[Path, ...],
@@ -100,7 +102,8 @@ def diff(
             expected = ", ".join(mechanisms())
             raise click.UsageError(f"--without {name!r}: expected one of {expected}")
     explicit = ParameterSource.COMMANDLINE
-    if kernel is None:
+    options = {"kernel": kernel, "console": console, "cpu": cpu}
+    if kernel is None or not boots(options):
         found = _recorded(modules, oracles, names, arches)
     else:
         for option, given in (("--run", names), ("--arch", arches)):
@@ -110,7 +113,7 @@ def diff(
             raise click.UsageError("--oracle or --kernel: recordings, or a kernel to boot")
         given_here = ctx.get_parameter_source("roots") is explicit
         own = [Path(kernel)] if Path(kernel).is_dir() and not given_here else []
-        found = [_booted(kernel, modules, [*own, *roots], console=console)]
+        found = [_booted(options, modules, [*own, *roots])]
         roots = ()
     wanted = tuple(module_name(name) for name in modules)
     interrupted = False
@@ -180,7 +183,7 @@ def _recorded(
 
 
 def _booted(
-    kernel: str, modules: Sequence[str], roots: Sequence[Path], *, console: bool
+    options: Mapping[str, Any], modules: Sequence[str], roots: Sequence[Path]
 ) -> RecordedBoot:
     """Return what a kernel makes of modules, or of all that its tree has."""
     from execmem.booted import open_machine
@@ -189,7 +192,7 @@ def _booted(
     from loader.errors import BadModule
     from loader.files import is_file
 
-    machine = open_machine("", {"kernel": kernel, "console": console})
+    machine = open_machine("", options)
     machine.tree = tree_of(machine.kernel.release, roots)
     if machine.tree is None and not (modules and all(map(is_file, modules))):
         place = f"lib/modules/{machine.kernel.release}"

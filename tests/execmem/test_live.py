@@ -320,6 +320,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "said"),
     [
         ((), "--oracle DIR or --kernel PATH"),
+        (("--oracle", ".", "--cpu", "a53"), "--cpu: nothing is booted here"),
         (("--kernel", "x", "--run", "base"), "--run: --kernel boots one kernel"),
         (("--kernel", "x", "--oracle", "."), "--oracle or --kernel"),
     ],
