@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -19,6 +20,21 @@ _BEGIN, _END, _PROPERTY, _FINISH = 1, 2, 3, 9
 _HEADER = struct.Struct(">10I")
 _RESERVED = bytes(16)  # no memory is reserved: the list's end
 _VERSION, _COMPATIBLE = 17, 16
+
+
+def randomness(kaslr: int | None) -> bytes:
+    """Return what a kernel's randomness begins with, which follows from KASLR's seed if there is one.
+
+    As many bytes as `RNG_SEED` has.
+    """
+    if kaslr is None:
+        return RNG_SEED
+    return hashlib.sha512(f"KASLR {kaslr}".encode()).digest()
+
+
+def kaslr_seed(kaslr: int) -> int:
+    """Return the 64 bits that decide where a kernel goes; never 0, which means that there are none."""
+    return int.from_bytes(hashlib.sha256(f"KASLR {kaslr}".encode()).digest()[:8], "little") or 1
 
 
 def flatten(root: Node) -> bytes:

@@ -6,7 +6,7 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 
 from __future__ import annotations
 
-from archs.devicetree import RNG_SEED, flatten, wide
+from archs.devicetree import flatten, kaslr_seed, randomness, wide
 from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Start
 
 RAM = 0x4000_0000
@@ -33,7 +33,8 @@ def _tree(plan: Plan, initrd: int) -> bytes:
                 "bootargs": plan.command_line,
                 "linux,initrd-start": wide(initrd),
                 "linux,initrd-end": wide(initrd + len(plan.initrd)),
-                "rng-seed": RNG_SEED,
+                "rng-seed": randomness(plan.kaslr),
+                **({} if plan.kaslr is None else {"kaslr-seed": wide(kaslr_seed(plan.kaslr))}),
             },
             f"memory@{RAM:x}": {
                 "device_type": "memory",

@@ -10,12 +10,13 @@ from __future__ import annotations
 import struct
 
 from archs import acpi
-from archs.devicetree import RNG_SEED
+from archs.devicetree import kaslr_seed, randomness
 from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Space, Start
 
 _MIB = 1 << 20
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
-_ALIGN = 2 * _MIB
+_ALIGN = 2 * _MIB  # CONFIG_PHYSICAL_ALIGN
+_SPACE, _LOWEST = 1024 * _MIB, 16 * _MIB  # KERNEL_IMAGE_SIZE with KASLR, LOAD_PHYSICAL_ADDR
 # Physical addresses below 1 MiB, which the kernel itself keeps free of everything.
 _GDT, _TABLES, _STACK, _PARAMETERS, _COMMAND_LINE = 0x8000, 0x1_0000, 0x8_0000, 0x9_0000, 0x9_1000
 _SEED, _ACPI = 0x9_2000, 0xE_0000
@@ -34,7 +35,7 @@ _LOADER, _INITRD, _COMMAND_LINE_AT, _DATA_AT = 0x210, 0x218, 0x228, 0x250
 _RNG_SEED = 9  # type of struct setup_data, since Linux 6.0
 _MAGIC_AT, _MAGIC, _FLAG_AT, _FLAG = 0x202, b"HdrS", 0x1FE, 0xAA55
 _UNKNOWN_LOADER = 0xFF
-_LOADED_HIGH = 0x01
+_LOADED_HIGH, _KASLR = 0x01, 0x02
 _FLAGS_AT = 0x211
 
 
@@ -48,6 +49,8 @@ def _parameters(plan: Plan, initrd: int) -> bytes:
         struct.pack_into("<H4s", found, _FLAG_AT, _FLAG, b"")
         found[_MAGIC_AT : _MAGIC_AT + 4] = _MAGIC
         found[_FLAGS_AT] = _LOADED_HIGH
+    if plan.kaslr is not None:
+        found[_FLAGS_AT] |= _KASLR  # as the decompressor tells the kernel proper
     found[_LOADER] = _UNKNOWN_LOADER
     struct.pack_into("<II", found, _INITRD, initrd, len(plan.initrd))
     struct.pack_into("<I", found, _COMMAND_LINE_AT, _COMMAND_LINE)
@@ -75,18 +78,24 @@ def _tables() -> bytes:
     return top + middle.ljust(0x1000, b"\0") + struct.pack(f"<{512 * _GIB_MAPPED}Q", *pages)
 
 
+def _distance(kaslr: int, address: int, size: int) -> int:
+    """Return how far a kernel goes: find_random_virt_addr (arch/x86/boot/compressed/kaslr.c)."""
+    slots = 1 + (_SPACE - _LOWEST - size) // _ALIGN
+    return _MAP + _LOWEST + kaslr_seed(kaslr) % slots * _ALIGN - address
+
+
 def _start(plan: Plan) -> Start:
     image = plan.address - _MAP
     initrd = image + plan.image_size
     initrd += -initrd % _ALIGN
-    limit = len(_DESCRIPTORS) * 8 - 1
+    limit, seed = len(_DESCRIPTORS) * 8 - 1, randomness(plan.kaslr)
     return Start(
         contents={
             _GDT: struct.pack(f"<{len(_DESCRIPTORS)}Q", *_DESCRIPTORS),
             _TABLES: _tables(),
             _PARAMETERS: _parameters(plan, initrd),
             _COMMAND_LINE: plan.command_line.encode() + b"\0",
-            _SEED: struct.pack("<QII", 0, _RNG_SEED, len(RNG_SEED)) + RNG_SEED,
+            _SEED: struct.pack("<QII", 0, _RNG_SEED, len(seed)) + seed,
             **acpi.tables(_ACPI),
             **{image + at: data for at, data in plan.image.items()},
             initrd: plan.initrd,
@@ -153,6 +162,7 @@ BOOT = Boot(
     identity=_identity(),
     command_line="console=ttyS0 earlyprintk=ttyS0 nolapic noapic pci=off panic=-1",
     start=_start,
+    distance=_distance,
     # 1: mov $110, %eax; syscall; jmp 1b
     spin=bytes.fromhex("b86e0000000f05ebf7"),
     system_calls=("__x64_sys_{}", "sys_{}"),

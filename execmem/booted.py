@@ -29,7 +29,6 @@ from machine.booted.module import BootedModule
 _OWN = {
     "design": "default",
     "no_text_poke": False,
-    "kaslr": None,
     "seed": 0,
     "heap_limit": None,
     "checks": "hardware",
@@ -97,6 +96,7 @@ def open_machine(module: str, options: Mapping[str, Any], **more: Any) -> Booted
             kernel=options["kernel"],
             root=options.get("root"),
             cpu=options.get("cpu", ""),
+            kaslr=options.get("kaslr"),
             on_boot=on_boot,
             on_console=on_console,
             **more,

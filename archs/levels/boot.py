@@ -37,6 +37,8 @@ class Plan:
         What the kernel is told.
     initrd
         The initial file system.
+    kaslr
+        What the places of kernel and modules follow from; None: they are not random.
     """
 
     image: Mapping[int, bytes] = attrs.field(repr=False)
@@ -47,6 +49,7 @@ class Plan:
     memory: int
     command_line: str
     initrd: bytes = attrs.field(repr=False)
+    kaslr: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -177,6 +180,9 @@ class Boot:
     takes
         Functions that a kernel times, to decide by: nanoseconds of each call. Else computing
         takes none.
+    distance
+        Returns how far from where it is linked to a kernel is moved before it starts, by KASLR's
+        seed, that address, and its size; None: it moves itself.
     capabilities
         Where kernels keep what the CPU has, newest first.
     return_thunk
@@ -200,6 +206,7 @@ class Boot:
     machine: int
     console: Need
     takes: Mapping[str, int] = attrs.field(factory=dict)
+    distance: Callable[[int, int, int], int] | None = None
     capabilities: tuple[Bitmap, ...] = ()
     return_thunk: str = ""
 

@@ -434,6 +434,19 @@ class Board(abc.ABC):
         """Let a breakpoint that has this as its handler end the run."""
         self._stop = Halt.STOPPED
 
+    def run_below(self, address: int, until: int, *, seconds: float | None = None) -> Halt:
+        """Execute as `run` does, up to the first block at an address or above, at the most."""
+
+        def met(_uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
+            self.stop()
+
+        hook = self.uc.hook_add(uc_const.UC_HOOK_BLOCK, met, None, address, (1 << 64) - 1)
+        try:
+            return self.run(until, seconds=seconds)
+        finally:
+            self.uc.hook_del(hook)
+            self.forget_code()
+
     def off_here(self) -> None:
         """Let a breakpoint that has this as its handler switch the computer off."""
         self._stop = Halt.OFF

@@ -95,7 +95,7 @@ def module_options(function: F) -> F:
                 "--kaslr",
                 type=click.IntRange(min=0),
                 metavar="SEED",
-                help="randomise as this boot would",
+                help="put kernel and modules at random places",
             ),
             click.option(
                 "--seed",

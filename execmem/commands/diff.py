@@ -17,6 +17,8 @@ from execmem.streams import say
 if TYPE_CHECKING:
     from loader.recording import RecordedBoot
 
+_SECONDS = 600.0  # of the host, for a load: raid6_pq measures a minute where it is busy
+
 
 @click.command()
 @click.argument("modules", metavar="[MODULE]...", nargs=-1)
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 )
 @console_option
 @cpu_option
+@click.option(
+    "--kaslr",
+    type=click.IntRange(min=0),
+    metavar="SEED",
+    help="put --kernel and modules at random places",
+)
 @click.option("--run", "names", multiple=True, metavar="RUN", help="only this boot; repeatable")
 @click.option("--arch", "arches", multiple=True, metavar="ARCH", help="only this; repeatable")
 @click.option(
@@ -75,6 +83,7 @@ def diff(
     kernel: str | None,
     console: bool,
     cpu: str,
+    kaslr: int | None,
     names: tuple[str, ...],
     arches: tuple[str, ...],
     roots: tuple[Path, ...],
@@ -102,8 +111,10 @@ def diff(
             expected = ", ".join(mechanisms())
             raise click.UsageError(f"--without {name!r}: expected one of {expected}")
     explicit = ParameterSource.COMMANDLINE
-    options = {"kernel": kernel, "console": console, "cpu": cpu}
-    if kernel is None or not boots(options):
+    options = {"kernel": kernel, "console": console, "cpu": cpu, "kaslr": kaslr}
+    if not boots(options) or kernel is None:
+        if kaslr is not None:
+            raise click.UsageError("--kaslr: recordings are what they are; it goes with --kernel")
         found = _recorded(modules, oracles, names, arches)
     else:
         for option, given in (("--run", names), ("--arch", arches)):
@@ -193,6 +204,7 @@ def _booted(
     from loader.files import is_file
 
     machine = open_machine("", options)
+    machine.seconds = _SECONDS
     machine.tree = tree_of(machine.kernel.release, roots)
     if machine.tree is None and not (modules and all(map(is_file, modules))):
         place = f"lib/modules/{machine.kernel.release}"

@@ -183,9 +183,14 @@ def open_kernel(
         "cpu": board.cpu,
         "memory": board.ram.size,
         "command_line": parameters.command_line,
+        "kaslr": parameters.kaslr,
+        "slide": started.slide,
         "image": digest,
     }
-    symbols = Symbols.of(booted.symbols.names, booted.symbols.addresses)
+    # What is in the lower half are per-cpu variables, by their offsets.
+    addresses = booted.symbols.addresses.copy()
+    addresses[addresses >> np.uint64(63) != 0] += np.uint64(started.slide)
+    symbols = Symbols.of(booted.symbols.names, addresses)
     types = booted.btf_blob() or b""
     if keep:
         files_of = {
@@ -219,7 +224,7 @@ def _fetch(key: str, parameters: Parameters, read: Callable[[], KernelImage]) ->
         return None
     try:
         arch = arch_by_name(entry.facts["arch"])
-        memory = int(entry.facts["memory"])
+        memory, _ = int(entry.facts["memory"]), int(entry.facts["slide"])
     except (KeyError, ValueError, TypeError):
         return None
     board = board_of(arch, memory, parameters.cpu)
@@ -234,7 +239,7 @@ def _fetch(key: str, parameters: Parameters, read: Callable[[], KernelImage]) ->
         types = (entry.folder / _TYPES).read_bytes()
     except (OSError, ValueError):
         return None
-    started = Started(board=board, place=place)
+    started = Started(board=board, place=place, slide=int(entry.facts["slide"]))
     return Standing(started, entry.facts, symbols, types, read, parameters)
 
 

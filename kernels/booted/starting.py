@@ -18,7 +18,11 @@ from emulator.boards.board import Board, Halt
 from kernels.booted.initrd import archive
 from kernels.errors import BootFailed
 from loader.kernel.image import KernelImage
+from loader.kernel.relocs import moved
 
+_MIDDLE = 1 << 63
+_FIXED = "nokaslr"
+_UNMOVED = "KASLR: it stays where it is linked to, as kernels without CONFIG_RANDOMIZE_BASE do"
 _LINES = 6  # of the console, in what is said when a boot fails
 # Variables and functions that a boot is watched by; older names last.
 _JIFFIES = ("jiffies_64", "jiffies")
@@ -61,12 +65,15 @@ class Parameters:
         The CPU's model, one of the level's; "": the first.
     without
         Functions that do nothing while it boots, and return 0.
+    kaslr
+        What the places of kernel and modules follow from; None: they are not random.
     """
 
     memory: int = 0
     command_line: str = ""
     cpu: str = ""
     without: tuple[str, ...] = ()
+    kaslr: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -102,29 +109,43 @@ class Place:
 
 @attrs.frozen(kw_only=True)
 class Started:
-    """A kernel that stands in a system call of its first process."""
+    """A kernel that stands in a system call of its first process.
+
+    `slide` is how far it is from where it is linked to.
+    """
 
     board: Board
     place: Place
+    slide: int = 0
 
 
 def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
     """Return what is to be started."""
     level = image.arch.boots
-    loaded = image.loaded
     memory = level.memory
     if any(name in image.symbols for name in _KASAN):
         memory = memory * _MORE[0] // _MORE[1]
+    loaded, slide = image.loaded, moved_before(image, parameters)
+    words = f"{level.command_line} {_TELL} {parameters.command_line}".split(" ")
     return Plan(
-        image=loaded.contents,
+        image=moved(image, slide) if slide else loaded.contents,
         address=loaded.address,
         image_size=loaded.size,
         entry=loaded.entry,
         header=image.header,
         memory=parameters.memory or memory,
-        command_line=f"{level.command_line} {_TELL} {parameters.command_line}".strip(),
+        command_line=" ".join(w for w in words if parameters.kaslr is None or w != _FIXED).strip(),
         initrd=archive(level.spin, level.machine),
+        kaslr=parameters.kaslr,
     )
+
+
+def moved_before(image: KernelImage, parameters: Parameters) -> int:
+    """Return how far a kernel is moved before it starts; where it moves itself, not at all."""
+    distance = image.arch.boots.distance
+    if parameters.kaslr is None or distance is None:
+        return 0
+    return distance(parameters.kaslr, image.loaded.address, image.loaded.size)
 
 
 def start(
@@ -165,24 +186,29 @@ def start(
     board = board_of(image.arch, plan.memory, parameters.cpu)
     board.wires.on_console = on_console
     board.load(beginning)
-    base = image.loaded.address
+    base, symbols = image.loaded.address, image.symbols
     for at, data in image.loaded.contents.items():
-        board.watch_clocks(data, base + at)
         board.watch_clocks(data, beginning.image + at)  # before its MMU is on
+    slide = moved_before(image, parameters)
+    if parameters.kaslr is not None and level.distance is None:
+        slide = _move(image, board, beginning.image, seconds)
+    for at, data in image.loaded.contents.items():
+        board.watch_clocks(data, base + slide + at)
     jiffies = _address(image, _JIFFIES)
-    idle = [image.symbols[name] for name in _IDLE if name in image.symbols]
+    idle = [symbols[name] for name in _IDLE if name in symbols]
     place = Place(
-        trap=trap_of(image),
+        trap=trap_of(image) + slide,
         jiffies=None if jiffies is None else beginning.image + jiffies - base,
-        idle=tuple((at, image.symbols.end_of(at)) for at in idle),
-        off=tuple(image.symbols[name] for name in _OFF if name in image.symbols),
+        idle=tuple((at + slide, symbols.end_of(at) + slide) for at in idle),
+        off=tuple(symbols[name] + slide for name in _OFF if name in symbols),
     )
     place.watch(board)
+    where += slide
     board.break_at(where, board.stop_here)
-    timed = {image.symbols[n]: length for n, length in level.takes.items() if n in image.symbols}
+    timed = {symbols[n] + slide: length for n, length in level.takes.items() if n in symbols}
     for at, length in timed.items():
         board.break_at(at, partial(_takes, board, length))
-    left_out = [image.symbols[n] for n in parameters.without if n in image.symbols]
+    left_out = [symbols[n] + slide for n in parameters.without if n in symbols]
     for at in left_out:
         board.break_at(at, partial(_returns, board))
     halt = board.run(place.trap, seconds=seconds)
@@ -194,7 +220,23 @@ def start(
         raise BootFailed(image.name, lacking(image, needs) or "it prints nothing")
     for at in (where, *timed, *left_out):
         board.no_break_at(at)
-    return Started(board=board, place=place)
+    return Started(board=board, place=place, slide=slide)
+
+
+def _move(image: KernelImage, board: Board, physical: int, seconds: float | None) -> int:
+    """Let a kernel start until it has moved itself; return how far.
+
+    Its first instruction above the middle of all addresses is where it has gone.
+    """
+    halt = board.run_below(_MIDDLE, trap_of(image), seconds=seconds)
+    at = board.translate(board.pc) if halt is Halt.STOPPED else None
+    if at is None:
+        why = board.broken or halt.value
+        raise BootFailed(image.name, why, last_lines(board), bytes(board.wires.console))
+    slide = board.pc - (image.loaded.address + at - physical)
+    if not slide:
+        raise BootFailed(image.name, _UNMOVED, "", b"")
+    return slide
 
 
 def lacking(image: KernelImage, needs: Iterable[Need]) -> str:

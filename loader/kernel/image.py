@@ -69,6 +69,8 @@ class KernelImage:
         The first bytes of the file that a boot protocol describes, where there was one.
     debug
         Where its debugging information is, which types can be made of.
+    behind
+        What stands behind an ELF file in the same wrapper.
     """
 
     name: str
@@ -80,6 +82,7 @@ class KernelImage:
     given_config: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     header: bytes = attrs.field(default=b"", repr=False)
     debug: dwarf.Debug | None = attrs.field(default=None, repr=False)
+    behind: bytes = attrs.field(default=b"", repr=False)
 
     @classmethod
     def parse(
@@ -111,12 +114,13 @@ class KernelImage:
         """
         payload = unwrap(raw, name)
         data = payload.data
-        elf = _same(data, vmlinux)
+        elf, behind = _same(data, vmlinux), b""
         if data[:4] == b"\x7fELF":
             arch, segments = _elf(data, name)
             if has_symbols(data):
                 elf = partial(bytes, data)
-            data = data[: max(s.offset + s.stored for s in segments)]
+            end = max(s.offset + s.stored for s in segments)
+            data, behind = data[:end], data[end:] if payload.header else b""
         else:
             arch, size = _flat(data, name)
             found = _kallsyms(data, name)
@@ -133,7 +137,8 @@ class KernelImage:
         if elf is not None and "__start_BTF" not in symbols and dwarf.has(elf()):
             debug = dwarf.Debug(elf)
         return cls(
-            *(name, arch, data, payload.wrappers, segments, symbols, config, payload.header, debug)
+            *(name, arch, data, payload.wrappers, segments, symbols, config, payload.header, debug),
+            behind=behind,
         )
 
     @property

@@ -54,7 +54,8 @@ def account(machine: BootedMachine) -> Boot:
 
 def symbols_of(machine: BootedMachine) -> dict[str, int]:
     """Return the kernel's symbols, and what it exports where it does not list its data."""
-    exports = {name: export.address for name, export in machine.image.exports.items()}
+    slide = machine.kernel.standing.started.slide
+    exports = {name: export.address + slide for name, export in machine.image.exports.items()}
     return exports | machine.kernel.symbols.as_dict()
 
 
@@ -103,7 +104,8 @@ def _capabilities(machine: BootedMachine, places: tuple[Bitmap, ...]) -> frozens
     symbols = machine.kernel.symbols
     for place in places:
         export = machine.image.exports.get(place.variable)
-        at = symbols.get(place.variable) or (0 if export is None else export.address)
+        slide = machine.kernel.standing.started.slide
+        at = symbols.get(place.variable) or (0 if export is None else export.address + slide)
         size = _MOST
         if place.structure:
             inside = _member(machine, place)

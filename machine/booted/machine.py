@@ -53,7 +53,7 @@ from machine.booted.words import needed, soft, words_of
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
 OURS = frozenset(
-    "design text_poke kaslr unknown checks errata stub_sections cpus kasan heap_limit seed force"
+    "design text_poke unknown checks errata stub_sections cpus kasan heap_limit seed force"
     " constructors".split()
 )
 SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
@@ -106,6 +106,9 @@ class BootedMachine(Savable, Interposed, Using):
         kernel finds, and which alternatives of its code it takes.
     without
         Functions that do nothing while it boots, and return 0.
+    kaslr
+        What the places of kernel and modules follow from, a number of your choice; None: the
+        kernel is where it is linked to, and modules where they are without KASLR.
     boot_seconds
         Time of the host that the boot may take; None: any.
     keep
@@ -132,6 +135,7 @@ class BootedMachine(Savable, Interposed, Using):
         command_line: str = "",
         cpu: str = "",
         without: Sequence[str] = (),
+        kaslr: int | None = None,
         boot_seconds: float | None = None,
         keep: bool = True,
         on_boot: Callable[[str], object] | None = None,
@@ -148,7 +152,9 @@ class BootedMachine(Savable, Interposed, Using):
             )
         wanted = arch if isinstance(arch, Arch) or arch is None else arch_by_name(arch)
         size, left = memory or 0, tuple(without)
-        parameters = Parameters(memory=size, command_line=command_line, cpu=cpu, without=left)
+        parameters = Parameters(
+            memory=size, command_line=command_line, cpu=cpu, without=left, kaslr=kaslr
+        )
         standing = open_kernel(
             kernel,
             parameters,
@@ -538,6 +544,7 @@ def open_saved(
         command_line=parameters.command_line,
         cpu=parameters.cpu,
         without=parameters.without,
+        kaslr=parameters.kaslr,
         **options,
     )
     resume(machine, found)

@@ -109,6 +109,7 @@ def kernel_of(found: saved.Saved) -> tuple[str, str, Parameters]:
             command_line=given["command_line"],
             cpu=given["cpu"],
             without=tuple(map(str, given.get("without", ()))),
+            kaslr=None if given.get("kaslr") is None else _number(given["kaslr"]),
         )
         words = (image, name, kernel["memory"], parameters.command_line, parameters.cpu)
         _require(all(isinstance(word, str) for word in words), "words")

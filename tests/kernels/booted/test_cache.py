@@ -101,6 +101,8 @@ def test_the_key_is_of_everything_that_a_boot_follows_from() -> None:
         ("image", Parameters(memory=1 << 29), "1"),
         ("image", Parameters(command_line="x"), "1"),
         ("image", Parameters(cpu="x"), "1"),
+        ("image", Parameters(kaslr=1), "1"),
+        ("image", Parameters(kaslr=2), "1"),
         ("image", Parameters(), "2"),
     ]
     keys = [cache.key_of(*each) for each in given]
