@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from execmem import notices, report
 from execmem.streams import say
 from execmem.terminal import Meter, console
 from kernels.algorithms import compute
+from kernels.booted.reports import Report
 from kernels.registry import Record
 from loader.elf import arch_of
 from loader.files import SUFFIXES, is_file, module_name, read_module
@@ -147,6 +148,7 @@ def module_json(machine: BootedMachine, module: BootedModule) -> dict[str, Any]:
         "registered": registered_json(loaded.registered),
         "init_result": Hex(loaded.init_result),
         "log": [line.text for line in loaded.log],
+        "reports": [report_json(each) for each in loaded.reports],
         "taints": module.taints,
         "models": machine.models,
     }
@@ -176,6 +178,12 @@ def print_registered(out: Console, module: BootedModule) -> None:
         out.print(report.table(("registered", "name", "what the kernel lists of it"), rows))
 
 
+def tell(found: Iterable[Report]) -> None:
+    """Say what a kernel found wrong, on stderr: it goes on, so a log is easily overlooked."""
+    for each in found:
+        notices.assume(f"the kernel reports {each}")
+
+
 def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str, object]) -> None:
     """Load modules into a booted kernel, and show where it put them."""
     machine = open_machine(modules[0], options)
@@ -203,6 +211,7 @@ def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str,
         print_registered(out, module)
         for line in module.report.log:
             out.print(f"| {line.text}")
+        tell(module.report.reports)
 
 
 def run(
@@ -228,6 +237,9 @@ def run(
         except Fault as error:
             fault = error
     said = machine.log[before:]
+    reported = machine.kernel.reports_since(before)
+    if fault is None:
+        tell(reported)
     outputs = [bytes(value).hex() for value in values if isinstance(value, Out)]
     if fault is not None:
         for line in said:
@@ -242,6 +254,7 @@ def run(
                 "outputs": outputs,
                 "tainted": machine.tainted,
                 "log": [line.text for line in said],
+                "reports": [report_json(each) for each in reported],
                 "notices": notices.texts(),
             }
         )
@@ -300,3 +313,15 @@ def load_one(machine: BootedMachine, module: str, params: dict[str, object]) -> 
     """Return a module that is loaded, with those that it depends on; once, if it is there."""
     already = machine.modules.get(module_name(module))
     return already if already is not None else machine.load(module, **params)  # type: ignore[arg-type] # `init` is none of them
+
+
+def report_json(found: Report) -> dict[str, Any]:
+    """Return what a kernel found wrong, as JSON wants it."""
+    return {
+        "name": found.name,
+        "checker": found.checker,
+        "text": found.text,
+        "where": found.where,
+        "address": None if found.address is None else Hex(found.address),
+        "backtrace": list(found.backtrace),
+    }

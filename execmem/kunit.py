@@ -11,13 +11,11 @@ from typing import Any
 
 import click
 
-from allocator.types import Hex
 from execmem import booted, notices, report
 from execmem.streams import say
 from execmem.terminal import Meter
 from kernels import ktap
 from kernels.booted.kernel import lines_of
-from kernels.booted.reports import Report
 from kernels.errors import BootFailed
 from loader.depends import ModuleTree, find, open_tree
 from loader.errors import LoadError
@@ -238,22 +236,10 @@ def _document(
                     }
                     for name, test in each.results.leaves()
                 ],
-                "reports": [report_json(found) for found in each.reports],
+                "reports": [booted.report_json(found) for found in each.reports],
                 "log": [] if each.outcome.is_good else list(each.lines),
             }
             for each in found
         ],
         "notices": notices.texts(),
-    }
-
-
-def report_json(found: Report) -> dict[str, Any]:
-    """Return what a kernel found wrong, as JSON wants it."""
-    return {
-        "name": found.name,
-        "checker": found.checker,
-        "text": found.text,
-        "where": found.where,
-        "address": None if found.address is None else Hex(found.address),
-        "backtrace": list(found.backtrace),
     }

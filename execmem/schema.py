@@ -133,6 +133,7 @@ _BOOTED: Keys = {
     "registered[].{}": (ANY, "what else the list tells"),
     "init_result": (HEX, "what init returned"),
     "log[]": (TEXT, "lines of the kernel log"),
+    **{f"reports[].{path}": key for path, key in _REPORT.items()},
     "taints": _MODULE["taints"],
     "models": (TEXT, MODELS),
 }

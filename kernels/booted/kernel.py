@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
+
 from archs import Arch
 from emulator.boards.board import Board, Halt
 from emulator.faults import Fault, FaultKind
@@ -86,7 +88,14 @@ class BootedKernel:
     def reports_since(self, line: int) -> tuple[Report, ...]:
         """Return what the kernel found wrong since its log had so many lines."""
         found = reports.every(each.text for each in self.log[line:])
-        return tuple(reports.named(report, self.name_at) for report in found)
+        return tuple(map(self._named, found))
+
+    def _named(self, report: Report) -> Report:
+        """Return a report with names for addresses, and without where calls return to."""
+        found = reports.named(report, self.name_at)
+        if found.backtrace[-1:] == (self.name_at(self.guest.trap),):
+            found = attrs.evolve(found, backtrace=found.backtrace[:-1])
+        return found
 
     # Calls --------------------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class BootedKernel:
                 self._unpoison()
         where = self.name_at(ended.pc) or f"{ended.pc:#x}"
         if report is not None:
-            report = reports.named(report, self.name_at)
+            report = self._named(report)
             return Fault(
                 kind=report.kind,
                 pc=ended.pc,
