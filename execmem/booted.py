@@ -38,7 +38,6 @@ _OWN = {
     "with_plt": False,
     "force": False,
     "constructors": False,
-    "instructions": None,
     "record": None,
     "svg": None,
     "png": None,
@@ -104,8 +103,9 @@ def open_machine(module: str, options: Mapping[str, Any], **more: Any) -> Booted
         )
     if machine.kernel.standing.types is None:
         notices.assume(f"Linux {machine.kernel.release}: no types: {_NO_TYPES}")
-    if options.get("seconds") is not None:
-        machine.seconds = options["seconds"] or None
+    for limit in ("instructions", "seconds"):
+        if options.get(limit) is not None:
+            setattr(machine, limit, options[limit] or None)
     for stub in options.get("stubs", ()):
         name, _, value = stub.partition("=")
         try:

@@ -66,6 +66,7 @@ class AnyModule(Protocol):
         self,
         name: str,
         *args: Argument,
+        instructions: int | None = ...,
         seconds: float | None = ...,
         returns: str = ...,
     ) -> int:
@@ -181,7 +182,12 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def call(
-        self, address: int, *args: Argument, seconds: float | None = ..., returns: str = ...
+        self,
+        address: int,
+        *args: Argument,
+        instructions: int | None = ...,
+        seconds: float | None = ...,
+        returns: str = ...,
     ) -> int:
         """Call the guest function at `address`."""
 

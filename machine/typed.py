@@ -25,7 +25,12 @@ class Calling(Memory, Protocol):
     """A machine, as far as typed calls go."""
 
     def call(
-        self, address: int, *args: Argument, seconds: float | None = ..., returns: str = ...
+        self,
+        address: int,
+        *args: Argument,
+        instructions: int | None = ...,
+        seconds: float | None = ...,
+        returns: str = ...,
     ) -> int:
         """Call the guest function at `address`."""
         ...

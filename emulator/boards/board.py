@@ -18,7 +18,6 @@ from __future__ import annotations
 import abc
 import ctypes
 import enum
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -32,6 +31,7 @@ from archs import Arch
 from archs.levels.boot import Boot, Space, Start
 from emulator.boards.breaks import Break, Breaks
 from emulator.boards.pieces import Pieces
+from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
@@ -55,6 +55,7 @@ class Halt(enum.Enum):
     STOPPED = "somebody stopped it"
     STUCK = "it waits, and nothing will happen"
     EXPIRED = "its time is over"
+    SPENT = "its instructions are spent"
     OFF = "it switched the computer off"
     BROKEN = "the emulator cannot go on"
 
@@ -136,7 +137,8 @@ class Board(abc.ABC):
         self.breaks = Breaks(self, self._translate_anew)
         self._stop: Halt | None = None
         self._until = 0  # of the run under way
-        self._end: float | None = None  # when its time is over
+        self._budget = Budget()  # of the run under way
+        self._counting = False  # whether code is translated so that its instructions are counted
         self._expired = False
         self._restored: State | None = None  # what was gone back to last
         self._touched = False  # whether a part was spoken to since the last return
@@ -155,6 +157,7 @@ class Board(abc.ABC):
         self.uc = unicorn.Uc(
             getattr(uc_const, f"UC_ARCH_{emulation.prefix}"), getattr(uc_const, emulation.mode)
         )
+        self._meter = Counter(self.uc)
         self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
         WATCHDOG.watch(self)
         self.uc.ctl_set_cpu_model(getattr(self._constants, self.model))
@@ -322,6 +325,13 @@ class Board(abc.ABC):
             self.ram.write(at, data[taken : taken + length])
             taken += length
 
+    def rewrite(self, address: int, data: bytes) -> None:
+        """Store bytes at a virtual address where code may be; LookupError as `write`."""
+        pieces = self._pieces(address, len(data))
+        self.write(address, data)
+        if any(self.memory.is_executed(physical) for physical, _ in pieces):
+            self._translate_anew(address, address + len(data))
+
     def _pieces(self, address: int, size: int) -> list[tuple[int, int]]:
         pieces = []
         while size > 0:
@@ -389,7 +399,9 @@ class Board(abc.ABC):
 
     # Running ------------------------------------------------------------------------------------
 
-    def run(self, until: int, *, seconds: float | None = None) -> Halt:
+    def run(
+        self, until: int, *, seconds: float | None = None, budget: Budget | None = None
+    ) -> Halt:
         """Execute from the program counter until it gets to `until`, or say why it did not.
 
         Parameters
@@ -398,11 +410,14 @@ class Board(abc.ABC):
             An address in executable memory at which no instruction is ever executed.
         seconds
             Time of the host that it may take; afterwards the computer can only go back.
+        budget
+            Time and instructions, likewise; counting them makes it ten times as slow.
         """
-        outer = self._end
+        outer = self._budget
         if seconds is not None:
-            end = time.monotonic() + seconds
-            self._end = end if outer is None else min(outer, end)
+            budget = Budget.of(None, seconds)
+        if budget is not None:
+            self._budget = budget
         try:
             if self._due():  # what became due while nobody ran
                 self._touched = True
@@ -413,15 +428,14 @@ class Board(abc.ABC):
                     self._stop = None  # a run around this one goes on
                     return halt
         finally:
-            self._end = outer
+            self._budget = outer
 
     def expire(self) -> None:
         """End a run whose time is over, wherever it is: from any thread.
 
         That loses the program counter, so afterwards the computer can only go back.
         """
-        end = self._end
-        if end is not None and time.monotonic() >= end:
+        if self._budget.late:
             self._expired = True
             self.uc.emu_stop()
 
@@ -455,6 +469,7 @@ class Board(abc.ABC):
     def switch_off(self) -> None:
         """End the run under way, from a hook: it returns `Halt.OFF`."""
         self._stop = Halt.OFF
+        self.broken = "it was switched off"
         self.uc.emu_stop()
 
     def _slice(self, until: int) -> Halt | None:
@@ -462,8 +477,11 @@ class Board(abc.ABC):
         self._until = until
         self._early = False
         pc = self.pc
+        count = self._count(until)
+        if count < 0:
+            return self._spent()
         try:
-            self.uc.emu_start(pc, until)
+            self.uc.emu_start(pc, until, count=count)
         except unicorn.UcError as error:
             self._reraise()
             if error.errno == uc_const.UC_ERR_FETCH_PROT and self._execute():
@@ -476,10 +494,14 @@ class Board(abc.ABC):
                 self.broken = f"{error} at {self.pc:#x}"
                 return Halt.BROKEN
         finally:
+            executed = self._meter.read(count + 1) if count else 0
+            self._budget.take(min(executed, count))
             if self._soon is not None:
                 self.uc.hook_del(self._soon)
                 self._soon = None
         self._reraise()
+        if executed > count and self.pc != until:
+            return self._spent()
         if self._expired:
             self._expired = False
             self.broken = "it was stopped somewhere when its time was over"
@@ -512,6 +534,21 @@ class Board(abc.ABC):
                 self.pc = after
                 return self._wait()
         return None  # a clock was looked at, and what was due cannot come yet
+
+    def _count(self, until: int) -> int:
+        """Return how many instructions are left, 0 for any, and less for none."""
+        left = self._budget.left
+        if self._counting is not (left is not None):
+            self._counting = not self._counting
+            if self._counting and not self._meter.found:
+                self._meter.find(until)
+            self.uc.ctl_flush_tb()
+        return 0 if left is None else left if left > 0 else -1
+
+    def _spent(self) -> Halt:
+        """Stop for good where the emulator has stopped counting: in the middle of a block."""
+        self.broken = f"it was stopped somewhere after {self._budget.instructions} instructions"
+        return Halt.SPENT
 
     def _execute(self) -> bool:
         """Let code be executed where the emulator has just refused to; False: it may be."""

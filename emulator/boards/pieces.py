@@ -45,6 +45,10 @@ class Pieces:
         self._uc.mem_unmap(start, size)
         self._holes.add(start)
 
+    def is_executed(self, physical: int) -> bool:
+        """Return whether code was executed in the piece of a physical address."""
+        return (physical - self._ram.start) // self._size * self._size in self._executed
+
     def execute(self, physical: int) -> bool:
         """Let code be executed at a physical address; False where it is, or is no memory."""
         at = (physical - self._ram.start) // self._size * self._size

@@ -21,6 +21,7 @@ from unicorn import x86_const as x86
 
 from archs.levels.boot import Space, Start
 from emulator.boards.board import Board, Halt, State, Still, context_bytes
+from emulator.budget import Budget
 from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
 from emulator.hardware.part import Device
@@ -355,10 +356,12 @@ class X86Board(Board):
         self.pc = self.uc.msr_read(_LSTAR if own & _CODE64 else _CSTAR)
         return True
 
-    def run(self, until: int, *, seconds: float | None = None) -> Halt:
+    def run(
+        self, until: int, *, seconds: float | None = None, budget: Budget | None = None
+    ) -> Halt:
         """Execute as any computer does; a triple fault switches it off."""
         try:
-            return super().run(until, seconds=seconds)
+            return super().run(until, seconds=seconds, budget=budget)
         except _TripleFault as fault:
             self.broken = str(fault)
             return Halt.OFF

@@ -15,6 +15,7 @@ import attrs
 
 from allocator.types import ADDRESS_MASK
 from emulator.boards.board import Halt
+from emulator.budget import DEFAULT, Limits
 from kernels.booted.starting import Started
 from kernels.errors import MAX_ERRNO
 
@@ -76,7 +77,7 @@ class Guest:
         self.on_given_up: list[Callable[[int], object]] = []
         self._standing = self.board.uc.context_save()
         self._below: int | None = None  # where the next call's stack begins, if not there
-        self.seconds: float | None = None  # of a call that says nothing itself
+        self.limits = Limits()  # of calls from outside that say nothing themselves
         calling = self.arch.runs.calling
         self._registers = [self.board.number(name) for name in calling.arguments]
         self._result = self.board.number(calling.result)
@@ -93,7 +94,14 @@ class Guest:
 
     # Calls --------------------------------------------------------------------------------------
 
-    def call(self, address: int, args: Sequence[int] = (), *, seconds: float | None = None) -> int:
+    def call(
+        self,
+        address: int,
+        args: Sequence[int] = (),
+        *,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
+    ) -> int:
         """Return what a function leaves in the result register.
 
         Parameters
@@ -102,8 +110,9 @@ class Guest:
             The function.
         args
             64-bit slots.
-        seconds
-            Time of the host that it may take; None: `self.seconds`.
+        instructions, seconds
+            What it may take; None: anything. By default what `limits` says, or what the call
+            around it has left.
 
         Raises
         ------
@@ -138,8 +147,10 @@ class Guest:
         returns = sp + (8 if self._link is None else 0)
         self.depth += 1
         around, self.inside = self.inside, next(self._numbers)
+        limits = self.limits
+        budget = limits.enter(*limits.given(instructions, seconds))
         try:
-            result = self._run(returns, self.seconds if seconds is None else seconds)
+            result = self._run(returns)
         except BaseException as error:
             for give_up in self.on_given_up:
                 give_up(sp)
@@ -149,6 +160,7 @@ class Guest:
                 outer()
             raise
         finally:
+            limits.leave(budget)
             self.depth -= 1
             self.inside = around
             self._below = below
@@ -156,10 +168,10 @@ class Guest:
             outer()
         return result
 
-    def _run(self, returns: int, seconds: float | None) -> int:
+    def _run(self, returns: int) -> int:
         """Run until a call returns, with the stack where it must be then; its result."""
         board = self.board
-        halt = board.run(self.trap, seconds=seconds)
+        halt = board.run(self.trap, budget=self.limits.budget)
         if halt is not Halt.RETURNED:
             raise Ended(halt, board.pc, board.broken)
         if board.sp != returns:

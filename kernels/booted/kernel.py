@@ -11,7 +11,8 @@ import attrs
 
 from archs import Arch
 from emulator.boards.board import Board, Halt
-from emulator.faults import Fault, FaultKind
+from emulator.budget import DEFAULT
+from emulator.faults import LIMIT_HINTS, Fault, FaultKind
 from kernels.booted import reports
 from kernels.booted.guest import Ended, Guest
 from kernels.booted.modules import Modules
@@ -25,6 +26,11 @@ _UNMARKED = 4  # KERN_WARNING: the level of a message that says none
 _DEAD = ("do_exit",)
 # Before that x86-64 begins the stack anew (5.17 renamed it), over the calls around a handler's.
 _REWINDS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
+_KINDS = {
+    Halt.EXPIRED: FaultKind.TIME_LIMIT,
+    Halt.SPENT: FaultKind.INSTRUCTION_LIMIT,
+    Halt.STUCK: FaultKind.CHECK,
+}
 
 
 class BootedKernel:
@@ -104,7 +110,8 @@ class BootedKernel:
         address: int,
         args: Sequence[int] = (),
         *,
-        seconds: float | None = None,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
     ) -> int:
         """Return what a function leaves in the result register.
 
@@ -116,7 +123,7 @@ class BootedKernel:
         before = len(self.board.wires.console)
         self._died = False
         try:
-            return self.guest.call(address, args, seconds=seconds)
+            return self.guest.call(address, args, instructions=instructions, seconds=seconds)
         except Ended as ended:
             raise self._fault(ended, before) from None
 
@@ -170,11 +177,10 @@ class BootedKernel:
                 reason=report.text,
                 backtrace=report.backtrace,
             )
-        kind = FaultKind.TIME_LIMIT if ended.halt is Halt.EXPIRED else FaultKind.EMULATOR
-        if ended.halt is Halt.STUCK:
-            kind = FaultKind.CHECK
+        kind = _KINDS.get(ended.halt, FaultKind.EMULATOR)
         reason = ended.reason or ended.halt.value
-        return Fault(kind=kind, pc=ended.pc, where=where, reason=reason)
+        hint = LIMIT_HINTS.get(kind, "")
+        return Fault(kind=kind, pc=ended.pc, where=where, reason=reason, hint=hint)
 
     def _unpoison(self) -> None:
         """Let the frames of calls that never returned be no longer poisoned, as longjmp() does."""

@@ -28,6 +28,7 @@ from loader.errors import BadKernel
 from loader.kernel.find import find_kernel
 from loader.kernel.image import KernelImage
 
+SECONDS = 600.0  # of the host, that a boot may take: it takes some ten
 _PACKAGES = ("archs", "emulator", "emulator/boards", "emulator/hardware", "kernels/booted")
 _NAMES, _ADDRESSES, _TYPES = "names", "addresses", "types"
 
@@ -120,7 +121,7 @@ def open_kernel(
     *,
     arch: Arch | None = None,
     keep: bool = True,
-    seconds: float | None = None,
+    seconds: float | None = SECONDS,
     on_boot: Callable[[str], object] | None = None,
     on_console: Callable[[bytes], object] | None = None,
 ) -> Standing:

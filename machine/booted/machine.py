@@ -20,9 +20,11 @@ from allocator.types import ADDRESS_MASK
 from archs import Arch
 from archs import arch as arch_by_name
 from emulator.boards.board import Still
+from emulator.budget import DEFAULT
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall, Fault
 from kernels.booted.kernel import BootedKernel
+from kernels.booted.opening import SECONDS as BOOT_SECONDS
 from kernels.booted.opening import Kept, open_kernel
 from kernels.booted.reports import Report
 from kernels.booted.requests import Requests
@@ -46,6 +48,7 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
 from machine.booted.interposing import Interposed, Interposing
+from machine.booted.limits import Limited
 from machine.booted.module import BootedModule, report_of, where_loading, with_regions
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
@@ -56,7 +59,6 @@ OURS = frozenset(
     "design text_poke unknown checks errata stub_sections cpus kasan heap_limit seed force"
     " constructors".split()
 )
-SECONDS = 60.0  # of the host, that a call may take where nobody says otherwise
 _FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
 
@@ -86,7 +88,7 @@ class Snapshot:
     listed: list[Record] | None = attrs.field(default=None, repr=False)
 
 
-class BootedMachine(Savable, Interposed, Using):
+class BootedMachine(Savable, Limited, Interposed, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -136,7 +138,7 @@ class BootedMachine(Savable, Interposed, Using):
         cpu: str = "",
         without: Sequence[str] = (),
         kaslr: int | None = None,
-        boot_seconds: float | None = None,
+        boot_seconds: float | None = BOOT_SECONDS,
         keep: bool = True,
         on_boot: Callable[[str], object] | None = None,
         on_console: Callable[[bytes], object] | None = None,
@@ -166,7 +168,6 @@ class BootedMachine(Savable, Interposed, Using):
         )
         self.kernel = BootedKernel(standing)
         self.arch = standing.arch
-        self.seconds = SECONDS
         self._tree = None if root is None else open_tree(root)
         self.mounted = False
         self._listed = None
@@ -181,15 +182,6 @@ class BootedMachine(Savable, Interposed, Using):
     def models(self) -> str:
         """What answers modules."""
         return f"Linux {self.kernel.release}, booted"
-
-    @property
-    def seconds(self) -> float | None:
-        """Time of the host that a load or a call may take; None: any."""
-        return self.kernel.guest.seconds
-
-    @seconds.setter
-    def seconds(self, most: float | None) -> None:
-        self.kernel.guest.seconds = most
 
     # Modules ------------------------------------------------------------------------------------
 
@@ -237,10 +229,11 @@ class BootedMachine(Savable, Interposed, Using):
         before, outer = set(self.modules), self._asked
         self._asked = tree
         try:
-            for name in needed(file, tree, self.modules):
-                if name not in self.modules:  # as something that another asked for
-                    self.insert(ModuleFile.read(find(tree, name)))
-            return self.insert(file, params)
+            with self.budget():
+                for name in needed(file, tree, self.modules):
+                    if name not in self.modules:  # as something that another asked for
+                        self.insert(ModuleFile.read(find(tree, name)))
+                return self.insert(file, params)
         except KernelRefused:
             for name in reversed([n for n in self.modules if n not in before]):
                 with suppress(KernelRefused):
@@ -353,7 +346,8 @@ class BootedMachine(Savable, Interposed, Using):
         self,
         address: int,
         *args: Argument,
-        seconds: float | None = None,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
         returns: str = "u64",
     ) -> int:
         """Call the guest function at `address`; see `BootedModule.call`."""
@@ -363,7 +357,7 @@ class BootedMachine(Savable, Interposed, Using):
             raise BadCall("call", f"{address!r} is a name, not an address", hint)
         with ExitStack() as buffers:
             slots = [self._slot(value, buffers) for value in args]
-            raw = self.kernel.call(address, slots, seconds=seconds)
+            raw = self.kernel.call(address, slots, instructions=instructions, seconds=seconds)
             for value, slot in zip(args, slots, strict=True):
                 if isinstance(value, Out):
                     value.data = self.read(slot, len(value)) if len(value) else b""
@@ -396,7 +390,7 @@ class BootedMachine(Savable, Interposed, Using):
 
     def _free_quietly(self, address: int) -> None:
         if not self.kernel.board.broken:
-            self.kernel.guest.free(address)
+            self.free(address)
 
     # Memory -------------------------------------------------------------------------------------
 
@@ -430,7 +424,7 @@ class BootedMachine(Savable, Interposed, Using):
     def write(self, address: int, data: bytes) -> None:
         """Store `data` in guest memory, whatever its protection; BadCall where nothing is mapped."""
         try:
-            self.kernel.board.write(address, data)
+            self.kernel.board.rewrite(address, data)
         except (LookupError, IndexError) as error:
             raise BadCall("write", str(error)) from None
 

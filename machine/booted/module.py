@@ -15,6 +15,7 @@ import numpy as np
 from allocator.types import MemType
 from archs import Arch
 from archs.layouts import Layouts, NotKnown
+from emulator.budget import DEFAULT
 from emulator.faults import BadCall, Fault
 from kernels.booted.modules import Inserted, Region
 from kernels.booted.reports import Report
@@ -264,7 +265,8 @@ class BootedModule:
         self,
         name: str,
         *args: Argument,
-        seconds: float | None = None,
+        instructions: int | None = DEFAULT,
+        seconds: float | None = DEFAULT,
         returns: str = "u64",
     ) -> int:
         """Call a function of the module and return its result.
@@ -276,8 +278,9 @@ class BootedModule:
         args
             Ints; bytes or str (copied into guest memory, str NUL-terminated, for the time
             of the call); `Out(n)` for a zeroed buffer that can be read afterwards.
-        seconds
-            Time of the host that it may take; None: the machine's.
+        instructions, seconds
+            What it may take, with all that happens meanwhile; None: anything. By default the
+            machine's limits.
         returns
             C type of the result: the register is converted to it ("int": signed 32 bits).
 
@@ -291,7 +294,9 @@ class BootedModule:
         address = self.address_of(name)
         if name not in self.entries:
             raise BadCall(name, "is not a function: it lies in data")
-        return self._machine.call(address, *args, seconds=seconds, returns=returns)
+        return self._machine.call(
+            address, *args, instructions=instructions, seconds=seconds, returns=returns
+        )
 
     def trace(self, glob: str = "*", **options: Any) -> Trace:
         """Trace this module's functions whose name matches; see `BootedMachine.trace`."""

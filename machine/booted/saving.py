@@ -63,6 +63,7 @@ def save(machine: BootedMachine, path: str | Path) -> None:
         "machine": {
             "mounted": machine.mounted,
             "seconds": machine.seconds,
+            "instructions": machine.instructions,
             "told": kernel.told,
             "modules": [_module(module) for module in modules],
         },
@@ -141,6 +142,8 @@ def resume(machine: BootedMachine, found: saved.Saved) -> None:
         console = found.part("console", _CONSOLE)
         beside = found.head["machine"]
         mounted, seconds, told = (beside[key] for key in ("mounted", "seconds", "told"))
+        instructions = beside["instructions"]
+        _require(instructions is None or _number(instructions) > 0, "instructions")
         _require(isinstance(mounted, bool) and _number(told) <= len(console), "machine")
         limited = isinstance(seconds, int | float) and 0 < seconds < _SECONDS
         _require(seconds is None or limited, "seconds")
@@ -157,7 +160,8 @@ def resume(machine: BootedMachine, found: saved.Saved) -> None:
     board.forget_code()
     board.forget_addresses()
     machine.kernel.told = told
-    machine.mounted, machine.seconds = mounted, seconds
+    machine.mounted = mounted
+    machine.seconds, machine.instructions = seconds, instructions
     machine.modules.clear()
     machine.modules.update((module.name, module) for module in modules)
 
