@@ -13,6 +13,7 @@ from rich.console import Console
 from allocator.types import Hex, size_text
 from emulator.faults import Fault
 from execmem import notices, report
+from execmem.own_kernel import own_kernel_of
 from execmem.streams import say
 from execmem.terminal import Meter, console
 from kernels.algorithms import compute
@@ -67,7 +68,8 @@ def open_machine(module: str, options: Mapping[str, Any], **more: Any) -> Booted
             raise click.UsageError(
                 f"{spelled}: a booted kernel decides that itself (--modelled: ours does)"
             )
-    arch = options.get("arch")
+    kernel, arch = own_kernel_of(module, options), options.get("arch")
+    assert kernel is not None  # else nothing is booted
     if arch is None and (is_file(module) or module.endswith(SUFFIXES)):
         arch = arch_of(read_module(module), Path(module).name).name
     with Meter() as meter:
@@ -93,7 +95,7 @@ def open_machine(module: str, options: Mapping[str, Any], **more: Any) -> Booted
 
         machine = BootedMachine(
             arch,
-            kernel=options["kernel"],
+            kernel=kernel,
             root=options.get("root"),
             cpu=options.get("cpu", ""),
             kaslr=options.get("kaslr"),

@@ -204,6 +204,7 @@ class Computer(abc.ABC):
         self.modprobe = runner.modprobe = Modprobe(
             self.arch, self.kernel, loaded, self.insmod, root, image
         )
+        self.explainer.own_kernel = self.modprobe.own_kernel
         gate = self.loader.gate
         gate.facts, gate.log = self.modprobe.facts, self.kernel.say
         gate.kernel, gate.layouts, gate.force = image, layouts, force

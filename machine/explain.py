@@ -46,6 +46,8 @@ class Explainer:
         self._modules = places.modules
         self.where = places.where
         self.taken: Callable[[], int] = partial(held.taken, kernel)  # locks, by now
+        # Says where the kernel is that a module was built for; nothing where that is not known.
+        self.own_kernel: Callable[[LoadedModule], str] = lambda _loaded: ""
 
     def explain(self, stop: Stop) -> Fault:
         """Return why the guest stopped, for a person."""
@@ -104,6 +106,8 @@ class Explainer:
         told = fault.kind in LIMIT_HINTS or fault.kind is FaultKind.UNKNOWN_STRUCTURE
         if loaded is not None and not told and loaded.foreign:
             fault.foreign = loaded.name
+        if loaded is not None and fault.kind.is_unknown:
+            fault.hint = self.own_kernel(loaded) or fault.hint
 
     def left(self, fault: Fault, address: int, since: int) -> None:
         """Note that the function at `address` stopped, with the locks that it took after `since`."""

@@ -17,6 +17,7 @@ from loader.elf import parse as parse_elf
 from loader.errors import MissingDependency
 from loader.files import SUFFIXES, ModuleFile, decompress, is_file, module_name, read_module
 from loader.kernel.image import KernelImage
+from loader.kernel.own import folders_of, own_kernel
 from loader.loaded import LoadedModule
 from loader.versions import TreeFacts, facts_of
 from machine.insmod import Insmod
@@ -60,6 +61,7 @@ class Modprobe:
         self._image = image
         self._asked = False
         self._facts: TreeFacts | None = None
+        self._folders: dict[Path, None] = {}  # that modules came from
 
     @_one_budget
     def load(
@@ -126,6 +128,15 @@ class Modprobe:
             self._asked = True
         return self._facts
 
+    def own_kernel(self, loaded: LoadedModule) -> str:
+        """Say where the kernel is that a module was built for; empty where it is not at hand."""
+        if self._image is not None:
+            return ""
+        found = own_kernel(loaded.view.modinfo.get("vermagic", "").strip(), self._folders).path
+        if found is None:
+            return ""
+        return f"this module's kernel is {found}: give --kernel auto (Machine(kernel=PATH))"
+
     def _source(
         self, module: str | Path | bytes | ModuleFile
     ) -> tuple[bytes, str, ModuleTree | None]:
@@ -137,8 +148,10 @@ class Modprobe:
         text = str(module)
         path = Path(module)
         if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
+            self._folders |= dict.fromkeys(folders_of(path))
             return read_module(path), path.name, self.tree or tree_around(path)
         path = find(self.tree, text)
+        self._folders |= dict.fromkeys(folders_of(path))
         return read_module(path), path.name, self.tree
 
     def _needed(self, image: bytes, name: str, tree: ModuleTree | None) -> list[str]:

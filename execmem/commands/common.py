@@ -43,7 +43,8 @@ def kernel_option(function: F) -> F:
     return click.option(
         "--kernel",
         metavar="PATH",
-        help="what modules are for: an image, a package or a tree, as for execmem kernel",
+        help="what modules are for: an image, a package or a tree, as for execmem kernel; "
+        "auto: look for the module's own",
     )(function)
 
 
@@ -261,9 +262,11 @@ def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, Ker
         from loader.files import read_module
         from machine.computer import arch_for, given
 
+    from execmem.own_kernel import own_kernel_of
+
     root, a_file = options["root"], is_path(module)
     # A command that runs nothing has no --modelled, and needs none.
-    kernel, modelled = options["kernel"], options.get("modelled", True)
+    kernel, modelled = own_kernel_of(module, options), options.get("modelled", True)
     image = None if kernel is None else given(kernel, modelled=modelled)
     if options["arch"] is not None:
         try:

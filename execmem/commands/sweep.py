@@ -87,11 +87,13 @@ def sweep(
     fault (the guest stopped, or a limit was reached) or refused.
     """
     from allocator.designs import absolute, choose
+    from execmem.own_kernel import kernel_of
     from execmem.sweep import Journal, Options, Summary, files_under, tasks_for
     from execmem.sweep import sweep as rows
     from execmem.terminal import Meter
     from loader.archives import is_archive
     from loader.kernel.find import RUNNING
+    from loader.kernel.own import AUTO
     from machine.computer import given
 
     if resume and output is None:
@@ -103,6 +105,9 @@ def sweep(
     boots(options)
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another
+    files = files_under(paths)
+    if options["kernel"] == AUTO and files:
+        options["kernel"] = kernel_of(files[0], [])  # of all of them: of one build, as in a tree
     if options["kernel"] is not None:
         if options["modelled"]:
             given(options["kernel"], modelled=True)  # refused once, and not in each row
@@ -114,7 +119,6 @@ def sweep(
             booted.open_machine("", {"kernel": options["kernel"], "cpu": options["cpu"]})
         if options["kernel"] != RUNNING:
             options["kernel"] = str(Path(options["kernel"]).resolve())
-    files = files_under(paths)
     settings = Options(memory=memory << 20, **options)
     summary, start = Summary(), time.monotonic()
     total = None if any(map(is_archive, files)) else len(files)

@@ -31,7 +31,7 @@ RUNNING = "running"
 _DEEP = 4  # folders above an image in arch/*/boot
 KEPT = 2  # kernels that are not read again
 _SUFFIX = r"(\.(gz|xz|zst|lz4|lzo|bz2|lzma|efi|signed|unsigned))*"
-_IMAGE = re.compile(r"(vmlinu[xz]|b?zImage|Image)(-.+?)?" + _SUFFIX)
+IMAGE = re.compile(r"(vmlinu[xz]|b?zImage|Image)(-.+?)?" + _SUFFIX)
 _CONFIG = re.compile(r"config(-[^/]*)?|\.config")
 _VERSION = re.compile(r"(?:.*/)?lib/modules/([^/]+)/(?:build/)?[^/]+")
 
@@ -187,18 +187,18 @@ def _in_folder(folder: Path) -> KernelFiles:
     for pattern in patterns:
         for place in sorted(folder.glob(pattern)) if pattern else [folder]:
             for path in sorted(place.iterdir()) if place.is_dir() else ():
-                if _IMAGE.fullmatch(path.name) and path.is_file():
-                    found.setdefault(_release_of(str(path.relative_to(folder.parent))), path)
+                if IMAGE.fullmatch(path.name) and path.is_file():
+                    found.setdefault(release_of(str(path.relative_to(folder.parent))), path)
     image = found[_only(found, str(folder))]
     configs = _configs_beside(image)
-    release = _release_of(str(image))
+    release = release_of(str(image))
     roots = [folder, *folder.parents][:4]
     configs += [root / "boot" / f"config-{release}" for root in roots if release]
     configs += [root / "lib/modules" / release / "config" for root in roots if release]
     return _at(image, configs)
 
 
-def _release_of(path: str) -> str:
+def release_of(path: str) -> str:
     """Return the release that an image's or configuration's path names; empty for none."""
     folder = _VERSION.fullmatch(path)
     if folder is not None:
@@ -229,7 +229,7 @@ def _in_archive(path: Path) -> KernelFiles:
         if member.file is None:
             size = f"{member.size:#x} bytes, more than {MAX_MEMBER:#x}"
             raise BadKernel(source, "file", size)
-        release = _release_of(member.path)
+        release = release_of(member.path)
         if _CONFIG.fullmatch(member.file.name):
             configs[release] = (source, _text(member.file.data))
         else:
@@ -243,4 +243,4 @@ def _in_archive(path: Path) -> KernelFiles:
 def _wanted(name: str) -> bool:
     folder, _, base = name.rpartition("/")
     usual = re.fullmatch(r"(usr/lib/debug/)?(usr/)?(boot|lib/modules/[^/]+)", folder)
-    return bool(usual and (_IMAGE.fullmatch(base) or _CONFIG.fullmatch(base)))
+    return bool(usual and (IMAGE.fullmatch(base) or _CONFIG.fullmatch(base)))
