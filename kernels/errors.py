@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from allocator.errors import ExecmemError, printable
 
+_PREFIX = re.compile(r"^(<\d+>)?(\[ *[\d.]+\](\[ *[TC]\d+\])?)?")  # level and time of a message
 MAX_ERRNO = 4095  # include/linux/err.h
 
 # errno 1 ... 133 of asm-generic/errno.h, `-` where there is none, then 512 ... 530 of
@@ -91,7 +94,9 @@ class BootFailed(ExecmemError):
     printed: bytes = attrs.field(default=b"", repr=False)
 
     def __str__(self) -> str:
-        said = f"; it last said:\n{printable(self.console)}" if self.console else ""
+        lines = [_PREFIX.sub("", line).strip() for line in self.console.splitlines()]
+        told = " | ".join(filter(None, lines))
+        said = f"; it last said: {printable(told)}" if told else ""
         return f"{printable(self.kernel)}: does not boot: {printable(self.reason)}{said}"
 
 

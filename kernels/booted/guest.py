@@ -27,6 +27,8 @@ _ALIGN = 16
 _FRAME = 256  # bytes that a function may use below its stack pointer, and no less
 _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED = 3, 0x8022  # uapi/asm-generic/mman-common.h
 
+_PUT_OFF = "task_work_run"
+
 # Functions by the names that they have had, newest first.
 _ALLOC = ("__kmalloc_noprof", "__kmalloc")
 _ALLOC_LARGE = ("vzalloc_noprof", "vzalloc")
@@ -229,12 +231,22 @@ class Guest:
         boot = self.arch.boots
         address = self.find([form.format(name) for form in boot.system_calls])
         if not boot.system_call_arguments:
-            return signed(self.call(address, args))
+            return self._left(signed(self.call(address, args)))
         registers = bytearray(boot.registers_size)
         for at, value in zip(boot.system_call_arguments, args, strict=False):
             registers[at : at + 8] = (value & ADDRESS_MASK).to_bytes(8, "little")
         with self.stacked(bytes(registers)) as at:
-            return signed(self.call(address, (at,)))
+            return self._left(signed(self.call(address, (at,))))
+
+    def _left(self, result: int) -> int:
+        """Do what is put off until the process leaves the kernel, as it never does.
+
+        Files that were closed are let go then (fs/file_table.c, fput(); until 6.6 by close(2), too).
+        """
+        if _PUT_OFF in self.symbols and not self.depth:
+            with self.unwatched():
+                self.call(self.symbols[_PUT_OFF])
+        return result
 
     @contextmanager
     def stacked(self, data: bytes) -> Iterator[int]:

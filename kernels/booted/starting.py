@@ -12,6 +12,7 @@ from functools import partial
 
 import attrs
 
+from allocator.types import size_text
 from archs.levels.boot import Need, Plan
 from emulator.boards import board_of
 from emulator.boards.board import Board, Halt
@@ -30,6 +31,9 @@ _MET = "getppid"
 _IDLE = ("do_idle", "default_idle_call", "arch_cpu_idle", "cpu_do_idle", "cpu_startup_entry")
 _OFF = ("emergency_restart", "machine_restart", "machine_halt", "machine_power_off")
 _PANIC = "Kernel panic"
+_MEMORY_STEP, _MEMORY = 1 << 16, 1 << 36  # bytes: a page of the largest size; what boards hold
+# Of COMMAND_LINE_SIZE, which is 1024 or 2048, what the level's own words leave.
+_COMMAND_LINE = 800
 # What every boot takes, whatever the hardware is.
 _NEEDS = (
     Need(
@@ -175,15 +179,25 @@ def start(
     LevelMissing
         The architecture has no level boot.
     """
+    _check(image, parameters)
     plan = plan_of(image, parameters)
     level = image.arch.boots
     beginning = level.start(plan)
+    needed = max(at + len(data) for at, data in beginning.contents.items()) - level.ram
+    if needed > plan.memory:
+        few, least = size_text(plan.memory), size_text(needed)
+        raise BootFailed(
+            image.name, f"{few} of memory are too little: it takes {least} to begin", ""
+        )
     met = [image.symbols.get(form.format(_MET)) for form in level.system_calls]
     where = next((address for address in met if address is not None), None)
     if where is None:
         names = ", ".join(form.format(_MET) for form in level.system_calls)
         raise BootFailed(image.name, f"none of {names} is among its symbols", "")
-    board = board_of(image.arch, plan.memory, parameters.cpu)
+    try:
+        board = board_of(image.arch, plan.memory, parameters.cpu)
+    except OSError as error:
+        raise BootFailed(image.name, f"no memory of the host: {error.strerror}", "") from None
     board.wires.on_console = on_console
     board.load(beginning)
     base, symbols = image.loaded.address, image.symbols
@@ -237,6 +251,22 @@ def _move(image: KernelImage, board: Board, physical: int, seconds: float | None
     if not slide:
         raise BootFailed(image.name, _UNMOVED, "", b"")
     return slide
+
+
+def _check(image: KernelImage, parameters: Parameters) -> None:
+    """Refuse what nobody can boot with; BootFailed."""
+    if parameters.memory % _MEMORY_STEP or not 0 <= parameters.memory <= _MEMORY:
+        most = size_text(_MEMORY)
+        reason = (
+            f"memory={parameters.memory}: a multiple of {_MEMORY_STEP:#x} bytes, at most {most}"
+        )
+        raise BootFailed(image.name, reason, "")
+    words = parameters.command_line
+    if not words.isascii() or (words and not words.isprintable()):
+        raise BootFailed(image.name, f"command line {words!r}: not printable ASCII", "")
+    if len(words) > _COMMAND_LINE:
+        reason = f"a command line of {len(words)} bytes: at most {_COMMAND_LINE}"
+        raise BootFailed(image.name, reason, "")
 
 
 def lacking(image: KernelImage, needs: Iterable[Need]) -> str:

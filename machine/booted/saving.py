@@ -22,6 +22,7 @@ from emulator.boards.rest import become, rest_of
 from emulator.faults import BadCall
 from kernels.booted import saved
 from kernels.booted.modules import Inserted, Region
+from kernels.booted.reports import every
 from kernels.booted.starting import Parameters
 from kernels.errors import BadSnapshot
 from kernels.log import LogLine
@@ -194,7 +195,8 @@ def _modules(machine: BootedMachine, found: saved.Saved, given: object) -> Itera
         )
         pairs = (_pair(line) for line in _list(each["log"], _LINES))
         log = tuple(LogLine(_number(level) & 7, _text(text)) for level, text in pairs)
-        report = report_of(machine.arch, machine.kernel.release, name, view, inserted, log)
+        release, told = machine.kernel.release, tuple(every(line.text for line in log))
+        report = report_of(machine.arch, release, name, view, inserted, log, told)
         module = BootedModule(machine, view, name, inserted, report)
         yield module
 
