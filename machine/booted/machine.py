@@ -48,6 +48,7 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
 from machine.booted.interposing import Interposed, Interposing
+from machine.booted.kernelway import KernelWay, Kernelwise
 from machine.booted.limits import Limited
 from machine.booted.module import BootedModule, report_of, where_loading, with_regions
 from machine.booted.process import Using
@@ -88,7 +89,7 @@ class Snapshot:
     listed: list[Record] | None = attrs.field(default=None, repr=False)
 
 
-class BootedMachine(Savable, Limited, Interposed, Using):
+class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -177,6 +178,8 @@ class BootedMachine(Savable, Limited, Interposed, Using):
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self.request)
         self._disassembler = Disassembler(self.arch)
+        functions = self.interposing.functions
+        self._way = KernelWay(self.kernel, functions, self.read, self.open, self.disassemble)
 
     @property
     def models(self) -> str:
