@@ -214,9 +214,13 @@ class KernelWay:
             return file.read_all().decode("utf-8", "backslashreplace")
 
     def buffer(self) -> list[str]:
-        """Return the lines of the trace buffer."""
+        """Return the lines of the trace buffer; what reading it calls is not traced."""
         try:
-            return [line for line in self._text("trace").splitlines() if line[:1] != "#"]
+            self._write("tracing_on", "0")
+            try:
+                return [line for line in self._text("trace").splitlines() if line[:1] != "#"]
+            finally:
+                self._write("tracing_on", "1")
         except FileError:
             return []  # it is from before that was there
 

@@ -75,8 +75,8 @@ def test_a_panic_is_told_with_what_the_kernel_said(image: KernelImage, own: Path
 
 
 def test_a_boot_that_takes_too_long_ends(image: KernelImage, own: Path) -> None:
-    """With what it had said so far."""
-    with pytest.raises(BootFailed, match=r"time is over.*it last said: "):
+    """Like any other that fails."""
+    with pytest.raises(BootFailed, match="its time was over"):
         open_kernel(image, seconds=0.7)
     assert not own.exists()
 
