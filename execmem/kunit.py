@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from execmem import booted, notices, report
@@ -32,7 +33,7 @@ def kunit(modules: Sequence[str], options: Mapping[str, Any]) -> int:
     """Run tests, show what they came to, and return the exit code."""
     found = list(_tested(modules, options))
     counts = _counts(found)
-    good = all(each.outcome.is_good for each in found) and bool(found)
+    good = all(each.outcome.is_good for each in found) and any(counts.values())
     if options["as_json"]:
         report.print_json(_document(found, counts, passed=good))
     else:
@@ -132,7 +133,10 @@ class _Runner:
             reason = "has no KUnit built in (CONFIG_KUNIT=y); name modules"
             return Tested(name=tests.BUILT_IN, outcome=Outcome.NONE, error=reason)
         lines = [line.text for line in machine.log]
-        return tests.built_in(lines, "", time.monotonic() - start)
+        tested = tests.built_in(lines, "", time.monotonic() - start)
+        if tested.outcome is Outcome.NONE and self._filters.parameters:
+            return attrs.evolve(tested, outcome=Outcome.SKIPPED, error=tests.FILTERED)
+        return tested
 
     def module(self, name: str) -> Tested:
         """Return what became of a module's tests."""

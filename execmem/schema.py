@@ -553,7 +553,7 @@ DOCUMENTS: Mapping[str, Keys] = {
             TEXT,
             "`passed`, `failed`, `crashed`, `skipped`, `refused` (it did not load), `no tests`",
         ),
-        "modules[].error": (TEXT, f"why it was refused or crashed{NULL}neither"),
+        "modules[].error": (TEXT, f"why it was refused, crashed or skipped{NULL}none of them"),
         "modules[].seconds": (REAL, "wall-clock time"),
         "modules[].counts{}": (COUNT, "its tests, by status"),
         "modules[].problems[]": (TEXT, "where what it printed is not as KTAP has it"),

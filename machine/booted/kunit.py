@@ -33,6 +33,7 @@ KUNIT = "kunit"  # the module, where it is one
 RUN_ALL = "kunit_run_all_tests"  # runs what is built in, at the end of the boot (init/main.c)
 ENABLE = "kunit.enable=1"  # where CONFIG_KUNIT_DEFAULT_ENABLED is off
 BUILT_IN = "built-in"
+FILTERED = "no test matches the filters"
 _BEGINS = "kunit_init_test"  # (test, name, log), before each test case
 _SECTION = b".kunit_test_suites\0"
 _NAME = 256  # bytes of a test's name
@@ -105,7 +106,8 @@ class Tested:
     results
         What the tests said.
     error
-        Why the module did not load, or its tests did not come to an end; empty where they did.
+        Why the module did not load, its tests did not come to an end, or none was run; else
+        empty.
     lines
         What the kernel logged meanwhile.
     reports
@@ -172,7 +174,7 @@ def run(machine: Testee, module: Path, filters: Filters | None = None) -> Tested
     module
         The file.
     filters
-        For a KUnit that is a module; one that is built in has them from its command line.
+        What the kernel was told on its command line; a KUnit that is a module is told here.
     """
     start = time.monotonic()
     before = len(machine.log)
@@ -191,9 +193,12 @@ def run(machine: Testee, module: Path, filters: Filters | None = None) -> Tested
     results = ktap.read(lines)
     if error:
         results = ktap.with_names(results, begun)
+    outcome = Outcome.REFUSED if refused else outcome_of(results, error)
+    if outcome is Outcome.NONE and filters is not None and filters.parameters:
+        outcome, error = Outcome.SKIPPED, FILTERED
     return Tested(
         name=module_name(module),
-        outcome=Outcome.REFUSED if refused else outcome_of(results, error),
+        outcome=outcome,
         results=results,
         error=refused or error,
         lines=lines,

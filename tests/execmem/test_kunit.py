@@ -190,6 +190,16 @@ def test_a_boot_that_came_to_no_test_is_no_tests_failure(
     assert (code, out) == (1, "")
 
 
+def test_modules_that_filters_leave_out_are_skipped(
+    run: Callable[..., tuple[int, str, Said]],
+) -> None:
+    """Modules that filters leave out are skipped; where nothing is left, that is no success."""
+    code, out, _ = run({"empty": "", "a": PASSES}, "--filter-glob", "a*")
+    assert code == 0
+    assert "ok 1 empty # SKIP no test matches the filters" in out
+    assert run({"empty": ""}, "--filter-glob", "a*")[0] == 1
+
+
 @pytest.mark.parametrize("words", [["kunit"], ["kunit", "x", "--all", "--kernel", "k"]])
 def test_wrong_words_are_usage(words: list[str]) -> None:
     """Wrong words are usage."""
