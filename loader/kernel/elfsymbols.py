@@ -135,8 +135,9 @@ def _sections(data: bytes) -> NDArray[np.void]:
 def _letters(headers: NDArray[np.void]) -> list[str]:
     """Return the letter that nm has for each section's symbols; empty: they are not in memory."""
     letters = []
-    for flags, kind in zip(headers["flags"].tolist(), headers["type"].tolist(), strict=True):
-        if not flags & _ALLOC:
+    columns = (headers[name].tolist() for name in ("flags", "type", "address"))
+    for flags, kind, address in zip(*columns, strict=True):
+        if not flags & _ALLOC and not address:  # what is empty may not be marked
             letters.append("")
         elif flags & _EXECUTE:
             letters.append("T")
