@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -52,6 +52,7 @@ class BootedKernel:
         self._log: list[LogLine] = []
         self._parsed = 0  # bytes of the console
         self._died = False
+        self.symbolize: Callable[[int], str | None] = self.name_at  # or what knows modules, too
         self.told = 0  # bytes of the console up to the last report that became a Fault
         for name in _DEAD:
             if name in self.symbols:
@@ -98,7 +99,7 @@ class BootedKernel:
 
     def _named(self, report: Report) -> Report:
         """Return a report with names for addresses, and without where calls return to."""
-        found = reports.named(report, self.name_at)
+        found = reports.named(report, self.symbolize)
         if found.backtrace[-1:] == (self.name_at(self.guest.trap),):
             found = attrs.evolve(found, backtrace=found.backtrace[:-1])
         return found

@@ -161,7 +161,7 @@ def _at(image: Path, configs: Iterable[Path]) -> KernelFiles:
 def built_in(image: Path) -> Path | None:
     """Return the folder that an image was built in, and lies in; None: it lies elsewhere."""
     for folder in list(image.absolute().parents)[:_DEEP]:
-        if all(_readable(folder / name) for name in ("vmlinux", ".config", "Module.symvers")):
+        if all(_readable(folder / name) for name in ("vmlinux", ".config")):
             return folder
     return None
 

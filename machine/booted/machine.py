@@ -168,6 +168,7 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             on_console=on_console,
         )
         self.kernel = BootedKernel(standing)
+        self.kernel.symbolize = self.symbolize
         self.arch = standing.arch
         self._tree = None if root is None else open_tree(root)
         self.mounted = False
