@@ -53,11 +53,12 @@ from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.marks import Mark
+from archs.operands_arm64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
-from archs.reloc import signed
-from archs.relocations_arm64 import ADR, ADRP, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
+from archs.reloc import Reach, signed
+from archs.relocations_arm64 import ADR, ADRP, ASSEMBLY, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
 from archs.start_arm64 import BOOT
 from archs.system_arm64 import SYSTEM
 from archs.text_arm64 import PATCHING
@@ -175,10 +176,18 @@ def _vmemmap(bits: int, least: int, page: int, version: Version) -> int:
     return start % (1 << 64)
 
 
+_ADRP = Reach(-(1 << 32), 1 << 32, PAGE_SIZE)
+
+
 def plt_entry(address: int, target: int) -> bytes:
-    """Return ADRP x16 ; ADD x16, x16, #lo12 ; BR x16 (arch/arm64/kernel/module-plts.c)."""
+    """Return ADRP x16 ; ADD x16, x16, #lo12 ; BR x16 (arch/arm64/kernel/module-plts.c).
+
+    Where ADRP does not reach, BRK stands for it (aarch64_insn_gen_adr: AARCH64_BREAK_FAULT).
+    """
     pages = (target >> 12) - (address >> 12)
     adrp = 0x9000_0010 | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5
+    if pages << 12 not in _ADRP:
+        adrp = 0xD420_2000
     add = 0x9100_0210 | (target & 0xFFF) << 10
     br_x16 = 0xD61F_0200
     return b"".join(word.to_bytes(4, "little") for word in (adrp, add, br_x16))
@@ -396,7 +405,9 @@ ARM64 = Arch(
     machine=183,
     link=Link(
         relocations=RELOCATIONS,
+        operands=OPERANDS,
         clean_target=False,
+        assembly=ASSEMBLY,
         branches=(
             Branch(mnemonic="bl", reach=signed(28, 4), what="call", probe=_probe(0x9400_0000, 283)),
             Branch(mnemonic="b", reach=signed(28, 4), what="jump", probe=_probe(0x1400_0000, 282)),
@@ -453,6 +464,7 @@ ARM64 = Arch(
             sorts=True,
             align=64,
             branches=(282, 283),
+            reach=_ADRP,
             placeholders=dict.fromkeys(_TRAMPOLINES, _TRAMPOLINE_SIZE),
             required=True,
         ),

@@ -37,7 +37,7 @@ from archs.arch import Arch
 from archs.dialect import Dialect, Info
 from archs.extable import POINTERS
 from archs.layouts import Table
-from archs.levels.link import Branch, Fill, Link, Probe, Region, rows
+from archs.levels.link import Assembly, Branch, Fill, Link, Probe, Region, rows
 from archs.levels.load import Load
 from archs.levels.run import (
     Anchor,
@@ -49,6 +49,7 @@ from archs.levels.run import (
     consecutive_slots,
 )
 from archs.op import Op, Term
+from archs.operands_mips64el import OPERANDS
 from archs.reloc import Part, Reach, Reloc, Slice, data, signed
 from archs.system_mips64el import SYSTEM, delays
 from archs.versions import MODELLED, Version
@@ -211,7 +212,31 @@ MIPS64EL = Arch(
     machine=8,
     link=Link(
         relocations=RELOCATIONS,
+        operands=OPERANDS,
         clean_target=False,
+        assembly=Assembly(
+            triple="mips64el-linux-gnuabi64",
+            hosts=("mips64",),
+            lines={
+                "begin": (".set noreorder",),
+                "function": ("daddiu $sp, $sp, -16", "sd $31, 8($sp)"),
+                "return": ("ld $31, 8($sp)", "jr $31", "daddiu $sp, $sp, 16"),
+                "value": ("li $2, {0}",),
+                "call": ("dla $25, {0}", "jalr $25", "nop"),
+                "branch": ("dla $25, {0}", "ld $31, 8($sp)", "jr $25", "daddiu $sp, $sp, 16"),
+                "address-of": ("dla $2, {0}",),
+                "load": ("ld $2, 0($2)",),
+                "word": (".dword {0}",),
+            },
+            flags=(
+                "-mabi=64",
+                "-march=mips64r2",
+                "-mno-abicalls",
+                "-fno-pic",
+                "-mlong-calls",
+                "-G0",
+            ),
+        ),
         dialect=Dialect(info=Info.MIPS64),
         branches=(
             Branch(

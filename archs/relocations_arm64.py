@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from archs.levels.link import rows
+from archs.levels.link import Assembly, rows
 from archs.op import Got, Op
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 
@@ -146,4 +146,20 @@ RELOCATIONS = rows(
         Reloc(1024 + n, f"R_AARCH64_{name}", Op.NONE, unsupported=_DYNAMIC)
         for n, name in enumerate(_DYNAMIC_NAMES)
     ),
+)
+
+ASSEMBLY = Assembly(
+    triple="aarch64-linux-gnu",
+    hosts=("aarch64",),
+    lines={
+        "function": ("stp x29, x30, [sp, #-16]!",),
+        "return": ("ldp x29, x30, [sp], #16", "ret"),
+        "value": ("mov x0, #{0}",),
+        "call": ("bl {0}",),
+        "branch": ("ldp x29, x30, [sp], #16", "b {0}"),
+        "address-of": ("adrp x0, {0}", "add x0, x0, :lo12:{0}"),
+        "load": ("ldr x0, [x0]",),
+        "word": (".quad {0}",),
+    },
+    flags=("-mgeneral-regs-only", "-mno-outline-atomics", "-mbranch-protection=none"),
 )

@@ -48,7 +48,7 @@ from archs.boot_riscv64 import ATOMICS, EXTENSIONS, THEAD, environment
 from archs.environment import Environment
 from archs.extable import ENTRY, POINTERS
 from archs.layouts import Table
-from archs.levels.link import Branch, Fill, Link, Probe, rows
+from archs.levels.link import Assembly, Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import (
@@ -60,6 +60,7 @@ from archs.levels.run import (
     consecutive_slots,
 )
 from archs.op import Got, Op
+from archs.operands_riscv64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
@@ -334,7 +335,24 @@ RISCV64 = Arch(
     machine=243,
     link=Link(
         relocations=RELOCATIONS,
+        operands=OPERANDS,
         clean_target=False,
+        assembly=Assembly(
+            triple="riscv64-linux-gnu",
+            hosts=("riscv64",),
+            lines={
+                "begin": (".option norelax",),
+                "function": ("addi sp, sp, -16", "sd ra, 8(sp)"),
+                "return": ("ld ra, 8(sp)", "addi sp, sp, 16", "ret"),
+                "value": ("li a0, {0}",),
+                "call": ("call {0}",),
+                "branch": ("ld ra, 8(sp)", "addi sp, sp, 16", "tail {0}"),
+                "address-of": ("lla a0, {0}",),
+                "load": ("ld a0, 0(a0)",),
+                "word": (".dword {0}",),
+            },
+            flags=("-mcmodel=medany", "-mno-relax", "-mabi=lp64", "-march=rv64imac_zicsr_zifencei"),
+        ),
         branches=(
             Branch(
                 mnemonic="auipc + jalr",

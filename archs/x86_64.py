@@ -44,12 +44,13 @@ from archs.boot_x86_64 import NUMBERS, environment
 from archs.extable import ENTRY, HANDLED
 from archs.insn_x86_64 import NOPS, REGISTERS, holds
 from archs.layouts import Table
-from archs.levels.link import Branch, Fill, Link, Probe, rows
+from archs.levels.link import Assembly, Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load
 from archs.levels.patch import Emulator, LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.marks import Mark
 from archs.op import Got, Op
+from archs.operands_x86_64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, orc, static_calls, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import Pass
@@ -369,7 +370,23 @@ X86_64 = Arch(
     machine=62,
     link=Link(
         relocations=RELOCATIONS,
+        operands=OPERANDS,
         clean_target=True,
+        assembly=Assembly(
+            triple="x86_64-linux-gnu",
+            hosts=("x86_64", "AMD64"),
+            lines={
+                "function": ("push %rbp",),
+                "return": ("pop %rbp", "ret"),
+                "value": ("mov ${0}, %rax",),
+                "call": ("call {0}",),
+                "branch": ("pop %rbp", "jmp {0}"),
+                "address-of": ("lea {0}(%rip), %rax",),
+                "load": ("mov (%rax), %rax",),
+                "word": (".quad {0}",),
+            },
+            flags=("-m64", "-mcmodel=kernel", "-mno-red-zone", "-mno-sse", "-fcf-protection=none"),
+        ),
         branches=(
             Branch(
                 mnemonic="call rel32",

@@ -34,6 +34,12 @@ class Disassembler:
             return f"{mnemonic} {operands}".strip()
         return f"(bytes {code[:4].hex(' ')})"
 
+    def size(self, code: bytes, address: int) -> int | None:
+        """Return the bytes of the first instruction of `code`; None where there is no valid one."""
+        for _, size, _, _ in self._engine.disasm_lite(code, address, 1):
+            return int(size)
+        return None
+
     def all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
         """Return (address, size, text) of every instruction up to the first invalid one."""
         return [

@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "Write a module as it lies in memory, for other tools.",
     "types": "Show structures of a kernel or module, with offsets.",
     "explain": "Write a page to explore: address space, reach, relocations.",
+    "check": "Run relocation cases: link, compare, execute, ask other linkers.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
     "kunit": "Run a kernel's KUnit tests, for people and for CI.",

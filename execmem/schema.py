@@ -4,6 +4,7 @@
 A key is named by its path: `modules[].regions[].address` is in each element of two lists, and
 `relocations{}` stands for keys that depend on the input. `docs/json.md` is written from here
 (`python -m execmem.reference`), and the tests hold every command's documents to it.
+Long because it is every key of every document.
 """
 
 from __future__ import annotations
@@ -366,6 +367,62 @@ DOCUMENTS: Mapping[str, Keys] = {
         "types[].members[].shift": (COUNT, f"its first bit at `offset`{NULL}it is none"),
         "types[].members[].hole": (COUNT, "unused bytes before it"),
         "names[]": (TEXT, "that a GLOB matches"),
+    },
+    "check": {
+        "outcomes[].path": (TEXT, "file"),
+        "outcomes[].arch": (TEXT, "architecture; empty where the file is no case"),
+        "outcomes[].placement": (TEXT, "which link of the case; empty where there is one"),
+        "outcomes[].outcome": (TEXT, "`passed`, `failed`, `skipped`, `foreign` (not a module's)"),
+        "outcomes[].findings[].outcome": (
+            TEXT,
+            "the same, of one directive; `noted`: a linker is not asked, or differs as is known",
+        ),
+        "outcomes[].findings[].line": (COUNT, "where that stands; 0: the whole file"),
+        "outcomes[].findings[].text": (TEXT, "the directive where it holds, else what is wrong"),
+    },
+    "check --random": {
+        "random[].arch": (TEXT, "architecture"),
+        "random[].cases": (COUNT, "cases that were made"),
+        "random[].records": (COUNT, "relocations in them"),
+        "random[].linked": (COUNT, "cases that were linked here"),
+        "random[].refused": (COUNT, "cases of which a relocation was refused"),
+        "random[].executed": (COUNT, "cases that the guest executed"),
+        "random[].same{}": (COUNT, "by linker, cases that it sees alike"),
+        "random[].unasked{}": (COUNT, "by linker, cases with a type that it does not know"),
+        "random[].known[].linker": (TEXT, "linker"),
+        "random[].known[].why": (TEXT, "why it is known to differ"),
+        "random[].known[].cases": (COUNT, "where it does"),
+        "random[].different[].linker": (TEXT, "linker; `here`: the guest, or nobody else"),
+        "random[].different[].kind": (
+            TEXT,
+            "`bytes`, `links`, `refuses`, `executes` or `fails`: how it differs, which nobody explains",
+        ),
+        "random[].different[].reloc": (TEXT, "relocation"),
+        "random[].different[].cases": (COUNT, "where it does"),
+        "random[].found[].name": (TEXT, "name of the case file"),
+        "random[].found[].text": (TEXT, "what differs"),
+        "random[].found[].why": (TEXT, "why, where that is known; else empty"),
+        "random[].found[].case": (TEXT, "the case file"),
+    },
+    "check --matrix": {
+        "rows[].arch": (TEXT, "architecture"),
+        "rows[].reloc": (TEXT, "relocation"),
+        "rows[].in": (FLAG, "whether a case has it inside its reach"),
+        "rows[].lo": (FLAG, f"at the lower end{NULL}there is none"),
+        "rows[].hi": (FLAG, f"at the upper end{NULL}there is none"),
+        "rows[].<lo": (FLAG, f"refused below{NULL}there is no below"),
+        "rows[].>hi": (FLAG, f"refused above{NULL}there is no above"),
+        "rows[].off": (FLAG, f"refused off its grid{NULL}it has none"),
+        "rows[].plt": (FLAG, f"through a PLT entry{NULL}it has none"),
+        "rows[].run": (FLAG, f"executed{NULL}it is data"),
+        "rows[].linkers[].column": (TEXT, "a column that there is"),
+        "rows[].linkers[].names[]": (TEXT, "the linkers that made the same there, or refused it"),
+        "rows[].not_run": (
+            TEXT,
+            f"why no instruction of it is executed{NULL}nothing is against it",
+        ),
+        "rows[].holes[]": (TEXT, "columns that nobody has tried"),
+        "outcomes[]": (PART, "of the cases that failed, as above"),
     },
     "archs": {
         "archs[].name": (TEXT, "architecture"),

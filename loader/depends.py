@@ -279,7 +279,7 @@ def _answers(path: Path, alias: str) -> bool:
     """Return whether a module has an alias; a file that is no module has none."""
     try:
         said = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
     return any(
         fnmatchcase(alias, pattern) for pattern in _aliases(path, said.st_mtime_ns, said.st_size)

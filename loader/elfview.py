@@ -201,7 +201,11 @@ class ElfView:
         symbol = self.symbols[index]
         if symbol["info"] & 0xF == STT_SECTION and symbol["shndx"] < len(self.sections):
             return self.sections[int(symbol["shndx"])].name
-        return self._string(int(symbol["name"]))
+        return self.own_name(index)
+
+    def own_name(self, index: int) -> str:
+        """Return the name that the symbol table has of a symbol; section symbols may have one."""
+        return self._string(int(self.symbols["name"][index]))
 
     def _string(self, offset: int) -> str:
         if offset >= self.symbol_names.size:

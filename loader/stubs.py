@@ -224,7 +224,7 @@ class _Emitter:
             repeated = True
         else:
             index = self.take()
-            if index is None:
+            if index is None or not self.template.leads(self.at(index), target):
                 return None
             self.put(index, self.template.encode(self.at(index), target))
             self.use.used, self.last = index + 1, target

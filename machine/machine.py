@@ -7,6 +7,7 @@ when it fails, dependencies included.
 
 CPUs never run at the same time: one runs while nobody lets another one run (`on`, `start`),
 so that any interleaving of several can be made, and made again.
+Long because it is all that a machine can do, a method each.
 """
 
 from __future__ import annotations

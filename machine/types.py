@@ -3,7 +3,7 @@
 
 `GuestType` is a type, `View` a value in guest memory that is read when it is asked for and written
 when a member is set, `Pointer` a number that knows what it points at. Nothing is cached: what the
-guest changes is seen at once.
+guest changes is seen at once. Long because a type makes values, and a value knows its type.
 """
 
 from __future__ import annotations

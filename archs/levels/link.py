@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import attrs
@@ -11,6 +12,7 @@ from allocator.types import Interval, size_text
 from archs.dialect import NATIVE, Dialect, Info
 from archs.marks import Mark
 from archs.op import Op
+from archs.operands import Patterns, Templates
 from archs.reloc import Reach, Reloc, Rows, data
 
 
@@ -102,6 +104,29 @@ class Branch:
 
 
 @attrs.frozen(kw_only=True)
+class Assembly:
+    """How its assembly is written, and by which programs it is assembled and linked.
+
+    Parameters
+    ----------
+    triple
+        Of the GNU tools: the prefix of their names, and what clang and llvm-mc are told.
+    hosts
+        What machines call themselves whose own tools do, too.
+    lines
+        The lines that each word of a body for every architecture stands for; `{0}` is what
+        follows the word. See `execmem.check.shared` for the words.
+    flags
+        What compilers must be told so that C becomes a module's code.
+    """
+
+    triple: str
+    hosts: tuple[str, ...] = ()
+    lines: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Link:
     """What linking needs: relocations, and the instructions that they fill.
 
@@ -122,10 +147,14 @@ class Link:
     code_model_wide
         The option for code that can be anywhere, of which other relocations take the rest of an
         address (`Reloc.unless`).
+    operands
+        Which numbers instructions hold, as LLVM counts them; None where nobody has said.
     code_model_absolute
         Relocations narrower than an address by which its code holds absolute addresses.
     marks
         What its modules may show of their kernel.
+    assembly
+        How its assembly is written; None where nobody has said.
     """
 
     relocations: Rows = attrs.field(converter=Rows, repr=False)
@@ -136,7 +165,9 @@ class Link:
     code_model_option: str = ""
     code_model_wide: str = ""
     code_model_absolute: tuple[int, ...] = ()
+    operands: Patterns | Templates | None = None
     marks: tuple[Mark, ...] = ()
+    assembly: Assembly | None = None
 
     @cached_property
     def pointers(self) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from allocator.types import PAGE_SIZE, AddressMap
 from archs.extable import ENTRY, Forms
 from archs.layouts import Layouts
+from archs.op import signed
+from archs.reloc import Reach
 from archs.versions import Since
 
 
@@ -36,6 +38,8 @@ class Plt:
         before only; else it visits them in file order and finds any earlier entry.
     align
         Alignment of the sections, in bytes.
+    reach
+        Distances from the page of an entry to that of its target; None: it leads anywhere.
     branches
         Relocation numbers of the branches that may go through an entry.
     placeholders
@@ -55,6 +59,12 @@ class Plt:
     branches: tuple[int, ...]
     placeholders: Mapping[str, Since[int]]
     required: bool = False
+    reach: Reach | None = None
+
+    def leads(self, address: int, target: int) -> bool:
+        """Return whether an entry at an address leads to a target."""
+        distance = signed((target & -PAGE_SIZE) - (address & -PAGE_SIZE))
+        return self.reach is None or distance in self.reach
 
 
 @attrs.frozen(kw_only=True)

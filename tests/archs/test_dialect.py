@@ -17,11 +17,11 @@ from archs.dialect import NATIVE, RELA, SYMBOL, Dialect, Info
 from archs.levels.link import Link, rows
 from archs.op import Op
 from archs.reloc import Part, Reloc, Slice, data
+from execmem.check.elfwriter import ABS, LOCAL, A, Form, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule
 from tests.archs.toy import TOY
-from tests.support.elfwriter import ABS, LOCAL, A, Form, Rela, Sec, Sym, W, X, write
 
 PPC, MIPS = 20, 8  # pyelftools unpacks r_info by the machine
 DIALECTS = [

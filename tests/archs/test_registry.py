@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import archs
 from archs.op import Op
 from archs.reloc import Part, Reach, Stub
+from execmem.check.elfwriter import Rela, Sec, Sym, write
 from tests.archs.facts import facts, needs
-from tests.support.elfwriter import Rela, Sec, Sym, write
 from tests.support.tools import cross, llvm, run
 
 

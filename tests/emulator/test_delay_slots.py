@@ -15,11 +15,11 @@ from allocator.types import MIB
 from archs import traps
 from archs.system_mips64el import delays
 from emulator.faults import Fault, FaultKind
+from execmem.check.elfwriter import FUNC, MIPS, A, Rela, Sec, Sym, X
 from machine.face import Machine
 from tests.machine.snippets import put
 from tests.support import tools
 from tests.support.checked import made
-from tests.support.elfwriter import FUNC, MIPS, A, Rela, Sec, Sym, X
 
 START = ".set noreorder\n.set noat\n.set mips64r2\n"
 # Branch, the values of a1 for which it goes, and for which it does not.

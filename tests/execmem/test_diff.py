@@ -11,6 +11,7 @@ import pytest
 
 import archs
 from allocator.types import ExecmemType
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W, X, write
 from execmem.cli import main
 from execmem.diff import compare, compare_runs, predict
 from loader.elf import parse
@@ -21,7 +22,6 @@ from samples import modules as samples
 from tests.archs.facts import facts
 from tests.support import ld
 from tests.support.addresses import place, resolve
-from tests.support.elfwriter import A, Rela, Sec, Sym, W, X, write
 from tests.support.recorder import Made, record
 
 ARM64 = archs.arch("arm64")

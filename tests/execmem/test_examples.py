@@ -178,6 +178,12 @@ def prepare(folder: Path) -> None:
     design = re.search(r'^```python title="mine.py"\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     assert design is not None
     (folder / "mine.py").write_text(design[1])
+    text = (HERE / "docs" / "howto" / "check.md").read_text("utf-8")
+    case = re.search(r"^```asm\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert case is not None
+    (folder / "cases").mkdir()
+    for name in ("call.s", "case.s", "cases/call.s"):
+        (folder / name).write_text(case[1])
 
 
 ran: set[tuple[str, ...]] = set()  # with an interpreter, wherever it was printed

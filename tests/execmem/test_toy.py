@@ -16,6 +16,7 @@ from allocator.errors import AllocationError
 from allocator.types import GIB
 from archs.arch import LevelMissing
 from execmem import documents, figure, reference, report, tables
+from execmem.check.elfwriter import A, Form, Rela, Sec, Sym, X, write
 from execmem.cli import main
 from execmem.relocs import Code
 from execmem.schema import complaints
@@ -26,7 +27,6 @@ from loader.listing import Listing
 from machine.face import Machine
 from tests.archs.toy import LINKS_ONLY, MACHINE, TOY
 from tests.loader.test_toy import module
-from tests.support.elfwriter import A, Form, Rela, Sec, Sym, X, write
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import lzma
 import struct
 from random import Random
 
-from tests.support.elfwriter import HEADER, RELOCATION, SECTION_HEADER, SYMBOL
+from execmem.check.elfwriter import HEADER, RELOCATION, SECTION_HEADER, SYMBOL
 
 EDGES = (0, 1, 2, 3, 4, 7, 8, 16, 23, 24, 25, 63, 64, 0xFF, 0x100, 0xFFF, 0x1000, 0xFF00, 0xFFF1)
 EDGES += (0xFFFF, 1 << 21, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 63) - 1)

@@ -33,6 +33,7 @@ from allocator.types import MIB
 from allocator.workloads import Runner, read_trace
 from archs.environment import Environment
 from emulator.faults import Fault, Stop
+from execmem.check.elfwriter import AARCH64, X86_64, A, Rela, Sec, Sym, W, write
 from execmem.compare import branch_reach
 from kernels.modelled.printf import format_message
 from kernels.modelled.table import FUNCTIONS, Function
@@ -54,7 +55,6 @@ from tests.fuzz import mutation
 from tests.support import btfwriter, imagewriter, packages
 from tests.support.addresses import place
 from tests.support.checked import Offer, extended, made, version_table
-from tests.support.elfwriter import AARCH64, X86_64, A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import module
 

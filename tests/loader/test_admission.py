@@ -17,6 +17,8 @@ import pytest
 import archs
 from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.types import MIB
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import A, Sec, Sym, W, X
 from loader import admission
 from loader.build import is_modelled
 from loader.checks import CHECKS, LIST, Here, Refused
@@ -27,7 +29,6 @@ from loader.loaded import LoadedModule
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from loader.versions import facts_of
-from tests.support import elfwriter as elf
 from tests.support.checked import (
     SIGNATURE,
     THIS,
@@ -40,7 +41,6 @@ from tests.support.checked import (
     tree_magic,
     version_table,
 )
-from tests.support.elfwriter import A, Sec, Sym, W, X
 from tests.support.kernel import FakeKernel, FakePercpu
 
 LAYOUT = {"module_layout": 0x1234}

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 import archs
+from execmem.check.elfwriter import A, Sec, W
 from loader.build import Source, assumptions, build_of, build_salt, flavour_of, with_kernel
 from loader.elf import parse
 from loader.elfview import ElfView
@@ -16,7 +17,6 @@ from loader.files import read_module
 from loader.versions import SymversExport, TreeFacts
 from tests.loader.kernel.test_real import image_in
 from tests.support.checked import THIS, Offer, debian, made, this_module
-from tests.support.elfwriter import A, Sec, W
 from tests.support.kernels import kernel_image
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.errors import ExecmemError
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W, X, write
 from loader.elf import MAX_ALIGN, parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link_view
 from tests.archs.facts import facts, needs
-from tests.support import elfwriter as elf
-from tests.support.elfwriter import A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import module, versions
 
 Damage = Callable[[bytes], bytes]

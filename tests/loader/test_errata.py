@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import MIB, MemType
+from execmem.check.elfwriter import AARCH64, A, Rela, Sec, Sym, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import RelocationError
@@ -25,7 +26,6 @@ from loader.layout import Layout, plan
 from loader.link import link_view
 from loader.linked import Linked
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, A, Rela, Sec, Sym, X, write
 from tests.support.scalar import MASK64
 
 ERRATUM = "843419"

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 import archs
 from archs.op import Got
-from loader.elf import parse
-from loader.errors import RelocationError
-from loader.layout import plan, with_stub_sections
-from loader.link import link, link_view
-from loader.linked import Linked
-from tests.archs.facts import Through, cases, facts
-from tests.archs.test_registry import disassembler
-from tests.support.addresses import place
-from tests.support.elfwriter import (
+from execmem.check.elfwriter import (
     AARCH64,
     LOCAL,
     NOBITS,
@@ -31,6 +23,14 @@ from tests.support.elfwriter import (
     X,
     write,
 )
+from loader.elf import parse
+from loader.errors import RelocationError
+from loader.layout import plan, with_stub_sections
+from loader.link import link, link_view
+from loader.linked import Linked
+from tests.archs.facts import Through, cases, facts
+from tests.archs.test_registry import disassembler
+from tests.support.addresses import place
 from tests.support.psabi import Table, World, check, slots_of
 from tests.support.scalar import MASK64
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import pytest
 
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import LOCAL, X86_64, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.errors import BadModule, RelocationError
 from loader.layout import plan
 from loader.link import link_view
 from tests.archs.facts import facts
-from tests.support import elfwriter as elf
 from tests.support.addresses import place
-from tests.support.elfwriter import LOCAL, X86_64, A, Rela, Sec, Sym, W, X, write
 
 
 def hint(arch, number, flags=A | X):

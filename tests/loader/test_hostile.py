@@ -17,6 +17,8 @@ import pytest
 from allocator import Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.types import MIB
 from archs.dialect import SYMBOL
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W, write
 from loader import files
 from loader.depends import find, modules_for, open_tree
 from loader.elf import MAX_UNDEFINED, parse
@@ -27,8 +29,6 @@ from loader.layout import plan
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from tests.archs.facts import facts
-from tests.support import elfwriter as elf
-from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import exports, module
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import archs
 from allocator.types import PAGE_SIZE, MemType, align_up
+from execmem.check.elfwriter import ABS, LOCAL, SECTION, A, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan
-from tests.support.elfwriter import ABS, LOCAL, SECTION, A, Sec, Sym, W, X, write
 from tests.support.recordings import of_base
 
 

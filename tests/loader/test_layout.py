@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import CORE_AND_INIT, KIB, MemType, align_up
+from execmem.check.elfwriter import AARCH64, LOCAL, NOBITS, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule
 from loader.layout import Layout, plan
 from tests.archs.facts import facts
-from tests.support.elfwriter import AARCH64, LOCAL, NOBITS, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import module
 from tests.support.recordings import of_base, of_runs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from archs.layouts import As, Member, NotKnown, Table, Unknown
+from execmem.check.elfwriter import Sec, write
 from loader.btf import BadBtf, Btf
 from loader.btf_records import Kind
 from loader.elf import parse
@@ -20,7 +21,6 @@ from loader.kernel.find import find_kernel
 from loader.layouts import BtfLayouts, layouts_of, types_of
 from tests.support.btf import types_of_module
 from tests.support.btfwriter import INT_SIGNED, Writer
-from tests.support.elfwriter import Sec, write
 
 RELEASE = "6.9.1-mine"
 

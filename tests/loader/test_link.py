@@ -13,16 +13,16 @@ import pytest
 import archs
 from archs.op import Op
 from archs.reloc import Checks, Reach
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import FUNC, LOCAL, NOBITS, WEAK, A, Rela, Sec, Sym, W, X, write
 from loader import errors
 from loader.elf import parse
 from loader.errors import BadModule, RelocationError, UnresolvedSymbols
 from loader.layout import plan, with_stub_sections
 from loader.link import MATERIALISED, extents, link, link_view
 from tests.archs.facts import facts, needs
-from tests.support import elfwriter as elf
 from tests.support import ld, scalar
 from tests.support.addresses import place, resolve
-from tests.support.elfwriter import FUNC, LOCAL, NOBITS, WEAK, A, Rela, Sec, Sym, W, X, write
 from tests.support.ld import GLOBAL_OFFSET_TABLE
 from tests.support.modules import module
 from tests.support.psabi import World, check, slots_of

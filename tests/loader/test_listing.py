@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import archs
 from archs.op import Got, Op, signed
 from archs.reloc import Reloc, data
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import LOCAL, A, Rela, Sec, Sym, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.layout import plan
@@ -23,10 +25,8 @@ from loader.listing import Listing, decode, insert
 from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts, needs
-from tests.support import elfwriter as elf
 from tests.support import scalar
 from tests.support.addresses import place, resolve
-from tests.support.elfwriter import LOCAL, A, Rela, Sec, Sym, write
 from tests.support.modules import module
 
 U64 = st.integers(0, (1 << 64) - 1)

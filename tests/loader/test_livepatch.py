@@ -11,6 +11,7 @@ import pytest
 import archs
 from allocator import DESIGNS
 from allocator.types import GIB, MIB, MemType, Prot
+from execmem.check.elfwriter import FUNC, LIVEPATCH, LOCAL, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule, LivepatchError, LoadError, UnresolvedSymbols
@@ -20,7 +21,6 @@ from loader.linked import Linked
 from loader.loaded import LoadedModule
 from tests.archs.facts import facts
 from tests.loader.test_module import BROKEN, World, build, image
-from tests.support.elfwriter import FUNC, LIVEPATCH, LOCAL, A, Rela, Sec, Sym, W, X, write
 from tests.support.modules import calls, module
 
 WORK = ".klp.sym.mini.mini_work,0"

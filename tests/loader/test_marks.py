@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 import archs
-from loader.build import Source, build_of
-from loader.elf import parse
-from loader.elfview import ElfView
-from loader.files import read_module
-from loader.kernel.find import find_kernel
-from loader.marks import marks_of
-from tests.support.elfwriter import (
+from execmem.check.elfwriter import (
     AARCH64,
     FUNC,
     LOCAL,
@@ -30,6 +24,12 @@ from tests.support.elfwriter import (
     X,
     write,
 )
+from loader.build import Source, build_of
+from loader.elf import parse
+from loader.elfview import ElfView
+from loader.files import read_module
+from loader.kernel.find import find_kernel
+from loader.marks import marks_of
 from tests.support.kernels import kernel_image
 
 ABS64 = {X86_64: 1, AARCH64: 257, RISCV: 2}

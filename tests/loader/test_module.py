@@ -16,6 +16,8 @@ from allocator.errors import AllocationError, ExecmemError
 from allocator.types import MIB, MemType, Prot
 from archs import Checks
 from archs.dialect import SYMBOL
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W, write
 from loader.elf import parse
 from loader.elfview import SHT_SYMTAB
 from loader.errors import (
@@ -32,8 +34,6 @@ from loader.loaded import LoadedModule, State
 from loader.module import Loader
 from loader.symbols import SymbolTable
 from tests.archs.facts import facts
-from tests.support import elfwriter as elf
-from tests.support.elfwriter import A, Rela, Sec, Sym, W, write
 from tests.support.kernel import FakeKernel, FakePercpu
 from tests.support.modules import module
 

@@ -13,10 +13,10 @@ import pytest
 
 import archs
 from allocator.types import MemType
+from execmem.check.elfwriter import A, Sec, Sym, X, write
 from loader import recording as recording_module
 from loader.errors import BadModule
 from loader.recording import Recording, image_of, runs
-from tests.support.elfwriter import A, Sec, Sym, X, write
 from tests.support.recorder import Made, record
 
 TEXT = 0xFFFF_FFFF_C020_1000

@@ -12,6 +12,7 @@ import pytest
 import archs
 from archs.op import Op, Term
 from archs.reloc import Part, Reach, Reloc, Rows, Slice
+from execmem.check.elfwriter import LOCAL, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import RelocationError
@@ -19,7 +20,6 @@ from loader.layout import plan
 from loader.link import extents, link_view
 from loader.listing import Listing
 from loader.motion import Group, Motion
-from tests.support.elfwriter import LOCAL, A, Rela, Sec, Sym, W, X, write
 
 REGION = 1 << 28
 JUMP = Op("REGION", (Term(1, ("S", "A")), Term(-1, ("P",), granule=REGION, bias=4)))

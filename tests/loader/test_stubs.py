@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.types import MIB
+from execmem.check.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import BadModule, RelocationError
@@ -19,7 +20,6 @@ from loader.link import link, link_view
 from loader.linked import Linked
 from tests.archs.facts import facts, needs
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, X, write
 from tests.support.modules import module
 from tests.support.scalar import MASK64
 
@@ -140,6 +140,28 @@ def test_calls_of_one_symbol_share_an_entry() -> None:
     check(program, calls)
     assert program.linked.plt[False].used == 2
     assert set(words(program, ".plt")[:2]) == {FAR["far"], FAR["away"]}
+
+
+@pytest.mark.parametrize("pages", [-(1 << 20), (1 << 20) - 1])
+def test_an_entry_leads_as_far_as_adrp(pages: int) -> None:
+    """An entry leads to the pages of 4 GiB around its own, and a call beyond them is refused.
+
+    ADRP holds 21 bits of pages (Arm ARM); a truncated one would lead to another page.
+    """
+    view = parse(build([("far", 0)]), "calls.ko")
+    layout = plan(view)
+    addresses = place(layout, BASE)
+    entry = addresses[view.section(".plt").index]
+    last = ((entry >> 12) + pages << 12) + (0 if pages < 0 else 0xFFC)
+    program = Program(
+        view, layout, addresses, link_view(view, layout, addresses, {**SYMBOLS, "far": last})
+    )
+    assert program.entry(".plt", 0) == last
+    beyond = {**SYMBOLS, "far": last + (-4 if pages < 0 else 4)}
+    with pytest.raises(RelocationError, match="R_AARCH64_CALL26 against 'far' out of range"):
+        link_view(view, layout, addresses, beyond)
+    code = archs.arch("arm64").plt.encode(entry, beyond["far"])
+    assert next(CS.disasm(code, entry)).mnemonic == "brk"
 
 
 def test_another_addend_is_another_target() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 import archs
+from execmem.check.elfwriter import A, Sec, W, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.errors import MissingDependency, SymbolClash, UnresolvedSymbols
@@ -14,7 +15,6 @@ from loader.link import link_view
 from loader.symbols import Export, SymbolTable, exports_of
 from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import A, Sec, W, write
 from tests.support.kernel import FakeKernel
 from tests.support.modules import exports, module, versions
 

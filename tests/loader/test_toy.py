@@ -17,16 +17,7 @@ import archs
 from allocator import DESIGNS, Execmem, KernelMemory, PhysicalMemory
 from allocator.types import MIB, MemType
 from archs.arch import LevelMissing
-from loader.elf import parse
-from loader.errors import BadModule, LoadError, RelocationError
-from loader.layout import plan, with_stub_sections
-from loader.link import extents, link, link_view
-from loader.listing import Listing
-from loader.module import Loader
-from loader.motion import Motion
-from loader.symbols import SymbolTable
-from tests.archs.toy import LINKS_ONLY, MACHINE, MODULES, TOY
-from tests.support.elfwriter import (
+from execmem.check.elfwriter import (
     FUNC,
     LOCAL,
     NOBITS,
@@ -40,6 +31,15 @@ from tests.support.elfwriter import (
     X,
     write,
 )
+from loader.elf import parse
+from loader.errors import BadModule, LoadError, RelocationError
+from loader.layout import plan, with_stub_sections
+from loader.link import extents, link, link_view
+from loader.listing import Listing
+from loader.module import Loader
+from loader.motion import Motion
+from loader.symbols import SymbolTable
+from tests.archs.toy import LINKS_ONLY, MACHINE, MODULES, TOY
 from tests.support.kernel import FakeKernel, FakePercpu
 
 FORM = Form(bits=32, order="big", rel=True)

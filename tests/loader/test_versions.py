@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import archs
 from allocator.errors import ExecmemError
+from execmem.check.elfwriter import A, Sec
 from loader.depends import open_tree
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.versions import SymversExport, facts_of, read_symvers
 from tests.support.checked import extended, made, tree_magic, version_table
-from tests.support.elfwriter import A, Sec
 
 LINE = "0x{:08x}\t{}\t{}\t{}\t{}\n"
 

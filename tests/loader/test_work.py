@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import archs
+from execmem.check import elfwriter as elf
+from execmem.check.elfwriter import LOCAL, WEAK, A, Rela, Sec, Sym, W, X, write
 from loader import link as link_module
 from loader import work
 from loader.elf import parse
@@ -15,9 +17,7 @@ from loader.layout import plan
 from loader.link import link, link_view
 from samples.modules import names, path
 from tests.archs.facts import facts
-from tests.support import elfwriter as elf
 from tests.support.addresses import place, resolve
-from tests.support.elfwriter import LOCAL, WEAK, A, Rela, Sec, Sym, W, X, write
 from tests.support.psabi import Table, World, check
 
 HIGHEST = (1 << 64) - 1

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import archs
+from execmem.check.elfwriter import FUNC, LOCAL, A, Rela, Sec, Sym, W, X
 from loader.checks import Refused
 from loader.errors import ModuleInUse
 from machine.face import Machine
 from samples.modules import root
 from tests.archs.facts import facts
 from tests.support.checked import Offer, made, this_module, tree_magic, version_table
-from tests.support.elfwriter import FUNC, LOCAL, A, Rela, Sec, Sym, W, X
 
 LAYOUT = {"module_layout": 1}
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stubs, replacements, probes and traces of booted kernels, beside what the source implies."""
+"""Stubs, replacements, probes and traces of booted kernels, beside what the source implies.
+
+Long because each way is tried by itself, together with others, and where it is refused.
+"""
 
 from __future__ import annotations
 

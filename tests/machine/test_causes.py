@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.faults import Fault, FaultKind
+from execmem.check.elfwriter import FUNC, LOCAL, OBJECT, A, Sec, Sym, X
 from execmem.cli import main
 from execmem.sweep.summary import kind_of
 from kernels.modelled.api import locks, rcu, sched, timers, workqueue
@@ -19,7 +20,6 @@ from loader.files import ModuleFile
 from loader.loaded import State
 from machine.face import Machine
 from tests.machine.snippets import snippet
-from tests.support.elfwriter import FUNC, LOCAL, OBJECT, A, Sec, Sym, X
 from tests.support.modules import calls as call_code
 from tests.support.modules import module
 

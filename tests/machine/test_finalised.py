@@ -9,9 +9,9 @@ import pytest
 
 from archs.insn_x86_64 import NOPS
 from execmem import Machine
+from execmem.check.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, W, X
 from loader.errors import BadModule
 from tests.archs.facts import facts
-from tests.support.elfwriter import AARCH64, FUNC, RISCV, X86_64, A, Rela, Sec, Sym, W, X
 from tests.support.modules import module
 
 LSE, ZBB, CALLBACK = 37, 30, 1 << 15

@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 
 from emulator.faults import Fault
+from execmem.check.elfwriter import FUNC, GLOBAL, LOCAL, A, Sec, Sym, X
 from loader.elf import parse
 from loader.files import ModuleFile
 from machine.face import Machine
 from tests.archs.facts import facts
-from tests.support.elfwriter import FUNC, GLOBAL, LOCAL, A, Sec, Sym, X
 from tests.support.modules import module
 
 LENGTHS = (127, 128, 200, 600, 1023, 1024, 1100, 5000, 70_000)

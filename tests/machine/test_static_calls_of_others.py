@@ -7,9 +7,9 @@ import pytest
 
 import archs
 from execmem import Machine
+from execmem.check.elfwriter import GLOBAL, OBJECT, A, Rela, Sec, Sym, W
 from loader.files import ModuleFile
 from tests.archs.facts import facts
-from tests.support.elfwriter import GLOBAL, OBJECT, A, Rela, Sec, Sym, W
 from tests.support.modules import module
 
 KEY, TRAMPOLINE = "__SCK__give", "__SCT__give"

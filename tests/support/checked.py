@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from archs import by_machine
-from tests.archs.facts import facts
-from tests.support.elfwriter import (
+from execmem.check.elfwriter import (
     FUNC,
     LOCAL,
     WEAK,
@@ -21,6 +20,7 @@ from tests.support.elfwriter import (
     X,
     write,
 )
+from tests.archs.facts import facts
 from tests.support.modules import calls
 
 THIS = ".gnu.linkonce.this_module"

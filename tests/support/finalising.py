@@ -9,13 +9,13 @@ import attrs
 import capstone
 
 from archs.environment import Environment
+from execmem.check.elfwriter import LOCAL, UNDEF, X86_64, A, Rela, Sec, Sym, X, write
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.finalize import Edits, finalise
 from loader.layout import plan
 from loader.link import link_view
 from tests.support.addresses import place
-from tests.support.elfwriter import LOCAL, UNDEF, X86_64, A, Rela, Sec, Sym, X, write
 
 BASE = 0xFFFF_FFFF_C020_0000
 PC32 = 2

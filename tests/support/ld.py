@@ -17,8 +17,8 @@ import attrs
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from execmem.check import elfwriter
 from tests.archs.facts import facts
-from tests.support import elfwriter
 from tests.support.psabi import Table, slots_of
 from tests.support.tools import cross, llvm, run
 

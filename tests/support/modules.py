@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.archs.facts import facts
-from tests.support.elfwriter import (
+from execmem.check.elfwriter import (
     FUNC,
     GLOBAL,
     LOCAL,
@@ -25,6 +24,7 @@ from tests.support.elfwriter import (
     X,
     write,
 )
+from tests.archs.facts import facts
 
 
 def calls(

@@ -59,6 +59,30 @@ class Reaches:
     source: str
 
 
+@attrs.frozen(kw_only=True)
+class Disassembled:
+    """How llvm-mc is asked about instructions, and branches that an assembler was told about.
+
+    Parameters
+    ----------
+    options
+        Of llvm-mc.
+    mark, shift, pattern
+        Code of an instruction that holds a number, where that begins, and as llvm-mc prints it.
+    branches
+        Assembly of branches.
+    leads
+        Where they lead, in bytes from the first.
+    """
+
+    options: tuple[str, ...]
+    mark: str
+    shift: int
+    pattern: str
+    branches: str
+    leads: tuple[int, ...]
+
+
 @attrs.frozen
 class Through:
     """Code that loads a slot of the global offset table (of `far`), and its relocations.
@@ -187,6 +211,8 @@ class Link(_Level):
         Names of relocations that pyelftools has none for.
     shown
         (Sample module, section) -> relocation types that it is there to show.
+    disassembled
+        What an independent disassembler says, where operands are known.
     """
 
     triple: tuple[str, str] = MISSING
@@ -248,6 +274,7 @@ class Link(_Level):
     narrow_row: int | None = MISSING
     names: Mapping[int, str] = MappingProxyType({})
     shown: Mapping[tuple[str, str], set[str]] = MISSING
+    disassembled: Disassembled | None = None
 
 
 @attrs.frozen(kw_only=True)

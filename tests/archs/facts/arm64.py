@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from archs.boot_arm64 import CAPABILITIES
-from tests.archs.facts import TYPE, Facts, Link, Load, Patch, Reaches, Run, Through
+from tests.archs.facts import TYPE, Disassembled, Facts, Link, Load, Patch, Reaches, Run, Through
 from tests.support.formats import (
     S32,
     U32,
@@ -108,6 +108,14 @@ def _registers() -> Iterator[tuple[int, bytes, bytes]]:
 
 
 _LINK = Link(
+    disassembled=Disassembled(
+        options=("-triple=aarch64",),
+        mark="07008052",
+        shift=5,
+        pattern=r"mov\tw7, #(\d+)",
+        branches="bl .+0x40\nb .-8\ncbz x1, .+12\ntbnz x3, 40, .+8\nb.ne .-4",
+        leads=(0x40, -4, 20, 20, 12),
+    ),
     triple=("aarch64-linux-gnu", "aarch64"),
     call=283,
     abs64=257,

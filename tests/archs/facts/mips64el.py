@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from tests.archs.facts import Facts, Link, Load, Reaches, Run
+from tests.archs.facts import Disassembled, Facts, Link, Load, Reaches, Run
 from tests.support.formats import S32, Rule, absolute, either, instruction, plain, relative
 from tests.support.operands import Case, Decoded, last
 
@@ -59,6 +59,14 @@ def _signed(target: int) -> int:
 _LUI, _DADDIU, _LD = "0000023c", "00004264", "000042dc"
 
 _LINK = Link(
+    disassembled=Disassembled(
+        options=("-triple=mips64el-linux-gnuabi64", "-mcpu=mips64r2"),
+        mark="00000034",
+        shift=0,
+        pattern=r"ori\t\$zero, \$zero, (\d+)",
+        branches=".set noreorder\nbeq $4, $5, .+16\nbal .-8\nj 0x100040",
+        leads=(16, -4, 0x40),
+    ),
     triple=("mips64el-linux-gnuabi64", "mips64"),
     prefix="R_MIPS_",
     call=5,

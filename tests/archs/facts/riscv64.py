@@ -2,6 +2,8 @@
 """Facts about riscv64.
 
 Rules: RISC-V ELF psABI, 8.4, and RISC-V unprivileged specification, 2.3, 16.2; reach: 2.5, 16.4.
+
+Long because the facts of an architecture stand in one file, level by level.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from archs.boot_riscv64 import EXTENSIONS
-from tests.archs.facts import TYPE, Facts, Link, Load, Patch, Reaches, Run, Through
+from tests.archs.facts import TYPE, Disassembled, Facts, Link, Load, Patch, Reaches, Run, Through
 from tests.support.formats import (
     MASK64,
     S32,
@@ -78,7 +80,8 @@ def _store6(old: bytes, x: int) -> bytes:
 
 
 def _uleb128(old: bytes, x: int) -> bytes:
-    """Return X in the groups of seven bits that `old` has, however few X needs."""
+    """Return X, modulo 2^64, in the groups of seven bits that `old` has, however few X needs."""
+    x &= (1 << 64) - 1
     count = 1 + next(n for n, byte in enumerate(old) if byte < 0x80)
     groups = [x >> 7 * n & 0x7F for n in range(count)]
     return bytes(g | 0x80 for g in groups[:-1]) + bytes(groups[-1:]) + old[count:]
@@ -98,6 +101,14 @@ def _registers() -> Iterator[tuple[int, bytes, bytes]]:
 _OFFSET = "la t0, __per_cpu_offset; ld t0, 0(t0);"
 
 _LINK = Link(
+    disassembled=Disassembled(
+        options=("-triple=riscv64", "-mattr=+m,+a,+f,+d,+c"),
+        mark="b70f0000",
+        shift=12,
+        pattern=r"lui\tt6, (\d+)",
+        branches=".option norvc\njal .+0x40\nbeq a0, a1, .-8\n1: auipc a0, 0xfffff\njalr -4(a0)",
+        leads=(0x40, -4, 8 - 0x1000 - 4),
+    ),
     triple=("riscv64-linux-gnu", "riscv64"),
     call=19,
     abs64=2,

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 
 from archs.boot_x86_64 import FEATURES
-from tests.archs.facts import TYPE, Facts, Link, Load, Patch, Reaches, Run, Through
+from tests.archs.facts import TYPE, Disassembled, Facts, Link, Load, Patch, Reaches, Run, Through
 from tests.support.formats import S32, U32, Rule, absolute, either, plain, relative
 from tests.support.operands import Case, last, rip
 
@@ -48,6 +48,14 @@ def _registers() -> Iterator[tuple[int, bytes, bytes]]:
 
 
 _LINK = Link(
+    disassembled=Disassembled(
+        options=("-triple=x86_64",),
+        mark="41bf00000000",
+        shift=16,
+        pattern=r"movl\t\$(\d+), %r15d",
+        branches="call 1f\n1: jne 1b\njmp 1b",
+        leads=(5, 5, 5),
+    ),
     triple=("x86_64-linux-gnu", "x86_64"),
     call=4,
     abs64=1,

@@ -8,10 +8,10 @@ import pytest
 from archs import Arch
 from archs.extable import HANDLED
 from emulator.faults import Fault
+from execmem.check.elfwriter import FUNC, A, Rela, Sec, Sym, X
 from machine.face import Machine
 from tests.archs.facts import facts
 from tests.support.checked import made
-from tests.support.elfwriter import FUNC, A, Rela, Sec, Sym, X
 
 
 def _module(arch: Arch, handler: str) -> bytes:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import archs
 from emulator.faults import Fault
+from execmem.check.elfwriter import FUNC, A, Sec, Sym, X
 from kernels.modelled.structs import POINTER
 from tests.archs.facts import facts
 from tests.support.checked import made
-from tests.support.elfwriter import FUNC, A, Sec, Sym, X
 from tests.support.guest import EACH, GFP_KERNEL, guest_of
 
 # Notifiers, reserves, counters ---------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import archs
 from archs.layouts import NotKnown, Unknown
 from emulator.faults import Fault, FaultKind
+from execmem.check.elfwriter import A, Sec, W
 from kernels.modelled.api.algorithms import algorithm
 from kernels.modelled.structs import USED, callbacks, offset_of, size_of, view
 from kernels.modelled.table import DATA, FUNCTIONS
@@ -22,7 +23,6 @@ from machine.face import Machine
 from machine.module import Module
 from tests.archs.facts import facts
 from tests.support.checked import made
-from tests.support.elfwriter import A, Sec, W
 from tests.support.modules import module
 
 OTHER = "6.1.176-other"

@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 
 from emulator.faults import Fault, FaultKind
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W
 from kernels.modelled.symtab import ZEROS
 from machine.face import Machine
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet
-from tests.support.elfwriter import A, Rela, Sec, Sym, W
 from tests.support.modules import module
 
 LENIENT = ["zero", "trace"]

@@ -15,8 +15,8 @@ from archs.boot_x86_64 import FEATURES
 from archs.environment import Environment
 from archs.insn_x86_64 import NOPS
 from archs.passes.x86_64.alternatives import packed
+from execmem.check.elfwriter import A, Rela, Sec, Sym, X
 from loader.errors import BadModule
-from tests.support.elfwriter import A, Rela, Sec, Sym, X
 from tests.support.finalising import BASE, PC32, TEXT, finalised
 
 NOT, DIRECT = 1, 2

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from archs.environment import Environment
-from tests.support.elfwriter import LOCAL, A, Rela, Sec, Sym
+from execmem.check.elfwriter import LOCAL, A, Rela, Sec, Sym
 from tests.support.finalising import BASE, PC32, TEXT, finalised, sites
 
 KERNEL = 0xFFFF_FFFF_8100_0000

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archs.environment import Environment
+from execmem.check.elfwriter import A, Rela, Sec, W
 from loader.errors import LoadError, UnresolvedSymbols
-from tests.support.elfwriter import A, Rela, Sec, W
 from tests.support.finalising import TEXT, finalised, sites
 
 TABLES = (

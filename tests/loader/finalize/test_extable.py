@@ -10,13 +10,13 @@ import pytest
 
 import archs
 from archs.extable import HANDLED
+from execmem.check.elfwriter import A, Rela, Sec, Sym, X, write
 from loader.elf import parse
 from loader.finalize import Environment
 from loader.layout import plan
 from loader.link import link
 from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import A, Rela, Sec, Sym, X, write
 
 
 def test_entries_are_sorted_and_still_say_the_same(arch: archs.Arch) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 import archs
 from archs.environment import Environment
+from execmem.check.elfwriter import AARCH64, FUNC, LOCAL, RISCV, X86_64, A, Rela, Sec, Sym, X, write
 from loader.elf import parse
 from loader.finalize import finalise
 from loader.layout import plan
 from loader.link import link_view
 from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, FUNC, LOCAL, RISCV, X86_64, A, Rela, Sec, Sym, X, write
 from tests.support.finalising import BASE
 
 OPS, CALLER = 0xFFFF_FFFF_8234_5678, 0xFFFF_FFFF_8123_4844

@@ -15,13 +15,13 @@ import pytest
 import archs
 from archs.environment import Environment
 from emulator.disassembly import Disassembler
+from execmem.check.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link
 from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import AARCH64, RISCV, A, Rela, Sec, Sym, W, X, write
 
 BASE = 0xFFFF_8000_7A00_0000
 PATCH_NOPS, OPS, TRACER = 0xFFFF_8000_8001_0000, 0xFFFF_8000_8123_4568, 0xFFFF_8000_8002_CDD8

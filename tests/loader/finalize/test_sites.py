@@ -10,13 +10,13 @@ import pytest
 
 import archs
 from archs.environment import Environment
+from execmem.check.elfwriter import LOCAL, A, Rela, Sec, Sym, W, X, write
 from loader.elf import parse
 from loader.errors import BadModule
 from loader.layout import plan
 from loader.link import link
 from tests.archs.facts import facts
 from tests.support.addresses import place
-from tests.support.elfwriter import LOCAL, A, Rela, Sec, Sym, W, X, write
 from tests.support.finalising import BASE, MASK, PC32, TEXT, finalised, sites
 
 KERNEL = 0xFFFF_FFFF_8100_0000

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from archs.environment import Environment
+from execmem.check.elfwriter import LOCAL, Rela, Sec, Sym
 from loader.errors import BadModule
-from tests.support.elfwriter import LOCAL, Rela, Sec, Sym
 from tests.support.finalising import BASE, MASK, PC32, finalised, sites
 
 KERNEL = 0xFFFF_FFFF_8100_0000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from archs.environment import Environment
 from archs.passes.trace_events import replace_names
+from execmem.check.elfwriter import A, Rela, Sec, Sym, W
 from loader.errors import BadModule
-from tests.support.elfwriter import A, Rela, Sec, Sym, W
 from tests.support.finalising import finalised
 
 WORD = (string.ascii_letters + string.digits).encode()

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from allocator.types import MemType
+from execmem.check.elfwriter import FUNC, LIVEPATCH, A, Rela, Sec, Sym, X
 from loader.errors import InitFailed, ModuleInUse
 from tests.archs.facts import facts
-from tests.support.elfwriter import FUNC, LIVEPATCH, A, Rela, Sec, Sym, X
 from tests.support.modules import module as mini_module
 
 TRIPLE = ".klp.sym.patchable.patchable_triple,0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writes small relocatable objects, so that most tests need no binary file.
+"""Writes small relocatable objects, for cases that no assembler writes.
 
 Sections, symbols and relocations are plain records; `write` numbers them, adds the three
 tables that every object has (.symtab, .strtab, .shstrtab) and keeps the caller's order,
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 PROGBITS, SYMTAB, STRTAB, RELA, NOTE, NOBITS, REL = 1, 2, 3, 4, 7, 8, 9
-W, A, X, RELA_LIVEPATCH = 1, 2, 4, 0x100000
+W, A, X, MERGE, STRINGS, RELA_LIVEPATCH = 1, 2, 4, 0x10, 0x20, 0x100000
 UNDEF, LIVEPATCH, ABS, COMMON = 0, 0xFF20, 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 NOTYPE, OBJECT, FUNC, SECTION = 0, 1, 2, 3
@@ -97,6 +97,7 @@ class Sec:
     relas: Sequence[Rela] = ()
     addr: int = 0
     livepatch: Mapping[str, Sequence[Rela]] = attrs.field(factory=dict)
+    entry: int = 0
 
 
 @attrs.frozen
@@ -179,9 +180,9 @@ def write(
     for index, symbol in enumerate(ordered, 1):
         rows.setdefault(symbol.name, index)
         where = numbers[symbol.section] if isinstance(symbol.section, str) else symbol.section
-        title = 0 if symbol.type == SECTION else names.add(symbol.name)
+        named = 0 if symbol.type == SECTION else names.add(symbol.name)
         info = symbol.bind << 4 | symbol.type
-        table += _symbol(form, title, info, where, symbol)
+        table += _symbol(form, named, info, where, symbol)
     symtab = len(plain) + 1
     contents = {index: section.data for index, section in enumerate(plain, 1)}
     for at, _, relas in tables:
@@ -203,7 +204,7 @@ def write(
         data = contents[index]
         image += bytes(-len(image) % max(section.align, 1))
         size = section.size if section.type == NOBITS else len(data)
-        link, info, entry = 0, 0, 0
+        link, info, entry = 0, 0, section.entry
         if index in targets:
             link, info, entry = symtab, targets[index], record_size
         elif index == symtab:
