@@ -326,11 +326,7 @@ class KernelImage:
             "configuration": (self.config, f"the config file, or {image} CONFIG_IKCONFIG"),
             "types": (self.btf, f"{types}{image} CONFIG_DEBUG_INFO_BTF"),
             "exports": (self.exports, f"{image} CONFIG_KALLSYMS_ALL"),
-            # Kernels for one CPU have none.
-            "per-cpu section": (
-                self.percpu or self.symbols.has_data,
-                f"{image} CONFIG_KALLSYMS_ALL",
-            ),
+            "per-cpu section": (self.percpu, f"{image} CONFIG_KALLSYMS_ALL, and CONFIG_SMP"),
         }
         return {name: how for name, (value, how) in facts.items() if not value}
 
