@@ -106,7 +106,7 @@ QUIRKS: tuple[Quirk, ...] = (
         why="a weak symbol that nobody defines lies at the place itself, or behind it, for whatever "
         "counts from there; for a module loader it lies at 0",
         source="aaelf64, 5.7 (weak references); lld/ELF/InputSection.cpp, "
-        "getARM64UndefinedRelativeWeakVA; bfd/elfnn-aarch64.c, _bfd_aarch64_elf_resolve_relocation",
+        "getAArch64UndefinedRelativeWeakVA; bfd/elfxx-aarch64.c, _bfd_aarch64_elf_resolve_relocation",
     ),
     Quirk(
         linkers=LD,
@@ -124,7 +124,7 @@ QUIRKS: tuple[Quirk, ...] = (
         facts=("absolute",),
         says="exit status -11",
         why="it crashes over a branch to a local symbol that is absolute",
-        source="binutils 2.40, bfd/elfnn-aarch64.c, elfNN_aarch64_size_stubs: no section, none asked",
+        source="binutils 2.40, bfd/elfnn-aarch64.c, elfNN_aarch64_size_stubs: st_shndx is an index to it",
     ),
     Quirk(
         linkers=BOTH,
@@ -153,10 +153,10 @@ QUIRKS: tuple[Quirk, ...] = (
     Quirk(
         linkers=LLD,
         kinds=(Kind.BYTES,),
-        relocs=("R_AARCH64_*", "R_RISCV_*"),
+        relocs=("R_AARCH64_MOVW_*",),
         facts=(FULL_FIELD,),
-        why="it adds bits to fields that it takes to be empty, as assemblers leave them",
-        source="LLVM 22, lld/ELF/Arch/AArch64.cpp, relocate: or32le",
+        why="it adds bits to a field that it takes to be empty, as assemblers leave it",
+        source="LLVM 22, lld/ELF/Arch/AArch64.cpp, writeSMovWImm: inst | imm << 5",
     ),
     Quirk(
         linkers=LLD,
@@ -172,7 +172,7 @@ QUIRKS: tuple[Quirk, ...] = (
         relocs=("R_AARCH64_MOVW_*",),
         facts=(FULL_FIELD,),
         why="of an instruction that is neither MOVN nor MOVZ it keeps bit 29, which the kernel clears",
-        source="bfd/elfnn-aarch64.c, reencode_movzn_to_movz; arch/arm64/kernel/module.c, reloc_insn_movw",
+        source="bfd/elfxx-aarch64.c, reencode_movzn_to_movz; arch/arm64/kernel/module.c, reloc_insn_movw",
     ),
     # riscv64
     Quirk(
@@ -181,7 +181,8 @@ QUIRKS: tuple[Quirk, ...] = (
         relocs=("R_RISCV_ADD*", "R_RISCV_SUB*", "R_RISCV_SET*"),
         facts=(SUBTRACTS,),
         why="it adds the addend of what it subtracts: V - S + A, where the psABI has V - S - A",
-        source="binutils 2.40, bfd/elfnn-riscv.c, riscv_elf_relocate_section and perform_relocation; "
+        source="binutils 2.40, bfd/elfnn-riscv.c, riscv_elf_relocate_section: old_value - relocation, "
+        "and then perform_relocation: value += rel->r_addend; "
         "RISC-V ELF psABI, 8.4",
     ),
     Quirk(
