@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 import attrs
 
+from execmem.check.coverage import Tried
+from execmem.check.quirks import How
+from loader.elfview import SHN_ABS, SHN_UNDEF, ElfView
+
 # How the facts about a relocation are called: where X lies, and what symbol it names.
 BELOW, ABOVE, OFF_GRID = "below it", "above it", "off its grid"
 ADDEND, WEAK, NO_SYMBOL = "addend", "weak undefined", "no symbol"
+ABSOLUTE = "absolute"
 FULL_FIELD, SUBTRACTS = "field not empty", "subtracts an addend"
 ALIKE, INVERTED = "the field is alike", "the field is inverted"  # where bytes differ
 NEAR_END = "less than four bytes below the upper end"
@@ -121,7 +126,7 @@ QUIRKS: tuple[Quirk, ...] = (
         linkers=LD,
         kinds=(Kind.REFUSES,),
         relocs=("R_AARCH64_CALL26", "R_AARCH64_JUMP26"),
-        facts=("absolute",),
+        facts=(ABSOLUTE,),
         says="exit status -11",
         why="it crashes over a branch to a local symbol that is absolute",
         source="binutils 2.40, bfd/elfnn-aarch64.c, elfNN_aarch64_size_stubs: st_shndx is an index to it",
@@ -264,6 +269,9 @@ QUIRKS: tuple[Quirk, ...] = (
 )
 
 
+HOW = {How.DIFFERS: Kind.BYTES, How.LINKS: Kind.LINKS, How.REFUSES: Kind.REFUSES}
+
+
 def explain(linker: str, kind: Kind, reloc: str, facts: Collection[str], text: str) -> Quirk | None:
     """Return what explains that a linker differs; None where nothing is known.
 
@@ -274,9 +282,53 @@ def explain(linker: str, kind: Kind, reloc: str, facts: Collection[str], text: s
     reloc
         Name of the relocation.
     facts
-        Where X lies in the reach, as `execmem.check.placing.ENDS` calls it, and what else is
-        remarkable (`WEAK` and the like).
+        As `facts_of`, and how the field differs (`ALIKE`, `INVERTED`).
     text
         What differs, in words.
     """
     return next((q for q in QUIRKS if q.explains(linker, kind, reloc, facts, text)), None)
+
+
+def reason_for(view: ElfView, linker: str, how: How, those: Sequence[Tried], text: str) -> str:
+    """Return why a linker does otherwise, where that is known of every one of relocations."""
+    found = [explain(linker, HOW[how], t.row.name, facts_of(view, t), text) for t in those]
+    known = [quirk for quirk in found if quirk is not None]
+    if len(known) < len(found):
+        return ""
+    return "; ".join(dict.fromkeys(f"{quirk.why} ({quirk.source})" for quirk in known))
+
+
+def facts_of(view: ElfView, one: Tried) -> frozenset[str]:
+    """Return what is remarkable about a relocation of an object before it is linked."""
+    rows = view.arch.link.relocations
+    facts = {one.where}
+    table = next(t for t in view.tables if t.target.name == one.section)
+    for offset, number, symbol, addend in table.records.tolist():
+        row = rows.get(number)
+        if offset != one.offset or row is None:
+            continue
+        if addend and row.accumulates and row.op.weight("S") < 0:
+            facts.add(SUBTRACTS)
+        if row.name == one.row.name:
+            facts |= {ADDEND} if addend else set()
+            facts.add(_kind_of(view, symbol))
+    reach = one.row.reach
+    if one.x is not None and reach is not None and reach.hi - 4 < one.x < reach.hi:
+        facts.add(NEAR_END)
+    held = bytes(view.contents(table.target)[one.offset : one.offset + one.row.size])
+    words = [(part, part.load(held)) for part in one.row.parts]
+    if any(word & part.mask & ~part.zeros & ~part.movz for part, word in words):
+        facts.add(FULL_FIELD)
+    return frozenset(facts)
+
+
+def _kind_of(view: ElfView, symbol: int) -> str:
+    """Return what kind of symbol an index is."""
+    if not symbol:
+        return NO_SYMBOL
+    where = int(view.symbols["shndx"][symbol])
+    if where == SHN_ABS:
+        return ABSOLUTE
+    if where == SHN_UNDEF and view.symbol_name(symbol) in view.weak_undefined:
+        return WEAK
+    return "given" if where == SHN_UNDEF else "defined"

@@ -262,8 +262,7 @@ class _Against:
         facts: frozenset[str] = frozenset()
         lies: Tried | None = None
         if record is not None:
-            key = record.section, record.offset, record.type
-            facts, lies = self.here.facts()[key]
+            facts, lies = self.here.facts(record)
             facts = facts.union(more)
         return Difference(
             arch=self.draft.arch,

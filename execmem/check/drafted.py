@@ -11,12 +11,12 @@ import attrs
 from allocator.errors import ExecmemError
 from allocator.types import ADDRESS_MASK
 from archs import arch as arch_by_name
-from execmem.check.circumstances import FULL_FIELD, NEAR_END, SUBTRACTS, Kind, explain
+from execmem.check.circumstances import HOW, Kind, explain, facts_of
 from execmem.check.coverage import Tried, tried
-from execmem.check.draft import Draft
+from execmem.check.draft import Draft, Record
 from execmem.check.executing import CannotRun, bench
 from execmem.check.placing import places
-from execmem.check.quirks import How, reason_for
+from execmem.check.quirks import reason_for
 from execmem.check.reading import read
 from execmem.check.running import planned
 from execmem.check.subject import Planned, Subject
@@ -68,13 +68,10 @@ class Difference:
         quirk = explain(self.linker, self.kind, self.reloc, self.facts, self.text)
         if quirk is not None:
             return f"{quirk.why} ({quirk.source})"
-        how = _HOW.get(self.kind)
+        how = next((how for how, kind in HOW.items() if kind is self.kind), None)
         if how is None or self.tried is None:
             return ""
         return reason_for(self.linker, self.arch, how, [self.tried])
-
-
-_HOW = {Kind.BYTES: How.DIFFERS, Kind.LINKS: How.LINKS, Kind.REFUSES: How.REFUSES}
 
 
 def refusals(draft: Draft) -> Sequence[tuple[str, int, str]]:
@@ -119,7 +116,7 @@ class Here:
     subject: Subject | None
     refused: Mapping[int, tuple[str, str]]
     differences: tuple[Difference, ...] = ()
-    _facts: Mapping[Key, tuple[frozenset[str], Tried | None]] | None = None
+    _tried: tuple[Planned, Mapping[Key, Tried]] | None = None
 
     @classmethod
     def link(cls, draft: Draft) -> Here:
@@ -155,45 +152,15 @@ class Here:
         assert found is not None
         return bytes(one.linked.sections[found.index])
 
-    def facts(self) -> Mapping[Key, tuple[frozenset[str], Tried | None]]:
-        """Return what is remarkable about the relocations, by section, offset and name."""
-        if self._facts is not None:
-            return self._facts
-        plan, addresses, symbols = prepared(self.draft)
-        where = {(t.section, t.offset, t.row.name): t for t in tried(plan, addresses, symbols)}
-        found = {}
-        rows = {row.name: row for row in plan.view.arch.link.relocations.values()}
-        subtracting = {
-            record.case
-            for record in self.draft.records
-            if record.addend
-            and rows[record.type].accumulates
-            and rows[record.type].op.weight("S") < 0
-        }
-        for record in self.draft.records:
-            key = (record.section, record.offset, record.type)
-            lies = where.get(key)
-            symbol = self.draft.symbol(record.symbol)
-            facts = {lies.where if lies else "", "addend" if record.addend else "no addend"}
-            reach = rows[record.type].reach
-            if lies and lies.x is not None and reach and reach.hi - 4 < lies.x < reach.hi:
-                facts.add(NEAR_END)
-            if record.case in subtracting:
-                facts.add(SUBTRACTS)
-            row = rows[record.type]
-            held = self.draft.area(record.section).data[record.offset :]
-            words = [(part, part.load(held)) for part in row.parts]
-            if any(word & part.mask & ~part.zeros & ~part.movz for part, word in words):
-                facts.add(FULL_FIELD)
-            if symbol is None:
-                facts.add("no symbol")
-            elif symbol.where == "undefined":
-                facts.add("given" if symbol.value is not None else "weak undefined")
-            else:
-                facts.add("absolute" if symbol.where == "absolute" else "defined")
-            found[key] = frozenset(facts), lies
-        self._facts = found
-        return found
+    def facts(self, record: Record) -> tuple[frozenset[str], Tried | None]:
+        """Return what is remarkable about a record, and where its X lies."""
+        if self._tried is None:
+            plan, addresses, symbols = prepared(self.draft)
+            found = tried(plan, addresses, symbols)
+            self._tried = plan, {(t.section, t.offset, t.row.name): t for t in found}
+        plan, known = self._tried
+        lies = known.get((record.section, record.offset, record.type))
+        return (facts_of(plan.view, lies) if lies is not None else frozenset()), lies
 
     # Execution -----------------------------------------------------------------------------------
 

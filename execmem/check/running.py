@@ -11,8 +11,8 @@ import attrs
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs import archs as all_archs
+from execmem.check import circumstances, objects, toolchain
 from execmem.check import linkers as others
-from execmem.check import objects, toolchain
 from execmem.check.case import BadCase, Case, Directive, Form, Placement
 from execmem.check.coverage import Tried, tried, was_executed
 from execmem.check.ends import ENDS, takes_plt
@@ -399,6 +399,8 @@ class _Run:
             known = [one for one in those if reason_for(name, self.arch.name, how, [one])]
             those = known or those
         reason = reason_for(name, self.arch.name, how, those) if those else ""
+        if not reason and those:
+            reason = circumstances.reason_for(self.planned.view, name, how, those, text)
         if reason:
             self._found(about, Verdict.NOTED, f"{text}; as is known of {reason}")
         else:
