@@ -53,6 +53,7 @@ from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
 from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
 from archs.marks import Mark
+from archs.op import Op
 from archs.operands_arm64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
 from archs.passes.ftrace import PatchableEntry, exactly, same
@@ -464,6 +465,7 @@ ARM64 = Arch(
             sorts=True,
             align=64,
             branches=(282, 283),
+            op=Op.PAGE,
             reach=_ADRP,
             placeholders=dict.fromkeys(_TRAMPOLINES, _TRAMPOLINE_SIZE),
             required=True,

@@ -422,6 +422,7 @@ RISCV64 = Arch(
             init_section=".init.plt",
             size=12,
             encode=plt_entry,
+            reach=PAIR,
             got_section=".got.plt",
             sorts=False,
             align=64,

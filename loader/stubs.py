@@ -248,6 +248,9 @@ class _Emitter:
         leads_to = target
         if self.targets is not None:
             leads_to = self.targets_address + len(self.targets.image)
+        if not self.template.leads(self.at(index), leads_to):
+            return None
+        if self.targets is not None:
             self.targets.image += self.dialect.pack(target)
             self.targets.used += 1
         self.put(index, self.template.encode(self.at(index), leads_to))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from allocator.types import PAGE_SIZE, AddressMap
 from archs.extable import ENTRY, Forms
 from archs.layouts import Layouts
-from archs.op import signed
+from archs.op import Op
 from archs.reloc import Reach
 from archs.versions import Since
 
@@ -38,8 +38,9 @@ class Plt:
         before only; else it visits them in file order and finds any earlier entry.
     align
         Alignment of the sections, in bytes.
-    reach
-        Distances from the page of an entry to that of its target; None: it leads anywhere.
+    op, reach
+        What the instructions of an entry hold of where it leads, as relocations do (S leads there,
+        P is the entry), and what they can hold; None: anything.
     branches
         Relocation numbers of the branches that may go through an entry.
     placeholders
@@ -59,12 +60,13 @@ class Plt:
     branches: tuple[int, ...]
     placeholders: Mapping[str, Since[int]]
     required: bool = False
+    op: Op = Op.PC
     reach: Reach | None = None
 
-    def leads(self, address: int, target: int) -> bool:
-        """Return whether an entry at an address leads to a target."""
-        distance = signed((target & -PAGE_SIZE) - (address & -PAGE_SIZE))
-        return self.reach is None or distance in self.reach
+    def leads(self, address: int, to: int) -> bool:
+        """Return whether an entry at an address can lead to the target, or to its slot."""
+        x = self.op.evaluate({"S": to, "A": 0, "P": address})
+        return self.reach is None or (x is not None and x in self.reach)
 
 
 @attrs.frozen(kw_only=True)

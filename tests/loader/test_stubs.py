@@ -339,6 +339,23 @@ def riscv(
     return RiscvProgram(view, layout, addresses, link_view(view, layout, addresses, RISCV_SYMBOLS))
 
 
+@pytest.mark.parametrize(("distance", "step"), [(REACH - 0x800 - 8, 8), (-REACH - 0x800, -8)])
+def test_a_slot_lies_where_auipc_and_ld_reach_it(distance: int, step: int) -> None:
+    """An entry finds its slot at both ends of the pair's reach, and a call is refused beyond."""
+    program = riscv([("far", 0)])
+    entry = program.address(".plt")
+    for beyond in (0, step):
+        slots = {program.view.section(".got.plt").index: entry + distance + beyond}
+        addresses = {**program.addresses, **slots}
+        parts = program.view, program.layout, addresses
+        if not beyond:
+            found = RiscvProgram(*parts, link_view(*parts, RISCV_SYMBOLS))
+            assert found.ends(".text") == [(RISCV_SYMBOLS["far"], ".plt")]
+            continue
+        with pytest.raises(RelocationError, match="R_RISCV_CALL_PLT against 'far' out of range"):
+            link_view(*parts, RISCV_SYMBOLS)
+
+
 RISCV_TARGETS = st.tuples(st.sampled_from(sorted(RISCV_SYMBOLS)), st.sampled_from((0, 0, 0, 6)))
 
 
