@@ -22,7 +22,7 @@ import attrs
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from allocator.types import PAGE_SIZE, align_down
+from allocator.types import ADDRESS_MASK, PAGE_SIZE, align_down
 from archs import Arch
 from execmem.check import elfwriter
 from execmem.check.subject import Planned
@@ -38,6 +38,8 @@ _REFUSALS = "reloc|out of range|truncated|align|exceeds|fixup"
 _UNKNOWN = "unknown relocation|unrecognized relocation|[Uu]nsupported|-m option is missing"
 JITLINK_MOST = 1 << 10  # bytes that JITLink is asked for, one in a check
 _JITLINK_GRID = 16  # bytes
+_RESERVED = (0, 1, 3)  # words in front of the first slot
+_ASIDE = 1 << 16  # bytes from a table to what a linker makes besides
 MOLD_SPAN = 1 << 28  # bytes
 
 
@@ -83,12 +85,22 @@ LETTERS = {"ld": "g", "lld": "l", "mold": "m", "jitlink": "j"}  # in the matrix
 
 
 def link(
-    linker: Linker, planned: Planned, addresses: Mapping[int, int], symbols: Mapping[str, int]
+    linker: Linker,
+    planned: Planned,
+    addresses: Mapping[int, int],
+    symbols: Mapping[str, int],
+    slots: Mapping[int, int] | None = None,
 ) -> Said:
     """Return what a linker makes of an object at addresses.
 
     ValueError where it cannot be asked: the names of allocated sections must differ, mold wants
     them in its own order, JITLink wants one, and an older linker may not know a type.
+
+    Parameters
+    ----------
+    slots
+        Of a global offset table: the addresses of slots, by what they hold. The linker's own is
+        put where these have the same addresses; ValueError where that does not succeed.
     """
     view = planned.view
     count = int.from_bytes(planned.image[60:62], view.dialect.order)
@@ -99,7 +111,12 @@ def link(
     with tempfile.TemporaryDirectory(prefix="execmem-check-") as name:
         folder = Path(name)
         (folder / "in.o").write_bytes(without_merging(planned, own))
-        made = _WAYS.get(linker.name, _by_script)(linker, planned, own, symbols, folder)
+        if slots:
+            if linker.name in _WAYS:
+                raise ValueError(f"nobody has told {linker.name} where its table lies")
+            made = _with_table(linker, planned, own, symbols, folder, slots)
+        else:
+            made = _WAYS.get(linker.name, _by_script)(linker, planned, own, symbols, folder)
     if made.sections is None and re.search(_UNKNOWN, made.refused):
         raise ValueError(f"version {linker.version} says {made.refused}")
     return made
@@ -156,18 +173,56 @@ def _linked(planned: Planned, own: Mapping[int, int], command: Sequence[str], fo
     return Said(found)
 
 
+def _with_table(
+    linker: Linker,
+    planned: Planned,
+    own: Mapping[int, int],
+    symbols: Mapping[str, int],
+    folder: Path,
+    slots: Mapping[int, int],
+) -> Said:
+    """Link with the linker's table where its slots are those of ours, whatever it keeps in front."""
+    dialect, first = planned.view.dialect, min(slots.values())
+    if first % dialect.word or first > ADDRESS_MASK - 2 * _ASIDE:
+        raise ValueError(f"a slot at {first:#x}, where linkers put none")
+    refused = Said(None)
+    for kept_back in _RESERVED:
+        table = first - kept_back * dialect.word
+        made = _by_script(linker, planned, own, symbols, folder, table)
+        if made.sections is None:
+            refused = refused if refused.refused else made
+            continue
+        linked = ELFFile(io.BytesIO((folder / "out.elf").read_bytes()))
+        got = linked.get_section_by_name(".got")
+        if got is None or got["sh_addr"] != table:
+            raise ValueError("it makes no table, or elsewhere")
+        held = got.data()
+        theirs: dict[int, int] = {}
+        for at in range(0, len(held), dialect.word):
+            content = int.from_bytes(held[at : at + dialect.word], dialect.order)
+            theirs.setdefault(content, table + at)
+        if all(theirs.get(content) == at for content, at in slots.items()):
+            return made
+    if refused.refused and re.search(_UNKNOWN, refused.refused):
+        return refused
+    raise ValueError(f"its table has another order{refused.refused and ', or it is refused'}")
+
+
 def _by_script(
     linker: Linker,
     planned: Planned,
     own: Mapping[int, int],
     symbols: Mapping[str, int],
     folder: Path,
+    table: int | None = None,
 ) -> Said:
     view = planned.view
     lines = [f"{quoted(name)} = {value:#x};" for name, value in symbols.items()]
     lines.append("SECTIONS {")
-    for index, at in sorted(own.items(), key=lambda item: item[1]):
-        name = quoted(view.sections[index].name)
+    placed = [(at, quoted(view.sections[index].name)) for index, at in own.items()]
+    if table is not None:
+        placed += [(table, ".got"), (table + _ASIDE, ".got.plt")]
+    for at, name in sorted(placed):
         lines.append(f"  {name} {at:#x} : {{ KEEP(*({name})) }}")
     count = int.from_bytes(planned.image[60:62], view.dialect.order)
     others = {section.name for section in view.sections[1:count] if not kept(section)}

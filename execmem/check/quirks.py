@@ -373,14 +373,6 @@ _ROWS: Sequence[tuple[str, str, str, How, Collection[str], str]] = (
     ),
     (
         "ld",
-        "mips64el",
-        "GNU_VTINHERIT GNU_VTENTRY",
-        How.REFUSES,
-        (),
-        "wants a vtable of C++ (bfd/elflink.c, bfd_elf_gc_record_vtinherit)",
-    ),
-    (
-        "ld",
         "x86_64",
         "8 16",
         How.LINKS,

@@ -11,6 +11,7 @@ import attrs
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs import archs as all_archs
+from archs.op import Got
 from execmem.check import circumstances, objects, toolchain
 from execmem.check import linkers as others
 from execmem.check.case import BadCase, Case, Directive, Form, Placement
@@ -27,6 +28,8 @@ from execmem.check.values import value
 from loader.errors import LoadError, RelocationError, RelocationFailure
 
 FITS = ENDS[:3]
+# Through a table only by where a slot lies: of these X says nothing of where the table starts.
+_BY_SLOT = (Got.SLOT, Got.SLOT_SUM)
 LONGEST_ULEB = 10  # bytes
 
 
@@ -349,11 +352,11 @@ class _Run:
         for one in self.tried:
             if one.row.unsupported:
                 return f"{one.row.name} is for linkers, and not for module loaders"
-            if one.row.got is not None:
+            if one.row.got is not None and (subject is None or one.row.got not in _BY_SLOT):
                 return f"{one.row.name} goes through a table, and each makes its own"
             if one.row.stub is not None and one.where in ENDS[3:5]:
                 return f"{one.row.name} does not reach, and each makes a veneer of its own"
-        if subject is not None and _has_stubs(subject):
+        if subject is not None and _has_entries(subject):
             return "each makes PLT entries and veneers of its own"
         return ""
 
@@ -372,7 +375,9 @@ class _Run:
     ) -> None:
         symbols = {n: v for n, v in self.where.values.items() if n in self.planned.view.undefined}
         try:
-            said = others.link(linker, self.planned, self.where.addresses, symbols)
+            slots = subject.objects[0].slots() if subject is not None else {}
+            slots = {content: at for content, at in slots.items() if content}
+            said = others.link(linker, self.planned, self.where.addresses, symbols, slots)
         except ValueError as error:
             self._found(about, Verdict.NOTED, f"{linker.name} is not asked: {error}")
             return
@@ -489,9 +494,9 @@ def _wrong(ran: Ran, goal: int | None, reaches: str) -> str:
     return ""
 
 
-def _has_stubs(subject: Subject) -> bool:
-    """Return whether a link needed an entry, a slot or a veneer."""
+def _has_entries(subject: Subject) -> bool:
+    """Return whether a link needed an entry of a PLT or a veneer."""
     stubs = [one.linked.stubs for one in subject.objects]
-    return any(use.used for each in stubs for use in each.contents()) or any(
+    return any(use.used for each in stubs for use in each.plt.values()) or any(
         each.patches for each in stubs
     )

@@ -367,6 +367,45 @@ def test_linkers_are_not_asked_for_what_they_make_themselves(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("arm64", "R_AARCH64_ADR_GOT_PAGE"), ("x86_64", "R_X86_64_GOTPCREL64")],
+)
+@pytest.mark.parametrize("linker", ["ld", "lld"])
+def test_a_linkers_table_is_put_where_ours_is(name: str, path: str, linker: str) -> None:
+    """What goes through a slot is held against linkers, at whose slot's address it is the same."""
+    arch = archs.arch(name)
+    if linker not in known_linkers(arch):
+        pytest.skip(f"{linker} is not here in a version that is known")
+    wanted = Wanted(archs=(name,), linkers=(linker,))
+    found = files.run_file(Job(rows.FOLDER / name / f"{path}.case", wanted))
+    assert failures(found) == []
+    noted = [f.text for f in found[0].findings if f.verdict is Verdict.NOTED]
+    if (name, linker) == ("x86_64", "lld"):
+        assert "unknown relocation (28)" in noted[0]
+    else:
+        assert found[0].covers[0].linkers == (linker,)
+
+
+def test_what_only_one_linker_cannot_do_is_told_by_name() -> None:
+    """It is said of mold and JITLink what they cannot be asked."""
+    arm64 = archs.arch("arm64")
+    case = reading.read("c.case", CALL)
+    plan = running.planned(case, arm64, case.placements[0])
+    index = plan.view.section(".text").index
+    for name, at, reason in (
+        ("mold", 0x1000, "as long as its sections lie apart"),
+        ("jitlink", 0x100004, "on a grid below 16 bytes"),
+    ):
+        one = linkers.Linker(name, name, "1")
+        with pytest.raises(ValueError, match=reason):
+            linkers.link(one, plan, {index: at}, {"far": 0x2000})
+        with pytest.raises(ValueError, match="where its table lies"):
+            linkers.link(one, plan, {index: at}, {"far": 0x2000}, {1: 0x8000})
+    with pytest.raises(ValueError, match="where linkers put none"):
+        linkers.link(linkers.Linker("ld", "ld", "1"), plan, {index: 0}, {}, {1: 0x8004})
+
+
 def test_every_how_is_known() -> None:
     """Each way to differ has a quirk that a linker shows."""
     assert {quirk.how for quirk in QUIRKS} == set(How)
