@@ -263,10 +263,12 @@ class _Making:
         reach = ANYWHERE if reach is None else reach
         lo, hi, grid = reach.lo, reach.hi, reach.align
         pick = chance.random()
-        if pick < 0.35:
-            step = chance.choice((0, 0, 0, 1, 2, 100)) * grid
-            x = chance.choice((lo + step, lo - step, lo - grid, hi - grid - step, hi + step, step))
-            if chance.random() < 0.1:
+        if pick < 0.3:
+            x = chance.choice((lo - grid, lo, hi - grid, hi))
+        elif pick < 0.4:
+            step = chance.choice((1, 2, 100)) * grid
+            x = chance.choice((lo + step, lo - grid - step, hi - grid - step, hi + step, 0, step))
+            if chance.random() < 0.2:
                 x += chance.randrange(-8, 9)
         elif pick < 0.7:
             x = chance.randrange(lo, hi) // grid * grid
