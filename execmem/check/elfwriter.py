@@ -250,9 +250,9 @@ def header(image: bytes, /, **fields: int) -> bytes:
 
 def index_of(image: bytes, name: str) -> int:
     """Return the index of the section called `name`."""
-    strings = _field(image, int.from_bytes(image[62:64], "little"), "offset")
+    strings = field_of(image, int.from_bytes(image[62:64], "little"), "offset")
     for index in range(int.from_bytes(image[60:62], "little")):
-        start = strings + _field(image, index, "name")
+        start = strings + field_of(image, index, "name")
         if image[start : image.index(0, start)] == name.encode():
             return index
     raise KeyError(name)
@@ -260,25 +260,27 @@ def index_of(image: bytes, name: str) -> int:
 
 def section(image: bytes, which: str | int, /, **fields: int) -> bytes:
     """Return `image` with fields of a section header overwritten."""
-    return patch(image, fields, SECTION_HEADER, _header_at(image, which))
+    return patch(image, fields, SECTION_HEADER, header_at(image, which))
 
 
 def symbol(image: bytes, index: int, /, **fields: int) -> bytes:
     """Return `image` with fields of a symbol overwritten."""
-    return patch(image, fields, SYMBOL, _field(image, ".symtab", "offset") + 24 * index)
+    return patch(image, fields, SYMBOL, field_of(image, ".symtab", "offset") + 24 * index)
 
 
 def relocation(image: bytes, table: str, index: int, /, **fields: int) -> bytes:
     """Return `image` with fields of a relocation record overwritten."""
-    return patch(image, fields, RELOCATION, _field(image, table, "offset") + 24 * index)
+    return patch(image, fields, RELOCATION, field_of(image, table, "offset") + 24 * index)
 
 
-def _header_at(image: bytes, name: str | int) -> int:
+def header_at(image: bytes, name: str | int) -> int:
+    """Return the file offset of a section's header, by name or index."""
     number = index_of(image, name) if isinstance(name, str) else name
     return int.from_bytes(image[40:48], "little") + 64 * number
 
 
-def _field(image: bytes, name: str | int, field: str) -> int:
+def field_of(image: bytes, name: str | int, field: str) -> int:
+    """Return a field of a section's header."""
     offset, size = SECTION_HEADER[field]
-    at = _header_at(image, name) + offset
+    at = header_at(image, name) + offset
     return int.from_bytes(image[at : at + size], "little")

@@ -81,7 +81,7 @@ def test_symbol_names_that_overlap() -> None:
     """Undefined names that share one long string are refused, and so is one that is used."""
     image = write(62, [], [Sym("n" * (1 << 20)), *(Sym("x") for _ in range(30_000))])
     table = np.frombuffer(bytearray(image), np.uint8)
-    start = elf._field(image, ".symtab", "offset")
+    start = elf.field_of(image, ".symtab", "offset")
     rows = table[start : start + 24 * 30_001].view(SYMBOL)
     rows["name"][1:] = np.arange(1, 30_001)
     with bounded(), pytest.raises(BadModule, match=LONG):
@@ -189,10 +189,10 @@ def test_sections_that_overlap_in_the_file(arch) -> None:
     big = Sec("big", bytes(MIB), A | W)
     this = this_module(arch)
     image = write(arch.machine, [big, this, *(Sec("more", b"x", A | W) for _ in range(1000))])
-    offset = elf._field(image, "big", "offset")
+    offset = elf.field_of(image, "big", "offset")
     damaged = bytearray(image)
     for number in range(3, 1003):
-        at = elf._header_at(image, number)
+        at = elf.header_at(image, number)
         damaged[at + 24 : at + 40] = offset.to_bytes(8, "little") + MIB.to_bytes(8, "little")
     world = loader(arch)
     free = world.execmem.memory.physical.free_bytes
