@@ -74,10 +74,11 @@ STRUCTURE = "unknown kernel structure"
 BOOTED = """
 ## Booted
 
-The same modules in their own kernel, which [boots](howto/booting.md) in the emulator: its loader
-takes each after what it needs, in the machine as it was after its boot, and runs its init
-(`execmem sweep --init --kernel PATH`). An init error is the module's own answer, as on a computer
-without the device.
+A random sample of at most {most} modules of each tree in their own kernel, which
+[boots](howto/booting.md) in the emulator: its loader takes each after what it needs, in the machine as
+it was after its boot, and runs its init (`--init --kernel PATH` of `sweep`). An init error is the
+module's own answer, as on a computer without the device. The last column counts modules that the
+kernel has something new of in its lists: algorithms, devices, drivers, file systems.
 
 | Linux | architecture | init | init error | stopped | refused | registered something |
 |---|---|---|---|---|---|---|
@@ -290,7 +291,7 @@ def main() -> None:
         if every:
             group.outcomes = sweep(group, given.jobs, alone=False)
     alone = ALONE.format(most=given.most) + "".join(f"{row}\n" for row in rows_alone(groups))
-    booted = BOOTED + "".join(f"{row}\n" for row in rows_booted(groups))
+    booted = BOOTED.format(most=given.most) + "".join(f"{row}\n" for row in rows_booted(groups))
     if every:
         head = HEAD.format(most=given.most, models="; ".join(models), version=__version__)
         table = "".join(f"{row}\n" for row in rows(groups, compared(given.root, given.jobs)))

@@ -36,7 +36,7 @@ from tests.support import booted
 DATA = [b"", b"a", b"abc", random.Random(3).randbytes(5000)]
 TEXT = b"".join(b"%d bottles of beer, %d hexes " % (n, n * n) for n in range(300))
 MODELLED = [arch for arch in archs.archs() if arch.run is not None]
-KERNELS = booted.releases()
+KERNELS = booted.some()
 
 
 @functools.cache
