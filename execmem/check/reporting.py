@@ -44,9 +44,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     counts = Counter(outcome.verdict for outcome in outcomes)
     files = len({outcome.path for outcome in outcomes})
     told = ", ".join(f"{counts[v]} {WORDS[v].lower()}" for v in Verdict if counts[v])
-    return (
-        f"{files} {'file' if files == 1 else 'files'}, {len(outcomes)} links: {told or 'nothing'}"
-    )
+    return f"{files} {'file' if files == 1 else 'files'}, {len(outcomes)} {'link' if len(outcomes) == 1 else 'links'}: {told or 'nothing'}"
 
 
 def tap(outcomes: Iterable[Outcome]) -> Iterator[str]:

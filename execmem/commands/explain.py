@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from execmem.explain import View
 
 
+CASES = (".s", ".S", ".c", ".case")
+
+
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 @click.option(
@@ -52,7 +55,7 @@ def explain(
 
     The page stands alone: move a module, watch relocations go out of reach, look at each
     one's numbers, step through the load. Without --root, the name of a sample module shows
-    it on every architecture. With --kernel the kernel boots, and modules lie where it puts them.
+    it on every architecture. A relocation case (see execmem check) shows each of its links. With --kernel the kernel boots, and modules lie where it puts them.
     """
     from allocator.files import write_file
     from execmem import explain as page
@@ -60,7 +63,10 @@ def explain(
     from execmem.compare import progress_bar
 
     views = _booted(modules, options, also=also, no_init=no_init) if boots(options) else []
-    for name in () if boots(options) else modules:
+    cases = [name for name in modules if name.endswith(CASES)]
+    for name in cases:
+        views += _case(name, options, also=also)
+    for name in () if boots(options) else (name for name in modules if name not in cases):
         for where in _places(name, options):
             for design in dict.fromkeys((options["design"], *also)):
                 chosen = {**options, **where, "design": design}
@@ -76,6 +82,23 @@ def explain(
         return
     loads = f"{len(views)} loads" if len(views) > 1 else "one load"
     say(f"{target}: {loads}, {size_text(len(text.encode()))}")
+
+
+def _case(name: str, options: dict[str, Any], *, also: tuple[str, ...]) -> list[View]:
+    """Return the links of a relocation case (`execmem check`)."""
+    from archs import arch as arch_by_name
+    from execmem import explain_case
+    from execmem.check.running import Wanted
+
+    if also or options["kernel"] is not None:
+        raise click.UsageError(f"{name} is a case: it says itself where everything lies")
+    try:
+        archs = () if options["arch"] is None else (arch_by_name(options["arch"]).name,)
+        return list(explain_case.views(Path(name), Wanted(archs=archs)))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{name}: {error.strerror}") from None
 
 
 def _booted(

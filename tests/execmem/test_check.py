@@ -525,7 +525,7 @@ def test_the_command(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     """Exit codes, lines, JSON, TAP, JUnit."""
     good = [str(cases / "good.case"), "--linker", "none", "--jobs", "1"]
     assert status(*good) == 0
-    assert capsys.readouterr().out == "1 file, 1 links: 1 ok\n"
+    assert capsys.readouterr().out == "1 file, 1 link: 1 ok\n"
     both = [str(cases), "--linker", "none", "--jobs", "2"]
     assert status(*both) == 1
     out = capsys.readouterr().out
