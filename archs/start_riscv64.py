@@ -102,6 +102,8 @@ BOOT = Boot(
         functions=("early_sbi_setup", "hvc_sbi_init"),
         what="a console of the SBI",
     ),
+    # drivers/tty/hvc/hvc_riscv_sbi.c takes over from the early console, if that lets it.
+    once={"hvc_sbi_init": "keep_bootcon"},
     # How fast unaligned words are (arch/riscv/kernel/unaligned_access_speed.c): as others.
     takes={"__riscv_copy_words_unaligned": 1_000, "__riscv_copy_bytes_unaligned": 8_000},
     # arch/riscv/kernel/cpufeature.c

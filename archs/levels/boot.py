@@ -177,6 +177,9 @@ class Boot:
         `e_machine` of user programs.
     console
         What a kernel prints with, on this hardware.
+    once
+        Function -> the word that a kernel that has it is not told, for each line to be printed
+        once.
     takes
         Functions that a kernel times, to decide by: nanoseconds of each call. Else computing
         takes none.
@@ -205,6 +208,7 @@ class Boot:
     padding: tuple[bytes, ...]
     machine: int
     console: Need
+    once: Mapping[str, str] = attrs.field(factory=dict)
     takes: Mapping[str, int] = attrs.field(factory=dict)
     distance: Callable[[int, int, int], int] | None = None
     capabilities: tuple[Bitmap, ...] = ()

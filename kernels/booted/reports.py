@@ -146,7 +146,7 @@ _REPORTERS = (
     " kfence_ kmsan_ might_resched might_sleep warn report_ handle_bug exc_ asm_exc_ lockdep_"
     " lock_acquire lock_release validate_chain mark_lock check_ do_error_trap die schedule_bug fault_"
     " el1_ el1h_ do_page_ do_translation_ do_mem_ bug_handler brk_handler do_trap handle_exception"
-    " ret_from_exception"
+    " ret_from_exception walk_stackframe"
 ).split()
 
 

@@ -126,6 +126,9 @@ class Started:
 def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
     """Return what is to be started."""
     level = image.arch.boots
+    untold = {word for name, word in level.once.items() if name in image.symbols}
+    if parameters.kaslr is not None:
+        untold.add(_FIXED)
     memory = level.memory
     if any(name in image.symbols for name in _KASAN):
         memory = memory * _MORE[0] // _MORE[1]
@@ -138,7 +141,7 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
         entry=loaded.entry,
         header=image.header,
         memory=parameters.memory or memory,
-        command_line=" ".join(w for w in words if parameters.kaslr is None or w != _FIXED).strip(),
+        command_line=" ".join(word for word in words if word not in untold).strip(),
         initrd=archive(level.spin, level.machine),
         kaslr=parameters.kaslr,
     )

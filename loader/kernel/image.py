@@ -41,6 +41,7 @@ _BTF = b"\x9f\xeb\x01\x00"
 _BTF_BIG = b"\xeb\x9f\x01\x00"
 _BUILD_ID = struct.pack("<III", 4, 20, 3) + b"GNU\0"
 _RELATIVE = 0x403  # R_AARCH64_RELATIVE
+_GAP = 2 * MIB  # between segments, as far as the linker aligns the second
 _LIKELY = 64  # bases that are tried where an image is not linked to the usual one
 _ENOUGH = 1000  # pointers to symbols that cannot be chance
 
@@ -149,15 +150,33 @@ class KernelImage:
     # Bytes ------------------------------------------------------------------------------------
 
     def read(self, address: int, size: int) -> bytes:
-        """Return bytes at an address, zeros where the file has none; BadKernel outside."""
+        """Return bytes at an address, zeros where the file has none; BadKernel outside.
+
+        What stands between two segments is in the image, too: the linker only aligns the second.
+        """
+        parts: list[Segment] = []
         for segment in self.segments:
             at = address - segment.address
-            if at >= 0 and at + size <= segment.size:
-                stored = self.data[
-                    segment.offset + at : segment.offset + min(at + size, segment.stored)
-                ]
-                return stored.ljust(size, b"\0")
+            if parts:
+                behind = parts[-1].address + parts[-1].size
+                if not 0 <= segment.address - behind < _GAP:
+                    break
+            elif not 0 <= at < segment.size:
+                continue
+            parts.append(segment)
+            if 0 <= at + size <= segment.size:
+                return self._joined(parts, address, size)
         raise BadKernel(self.name, f"{address:#x}", f"{size:#x} bytes are not in the image")
+
+    def _joined(self, parts: Iterable[Segment], address: int, size: int) -> bytes:
+        found = bytearray(size)
+        for segment in parts:
+            at = address - segment.address
+            low, high = max(at, 0), min(at + size, segment.stored)
+            if low < high:
+                stored = self.data[segment.offset + low : segment.offset + high]
+                found[low - at : high - at] = stored
+        return bytes(found)
 
     def string(self, address: int, limit: int = 4096) -> str:
         """Return the NUL-terminated string at an address; empty where there is none."""

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import archs
 from loader.errors import BadKernel
 from loader.kernel.elfsymbols import has_symbols, symbols_of
 from loader.kernel.image import KernelImage
+from loader.kernel.segments import Segment
 from loader.kernel.symbols import Encoding, ImageSymbols
 from tests.support.imagewriter import kallsyms, symbols
 
@@ -138,3 +140,21 @@ def test_real_files_have_what_nm_and_kallsyms_say() -> None:
             *path.parent.glob("arch/*/boot/Image"),
         ):
             assert set(KernelImage.parse(image.read_bytes()).symbols) <= set(ours)
+
+
+def test_what_lies_between_two_segments_is_read_as_zeros() -> None:
+    """Bytes are read across two segments, not across what is far apart or behind the last."""
+    data = bytes(range(1, 17))
+    near = Segment(BASE, 8, 0, 6), Segment(BASE + 0x10, 8, 8, 8)
+    far = Segment(BASE + 0x100_0000, 8, 0, 8)
+    table = symbols_of(vmlinux(bytes(0x100), NAMES), "vmlinux")
+    assert table is not None
+    image = KernelImage(
+        "vmlinux", archs.arch("x86_64"), data, (), (*near, far), ImageSymbols(*table)
+    )
+    assert image.read(BASE + 4, 0x10) == data[4:6] + bytes(10) + data[8:12]
+    assert image.read(BASE, 0x10) == data[:6] + bytes(10)
+    assert image.read(BASE + 0x10, 8) == data[8:16]
+    for address, size in ((BASE, 0x19), (BASE + 0x10, 0x100_0000), (BASE + 8, 4), (BASE, 1 << 60)):
+        with pytest.raises(BadKernel, match="are not in the image"):
+            image.read(address, size)
