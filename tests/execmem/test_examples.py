@@ -51,6 +51,7 @@ WORDS = {
     "ARG": "321",
     "PATH...": "TREE",
     "PATH": "VMLINUZ",
+    "KERNEL": "VMLINUZ",
     "FILE": "page.html",
     "NAME": "tour",
 }
@@ -122,13 +123,17 @@ def line(text: str) -> list[str] | str:
     """Return the words of a command line, or what it would need."""
     words = shlex.split(text, comments=True)
     words = shlex.split(" ".join(shlex.quote(w) if w not in WORDS else WORDS[w] for w in words))
-    for word, what in (("ADDRESS", "a cluster"), ("evil.ko", "a module that ends emulators")):
+    for word, what in (
+        ("ADDRESS", "a cluster"),
+        ("BUILD", "a kernel that was built with KUnit tests"),
+        ("evil.ko", "a module that ends emulators"),
+    ):
         if word in words:
             return what
     chosen = words[words.index("--arch") + 1] if "--arch" in words else "x86_64"
     arch = archs.arch(chosen)
     named = words[2].partition(":")[0] if len(words) > 2 else ""
-    if words[1] == "kernel" or "--kernel" in words:
+    if "VMLINUZ" in words or words[1] == "kernel" or "--kernel" in words:
         kernels = [k for f in folders("EXECMEM_KERNELS") for k in sorted(f.glob("*-amd64"))]
         kernels = [kernel for kernel in kernels if list(kernel.glob("boot/vmlinuz*"))]
         if not kernels or named == "running":
