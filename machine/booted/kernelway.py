@@ -15,6 +15,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 import attrs
@@ -28,7 +29,7 @@ from machine.booted.functions import Function, Functions, Spot
 
 _ROOT = "/sys/kernel/tracing"
 _GROUP = "execmem"
-_AROUND = (-16, 48)  # of a function's entry: where sites and what belongs to them may lie
+_WINDOW = 48  # bytes from a function's entry, or an instruction: where its site lies
 _SLOT = 32  # bytes of a slot, and no less
 # Where struct kprobe has its copy of the instruction, by architecture and version.
 _COPIES = ("ainsn.insn", "ainsn.api.insn", "ainsn.xol_insn", "ainsn.api.xol_insn")
@@ -111,7 +112,8 @@ class KernelProbe(UntilStopped):
 class KernelTrace(UntilStopped):
     """Functions that the kernel's ftrace traces, until `stop`. Made by `Machine.kernel_trace`.
 
-    `sites` is the text that the kernel has changed, by function; `trampoline` what it calls,
+    `sites` is the text that the kernel has changed, by function (a pointer in front of a function
+    may have changed, too: CALL_OPS of arm64 and riscv64); `trampoline` what it calls,
     where the kernel tells (x86-64: a copy of ftrace_caller from the allocator of executable
     memory).
     """
@@ -215,12 +217,10 @@ class KernelWay:
 
     def buffer(self) -> list[str]:
         """Return the lines of the trace buffer; what reading it calls is not traced."""
+        with suppress(FileError):  # until 5.8 it pauses anyhow
+            self._write("options/pause-on-trace", "1")
         try:
-            self._write("tracing_on", "0")
-            try:
-                return [line for line in self._text("trace").splitlines() if line[:1] != "#"]
-            finally:
-                self._write("tracing_on", "1")
+            return [line for line in self._text("trace").splitlines() if line[:1] != "#"]
         except FileError:
             return []  # it is from before that was there
 
@@ -324,32 +324,27 @@ class KernelWay:
     # Code ---------------------------------------------------------------------------------------
 
     def _window(self, address: int) -> bytes:
-        """Return what stands around a place."""
-        first, last = _AROUND
-        return self._read(address + first, last - first)
+        """Return what stands at a place and behind it."""
+        return self._read(address, _WINDOW)
 
     def _site(self, address: int, before: bytes) -> Code:
-        """Return what has changed around a place; nothing at it where nothing has."""
-        after, start = self._window(address), address + _AROUND[0]
-        changed = [
-            at for at, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1
-        ]
+        """Return the instructions that have changed behind a place; none where none has."""
+        after = self._window(address)
+        changed = [at for at in range(len(before)) if before[at] != after[at]]
         if not changed:
             return Code(address, b"", b"")
-        # Whole instructions: those of the text as it was before.
-        first, last = changed[0], changed[-1] + 1
-        at = -_AROUND[0]
-        while at <= first and at < len(before):
-            size = self._decode(before[at : at + 16], start + at).size or 1
-            if at + size > first:
-                first = at
-                break
-            at += size
-        at = first
-        while at < last:
-            at += self._decode(after[at : at + 16], start + at).size or 1
-        found = self._code(start + first, at - first)
-        return attrs.evolve(found, before=before[first:at])
+        first = 0
+        while first + (size := self._size(before, address, first)) <= changed[0]:
+            first += size
+        last = first
+        while last <= changed[-1]:
+            last += self._size(after, address, last)
+        found = self._code(address + first, last - first)
+        return attrs.evolve(found, before=before[first:last])
+
+    def _size(self, code: bytes, address: int, at: int) -> int:
+        """Return the bytes of an instruction; 1 where there is none."""
+        return self._decode(code[at : at + 16].ljust(16, b"\0"), address + at).size or 1
 
     def _code(self, address: int, size: int) -> Code:
         lines, at = [], address
