@@ -7,7 +7,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
@@ -21,7 +21,7 @@ from kernels.booted.modules import Inserted, Region
 from kernels.booted.reports import Report
 from kernels.log import LogLine
 from kernels.registry import Record
-from kernels.tracing import LIMIT, Hit
+from kernels.tracing import LIMIT, AnyProbe, CallTrace, Hit, OnCall
 from loader.btf import Btf
 from loader.elfview import SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, Section
 from loader.loaded import LoadedSection, State
@@ -29,13 +29,28 @@ from machine.arguments import Argument
 from machine.booted.holding import Holding
 from machine.typed import Calling, TypedFunctions
 
-if TYPE_CHECKING:
-    from machine.booted.interposing import Interposing
-    from machine.booted.probes import Probe
-    from machine.booted.traces import Trace
-
 _PERCPU = ".data..percpu"
 _PAGE, _AFTER_INIT = 4096, ".data..ro_after_init"
+
+
+class Watching(Protocol):
+    """What watches functions of a machine."""
+
+    def probe(
+        self, place: int | str, handler: Callable[[Hit], object] | None, limit: int = ...
+    ) -> AnyProbe:
+        """Put a probe at an instruction."""
+        ...
+
+    def trace(
+        self,
+        *patterns: str,
+        limit: int = ...,
+        on_entry: OnCall | None = ...,
+        on_exit: OnCall | None = ...,
+    ) -> CallTrace:
+        """Trace functions."""
+        ...
 
 
 class Keeper(Calling, Protocol):
@@ -60,7 +75,7 @@ class Keeper(Calling, Protocol):
         ...
 
     @property
-    def interposing(self) -> Interposing:
+    def interposing(self) -> Watching:
         """What watches and changes functions."""
         ...
 
@@ -298,13 +313,13 @@ class BootedModule:
             address, *args, instructions=instructions, seconds=seconds, returns=returns
         )
 
-    def trace(self, glob: str = "*", **options: Any) -> Trace:
+    def trace(self, glob: str = "*", **options: Any) -> CallTrace:
         """Trace this module's functions whose name matches; see `BootedMachine.trace`."""
         return self._machine.interposing.trace(f"{self.name}:{glob}", **options)
 
     def probe(
         self, place: str, handler: Callable[[Hit], object] | None = None, *, limit: int = LIMIT
-    ) -> Probe:
+    ) -> AnyProbe:
         """Probe this module at `FUNCTION[+OFFSET]`; see `BootedMachine.probe`."""
         return self._machine.interposing.probe(f"{self.name}:{place}", handler, limit)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -21,6 +21,7 @@ from emulator.boards.board import EMULATOR
 from emulator.boards.rest import become, rest_of
 from emulator.faults import BadCall
 from kernels.booted import saved
+from kernels.booted.kernel import BootedKernel
 from kernels.booted.modules import Inserted, Region
 from kernels.booted.reports import every
 from kernels.booted.starting import Parameters
@@ -28,10 +29,7 @@ from kernels.errors import BadSnapshot
 from kernels.log import LogLine
 from loader.elf import parse as parse_elf
 from loader.errors import LoadError
-from machine.booted.module import BootedModule, report_of
-
-if TYPE_CHECKING:
-    from machine.booted.machine import BootedMachine
+from machine.booted.module import BootedModule, Keeper, report_of
 
 _PAGE = 4096
 _CONSOLE = 1 << 28  # bytes
@@ -41,7 +39,21 @@ _ADDRESS = (1 << 64) - 1
 _SECONDS = 1e9
 
 
-def save(machine: BootedMachine, path: str | Path) -> None:
+class Kept(Keeper, Protocol):
+    """A machine, as far as it is kept in a file: its kernel, its modules, its limits."""
+
+    kernel: BootedKernel
+    seconds: float | None
+    instructions: int | None
+    mounted: bool
+
+    @property
+    def modules(self) -> dict[str, BootedModule]:
+        """The modules that are loaded, by name."""
+        ...
+
+
+def save(machine: Kept, path: str | Path) -> None:
     """Write a machine to a file; see `BootedMachine.save`."""
     kernel = machine.kernel
     board, standing = kernel.board, kernel.standing
@@ -121,7 +133,7 @@ def kernel_of(found: saved.Saved) -> tuple[str, str, Parameters]:
     return image, name, parameters
 
 
-def resume(machine: BootedMachine, found: saved.Saved) -> None:
+def resume(machine: Kept, found: saved.Saved) -> None:
     """Let a machine whose kernel has just been booted become the one in a file.
 
     Raises
@@ -179,7 +191,7 @@ def _memory(found: saved.Saved, most: int) -> tuple[list[int], memoryview]:
     return pages, memoryview(memory)
 
 
-def _modules(machine: BootedMachine, found: saved.Saved, given: object) -> Iterator[BootedModule]:
+def _modules(machine: Kept, found: saved.Saved, given: object) -> Iterator[BootedModule]:
     for number, each in enumerate(_list(given, _MODULES)):
         name, file = (_text(each[key]) for key in ("name", "file"))
         image = found.part(f"module {number}", _MODULE)
