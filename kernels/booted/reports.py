@@ -119,7 +119,7 @@ _SAYS = (
     ("RCU", re.compile(r"Voluntary context switch within RCU.*")),
 )
 _WRITES = re.compile(
-    r"#PF: supervisor write access|WnR = 1|Store/AMO|^Write of size|out-of-bounds write|free write"
+    r"#PF: supervisor write access|WnR = 1|Store/AMO|cause: 0*f$|^Write of size|out-of-bounds write|free write"
 )
 _FETCHES = re.compile(
     r"#PF: supervisor instruction fetch|instruction page fault|IABT", re.IGNORECASE
@@ -206,7 +206,14 @@ def find(lines: Iterable[str]) -> Report | None:
     if found is None:
         return None
     rank, number, match = found
-    return _report(_HEADS[rank], match, known, number)[0]
+    report = _report(_HEADS[rank], match, known, number)[0]
+    if not report.where:  # another report may stand in the middle of it
+        places = filter(None, map(_PC.search, known[number:]))
+        report = next(
+            (attrs.evolve(report, where=at["symbol"] + (at["module"] or "")) for at in places),
+            report,
+        )
+    return report
 
 
 def warnings(lines: Iterable[str]) -> Iterator[Report]:

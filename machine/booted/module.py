@@ -30,6 +30,8 @@ from machine.booted.holding import Holding
 from machine.typed import Calling, TypedFunctions
 
 _PERCPU = ".data..percpu"
+# What is no part of a module's regions (kernel/module/main.c, rewrite_section_headers()).
+_APART = (_PERCPU, ".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 _PAGE, _AFTER_INIT = 4096, ".data..ro_after_init"
 
 
@@ -421,7 +423,7 @@ def with_regions(view: ElfView, inserted: Inserted) -> Inserted:
     ends: dict[MemType, tuple[int, int]] = {}
     for section in view.sections:
         address = inserted.addresses.get(section.index)
-        if address is None or not section.allocated or section.name == _PERCPU:
+        if address is None or not section.allocated or section.name in _APART:
             continue
         kind = _kind_of(section)
         low, high = ends.get(kind, (address, address))

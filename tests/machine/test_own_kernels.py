@@ -64,13 +64,15 @@ def test_a_check_reports_by_name_and_the_machine_goes_on(
     machine = own.machine(tree)
     with machine.fork():
         module = machine.load(own.modules(tree) / "reports.ko")
-        assert not module.report.reports
+        usual = {each.name for each in module.report.reports}  # UBSAN_ALIGNMENT finds many
         before = len(machine.log)
         module.call(function, argument)
-        found = machine.kernel.reports_since(before)
+        machine.sleep(0.02)  # a backtrace may be printed by the next tick (vprintk_deferred())
+        found = [e for e in machine.kernel.reports_since(before) if e.name not in usual]
         assert found, [line.text for line in machine.log[before:]]
-        assert found[0].name.startswith(name)
-        everything = " ".join([found[0].where, *found[0].backtrace])
+        meant = [each for each in found if each.name.startswith(name)]
+        assert meant, [each.name for each in found]
+        everything = " ".join([meant[0].where, *meant[0].backtrace])
         assert f"{function}+0x" in everything
         assert module.call("bug_none") == 1
 
@@ -85,6 +87,7 @@ def test_an_oops_is_a_fault_and_the_machine_goes_on(tree: Path) -> None:
             with pytest.raises(Fault) as caught:
                 module.call("bug_null")
             assert caught.value.where.startswith("bug_null+0x")
+            machine.sleep(0.02)
             before = len(machine.log)
             assert module.call("bug_none") == 1
             assert machine.call(machine.function("strlen"), b"12345") == 5
@@ -117,7 +120,7 @@ def test_what_a_test_does_to_the_kernel_is_that_tests_failure(
             "oopses.breaks": "failed",
             "oopses.after": "passed",
         }
-        assert any(each.kind is FaultKind.WRITE for each in found.reports)
+        assert any(each.kind in (FaultKind.READ, FaultKind.WRITE) for each in found.reports)
     else:
         assert leaves[crashed] == "crashed"
     assert len(machine.log) == before

@@ -265,6 +265,22 @@ def test_any_log_is_read(lines: list[str]) -> None:
     reports.find(lines)
 
 
+def test_a_fault_has_its_place_behind_another_report() -> None:
+    """A fault has its place, though another report stands in the middle of it."""
+    lines = [
+        "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008",
+        "------------[ cut here ]------------",
+        "UBSAN: misaligned-access in kernel/module/main.c:3606:2",
+        "Call Trace:",
+        "[<ffffffff80007aa8>] up+0x2e/0xca",
+        "---[ end trace ]---",
+        "epc : bug_null+0x2/0xa [reports]",
+    ]
+    found = reports.find(lines)
+    assert found is not None
+    assert (found.kind, found.where) == (FaultKind.READ, "bug_null+0x2/0xa [reports]")
+
+
 def test_addresses_become_names_where_the_kernel_prints_none() -> None:
     """Addresses become names, where the kernel prints none for want of kallsyms."""
     lines = [
