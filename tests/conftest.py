@@ -37,6 +37,11 @@ NEEDED = {
 }
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Call an architecture by its name: all test processes must see the same names of tests."""
+    return val.name if isinstance(val, archs.Arch) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Skip a test whose architecture lacks the level of its folder, or of its fixtures."""
