@@ -28,7 +28,7 @@ OTHERS = {
 # What differs: a memcpy by ERMS (Haswell), mitigations of Spectre v2 (A72 has it, A53 has not).
 
 
-@pytest.mark.parametrize("arch", BOOTING, ids=str)
+@pytest.mark.parametrize("arch", BOOTING)
 def test_models_are_known_by_name(arch: Arch) -> None:
     """Each is one of the emulator's; others are refused with the names of these."""
     for name in arch.boots.models:

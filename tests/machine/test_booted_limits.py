@@ -160,7 +160,7 @@ def test_no_module_may_do_what_it_is_not_given_time_for(machine: BootedMachine) 
     assert caught.value.kind is FaultKind.INSTRUCTION_LIMIT
 
 
-@pytest.mark.parametrize("arch", BOOTING, ids=str)
+@pytest.mark.parametrize("arch", BOOTING)
 def test_hardware_takes_whatever_is_written(arch: Arch) -> None:
     """Nothing that a guest writes to a part or reads from it is an error of the host."""
     board = board_of(arch, 4 << 20)
