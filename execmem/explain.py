@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from allocator.errors import printable
 from allocator.types import PAGE_SIZE, ExecmemType, Interval, MemType, size_text
-from archs import Arch
+from archs import Arch, Plt
 from archs.reloc import Reloc
 from execmem.relocs import Code
 from loader.elfview import STT_FUNC, ElfView
@@ -253,7 +253,7 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
             for b in arch.link.branches
         ],
         "code_model": arch.link.code_model,
-        "plt": None if motion.plt is None else {"size": motion.plt.size, "sorts": motion.plt.sorts},
+        "plt": None if motion.plt is None else _plt(motion.plt),
         "rows": {str(n): _row(arch, n) for n in np.unique(motion.type).tolist()},
         "regions": [
             {
@@ -302,6 +302,8 @@ def _view(view: View, progress: Callable[[str, int, int], None]) -> dict[str, An
                 "start": _hex(e.address),
                 "reserved": e.reserved,
                 "visits": _pack(e.visits.astype("<u4")),
+                "slots": None if e.slots is None else _hex(e.slots),
+                "slots_group": e.slots_group,
             }
             for init, e in sorted(motion.entries.items())
         ],
@@ -329,6 +331,19 @@ def bands(here: AddressMap, direct_map: Interval) -> tuple[tuple[str, Interval],
         if spec.fallback is not None:
             found["fallback window", spec.fallback] = None
     return tuple(found)
+
+
+def _plt(plt: Plt) -> dict[str, Any]:
+    """Return what decides whether a branch gets an entry: its size, order and reach."""
+    reach = plt.reach
+    return {
+        "size": plt.size,
+        "sorts": plt.sorts,
+        "terms": [[t.sign, "".join(t.letters), t.granule, t.bias] for t in plt.op.terms],
+        "bits": plt.op.bits,
+        "lo": None if reach is None else _hex(reach.lo),
+        "hi": None if reach is None else _hex(reach.hi),
+    }
 
 
 def _row(arch: Arch, number: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from archs.dialect import RELA
 from archs.op import Letters
 from archs.reloc import Reloc
 from loader.elfview import RelocationTable
-from loader.layout import is_init, slot_candidates
+from loader.layout import PltPlan, is_init, slot_candidates
 from loader.listing import Listing
 from loader.loaded import LoadedModule
 
@@ -54,12 +54,18 @@ class PltEntries:
         Where it lies, and how many entries it has.
     visits
         Branches in the order in which the loader looks at them.
+    slots
+        Address of the first slot that entries load their targets from; None: they jump themselves.
+    slots_group
+        What the slots move with.
     """
 
     section: int
     address: int
     reserved: int
     visits: RecordNumbers
+    slots: int | None = None
+    slots_group: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -157,9 +163,10 @@ class Motion:
             value = x[mine].view(np.int64)
             bad[ids[mine]] = (value < reach.lo) | (value >= reach.hi)
         via: dict[int, int] = {}
-        used = {}
+        used: dict[bool, int] = {}
         for init, entries in self.entries.items():
-            used[init] = self._take_entries(entries, text, bad, via)
+            before = sum(used.values())  # slots are the whole module's
+            used[init] = self._take_entries(entries, (text, data), bad, via, before)
         return Outcome(np.flatnonzero(bad), via, used)
 
     def _letters(self, text: int, data: int) -> dict[str, U64]:
@@ -178,17 +185,32 @@ class Motion:
         }
 
     def _take_entries(
-        self, entries: PltEntries, text: int, bad: NDArray[np.bool_], via: dict[int, int]
+        self,
+        entries: PltEntries,
+        moves: tuple[int, int],
+        bad: NDArray[np.bool_],
+        via: dict[int, int],
+        before: int,
     ) -> int:
         """Give branches out of reach an entry each, as the loader does; return how many it took."""
         assert self.plt is not None
+        text = moves[0]
+        shift = {Group.TEXT: text, Group.DATA: moves[1]}
         known: dict[int, int] = {}
         used, last = 0, None
         for one in entries.visits[bad[entries.visits]].tolist():
             target = int(self.target[one])
             number = known.get(target)
             if number is None or (self.plt.sorts and target != last):
-                if used == entries.reserved:
+                at = entries.address + used * self.plt.size + text
+                if entries.slots is None:
+                    to = target + shift.get(Group(int(self.moves[1][one])), 0)
+                else:
+                    to = entries.slots + 8 * (before + used)
+                    to += shift.get(Group(entries.slots_group), 0)
+                if used == entries.reserved or not self.plt.leads(
+                    at & ADDRESS_MASK, to & ADDRESS_MASK
+                ):
                     continue
                 number = known[target] = used
                 used += 1
@@ -358,12 +380,21 @@ def _entries(
         which = init if init in plans else False
         if table.target.executable and which in plans:
             visits.setdefault(which, []).append(start + slot_candidates(module.view, table))
+    groups = _groups(module)
+
+    def slots(plan: PltPlan) -> tuple[int | None, int]:
+        index = plan.got_section
+        if index is None or index not in module.sections:
+            return None, 0
+        return module.sections[index].address, int(groups[index])
+
     return {
         init: PltEntries(
-            section=plan.section,
-            address=module.sections[plan.section].address,
-            reserved=plan.slots,
-            visits=np.concatenate([np.empty(0, np.intp), *visits.get(init, [])]),
+            plan.section,
+            module.sections[plan.section].address,
+            plan.slots,
+            np.concatenate([np.empty(0, np.intp), *visits.get(init, [])]),
+            *slots(plan),
         )
         for init, plan in plans.items()
     }

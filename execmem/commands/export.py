@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +27,7 @@ def export(module: str, elf: str | None, flat: str | None, **options: Any) -> No
     sections, segments and symbols at their addresses, those of the kernel as absolute ones, and
     what each relocation was in a note.
     """
+    from allocator.files import write_file
     from execmem import export, report
     from execmem.streams import say
 
@@ -37,12 +37,12 @@ def export(module: str, elf: str | None, flat: str | None, **options: Any) -> No
     written: list[dict[str, Any]] = []
     if elf is not None:
         data = export.elf(loaded)
-        _write(elf, data)
+        write_file(elf, data)
         written.append({"file": elf, "format": "elf", "size": len(data)})
     if flat is not None:
         data, listing = export.flat(loaded)
-        _write(flat, data)
-        _write(f"{flat}.map", listing.encode())
+        write_file(flat, data)
+        write_file(f"{flat}.map", listing.encode())
         written.append({"file": flat, "format": "bin", "size": len(data)})
         written.append({"file": f"{flat}.map", "format": "map", "size": len(listing)})
     if options["as_json"]:
@@ -51,13 +51,3 @@ def export(module: str, elf: str | None, flat: str | None, **options: Any) -> No
         return
     for row in written:
         say(f"{row['file']}: {row['size']:,} bytes")
-
-
-def _write(name: str, data: bytes) -> None:
-    from allocator.files import reason_of
-    from loader.errors import BadModule
-
-    try:
-        Path(name).write_bytes(data)
-    except OSError as error:
-        raise BadModule(name, "export", reason_of(error)) from None

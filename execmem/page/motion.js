@@ -47,7 +47,10 @@ class Motion {
     }
     this.entries = view.entries.map((e) => ({
       ...e, start: BigInt(e.start), visits: unpack(e.visits, Uint32Array),
+      slots: e.slots === null ? null : BigInt(e.slots),
     }));
+    const plt = view.plt;
+    this.plt = plt && { ...plt, lo: plt.lo && integer(plt.lo), hi: plt.hi && integer(plt.hi) };
     this.sorted = new BigUint64Array(this.order.length);
     for (let i = 0; i < this.sorted.length; i++) this.sorted[i] = this.x[this.order[i]];
     this.targetId = this.numberTargets();
@@ -139,14 +142,19 @@ class Motion {
         this.failed += Math.max(0, to - from);
       }
     }
-    this.used = this.entries.map((e, number) => this.takeEntries(e, number));
+    let before = 0; // slots are the whole module's
+    this.used = this.entries.map((e, number) => {
+      const used = this.takeEntries(e, number, before);
+      before += used;
+      return used;
+    });
     this.via = 0;
     for (let i = 0; i < this.count; i++) this.via += this.status[i] === VIA;
     return this;
   }
 
   // Give branches out of reach an entry each, in the loader's order (loader/stubs.py).
-  takeEntries(e, which) {
+  takeEntries(e, which, before) {
     const { size, sorts } = this.view.plt, known = new Map();
     let used = 0, last = -1;
     for (const i of e.visits) {
@@ -154,7 +162,7 @@ class Motion {
       const target = this.targetId[i];
       let number = known.get(target);
       if (number === undefined || (sorts && target !== last)) {
-        if (used === e.reserved) continue;
+        if (used === e.reserved || !this.leads(e, used, before, i)) continue;
         known.set(target, (number = used++));
       }
       last = target;
@@ -167,6 +175,15 @@ class Motion {
       }
     }
     return used;
+  }
+
+  // Whether the next entry would reach what it leads to (archs/levels/load.py, Plt.leads).
+  leads(e, used, before, i) {
+    if (this.plt.lo === null) return true;
+    const at = BigInt.asUintN(64, e.start + this.text + BigInt(used * this.plt.size));
+    const to = e.slots === null ? this.targetAt(i)
+      : BigInt.asUintN(64, e.slots + this.shift(e.slots_group) + BigInt(8 * (before + used)));
+    return !this.outside(this.plt, this.compute(this.plt, to, at));
   }
 
   // The nearest move of everything, up (1) or down (-1), at which something stops reaching.

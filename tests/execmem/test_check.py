@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -563,12 +564,13 @@ def test_usage(words: list[str], cases: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_plugin(cases: Path) -> None:
     """Pytest collects cases when it is asked to: an item an architecture, failures in lines."""
+    installed = any(e.value == "execmem.check.plugin" for e in entry_points(group="pytest11"))
+    named = () if installed else ("-p", "execmem.check.plugin")
     command = [
         sys.executable,
         "-m",
         "pytest",
-        "-p",
-        "execmem.check.plugin",
+        *named,
         "-p",
         "no:cacheprovider",
     ]

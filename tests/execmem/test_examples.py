@@ -128,7 +128,7 @@ def line(text: str) -> list[str] | str:
         ("BUILD", "a kernel that was built with KUnit tests"),
         ("evil.ko", "a module that ends emulators"),
     ):
-        if word in words:
+        if any(each.split("/")[0] == word for each in words):
             return what
     chosen = words[words.index("--arch") + 1] if "--arch" in words else "x86_64"
     arch = archs.arch(chosen)

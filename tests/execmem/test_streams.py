@@ -21,6 +21,7 @@ from samples.modules import path, root
 HERE = Path(__file__).parents[2]
 HELLO = path("x86_64", "hello")
 FULL = Path("/dev/full")
+CASE = next(iter(sorted((HERE / "tests" / "cases" / "rows" / "x86_64").glob("*.case"))))
 WRITING = {
     "load": ["load", HELLO],
     "load --json": ["load", HELLO, "--json"],
@@ -33,6 +34,9 @@ WRITING = {
     "compare": ["compare", "--workload", "probes", "--design", "default"],
     "sweep": ["sweep", HELLO, "--jobs", "1"],
     "demo": ["demo"],
+    "disasm": ["disasm", path("x86_64", "mathuser"), "mathuser_lcm"],
+    "functions": ["functions", HELLO],
+    "check": ["check", CASE, "--linker", "none", "--jobs", "1"],
     "--help": ["--help"],
     "--version": ["--version"],
 }
@@ -291,13 +295,21 @@ def outputs(target):
         ["compare", "--workload", "probes", "--design", "default", "--arch", "arm64", "--png", target],
         ["compare", "--workload", "probes", "--design", "default", "--arch", "arm64", "--record", target],
         ["sweep", HELLO, "--jobs", "1", "--output", target],
+        ["export", HELLO, "--elf", target],
+        ["check", CASE, "--linker", "none", "--junit", target],
     ]  # fmt: skip
 
 
 def suffixed(words, folder, name):
     """Return a target with the suffix that a command's option wants."""
     option = words[-2]
-    suffix = {"--svg": ".svg", "--png": ".png", "--html": ".html"}.get(option, ".jsonl")
+    suffix = {
+        "--svg": ".svg",
+        "--png": ".png",
+        "--html": ".html",
+        "--elf": ".elf",
+        "--junit": ".xml",
+    }.get(option, ".jsonl")
     return [*words[:-1], folder / f"{name}{suffix}"]
 
 
@@ -355,5 +367,5 @@ def test_what_is_there_is_replaced_whole(run, tmp_path, monkeypatch):
 def test_every_command_was_tried():
     """The lists above know every command."""
     tried = {name.split()[0] for name in WRITING} | {str(words[0]) for words in outputs("x")}
-    assert COMMANDS.keys() - tried == {"crypto", "diff", "kernel"}
+    assert COMMANDS.keys() - tried == {"crypto", "diff", "kernel", "kunit", "types"}
     assert root("x86_64").is_dir()

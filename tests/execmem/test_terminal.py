@@ -45,6 +45,13 @@ def hostile(arch, folder, name):
     return file
 
 
+def case_of(file, folder, function):
+    """Return a relocation case that says a name."""
+    case = folder / f"{file.stem}.case"
+    case.write_text(f"execmem case 1\narch {function}\nsection .text ax 00\n", errors="replace")
+    return case
+
+
 def commands(file, folder, name):
     """Return command lines that show as much of a module as they can."""
     function = os.fsdecode(name + b"_lcm")
@@ -66,6 +73,12 @@ def commands(file, folder, name):
         "compare": ["compare", "--workload", function],
         "sweep": ["sweep", file, archive, "--init", "--jobs", "1"],
         "demo": ["demo", function],
+        "disasm": ["disasm", file, function],
+        "export": ["export", file, "--elf", folder / "out.elf", "--bin", folder / "out.bin"],
+        "functions": ["functions", file],
+        "types": ["types", file, function],
+        "kunit": ["kunit", file, "--kernel", file],
+        "check": ["check", case_of(file, folder, function), "--linker", "none", "--jobs", "1"],
     }
 
 

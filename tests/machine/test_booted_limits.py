@@ -104,7 +104,9 @@ def test_loops_end(machine: BootedMachine, limits: dict[str, float]) -> None:
         if name == "crc32_le":
             work = partial(machine.call, address)
         elif name == "do_one_initcall" and machine.tree is not None:
-            work = partial(machine.load, max(machine.tree.files))
+            # One with an init: an algorithm.
+            having = [n for n, f in machine.tree.files.items() if "kernel/crypto/" in str(f)]
+            work = partial(machine.load, min(having))
         with pytest.raises(Fault) as caught:
             work()
         assert caught.value.kind in LIMITS
