@@ -74,7 +74,6 @@ _SECONDS = 600.0  # of the host, for a load: raid6_pq measures a minute where it
     "execmem diff --oracle DIR",
     "execmem diff --oracle DIR --run kaslr --arch arm64 --placement",
     "execmem diff loop --oracle DIR --run base --without ftrace",
-    "execmem diff --kernel PATH --root TREE crc16",
 )
 def diff(
     ctx: click.Context,
