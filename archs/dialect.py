@@ -34,6 +34,20 @@ SYMBOL = np.dtype(
         ("size", "<u8"),
     ]
 )
+HEADER = np.dtype(
+    [
+        ("name", "<u4"),
+        ("type", "<u4"),
+        ("flags", "<u8"),
+        ("address", "<u8"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("link", "<u4"),
+        ("info", "<u4"),
+        ("align", "<u8"),
+        ("entry", "<u8"),
+    ]
+)
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<u8")])
 
 # Of files of 64 and of 32 bits: the file header from e_type on, and section headers (name, type,

@@ -13,7 +13,6 @@ from allocator.types import GIB, Interval, MemType
 from archs import Arch
 from execmem.check import running
 from execmem.check.case import BadCase
-from execmem.check.files import is_case_file
 from execmem.check.placing import places
 from execmem.check.reading import read
 from execmem.check.running import Wanted
@@ -21,8 +20,6 @@ from execmem.check.subject import Object, Subject
 from execmem.explain import View, bands
 from loader.errors import LoadError
 from loader.loaded import LoadedModule, LoadedSection, State
-
-__all__ = ["is_case_file", "views"]
 
 
 @attrs.frozen

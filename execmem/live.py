@@ -23,6 +23,7 @@ import attrs
 import numpy as np
 
 from allocator.types import MemType
+from archs.dialect import HEADER
 from archs.environment import Boot
 from archs.passes.static_calls import KEY, TRAMPOLINE
 from emulator.faults import Fault
@@ -48,20 +49,6 @@ from machine.booted.machine import BootedMachine
 from machine.booted.words import soft
 
 RUN = "booted"
-_HEADER = np.dtype(  # Elf64_Shdr
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("address", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("align", "<u8"),
-        ("entry", "<u8"),
-    ]
-)
 _SYMBOL, _VALUE = 24, slice(8, 16)  # bytes of Elf64_Sym; st_value in it
 _FLAGS = 3  # of a branch, in the low bits of its key's address
 _ENABLED, _POINTER = 4, 8  # bytes: struct static_key.enabled, struct static_call_key.func
@@ -264,7 +251,7 @@ class Recorder:
         """Read a module that is relocated."""
         machine = self.machine
         view = parse(load.image, self._file)
-        headers = np.frombuffer(load.headers, _HEADER)
+        headers = np.frombuffer(load.headers, HEADER)
         sections = tuple(
             (index, int(at["address"]), int(at["size"]), int(at["flags"]), int(at["align"]))
             for index, at in enumerate(headers)

@@ -57,6 +57,18 @@ class Seals(AnyAlgorithm):
     """What encrypts and authenticates: what it returns or takes ends with the tag."""
 
     @abc.abstractmethod
+    def seal(
+        self,
+        operation: str,
+        data: bytes,
+        key: bytes,
+        iv: bytes,
+        associated: bytes,
+        tag: int,
+        size: int,
+    ) -> bytes:
+        """Return the `size` bytes that `encrypt` or `decrypt` makes of `data`."""
+
     def encrypt(
         self,
         data: bytes,
@@ -67,8 +79,9 @@ class Seals(AnyAlgorithm):
         tag_size: int | None = None,
     ) -> bytes:
         """Return `data` encrypted, and the tag behind it."""
+        tag = self.number("maxauthsize") if tag_size is None else tag_size
+        return self.seal("encrypt", data, key, iv, associated, tag, len(data) + tag)
 
-    @abc.abstractmethod
     def decrypt(
         self,
         data: bytes,
@@ -79,6 +92,10 @@ class Seals(AnyAlgorithm):
         tag_size: int | None = None,
     ) -> bytes:
         """Return `data` without its tag, decrypted; CryptoError (EBADMSG) where the tag is wrong."""
+        tag = self.number("maxauthsize") if tag_size is None else tag_size
+        if len(data) < tag:
+            raise CryptoError(self.name, "decrypt", errno.EINVAL, f"shorter than its tag of {tag}")
+        return self.seal("decrypt", data, key, iv, associated, tag, len(data) - tag)
 
 
 class Generates(AnyAlgorithm):

@@ -142,7 +142,7 @@ class TypedFunction:
         if value is None and kind.kind is Kind.PTR:
             return 0
         if isinstance(value, str) and kind.kind in (Kind.ENUM, Kind.ENUM64):
-            value = _constant(kind, value)
+            value = kind.constant(value)
         if isinstance(value, Mapping | list | tuple):
             return self._held(name, kind, value, lives)
         if isinstance(value, str | bytes | bytearray | Out):
@@ -205,13 +205,6 @@ class TypedFunction:
         if kind.kind in _STRUCTURES:
             return raw
         return kind.from_number(raw, self.machine)
-
-
-def _constant(kind: GuestType, name: str) -> int:
-    if name not in kind.constants:
-        known = ", ".join(list(kind.constants)[:12])
-        raise BadCall(kind.name, f"no constant {name!r}", f"there are {known}")
-    return kind.constants[name]
 
 
 class TypedFunctions(Mapping[str, TypedFunction]):

@@ -186,6 +186,13 @@ class GuestType:
         """The values of an enumeration, by name."""
         return {value.name: value.value for value in self._inner.values}
 
+    def constant(self, name: str) -> int:
+        """Return a value of an enumeration; BadCall where none has the name."""
+        if name not in self.constants:
+            known = ", ".join(list(self.constants)[:12])
+            raise BadCall(self.name, f"no constant {name!r}", f"there are {known}")
+        return self.constants[name]
+
     @property
     def members(self) -> Mapping[str, Field]:
         """Members by name, those of unnamed ones among them, in the order of the structure."""
@@ -452,10 +459,7 @@ def _get(kind: GuestType, address: int, memory: Memory) -> Any:
 
 def _as_number(kind: GuestType, value: object) -> int:
     if isinstance(value, str) and kind.kind in _ENUMS:
-        if value not in kind.constants:
-            known = ", ".join(list(kind.constants)[:12])
-            raise BadCall(kind.name, f"no constant {value!r}", f"there are {known}")
-        return kind.constants[value]
+        return kind.constant(value)
     if isinstance(value, SupportsIndex):
         return index(value)
     raise BadCall(kind.name, f"cannot be set to {type(value).__name__}")

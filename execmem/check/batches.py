@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,16 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from execmem.check.linkers import OPTIONS, Linker, compared, kept, quoted, reason, without_merging
+from execmem.check.linkers import (
+    OPTIONS,
+    Linker,
+    compared,
+    discarded,
+    quoted,
+    reason,
+    run,
+    without_merging,
+)
 from execmem.check.subject import Planned
 from execmem.check.toolchain import TIMEOUT
 from loader.elfview import GOT_SYMBOL
@@ -85,8 +93,7 @@ def link(
     got
         Where its own global offset table may stand, if it needs one.
     """
-    count = int.from_bytes(planned.image[60:62], planned.view.dialect.order)
-    own = {index: at for index, at in addresses.items() if index < count}
+    own = planned.own(addresses)
     more = GOING_ON[linker.name] if going_on else ()
     if got is not None:
         more = (*more, *TELLING[linker.name])
@@ -94,17 +101,9 @@ def link(
         folder = Path(name)
         (folder / "script.ld").write_text(_script(planned, own, symbols, got), "utf-8")
         (folder / "in.o").write_bytes(without_merging(planned, own))
-        try:
-            done = subprocess.run(
-                [linker.path, *OPTIONS, *more, "-T", "script.ld", "in.o", "-o", "out.elf"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=TIMEOUT,
-            )
-        except subprocess.TimeoutExpired:
+        command = [linker.path, *OPTIONS, *more, "-T", "script.ld", "in.o", "-o", "out.elf"]
+        done = run(command, folder)
+        if done is None:
             return Said(sections=None, refused=f"takes over {TIMEOUT} s")
         out, places = folder / "out.elf", dict(_refused_places(done.stderr))
         if done.returncode or not out.is_file():
@@ -137,10 +136,7 @@ def _script(
     for number, (at, each) in enumerate(sorted(outputs)):
         name = quoted(each)
         lines.append(f"  {name} {at:#x} : {{ KEEP(*({name})) }} :p{number}")
-    count = int.from_bytes(planned.image[60:62], view.dialect.order)
-    others = {section.name for section in view.sections[1:count] if not kept(section)}
-    lines += [f"  /DISCARD/ : {{ *({quoted(name)}) }}" for name in sorted(others)]
-    return "\n".join([*lines, "}"]) + "\n"
+    return "\n".join([*lines, *discarded(planned), "}"]) + "\n"
 
 
 def _read(

@@ -405,7 +405,7 @@ class _Against:
         if not slots:
             raise LookupError(f"no slot of its global offset table holds {wanted:#x}")
         for slot in slots:
-            value = row.got.symbol(letters, start, lambda _, slot=slot: slot)  # type: ignore[misc]
+            value = row.got.symbol(letters, start, lambda _, slot=slot: slot)  # type: ignore[misc] # a default has no declared type
             a = record.addend if row.got.keeps_addend else 0
             assert value is not None
             x = row.op.evaluate({"S": value, "A": a, "P": place})

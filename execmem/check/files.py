@@ -38,14 +38,6 @@ def find(paths: Iterable[Path]) -> Iterator[Path]:
         yield from (file for file in sorted(path.rglob("*")) if is_one(file))
 
 
-def is_case_file(path: Path) -> bool:
-    """Return whether a file is a case of ours; False where it cannot be read."""
-    try:
-        return is_case_name(path) and is_case(path, path.read_text("utf-8", errors="replace"))
-    except OSError:
-        return False
-
-
 def is_one(path: Path) -> bool:
     """Return whether a file is a case, or a test of LLVM's; False where it cannot be read."""
     if not (is_case_name(path) or path.suffix in jitlink.SUFFIXES):

@@ -431,7 +431,7 @@ class _Making:
         for _ in range(chance.choice((1, 1, 2, 3, 5))):
             row = chance.choice(self._lows)
             if chance.random() < 0.3:  # far from its partner
-                self._later.append(lambda row=row: low(row))  # type: ignore[misc]
+                self._later.append(lambda row=row: low(row))  # type: ignore[misc] # a default has no declared type
             else:
                 low(row)
 

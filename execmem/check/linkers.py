@@ -103,8 +103,7 @@ def link(
         put where these have the same addresses; ValueError where that does not succeed.
     """
     view = planned.view
-    count = int.from_bytes(planned.image[60:62], view.dialect.order)
-    own = {index: at for index, at in addresses.items() if index < count}
+    own = planned.own(addresses)
     names = {index: view.sections[index].name for index in own}
     if len(set(names.values())) != len(names):
         raise ValueError("two sections of one name, which linkers join")
@@ -132,7 +131,7 @@ def without_merging(planned: Planned, own: Mapping[int, int]) -> bytes:
     return image
 
 
-def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str] | None:
+def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str] | None:
     """Return what a linker said; None where it takes too long."""
     try:
         return subprocess.run(
@@ -150,7 +149,7 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
 
 def _linked(planned: Planned, own: Mapping[int, int], command: Sequence[str], folder: Path) -> Said:
     """Run a linker that writes an ELF file, and return the sections that stand in it."""
-    done = _run(command, folder)
+    done = run(command, folder)
     if done is None:
         return Said(None, f"takes over {TIMEOUT} s")
     out, view = folder / "out.elf", planned.view
@@ -224,10 +223,7 @@ def _by_script(
         placed += [(table, ".got"), (table + _ASIDE, ".got.plt")]
     for at, name in sorted(placed):
         lines.append(f"  {name} {at:#x} : {{ KEEP(*({name})) }}")
-    count = int.from_bytes(planned.image[60:62], view.dialect.order)
-    others = {section.name for section in view.sections[1:count] if not kept(section)}
-    lines += [f"  /DISCARD/ : {{ *({quoted(name)}) }}" for name in sorted(others)]
-    lines.append("}")
+    lines += [*discarded(planned), "}"]
     (folder / "script.ld").write_text("\n".join(lines) + "\n", "utf-8")
     command = [linker.path, *OPTIONS, "-T", "script.ld", "in.o", "-o", "out.elf"]
     return _linked(planned, own, command, folder)
@@ -285,7 +281,7 @@ def _by_jitlink(
     ]
     if not entry:
         raise ValueError("JITLink links what an entry needs, and the case has no global symbol")
-    done = _run(command, folder)
+    done = run(command, folder)
     if done is None:
         return Said(None, f"takes over {TIMEOUT} s")
     found = re.findall(r"\+ (\d+)\) = 0x100' is false: (0x[0-9a-f]+) !=", done.stderr)
@@ -318,6 +314,12 @@ def compared(planned: Planned, section: Section) -> bool:
 def kept(section: Section) -> bool:
     """Return whether a linker must see a section: it takes memory, or is about others."""
     return section.allocated or section.type not in (SHT_PROGBITS, SHT_NOTE, SHT_NOBITS)
+
+
+def discarded(planned: Planned) -> Sequence[str]:
+    """Return the lines of a script that leave out what a linker must not see."""
+    others = {section.name for section in planned.own_sections[1:] if not kept(section)}
+    return [f"  /DISCARD/ : {{ *({quoted(name)}) }}" for name in sorted(others)]
 
 
 def quoted(name: str) -> str:

@@ -142,8 +142,8 @@ P = TypeVar("P")
 def _shift(item: P, moved: dict[str, int]) -> P:
     """Return what has a section and an offset, moved with the section's beginning."""
     section: str = getattr(item, "section")  # noqa: B009 # of records, runs and pieces alike
-    offset: int = getattr(item, "offset")  # noqa: B009
-    changed: P = attrs.evolve(item, offset=offset - moved[section])  # type: ignore[misc]
+    offset: int = getattr(item, "offset")  # noqa: B009 # the same
+    changed: P = attrs.evolve(item, offset=offset - moved[section])  # type: ignore[misc] # each is of attrs
     return changed
 
 

@@ -16,7 +16,7 @@ from archs import Arch, Checks
 from execmem.check import operands
 from execmem.check.outcome import Unanswerable
 from loader.elf import parse
-from loader.elfview import SHN_ABS, ElfView
+from loader.elfview import SHN_ABS, ElfView, Section
 from loader.layout import Layout, plan, with_stub_sections
 from loader.link import link_view
 from loader.linked import Linked
@@ -47,6 +47,17 @@ class Planned:
         if stubs:
             view = with_stub_sections(view)
         return cls(name, image, view, plan(view, errata=errata))
+
+    @property
+    def own_sections(self) -> Sequence[Section]:
+        """The sections that the file has, without those that the loader adds."""
+        count = int.from_bytes(self.image[60:62], self.view.dialect.order)
+        return self.view.sections[:count]
+
+    def own(self, addresses: Mapping[int, int]) -> dict[int, int]:
+        """Return the addresses of the sections that the file has."""
+        count = len(self.own_sections)
+        return {index: at for index, at in addresses.items() if index < count}
 
 
 @attrs.frozen(eq=False)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +25,6 @@ from execmem.streams import say
 
 if TYPE_CHECKING:
     from execmem.explain import View
-
-
-CASES = (".s", ".S", ".c", ".case")
 
 
 @click.command()
@@ -60,10 +57,11 @@ def explain(
     from allocator.files import write_file
     from execmem import explain as page
     from execmem import report
+    from execmem.check.reading import is_case_name
     from execmem.compare import progress_bar
 
     views = _booted(modules, options, also=also, no_init=no_init) if boots(options) else []
-    cases = [name for name in modules if name.endswith(CASES)]
+    cases = [name for name in modules if is_case_name(PurePath(name))]
     for name in cases:
         views += _case(name, options, also=also)
     for name in () if boots(options) else (name for name in modules if name not in cases):

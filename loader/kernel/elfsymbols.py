@@ -12,6 +12,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from archs.dialect import HEADER, SYMBOL
 from loader.errors import BadKernel
 from loader.kernel.symbols import Encoding, Found
 
@@ -20,30 +21,6 @@ _SYMTAB, _NOBITS = 2, 8
 _WRITE, _ALLOC, _EXECUTE = 1, 2, 4
 _ABSOLUTE, _RESERVED = 0xFFF1, 0xFF00
 _FILE, _SECTION = 4, 3  # kinds of symbols that name no place
-_RECORD = np.dtype(
-    [
-        ("name", "<u4"),
-        ("info", "u1"),
-        ("other", "u1"),
-        ("section", "<u2"),
-        ("value", "<u8"),
-        ("size", "<u8"),
-    ]
-)
-_HEADER = np.dtype(
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("address", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("align", "<u8"),
-        ("entry", "<u8"),
-    ]
-)
 # scripts/mksysmap of 6.12, as far as such symbols are in an ELF file that is linked.
 _LEFT_OUT = re.compile(
     r"\$|\.L|__efistub_|(?:__pi_|__kvm_nvhe_)(?:\$|\.L|__kcfi_typeid_)|__kcfi_typeid_"
@@ -83,13 +60,13 @@ def symbols_of(data: bytes, name: str) -> tuple[Found, NDArray[np.uint64]] | Non
     for part in (table, strings):
         if int(part["offset"]) + int(part["size"]) > len(data):
             raise BadKernel(name, "ELF symbols", "are cut off")
-    records = np.frombuffer(data, _RECORD, int(table["size"]) // _SYM, int(table["offset"]))
+    records = np.frombuffer(data, SYMBOL, int(table["size"]) // _SYM, int(table["offset"]))
     at, size = int(strings["offset"]), int(strings["size"])
     text = data[at : at + size]
     kinds = records["info"] & 0xF
-    inside = (records["section"] < min(count, _RESERVED)) & (records["section"] > 0)
+    inside = (records["shndx"] < min(count, _RESERVED)) & (records["shndx"] > 0)
     wanted = (
-        (inside | (records["section"] == _ABSOLUTE))
+        (inside | (records["shndx"] == _ABSOLUTE))
         & (records["name"] != 0)
         & (records["name"] < size)
         & (kinds != _FILE)
@@ -101,7 +78,7 @@ def symbols_of(data: bytes, name: str) -> tuple[Found, NDArray[np.uint64]] | Non
     for index in np.flatnonzero(wanted).tolist():
         begin = int(records["name"][index])
         title = text[begin : text.find(b"\0", begin)]
-        section = int(records["section"][index])
+        section = int(records["shndx"][index])
         letter = "A" if section == _ABSOLUTE else letters[section]
         if not letter or _LEFT_OUT.match(title.decode("latin-1")):
             continue
@@ -128,8 +105,8 @@ def _sections(data: bytes) -> NDArray[np.void]:
     start = int.from_bytes(data[40:48], "little")
     entry, count = (int.from_bytes(data[at : at + 2], "little") for at in (58, 60))
     if not start or entry != _SHDR or start + count * entry > len(data):
-        return np.empty(0, _HEADER)
-    return np.frombuffer(data, _HEADER, count, start)
+        return np.empty(0, HEADER)
+    return np.frombuffer(data, HEADER, count, start)
 
 
 def _letters(headers: NDArray[np.void]) -> list[str]:

@@ -385,35 +385,7 @@ class Aead(Algorithm, Seals):
 
     API, STRUCTURE = "aead", "crypto_aead"
 
-    def encrypt(
-        self,
-        data: bytes,
-        *,
-        key: bytes,
-        iv: bytes = b"",
-        associated: bytes = b"",
-        tag_size: int | None = None,
-    ) -> bytes:
-        """Return `data` encrypted, and the tag behind it."""
-        tag = self.number("maxauthsize") if tag_size is None else tag_size
-        return self._seal("encrypt", data, key, iv, associated, tag, len(data) + tag)
-
-    def decrypt(
-        self,
-        data: bytes,
-        *,
-        key: bytes,
-        iv: bytes = b"",
-        associated: bytes = b"",
-        tag_size: int | None = None,
-    ) -> bytes:
-        """Return `data` without its tag, decrypted; CryptoError (EBADMSG) where the tag is wrong."""
-        tag = self.number("maxauthsize") if tag_size is None else tag_size
-        if len(data) < tag:
-            raise CryptoError(self.name, "decrypt", errno.EINVAL, f"shorter than its tag of {tag}")
-        return self._seal("decrypt", data, key, iv, associated, tag, len(data) - tag)
-
-    def _seal(
+    def seal(
         self,
         operation: str,
         data: bytes,
@@ -423,6 +395,7 @@ class Aead(Algorithm, Seals):
         tag: int,
         size: int,
     ) -> bytes:
+        """Return what one operation makes of `data`; see `Seals.seal`."""
         check_iv(self, operation, iv, self.number("ivsize"))
         self.set_key(key)
         self._call("setauthsize", "crypto_aead_setauthsize", self.transform, tag)

@@ -234,7 +234,7 @@ def test_documents(
     assert list(complaints("load --kernel", document)) == []
     (document,) = run("run", path)
     assert list(complaints("run --kernel", document)) == []
-    assert [(r["kind"], r["name"]) for r in document["registered"]] == [("shash", "md4")]  # type: ignore[attr-defined]
+    assert [(r["kind"], r["name"]) for r in document["registered"]] == [("shash", "md4")]  # type: ignore[attr-defined] # it is a list
     assert document["tainted"] == "Not tainted"
     found = run("trace", "strlen", "--root", folder, "--", "strlen", "str:abc")
     assert list(complaints("trace", found[0])) == []

@@ -277,42 +277,13 @@ class Skcipher(Algorithm, Encrypts):
             yield address
 
 
-class Aead(Skcipher, Seals):
+class Aead(Seals, Skcipher):
     """An authenticating cipher (aead): what it returns or takes ends with the tag."""
 
     STRUCTURE = "crypto_aead"
 
     @_one_budget
-    def encrypt(
-        self,
-        data: bytes,
-        *,
-        key: bytes,
-        iv: bytes = b"",
-        associated: bytes = b"",
-        tag_size: int | None = None,
-    ) -> bytes:
-        """Return `data` encrypted, and the tag behind it."""
-        tag = self.number("maxauthsize") if tag_size is None else tag_size
-        return self._seal("encrypt", data, key, iv, associated, tag, len(data) + tag)
-
-    @_one_budget
-    def decrypt(
-        self,
-        data: bytes,
-        *,
-        key: bytes,
-        iv: bytes = b"",
-        associated: bytes = b"",
-        tag_size: int | None = None,
-    ) -> bytes:
-        """Return `data` without its tag, decrypted; CryptoError (EBADMSG) where the tag is wrong."""
-        tag = self.number("maxauthsize") if tag_size is None else tag_size
-        if len(data) < tag:
-            raise CryptoError(self.name, "decrypt", errno.EINVAL, f"shorter than its tag of {tag}")
-        return self._seal("decrypt", data, key, iv, associated, tag, len(data) - tag)
-
-    def _seal(
+    def seal(
         self,
         operation: str,
         data: bytes,
@@ -322,6 +293,7 @@ class Aead(Skcipher, Seals):
         tag: int,
         size: int,
     ) -> bytes:
+        """Return what one operation makes of `data`; see `Seals.seal`."""
         check_iv(self, operation, iv, self.number("ivsize"))
         self.set_key(key)
         view(self.kernel, "crypto_aead", self.transform).put("authsize", tag)
