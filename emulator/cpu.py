@@ -28,7 +28,7 @@ from unicorn import unicorn_const as uc_const
 from allocator import AccessError, KernelMemory, PageTable
 from archs import Arch
 from archs.system import Processor
-from emulator import process
+from emulator import interrupts, process
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
 from emulator.instructions import on_instruction
@@ -115,6 +115,7 @@ class Cpu:
         self.last_words: Callable[[], dict[str, str | int]] | None = None  # see `process`
         kind = getattr(uc_const, f"UC_ARCH_{emulation.prefix}")
         self.uc = unicorn.Uc(kind, getattr(uc_const, emulation.mode))
+        interrupts.listen()
         if emulation.page_size_varies:
             self.uc.ctl_set_page_size(PAGE)
         self.uc.ctl_set_cpu_model(getattr(self._constants, emulation.model))
@@ -249,7 +250,7 @@ class Cpu:
         count = UNLIMITED if self._counted else 0
         if left is not None:
             count = self._armed = min(max(left, 1), TICK)
-        self.uc.emu_start(end, end, count=count)
+        interrupts.start(self.uc, end, end, count=count)
         if left is not None and left <= 0:
             self.uc.emu_stop()
 
@@ -315,7 +316,7 @@ class Cpu:
         self._counted = count > 0
         self._armed = count
         try:
-            self.uc.emu_start(at, end, count=count)
+            interrupts.start(self.uc, at, end, count=count)
             at = self.read(self.arch.runs.calling.program_counter)
             if self._refused is not None:
                 raise self._refused
@@ -411,7 +412,7 @@ class Cpu:
         self._counted = True
         try:
             with suppress(unicorn.UcError):
-                self.uc.emu_start(at, 0, count=1)
+                interrupts.start(self.uc, at, 0, count=1)
         finally:
             self.restore(context)
 

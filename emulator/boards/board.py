@@ -29,6 +29,7 @@ from unicorn import unicorn_const as uc_const
 
 from archs import Arch
 from archs.levels.boot import Boot, Space, Start
+from emulator import interrupts
 from emulator.boards.breaks import Break, Breaks
 from emulator.boards.pieces import Pieces
 from emulator.budget import Budget, Counter
@@ -160,6 +161,7 @@ class Board(abc.ABC):
         self._meter = Counter(self.uc)
         self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
         WATCHDOG.watch(self)
+        interrupts.listen()
         self.uc.ctl_set_cpu_model(getattr(self._constants, self.model))
         self.memory = Pieces(self.uc, self.ram)
         self._connect()
@@ -481,7 +483,7 @@ class Board(abc.ABC):
         if count < 0:
             return self._spent()
         try:
-            self.uc.emu_start(pc, until, count=count)
+            interrupts.start(self.uc, pc, until, count=count)
         except unicorn.UcError as error:
             self._reraise()
             if error.errno == uc_const.UC_ERR_FETCH_PROT and self._execute():
