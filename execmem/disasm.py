@@ -6,13 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import attrs
 
+from allocator.files import read_regular
 from allocator.types import ADDRESS_MASK, Hex
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
+from loader.lines import Line, Lines
 from loader.listing import Listing, Relocation
 from loader.loaded import LoadedModule
 
@@ -33,6 +36,9 @@ class Instruction:
         `name+0xoff` of an address that it names, in the module; empty: none.
     relocations
         Those that fill it.
+    lines
+        The line of source that it was made of, and below it who called what is inlined there; empty
+        where nothing says that.
     """
 
     address: int
@@ -40,6 +46,7 @@ class Instruction:
     text: str
     target: str
     relocations: tuple[Relocation, ...]
+    lines: tuple[Line, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -53,8 +60,14 @@ class Function:
     instructions: tuple[Instruction, ...]
 
 
-def function(module: LoadedModule, name: str) -> Function:
-    """Return a function of a loaded module, disassembled; BadCall where there is none."""
+def function(module: LoadedModule, name: str, known: Lines | None = None) -> Function:
+    """Return a function of a loaded module, disassembled; BadCall where there is none.
+
+    Parameters
+    ----------
+    known
+        The module's lines of source.
+    """
     address = module.symbols.get(name)
     found = None if address is None else module.symbol_at(address)
     if address is None or found is None:
@@ -75,12 +88,15 @@ def function(module: LoadedModule, name: str) -> Function:
         for relocation in listing.select(section=section.name)
         if address <= relocation.place < address + size
     ]
+    instructions = _instructions(module, address, code, chosen)
+    if known is not None:
+        instructions = (attrs.evolve(each, lines=known.at(each.address)) for each in instructions)
     return Function(
         name=name,
         section=section.name,
         address=address,
         size=size,
-        instructions=tuple(_instructions(module, address, code, chosen)),
+        instructions=tuple(instructions),
     )
 
 
@@ -112,11 +128,52 @@ def _instruction(
     return Instruction(address=address, code=code, text=text, target=target, relocations=mine)
 
 
-def lines(found: Function) -> Iterator[str]:
-    """Yield a function's lines: address, bytes, text, target, and relocations below."""
+class Sources:
+    """Lines of source files below a folder; a file that is not there has none."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._files: dict[str, list[str]] = {}
+
+    def text(self, line: Line) -> str | None:
+        """Return a line's text; None where the file or the line is not there."""
+        if line.file not in self._files:
+            self._files[line.file] = self._read(line)
+        lines = self._files[line.file]
+        return lines[line.line - 1] if 0 < line.line <= len(lines) else None
+
+    def _read(self, line: Line) -> list[str]:
+        """Return the file of the longest end of its path that is below the folder."""
+        parts = [part for part in line.file.split("/") if part not in ("", ".")]
+        for start in range(len(parts)):
+            if ".." in parts[start : start + 1]:
+                continue
+            try:
+                raw = read_regular(self.folder.joinpath(*parts[start:]))
+            except (OSError, ValueError):
+                continue
+            return raw.decode("utf-8", "replace").splitlines()
+        return []
+
+
+def lines(found: Function, sources: Sources | None = None) -> Iterator[str]:
+    """Yield a function's lines: address, bytes, text, target, and relocations below.
+
+    Above an instruction stands the line of source that it was made of, where it is another than
+    that of the one before; with what is inlined there, and with its text where that is there.
+    """
     yield f"{found.address:#x} <{found.name}> in {found.section}, {found.size:#x} bytes:"
     width = max((len(each.code) for each in found.instructions), default=4)
+    before: tuple[str, ...] = ()
     for each in found.instructions:
+        places = tuple(map(_place, each.lines))
+        if places and places != before:
+            inlined = "".join(f", inlined in {place}" for place in places[1:])
+            yield f"{places[0]}{inlined}"
+            text = None if sources is None else sources.text(each.lines[0])
+            if text is not None:
+                yield f"    {text.strip()}"
+        before = places or before
         text = each.text or f"(bytes {each.code.hex(' ')})"
         target = f"  <{each.target}>" if each.target else ""
         yield f"  {each.address:x}:  {each.code.hex(' '):<{3 * width}} {text}{target}"
@@ -125,6 +182,10 @@ def lines(found: Function) -> Iterator[str]:
             via = f" through {relocation.via}" if relocation.via is not None else ""
             name = f"{relocation.symbol}{addend}{via}"
             yield f"  {relocation.place:x}:  {'':<{3 * width}} {relocation.type} {name}"
+
+
+def _place(line: Line) -> str:
+    return f"{line.short} ({line.function})" if line.function else line.short
 
 
 def as_json(found: Function) -> Mapping[str, Any]:
@@ -140,6 +201,15 @@ def as_json(found: Function) -> Mapping[str, Any]:
                 "bytes": each.code.hex(),
                 "text": each.text,
                 "target": each.target,
+                "lines": [
+                    {
+                        "file": line.file,
+                        "line": line.line or None,
+                        "column": line.column or None,
+                        "function": line.function,
+                    }
+                    for line in each.lines
+                ],
                 "relocations": [
                     {
                         "place": Hex(r.place),

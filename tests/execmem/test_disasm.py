@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from execmem.cli import main
 from execmem.commands.common import loaded_to_read
 from loader.elfview import STT_FUNC
 from samples.modules import path
+from tests.support.debugged import built
 from tests.support.tools import cross, run
 
 _LINE = re.compile(r"^\s*([0-9a-f]+):\t")
@@ -89,7 +91,7 @@ def test_the_command(arch: Arch, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("disasm", "mathuser", "mathuser_lcm", "--arch", arch.name)
     code, out, _ = output(capsys, *words)
     assert code == 0
-    assert re.match(r"0x[0-9a-f]+ <mathuser_lcm> in \.text, 0x", out)
+    assert re.search(r"^0x[0-9a-f]+ <mathuser_lcm> in \.text, 0x", out, re.MULTILINE)
     assert "mathlib_gcd" in out
     code, text, _ = output(capsys, *words, "--json")
     (found,) = json.loads(text)["functions"]
@@ -100,3 +102,37 @@ def test_the_command(arch: Arch, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = output(capsys, "disasm", "mathuser", "mathuser_lc", "--arch", arch.name)
     assert code == 1
     assert "did you mean mathuser_lcm" in err
+
+
+def test_lines_of_source(arch: Arch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of addr2line, with the text of the file; one notice where there are none."""
+    if arch.run is None:
+        pytest.skip(f"{arch.name} has no level run")
+    module = built(arch, "mathlib", tmp_path)
+    words = ("disasm", str(module), "mathlib_gcd")
+    code, out, err = output(capsys, *words, "--source", str(tmp_path))
+    assert code == 0, err
+    _, text, _ = output(capsys, *words, "--json")
+    document = json.loads(text)
+    assert document["debug"] == "mathlib.ko"
+    (found,) = document["functions"]
+    start = int(found["address"], 16)
+    (symbol,) = (s for s in run("nm", module).splitlines() if s.endswith(" T mathlib_gcd"))
+    source = (module.parent / "mathlib.c").read_text().splitlines()
+    places = [
+        int(i["address"], 16) - start + int(symbol.split()[0], 16) for i in found["instructions"]
+    ]
+    theirs = run(cross(arch.machine, "addr2line"), "-j", ".text", "-e", module, *map(hex, places))
+    for instruction, line in zip(found["instructions"], theirs.splitlines(), strict=True):
+        file, _, number = line.partition(" ")[0].rpartition(":")
+        mine = instruction["lines"][0]
+        assert (mine["file"], mine["line"]) == (file, int(number))
+        assert f"mathlib.c:{number} (" in out
+        assert source[int(number) - 1].strip() in out
+    run(cross(arch.machine, "strip"), "--strip-debug", module)
+    code, out, _ = output(capsys, *words)
+    assert code == 0
+    assert out.startswith("No lines of source: no debugging information in it (.debug_line), and ")
+    code, _, err = output(capsys, *words, "--source", str(tmp_path))
+    assert code == 1
+    assert "hint: " in err
