@@ -14,6 +14,7 @@ in the same bytes.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,7 @@ class PhysicalMemory:
         self.size = size
         self.view = memoryview(self._buffer)
         frames = size >> self._shift
+        self._observers: tuple[Callable[[int, int, bytes | None], object], ...] = ()
         self._used = bytearray(frames)
         self._used[0] = 1
         # Free blocks per order, by first frame number; a dict is an ordered set here.
@@ -164,6 +166,21 @@ class PhysicalMemory:
         """Store `data` at a physical address."""
         self.view[address : address + len(data)] = data
 
+    def observe(self, told: Callable[[int, int, bytes | None], object]) -> Callable[[], None]:
+        """Call `told(address, size, data)` before each `read`, and with data before each `write`.
+
+        Returns what ends that. The emulated CPU needs neither of them.
+        """
+        self.__class__ = _Observed
+        self._observers = (*self._observers, told)
+
+        def end() -> None:
+            self._observers = tuple(each for each in self._observers if each is not told)
+            if not self._observers:
+                self.__class__ = PhysicalMemory
+
+        return end
+
     def fill(self, address: int, size: int, pattern: bytes) -> None:
         """Repeat `pattern`, aligned to its own length, over `size` bytes."""
         step = FILLED // len(pattern) * len(pattern)
@@ -232,3 +249,19 @@ class PhysicalMemory:
             frame &= buddy
             order += 1
         self._free[order][frame] = None
+
+
+class _Observed(PhysicalMemory):
+    """Memory whose reads and writes somebody is told of; else that costs nothing."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at a physical address."""
+        for told in self._observers:
+            told(address, size, None)
+        return super().read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` at a physical address."""
+        for told in self._observers:
+            told(address, len(data), data)
+        super().write(address, data)

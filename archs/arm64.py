@@ -51,7 +51,7 @@ from archs.layouts import Table
 from archs.levels.link import Branch, Fill, Link, Probe
 from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
-from archs.levels.run import Anchor, CallingConvention, Emulation, Exceptions, Run
+from archs.levels.run import Anchor, BlockClear, CallingConvention, Emulation, Exceptions, Run
 from archs.marks import Mark
 from archs.op import Op
 from archs.operands_arm64 import OPERANDS
@@ -505,6 +505,7 @@ ARM64 = Arch(
             capstone_prefix="CS_ARCH_ARM64",
             capstone_mode=("CS_MODE_ARM",),
             page_size_varies=True,
+            clears=BlockClear(hook="UC_ARM64_INS_SYS", code=(1, 3, 7, 4, 1), size=64),  # DC ZVA
             anchors={
                 "sp_el0": Anchor.CURRENT,
                 "tpidr_el1": Anchor.PERCPU,

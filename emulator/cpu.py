@@ -9,7 +9,8 @@ to the flushes and cache maintenance that the kernel's code paths perform.
 Physical memory is the host buffer, mapped once, so the guest and Python see one memory.
 
 Several CPUs over one memory are several Unicorn contexts: each has a TLB and translated
-code of its own, and each must be told (`emulator.tlb`).
+code of its own, and each must be told (`emulator.tlb`). Long because what runs, stops and goes
+on shares the state of one engine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from emulator.sites import LONGEST, Sites
 from emulator.slots import Slots
 from emulator.tlb import PAGE, Tlb
 from emulator.watchdog import WATCHDOG
+from emulator.watching import Watching
 
 UNLIMITED = (1 << 62) - 1  # instructions
 TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
@@ -144,6 +146,17 @@ class Cpu:
         self._set_unsaved = self.bank(tuple(emulation.unsaved))
         if emulation.delay_slots is not None:
             self._slots = Slots(arch.runs, self.uc, self._tlb, self, self._code)
+        self.watching = Watching(
+            self.uc,
+            pc=partial(self.read, arch.runs.calling.program_counter),
+            translate=self._physical,
+            anew=self.uc.ctl_flush_tb,
+            runs=lambda: self._tlb.running,
+            fail=self._refuse,
+            quiet=lambda: self._tlb.locating is not None,
+            clears=emulation.clears,
+            constants=self._constants,
+        )
         WATCHDOG.watch(self)
 
     def close(self) -> None:
@@ -466,11 +479,18 @@ class Cpu:
     def load(self, address: int, size: int) -> int:
         """Return the word of `size` bytes at an address; AccessError where it may not be read."""
         order = self.arch.link.dialect.order
+        self.watching.touch(address, size, None)
         return int.from_bytes(self._memory.read(address, size), order)
 
     def store(self, address: int, value: int, size: int) -> None:
         """Store a word of `size` bytes; AccessError where it may not be written."""
-        self._memory.write(address, value.to_bytes(size, self.arch.link.dialect.order))
+        data = value.to_bytes(size, self.arch.link.dialect.order)
+        self.watching.touch(address, size, data)
+        self._memory.write(address, data)
+
+    def _physical(self, address: int) -> int | None:
+        found = self._memory.translate(address)
+        return None if found is None else found.address
 
     def forget(self) -> None:
         """Drop what this CPU has looked up in page tables."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from archs import Arch
 from kernels.log import LogLine
-from kernels.tracing import AnyProbe, CallTrace, Hit, OnCall, UntilStopped
+from kernels.tracing import LIMIT, AnyProbe, CallTrace, Hit, OnCall, UntilStopped
 from loader.btf import Btf
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
@@ -25,6 +25,7 @@ from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
 from machine.typed import TypedFunctions
 from machine.types import GuestType, Types, View
+from machine.watching import Ground, Touch, Watch, place_of
 
 _MODELLED = ("machine.machine", "ModelledMachine")
 _BOOTED = ("machine.booted.machine", "BootedMachine")
@@ -243,6 +244,46 @@ class Machine(abc.ABC):
         on_exit: OnCall | None = ...,
     ) -> CallTrace:
         """Trace functions."""
+
+    # Looking on ---------------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def ground(self) -> Ground:
+        """Its memory, for those who watch it."""
+
+    def watch(
+        self,
+        what: int | str | View,
+        size: int | None = None,
+        kinds: str = "rw",
+        callback: Callable[[Touch], object] | None = None,
+        *,
+        limit: int = LIMIT,
+    ) -> Watch:
+        """Watch memory to the byte until the result's `stop`, or as a context manager.
+
+        Parameters
+        ----------
+        what
+            An address, `[MODULE:]NAME[+OFFSET]`, a view (`view.at_("member")`) or a pointer.
+        size
+            Bytes; None: those of the type.
+        kinds
+            `r`, `w` or `rw`.
+        callback
+            Called with each access, of a store before it is done. It looks at registers and
+            memory; it calls no guest functions.
+        limit
+            Accesses to keep; further ones are counted only.
+
+        Raises
+        ------
+        BadCall
+            There is no such memory, or code under way would not tell.
+        """
+        address, found = place_of(self, what, size)
+        return Watch(self, self.ground, address, found, kinds, limit, callback)
 
     # Types --------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ from machine.arguments import Argument, Out
 from machine.computer import Computer
 from machine.device import Device, find_device, instead, no_device
 from machine.face import Machine
+from machine.ground import ModelledGround
 from machine.module import Module
 from machine.patching import Phase, Way
 from machine.report import ModuleReport
@@ -208,6 +209,11 @@ class ModelledMachine(Computer, Machine):
     def functions(self) -> TypedFunctions:
         """The kernel's functions by name, with prototypes where a kernel is given."""
         return TypedFunctions(self, lambda: self.kernel.symbols, lambda: self.btf.get(VMLINUX))
+
+    @property
+    def ground(self) -> ModelledGround:
+        """Its memory, for those who watch it."""
+        return ModelledGround(self.arch, self.memory, self.cpus, self.kernel.serving)
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""

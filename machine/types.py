@@ -373,6 +373,13 @@ class View:
             raise BadCall(self.type_.name, f"has {count} elements, and no element {index}")
         return inner, self.address_ + place * inner.size
 
+    def at_(self, path: str) -> View:
+        """Return the view of a member by its path, of a number or a pointer, too: `&view->path`."""
+        field = self.type_.member(path)
+        if field.bits:
+            raise BadCall(self.type_.name, f"{path} is a bit field, which has no address")
+        return View(field.type, self.address_ + field.offset, self._memory)
+
     def __len__(self) -> int:
         if self.type_.kind is not Kind.ARRAY:
             raise TypeError(f"{self.type_.name} has no length")

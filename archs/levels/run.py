@@ -119,6 +119,25 @@ class Exceptions:
 
 
 @attrs.frozen(kw_only=True)
+class BlockClear:
+    """An instruction that clears a block of memory, of which the emulator tells no memory hook.
+
+    Parameters
+    ----------
+    hook
+        The constant of the hook that is called for it.
+    code
+        What it is encoded by: op0, op1, CRn, CRm, op2.
+    size
+        Bytes that it clears, at a multiple of that.
+    """
+
+    hook: str
+    code: tuple[int, ...]
+    size: int
+
+
+@attrs.frozen(kw_only=True)
 class Emulation:
     """What the emulated computer needs to know; constants by their Unicorn/capstone names.
 
@@ -190,6 +209,8 @@ class Emulation:
         How exceptions are reported.
     delay_slots
         Branches that go late; None: there are none.
+    clears
+        What clears memory in blocks; None: there is no such instruction.
     features
         What the emulated CPU has and modules look for, by the kernel's numbers
         (X86_FEATURE_*, KERNEL_HWCAP_*).
@@ -229,6 +250,7 @@ class Emulation:
     unsaved: Mapping[str, int] = attrs.field(factory=dict)
     unsaved_msrs: tuple[int, ...] = ()
     system: System | None = None
+    clears: BlockClear | None = None
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()
 

@@ -38,6 +38,7 @@ from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
 from emulator.ram import Frozen, Ram
 from emulator.watchdog import WATCHDOG
+from emulator.watching import Watching
 
 EMULATOR: str = unicorn.__version__  # whose contexts these are
 PAGE = 4096  # what Unicorn protects and maps by
@@ -167,6 +168,18 @@ class Board(abc.ABC):
         self._connect()
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
         self._watch_outside()
+        self._executing = False  # whether the emulator runs, so that code is under way
+        self.watching = Watching(
+            self.uc,
+            pc=lambda: self.pc,
+            translate=self.translate,
+            anew=self.forget_code,
+            runs=lambda: self._executing,
+            fail=self.fail,
+            quiet=lambda: False,
+            clears=emulation.clears,
+            constants=self._constants,
+        )
 
     # What each architecture does ----------------------------------------------------------------
 
@@ -323,9 +336,12 @@ class Board(abc.ABC):
     def write(self, address: int, data: bytes) -> None:
         """Store bytes at a virtual address; LookupError where nothing is mapped."""
         taken = 0
-        for at, length in self._pieces(address, len(data)):
+        pieces = self._pieces(address, len(data))
+        self.watching.check()
+        for at, length in pieces:
             self.ram.write(at, data[taken : taken + length])
             taken += length
+        self.watching.refresh()
 
     def rewrite(self, address: int, data: bytes) -> None:
         """Store bytes at a virtual address where code may be; LookupError as `write`."""
@@ -482,6 +498,7 @@ class Board(abc.ABC):
         count = self._count(until)
         if count < 0:
             return self._spent()
+        self._executing = True
         try:
             interrupts.start(self.uc, pc, until, count=count)
         except unicorn.UcError as error:
@@ -496,6 +513,7 @@ class Board(abc.ABC):
                 self.broken = f"{error} at {self.pc:#x}"
                 return Halt.BROKEN
         finally:
+            self._executing = False
             executed = self._meter.read(count + 1) if count else 0
             self._budget.take(min(executed, count))
             if self._soon is not None:
@@ -752,6 +770,7 @@ class Board(abc.ABC):
         self.breaks.forget()
         self._waited = 0
         self.broken = ""
+        self.watching.refresh()
 
     def freeze(self) -> Still:
         """Return the computer as it is now, memory and all; `back` makes it that again."""

@@ -23,6 +23,7 @@ from kernels.prototypes import Prototype, parse
 from kernels.tracing import LIMIT, Hit, OnCall
 from loader.btf import Btf
 from machine.booted.functions import Function, Functions
+from machine.booted.ground import BootedGround
 from machine.booted.module import BootedModule
 from machine.booted.probes import Probe, Probes
 from machine.booted.stubs import Redirects, Replacement, Stub
@@ -188,6 +189,11 @@ class Interposed(Machine):
     def cpu(self) -> Registers:
         """The registers of the CPU, for handlers: `read(name)`, `write(name, value)`."""
         return Registers(self.kernel.board)
+
+    @property
+    def ground(self) -> BootedGround:
+        """Its memory, for those who watch it."""
+        return BootedGround(self.kernel.board)
 
     @property
     def warnings(self) -> list[Report]:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The memory of a machine whose kernel is Python, for those who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from allocator import KernelMemory
+from archs import Arch
+from emulator.cpu import Cpu
+from emulator.faults import BadCall
+from emulator.watching import Range
+from kernels.modelled.serving import Serving
+
+
+class ModelledGround:
+    """Memory that guest code touches, and kernel functions that are Python.
+
+    Parameters
+    ----------
+    arch, memory, cpus
+        The machine's.
+    serving
+        Says in which kernel function the guest is.
+    """
+
+    def __init__(
+        self, arch: Arch, memory: KernelMemory, cpus: Sequence[Cpu], serving: Serving
+    ) -> None:
+        self._memory, self._cpus, self._serving = memory, tuple(cpus), serving
+        self._asking = False
+        self.order: str = arch.link.dialect.order
+
+    def frame(self, address: int) -> int | None:
+        """Return the physical address of a virtual one; None where nothing is mapped."""
+        found = self._memory.translate(address)
+        return None if found is None else found.address
+
+    def read(self, physical: int, size: int) -> bytes:
+        """Return bytes of physical memory."""
+        return bytes(self._memory.physical.view[physical : physical + size])
+
+    def function(self) -> str:
+        """Return the kernel function that makes the access; empty: guest code."""
+        return self._serving.function
+
+    def attach(self, watched: Range) -> Callable[[], None]:
+        """Let a range be told of accesses; BadCall in the middle of code that would not tell."""
+        if not all(cpu.watching.ready for cpu in self._cpus):
+            raise BadCall("watch", "code that is under way would not tell", "begin before the call")
+        for cpu in self._cpus:
+            cpu.watching.add(watched)
+
+        def told(physical: int, size: int, data: bytes | None) -> None:
+            if self._asking:
+                return
+            if self._serving.function:
+                self._asking = True
+                try:
+                    pc = self._serving.return_to()
+                finally:
+                    self._asking = False
+                watched.touched(pc, physical, size, data)
+            elif data is not None:
+                watched.stored(physical, data)
+
+        end = self._memory.physical.observe(told)
+
+        def detach() -> None:
+            end()
+            for cpu in self._cpus:
+                cpu.watching.remove(watched)
+
+        return detach
