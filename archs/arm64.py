@@ -541,6 +541,7 @@ ARM64 = Arch(
                 64 * KIB: {(3, 0, 2, 0, 2): 0x15_F550_7510},
             },
         ),
+        gregset=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
     ),
     patch=Patch(
         text_poke=TextPoke(

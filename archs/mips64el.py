@@ -324,5 +324,7 @@ MIPS64EL = Arch(
             system=SYSTEM,
             capabilities=frozenset(("mips64r2",)),
         ),
+        # n64: lo, hi, epc, badvaddr, status, cause and seven more behind the general ones
+        gregset=(*(str(number) for number in range(32)), "lo", "hi", "pc", *[""] * 10),
     ),
 )

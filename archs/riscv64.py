@@ -477,6 +477,7 @@ RISCV64 = Arch(
                 undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
             ),
         ),
+        gregset=("pc", *(f"x{number}" for number in range(1, 32))),
     ),
     patch=Patch(
         text_poke=TextPoke(

@@ -7,7 +7,7 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 from __future__ import annotations
 
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Start, TableFormat
 
 RAM = 0x4000_0000
 _MIB = 1 << 20
@@ -102,5 +102,12 @@ BOOT = Boot(
         option="CONFIG_SERIAL_AMBA_PL011_CONSOLE",
         functions=("pl011_early_console_setup", "pl011_console_setup"),
         what="a console on a PL011",
+    ),
+    # Arm ARM, D8.3
+    tables=TableFormat(
+        sizes=((48, 12), (39, 12), (47, 14), (48, 14), (36, 14), (48, 16), (42, 16)),
+        shared=False,
+        table=2,
+        frame=(1 << 48) - (1 << 12),
     ),
 )

@@ -8,7 +8,7 @@ calls of it (`emulator.hardware.sbi`), so there is no other hardware.
 from __future__ import annotations
 
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Need, Plan, Start
+from archs.levels.boot import Bitmap, Boot, Need, Plan, Start, TableFormat
 from archs.system_riscv64 import TIMEBASE
 
 RAM = 0x8000_0000
@@ -108,4 +108,11 @@ BOOT = Boot(
     takes={"__riscv_copy_words_unaligned": 1_000, "__riscv_copy_bytes_unaligned": 8_000},
     # arch/riscv/kernel/cpufeature.c
     capabilities=(Bitmap(variable="riscv_isa"),),
+    # Privileged specification, 12.3 to 12.5
+    tables=TableFormat(
+        sizes=((39, 12), (48, 12), (57, 12)),
+        leaf=0xE,
+        frame=(1 << 54) - (1 << 10),
+        shift=2,
+    ),
 )

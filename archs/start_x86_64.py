@@ -11,7 +11,7 @@ import struct
 
 from archs import acpi
 from archs.devicetree import kaslr_seed, randomness
-from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Space, Start
+from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Space, Start, TableFormat
 
 _MIB = 1 << 20
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
@@ -179,5 +179,12 @@ BOOT = Boot(
         option="CONFIG_SERIAL_8250_CONSOLE",
         functions=("univ8250_console_setup", "serial8250_console_setup", "setup_early_printk"),
         what="a console on an 8250",
+    ),
+    # Intel SDM 3A, 4.5
+    tables=TableFormat(
+        sizes=((48, 12), (57, 12)),
+        leaf=0x80,
+        frame=(1 << 52) - (1 << 12),
+        roots=("init_top_pgt", "swapper_pg_dir"),
     ),
 )

@@ -510,6 +510,11 @@ X86_64 = Arch(
                 ).split()
             ),
         ),
+        gregset=(
+            *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx"),
+            *("rdx", "rsi", "rdi", "", "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base"),
+            *("ds", "es", "fs", "gs"),
+        ),
     ),
     patch=Patch(
         text_poke=TextPoke(

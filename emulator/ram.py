@@ -129,6 +129,14 @@ class Ram:
         """Return a little-endian word; IndexError where there is no memory."""
         return int.from_bytes(self.read(physical, size), "little")
 
+    def words(self, physical: int, count: int) -> NDArray[np.uint64] | None:
+        """Return words of eight bytes at an aligned address; None where there is no memory."""
+        try:
+            at = self._offset(physical, 8 * count)
+        except IndexError:
+            return None
+        return np.frombuffer(self.view, np.uint64, count, at)
+
     def _offset(self, physical: int, size: int) -> int:
         at = physical - self.start
         if at < 0 or at + size > self.size:
@@ -156,6 +164,12 @@ class Ram:
                     at, end = (start + begin) * _PAGE, (start + after) * _PAGE
                     while at < end:
                         at += os.pwrite(fd, self.view[at:end], at)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what may be other than zero: offset, whole pages."""
+        for first, last in self._asked():
+            for start in range(first * _PAGE, last * _PAGE, _CHUNK):
+                yield start, self.view[start : min(start + _CHUNK, last * _PAGE)].tobytes()
 
     def _asked(self) -> list[tuple[int, int]]:
         """Return which pages may be other than zero: first number, and end.

@@ -86,7 +86,8 @@ def elf(module: LoadedModule) -> bytes:
         ),
         Part(name=".strtab", type=SHT_STRTAB, flags=0, address=0, data=strings, size=0, align=1),
     ]
-    return _file(view.data, dialect, parts, module)
+    kinds = {section.address: section.type for section in module.sections.values()}
+    return assemble(view.data, dialect, parts, kinds)
 
 
 def _loaded(module: LoadedModule) -> tuple[list[Part], dict[int, int]]:
@@ -172,9 +173,10 @@ def _note(module: LoadedModule) -> bytes:
     return head + OWNER + text + padding
 
 
-def _segments(module: LoadedModule, parts: Sequence[Part]) -> Iterator[tuple[int, list[int]]]:
+def _segments(
+    kinds: Mapping[int, MemType | None], parts: Sequence[Part]
+) -> Iterator[tuple[int, list[int]]]:
     """Yield the rights of each segment and the numbers of the sections that are in it."""
-    kinds = {section.address: section.type for section in module.sections.values()}
     before: tuple[MemType | None, int] | None = None
     found: list[int] = []
     rights = 0
@@ -194,9 +196,23 @@ def _segments(module: LoadedModule, parts: Sequence[Part]) -> Iterator[tuple[int
         yield rights, found
 
 
-def _file(
-    source: bytes | memoryview, dialect: Dialect, parts: list[Part], module: LoadedModule
+def assemble(
+    source: bytes | memoryview,
+    dialect: Dialect,
+    parts: list[Part],
+    kinds: Mapping[int, MemType | None],
 ) -> bytes:
+    """Return an ELF file of type ET_EXEC.
+
+    Parameters
+    ----------
+    source
+        A file that says for which machine.
+    parts
+        Its sections, those in memory by address.
+    kinds
+        What kind of memory is at the addresses of sections.
+    """
     bits, order = dialect.bits, MARKS[dialect.order]
     titles = bytearray(b"\0")
     starts = []
@@ -215,7 +231,7 @@ def _file(
             align=1,
         ),
     ]
-    segments = list(_segments(module, parts))
+    segments = list(_segments(kinds, parts))
     out = bytearray(_EHDR[bits] + _PHDR[bits] * len(segments))
     offsets = []
     for part in parts:

@@ -318,9 +318,9 @@ DOCUMENTS: Mapping[str, Keys] = {
     "export": {
         "module": (TEXT, "its name"),
         "arch": (TEXT, "architecture"),
-        "models": (TEXT, "which kernel is modelled"),
+        "models": (TEXT, "which kernel is modelled, or has booted"),
         "files[].file": (TEXT, "that was written"),
-        "files[].format": (TEXT, "`elf`, `bin` or `map`"),
+        "files[].format": (TEXT, "`elf`, `bin`, `map` or `core`"),
         "files[].size": (COUNT, "bytes"),
     },
     "disasm": {

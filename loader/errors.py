@@ -62,6 +62,24 @@ class BadKernel(ExecmemError):
 
 
 @attrs.define(auto_exc=True, str=False)
+class BadCore(ExecmemError):
+    """The file is no core of a kernel that can be read.
+
+    Parameters
+    ----------
+    name, where, reason
+        The file, the place in it, and what is wrong there.
+    """
+
+    name: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.name}: {self.where}: {self.reason}")
+
+
+@attrs.define(auto_exc=True, str=False)
 class MissingDependency(LoadError):
     """Modules that this one needs are not there."""
 

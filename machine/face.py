@@ -23,6 +23,7 @@ from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.cores import CoreFile
 from machine.typed import TypedFunctions
 from machine.types import GuestType, Types, View
 from machine.watching import Ground, Touch, Watch, place_of
@@ -154,6 +155,12 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def save(self, path: str | Path) -> None:
         """Write the machine to a file, for `resume`."""
+
+    @abc.abstractmethod
+    def core(
+        self, path: str | Path, *, on_progress: Callable[[int, int], object] | None = None
+    ) -> CoreFile:
+        """Write an ELF core of the machine: its memory by both addresses, its registers."""
 
     @property
     @abc.abstractmethod

@@ -51,6 +51,8 @@ from loader.gate import Notice, taints_text
 from loader.loaded import LoadedModule
 from machine.arguments import Argument, Out
 from machine.computer import Computer
+from machine.cores import CoreFile
+from machine.cores import modelled as modelled_core
 from machine.device import Device, find_device, instead, no_device
 from machine.face import Machine
 from machine.ground import ModelledGround
@@ -243,6 +245,21 @@ class ModelledMachine(Computer, Machine):
             Always; a machine whose kernel is booted can be saved.
         """
         raise BadCall("save", _NOT_DATA, "a machine whose kernel is booted (kernel=) can be saved")
+
+    def core(
+        self, path: str | Path, *, on_progress: Callable[[int, int], object] | None = None
+    ) -> CoreFile:
+        """Write an ELF core of the machine: every mapped page by both addresses, each CPU.
+
+        What of the kernel is Python (tasks, lists, its log) is in no memory and so in no core; the
+        result's `lacks` says so.
+
+        Raises
+        ------
+        ExecmemError
+            The file cannot be written.
+        """
+        return modelled_core(path, self.arch, self.memory, self.cpus, on_progress)
 
     # Calls -----------------------------------------------------------------------------------
 

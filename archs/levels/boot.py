@@ -138,6 +138,37 @@ class Need:
 
 
 @attrs.frozen(kw_only=True)
+class TableFormat:
+    """How the page tables of a kernel's half of the addresses are read.
+
+    Parameters
+    ----------
+    sizes
+        Bits of an address, and of a page's size, as kernels may have them; likely ones first.
+    shared
+        Whether one table has both halves; else the kernel's has one of its own.
+    leaf
+        Bits of an entry of which one is set where it maps memory itself, above the last level.
+    table
+        A bit that is set where it leads to another table; 0: `leaf` tells it.
+    frame, shift
+        The bits that are an address, which is so far to the left of them.
+    roots
+        What the kernel calls its table.
+
+    Bit 0 says that an entry is valid.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    shared: bool = True
+    leaf: int = 0
+    table: int = 0
+    frame: int
+    shift: int = 0
+    roots: tuple[str, ...] = ("swapper_pg_dir",)
+
+
+@attrs.frozen(kw_only=True)
 class Boot:
     """What starting a kernel of an architecture needs.
 
@@ -190,6 +221,8 @@ class Boot:
         Where kernels keep what the CPU has, newest first.
     return_thunk
         The variable that points at the return thunk in force, where there are such.
+    tables
+        How its page tables are read.
     """
 
     board: str
@@ -213,6 +246,7 @@ class Boot:
     distance: Callable[[int, int, int], int] | None = None
     capabilities: tuple[Bitmap, ...] = ()
     return_thunk: str = ""
+    tables: TableFormat
 
     def model(self, name: str = "") -> str:
         """Return the emulator's name of a CPU model; "" is the first.

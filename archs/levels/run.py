@@ -257,7 +257,15 @@ class Emulation:
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """What running needs: how functions are called, and what CPU there is."""
+    """What running needs: how functions are called, and what CPU there is.
+
+    Parameters
+    ----------
+    gregset
+        The registers of `elf_gregset_t` (asm/elf.h) by the emulator's names, as core files have
+        them; empty where a word of it is none.
+    """
 
     calling: CallingConvention
     emulation: Emulation
+    gregset: tuple[str, ...] = ()

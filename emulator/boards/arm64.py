@@ -21,6 +21,7 @@ from unicorn.unicorn_py3.arch.arm64 import CpReg
 from archs.levels.boot import Start
 from emulator.boards.board import Board, context_bytes
 from emulator.clock import nanoseconds
+from emulator.paging import Tables
 
 FREQUENCY = 62_500_000  # hertz of the generic timer: what a kernel is told by CNTFRQ_EL0
 _MASK = (1 << 64) - 1
@@ -42,6 +43,7 @@ _TTBR0_EL1, _TTBR1_EL1 = (3, 0, 2, 0, 0), (3, 0, 2, 0, 1)
 _VBAR_EL1, _SPSR_EL1, _ELR_EL1 = (3, 0, 12, 0, 0), (3, 0, 4, 0, 0), (3, 0, 4, 0, 1)
 _ESR_EL1, _FAR_EL1 = (3, 0, 5, 2, 0), (3, 0, 6, 0, 0)
 _CNTFRQ_EL0 = (3, 3, 14, 0, 0)
+_GRANULES_HIGH = {1: 14, 2: 12, 3: 16}  # TCR_EL1.TG1 -> bits of a page's size
 
 _Register = tuple[int, int, int, int, int]
 
@@ -136,7 +138,7 @@ class Arm64Board(Board):
         tcr = self._system(_TCR_EL1)
         size = tcr >> (16 if high else 0) & 63
         if high:
-            granule = {1: 14, 2: 12, 3: 16}.get(tcr >> 30 & 3, 12)
+            granule = _GRANULES_HIGH.get(tcr >> 30 & 3, 12)
         else:
             granule = {0: 12, 1: 16, 2: 14}.get(tcr >> 14 & 3, 12)
         bits = 64 - size
@@ -162,6 +164,16 @@ class Arm64Board(Board):
             at = entry & frame
             shift -= stride
             index = address >> shift & (1 << stride) - 1
+
+    def tables(self) -> Tables:
+        """Return the page tables that TTBR1_EL1 has."""
+        tcr = self._system(_TCR_EL1)
+        return Tables(
+            format=self.boot.tables,
+            root=self._system(_TTBR1_EL1) & (1 << 48) - 2,
+            bits=64 - (tcr >> 16 & 63),
+            granule=_GRANULES_HIGH.get(tcr >> 30 & 3, 12),
+        )
 
     # Exceptions ---------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
+from emulator.paging import Run, Tables
 from emulator.ram import Frozen, Ram
 from emulator.watchdog import WATCHDOG
 from emulator.watching import Watching
@@ -190,6 +191,10 @@ class Board(abc.ABC):
     @abc.abstractmethod
     def translate(self, address: int) -> int | None:
         """Return the physical address that the guest's page tables give; None for none."""
+
+    @abc.abstractmethod
+    def tables(self) -> Tables:
+        """Return the kernel's page tables, as the CPU's registers have them."""
 
     @abc.abstractmethod
     def exception(self, number: int) -> None:
@@ -360,6 +365,17 @@ class Board(abc.ABC):
             pieces.append((physical, length))
             address, size = address + length, size - length
         return pieces
+
+    def mapped(self) -> list[Run]:
+        """Return what the kernel has mapped of memory in its half of the addresses, by address."""
+        start, end = self.ram.start, self.ram.start + self.ram.size
+        runs = self.tables().runs(self.ram.words)
+        return [
+            Run(run.address + low - run.physical, low, high - low)
+            for run in runs
+            for low, high in ((max(run.physical, start), min(run.physical + run.size, end)),)
+            if low < high
+        ]
 
     # Starting -----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from archs.levels.boot import Start
 from archs.system_riscv64 import CYCLES, SYSTEM, TIMEBASE
 from emulator.boards.board import PAGE, Board, Halt
 from emulator.hardware.sbi import Sbi
+from emulator.paging import Tables
 
 _NEVER = -1  # when the timer fires that is off
 
@@ -135,6 +136,13 @@ class Riscv64Board(Board):
                 return None if number << 12 & within else number << 12 | address & within
             shift -= 9
         return None
+
+    def tables(self) -> Tables:
+        """Return the page tables that `satp` has."""
+        (satp,) = self.hart("satp")
+        bits = 12 + 9 * _LEVELS.get(satp >> 60, 3)
+        root = (satp & _NUMBER) << 12
+        return Tables(format=self.boot.tables, root=root, bits=bits, granule=12)
 
     # Exceptions ---------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
 from emulator.hardware.part import Device
 from emulator.instructions import on_instruction
+from emulator.paging import Tables
 
 TSC_FREQUENCY = 1_000_000_000  # hertz of the time stamp counter
 _MASK = (1 << 64) - 1
@@ -190,6 +191,12 @@ class X86Board(Board):
                 return entry & _FRAMES & ~within | address & within
             at = entry & _FRAMES
             shift -= 9
+
+    def tables(self) -> Tables:
+        """Return the page tables that CR3 has."""
+        bits = 57 if self.get("cr4") & _LA57 else 48
+        root = self.get("cr3") & _FRAMES
+        return Tables(format=self.boot.tables, root=root, bits=bits, granule=12)
 
     # Exceptions ---------------------------------------------------------------------------------
 

@@ -199,6 +199,16 @@ class Guest:
         else:
             self.board.broken = otherwise
 
+    def standing(self, names: Sequence[str]) -> list[int]:
+        """Return registers as they are where the process stands, between calls; "" gives 0."""
+        engine = self.board.uc
+        now = engine.context_save()
+        engine.context_restore(self._standing)
+        try:
+            return [self.board.get(name) if name else 0 for name in names]
+        finally:
+            engine.context_restore(now)
+
     def return_address(self) -> int:
         """Return where the function returns to that has just been entered."""
         if self._link is None:

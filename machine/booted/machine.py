@@ -47,6 +47,7 @@ from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
+from machine.booted.dumping import save_core
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.kernelway import KernelWay, Kernelwise
 from machine.booted.limits import Limited
@@ -54,6 +55,7 @@ from machine.booted.module import BootedModule, report_of, where_loading, with_r
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
+from machine.cores import CoreFile
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
 OURS = frozenset(
@@ -494,6 +496,32 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             yield self
         finally:
             self.restore(snapshot)
+
+    # As a file ----------------------------------------------------------------------------------
+
+    def core(
+        self, path: str | Path, *, on_progress: Callable[[int, int], object] | None = None
+    ) -> CoreFile:
+        """Write an ELF core of the machine, as the kernel's own /proc/vmcore would be one.
+
+        Debuggers of kernels open it (gdb, drgn, crash). Equal machines give equal bytes; pages of
+        zeros are holes of the file.
+
+        Parameters
+        ----------
+        path
+            Is replaced, if it is there.
+        on_progress
+            Called with the bytes that are done, and with how many there are.
+
+        Raises
+        ------
+        BadCall
+            A call is under way, or the machine can only go back.
+        ExecmemError
+            The file cannot be written.
+        """
+        return save_core(path, self.kernel, on_progress)
 
     # Looking ------------------------------------------------------------------------------------
 

@@ -296,6 +296,7 @@ def outputs(target):
         ["compare", "--workload", "probes", "--design", "default", "--arch", "arm64", "--record", target],
         ["sweep", HELLO, "--jobs", "1", "--output", target],
         ["export", HELLO, "--elf", target],
+        ["export", HELLO, "--core", target],
         ["check", CASE, "--linker", "none", "--junit", target],
     ]  # fmt: skip
 
