@@ -255,6 +255,22 @@ class Vmcore:
         found = [note.data for note in self.notes if note.owner == VMCOREINFO]
         return found[0].rstrip(b"\0").decode("utf-8", "backslashreplace") if found else ""
 
+    def told(self, release: str = "") -> bytes | None:
+        """Return VMCOREINFO out of a note, or else out of the memory; None where there is none.
+
+        QEMU's dumps have no such note, but the memory in which the kernel keeps one.
+        """
+        if self.info:
+            return self.info.encode("utf-8", "backslashreplace")
+        for each in self.physical():
+            start = each.offset + -each.physical % PAGE
+            size = (each.offset + each.size - start) // PAGE * PAGE
+            if size > 0:
+                found = info_in(memoryview(self.data)[start : start + size], release)
+                if found is not None:
+                    return found
+        return None
+
     def physical(self) -> list[Extent]:
         """Return the memory by physical address, each byte once."""
         found: list[Extent] = []
