@@ -19,6 +19,7 @@ import pytest
 
 import archs
 from archs.arch import LevelMissing
+from emulator import interrupts
 
 HERE = Path(__file__).parent
 
@@ -127,6 +128,18 @@ def other_recordings(arch: archs.Arch) -> dict[str, Path]:
 def kernels(arch: archs.Arch) -> dict[str, Path]:
     """Return release -> folder with its image, configuration and modules (`boot`, `lib`)."""
     return _of_releases(folders("EXECMEM_KERNELS", "kernels"), arch)
+
+
+@pytest.fixture
+def some_kernels(kernels: dict[str, Path]) -> dict[str, Path]:
+    """Return the first and the last of them; with EXECMEM_LONG all."""
+    releases = list(kernels)
+    if os.environ.get("EXECMEM_LONG"):
+        return kernels
+    return {release: kernels[release] for release in (*releases[:1], *releases[-1:])}
+
+
+interrupts.listen()  # now, and not when a test is the first to make a CPU
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ from loader.btf_records import Kind
 from loader.kernel.find import read_kernel
 from tests.support import booted
 
-KERNELS = booted.releases()
+KERNELS = booted.some()
 STRUCTURES = (
     "file",
     "task_struct",

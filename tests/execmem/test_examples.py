@@ -56,7 +56,7 @@ WORDS = {
     "NAME": "tour",
 }
 WRITERS = {"--html", "--output", "--png", "--record", "--svg"}  # lines below may need the file
-PATIENCE = 3.0  # seconds for what may be interrupted
+PATIENCE = 2.0  # seconds for what may be interrupted
 LONGEST = 120.0
 COLUMNS = 80
 # Done; interrupted, and summed up; interrupted while it was still being imported.

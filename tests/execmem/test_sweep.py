@@ -433,7 +433,10 @@ def test_a_journal_cut_anywhere_can_be_continued(tmp_path, finished):
                 journal.add(row)
         data = (tmp_path / "part").read_bytes()
     cut = tmp_path / "cut"
+    ends = {at + near for at, byte in enumerate(data) if byte == 0x0A for near in range(-2, 4)}
     for size in range(len(data) + 1):
+        if size % 7 and size not in ends:
+            continue
         cut.write_bytes(data[:size])
         lines_left = data[:size].split(b"\n")[:-1]
         assert complete(cut, resume=True) == [

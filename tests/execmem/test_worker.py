@@ -100,7 +100,6 @@ def test_no_command_ends_by_a_signal(arch, tmp_path):
     path, _ = write(tmp_path, arch, lethal(arch))
     for words in (
         ("load", "--init", path),
-        ("load", "--init", "--json", path),
         ("run", "--no-init", path, "init_module"),
         ("run", "--instructions", "1000", path),
         ("explain", path, "--html", tmp_path / "page.html"),

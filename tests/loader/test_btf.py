@@ -375,10 +375,10 @@ def modules_with_btf(root: Path) -> Iterator[tuple[str, bytes]]:
             yield path.name, bytes(view.contents(section))
 
 
-def test_kernels_equal_bpftools(kernels: dict[str, Path], tmp_path: Path) -> None:
+def test_kernels_equal_bpftools(some_kernels: dict[str, Path], tmp_path: Path) -> None:
     """Types of real kernels, and of modules that split theirs, equal bpftool's."""
     compared = 0
-    for release, folder in kernels.items():
+    for release, folder in some_kernels.items():
         for image in sorted((folder / "boot").glob("vmlinu*")):
             raw = KernelImage.parse(image.read_bytes(), image.name).btf_blob()
             assert raw is not None

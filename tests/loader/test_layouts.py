@@ -190,10 +190,12 @@ def real(kernels: dict[str, Path], corpus: Path) -> Iterator[tuple[str, Path, El
                 yield release, folder, view
 
 
-def test_structures_of_modules_are_as_bpftool_says(kernels: dict[str, Path], corpus: Path) -> None:
+def test_structures_of_modules_are_as_bpftool_says(
+    some_kernels: dict[str, Path], corpus: Path
+) -> None:
     """Size and every member of each structure that only a module has."""
-    images = {release: find_kernel(folder).read() for release, folder in kernels.items()}
-    found = enumerate(real(kernels, corpus))
+    images = {release: find_kernel(folder).read() for release, folder in some_kernels.items()}
+    found = enumerate(real(some_kernels, corpus))
     seen = 0
     chosen = {(release, n % 3): (folder, v) for n, (release, folder, v) in found}
     for (release, _), (folder, view) in chosen.items():
@@ -216,11 +218,11 @@ def test_structures_of_modules_are_as_bpftool_says(kernels: dict[str, Path], cor
     assert seen > 100
 
 
-def test_types_of_another_kernel_are_refused(kernels: dict[str, Path], corpus: Path) -> None:
+def test_types_of_another_kernel_are_refused(some_kernels: dict[str, Path], corpus: Path) -> None:
     """By the release, and where that does not tell, by names that begin nowhere."""
-    images = {release: find_kernel(folder).read() for release, folder in kernels.items()}
+    images = {release: find_kernel(folder).read() for release, folder in some_kernels.items()}
     others = 0
-    for release, _, view in real(kernels, corpus):
+    for release, _, view in real(some_kernels, corpus):
         for other, image in images.items():
             if other == release:
                 continue

@@ -25,7 +25,7 @@ from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
 from tests.support import booted
 
-KERNELS = booted.releases()
+KERNELS = booted.some()
 GFP_KERNEL = 0xCC0
 ENOMEM = -12
 

@@ -28,9 +28,9 @@ def image_in(folder: Path) -> KernelImage:
 
 
 @pytest.fixture
-def images(kernels: dict[str, Path]) -> dict[str, Path]:
+def images(some_kernels: dict[str, Path]) -> dict[str, Path]:
     """Return release -> folder of those that have an image."""
-    found = {r: folder for r, folder in kernels.items() if list(folder.glob("boot/vmlinu*"))}
+    found = {r: folder for r, folder in some_kernels.items() if list(folder.glob("boot/vmlinu*"))}
     if not found:
         pytest.skip("no folder has an image")
     return found
