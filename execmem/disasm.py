@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from allocator.files import read_regular
 from allocator.types import ADDRESS_MASK, Hex
+from archs import Arch
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
+from execmem.check.operands import LONGEST, target
+from execmem.check.outcome import Unanswerable
+from loader.elfview import STT_FUNC
 from loader.lines import Line, Lines
 from loader.listing import Listing, Relocation
 from loader.loaded import LoadedModule
@@ -103,29 +109,66 @@ def function(module: LoadedModule, name: str, known: Lines | None = None) -> Fun
 def _instructions(
     module: LoadedModule, address: int, code: bytes, relocations: list[Relocation]
 ) -> Iterator[Instruction]:
-    disassembler = Disassembler(module.view.arch)
-    unit = len(module.view.arch.loads.trap)
+    arch = module.view.arch
+    disassembler = Disassembler(arch)
+    unit = len(arch.loads.trap)
+    labels = _labels(module)
     at = 0
     while at < len(code):
-        found = disassembler.all(code[at:], address + at)
-        for where, size, text in found:
-            yield _instruction(module, where, code[at : at + size], text, relocations)
+        for where, size, text in disassembler.all(code[at:], address + at):
+            leads = _leads(arch, code[at : at + LONGEST], where, text)
+            yield Instruction(
+                address=where,
+                code=code[at : at + size],
+                text=text,
+                target="" if leads is None else _named(module, labels, leads),
+                relocations=_within(relocations, where, size),
+            )
             at += size
         if at < len(code):  # what is no instruction: data, or one that capstone does not know
-            yield _instruction(module, address + at, code[at : at + unit], "", relocations)
+            yield Instruction(
+                address=address + at,
+                code=code[at : at + unit],
+                text="",
+                target="",
+                relocations=_within(relocations, address + at, unit),
+            )
             at += unit
 
 
-def _instruction(
-    module: LoadedModule, address: int, code: bytes, text: str, relocations: list[Relocation]
-) -> Instruction:
-    target = ""
+def _within(relocations: list[Relocation], address: int, size: int) -> tuple[Relocation, ...]:
+    return tuple(r for r in relocations if address <= r.place < address + size)
+
+
+def _leads(arch: Arch, code: bytes, address: int, text: str) -> int | None:
+    """Return where a direct branch leads, else the last number of the text; None: nothing.
+
+    Of some architectures capstone says how far a branch goes, and not where.
+    """
+    with suppress(Unanswerable):
+        return target(arch, code, address)
     numbers = _NUMBER.findall(text)
-    if numbers:
-        there = module.symbol_at(int(numbers[-1], 16) & ADDRESS_MASK)
-        target = f"{there[0]}+{there[1]:#x}" if there and there[1] else there[0] if there else ""
-    mine = tuple(r for r in relocations if address <= r.place < address + len(code))
-    return Instruction(address=address, code=code, text=text, target=target, relocations=mine)
+    return int(numbers[-1], 16) & ADDRESS_MASK if numbers else None
+
+
+def _labels(module: LoadedModule) -> dict[int, str]:
+    """Return the names of what is no function of the module: address -> the first symbol there."""
+    view = module.view
+    placed = np.isin(view.symbols["shndx"], np.array(list(module.sections), np.uint16))
+    placed &= view.symbols["info"] & 0xF < STT_FUNC
+    found: dict[int, str] = {}
+    for index in (*np.flatnonzero(placed).tolist(), *view.undefined_indices.tolist()):
+        name = view.symbol_name(index)
+        if name and not name.startswith(("$", ".L")):  # how code is read, and what is nobody's
+            found.setdefault(int(module.linked.symbols[index]), name)
+    return found
+
+
+def _named(module: LoadedModule, labels: Mapping[int, str], address: int) -> str:
+    there = module.symbol_at(address)
+    if there is None:
+        return labels.get(address, "")
+    return f"{there[0]}+{there[1]:#x}" if there[1] else there[0]
 
 
 class Sources:

@@ -3,7 +3,8 @@
 
 Disassemblers and debuggers open the file as a program of its architecture: sections and segments
 where the loader placed them, bytes as they stand in memory, every symbol with its address, those
-of the kernel as absolute ones. What each relocation was stands in a note (`RELOCATIONS`), a line of
+of the kernel as absolute ones, and debugging information, where the module or its debug package has
+that, says the same addresses. What each relocation was stands in a note (`RELOCATIONS`), a line of
 JSON each, because a linked program has none.
 """
 
@@ -18,16 +19,30 @@ import numpy as np
 
 from allocator.types import MemType
 from archs.dialect import MARKS, Dialect
-from loader.elfview import SHF_ALLOC, SHN_ABS, SHN_LORESERVE, SHN_UNDEF, SHT_NOBITS
+from loader import debugfile
+from loader.debugfile import DebugFile
+from loader.elfview import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHN_ABS,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHT_NOBITS,
+    ElfView,
+)
 from loader.listing import Listing
 from loader.loaded import LoadedModule
 
 ET_EXEC, PT_LOAD = 2, 1
 SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_NOTE = 1, 2, 3, 7
 PF_X, PF_W, PF_R = 1, 2, 4
+SHF_MERGE, SHF_STRINGS = 0x10, 0x20
 RELOCATIONS = ".note.execmem.relocations"
 OWNER = b"execmem\0"
 NOTE_TYPE = 1
+INIT = "init_module"
+TEXT = (MemType.TEXT, MemType.INIT_TEXT)
 ALIGN = 4096  # of what is loaded, in the file as in memory
 _IDENT = 16
 _EHDR, _SHDR, _PHDR = {64: 64, 32: 52}, {64: 64, 32: 40}, {64: 56, 32: 32}
@@ -57,11 +72,23 @@ class Part:
     entry: int = 0
 
 
-def elf(module: LoadedModule) -> bytes:
-    """Return a loaded module as an ELF file of type ET_EXEC."""
+def elf(module: LoadedModule, debug: DebugFile | None = None) -> bytes:
+    """Return a loaded module as an ELF file of type ET_EXEC; it begins where its init does.
+
+    Parameters
+    ----------
+    debug
+        A relocatable file that has the module's DWARF, which is then in the file, relocated.
+
+    Raises
+    ------
+    BadModule
+        Relocations of the DWARF cannot be applied.
+    """
     view, dialect = module.view, module.view.dialect
     parts, numbers = _loaded(module)
     symbols, strings, local = _symbols(module, numbers)
+    parts += debug_parts(view, addresses_of(module), debug)
     parts += [
         Part(
             name=RELOCATIONS,
@@ -87,7 +114,31 @@ def elf(module: LoadedModule) -> bytes:
         Part(name=".strtab", type=SHT_STRTAB, flags=0, address=0, data=strings, size=0, align=1),
     ]
     kinds = {section.address: section.type for section in module.sections.values()}
-    return assemble(view.data, dialect, parts, kinds)
+    return assemble(view.data, dialect, parts, kinds, _entry(module))
+
+
+def addresses_of(module: LoadedModule) -> dict[int, int]:
+    """Return where a module's sections lie, by index."""
+    return {index: section.address for index, section in module.sections.items()}
+
+
+def debug_parts(
+    view: ElfView, addresses: Mapping[int, int], debug: DebugFile | None
+) -> Iterator[Part]:
+    """Yield the sections of a module's DWARF, for where its sections lie by index."""
+    if debug is None:
+        return
+    for section, data in debugfile.sections(debug, view, addresses):
+        yield Part(
+            name=section.name,
+            type=SHT_PROGBITS,
+            flags=section.flags & (SHF_MERGE | SHF_STRINGS),
+            address=0,
+            data=data,
+            size=0,
+            align=max(section.align, 1),
+            entry=int(bool(section.flags & SHF_MERGE)),
+        )
 
 
 def _loaded(module: LoadedModule) -> tuple[list[Part], dict[int, int]]:
@@ -102,11 +153,15 @@ def _loaded(module: LoadedModule) -> tuple[list[Part], dict[int, int]]:
         old = view.sections[index]
         empty = old.type == SHT_NOBITS and not any(data)
         numbers[index] = len(parts) + 1
+        # What the loader makes itself, PLT entries, has in the file no right that memory gives it.
+        # Notes become data: for the build id in them debuggers would load debugging information of
+        # the module's file, in which no section has an address.
+        flags = old.flags & SHF_WRITE | SHF_ALLOC | SHF_EXECINSTR * (section.type in TEXT)
         parts.append(
             Part(
                 name=section.name,
                 type=SHT_NOBITS if empty else SHT_PROGBITS,
-                flags=old.flags & 0x7 | SHF_ALLOC,
+                flags=flags,
                 address=section.address,
                 data=b"" if empty else data,
                 size=len(data),
@@ -196,11 +251,18 @@ def _segments(
         yield rights, found
 
 
+def _entry(module: LoadedModule) -> int:
+    """Return where the file begins: at the module's init, or where its first code is."""
+    code = [(s.type is not TEXT[0], s.address) for s in module.sections.values() if s.type in TEXT]
+    return module.symbols.get(INIT, min(code)[1] if code else 0)
+
+
 def assemble(
     source: bytes | memoryview,
     dialect: Dialect,
     parts: list[Part],
     kinds: Mapping[int, MemType | None],
+    entry: int = 0,
 ) -> bytes:
     """Return an ELF file of type ET_EXEC.
 
@@ -212,6 +274,8 @@ def assemble(
         Its sections, those in memory by address.
     kinds
         What kind of memory is at the addresses of sections.
+    entry
+        Where it begins.
     """
     bits, order = dialect.bits, MARKS[dialect.order]
     titles = bytearray(b"\0")
@@ -260,7 +324,16 @@ def assemble(
     header = list(dialect.header.unpack_from(source, _IDENT))
     machine, flags = header[1], header[6]
     sizes = (_EHDR[bits], _PHDR[bits], len(segments), _SHDR[bits], len(parts) + 1, len(parts))
-    fields = (ET_EXEC, machine, 1, 0, _EHDR[bits] if segments else 0, table_at, flags, *sizes)
+    fields = (
+        ET_EXEC,
+        machine,
+        1,
+        entry,
+        _EHDR[bits] if segments else 0,
+        table_at,
+        flags,
+        *sizes,
+    )
     out[:_IDENT] = bytes(source[:_IDENT])
     dialect.header.pack_into(out, _IDENT, *fields)
     at = _EHDR[bits]

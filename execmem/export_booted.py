@@ -2,7 +2,8 @@
 """A booted kernel and a module in it as one ELF file: what a debugger reads beside their core.
 
 The module's sections have the bytes that stand in memory; of the kernel there are symbols only, in
-sections without contents, because its memory is in the core.
+sections without contents, because its memory is in the core. DWARF of the module is there as in any
+export.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from allocator.types import MemType
 from archs.dialect import SYMBOL
-from execmem.export import SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, Part, assemble
+from execmem.export import SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, Part, assemble, debug_parts
+from loader.debugfile import DebugFile
 from loader.elfview import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -48,7 +50,7 @@ class _Symbol:
     section: int
 
 
-def elf(machine: BootedMachine, module: BootedModule) -> bytes:
+def elf(machine: BootedMachine, module: BootedModule, debug: DebugFile | None = None) -> bytes:
     """Return a module as it stands in a booted kernel, and the kernel's symbols, as an ELF file."""
     symbols = symbols_of(machine)
     parts, kinds = [], dict[int, MemType | None]()
@@ -79,6 +81,8 @@ def elf(machine: BootedMachine, module: BootedModule) -> bytes:
         _part(".strtab", SHT_STRTAB, 0, 0, strings, 0),
     ]
     view = module.view
+    addresses = {index: section.address for index, section in module.sections.items()}
+    parts += debug_parts(view, addresses, debug)
     return assemble(view.data, view.dialect, parts, kinds)
 
 

@@ -225,39 +225,47 @@ def relocated(debug: DebugFile, view: ElfView, addresses: Mapping[int, int]) -> 
     data = debug.data
     if int.from_bytes(data[16:18], _order(data)) != ET_REL:
         return data
-    theirs = parse(data, debug.name)
-    placed = {key: addresses.get(section.index) for key, section in _by_place(view)}
-    found = {section.index: 0 for section in theirs.sections[1:]}
-    for number, (key, section) in enumerate(_by_place(theirs)):
-        address = placed.get(key)
-        found[section.index] = NOWHERE + number * APART if address is None else address
-    values = SymbolValues.of_module(theirs, found, dict.fromkeys(theirs.undefined, 0), None)
-    tables = {
-        table.target.index: table
-        for table in theirs.tables
-        if table.target.name.startswith((".debug_", ".zdebug_"))
-    }
     out = io.BytesIO()
     out.write(data)
+    theirs = parse(data, debug.name)
     headers = theirs.dialect.header.unpack_from(data, IDENT)[5]
-    for section in theirs.sections[1:]:
-        table = tables.get(section.index)
-        packed = section.flags & SHF_COMPRESSED
-        if not section.name.startswith(".debug_") or (table is None and not packed):
-            continue
-        contents = _unpacked(theirs, section) if packed else bytes(theirs.contents(section))
-        if table is not None:
-            contents = _applied(theirs, table, contents, values)
+    size = theirs.dialect.section.size
+    for section, contents in _sections(theirs, view, addresses):
         out.seek(0, io.SEEK_END)
         at = out.tell()
         out.write(contents)
-        size = theirs.dialect.section.size
         place = headers + section.index * size
         fields = list(theirs.dialect.section.unpack_from(data, place))
         fields[2], fields[4], fields[5] = section.flags & ~SHF_COMPRESSED, at, len(contents)
         out.seek(place)
         out.write(theirs.dialect.section.pack(*fields))
     return out.getvalue()
+
+
+def sections(
+    debug: DebugFile, view: ElfView, addresses: Mapping[int, int]
+) -> list[tuple[Section, bytes]]:
+    """Return the debug sections of a relocatable file, with bytes as in `relocated`; errors too."""
+    return list(_sections(parse(debug.data, debug.name), view, addresses))
+
+
+def _sections(
+    theirs: ElfView, view: ElfView, addresses: Mapping[int, int]
+) -> Iterator[tuple[Section, bytes]]:
+    """Yield the debug sections of a file, unpacked and relocated."""
+    placed = {key: addresses.get(section.index) for key, section in _by_place(view)}
+    found = {section.index: 0 for section in theirs.sections[1:]}
+    for number, (key, section) in enumerate(_by_place(theirs)):
+        address = placed.get(key)
+        found[section.index] = NOWHERE + number * APART if address is None else address
+    values = SymbolValues.of_module(theirs, found, dict.fromkeys(theirs.undefined, 0), None)
+    tables = {table.target.index: table for table in theirs.tables}
+    for section in theirs.sections[1:]:
+        if section.name.startswith(".debug_") and not section.allocated:
+            packed = section.flags & SHF_COMPRESSED
+            contents = _unpacked(theirs, section) if packed else bytes(theirs.contents(section))
+            table = tables.get(section.index)
+            yield section, _applied(theirs, table, contents, values) if table else contents
 
 
 def _order(data: bytes) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from execmem.commands.common import (
     examples,
+    is_path,
     load_one,
     loaded_to_read,
     machine_for,
@@ -19,6 +20,8 @@ from execmem.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from loader.debugfile import DebugFile
+    from loader.elfview import ElfView
     from loader.loaded import LoadedModule
     from machine.face import Machine
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--elf", metavar="FILE", help="write a linked ELF file, at the module's addresses")
 @click.option("--core", metavar="FILE", help="write an ELF core of the whole machine")
 @click.option("--bin", "flat", metavar="FILE", help="write a flat image, and FILE.map beside it")
+@click.option(
+    "--debug", metavar="PATH", help="file with the module's DWARF, or folder like /usr/lib/debug"
+)
 @module_options
 @unknown_option("fault")
 @examples(
@@ -36,13 +42,18 @@ if TYPE_CHECKING:
     "execmem export hello --core hello.core",
 )
 def export(
-    module: str, elf: str | None, core: str | None, flat: str | None, **options: Any
+    module: str,
+    elf: str | None,
+    core: str | None,
+    flat: str | None,
+    debug: str | None,
+    **options: Any,
 ) -> None:
     """Write a module as it lies in memory, for disassemblers and debuggers.
 
     The module is loaded with its dependencies, without running init. The ELF file has its
     sections, segments and symbols at their addresses, those of the kernel as absolute ones, and
-    what each relocation was in a note.
+    what each relocation was in a note; and the DWARF of the module or of its debug package.
 
     A core has the whole memory and the registers, for debuggers of kernels. With --kernel that is
     booted and loads the module, init and all; --elf beside it has the symbols of both.
@@ -61,7 +72,7 @@ def export(
     if core is not None and options["kernel"] is not None:
         if flat is not None:
             raise click.UsageError("--bin: of a booted kernel there is --core, and --elf beside it")
-        head = _booted(module, elf, core, options, wrote)
+        head = _booted(module, elf, core, {**options, "debug": debug}, wrote)
     else:
         if core is not None:
             loaded, models = _modelled(module, core, options, wrote)
@@ -69,7 +80,7 @@ def export(
             loaded, models = loaded_to_read(module, options)
         head = {"module": loaded.name, "arch": loaded.view.arch.name, "models": models}
         if elf is not None:
-            data = export.elf(loaded)
+            data = export.elf(loaded, _debug(loaded.view, module, debug))
             write_file(elf, data)
             wrote(elf, "elf", len(data))
         if flat is not None:
@@ -85,6 +96,18 @@ def export(
         say(f"{row['file']}: {row['size']:,} bytes")
 
 
+def _debug(view: ElfView, module: str, debug: str | None) -> DebugFile | None:
+    """Return what has the module's DWARF; None where nothing has, and none was named."""
+    from loader.debugfile import NoDebug, find
+
+    try:
+        return find(view, given=debug, beside=module if is_path(module) else None)
+    except NoDebug:
+        if debug is not None:
+            raise
+        return None
+
+
 Wrote = Callable[[str, str, int], None]
 
 
@@ -98,7 +121,7 @@ def _booted(
     machine = booted.open_machine(module, options)
     loaded = booted.load_one(machine, module, parameters(options["params"]))
     if elf is not None:
-        data = export_booted.elf(machine, loaded)
+        data = export_booted.elf(machine, loaded, _debug(loaded.view, module, options["debug"]))
         write_file(elf, data)
         wrote(elf, "elf", len(data))
     _core(machine, core, wrote)
