@@ -34,8 +34,11 @@ SHT_PROGBITS, SHT_NOTE, SHT_LOPROC = 1, 7, 0x7000_0000
 OPTIONS = ("--no-relax", "-e", "0", "--nmagic", "--no-gc-sections", "--build-id=none", "-static")
 
 _REFUSALS = "reloc|out of range|truncated|align|exceeds|fixup"
-# Words of a linker that does not know a type, or the architecture at all.
-_UNKNOWN = "unknown relocation|unrecognized relocation|[Uu]nsupported|-m option is missing"
+# Words of a linker that does not know a type, the architecture at all, or an option of ours.
+_UNKNOWN = (
+    "unknown relocation|unrecognized relocation|[Uu]nsupported|-m option is missing"
+    "|Unknown command line argument"
+)
 JITLINK_MOST = 1 << 10  # bytes that JITLink is asked for, one in a check
 _JITLINK_GRID = 16  # bytes
 _RESERVED = (0, 1, 3)  # words in front of the first slot

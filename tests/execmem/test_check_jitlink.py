@@ -105,7 +105,7 @@ SOURCE_RISCV64 = (
     + """\
 .globl call, high, low, jump, word
 .size call, 8; .size high, 4; .size low, 4; .size jump, 2
-call: call far
+call: call far@plt
 high: lui a0, %hi(word)
 low: addi a0, a0, %lo(word)
 back: c.nop
