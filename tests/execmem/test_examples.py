@@ -210,7 +210,7 @@ def run(python: Path, words: list[str], folder: Path) -> subprocess.CompletedPro
         env=environment,
         start_new_session=True,
     )
-    bar = words[1] in ("compare", "sweep", "diff") or "--all" in words
+    bar = words[1] in ("compare", "sweep", "diff") or {"--all", "--random"} & set(words)
     try:
         out, err = process.communicate(timeout=PATIENCE if bar else LONGEST)
     except subprocess.TimeoutExpired:
@@ -241,7 +241,7 @@ def check(python: Path, lines: list[str], folder: Path) -> None:
             continue
         ran.add(once)
         done = run(python, words, folder)
-        allowed = {*ENDED, 1} if words[1] == "diff" else ENDED
+        allowed = {*ENDED, 1} if words[1] == "diff" or "--random" in words else ENDED
         assert done.returncode in allowed, f"{text}\n{shlex.join(words)}\n{done.stderr[-1000:]}"
         assert "Traceback" not in done.stderr, text
         if done.returncode == 1:
