@@ -139,6 +139,8 @@ def some_kernels(kernels: dict[str, Path]) -> dict[str, Path]:
     return {release: kernels[release] for release in (*releases[:1], *releases[-1:])}
 
 
+# The commands that tests start need not compile all sources, each anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 interrupts.listen()  # now, and not when a test is the first to make a CPU
 
 
