@@ -117,6 +117,9 @@ class Fault(ExecmemError):
         may be why.
     backtrace
         Who called it, innermost first, where the kernel says so.
+    sources
+        The lines of source of `where` and of each of `backtrace`, empty for one that has none;
+        nothing where no line is known.
     """
 
     kind: FaultKind
@@ -130,6 +133,7 @@ class Fault(ExecmemError):
     cause: Stopped | None = None
     foreign: str = ""
     backtrace: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         first = f"{self.cause}; then: " if self.cause is not None else ""
@@ -141,6 +145,8 @@ class Fault(ExecmemError):
         at = f" at {self.where}"
         if not self.where.startswith("0x"):
             at += f" (pc {self.pc:#x})"
+        if self.sources and self.sources[0]:
+            at += f", {self.sources[0]}"
         instruction = f": {self.instruction}" if self.instruction else ""
         hint = f"; hint: {self.hint}" if self.hint else ""
         built = f"; {self.foreign} was built for another kernel, see its notice" * bool(

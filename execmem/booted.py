@@ -326,4 +326,5 @@ def report_json(found: Report) -> dict[str, Any]:
         "where": found.where,
         "address": None if found.address is None else Hex(found.address),
         "backtrace": list(found.backtrace),
+        "sources": list(found.sources),
     }

@@ -21,7 +21,7 @@ from emulator.faults import BadCall
 from execmem.check.operands import LONGEST, target
 from execmem.check.outcome import Unanswerable
 from loader.elfview import STT_FUNC
-from loader.lines import Line, Lines
+from loader.lines import Line, Lines, told
 from loader.listing import Listing, Relocation
 from loader.loaded import LoadedModule
 
@@ -207,16 +207,15 @@ def lines(found: Function, sources: Sources | None = None) -> Iterator[str]:
     """
     yield f"{found.address:#x} <{found.name}> in {found.section}, {found.size:#x} bytes:"
     width = max((len(each.code) for each in found.instructions), default=4)
-    before: tuple[str, ...] = ()
+    before = ""
     for each in found.instructions:
-        places = tuple(map(_place, each.lines))
-        if places and places != before:
-            inlined = "".join(f", inlined in {place}" for place in places[1:])
-            yield f"{places[0]}{inlined}"
+        place = told(each.lines)
+        if place and place != before:
+            yield place
             text = None if sources is None else sources.text(each.lines[0])
             if text is not None:
                 yield f"    {text.strip()}"
-        before = places or before
+        before = place or before
         text = each.text or f"(bytes {each.code.hex(' ')})"
         target = f"  <{each.target}>" if each.target else ""
         yield f"  {each.address:x}:  {each.code.hex(' '):<{3 * width}} {text}{target}"
@@ -225,10 +224,6 @@ def lines(found: Function, sources: Sources | None = None) -> Iterator[str]:
             via = f" through {relocation.via}" if relocation.via is not None else ""
             name = f"{relocation.symbol}{addend}{via}"
             yield f"  {relocation.place:x}:  {'':<{3 * width}} {relocation.type} {name}"
-
-
-def _place(line: Line) -> str:
-    return f"{line.short} ({line.function})" if line.function else line.short
 
 
 def as_json(found: Function) -> Mapping[str, Any]:

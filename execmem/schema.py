@@ -67,6 +67,7 @@ _REPORT: Keys = {
     "where": (TEXT, "`symbol+0xoffset/0xsize [module]`; empty: not told"),
     "address": (HEX, f"what was accessed{NULL}that is not it"),
     "backtrace[]": (TEXT, "who called it, innermost first"),
+    "sources[]": (TEXT, "lines of source of `where` and of each of `backtrace`, where known"),
 }
 
 _MODULE: Keys = {

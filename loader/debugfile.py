@@ -26,7 +26,7 @@ from archs.engine import apply
 from loader.elf import ET_REL, IDENT, MAGIC, parse
 from loader.elfview import ElfView, RelocationTable, Section
 from loader.errors import BadModule, LoadError
-from loader.files import read_module
+from loader.files import RATIO, SMALL, read_module
 from loader.work import SymbolValues, Work
 
 FOLDERS = (Path("/usr/lib/debug"),)  # where distributions put it
@@ -99,7 +99,7 @@ def find(
     *,
     given: str | Path | None = None,
     beside: str | Path | None = None,
-    folders: Iterable[Path] = FOLDERS,
+    folders: Iterable[Path] | None = None,
 ) -> DebugFile:
     """Return what has the DWARF of a module: the module itself, or a file of its debug package.
 
@@ -113,7 +113,7 @@ def find(
     beside
         The module's own file, beside which `.gnu_debuglink` may have another.
     folders
-        Where debug packages are installed.
+        Where debug packages are installed; by default `FOLDERS`.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def find(
         return _given(view, Path(given))
     if given is None and has_lines(view):
         return DebugFile(view.name, bytes(view.data))
-    places = [Path(given)] if given is not None else list(folders)
+    places = [Path(given)] if given is not None else list(FOLDERS if folders is None else folders)
     for path, checksum in _candidates(view, places, beside):
         try:
             data = read_module(path)
@@ -304,8 +304,9 @@ def _unpacked(view: ElfView, section: Section) -> bytes:
         raise BadModule(view.name, section.name, "compressed, and shorter than the header of that")
     kind, *rest = head.unpack_from(raw)
     size = rest[-2]
-    if size > MAX_DEBUG:
-        raise BadModule(view.name, section.name, f"{size:#x} bytes, more than {MAX_DEBUG:#x}")
+    most = min(MAX_DEBUG, max(SMALL, RATIO * len(raw)))
+    if size > most:
+        raise BadModule(view.name, section.name, f"{size:#x} bytes, more than {most:#x}")
     try:
         if kind == ZLIB:
             out = zlib.decompressobj().decompress(raw[head.size :], size + 1)

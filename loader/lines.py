@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
 from posixpath import join
@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
-from loader.debugfile import FOLDERS, NoDebug, find, relocated
+from loader.debugfile import NoDebug, find, relocated
 from loader.elfview import ElfView
 from loader.errors import LoadError
 from loader.loaded import LoadedModule
@@ -79,6 +79,13 @@ class Span:
     line: Line
 
 
+def told(lines: Sequence[Line]) -> str:
+    """Return what `Lines.at` says in a sentence: `a.h:3 (twice), inlined in a.c:17 (use)`."""
+    return ", inlined in ".join(
+        f"{line.short} ({line.function})" if line.function else line.short for line in lines
+    )
+
+
 def _said(function: Callable[P, R]) -> Callable[P, R]:
     """Let what pyelftools raises of damaged DWARF be a NoDebug of `self`."""
 
@@ -129,7 +136,7 @@ class Lines:
         *,
         debug: str | Path | None = None,
         beside: str | Path | None = None,
-        folders: tuple[Path, ...] = FOLDERS,
+        folders: Iterable[Path] | None = None,
     ) -> Lines:
         """Return the lines of a module whose sections lie at addresses; see `debugfile.find`.
 

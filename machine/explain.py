@@ -80,6 +80,7 @@ class Explainer:
                     reason=f"{lacking.what}: '{name}', {stop.kind.value} as a {how}",
                     hint=lacking.hint,
                     cause=self.first_stop(self._places.locate(stop.pc)[0]),
+                    sources=self._places.sources(stop.pc),
                 )
             kind = FaultKind.UNKNOWN_SYMBOL
             reason = f"'{name}', {stop.kind.value} as a {how}"
@@ -96,6 +97,7 @@ class Explainer:
             hint=LIMIT_HINTS.get(kind, ""),
             symbol=symbol,
             cause=self.first_stop(self._places.locate(stop.pc)[0]),
+            sources=self._places.sources(stop.pc),
         )
 
     def attribute(self, fault: Fault, address: int) -> None:
@@ -205,6 +207,7 @@ class Explainer:
             instruction="" if inside else self._places.disassemble(pc),
             address=address,
             reason=f"{reason}, in {inside}()" if inside else reason,
+            sources=() if inside else self._places.sources(pc),
         )
 
     def last_words(self, cpu: Cpu) -> dict[str, str | int]:

@@ -11,6 +11,7 @@ from allocator import KernelMemory
 from allocator.types import ADDRESS_MASK
 from emulator.disassembly import Disassembler
 from loader.loaded import LoadedModule
+from machine.sources import Placed, Sources
 
 KSYM_NAME_LEN = 512  # what kallsyms shows of a name, with its NUL
 LONGEST = 16  # bytes of an instruction, and no less
@@ -40,6 +41,7 @@ class Places:
     modules: Mapping[str, LoadedModule]
     disassembler: Disassembler
     name_at: Callable[[int], str | None] = _nothing
+    _sources: Sources = attrs.field(init=False, factory=lambda: Sources(lambda _name: None))
 
     def symbolize(self, address: int) -> str | None:
         """Return `name+0xoff/0xsize [module]` of a function, a kernel symbol's name, or None."""
@@ -70,6 +72,15 @@ class Places:
             if found is not None:
                 return f"{found[0]}+{found[1]:#x} [{loaded.name}]"
         return self.name_at(address) or f"{address:#x}"
+
+    def sources(self, address: int) -> tuple[str, ...]:
+        """Return the line of source of an address, alone; nothing where none is known."""
+        loaded = self.module_at(address)
+        if loaded is None:
+            return ()
+        addresses = {index: section.address for index, section in loaded.sections.items()}
+        found = self._sources.at(loaded.name, Placed(loaded.view, addresses), address)
+        return (found,) if found else ()
 
     def code(self, address: int, size: int) -> bytes:
         """Return up to `size` bytes at an address: as many as are mapped."""

@@ -53,6 +53,8 @@ class BootedKernel:
         self._parsed = 0  # bytes of the console
         self._died = False
         self.symbolize: Callable[[int], str | None] = self.name_at  # or what knows modules, too
+        # The lines of source of a place and a backtrace, for what knows those of modules.
+        self.sourced: Callable[[str, Sequence[str]], tuple[str, ...]] = _of_none
         self.told = 0  # bytes of the console up to the last report that became a Fault
         for name in _DEAD:
             if name in self.symbols:
@@ -102,7 +104,7 @@ class BootedKernel:
         found = reports.named(report, self.symbolize)
         if found.backtrace[-1:] == (self.name_at(self.guest.trap),):
             found = attrs.evolve(found, backtrace=found.backtrace[:-1])
-        return found
+        return attrs.evolve(found, sources=self.sourced(found.where, found.backtrace))
 
     # Calls --------------------------------------------------------------------------------------
 
@@ -177,11 +179,13 @@ class BootedKernel:
                 address=report.address,
                 reason=report.text,
                 backtrace=report.backtrace,
+                sources=report.sources,
             )
         kind = _KINDS.get(ended.halt, FaultKind.EMULATOR)
         reason = ended.reason or ended.halt.value
         hint = LIMIT_HINTS.get(kind, "")
-        return Fault(kind=kind, pc=ended.pc, where=where, reason=reason, hint=hint)
+        sources = self.sourced(where, ())
+        return Fault(kind=kind, pc=ended.pc, where=where, reason=reason, hint=hint, sources=sources)
 
     def _unpoison(self) -> None:
         """Let the frames of calls that never returned be no longer poisoned, as longjmp() does."""
@@ -201,6 +205,10 @@ class BootedKernel:
     def find(self, names: Sequence[str]) -> int:
         """Return the address of the first of several names that the kernel has; LookupError."""
         return self.guest.find(names)
+
+
+def _of_none(_where: str, _frames: Sequence[str]) -> tuple[str, ...]:
+    return ()
 
 
 def lines_of(console: bytes | bytearray) -> list[LogLine]:

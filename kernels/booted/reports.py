@@ -172,6 +172,8 @@ class Report:
         What it found, in its words.
     lines
         All of it.
+    sources
+        The lines of source of `where` and of each of `backtrace`; see `emulator.faults.Fault`.
     """
 
     kind: FaultKind
@@ -182,6 +184,7 @@ class Report:
     checker: str = ""
     what: str = ""
     lines: tuple[str, ...] = attrs.field(default=(), repr=False)
+    sources: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -189,7 +192,8 @@ class Report:
         return f"{self.checker}: {self.what}" if self.what else self.checker
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.where}" if self.where else self.name
+        source = f", {self.sources[0]}" if self.sources and self.sources[0] else ""
+        return f"{self.name} at {self.where}{source}" if self.where else self.name
 
 
 def find(lines: Iterable[str]) -> Report | None:

@@ -51,11 +51,18 @@ from machine.booted.dumping import save_core
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.kernelway import KernelWay, Kernelwise
 from machine.booted.limits import Limited
-from machine.booted.module import BootedModule, report_of, where_loading, with_regions
+from machine.booted.module import (
+    BootedModule,
+    placed_of,
+    report_of,
+    where_loading,
+    with_regions,
+)
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
 from machine.cores import CoreFile
+from machine.sources import Placed, Sources
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
 OURS = frozenset(
@@ -171,6 +178,8 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
         )
         self.kernel = BootedKernel(standing)
         self.kernel.symbolize = self.symbolize
+        self._sources = Sources(lambda name: placed_of(self._modules.get(name)))
+        self.kernel.sourced = self._sources.told
         self.arch = standing.arch
         self._tree = None if root is None else open_tree(root)
         self.mounted = False
@@ -324,7 +333,13 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             with self.kernel.watched():
                 inserted = self.kernel.modules.insert(image, words_of(params or {}))
         except Fault as fault:
-            raise where_loading(fault, view, name, self.kernel.modules.last) from None
+            last = self.kernel.modules.last
+            told = where_loading(fault, view, name, last)
+            loading = Placed(view, dict(last))
+            sources = self._sources.of(
+                told.where, told.backtrace, lambda other: loading if other == name else None
+            )
+            raise attrs.evolve(told, sources=sources or told.sources) from None
         said = tuple(self.log[before:])
         if inserted.result:
             number = -inserted.result

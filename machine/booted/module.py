@@ -27,6 +27,7 @@ from loader.elfview import SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, Section
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
 from machine.booted.holding import Holding
+from machine.sources import Placed
 from machine.typed import Calling, TypedFunctions
 
 _PERCPU = ".data..percpu"
@@ -365,6 +366,14 @@ def report_of(
         reports=reports,
         registered=registered,
     )
+
+
+def placed_of(module: BootedModule | None) -> Placed | None:
+    """Return a module's file and where its sections lie; None for none."""
+    if module is None:
+        return None
+    addresses = {index: section.address for index, section in module.sections.items()}
+    return Placed(module.view, addresses)
 
 
 def where_loading(fault: Fault, view: ElfView, name: str, addresses: Mapping[int, int]) -> Fault:
