@@ -30,6 +30,7 @@ from allocator import AccessError, KernelMemory, PageTable
 from archs import Arch
 from archs.system import Processor
 from emulator import interrupts, process
+from emulator.blocks import Blocks
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
 from emulator.instructions import on_instruction
@@ -104,6 +105,7 @@ class Cpu:
         self._executed = 0  # instructions of the last slice
         self._refused: BaseException | None = None  # by a hook in the run under way
         self._site = 0  # that was reached last
+        self.leavers: list[Callable[[int], object]] = []  # told where blocks are left
         self.linked: tuple[int, int] | None = None
         self.page_table = 0
         self.on_clock: Callable[[], int] = lambda: 0
@@ -331,6 +333,7 @@ class Cpu:
         try:
             interrupts.start(self.uc, at, end, count=count)
             at = self.read(self.arch.runs.calling.program_counter)
+            self._left(at)
             if self._refused is not None:
                 raise self._refused
             if at == end:
@@ -342,6 +345,7 @@ class Cpu:
             stop = self._trap(self._interrupt, at)
         except unicorn.UcError as error:
             self._pay()
+            self._left(self.read(self.arch.runs.calling.program_counter))
             if self._refused is not None:  # before that: some of the block may follow
                 raise self._refused from None
             if self._slots is not None:
@@ -532,6 +536,7 @@ class Cpu:
         stop = Stop(FaultKind.INSTRUCTION, address)
         found = self._perform(stop)
         if found is not None:
+            self._left(found)
             self.write(self.arch.runs.calling.program_counter, found)
         elif stop.reason or stop.address is not None:
             self._refuse(stop)
@@ -566,6 +571,19 @@ class Cpu:
     def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
         """Call `callback(address)` before each instruction in [start, end) executes."""
         self.uc.hook_add(uc_const.UC_HOOK_CODE, self._before(callback), None, start, end - 1)
+
+    def note_blocks(self, without: range = range(0)) -> Blocks:
+        """Note which blocks are executed from now on but in a range, until the result's `stop`.
+
+        RuntimeError in the middle of a run, whose code would not tell.
+        """
+        if self._tlb.running:
+            raise RuntimeError("code that runs would not tell of blocks")
+        return Blocks(self.uc, self.uc.ctl_flush_tb, self._code, self.leavers, without)
+
+    def _left(self, at: int) -> None:
+        for tell in self.leavers:
+            tell(at)
 
     def each_instruction(self, callback: Callable[[int], None]) -> Callable[[], None]:
         """Call `callback(address)` before every instruction; return what ends that.

@@ -20,6 +20,9 @@ class Disassembler:
 
     @cached_property
     def _engine(self) -> capstone.Cs:
+        return self._made()
+
+    def _made(self) -> capstone.Cs:
         import capstone  # which brings every architecture that there is
 
         kind = getattr(capstone, self._emulation.capstone_prefix)
@@ -27,6 +30,12 @@ class Disassembler:
         for name in self._emulation.capstone_mode:
             mode |= getattr(capstone, name)
         return capstone.Cs(kind, mode)
+
+    @cached_property
+    def _detailed(self) -> capstone.Cs:
+        engine = self._made()
+        engine.detail = True
+        return engine
 
     def one(self, code: bytes, address: int) -> str:
         """Return the first instruction of `code`; its bytes where there is no valid one."""
@@ -39,6 +48,20 @@ class Disassembler:
         for _, size, _, _ in self._engine.disasm_lite(code, address, 1):
             return int(size)
         return None
+
+    def transfers(self, code: bytes, address: int) -> bool:
+        """Return whether the first instruction of `code` may go on elsewhere than behind itself."""
+        import capstone
+
+        kinds = (
+            *(capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL, capstone.CS_GRP_RET),
+            *(capstone.CS_GRP_INT, capstone.CS_GRP_IRET, capstone.CS_GRP_BRANCH_RELATIVE),
+        )
+        return any(
+            instruction.group(kind)
+            for instruction in self._detailed.disasm(code, address, 1)
+            for kind in kinds
+        )
 
     def all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
         """Return (address, size, text) of every instruction up to the first invalid one."""

@@ -201,6 +201,7 @@ class Computer(abc.ABC):
             self._parameters,
             self._new_module,
         )
+        self.insmod.changing = self._changing
         self.modprobe = runner.modprobe = Modprobe(
             self.arch, self.kernel, loaded, self.insmod, root, image
         )
@@ -227,6 +228,10 @@ class Computer(abc.ABC):
     @abc.abstractmethod
     def _new_module(self, loaded: LoadedModule, report: ModuleReport) -> Module:
         """Return the module that a user sees of one that was loaded."""
+
+    @abc.abstractmethod
+    def _changing(self, loaded: LoadedModule) -> None:
+        """Take note that a module's init is over, or that it goes."""
 
     def _connect_cpus(self) -> None:
         """Let CPUs ask the kernel what is its to know, and who explains what went wrong."""

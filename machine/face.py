@@ -24,9 +24,10 @@ from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
 from machine.cores import CoreFile
+from machine.coverage import Coverage, Executing
 from machine.typed import TypedFunctions
 from machine.types import GuestType, Types, View
-from machine.watching import Ground, Touch, Watch, place_of
+from machine.watching import Touch, Watch, place_of
 
 _MODELLED = ("machine.machine", "ModelledMachine")
 _BOOTED = ("machine.booted.machine", "BootedMachine")
@@ -256,8 +257,31 @@ class Machine(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def ground(self) -> Ground:
-        """Its memory, for those who watch it."""
+    def ground(self) -> Executing:
+        """Its memory, and what it executes, for those who look on."""
+
+    @cached_property
+    def coverages(self) -> list[Coverage]:
+        """Those who note what is executed, now."""
+        return []
+
+    def coverage(self, *, kernel: bool = False) -> Coverage:
+        """Note what modules execute, until the result's `stop` or as a context manager.
+
+        Blocks and edges; drcov, lcov and JSON are made of them (`machine.covered`).
+
+        Parameters
+        ----------
+        kernel
+            Whether what the kernel itself executes counts, too. Each block that is noted takes
+            about a microsecond, so that loops of the kernel take long.
+
+        Raises
+        ------
+        BadCall
+            In the middle of code that would not tell.
+        """
+        return Coverage(self.ground, self.coverages, kernel=kernel)
 
     def watch(
         self,

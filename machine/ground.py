@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from allocator import KernelMemory
 from archs import Arch
+from emulator.blocks import Blocks
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from emulator.watching import Range
 from kernels.modelled.serving import Serving
+from loader.elfview import ElfView
+from loader.loaded import LoadedModule, LoadedSection
 
 
 class ModelledGround:
@@ -22,11 +25,19 @@ class ModelledGround:
         The machine's.
     serving
         Says in which kernel function the guest is.
+    loaded
+        The modules, by name.
     """
 
     def __init__(
-        self, arch: Arch, memory: KernelMemory, cpus: Sequence[Cpu], serving: Serving
+        self,
+        arch: Arch,
+        memory: KernelMemory,
+        cpus: Sequence[Cpu],
+        serving: Serving,
+        loaded: Mapping[str, LoadedModule],
     ) -> None:
+        self.arch, self._loaded = arch, loaded
         self._memory, self._cpus, self._serving = memory, tuple(cpus), serving
         self._asking = False
         self.order: str = arch.link.dialect.order
@@ -43,6 +54,21 @@ class ModelledGround:
     def function(self) -> str:
         """Return the kernel function that makes the access; empty: guest code."""
         return self._serving.function
+
+    def note_blocks(self, without: range) -> Sequence[Blocks]:
+        """Note what is executed from now on, on each CPU; BadCall in the middle of code."""
+        try:
+            return tuple(cpu.note_blocks(without) for cpu in self._cpus)
+        except RuntimeError as error:
+            raise BadCall("coverage", str(error), "begin before the call") from None
+
+    def text(self) -> range:
+        """Return nothing: the kernel is Python."""
+        return range(0)
+
+    def modules(self) -> Mapping[str, tuple[ElfView, Mapping[int, LoadedSection]]]:
+        """Return file and sections of the modules that are loaded, by name."""
+        return {name: (each.view, each.sections) for name, each in self._loaded.items()}
 
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""

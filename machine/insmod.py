@@ -72,6 +72,8 @@ class Insmod:
         self._present = present
         self.modules: dict[str, Module] = {}
         self.leaks: list[str] = []
+        # Told of a module whose init is over, or that goes: its memory is about to be others'.
+        self.changing: Callable[[LoadedModule], object] = lambda _loaded: None
 
     def load(self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]) -> Module:
         """Form a module and run its init; its bytes are those of a file with that name."""
@@ -101,12 +103,14 @@ class Insmod:
                 self._kernel.stopped[loaded.name] = error.cause or Stopped(loaded.name, error)
                 abandon(self._kernel, lambda at: loaded.region_at(at) is not None)
             else:
+                self.changing(loaded)
                 if loaded.state is State.LIVE:
                     self._loader.begin_unload(loaded)
                 self._kernel.modules.gone(loaded)
                 self._loader.discard(loaded)
                 raise
         self._kernel.flush_log()
+        self.changing(loaded)
         report = ModuleReport(
             name=loaded.name,
             arch=self._loader.arch.name,
@@ -179,6 +183,7 @@ class Insmod:
 
     def _discard(self, loaded: LoadedModule) -> None:
         """Take a module out of memory, and what it left registered out of the registry."""
+        self.changing(loaded)
         if isinstance(self._kernel.heap, CheckedHeap):
             self.leaks += [f"{loaded.name} leaks {o}" for o in self._kernel.heap.leaks(loaded.name)]
         try:

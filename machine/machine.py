@@ -48,7 +48,7 @@ from loader.depends import ModuleTree
 from loader.elfview import VMLINUX
 from loader.files import ModuleFile
 from loader.gate import Notice, taints_text
-from loader.loaded import LoadedModule
+from loader.loaded import LoadedModule, State
 from machine.arguments import Argument, Out
 from machine.computer import Computer
 from machine.cores import CoreFile
@@ -212,10 +212,19 @@ class ModelledMachine(Computer, Machine):
         """The kernel's functions by name, with prototypes where a kernel is given."""
         return TypedFunctions(self, lambda: self.kernel.symbols, lambda: self.btf.get(VMLINUX))
 
+    def _changing(self, loaded: LoadedModule) -> None:
+        """Let those who note what is executed decide whose it is, before a module's memory goes."""
+        for coverage in self.coverages:
+            if loaded.name in self.modules and loaded.state is not State.COMING:
+                coverage.settle()  # its init memory is no more
+            else:
+                coverage.settle(loaded.name, loaded.view, loaded.sections)
+
     @property
     def ground(self) -> ModelledGround:
         """Its memory, for those who watch it."""
-        return ModelledGround(self.arch, self.memory, self.cpus, self.kernel.serving)
+        serving, loaded = self.kernel.serving, self.loader.modules
+        return ModelledGround(self.arch, self.memory, self.cpus, serving, loaded)
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""

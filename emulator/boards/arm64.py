@@ -200,6 +200,7 @@ class Arm64Board(Board):
         self._enter(pc, state, 0)
 
     def _enter(self, pc: int, state: int, kind: int) -> None:
+        self.left(pc)
         below = not state & _EL
         self.set("pstate", _EL1H_MASKED)
         if below:

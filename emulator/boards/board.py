@@ -30,6 +30,7 @@ from unicorn import unicorn_const as uc_const
 from archs import Arch
 from archs.levels.boot import Boot, Space, Start
 from emulator import interrupts
+from emulator.blocks import Blocks
 from emulator.boards.breaks import Break, Breaks
 from emulator.boards.pieces import Pieces
 from emulator.budget import Budget, Counter
@@ -169,6 +170,7 @@ class Board(abc.ABC):
         self._connect()
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._guarded(self._exception))
         self._watch_outside()
+        self.leavers: list[Callable[[int], object]] = []  # told where blocks are left
         self._executing = False  # whether the emulator runs, so that code is under way
         self.watching = Watching(
             self.uc,
@@ -519,6 +521,7 @@ class Board(abc.ABC):
             interrupts.start(self.uc, pc, until, count=count)
         except unicorn.UcError as error:
             self._reraise()
+            self.left(self.pc)
             if error.errno == uc_const.UC_ERR_FETCH_PROT and self._execute():
                 return None
             taken, self.taken = self.taken, False
@@ -535,6 +538,7 @@ class Board(abc.ABC):
             if self._soon is not None:
                 self.uc.hook_del(self._soon)
                 self._soon = None
+        self.left(self.pc)
         self._reraise()
         if executed > count and self.pc != until:
             return self._spent()
@@ -676,6 +680,7 @@ class Board(abc.ABC):
 
     def _exception(self, _uc: unicorn.Uc, number: int, _data: object) -> None:
         self.exception(number)
+        self.left(self.pc)  # where it has not gone to a vector
 
     def _nothing_there(
         self, _uc: unicorn.Uc, access: int, physical: int, _size: int, _value: int, _data: object
@@ -683,6 +688,26 @@ class Board(abc.ABC):
         # The kernel gets it when the run has ended: only then the registers are as before it.
         self._fault = _ACCESS.get(access, "fetch"), physical
         return False
+
+    def note_blocks(self, without: range = range(0)) -> Blocks:
+        """Note which blocks are executed from now on but in a range, until the result's `stop`.
+
+        RuntimeError in the middle of a run, whose code would not tell.
+        """
+        if self._executing:
+            raise RuntimeError("code that runs would not tell of blocks")
+        return Blocks(self.uc, self.forget_code, self._code, self.leavers, without)
+
+    def _code(self, address: int, size: int) -> bytes:
+        try:
+            return self.read(address, size)
+        except LookupError:
+            return b""
+
+    def left(self, at: int) -> None:
+        """Note that the block under way was left: everything in it before an address was executed."""
+        for tell in self.leavers:
+            tell(at)
 
     def context(self) -> bytes:
         """Return what the emulator keeps of the CPU."""

@@ -47,6 +47,10 @@ class Stage(Protocol):
         """Return whether the run is to end."""
         ...
 
+    def left(self, at: int, /) -> None:
+        """Note that the block under way was left at an address."""
+        ...
+
     def go_to(self, address: int, /) -> None:
         """Let the emulator go on at an address, from a hook."""
         ...
@@ -140,10 +144,13 @@ class Breaks:
             try:
                 to = self.tell(address)
             except BaseException as error:  # noqa: BLE001 -- raised again when the run has ended
+                self._stage.left(address)
                 self._stage.fail(error)
                 return
             if to is not None:
+                self._stage.left(address)
                 self._stage.go_to(to)
         elif address in self._waiting:
             self.at = address
+            self._stage.left(address)
             uc.emu_stop()

@@ -176,6 +176,7 @@ class Riscv64Board(Board):
         return True
 
     def _enter(self, cause: int, pc: int, value: int) -> None:
+        self.left(pc)
         status, privilege, vector = self.hart("mstatus", "priv", "stvec")
         entered = status & ~(_SIE | _SPIE | _SPP)
         entered |= (_SPIE if status & _SIE else 0) | (_SPP if privilege else 0)

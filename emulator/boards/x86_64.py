@@ -291,6 +291,7 @@ class X86Board(Board):
         low, selector, stack, kind, middle, high = self._gate(vector)
         if not kind & _GATE_PRESENT:
             raise LookupError(f"gate {vector} is not present")
+        self.left(pc)
         flags, below = self.get("rflags"), self.get("cs") & 3
         sp = self.sp
         if stack & 7:

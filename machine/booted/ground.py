@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from emulator.boards.board import Board
+from emulator.blocks import Blocks
 from emulator.faults import BadCall
 from emulator.watching import Range
+from kernels.booted.kernel import BootedKernel
+from loader.elfview import ElfView
+from loader.loaded import LoadedSection
+from machine.booted.functions import Functions
+from machine.booted.module import BootedModule
 
 
 class BootedGround:
@@ -15,14 +20,21 @@ class BootedGround:
 
     Parameters
     ----------
-    board
-        The computer.
+    functions
+        The kernel's functions.
+    kernel
+        The kernel.
+    loaded
+        The modules, by name.
     """
 
     order = "little"
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(
+        self, kernel: BootedKernel, functions: Functions, loaded: Mapping[str, BootedModule]
+    ) -> None:
+        self._board, self.arch = kernel.board, kernel.arch
+        self._functions, self._loaded = functions, loaded
 
     def frame(self, address: int) -> int | None:
         """Return the physical address of a virtual one; None where there is no memory."""
@@ -39,6 +51,21 @@ class BootedGround:
     def function(self) -> str:
         """Return nothing: all accesses are guest code's."""
         return ""
+
+    def note_blocks(self, without: range) -> Sequence[Blocks]:
+        """Note what is executed from now on; BadCall in the middle of code."""
+        try:
+            return (self._board.note_blocks(without),)
+        except RuntimeError as error:
+            raise BadCall("coverage", str(error), "begin before the call") from None
+
+    def text(self) -> range:
+        """Return the addresses of the kernel's own code."""
+        return self._functions.text
+
+    def modules(self) -> Mapping[str, tuple[ElfView, Mapping[int, LoadedSection]]]:
+        """Return file and sections of the modules that are loaded, by name."""
+        return {name: (each.view, each.sections) for name, each in self._loaded.items()}
 
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""

@@ -11,6 +11,7 @@ and again when a snapshot brings it back.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
 
 from allocator.types import ADDRESS_MASK
@@ -186,6 +187,11 @@ class Interposed(Machine):
     kernel: BootedKernel
 
     @property
+    @abc.abstractmethod
+    def modules(self) -> dict[str, BootedModule]:
+        """The modules that were loaded, by name."""
+
+    @property
     def cpu(self) -> Registers:
         """The registers of the CPU, for handlers: `read(name)`, `write(name, value)`."""
         return Registers(self.kernel.board)
@@ -193,7 +199,7 @@ class Interposed(Machine):
     @property
     def ground(self) -> BootedGround:
         """Its memory, for those who watch it."""
-        return BootedGround(self.kernel.board)
+        return BootedGround(self.kernel, self.interposing.functions, self.modules)
 
     @property
     def warnings(self) -> list[Report]:

@@ -55,6 +55,7 @@ from machine.booted.module import (
     BootedModule,
     placed_of,
     report_of,
+    sections_of,
     where_loading,
     with_regions,
 )
@@ -281,6 +282,8 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             raise KernelRefused(
                 module.name, "delete_module", -result, errno_name(-result), said, module.held_by
             )
+        for coverage in self.coverages:
+            coverage.settle()
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
 
@@ -341,6 +344,8 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             )
             raise attrs.evolve(told, sources=sources or told.sources) from None
         said = tuple(self.log[before:])
+        for coverage in self.coverages:
+            coverage.settle(name, view, sections_of(view, inserted))
         if inserted.result:
             number = -inserted.result
             lines = tuple(line.text for line in said)
@@ -491,6 +496,8 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
         """
         if snapshot.inside != self.kernel.guest.inside:
             raise BadCall("restore", "a snapshot of the middle of another call, or of none")
+        for coverage in self.coverages:
+            coverage.gone()
         self.kernel.board.back(snapshot.still)
         self.kernel.restored()
         self.interposing.restored()
