@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from allocator.errors import AllocationError, LifecycleError
 from allocator.types import GIB, Paging, size_text
 
+_PRESENT, _SWAPPED = 1 << 63, 1 << 62  # of /proc/self/pagemap
 FILLED = 1 << 20  # bytes that are built at once to fill memory
 
 
@@ -165,6 +167,31 @@ class PhysicalMemory:
     def write(self, address: int, data: bytes) -> None:
         """Store `data` at a physical address."""
         self.view[address : address + len(data)] = data
+
+    def copy(self) -> list[tuple[int, bytes]]:
+        """Return what is other than zero, or was: physical address and bytes of each run."""
+        host = mmap.PAGESIZE
+        edges = np.flatnonzero(np.diff(self._touched(), prepend=False, append=False)) * host
+        return [(int(at), self.read(int(at), int(end - at))) for at, end in edges.reshape(-1, 2)]
+
+    def restore(self, copied: list[tuple[int, bytes]]) -> None:
+        """Become what was copied."""
+        host = mmap.PAGESIZE
+        fresh = self._touched()
+        for at, data in copied:
+            self.view[at : at + len(data)] = data
+            fresh[at // host : (at + len(data)) // host] = False
+        for number in np.flatnonzero(fresh).tolist():
+            self.view[number * host : (number + 1) * host] = bytes(host)
+
+    def _touched(self) -> NDArray[np.bool_]:
+        """Return which pages of the host somebody has touched: all others are zero."""
+        host = mmap.PAGESIZE
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            file.seek(self.address // host * 8)
+            entries = np.frombuffer(file.read(self.size // host * 8), np.uint64)
+        found: NDArray[np.bool_] = entries & np.uint64(_PRESENT | _SWAPPED) != 0
+        return found
 
     def observe(self, told: Callable[[int, int, bytes | None], object]) -> Callable[[], None]:
         """Call `told(address, size, data)` before each `read`, and with data before each `write`.

@@ -16,7 +16,7 @@ page of fixmap.
 
 Sources: ELF for the Arm 64-bit Architecture (aaelf64), 5.7; arch/arm64/kernel/module.c
 (module_init_limits) and module-plts.c; arch/arm64/mm/init.c; Documentation/arch/arm64/
-memory.rst; arch/arm64/kernel/patching.c.
+memory.rst; arch/arm64/kernel/patching.c. Long because an architecture is one record.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from archs.operands_arm64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events, trampolines
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
+from archs.registers_arm64 import REGISTERS
 from archs.reloc import Reach, signed
 from archs.relocations_arm64 import ADR, ADRP, ASSEMBLY, BRANCH14, BRANCH19, BRANCH26, RELOCATIONS
 from archs.start_arm64 import BOOT
@@ -483,6 +484,7 @@ ARM64 = Arch(
         },
     ),
     run=Run(
+        registers=REGISTERS,
         calling=CallingConvention(
             arguments=tuple(f"x{n}" for n in range(8)),
             result="x0",

@@ -50,6 +50,7 @@ from archs.levels.run import (
 )
 from archs.op import Op, Term
 from archs.operands_mips64el import OPERANDS
+from archs.registers_mips64el import REGISTERS
 from archs.reloc import Part, Reach, Reloc, Slice, data, signed
 from archs.system_mips64el import SYSTEM, delays
 from archs.versions import MODELLED, Version
@@ -273,6 +274,7 @@ MIPS64EL = Arch(
         layouts=Table.of("mips64el"),  # of Debian's 6.1 kernel
     ),
     run=Run(
+        registers=REGISTERS,
         calling=CallingConvention(
             arguments=("a0", "a1", "a2", "a3", "8", "9", "10", "11"),
             result="v0",

@@ -64,6 +64,7 @@ from archs.operands_riscv64 import OPERANDS
 from archs.passes import extable, ftrace, jump_labels, same_size, trace_events
 from archs.passes.ftrace import PatchableEntry, exactly, same
 from archs.passes.subject import U8, U64, Pass
+from archs.registers_riscv64 import REGISTERS
 from archs.reloc import Part, Reach, Reloc, Slice, Stub, data, signed, unsigned
 from archs.start_riscv64 import BOOT
 from archs.system_riscv64 import SYSTEM
@@ -433,6 +434,7 @@ RISCV64 = Arch(
         errata={},
     ),
     run=Run(
+        registers=REGISTERS,
         calling=CallingConvention(
             arguments=tuple(f"a{n}" for n in range(8)),
             result="a0",

@@ -65,6 +65,7 @@ from archs.passes.x86_64 import (
     smp_locks,
 )
 from archs.passes.x86_64.static_calls import write as write_calls
+from archs.registers_x86_64 import REGISTERS as SHOWN
 from archs.reloc import Reach, Reloc, data, signed, unsigned
 from archs.start_x86_64 import BOOT
 from archs.system_x86_64 import SYSTEM
@@ -445,6 +446,7 @@ X86_64 = Arch(
         execmem=Since(((0, 0), "vmalloc"), ((6, 15), "rox_cache")),
     ),
     run=Run(
+        registers=SHOWN,
         calling=CallingConvention(
             arguments=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
             result="rax",

@@ -199,6 +199,19 @@ class Counter:
         return most if self._count is None else min(self._count.value, most)
 
     @property
+    def value(self) -> int:
+        """The count: in a hook, of instructions that have begun."""
+        assert self._count is not None
+        return self._count.value
+
+    def limit(self, more: int) -> None:
+        """Let Unicorn stop after so many instructions more, from a hook or between slices."""
+        assert self._count is not None
+        assert Counter._offset is not None
+        most = ctypes.c_uint64.from_address(self._state + Counter._offset + 8)
+        most.value = self._count.value + more
+
+    @property
     def _state(self) -> int:
         return int(self._uc._uch.value)  # noqa: SLF001 -- the handle is the state
 

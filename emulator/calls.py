@@ -259,7 +259,7 @@ class Calls:
             cpu.run(address, end, instructions=None, seconds=None)
             failed = False
         except Stop as stop:
-            fault = self.teller.explain(stop)
+            fault = stop.fault or self.teller.explain(stop)
             self.teller.attribute(fault, address)
             raise fault from None
         except Parked:

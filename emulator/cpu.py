@@ -36,12 +36,12 @@ from emulator.faults import FaultKind, Stop
 from emulator.instructions import on_instruction
 from emulator.sites import LONGEST, Sites
 from emulator.slots import Slots
+from emulator.steered import TICK, Steered
 from emulator.tlb import PAGE, Tlb
 from emulator.watchdog import WATCHDOG
 from emulator.watching import Watching
 
 UNLIMITED = (1 << 62) - 1  # instructions
-TICK = 500_000  # instructions between timer ticks: a jiffy, at INSTRUCTION nanoseconds each
 INSTRUCTION = 8  # about what one takes here, so that a guest's benchmark of 16 jiffies is short
 _ACCESS = {uc_const.UC_MEM_READ: FaultKind.READ, uc_const.UC_MEM_WRITE: FaultKind.WRITE}
 
@@ -54,7 +54,7 @@ class Registers:
     unsaved: tuple[int, ...]
 
 
-class Cpu:
+class Cpu(Steered):
     """One emulated CPU over a kernel memory.
 
     Counting instructions costs ten times the execution, so it is done only under a limit of
@@ -80,6 +80,7 @@ class Cpu:
         self, arch: Arch, memory: KernelMemory, number: int = 0, limits: Limits | None = None
     ) -> None:
         emulation = arch.runs.emulation
+        super().__init__()
         self.arch = arch
         self.number = number
         self._memory = memory
@@ -225,9 +226,19 @@ class Cpu:
         Stop
             When the guest faulted, trapped or ran into a limit.
         """
+        if self.governor is not None:
+            with self.governor.deeper():
+                self._run(start, end, instructions=instructions, seconds=seconds)
+        else:
+            self._run(start, end, instructions=instructions, seconds=seconds)
+
+    def _run(
+        self, start: int, end: int, *, instructions: int | None, seconds: float | None
+    ) -> None:
         limits, tlb = self.limits, self._tlb
         inside = tlb.running
         limits.pay()  # for what the run around has executed
+        rest = self._rest
         outer = limits.enter(instructions, seconds)
         around, self._budget = self._budget, limits.budget
         payer, limits.pay = limits.pay, self._pay
@@ -240,10 +251,13 @@ class Cpu:
                 raise Stop(FaultKind.TIME_LIMIT, start)
             if tlb.dropped:
                 tlb.maintain()
+            governor = self.governor
             counted = self._budget.left is not None
             if not inside:
-                self._count(counted, end)
-            if counted:
+                self._count(counted or governor is not None, end)
+            if governor is not None:
+                self._run_steered(start, end, governor)
+            elif counted:
                 self._run_counted(start, end)
             else:
                 self._run_free(start, end, nested=inside)
@@ -255,14 +269,19 @@ class Cpu:
             if box is not None:
                 box.leave(noted)
             if inside:
-                self._return_to(around, end)
+                self._return_to(around, end, rest)
 
-    def _return_to(self, around: Budget, end: int) -> None:
+    def _return_to(self, around: Budget, end: int, rest: int) -> None:
         """Let the run around a run that is over at `end` go on with its own budget."""
         # Starting at the end executes nothing. It sets the counter, and takes back a stop and
         # an exception that were the inner run's.
         left = around.left
         count = UNLIMITED if self._counted else 0
+        if self.governor is not None:
+            self._rest = self._armed = rest if left is None else min(rest, max(left, 0))
+            interrupts.start(self.uc, end, end, count=UNLIMITED)
+            self._counter.limit(self._armed)
+            return
         if left is not None:
             count = self._armed = min(max(left, 1), TICK)
         interrupts.start(self.uc, end, end, count=count)
@@ -277,9 +296,12 @@ class Cpu:
     def _pay(self) -> None:
         """Take what was executed since Unicorn's last start from the budget."""
         armed, self._armed = self._armed, 0
-        if armed and self._budget.left is not None:
-            executed = self._executed = self._counter.read(armed)
-            self._budget.take(executed)
+        if not armed:
+            return
+        if self._budget.left is not None or self.governor is not None:
+            executed = self._executed = self._counter.read(armed) - self._broke
+            self._rest = armed - executed
+            self.take(executed)
             self._since_tick += executed
 
     def _count(self, counting: bool, nowhere: int) -> None:
@@ -339,7 +361,7 @@ class Cpu:
             if at == end:
                 return None
             if self._interrupt is None:
-                return at if self._slots is None else self._slots.whole(at, self._budget), False
+                return at if self._slots is None else self._slots.whole(at, self), False
             if self._slots is not None:
                 self._slots.leave()
             stop = self._trap(self._interrupt, at)
@@ -351,7 +373,7 @@ class Cpu:
             if self._slots is not None:
                 self._slots.leave()
                 if self._tlb.put_off is not None:
-                    return self._slots.look_up(self._budget), True
+                    return self._slots.look_up(self), True
             stop = self._stop(error)
         finally:
             self._pay()
@@ -394,6 +416,8 @@ class Cpu:
             found = None if self.on_check is None else self.on_check(stop.pc)
         if found is None:
             raise stop
+        if self.governor is not None:
+            self.governor.happened("what it ran into is answered by Python")
         return found
 
     def _place(self, number: int | None, at: int) -> int:
@@ -532,6 +556,8 @@ class Cpu:
     def _at_site(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
         if self._tlb.locating is not None:
             return
+        if self.governor is not None and self._breaks(address, "an instruction is Python"):
+            return
         self._site = address
         stop = Stop(FaultKind.INSTRUCTION, address)
         found = self._perform(stop)
@@ -551,6 +577,8 @@ class Cpu:
         number = getattr(self._constants, f"UC_{self.arch.runs.emulation.prefix}_INS_{name}")
 
         def do() -> bool:
+            if self.governor is not None:
+                self.governor.happened("an instruction is Python")
             reason = work(self)
             if reason is not None:
                 at = self.read(self.arch.runs.calling.program_counter)
@@ -570,7 +598,8 @@ class Cpu:
 
     def on_execute(self, start: int, end: int, callback: Callable[[int], None]) -> None:
         """Call `callback(address)` before each instruction in [start, end) executes."""
-        self.uc.hook_add(uc_const.UC_HOOK_CODE, self._before(callback), None, start, end - 1)
+        before = self._before(self._minded(callback))
+        self.uc.hook_add(uc_const.UC_HOOK_CODE, before, None, start, end - 1)
 
     def note_blocks(self, without: range = range(0)) -> Blocks:
         """Note which blocks are executed from now on but in a range, until the result's `stop`.

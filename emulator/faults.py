@@ -62,6 +62,7 @@ class Stop(Exception):
     address: int | None = None
     number: int | None = None
     reason: str = ""
+    fault: Fault | None = None  # what was told of it
 
 
 @attrs.frozen(str=False)

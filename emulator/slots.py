@@ -16,8 +16,9 @@ import unicorn
 
 from allocator.types import ADDRESS_MASK
 from archs.levels.run import Run
-from emulator.budget import Budget
 from emulator.tlb import Tlb
+
+_STRAIGHT = 64  # instructions that are looked through at once
 
 
 class _Registers(Protocol):
@@ -33,6 +34,14 @@ class _Registers(Protocol):
 
     def bank(self, names: Sequence[str]) -> Callable[[list[int]], None]:
         """Return what sets several at once."""
+        ...
+
+
+class _Payer(Protocol):
+    """Who pays for instructions."""
+
+    def take(self, instructions: int) -> None:
+        """Pay for so many."""
         ...
 
 
@@ -73,12 +82,24 @@ class Slots:
         """Return whether the instruction at an address goes late."""
         return self._record.before(self._code(at & ADDRESS_MASK, 4))
 
-    def whole(self, at: int, budget: Budget) -> int:
+    def straight(self, at: int, most: int) -> int:
+        """Return how many instructions to execute from an address, of `most` that may follow.
+
+        A run that is told to end in a slot ends behind it, and says nothing of that. So it ends
+        behind a branch's slot or before the branch; alone the two are executed together.
+        """
+        code = self._code(at & ADDRESS_MASK, 4 * min(most, _STRAIGHT))
+        for count in range(len(code) // 4):
+            if self._record.before(code[4 * count : 4 * count + 4]):
+                return count + 2 if count + 2 <= most or not count else count
+        return max(len(code) // 4, 1)
+
+    def whole(self, at: int, payer: _Payer) -> int:
         """Return where to go on after a stop that may come at any moment: not behind half a branch."""
         if not self.before(at - 4):
             return at
         self.leave()
-        budget.take(-1)  # the branch is executed again
+        payer.take(-1)  # the branch is executed again
         return at - 4 & ADDRESS_MASK
 
     def leave(self) -> None:
@@ -89,11 +110,11 @@ class Slots:
         self._computed(values)
         self._registers.write(self._program_counter, at)
 
-    def look_up(self, budget: Budget) -> int:
+    def look_up(self, payer: _Payer) -> int:
         """Look up the page that was put off; return where to go on: in a slot, at its branch."""
         assert self._tlb.put_off is not None
         self._tlb.look_up(*self._tlb.put_off)
         at = self._registers.read(self._program_counter)
         slot = self.before(at - 4)
-        budget.take(-2 if slot else -1)  # what is counted again
+        payer.take(-2 if slot else -1)  # what is counted again
         return at - 4 & ADDRESS_MASK if slot else at

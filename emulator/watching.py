@@ -20,6 +20,7 @@ from unicorn import unicorn_const as uc_const
 
 from archs.levels.run import BlockClear
 
+_NOWHERE = (1 << 64) - 1  # where there is no physical memory
 WIDEST = 16  # bytes that an access may begin before what it touches
 
 
@@ -206,6 +207,7 @@ class Watching:
         self._ranges: dict[Range, list[Any]] = {}
         self._clearing: Any = None
         self._slow = False  # whether code that is translated tells of accesses
+        self._held: Any = None  # a hook that is never called
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -235,6 +237,24 @@ class Watching:
             self._slow = True
             self._anew()
 
+    def hold(self) -> None:
+        """Let code tell of accesses, so that ranges can be added while some is under way."""
+        if self._held is None:
+            kinds = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
+            self._held = self._uc.hook_add(kinds, _never, None, _NOWHERE, _NOWHERE)
+            if not self._slow:
+                self._slow = True
+                self._anew()
+
+    def let_go(self) -> None:
+        """Do so only where something is watched; while no code is under way."""
+        if self._held is not None:
+            self._uc.hook_del(self._held)
+            self._held = None
+            if not self._ranges:
+                self._slow = False
+                self._anew()
+
     def remove(self, watched: Range) -> None:
         """Watch a range no more; nothing where it is not watched."""
         for handle in self._ranges.pop(watched, ()):
@@ -243,7 +263,7 @@ class Watching:
             if self._clearing is not None:
                 self._uc.hook_del(self._clearing)
                 self._clearing = None
-            if self._slow:
+            if self._slow and self._held is None:
                 self._slow = False
                 self._anew()
 
@@ -292,3 +312,7 @@ class Watching:
             except BaseException as error:  # noqa: BLE001 -- comes out of the run
                 self._fail(error)
         return False
+
+
+def _never(*_args: object) -> None:
+    """Stand there."""

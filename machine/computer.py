@@ -28,9 +28,10 @@ from archs.environment import Environment
 from emulator import process
 from emulator.budget import Limits
 from emulator.calls import Calls
-from emulator.cpu import INSTRUCTION, TICK, Cpu
+from emulator.cpu import INSTRUCTION, Cpu
 from emulator.disassembly import Disassembler
 from emulator.faults import FaultKind
+from emulator.steered import TICK
 from kernels.modelled.api import bring_installed
 from kernels.modelled.api.cpu import entropy
 from kernels.modelled.api.time import advance, counter

@@ -14,69 +14,13 @@ handler thinks.
 from __future__ import annotations
 
 import abc
-import enum
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import attrs
 
-
-class Why(enum.Enum):
-    """Why the guest has stopped."""
-
-    ENTRY = "a call begins"
-    BREAKPOINT = "a breakpoint is reached"
-    WATCHPOINT = "watched memory was accessed"
-    STEP = "a step is done"
-    FAULT = "it did what it may not do"
-    RETURNED = "the call has returned"
-    INTERRUPTED = "somebody asked it to stop"
-    BEGINNING = "nothing of before is known"
-
-
-class Resume(enum.Enum):
-    """How the guest goes on.
-
-    `STEP` is one instruction, whatever it takes: all of a repeated one, a branch with its delay
-    slot, a kernel function that is Python. Where it raises an exception, or an interrupt comes, the
-    next is the first of the vector. `END` lets the call end there: it comes out as `Ended`.
-    `DETACH` goes on and stops nowhere any more while this control is open.
-    """
-
-    CONTINUE = "continue"
-    STEP = "step"
-    STEP_BACK = "step back"
-    CONTINUE_BACK = "continue back"
-    END = "end"
-    DETACH = "detach"
-
-
-class Ended(Exception):
-    """A handler let the call end (`Resume.END`)."""
-
-
-@attrs.frozen
-class Access:
-    """An access of watched memory.
-
-    Parameters
-    ----------
-    address, size
-        What was accessed: all of it, not only what is watched; bytes.
-    write
-        Whether it was a store.
-    old, new
-        What stood there before and after; of a load the same.
-    pc
-        Of the instruction.
-    """
-
-    address: int
-    size: int
-    write: bool
-    old: bytes
-    new: bytes
-    pc: int
+from emulator.stops import Ended, Resume, Why
+from machine.watching import Touch
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +51,8 @@ class Stopped:
         At `RETURNED`: the register of the result.
     reason
         At `BEGINNING`: why there is no going back further.
+
+    What handlers have changed is changed again where the guest comes to that place once more.
     """
 
     why: Why
@@ -115,7 +61,7 @@ class Stopped:
     depth: int = 1
     count: int = 0
     cpu: int = 0
-    accesses: tuple[Access, ...] = ()
+    accesses: tuple[Touch, ...] = ()
     fault: Exception | None = None
     result: int | None = None
     reason: str = ""
@@ -144,10 +90,12 @@ class Control(abc.ABC):
     """A guest under control; all of it may be used while it has stopped, and before it starts.
 
     `poll`, where it is set, is called several times a second while the guest runs; where it returns
-    True, the guest stops (`Why.INTERRUPTED`).
+    True, the guest stops (`Why.INTERRUPTED`). `aim` is where `Resume.GO_BACK` goes: a `count` of the
+    same call.
     """
 
-    poll: Callable[[], bool] | None = None
+    poll: Callable[[], bool] | None
+    aim: int
 
     # Breakpoints ----------------------------------------------------------------------------------
 
@@ -199,7 +147,10 @@ class Control(abc.ABC):
 
     @abc.abstractmethod
     def get(self, name: str) -> int:
-        """Return a register of the CPU that has stopped; BadCall where there is none such."""
+        """Return a register of the CPU that has stopped; BadCall where there is none such.
+
+        By any name that the emulator has for it: `x10` and `a0`.
+        """
 
     @abc.abstractmethod
     def set(self, name: str, value: int) -> None:
@@ -237,3 +188,5 @@ class Control(abc.ABC):
 
 
 Handler: TypeAlias = Callable[[Stopped, Control], Resume]
+
+__all__ = ["Control", "Ended", "Handler", "Register", "Resume", "Stopped", "Touch", "Why"]

@@ -23,6 +23,7 @@ from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
 from machine.typed import TypedFunctions
@@ -315,6 +316,20 @@ class Machine(abc.ABC):
         """
         address, found = place_of(self, what, size)
         return Watch(self, self.ground, address, found, kinds, limit, callback)
+
+    @abc.abstractmethod
+    def control(self, handler: Handler) -> AbstractContextManager[Control]:
+        """Have each call into the guest under control, until the end of a `with` block.
+
+        It stops where it begins, at breakpoints and the like; then `handler(stopped, control)` is
+        called, and returns how to go on (`machine.control`). What the machine calls for its own
+        needs, such as memory for arguments, runs freely.
+
+        Raises
+        ------
+        BadCall
+            A call is under way, or somebody has it under control already.
+        """
 
     # Types --------------------------------------------------------------------------------------
 

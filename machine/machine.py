@@ -51,6 +51,8 @@ from loader.gate import Notice, taints_text
 from loader.loaded import LoadedModule, State
 from machine.arguments import Argument, Out
 from machine.computer import Computer
+from machine.control import Control, Handler
+from machine.controlled import controlled
 from machine.cores import CoreFile
 from machine.cores import modelled as modelled_core
 from machine.device import Device, find_device, instead, no_device
@@ -225,6 +227,10 @@ class ModelledMachine(Computer, Machine):
         """Its memory, for those who watch it."""
         serving, loaded = self.kernel.serving, self.loader.modules
         return ModelledGround(self.arch, self.memory, self.cpus, serving, loaded)
+
+    def control(self, handler: Handler) -> AbstractContextManager[Control]:
+        """Have each call into the guest under control; see `machine.control`."""
+        return controlled(self, handler)
 
     def parameters_of(self, loaded: LoadedModule) -> tuple[ModuleParameter, ...]:
         """Return what a module's `__param` table declares."""

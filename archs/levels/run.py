@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
+from archs.registers import Registers
 from archs.system import System
 from archs.traps import Trap
 
@@ -264,8 +265,11 @@ class Run:
     gregset
         The registers of `elf_gregset_t` (asm/elf.h) by the emulator's names, as core files have
         them; empty where a word of it is none.
+    registers
+        Those that can be asked for.
     """
 
     calling: CallingConvention
     emulation: Emulation
     gregset: tuple[str, ...] = ()
+    registers: Registers = attrs.field(factory=Registers)

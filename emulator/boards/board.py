@@ -33,8 +33,10 @@ from emulator import interrupts
 from emulator.blocks import Blocks
 from emulator.boards.breaks import Break, Breaks
 from emulator.boards.pieces import Pieces
+from emulator.boards.steering import Steering
 from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
+from emulator.governor import Governor
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
 from emulator.paging import Run, Tables
@@ -107,7 +109,7 @@ class Still:
     state: State = attrs.field(repr=False)
 
 
-class Board(abc.ABC):
+class Board(Steering):
     """A computer.
 
     Parameters
@@ -123,6 +125,7 @@ class Board(abc.ABC):
     lasting: ClassVar[tuple[str, ...]]  # registers that outlast a call; see `kept`
 
     def __init__(self, arch: Arch, memory: int, cpu: str = "") -> None:
+        super().__init__()
         self.arch = arch
         self.boot: Boot = arch.boots
         self.cpu = cpu or self.boot.models[0]
@@ -471,7 +474,7 @@ class Board(abc.ABC):
 
         That loses the program counter, so afterwards the computer can only go back.
         """
-        if self._budget.late:
+        if self._budget.late and self.governor is None:
             self._expired = True
             self.uc.emu_stop()
 
@@ -512,10 +515,17 @@ class Board(abc.ABC):
         self._stop = self.breaks.at = None
         self._until = until
         self._early = False
-        pc = self.pc
         count = self._count(until)
         if count < 0:
             return self._spent()
+        governor = self.governor
+        if governor is not None:
+            count = self._allowed(governor, count)
+            if self._budget.late and not governor.replays:
+                return self._late()
+        pc, self._armed = self.pc, count
+        if pc == until:  # somebody has sent it there
+            return Halt.RETURNED
         self._executing = True
         try:
             interrupts.start(self.uc, pc, until, count=count)
@@ -523,6 +533,7 @@ class Board(abc.ABC):
             self._reraise()
             self.left(self.pc)
             if error.errno == uc_const.UC_ERR_FETCH_PROT and self._execute():
+                self._not_soon()
                 return None
             taken, self.taken = self.taken, False
             fault, self._fault = self._fault, None
@@ -530,22 +541,25 @@ class Board(abc.ABC):
                 self.bus_error(*fault)
             elif not taken:
                 self.broken = f"{error} at {self.pc:#x}"
+                self._not_soon()
                 return Halt.BROKEN
         finally:
             self._executing = False
             executed = self._meter.read(count + 1) if count else 0
-            self._budget.take(min(executed, count))
-            if self._soon is not None:
-                self.uc.hook_del(self._soon)
-                self._soon = None
+            self.take(min(executed, self._armed))
         self.left(self.pc)
+        over = executed > self._armed and self.pc != until
+        if governor is not None and self._raised is None:
+            ours = over or self._looked(governor)
+            if ours and not self._early and self._stop is None:
+                return None
+        self._not_soon()
         self._reraise()
-        if executed > count and self.pc != until:
+        if over and governor is None:
             return self._spent()
         if self._expired:
             self._expired = False
-            self.broken = "it was stopped somewhere when its time was over"
-            return Halt.EXPIRED
+            return self._late()
         if self.finish():
             return None
         pc = self.pc
@@ -554,6 +568,8 @@ class Board(abc.ABC):
             return Halt.RETURNED
         if at is not None:
             to = self.breaks.tell(at)
+            if to is not None and governor is not None:
+                self.take(1)  # something was done in place of what stands there
             self.pc = at if to is None else to
             if self._stop is not None:
                 return self._stop
@@ -575,13 +591,32 @@ class Board(abc.ABC):
                 return self._wait()
         return None  # a clock was looked at, and what was due cannot come yet
 
+    def _allowed(self, governor: Governor, left: int) -> int:
+        """Return how many instructions may follow, of those that are left; 0 left: any."""
+        before = self.pc
+        most = governor.allow(self)
+        if self.pc != before:
+            self.breaks.forget()
+        return min(most, left) if left else most
+
+    def _not_soon(self) -> None:
+        if self._soon is not None:
+            self.uc.hook_del(self._soon)
+            self._soon = None
+
+    def _late(self) -> Halt:
+        self.broken = "it was stopped somewhere when its time was over"
+        return Halt.EXPIRED
+
     def _count(self, until: int) -> int:
         """Return how many instructions are left, 0 for any, and less for none."""
         left = self._budget.left
-        if self._counting is not (left is not None):
+        if self._counting is not (left is not None or self.governor is not None):
             self._counting = not self._counting
             if self._counting and not self._meter.found:
+                pc = self.pc
                 self._meter.find(until)
+                self.pc = pc
             self.uc.ctl_flush_tb()
         return 0 if left is None else left if left > 0 else -1
 

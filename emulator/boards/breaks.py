@@ -26,11 +26,14 @@ class Break:
         Whether it runs no guest code and lets no run end: then the emulator need not stop for it.
     order
         Those with lower numbers are called first, of equal ones who came first.
+    looks
+        Whether it only looks on: the guest goes on as if it had not stopped there.
     """
 
     handler: Callable[[], int | None]
     inside: bool = False
     order: int = 0
+    looks: bool = False
 
 
 class Stage(Protocol):
@@ -118,6 +121,10 @@ class Breaks:
                 if to is not None or self._stage.ends():
                     return to
         return None
+
+    def is_looked_at(self, address: int) -> bool:
+        """Return whether all who wait for an address only look on."""
+        return all(each.looks for each in self._waiting.get(address, ()))
 
     def go_on(self, address: int) -> None:
         """Let the next run begin with the instruction at an address, and tell nobody."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import attrs
@@ -77,6 +78,9 @@ class Guest:
         # Told when a call has returned, and of the stack of one that never will.
         self.on_return: list[Callable[[], object]] = []
         self.on_given_up: list[Callable[[int], object]] = []
+        # Who has it under control: begins calls from outside, and says what a failure is.
+        self.conduct: Callable[[int, Callable[[], int]], int] | None = None
+        self.describe: Callable[[Ended], Exception] | None = None
         self._standing = self.board.uc.context_save()
         self._below: int | None = None  # where the next call's stack begins, if not there
         self.limits = Limits()  # of calls from outside that say nothing themselves
@@ -123,6 +127,21 @@ class Guest:
 
         What a breakpoint's handler raises comes out of the call, which then never returns.
         """
+        governor = self.board.governor
+        if governor is None:
+            return self._call(address, args, instructions, seconds)
+        with governor.deeper():
+            if self.apart:
+                with governor.blindly():
+                    return self._call(address, args, instructions, seconds)
+            if self.depth or governor.blind or self.conduct is None:
+                return self._call(address, args, instructions, seconds)
+            call = partial(self._call, address, args, instructions, seconds)
+            return self.conduct(address, call)
+
+    def _call(
+        self, address: int, args: Sequence[int], instructions: int | None, seconds: float | None
+    ) -> int:
         board = self.board
         if board.broken:
             raise Ended(Halt.BROKEN, board.pc, f"{board.broken}; restore a snapshot")
@@ -174,12 +193,19 @@ class Guest:
         """Run until a call returns, with the stack where it must be then; its result."""
         board = self.board
         halt = board.run(self.trap, budget=self.limits.budget)
+        governor = board.governor
         if halt is not Halt.RETURNED:
-            raise Ended(halt, board.pc, board.broken)
+            ended = Ended(halt, board.pc, board.broken)
+            if governor is not None and self.describe is not None:
+                governor.failed(board, self.describe(ended))
+            raise ended
         if board.sp != returns:
             board.broken = "a call from a handler waits, and the one around it has returned"
             raise Ended(Halt.BROKEN, board.pc, board.broken)
         result = board.get_number(self._result)
+        if governor is not None:
+            governor.returned(board, result)
+            result = board.get_number(self._result)
         for tell in self.on_return:
             tell()
         return result

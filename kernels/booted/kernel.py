@@ -160,15 +160,20 @@ class BootedKernel:
             self._dying()
 
     def _fault(self, ended: Ended, before: int) -> Fault:
-        console = self.board.wires.console
-        said = lines_of(console[max(before, self.told) if self.told <= len(console) else before :])
-        self.told = len(console)  # what follows is not of this one
-        report = reports.find(line.text for line in said)
+        fault = self.described(ended, before)
+        self.told = len(self.board.wires.console)  # what follows is not of this one
         if self._died:
             self._died = False
             if not self.guest.depth:  # else the registers are those of the call around it again
                 self.guest.give_up("")
                 self._unpoison()
+        return fault
+
+    def described(self, ended: Ended, before: int = 0) -> Fault:
+        """Return why a call did not come back, by what the kernel has said since `before`."""
+        console = self.board.wires.console
+        said = lines_of(console[max(before, self.told) if self.told <= len(console) else before :])
+        report = reports.find(line.text for line in said)
         where = self.name_at(ended.pc) or f"{ended.pc:#x}"
         if report is not None:
             report = self._named(report)

@@ -8,7 +8,7 @@ are called, its log says what happened.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -47,6 +47,7 @@ from loader.files import SUFFIXES, ModuleFile, is_file, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
+from machine.booted.controlled import controlled
 from machine.booted.dumping import save_core
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.kernelway import KernelWay, Kernelwise
@@ -62,6 +63,7 @@ from machine.booted.module import (
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
+from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.sources import Placed, Sources
 
@@ -546,6 +548,10 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
         return save_core(path, self.kernel, on_progress)
 
     # Looking ------------------------------------------------------------------------------------
+
+    def control(self, handler: Handler) -> AbstractContextManager[Control]:
+        """Have each call into the guest under control; see `machine.control`."""
+        return controlled(self, handler)
 
     @property
     def reports(self) -> list[Report]:

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Control of a machine whose kernel is booted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from emulator.faults import BadCall
+from emulator.stops import Event, Rewound, Seat
+from kernels.booted.kernel import BootedKernel
+from machine.control import Control, Handler
+from machine.controlling import Controlling
+from machine.watching import Touch, Watch
+
+
+class Controllable(Protocol):
+    """A machine, as far as it is put under control."""
+
+    kernel: BootedKernel
+
+    def watch(
+        self,
+        what: int,
+        size: int | None = ...,
+        kinds: str = ...,
+        callback: Callable[[Touch], object] | None = ...,
+        *,
+        limit: int = ...,
+    ) -> Watch:
+        """Watch memory."""
+        ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return memory."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store in memory."""
+        ...
+
+    def snapshot(self) -> Any:
+        """Return the machine as it is now."""
+        ...
+
+    def restore(self, snapshot: Any) -> None:
+        """Become what it was."""
+        ...
+
+
+@contextmanager
+def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
+    """Put a machine under control for a while; BadCall in the middle of a call."""
+    guest, board = machine.kernel.guest, machine.kernel.board
+    if board.governor is not None:
+        raise BadCall("control", "somebody controls this machine already")
+    if guest.depth:
+        raise BadCall("control", "a call is under way", "begin before it")
+    body = _Body(machine)
+    control = Controlling([board], body, guest.limits, handler)
+    governor = control.governor
+
+    def conduct(address: int, call: Callable[[], int]) -> int:
+        """Make a call from outside, and make it anew where it is to be gone back in."""
+        body.function = address
+        start = machine.snapshot()
+        serial = governor.serial
+        governor.begin()
+        while True:
+            try:
+                return call()
+            except Rewound:
+                machine.restore(start)
+                governor.restart()
+                governor.serial = serial
+
+    board.watching.hold()
+    control.open(_Past(control))
+    guest.conduct, guest.describe = conduct, machine.kernel.described
+    try:
+        yield control
+    finally:
+        control.close()
+        guest.conduct = guest.describe = None
+        board.watching.let_go()
+
+
+class _Past:
+    """What can be gone back to: where the call from outside began."""
+
+    def __init__(self, control: Controlling) -> None:
+        self._governor = control.governor
+
+    def reach(self, _seat: Seat, /) -> tuple[int, str]:
+        """Return how far the guest can be gone back with, and why no further."""
+        return 0, "the call begins here"
+
+    def back(self, _seat: Seat, /) -> None:
+        """Let the call begin anew."""
+        raise Rewound
+
+
+class _Body:
+    """The machine, for its control."""
+
+    function = 0
+
+    def __init__(self, machine: Controllable) -> None:
+        self._machine = machine
+
+    def current(self) -> Any:
+        """Return the computer."""
+        return self._machine.kernel.board
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return memory, whatever its protection."""
+        return self._machine.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store in memory, whatever its protection."""
+        self._machine.write(address, data)
+
+    def watch(self, address: int, size: int, kind: str, told: Callable[[Touch], object]) -> Watch:
+        """Watch memory."""
+        return self._machine.watch(address, size, kind, told, limit=0)
+
+    def called(self) -> tuple[int, int]:
+        """Return the function that was called from outside, and how deep calls nest."""
+        return self.function, self._machine.kernel.guest.depth
+
+    def settle(self, _event: Event, /) -> None:
+        """Do nothing: where the call began is known."""
+
+    def refused(self, _address: int, /) -> str:
+        """Return that there can be a breakpoint anywhere."""
+        return ""
