@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from emulator.faults import BadCall
 from machine.arguments import Out
 from machine.booted.machine import BootedMachine
-from machine.face import Machine
 from tests.support import booted
 
 KERNELS = booted.releases()
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "types.md"
 
 
 @pytest.fixture(params=KERNELS, ids=[name for name, _, _ in KERNELS])
@@ -26,23 +28,14 @@ def machine(request: pytest.FixtureRequest) -> Iterator[BootedMachine]:
         yield found
 
 
-def size_in(machine: Machine, text: int) -> int:
-    """Let the kernel's own parser of mount options find a size; the same script for every version."""
-    table = machine.new("struct match_token[3]")
-    table[0] = {"token": 1, "pattern": "size=%u"}
-    table[1] = {"token": 2, "pattern": "name=%s"}
-    found = machine.new("substring_t[3]")
-    result = machine.new("int")
-    functions = machine.functions
-    assert functions.match_token(text, table, found) == 1
-    assert functions.match_int(found, result) == 0
-    return int(result.value_)
-
-
-def test_a_parser_is_used_with_types_only(machine: BootedMachine) -> None:
-    """Ten lines, on 6.1, 6.12 and 7.2: the numbers come back from the kernel's structures."""
-    buffer = machine.alloc(b"size=4711\0")  # what is found points into it, so it must stay
-    assert size_in(machine, buffer) == 4711
+def test_a_parser_is_used_with_types_only(
+    machine: BootedMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten lines, those of the page, on 6.1, 6.12 and 7.2: what the kernel's structures say of its text."""
+    (script,) = re.findall(r"```text\n(table = .*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert len(script.splitlines()) == 10
+    exec(script, {"machine": machine})
+    assert capsys.readouterr().out == "1 0 4711 4\n"  # the token, no error, the number, its digits
 
 
 def test_the_kernels_own_list_of_tasks(machine: BootedMachine) -> None:
