@@ -761,6 +761,7 @@ class Board(Steering):
         *,
         inside: bool = False,
         order: int = 0,
+        outside: str = "",
     ) -> Break:
         """Call `handler` before each execution of the instruction at an address.
 
@@ -774,8 +775,10 @@ class Board(Steering):
             the emulator runs, which takes a few microseconds and not 20. Others may run guest code of their own.
         order
             Lower ones are called first.
+        outside
+            What the handler changes or tells outside of the guest, in words; empty: nothing.
         """
-        return self.breaks.add(address, Break(handler, inside, order))
+        return self.breaks.add(address, Break(handler, inside, order, outside=outside))
 
     def no_break_at(self, address: int, made: Break | None = None) -> None:
         """Take a breakpoint away, or all that wait for an address; nothing where there is none."""

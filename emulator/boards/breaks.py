@@ -28,12 +28,15 @@ class Break:
         Those with lower numbers are called first, of equal ones who came first.
     looks
         Whether it only looks on: the guest goes on as if it had not stopped there.
+    outside
+        What it changes or tells outside of the guest, in words; empty: nothing that lasts.
     """
 
     handler: Callable[[], int | None]
     inside: bool = False
     order: int = 0
     looks: bool = False
+    outside: str = ""
 
 
 class Stage(Protocol):
@@ -52,6 +55,10 @@ class Stage(Protocol):
 
     def left(self, at: int, /) -> None:
         """Note that the block under way was left at an address."""
+        ...
+
+    def happened(self, what: str, /) -> None:
+        """Take note of something that a run made anew would do once more."""
         ...
 
     def go_to(self, address: int, /) -> None:
@@ -117,6 +124,8 @@ class Breaks:
         """Call who waits for an address; return where to go on, or None for: right there."""
         for each in self._waiting.get(address, ()):
             if each in self._waiting.get(address, ()):  # not taken away by one before it
+                if each.outside:
+                    self._stage.happened(each.outside)
                 to = each.handler()
                 if to is not None or self._stage.ends():
                     return to

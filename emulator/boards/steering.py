@@ -93,6 +93,11 @@ class Steering(abc.ABC):
         if self.governor is not None:
             self.governor.count += instructions
 
+    def happened(self, what: str, /) -> None:
+        """Take note of something that a run made anew would do once more."""
+        if self.governor is not None and not self.governor.replays:
+            self.governor.happened(what)
+
     def stop_at(self, address: int) -> None:
         """Ask the governor at an instruction."""
         if address not in self._looks:

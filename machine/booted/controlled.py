@@ -59,13 +59,13 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
         raise BadCall("control", "a call is under way", "begin before it")
     body = _Body(machine)
     control = Controlling([board], body, guest.limits, handler)
-    governor = control.governor
+    governor, past = control.governor, _Past(control)
 
     def conduct(address: int, call: Callable[[], int]) -> int:
         """Make a call from outside, and make it anew where it is to be gone back in."""
         body.function = address
         start = machine.snapshot()
-        serial = governor.serial
+        past.serial = governor.serial
         governor.begin()
         while True:
             try:
@@ -73,10 +73,9 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
             except Rewound:
                 machine.restore(start)
                 governor.restart()
-                governor.serial = serial
 
     board.watching.hold()
-    control.open(_Past(control))
+    control.open(past)
     guest.conduct, guest.describe = conduct, machine.kernel.described
     try:
         yield control
@@ -91,9 +90,14 @@ class _Past:
 
     def __init__(self, control: Controlling) -> None:
         self._governor = control.governor
+        self.serial = 0  # of what had come from outside when the call began
 
     def reach(self, _seat: Seat, /) -> tuple[int, str]:
         """Return how far the guest can be gone back with, and why no further."""
+        governor = self._governor
+        if governor.serial != self.serial:
+            what = governor.happening[0]
+            return governor.count, f"{what}, and would do so a second time"
         return 0, "the call begins here"
 
     def back(self, _seat: Seat, /) -> None:

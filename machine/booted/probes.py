@@ -98,7 +98,11 @@ class Probes:
         self._check(spot)
         probe = Probe(self, spot, handler, limit)
         self._breaks[probe] = self._board.break_at(
-            spot.address, partial(self._reached, probe), inside=handler is None, order=ORDER
+            spot.address,
+            partial(self._reached, probe),
+            inside=handler is None,
+            order=ORDER,
+            outside=f"a probe at {spot.where} notes it",
         )
         return probe
 

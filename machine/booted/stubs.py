@@ -186,8 +186,13 @@ class Redirects:
         before = self._breaks.pop(address, None)
         if stubs:
             inside = all(inside for _, inside in stubs)
+            outside = "" if inside else f"a stub of {stubs[-1][0].name} is Python"
             self._breaks[address] = board.break_at(
-                address, lambda: self._reached(address), inside=inside, order=ORDER
+                address,
+                lambda: self._reached(address),
+                inside=inside,
+                order=ORDER,
+                outside=outside,
             )
         else:
             del self._stubs[address]

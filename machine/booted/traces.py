@@ -144,7 +144,11 @@ class Traces:
         self._active.append(trace)
         for at, function in wanted.items():
             trace.breaks[at] = self._board.break_at(
-                at, partial(self._entered, trace, function), inside=trace.inside, order=ORDER
+                at,
+                partial(self._entered, trace, function),
+                inside=trace.inside,
+                order=ORDER,
+                outside=f"a trace of {pattern} notes it",
             )
         return trace
 

@@ -380,6 +380,83 @@ def test_a_snapshot_is_the_same_after_a_call_under_control(subject: Subject) -> 
     assert digests[0] == digests[1]
 
 
+def test_a_breakpoint_in_text_that_init_frees(subject: Subject) -> None:
+    """The init of a module that is being loaded stops, where the kernel has put it."""
+    machine = subject.machine
+    met: list[int] = []
+    argument = machine.arch.runs.calling.arguments[0]
+    booting = hasattr(machine, "fork")
+
+    def loading(stopped: Stopped, control: Control) -> Resume:
+        if stopped.why is Why.ENTRY and booting:
+            control.break_at(machine.function("do_one_initcall"))
+        elif stopped.why is Why.ENTRY:
+            return Resume.STEP
+        elif stopped.why is Why.STEP and not met:
+            met.append(control.pc)
+            return Resume.STEP_BACK
+        elif stopped.why is Why.BREAKPOINT and met:
+            met.append(stopped.pc)
+        elif stopped.why is Why.BREAKPOINT:
+            met.append(control.get(argument))
+        if met:
+            control.break_at(met[0])
+        return Resume.CONTINUE
+
+    with machine.control(loading):
+        module = machine.load("ts_kmp" if booting else "mathlib")
+    assert len(met) == 2
+    assert met[0] == met[1]
+    assert module.state.value == "live"
+
+
+def test_code_that_a_handler_writes_is_what_runs(subject: Subject) -> None:
+    """A return over the first instruction; going back, the old one again, with a breakpoint on it."""
+    code = subject.machine.arch.runs.emulation.ret
+    kept: list[bytes] = []
+
+    def shorten(control: Control) -> Resume:
+        kept.append(control.read(subject.function, len(code)))
+        control.write(subject.function, code)
+        assert control.read(subject.function, len(code)) == code
+        return Resume.CONTINUE
+
+    def lengthen(control: Control) -> Resume:
+        control.write(subject.function, kept[0])
+        control.break_at(subject.function)
+        return Resume.STEP
+
+    expected = subject.executed()
+    script = Script(shorten, Resume.STEP_BACK, lengthen)
+    assert subject.under(script) == subject.result
+    ret, back, stepped = script.stops[1:4]
+    assert (ret.why, back.why, stepped.why) == (Why.RETURNED, Why.STEP, Why.STEP)
+    assert ret.count == len(code) // 4 or ret.count == 1
+    assert (back.pc, stepped.pc) == (subject.function, expected[1])
+    assert subject.executed() != expected or kept[0] != code
+
+
+def test_nobody_is_called_a_second_time(subject: Subject) -> None:
+    """A stub that is Python was called on the way: then there is no going back over it."""
+    machine = subject.machine
+    if not hasattr(machine, "fork"):
+        pytest.skip("the modelled kernel is Python: below")
+    called: list[int] = []
+    script = Script(Resume.STEP_BACK, Resume.CONTINUE, Resume.STEP_BACK)
+
+    def stub(_first: int) -> int:
+        called.append(1)
+        return 7
+
+    with machine.stub(subject.function, stub), machine.control(script):
+        assert subject.call() == 7
+    assert [why for why, _ in script.seen] == [
+        *(Why.ENTRY, Why.BEGINNING, Why.RETURNED, Why.BEGINNING)
+    ]
+    assert "a stub of" in script.stops[3].reason
+    assert called == [1]
+
+
 # A kernel in Python ---------------------------------------------------------------------------
 
 
