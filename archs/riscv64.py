@@ -451,6 +451,7 @@ RISCV64 = Arch(
             model="UC_CPU_RISCV64_SIFIVE_U54",
             capabilities=frozenset("imafdc") | ATOMICS,
             registers="UC_RISCV_REG_",
+            leftovers=("stvec", "satp"),
             capstone_prefix="CS_ARCH_RISCV",
             capstone_mode=("CS_MODE_RISCV64", "CS_MODE_RISCVC"),
             page_size_varies=False,

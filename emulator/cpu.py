@@ -34,6 +34,7 @@ from emulator.blocks import Blocks
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
 from emulator.instructions import on_instruction
+from emulator.registers import NamedRegisters
 from emulator.sites import LONGEST, Sites
 from emulator.slots import Slots
 from emulator.steered import TICK, Steered
@@ -190,6 +191,11 @@ class Cpu(Steered):
         status = self.uc._do_reg_write(self.register(name), self._pointer)  # noqa: SLF001 -- see above
         if status != uc_const.UC_ERR_OK:
             raise unicorn.UcError(status)
+
+    @property
+    def registers(self) -> NamedRegisters:
+        """All registers by name."""
+        return NamedRegisters(self.uc, self.arch, self._constants)
 
     def bank(self, names: Sequence[str]) -> Callable[[list[int]], None]:
         """Return what sets several registers at once, to as many values."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from archs import Arch
+from emulator.registers import NamedRegisters
 from kernels.log import LogLine
 from kernels.tracing import LIMIT, AnyProbe, CallTrace, Hit, OnCall, UntilStopped
 from loader.btf import Btf
@@ -23,6 +24,7 @@ from loader.depends import ModuleTree
 from loader.files import ModuleFile
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
+from machine.callbacks import Callback, Callbacks, Landing
 from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
@@ -258,6 +260,26 @@ class Machine(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def registers(self) -> NamedRegisters:
+        """The registers of the CPU that runs: `registers["rax"]`, `registers["rax"] = 1`.
+
+        In handlers they are those of the guest under way; between calls they count for nothing,
+        because a call sets its own. System registers are among them (`emulator.registers`).
+        """
+
+    @property
+    @abc.abstractmethod
+    def uc(self) -> Any:
+        """The Unicorn object behind the CPU that runs, for what nothing here has.
+
+        Reading registers and memory, and hooks of your own, are safe; hooks count for code that is
+        translated after them (`uc.ctl_flush_tb()` between calls). Addresses of memory are physical.
+        Never start or stop it (`emu_start`, `emu_stop`), map memory, or restore contexts: the
+        machine would go on with what is no longer so.
+        """
+
+    @property
+    @abc.abstractmethod
     def ground(self) -> Executing:
         """Its memory, and what it executes, for those who look on."""
 
@@ -373,6 +395,41 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def functions(self) -> TypedFunctions:
         """The kernel's functions by name, with prototypes where types are known."""
+
+    @property
+    @abc.abstractmethod
+    def landing(self) -> Landing:
+        """Where guest code lands that calls Python."""
+
+    @cached_property
+    def callbacks(self) -> Callbacks:
+        """Functions of Python that guest code calls, and what they belong to."""
+        return Callbacks(self, self.types, self.landing)
+
+    def callback(self, prototype: str | GuestType, function: Callable[..., Any]) -> Callback:
+        """Return a function of Python that guest code can call, at its `address`, until `free`.
+
+        Calls of `functions` and structures make their own of any function that they are given where
+        a pointer to a function stands. Arguments come as their types say (numbers, pointers);
+        what it raises comes out of the call that led here.
+
+        Parameters
+        ----------
+        prototype
+            The type of the function, or of a pointer to it: `irq_handler_t`,
+            `machine.type("struct file_operations")["open"].type`.
+
+        Raises
+        ------
+        BadCall
+            It is no such type, something is passed by value, or it takes other arguments.
+        """
+        return self.callbacks.make(prototype, function)
+
+    def _freed(self, address: int) -> None:
+        """Take note that memory is freed: callbacks that belong to it go, too."""
+        if "callbacks" in self.__dict__:
+            self.callbacks.freed(address)
 
     @abc.abstractmethod
     def symbolize(self, address: int) -> str | None:

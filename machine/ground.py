@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The memory of a machine whose kernel is Python, for those who watch it."""
+"""The memory of a machine whose kernel is Python, for those who look on; where it calls Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from allocator import KernelMemory
 from archs import Arch
@@ -11,6 +12,7 @@ from emulator.blocks import Blocks
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from emulator.watching import Range
+from kernels.modelled.kernel import Kernel
 from kernels.modelled.serving import Serving
 from loader.elfview import ElfView
 from loader.loaded import LoadedModule, LoadedSection
@@ -98,3 +100,44 @@ class ModelledGround:
                 cpu.watching.remove(watched)
 
         return detach
+
+
+class ModelledLanding:
+    """Addresses of kernel functions that are functions of Python.
+
+    Parameters
+    ----------
+    kernel
+        The kernel, which has a name for each.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._free: list[str] = []
+        self._names: dict[int, str] = {}
+
+    def land(self, answer: Callable[[Iterator[int]], int], count: int) -> int:
+        """Return an address at which Python answers."""
+        name = self._free.pop() if self._free else f"callback_{len(self._names)} of Python"
+        self._kernel.supply(name, _taking(count, lambda *slots: answer(iter(slots))))
+        address = self._kernel.address(name)
+        self._names[address] = name
+        return address
+
+    def leave(self, address: int) -> None:
+        """Let an address answer no more."""
+        name = self._names[address]
+
+        def gone() -> int:
+            raise BadCall(name, "the guest calls a function of Python that was freed")
+
+        self._kernel.supply(name, gone)
+        self._free.append(name)
+
+
+def _taking(count: int, function: Callable[..., int]) -> Callable[..., int]:
+    """Return a function that says that it takes so many arguments."""
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    names = [inspect.Parameter(f"argument{number}", kind) for number in range(count)]
+    function.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]  # inspect's own
+    return function

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from allocator import (
     ExecmemError,
@@ -24,6 +26,7 @@ from allocator import (
 from emulator.budget import DEFAULT, Budget
 from emulator.cpu import Cpu
 from emulator.faults import BadCall, Fault, Stop
+from emulator.registers import NamedRegisters
 from kernels.log import LogLine
 from kernels.modelled.api.algorithms import (
     CLASSES,
@@ -57,7 +60,7 @@ from machine.cores import CoreFile
 from machine.cores import modelled as modelled_core
 from machine.device import Device, find_device, instead, no_device
 from machine.face import Machine
-from machine.ground import ModelledGround
+from machine.ground import ModelledGround, ModelledLanding
 from machine.module import Module
 from machine.patching import Phase, Way
 from machine.report import ModuleReport
@@ -213,6 +216,21 @@ class ModelledMachine(Computer, Machine):
     def functions(self) -> TypedFunctions:
         """The kernel's functions by name, with prototypes where a kernel is given."""
         return TypedFunctions(self, lambda: self.kernel.symbols, lambda: self.btf.get(VMLINUX))
+
+    @property
+    def registers(self) -> NamedRegisters:
+        """The registers of the CPU that runs."""
+        return self.cpu.registers
+
+    @property
+    def uc(self) -> Any:
+        """The Unicorn object behind the CPU that runs."""
+        return self.cpu.uc
+
+    @cached_property
+    def landing(self) -> ModelledLanding:
+        """Where guest code lands that calls Python."""
+        return ModelledLanding(self.kernel)
 
     def _changing(self, loaded: LoadedModule) -> None:
         """Let those who note what is executed decide whose it is, before a module's memory goes."""
@@ -422,6 +440,7 @@ class ModelledMachine(Computer, Machine):
     def free(self, address: int) -> None:
         """Free what `alloc` returned."""
         self.caller.free(address)
+        self._freed(address)
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes of guest memory; AccessError where it is not readable."""

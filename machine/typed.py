@@ -14,7 +14,7 @@ from emulator.faults import BadCall
 from loader.btf import BadBtf, Btf
 from loader.btf_records import Kind
 from machine.arguments import Argument, Out
-from machine.types import GuestType, Memory, View
+from machine.types import GuestType, Memory, View, callbacks_of
 
 _REGISTER = 8  # bytes
 _NUMBERS = (Kind.INT, Kind.ENUM, Kind.ENUM64)
@@ -98,7 +98,8 @@ class TypedFunction:
         Parameters
         ----------
         args, named
-            A number, a view or function for its address; bytes, str or Out for guest memory that
+            A number, a view or function of the guest for its address; a function of Python for a
+            pointer to a function, which calls it meanwhile; bytes, str or Out for guest memory that
             holds them during the call; a dict or a list for a structure or an array that a
             pointer points at, which lives as long; the name of an enumeration's constant.
         seconds
@@ -151,6 +152,10 @@ class TypedFunction:
             return value
         if isinstance(value, View) and kind.kind in _STRUCTURES:
             return self._by_value(name, kind, value)
+        if callable(value) and kind.kind is Kind.PTR and not hasattr(value, "__index__"):
+            made = callbacks_of(self.machine, kind).make(kind, value)
+            lives.callback(made.free)
+            return int(made.address)
         if not hasattr(value, "__index__"):
             raise BadCall(self.name, f"{name}: cannot pass {type(value).__name__}", str(self))
         number = int(value.__index__())
@@ -189,6 +194,8 @@ class TypedFunction:
         address = self.machine.alloc(max(inner_view.size, 1))
         lives.callback(self.machine.free, address)
         view = View(inner_view, address, self.machine)
+        if hasattr(self.machine, "callbacks"):
+            callbacks_of(self.machine, kind).own(address, inner_view.size)
         if isinstance(value, Mapping):
             view.set_(**value)
         else:

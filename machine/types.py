@@ -102,6 +102,10 @@ class GuestType:
     def _to(self, number: int) -> GuestType:
         return GuestType(self.btf, number, self.word)
 
+    def of(self, number: int) -> GuestType:
+        """Return another type of whose this is, by its number."""
+        return self._to(number)
+
     @cached_property
     def _inner(self) -> Type:
         return self.btf.resolved(self.number)
@@ -489,12 +493,22 @@ def _set(kind: GuestType, address: int, value: object, memory: Memory) -> None:
     if kind.kind is Kind.PTR and isinstance(value, str | bytes | bytearray):
         data = value.encode() + b"\0" if isinstance(value, str) else bytes(value)
         value = memory.alloc(data)  # which stays as long as what points at it may
+    elif kind.kind is Kind.PTR and callable(value) and not isinstance(value, SupportsIndex):
+        value = callbacks_of(memory, kind).store(kind, address, value)
     size, number = kind.size, _as_number(kind, value)
     lowest = -(1 << 8 * size - 1)
     if not lowest <= number < 1 << 8 * size:
         raise BadCall(kind.name, f"{number:#x} does not fit {size} bytes")
     data = (number & (1 << 8 * size) - 1).to_bytes(size, memory.arch.link.dialect.order)
     memory.write(address, data)
+
+
+def callbacks_of(memory: Memory, kind: GuestType) -> Any:
+    """Return who makes functions of Python callable there; BadCall where nobody does."""
+    found = getattr(memory, "callbacks", None)  # of machines: buffers of bytes have none
+    if found is None:
+        raise BadCall(kind.name, "nothing there calls functions of Python")
+    return found
 
 
 def _set_array(kind: GuestType, address: int, value: object, memory: Memory) -> None:
@@ -649,4 +663,7 @@ class Types:
         found = self.find(kind) if isinstance(kind, str) else kind
         if not found.size:
             raise BadCall(found.name, "has no size")
-        return View(found, self._memory.alloc(found.size), self._memory).set_(**members)
+        made = View(found, self._memory.alloc(found.size), self._memory)
+        if hasattr(self._memory, "callbacks"):
+            callbacks_of(self._memory, found).own(made.address_, found.size)
+        return made.set_(**members)

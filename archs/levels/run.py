@@ -212,6 +212,9 @@ class Emulation:
         Branches that go late; None: there are none.
     clears
         What clears memory in blocks; None: there is no such instruction.
+    leftovers
+        Two registers with different values, where the emulator gives what it has read last for one
+        that may not be read.
     features
         What the emulated CPU has and modules look for, by the kernel's numbers
         (X86_FEATURE_*, KERNEL_HWCAP_*).
@@ -252,6 +255,7 @@ class Emulation:
     unsaved_msrs: tuple[int, ...] = ()
     system: System | None = None
     clears: BlockClear | None = None
+    leftovers: tuple[str, ...] = ()
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()
 

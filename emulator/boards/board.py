@@ -41,6 +41,7 @@ from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
 from emulator.paging import Run, Tables
 from emulator.ram import Frozen, Ram
+from emulator.registers import NamedRegisters
 from emulator.watchdog import WATCHDOG
 from emulator.watching import Watching
 
@@ -300,6 +301,11 @@ class Board(Steering):
         status = self.uc._do_reg_write(number, self._pointer)  # noqa: SLF001 -- see above
         if status != uc_const.UC_ERR_OK:
             raise unicorn.UcError(status)
+
+    @property
+    def every(self) -> NamedRegisters:
+        """All registers by name, for who wants more than `get` and `set`."""
+        return NamedRegisters(self.uc, self.arch, self._constants)
 
     def reader(self, names: Sequence[str]) -> Callable[[], tuple[int, ...]]:
         """Return what reads several registers of 64 bits or less at once."""

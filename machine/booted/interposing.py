@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from allocator.types import ADDRESS_MASK
 from archs.arch import LevelMissing
 from emulator.boards.board import Board
 from emulator.faults import BadCall
+from emulator.registers import NamedRegisters
 from kernels.booted.kernel import BootedKernel
 from kernels.booted.reports import Report
 from kernels.prototypes import Prototype, parse
@@ -25,6 +27,7 @@ from kernels.tracing import LIMIT, Hit, OnCall
 from loader.btf import Btf
 from machine.booted.functions import Function, Functions
 from machine.booted.ground import BootedGround
+from machine.booted.landing import BootedLanding
 from machine.booted.module import BootedModule
 from machine.booted.probes import Probe, Probes
 from machine.booted.stubs import Redirects, Replacement, Stub
@@ -60,6 +63,7 @@ class Interposing:
             raise LevelMissing(kernel.arch.name, "patch", "how its instructions are decoded")
         self._probes = Probes(kernel.guest, encoding.kprobes, read)
         self._replacements: list[Replacement] = []
+        self.landing = BootedLanding(kernel, self._redirects.slots)
 
     @property
     def stubbed(self) -> dict[str, int]:
@@ -141,6 +145,7 @@ class Interposing:
     def restored(self) -> None:
         """Forget the calls under way: the machine is another now."""
         self._traces.forget()
+        self.landing.restored()
 
     def unloading(self, module: BootedModule) -> None:
         """Refuse that a module goes that calls of others are led to; BadCall."""
@@ -200,6 +205,21 @@ class Interposed(Machine):
     def ground(self) -> BootedGround:
         """Its memory, for those who watch it."""
         return BootedGround(self.kernel, self.interposing.functions, self.modules)
+
+    @property
+    def registers(self) -> NamedRegisters:
+        """The registers of the CPU."""
+        return self.kernel.board.every
+
+    @property
+    def uc(self) -> Any:
+        """The Unicorn object behind the CPU."""
+        return self.kernel.board.uc
+
+    @property
+    def landing(self) -> BootedLanding:
+        """Where guest code lands that calls Python."""
+        return self.interposing.landing
 
     @property
     def warnings(self) -> list[Report]:

@@ -439,6 +439,7 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
         """Free what `alloc` returned."""
         with self.kernel.watched():
             self.kernel.guest.free(address)
+        self._freed(address)
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes of guest memory; BadCall where nothing is mapped."""

@@ -152,7 +152,7 @@ class Redirects:
             returns = guest.return_address()
             if prototype is None:
                 wanted = range(_REGISTERS if count is None else count)
-                args: list[object] = [slot for slot, _ in zip(self._slots(), wanted, strict=False)]
+                args: list[object] = [slot for slot, _ in zip(self.slots(), wanted, strict=False)]
             else:
                 args = self._typed(prototype)[:most]
             result = function(*args)
@@ -209,7 +209,7 @@ class Redirects:
 
     # Registers ---------------------------------------------------------------------------------
 
-    def _slots(self) -> Iterator[int]:
+    def slots(self) -> Iterator[int]:
         """Yield the argument slots of a function that has just been entered."""
         board, guest = self._guest.board, self._guest
         stack = board.sp + (8 if self._calling.link is None else 0)
@@ -221,7 +221,7 @@ class Redirects:
 
     def _typed(self, prototype: Prototype) -> list[object]:
         """Return the arguments by their types; what `...` stands for as an iterator of slots."""
-        slots = self._slots()
+        slots = self.slots()
         args: list[object] = []
         if prototype.indirect:
             hidden = self._calling.indirect
