@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from emulator.faults import Fault as Fault
     from execmem.worker.copies import isolated as isolated
     from loader.errors import LoadError as LoadError
+    from loader.lines import Lines as Lines
     from loader.link import link as link
     from machine.arguments import Out as Out
     from machine.face import Machine as Machine
@@ -37,6 +38,7 @@ _HOME = {
     "Execmem": "allocator",
     "ExecmemError": "allocator.errors",
     "Fault": "emulator.faults",
+    "Lines": "loader.lines",
     "LoadError": "loader.errors",
     "Machine": "machine.face",
     "MemType": "allocator",
@@ -52,6 +54,7 @@ __all__ = [
     "Execmem",
     "ExecmemError",
     "Fault",
+    "Lines",
     "LoadError",
     "Machine",
     "MemType",

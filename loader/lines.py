@@ -336,7 +336,7 @@ class Lines:
             todo = [(unit.get_top_DIE(), 0)]
             while todo:
                 die, depth = todo.pop()
-                for child in die.iter_children():
+                for child in _children(unit, die):
                     if child.tag == _SUBPROGRAM:
                         found += [(r, child) for r in self._ranges(unit, child) if r[0] < r[1]]
                     elif child.tag in _SCOPES and depth < DEPTH:
@@ -365,7 +365,7 @@ class Lines:
 
     def _inner(self, unit: Any, die: Any, address: int, depth: int = 0) -> Any:
         """Return the block or inlined function in another that has an address; None: none."""
-        for child in die.iter_children():
+        for child in _children(unit, die):
             if child.tag == _INLINED or child.tag in _BLOCKS:
                 ranges = list(self._ranges(unit, child))
                 if any(start <= address < end for start, end in ranges):
@@ -415,6 +415,42 @@ class Lines:
         program = self._dwarf.line_program_for_CU(unit)
         file = "" if program is None else _file(program.header, number, folder)
         return Line(file, line, column, folder=folder)
+
+
+def _children(unit: Any, die: Any) -> Iterator[Any]:
+    """Yield what stands right below an entry; each behind the one before, or it is damaged.
+
+    pyelftools would follow siblings in a circle.
+    """
+    at = die.offset + die.size
+    while die.has_children:
+        child = unit.get_DIE_from_refaddr(at)
+        if child.is_null():
+            return
+        yield child
+        at = _behind(unit, child)
+
+
+def _behind(unit: Any, die: Any) -> int:
+    """Return where the entry behind another and all that is below it begins."""
+    at = int(die.offset + die.size)
+    if not die.has_children:
+        return at
+    sibling = die.attributes.get("DW_AT_sibling")
+    if sibling is not None:
+        base = 0 if sibling.form == "DW_FORM_ref_addr" else unit.cu_offset
+        if sibling.value + base < at:
+            raise ValueError("an entry's sibling stands before it")
+        return int(sibling.value + base)
+    depth = 1
+    while depth:
+        below = unit.get_DIE_from_refaddr(at)
+        if below.is_null():
+            depth -= 1
+        elif below.has_children:
+            depth += 1
+        at += below.size
+    return at
 
 
 def _folder(unit: Any) -> str:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from archs import Arch
 from loader.debugfile import NoDebug, build_id, find
@@ -247,3 +249,23 @@ def test_damage_is_told_as_that(arch: Arch, tmp_path: Path) -> None:
             lines.functions()
         except (NoDebug, LoadError) as error:
             assert "\n" not in str(error)  # noqa: PT017 -- either is right
+
+
+def test_entries_that_lead_back_are_damage(arch: Arch, tmp_path: Path) -> None:
+    """A sibling that stands before its entry is no circle for us."""
+    module = built(arch, "mathlib", tmp_path)
+    data = bytearray(module.read_bytes())
+    view = parse(bytes(data), arch=arch)
+    section = view.section(".debug_info")
+    unit = next(ELFFile(io.BytesIO(data)).get_dwarf_info(relocate_dwarf_sections=False).iter_CUs())
+    entry = next(
+        die for die in unit.get_top_DIE().iter_children() if "DW_AT_sibling" in die.attributes
+    )
+    place = section.offset + entry.attributes["DW_AT_sibling"].offset
+    data[place : place + 4] = (entry.offset - unit.cu_offset).to_bytes(4, "little")
+    view = parse(bytes(data), arch=arch)
+    addresses = {s.index: s.index << 20 for s in view.sections[1:] if s.allocated}
+    lines = Lines.of_module(view, addresses)
+    with pytest.raises(NoDebug, match="DWARF is damaged: an entry's sibling stands before it"):
+        lines.functions()
+    assert lines.all()
