@@ -112,7 +112,10 @@ BOOT = Boot(
     tables=TableFormat(
         sizes=((39, 12), (48, 12), (57, 12)),
         leaf=0xE,
+        link=1,
+        page=0xE7,  # dirty, accessed, global
         frame=(1 << 54) - (1 << 10),
         shift=2,
     ),
+    able="base64",
 )

@@ -184,7 +184,11 @@ BOOT = Boot(
     tables=TableFormat(
         sizes=((48, 12), (57, 12)),
         leaf=0x80,
+        large=0x80,
+        link=0x63,
+        page=1 << 63 | 0x63,
         frame=(1 << 52) - (1 << 12),
         roots=("init_top_pgt", "swapper_pg_dir"),
     ),
+    able="icelake-server",
 )

@@ -32,6 +32,7 @@ class FaultKind(enum.Enum):
     USE_AFTER_FREE = "use after free"
     DOUBLE_FREE = "double free"
     EMULATOR = "emulator died"
+    LACKING = "page that the dump lacks"
 
     @property
     def is_unknown(self) -> bool:

@@ -14,9 +14,14 @@ from archs.levels.boot import TableFormat
 _ENTRY = 3  # log2 of an entry's bytes
 _MOST = 1 << 21  # leaves that are looked at: more than any memory of ours has pages
 _WHOLE = 1 << 64
+_PAGE_BITS = 12  # of what `there` counts by
 
 # Returns the words at a physical address, or None where there is no memory.
 Words = Callable[[int, int], "NDArray[np.uint64] | None"]
+
+
+class Lacking(LookupError):
+    """Memory that a dump does not have."""
 
 
 @attrs.frozen
@@ -72,7 +77,7 @@ class Tables:
             Returns so many words at a physical address, or None.
         """
         stride = self.granule - _ENTRY
-        shift = self.granule + (-(-(self.bits - self.granule) // stride) - 1) * stride
+        shift = self._top
         tables = [(self.root, _WHOLE - (1 << self.bits))]
         count, first = 1 << self.bits - shift, 0
         if self.format.shared:
@@ -103,12 +108,214 @@ class Tables:
                 break
         return _joined(found)
 
+    def walk(self, address: int, words: Words, has: Callable[[int], bool]) -> int | None:
+        """Return the physical address of one in the kernel's half; None where nothing is mapped.
+
+        Parameters
+        ----------
+        words
+            As for `runs`.
+        has
+            Returns whether a table is there; the address of one that is not is the result.
+        """
+        if address < _WHOLE - (1 << self.bits - int(self.format.shared)):
+            return None
+        at, shift, stride = self.root, self._top, self.granule - _ENTRY
+        mask = (1 << self.bits - shift) - 1
+        while has(at):
+            found = words(at + 8 * (address >> shift & mask), 1)
+            entry = 0 if found is None else int(found[0])
+            if not entry & 1:
+                return None
+            to = (entry & self.format.frame) << self.format.shift
+            if self._leaves(np.array([entry], np.uint64), shift)[0]:
+                within = (1 << shift) - 1
+                return to & ~within | address & within
+            at, shift, mask = to & -(1 << self.granule), shift - stride, (1 << stride) - 1
+            if shift < self.granule:
+                return None
+        return at
+
+    @property
+    def _top(self) -> int:
+        """The bits below an index into the first table."""
+        stride = self.granule - _ENTRY
+        return self.granule + (-(-(self.bits - self.granule) // stride) - 1) * stride
+
     def _leaves(self, entries: NDArray[np.uint64], shift: int) -> NDArray[np.bool_]:
         if shift == self.granule:
             return np.ones(len(entries), bool)
         bits, leads = self.format.table or self.format.leaf, bool(self.format.table)
         found: NDArray[np.bool_] = ((entries & np.uint64(bits)) != 0) != leads
         return found
+
+
+class Own:
+    """Page tables of our own: a kernel's, but for memory that is not there, and with more.
+
+    Tables all of whose memory is there stay the kernel's, so that it may change them; of others
+    there are copies without it. Nothing of the kernel's is written.
+
+    Parameters
+    ----------
+    tables
+        The kernel's.
+    words
+        Returns words at a physical address that can be written.
+    there
+        Whether each page of 4 KiB is there.
+    start
+        Physical address of the first.
+    room
+        Where tables may be made: physical address of pages that nobody has, and their end.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        words: Words,
+        there: NDArray[np.bool_],
+        start: int,
+        room: tuple[int, int],
+    ) -> None:
+        self._tables, self._words, self._start = tables, words, start
+        self._format, self._granule = tables.format, tables.granule
+        self._stride = tables.granule - _ENTRY
+        self._lacks = np.concatenate(([0], np.cumsum(~there)))
+        self._at, self._end = room
+        self._copies: dict[tuple[int, int], int | None] = {}
+        top = tables._top  # noqa: SLF001 -- of the same file
+        count = 1 << tables.bits - top
+        self._top = top
+        entries = words(tables.root, count)
+        if entries is None:
+            raise LookupError(f"no memory at {tables.root:#x}")
+        self.root = self._take()
+        self._root = self._table(self.root, max(count, 2))[:count]
+        self._root[:] = self._without(entries, top, 0)
+
+    @property
+    def end(self) -> int:
+        """The physical address behind what tables took."""
+        return self._at
+
+    def tables(self) -> Tables:
+        """Return them."""
+        return attrs.evolve(self._tables, root=self.root)
+
+    def add(self, physical: int, size: int, gap: int) -> int:
+        """Map memory of ours, as data of the kernel's, where nothing is mapped; its address.
+
+        Parameters
+        ----------
+        gap
+            Bytes from the begin that stay unmapped.
+        """
+        tables, free = self._tables, np.flatnonzero(self._root == 0)
+        first = len(self._root) // 2 if self._format.shared else 0
+        free = free[free >= first]
+        if not len(free):
+            raise LookupError("no room among its addresses")
+        index = int(free[len(free) // 2])
+        address = _WHOLE - (1 << tables.bits) + (index << self._top)
+        for offset in range(gap, size, 1 << self._granule):
+            self._map(address + offset, physical + offset)
+        return address
+
+    def _map(self, address: int, physical: int) -> None:
+        table, shift = self._root, self._top
+        mask = len(table) - 1
+        while shift > self._granule:
+            index = address >> shift & mask
+            if not table[index]:
+                table[index] = self._entry(self._take(), self._format.link)
+            at = self._frame(int(table[index]))
+            mask = (1 << self._stride) - 1
+            table, shift = self._table(at, mask + 1), shift - self._stride
+        table[address >> shift & mask] = self._entry(physical, self._format.page)
+
+    def _entry(self, physical: int, bits: int) -> int:
+        return physical >> self._format.shift | bits
+
+    def _frame(self, entry: int) -> int:
+        return (entry & self._format.frame) << self._format.shift
+
+    def _take(self) -> int:
+        at, self._at = self._at, self._at + (1 << self._granule)
+        if self._at > self._end:
+            raise LookupError("no room for its page tables")
+        return at
+
+    def _table(self, at: int, count: int) -> NDArray[np.uint64]:
+        found = self._words(at, count)
+        if found is None:
+            raise LookupError(f"no memory at {at:#x}")
+        return found
+
+    def _missing(self, frames: NDArray[np.uint64], shift: int) -> NDArray[np.int64]:
+        """Return how many pages of 4 KiB each leaf has that are not there."""
+        pages = 1 << shift - _PAGE_BITS
+        first = (frames.astype(np.int64) - self._start) >> _PAGE_BITS
+        most = len(self._lacks) - 1
+        low, high = np.clip(first, 0, most), np.clip(first + pages, 0, most)
+        found: NDArray[np.int64] = self._lacks[high] - self._lacks[low]
+        return found
+
+    def _without(self, entries: NDArray[np.uint64], shift: int, depth: int) -> NDArray[np.uint64]:
+        """Return a table's entries without memory that is not there."""
+        found = entries.copy()
+        index = np.flatnonzero(entries & np.uint64(1))
+        chosen = entries[index]
+        maps = self._tables._leaves(chosen, shift)  # noqa: SLF001 -- of the same file
+        frames = (chosen & np.uint64(self._format.frame)) << np.uint64(self._format.shift)
+        frames &= ~np.uint64((1 << self._granule) - 1)
+        leaves, below = index[maps], index[~maps]
+        of_leaves = frames[maps] & ~np.uint64((1 << shift) - 1)
+        missing = self._missing(of_leaves, shift)
+        pages = 1 << shift - _PAGE_BITS
+        for number in np.flatnonzero(missing).tolist():
+            entry, at = int(entries[leaves[number]]), int(of_leaves[number])
+            if shift == self._granule or missing[number] == pages:
+                found[leaves[number]] = 0
+            else:
+                found[leaves[number]] = self._split(entry, at, shift - self._stride)
+        for number, at in zip(below.tolist(), frames[~maps].tolist(), strict=True):
+            copy = self._copy(at, shift - self._stride, depth + 1)
+            if copy is None:
+                found[number] = 0
+            elif copy != at:
+                bits = int(entries[number]) & ~self._format.frame
+                found[number] = self._entry(copy, bits)
+        return found
+
+    def _copy(self, at: int, shift: int, depth: int) -> int | None:
+        """Return a table without what is not there: itself where all is; None: it is not there."""
+        key = at, shift
+        if key not in self._copies:
+            count = 1 << self._stride
+            entries = self._words(at, count)
+            here = np.array([at], np.uint64)
+            if entries is None or self._missing(here, self._granule)[0] or shift < self._granule:
+                self._copies[key] = None
+            else:
+                self._copies[key] = at
+                found = self._without(entries, shift, depth)
+                if not np.array_equal(found, entries):
+                    self._copies[key] = made = self._take()
+                    self._table(made, count)[:] = found
+        return self._copies[key]
+
+    def _split(self, entry: int, physical: int, shift: int) -> int:
+        """Return an entry that leads to a table of what one large leaf maps, less what is missing."""
+        bits = entry & ~self._format.frame
+        if shift == self._granule:
+            bits = bits & ~self._format.large | self._format.table
+        count = 1 << self._stride
+        steps = np.arange(count, dtype=np.uint64) << np.uint64(shift)
+        entries = ((np.uint64(physical) + steps) >> np.uint64(self._format.shift)) | np.uint64(bits)
+        made = self._take()
+        self._table(made, count)[:] = self._without(entries, shift, 0)
+        return self._entry(made, self._format.link)
 
 
 def _joined(found: list[tuple[NDArray[np.uint64], NDArray[np.uint64], int]]) -> list[Run]:

@@ -12,7 +12,6 @@ helpers ask for are in a table, and `variables` takes more.
 
 from __future__ import annotations
 
-import re
 import struct
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,10 @@ from loader.btf_records import VOID, Kind, Type
 from loader.errors import BadCore, BadKernel
 from loader.kernel.find import read_kernel
 from loader.kernel.image import KernelImage
-from loader.vmcore import facts
+from loader.vmcore import facts, symbols_told
 
 NAME = "execmem"
-_STEXT, _SYMBOL_OF, _HEX = "SYMBOL(_stext)", "SYMBOL(", re.compile("[0-9a-f]{1,16}")
+_STEXT = "_stext"
 _MIDDLE = 1 << 63
 # Variables of the kernel by their types, as its sources declare them: C type -> names.
 VARIABLES = {
@@ -125,12 +124,8 @@ class Finders:
         self._drgn = _drgn()
         self._prog = prog
         self.kernel = kernel
-        self.slide = int(info[_STEXT], 16) - kernel.symbols["_stext"] if _STEXT in info else 0
-        self._told = {
-            key[len(_SYMBOL_OF) : -1]: int(value, 16)
-            for key, value in info.items()
-            if key.startswith(_SYMBOL_OF) and _HEX.fullmatch(value)
-        }
+        self._told = symbols_told(info)
+        self.slide = self._told.get(_STEXT, kernel.symbols[_STEXT]) - kernel.symbols[_STEXT]
         self._variables = {
             name: kind for kind, names in VARIABLES.items() for name in names.split()
         } | dict(variables)

@@ -242,6 +242,15 @@ DOCUMENTS: Mapping[str, Keys] = {
             "how the kernel is tainted, in its words: `Not tainted`, `Tainted: G OE`",
         ),
     },
+    "run --core": {
+        "module": (TEXT, "whose function was called: a module, or `vmlinux`"),
+        "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+        "kernel": (TEXT, "release of the kernel in the dump"),
+        "modules[]": (TEXT, "that were loaded"),
+        "function": (TEXT, "what was called"),
+        "result": (HEX, "what it returned"),
+        "outputs[]": (BYTES, "of each `out:` argument"),
+    },
     "crypto": {
         **_CRYPTO,
         **_MISSING,

@@ -50,7 +50,8 @@ _PACKED = {
     b"makedumpfile\0": "is a flattened dump",
 }
 _CONVERT = "makedumpfile -E writes an ELF file of it"
-_LINE = re.compile(r"([A-Z]+)(?:\(([^)\n]*)\))?=([^\n]*)")
+_SYMBOL, _ADDRESS = "SYMBOL(", re.compile("[0-9a-f]{1,16}")
+_LINE = re.compile(r"([A-Z-]+)(?:\(([^)\n]*)\))?=([^\n]*)")
 
 
 @attrs.frozen
@@ -378,3 +379,12 @@ def facts(info: str) -> Mapping[str, str]:
             key = match[1] if match[2] is None else f"{match[1]}({match[2]})"
             found.setdefault(key, match[3])
     return found
+
+
+def symbols_told(info: Mapping[str, str]) -> dict[str, int]:
+    """Return the addresses of symbols that a kernel tells of, by name."""
+    return {
+        key.removeprefix(_SYMBOL)[:-1]: int(value, 16)
+        for key, value in info.items()
+        if key.startswith(_SYMBOL) and _ADDRESS.fullmatch(value)
+    }

@@ -22,7 +22,7 @@ from emulator.paging import Run
 from loader import vmcore
 from loader.vmcore import Extent, Note, prstatus
 
-_PIECE = 1 << 24  # bytes
+PIECE = 1 << 24  # bytes
 _MODELLED = (
     "VMCOREINFO, tasks, lists of modules and the log: the modelled kernel is Python, and has none in"
     " memory (a machine whose kernel is booted has all of it)"
@@ -79,10 +79,11 @@ def modelled(
         if run.physical < size
     ]
     pieces = (
-        (start, bytes(physical.view[start : min(start + _PIECE, size)]))
-        for start in range(0, size, _PIECE)
+        (start, bytes(physical.view[start : min(start + PIECE, size)]))
+        for start in range(0, size, PIECE)
     )
-    extents = list(extents_of(runs, 0, size))
+    kept = Kept(((0, size),), pieces)
+    extents = list(extents_of(runs, kept))
     return write(path, arch, notes, extents, size, pieces, [_MODELLED], on_progress)
 
 
@@ -100,7 +101,38 @@ def _joined(runs: Iterable[Run]) -> Iterator[Run]:
         yield before
 
 
-def extents_of(runs: Sequence[Run], start: int, size: int) -> Iterator[Extent]:
+@attrs.frozen
+class Kept:
+    """Memory that goes into a core.
+
+    Parameters
+    ----------
+    ranges
+        Physical addresses: pairs of start and end, in order.
+    pieces
+        What may be other than zero: offset in all ranges one behind the other, whole pages.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    pieces: Iterable[tuple[int, bytes]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all ranges."""
+        return sum(end - start for start, end in self.ranges)
+
+    def of(self, run: Run) -> Iterator[Extent]:
+        """Yield what of a run is kept."""
+        before = 0
+        for start, end in self.ranges:
+            low, high = max(run.physical, start), min(run.physical + run.size, end)
+            if low < high:
+                at = run.address + low - run.physical
+                yield Extent(at, low, before + low - start, high - low)
+            before += end - start
+
+
+def extents_of(runs: Sequence[Run], kept: Kept) -> Iterator[Extent]:
     """Yield what a core has of memory: the direct map, and every run that is no part of it.
 
     The direct map is the linear mapping that has most of the memory.
@@ -109,10 +141,11 @@ def extents_of(runs: Sequence[Run], start: int, size: int) -> Iterator[Extent]:
     for run in runs:
         weights[run.address - run.physical] += run.size
     ((direct, _),) = weights.most_common(1)
-    yield Extent(direct + start, start, 0, size)
+    for start, end in kept.ranges:
+        yield from kept.of(Run(direct + start, start, end - start))
     for run in runs:
         if run.address - run.physical != direct:
-            yield Extent(run.address, run.physical, run.physical - start, run.size)
+            yield from kept.of(run)
 
 
 def write(

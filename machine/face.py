@@ -34,6 +34,7 @@ from machine.watching import Touch, Watch, place_of
 
 _MODELLED = ("machine.machine", "ModelledMachine")
 _BOOTED = ("machine.booted.machine", "BootedMachine")
+_DUMPED = ("machine.booted.dumped", "DumpedMachine")
 
 
 class AnyModule(Protocol):
@@ -100,6 +101,9 @@ class Machine(abc.ABC):
         The kernel that modules are for: an image, a package or a tree, as `execmem kernel` takes
         it, or a `KernelImage`. It is booted, and its own loader takes modules
         (`machine.booted.machine.BootedMachine` has the other parameters).
+    core
+        A dump of the kernel's memory, an ELF core: it is what it was there
+        (`machine.booted.dumped.DumpedMachine` has the other parameters).
     modelled
         Let the modelled kernel answer, with the facts of `kernel`
         (`machine.machine.ModelledMachine` has the other parameters).
@@ -112,6 +116,7 @@ class Machine(abc.ABC):
         _arch: object = None,
         *,
         kernel: object = None,
+        core: object = None,
         modelled: bool = False,
         **_options: object,
     ) -> Self:
@@ -119,6 +124,8 @@ class Machine(abc.ABC):
         if cls is not Machine:
             return super().__new__(cls)
         home, name = _BOOTED if kernel is not None and not modelled else _MODELLED
+        if core is not None:
+            home, name = _DUMPED
         kind: type[Self] = getattr(import_module(home), name)
         return super().__new__(kind)
 
@@ -127,6 +134,7 @@ class Machine(abc.ABC):
         arch: str | Arch | None = None,
         *,
         kernel: Any = None,
+        core: Any = None,
         modelled: bool = False,
         **options: Any,
     ) -> None:

@@ -151,8 +151,13 @@ class TableFormat:
         Bits of an entry of which one is set where it maps memory itself, above the last level.
     table
         A bit that is set where it leads to another table; 0: `leaf` tells it.
+    large
+        A bit that only entries above the last level have which map memory.
     frame, shift
         The bits that are an address, which is so far to the left of them.
+    link, page
+        Entries, but for the address, that lead to a table, and that map a page of data that only a
+        kernel reads and writes.
     roots
         What the kernel calls its table.
 
@@ -163,8 +168,11 @@ class TableFormat:
     shared: bool = True
     leaf: int = 0
     table: int = 0
+    large: int = 0
     frame: int
     shift: int = 0
+    link: int
+    page: int
     roots: tuple[str, ...] = ("swapper_pg_dir",)
 
 
@@ -223,6 +231,9 @@ class Boot:
         The variable that points at the return thunk in force, where there are such.
     tables
         How its page tables are read.
+    able
+        The emulator's model that has most of what a CPU may have: for kernels that have chosen their
+        instructions elsewhere.
     """
 
     board: str
@@ -247,6 +258,7 @@ class Boot:
     capabilities: tuple[Bitmap, ...] = ()
     return_thunk: str = ""
     tables: TableFormat
+    able: str
 
     def model(self, name: str = "") -> str:
         """Return the emulator's name of a CPU model; "" is the first.
@@ -257,7 +269,7 @@ class Boot:
             Kernels are not given such a CPU; with the names of those that they are given.
         """
         chosen = name or self.models[0]
-        if chosen not in self.models:
+        if chosen not in (*self.models, self.able):
             known = ", ".join(self.models)
             asked = did_you_mean(name, self.models)
             raise NoSuchName(f"cpu {name!r}: {self.board} computers have {known}{asked}")

@@ -10,13 +10,16 @@ from emulator import process
 from emulator.boards.board import Board
 
 
-def board_of(arch: Arch, memory: int, cpu: str = "") -> Board:
+def board_of(arch: Arch, memory: int, cpu: str = "", start: int | None = None) -> Board:
     """Return a computer of an architecture, with so many bytes of RAM.
 
     Parameters
     ----------
     cpu
         The CPU's model, one of `arch.boots.models`; "" is the first.
+    start
+        Physical address of the RAM, of a computer without hardware that only has what was in the
+        memory of another; None: as the architecture has it, with its hardware.
 
     Raises
     ------
@@ -25,4 +28,4 @@ def board_of(arch: Arch, memory: int, cpu: str = "") -> Board:
     """
     process.admit(memory, 2)  # and one that is looked into beforehand
     found: type[Board] = import_module(f"emulator.boards.{arch.boots.board}").BOARD
-    return found(arch, memory, cpu)
+    return found(arch, memory, cpu, start)

@@ -19,7 +19,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.arch.arm64 import CpReg
 
 from archs.levels.boot import Start
-from emulator.boards.board import Board, context_bytes
+from emulator.boards.board import Board, Named, context_bytes
 from emulator.clock import nanoseconds
 from emulator.paging import Tables
 
@@ -43,6 +43,13 @@ _TTBR0_EL1, _TTBR1_EL1 = (3, 0, 2, 0, 0), (3, 0, 2, 0, 1)
 _VBAR_EL1, _SPSR_EL1, _ELR_EL1 = (3, 0, 12, 0, 0), (3, 0, 4, 0, 0), (3, 0, 4, 0, 1)
 _ESR_EL1, _FAR_EL1 = (3, 0, 5, 2, 0), (3, 0, 6, 0, 0)
 _CNTFRQ_EL0 = (3, 3, 14, 0, 0)
+_CPACR_EL1, _MAIR_EL1, _TPIDR_EL1 = (3, 0, 1, 0, 2), (3, 0, 10, 2, 0), (3, 0, 13, 0, 4)
+# What kernels have in force (asm/sysreg.h, mm/proc.S), as far as the emulator goes by it: MMU,
+# caches, stack alignment; walks cached and shared, none in the lower half, 48 bits of physical
+# addresses, tags ignored there.
+_SCTLR, _MAIR = 0x34F4_D91D, 0x4_0044_FFFF
+_TCR = 0x3500_3500 | 1 << 7 | 5 << 32 | 1 << 36 | 1 << 37
+_GRANULES_LOW = {12: 0, 16: 1, 14: 2}  # bits of a page's size -> TCR_EL1.TG0
 _GRANULES_HIGH = {1: 14, 2: 12, 3: 16}  # TCR_EL1.TG1 -> bits of a page's size
 
 _Register = tuple[int, int, int, int, int]
@@ -93,6 +100,35 @@ class Arm64Board(Board):
         self._set_system(_HCR_EL2, 1 << 31)
         self._set_system(_CNTFRQ_EL0, FREQUENCY)
         self.set("pstate", _EL1H_MASKED)
+
+    def stand(self, tables: Tables, named: Named, percpu: int, /) -> None:
+        """Be at EL1 with the kernel's vectors and first task; everything is masked."""
+        self._set_system(_SCR_EL3, 0x501)
+        self._set_system(_HCR_EL2, 1 << 31)
+        self._set_system(_CNTFRQ_EL0, FREQUENCY)
+        size, high = (
+            64 - tables.bits,
+            next(code for code, bits in _GRANULES_HIGH.items() if bits == tables.granule),
+        )
+        low = _GRANULES_LOW[tables.granule]
+        tcr = _TCR | size | size << 16 | low << 14 | high << 30
+        self._set_system(_CPACR_EL1, 3 << 20)
+        self._set_system(_MAIR_EL1, _MAIR)
+        self._set_system(_TTBR1_EL1, tables.root)
+        self._set_system(_TTBR0_EL1, 0)
+        self._set_system(_TCR_EL1, tcr)
+        self._set_system(_VBAR_EL1, named("vectors"))
+        self._set_system(_SCTLR_EL1, _SCTLR)
+        self.set("pstate", _EL1H_MASKED)
+        self._set_system(_TPIDR_EL1, percpu)
+        self.set("sp_el0", named("init_task"))
+
+    def faulted(self, number: int) -> int | None:
+        """Return the address of an abort."""
+        if number not in (_PREFETCH, _DATA):
+            return None
+        found: int = struct.unpack_from("<Q", self.context(), self._fault_at)[0]
+        return found
 
     # System registers ---------------------------------------------------------------------------
 

@@ -55,6 +55,9 @@ _PATIENCE = 1000  # times that a guest may wait with interrupts masked
 _ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "read", uc_const.UC_MEM_WRITE_UNMAPPED: "write"}
 
 
+Named = Callable[[str], int]
+
+
 class Halt(enum.Enum):
     """Why a run came to an end."""
 
@@ -121,16 +124,21 @@ class Board(Steering):
         Bytes of RAM.
     cpu
         The CPU's model, one of the level's; "" is the first.
+    start
+        Physical address of the RAM of a computer without hardware, whose CPU is the level's most
+        able one where nobody says otherwise; None: as the level has it.
     """
 
     lasting: ClassVar[tuple[str, ...]]  # registers that outlast a call; see `kept`
+    requests: ClassVar[tuple[int, ...]] = ()  # exceptions by which a kernel asks for something
 
-    def __init__(self, arch: Arch, memory: int, cpu: str = "") -> None:
+    def __init__(self, arch: Arch, memory: int, cpu: str = "", start: int | None = None) -> None:
         super().__init__()
         self.arch = arch
         self.boot: Boot = arch.boots
-        self.cpu = cpu or self.boot.models[0]
-        self.model = self.boot.model(cpu)  # by the emulator's name
+        self.bare = start is not None
+        self.cpu = cpu or (self.boot.able if self.bare else self.boot.models[0])
+        self.model = self.boot.model(self.cpu)  # by the emulator's name
         emulation, calling = arch.runs.emulation, arch.runs.calling
         self._constants = import_module(f"unicorn.{emulation.prefix.lower()}_const")
         self._prefix = emulation.registers
@@ -139,7 +147,12 @@ class Board(Steering):
         self._pointer = ctypes.byref(self._box)
         self.wires = Wires()
         self.clock: Clock = self.wires.clock
-        self.ram = Ram(self.boot.ram, memory)
+        self.ram = Ram(self.boot.ram if start is None else start, memory)
+        # Raises `Lacking` for an address that leads to memory which a dump does not have.
+        self.lacking: Callable[[int], object] | None = None
+        # The last exception's number, where it was, and of a page fault which address.
+        self.excepted: tuple[int, int, int | None] = 0, 0, None
+        self.former: tuple[int, int, int | None] = self.excepted  # the one before it
         self.devices: list[Device] = [PARTS[part.kind](self.wires) for part in self.boot.parts]
         self.sites: set[int] = set()
         self.breaks = Breaks(self, self._translate_anew)
@@ -201,6 +214,24 @@ class Board(Steering):
     @abc.abstractmethod
     def tables(self) -> Tables:
         """Return the kernel's page tables, as the CPU's registers have them."""
+
+    @abc.abstractmethod
+    def stand(self, tables: Tables, named: Named, percpu: int, /) -> None:
+        """Let the CPU be in a kernel that is in the memory already: in none of its functions.
+
+        Parameters
+        ----------
+        tables
+            The page tables to use.
+        named
+            Returns the address of one of its symbols, or 0.
+        percpu
+            The offset of the CPU's per-cpu variables.
+        """
+
+    @abc.abstractmethod
+    def faulted(self, number: int) -> int | None:
+        """Return the address of a page fault that the emulator reports; None for another exception."""
 
     @abc.abstractmethod
     def exception(self, number: int) -> None:
@@ -372,6 +403,8 @@ class Board(Steering):
             length = min(size, PAGE - address % PAGE)
             physical = self.translate(address)
             if physical is None:
+                if self.lacking is not None:
+                    self.lacking(address)
                 raise LookupError(f"nothing is mapped at {address:#x}")
             pieces.append((physical, length))
             address, size = address + length, size - length
@@ -697,7 +730,7 @@ class Board(Steering):
         """Let the parts answer at physical addresses."""
         self.wires.on_off = self.switch_off
         for part, device in zip(self.boot.parts, self.devices, strict=True):
-            if part.space is not Space.MEMORY:
+            if part.space is not Space.MEMORY or self.bare:
                 continue
             self.uc.mmio_map(
                 part.start,
@@ -720,6 +753,12 @@ class Board(Steering):
                 self.uc.hook_add(uc_const.UC_HOOK_MEM_UNMAPPED, told, None, first, last)
 
     def _exception(self, _uc: unicorn.Uc, number: int, _data: object) -> None:
+        if self.bare and number not in self.requests:
+            at = self.faulted(number)
+            beyond = self.arch.runs.emulation.exceptions.beyond.get(number, 0)
+            self.former, self.excepted = self.excepted, (number, self.pc - beyond, at)
+            if at is not None and self.lacking is not None:
+                self.lacking(at)
         self.exception(number)
         self.left(self.pc)  # where it has not gone to a vector
 

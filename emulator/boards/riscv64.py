@@ -23,7 +23,7 @@ from unicorn import unicorn_const as uc_const
 
 from archs.levels.boot import Start
 from archs.system_riscv64 import CYCLES, SYSTEM, TIMEBASE
-from emulator.boards.board import PAGE, Board, Halt
+from emulator.boards.board import PAGE, Board, Halt, Named
 from emulator.hardware.sbi import Sbi
 from emulator.paging import Tables
 
@@ -35,6 +35,7 @@ _USER, _SUPERVISOR, _MACHINE = 0, 1, 3
 _ILLEGAL, _BREAKPOINT, _ECALL = 2, 3, 8
 _TIMER = 5  # an interrupt
 _ACCESS_FAULTS = {"fetch": 1, "read": 5, "write": 7}
+_PAGE_FAULTS = frozenset((12, 13, 15))
 _WITH_ADDRESS = frozenset((0, 1, 4, 5, 6, 7, 12, 13, 15))
 
 # mstatus, and as much of it as the kernel sees
@@ -57,6 +58,7 @@ _A0, _A1, _A2, _A6, _A7 = (f"x{number}" for number in (10, 11, 12, 16, 17))
 class Riscv64Board(Board):
     """One hart, and firmware."""
 
+    requests = (_ECALL,)
     lasting = (
         *(f"x{number}" for number in range(1, 32)),
         *("satp", "sscratch", "fcsr"),
@@ -81,6 +83,24 @@ class Riscv64Board(Board):
         self.set("medeleg", _EXCEPTIONS)
         self.set("mstatus", _TIMEOUT_WAIT)
         self.set("priv", _SUPERVISOR)
+
+    def stand(self, tables: Tables, named: Named, _percpu: int, /) -> None:
+        """Be in S-mode with the kernel's trap handler and first task; interrupts are off."""
+        self.set("priv", _MACHINE)
+        self.set("mideleg", _INTERRUPTS)
+        self.set("medeleg", _EXCEPTIONS)
+        self.set("mstatus", _TIMEOUT_WAIT)
+        mode = next(mode for mode, levels in _LEVELS.items() if 12 + 9 * levels == tables.bits)
+        self.set("stvec", named("handle_exception"))
+        self.set("sscratch", 0)
+        self.set("satp", mode << 60 | tables.root >> 12)
+        self.set("priv", _SUPERVISOR)
+        self.set("tp", named("init_task"))
+        self.set("gp", named("__global_pointer$"))
+
+    def faulted(self, number: int) -> int | None:
+        """Return the address of a page fault."""
+        return self.hart("bad address")[0] if number in _PAGE_FAULTS else None
 
     # Registers ----------------------------------------------------------------------------------
 
@@ -158,6 +178,7 @@ class Riscv64Board(Board):
         elif number == _ILLEGAL:
             value = self._word(pc)
             if self._emulated(value, privilege):
+                self.excepted = self.former  # it is none
                 return
         elif number in _WITH_ADDRESS:
             value = address

@@ -20,7 +20,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const as x86
 
 from archs.levels.boot import Space, Start
-from emulator.boards.board import Board, Halt, State, Still, context_bytes
+from emulator.boards.board import Board, Halt, Named, State, Still, context_bytes
 from emulator.budget import Budget
 from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
@@ -39,7 +39,7 @@ _TIMER = 0  # its line at the first 8259
 # so that RF is not set in what is pushed: #DB, NMI, #BP, #OF.
 _WITH_ERROR = frozenset((8, 10, 11, 12, 13, 14, 17, 21))
 _TRAPS = frozenset((1, 2, 3, 4))
-_INVALID_OPCODE, _DOUBLE_FAULT, _PROTECTION = 6, 8, 13
+_INVALID_OPCODE, _DOUBLE_FAULT, _PROTECTION, _PAGE_FAULT = 6, 8, 13, 14
 _IN_IDT = 2  # an error code's bit: it is a gate that is meant
 _INT_SIZE = 2  # bytes of `int n`
 _HLT = 0xF4
@@ -50,6 +50,12 @@ _USER_FLAGS = 0xCD5  # CF PF AF ZF SF DF OF
 _EFER, _STAR, _LSTAR, _CSTAR, _FMASK = 0xC000_0080, *range(0xC000_0081, 0xC000_0085)
 _SYSTEM_CALLS = 1  # EFER.SCE
 _KERNEL_GS, _KERNEL_GS_BASE = "kernel_gs_base", 0xC000_0102
+_GS_BASE, _NX = 0xC000_0101, 1 << 11
+# What a kernel has in force: PE MP ET NE WP AM PG; PSE PAE MCE PGE OSFXSR OSXMMEXCPT.
+_CR0, _CR4 = 0x8005_0033, 0x6F0
+# asm/segment.h: __KERNEL_CS, and __KERNEL_DS behind it; GDT_ENTRY_TSS.
+_KERNEL_CODE, _TASK, _GDT_LIMIT, _IDT_LIMIT = 0x10, 0x40, 0x7F, 0xFFF
+_TASK_LIMIT, _TASK_FLAGS = 0x206F, 0x8B00
 _TSC_AUX = 0xC000_0103
 # CPUID: RDRAND and RDSEED, which Unicorn answers by the host's entropy; two runs would differ.
 _RANDOM = ((1, "ecx", 1 << 30), (7, "ebx", 1 << 18))
@@ -144,6 +150,27 @@ class X86Board(Board):
         for name in ("ds", "es", "ss"):
             self.set(name, 0x18)
         self.set("rflags", 2)
+
+    def stand(self, tables: Tables, named: Named, percpu: int, /) -> None:
+        """Be in long mode with the kernel's own descriptors; interrupts are off."""
+        self.set("cr3", tables.root)
+        self.set("cr4", _CR4 | (_LA57 if tables.bits > 48 else 0))
+        self.uc.msr_write(_EFER, _LONG_MODE | _SYSTEM_CALLS | _NX)
+        self.set("cr0", _CR0)
+        self.set("gdtr", named("gdt_page") + percpu << 16 | _GDT_LIMIT)
+        self.set("idtr", named("idt_table") << 16 | _IDT_LIMIT)
+        self.set("cs", _KERNEL_CODE)
+        self.set("ss", _KERNEL_CODE + 8)
+        task = named("cpu_tss_rw") + percpu
+        self.uc.reg_write(x86.UC_X86_REG_TR, (_TASK, task, _TASK_LIMIT, _TASK_FLAGS))
+        self.uc.msr_write(_GS_BASE, percpu)
+        self.set("gs_base", percpu)
+        self.uc.msr_write(_KERNEL_GS_BASE, 0)
+        self.set("rflags", 2)
+
+    def faulted(self, number: int) -> int | None:
+        """Return what CR2 tells of a page fault."""
+        return self.get("cr2") if number == _PAGE_FAULT else None
 
     def get(self, name: str) -> int:
         """Return a register; of a descriptor table what SGDT stores."""

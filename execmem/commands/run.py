@@ -39,6 +39,9 @@ from execmem.streams import say
 @cpu_option
 @record_option
 @unknown_option("fault")
+@click.option(
+    "--core", metavar="FILE", help="call it in a dump of --kernel's memory; MODULE may be vmlinux"
+)
 @click.option("--no-init", is_flag=True, help="call without running init first")
 @click.option(
     "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
@@ -53,6 +56,7 @@ def run(
     function: str | None,
     args: tuple[str, ...],
     no_init: bool,
+    core: str | None,
     returns: str,
     **options: Any,
 ) -> None:
@@ -60,12 +64,20 @@ def run(
 
     An ARG is an integer (10, 0x10, -1), str:TEXT, hex:BYTES, file:PATH or out:SIZE (a
     buffer that is shown afterwards).
+
+    With --core the function is called where it stood when a kernel's memory was dumped: a module
+    that was loaded then, or vmlinux. Nothing is loaded and no time passes.
     """
     with importing():
         from execmem import notices, report
         from machine.machine import Out
 
     values = [argument(text) for text in args]
+    if core is not None:
+        from execmem import dumped
+
+        dumped.run(core, module, function, values, returns=returns, options=options)
+        return
     if boots(options):
         if no_init:
             raise click.UsageError("--no-init: a booted kernel runs the init of what it loads")

@@ -212,11 +212,12 @@ class Modules:
             return
         load = self._loads[-1]
         load.module = self._guest.board.get(self._arguments[0])
-        load.regions = dict(self._regions(load.module))
+        load.regions = dict(self.regions(load.module))
         if self.before_init is not None:
             self.before_init(load)
 
-    def _regions(self, module: int) -> Iterator[tuple[MemType, Region]]:
+    def regions(self, module: int) -> Iterator[tuple[MemType, Region]]:
+        """Yield what a `struct module` has of memory, by the kernel's types."""
         types = self._types()
         outer = None if types is None else types.find("module", Kind.STRUCT)
         if types is None or outer is None:

@@ -17,7 +17,6 @@ from kernels.booted.signatures import prototype_of
 from kernels.prototypes import Prototype
 from kernels.tracing import PatchRefused
 from loader.btf import BadBtf, Btf
-from loader.layouts import types_over
 from loader.loaded import State
 from machine.booted.module import BootedModule
 
@@ -282,7 +281,7 @@ class Functions:
             return types
         if module not in self._types:
             try:
-                found = types_over(module.view, types, self._kernel.release)
+                found = module.types_over(types, self._kernel.release)
             except BadBtf:
                 found = None
             self._types[module] = found

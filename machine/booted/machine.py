@@ -25,7 +25,7 @@ from emulator.disassembly import Disassembler
 from emulator.faults import BadCall, Fault
 from kernels.booted.kernel import BootedKernel
 from kernels.booted.opening import SECONDS as BOOT_SECONDS
-from kernels.booted.opening import Kept, open_kernel
+from kernels.booted.opening import Kept, Standing, open_kernel
 from kernels.booted.reports import Report
 from kernels.booted.requests import Requests
 from kernels.booted.saved import read as read_saved
@@ -48,7 +48,7 @@ from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
 from machine.booted.controlled import controlled
-from machine.booted.dumping import save_core
+from machine.booted.dumping import Dumpable
 from machine.booted.interposing import Interposed, Interposing
 from machine.booted.kernelway import KernelWay, Kernelwise
 from machine.booted.limits import Limited
@@ -64,7 +64,6 @@ from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.words import needed, soft, words_of
 from machine.control import Control, Handler
-from machine.cores import CoreFile
 from machine.sources import Placed, Sources
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
@@ -101,7 +100,7 @@ class Snapshot:
     listed: list[Record] | None = attrs.field(default=None, repr=False)
 
 
-class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
+class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -179,12 +178,16 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             on_boot=on_boot,
             on_console=on_console,
         )
+        self._hold(standing, None if root is None else open_tree(root))
+
+    def _hold(self, standing: Standing, tree: ModuleTree | None) -> None:
+        """Be the machine of a kernel that stands."""
         self.kernel = BootedKernel(standing)
         self.kernel.symbolize = self.symbolize
         self._sources = Sources(lambda name: placed_of(self._modules.get(name)))
         self.kernel.sourced = self._sources.told
         self.arch = standing.arch
-        self._tree = None if root is None else open_tree(root)
+        self._tree = tree
         self.mounted = False
         self._listed = None
         self._drivers = []
@@ -521,32 +524,6 @@ class BootedMachine(Savable, Limited, Kernelwise, Interposed, Using):
             yield self
         finally:
             self.restore(snapshot)
-
-    # As a file ----------------------------------------------------------------------------------
-
-    def core(
-        self, path: str | Path, *, on_progress: Callable[[int, int], object] | None = None
-    ) -> CoreFile:
-        """Write an ELF core of the machine, as the kernel's own /proc/vmcore would be one.
-
-        Debuggers of kernels open it (gdb, drgn, crash). Equal machines give equal bytes; pages of
-        zeros are holes of the file.
-
-        Parameters
-        ----------
-        path
-            Is replaced, if it is there.
-        on_progress
-            Called with the bytes that are done, and with how many there are.
-
-        Raises
-        ------
-        BadCall
-            A call is under way, or the machine can only go back.
-        ExecmemError
-            The file cannot be written.
-        """
-        return save_core(path, self.kernel, on_progress)
 
     # Looking ------------------------------------------------------------------------------------
 

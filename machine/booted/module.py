@@ -24,6 +24,7 @@ from kernels.registry import Record
 from kernels.tracing import LIMIT, AnyProbe, CallTrace, Hit, OnCall
 from loader.btf import Btf
 from loader.elfview import SHF_WRITE, STT_FUNC, STT_OBJECT, ElfView, Section
+from loader.layouts import types_over
 from loader.loaded import LoadedSection, State
 from machine.arguments import Argument
 from machine.booted.holding import Holding
@@ -187,6 +188,16 @@ class BootedModule:
             hint = "Machine.note_registrations() before the load"
             raise BadCall(self.name, "what it registered was not noted", hint)
         return self.report.registered
+
+    def types_over(self, kernel: Btf | None, release: str) -> Btf | None:
+        """Return its types, which go on from those of its kernel; None: there are none."""
+        return types_over(self.view, kernel, release)
+
+    @property
+    def placed(self) -> Placed | None:
+        """Its file and where its sections lie; None where the file is not known."""
+        addresses = {index: section.address for index, section in self.sections.items()}
+        return Placed(self.view, addresses)
 
     @property
     def sections(self) -> Mapping[int, LoadedSection]:
@@ -370,10 +381,7 @@ def report_of(
 
 def placed_of(module: BootedModule | None) -> Placed | None:
     """Return a module's file and where its sections lie; None for none."""
-    if module is None:
-        return None
-    addresses = {index: section.address for index, section in module.sections.items()}
-    return Placed(module.view, addresses)
+    return None if module is None else module.placed
 
 
 def where_loading(fault: Fault, view: ElfView, name: str, addresses: Mapping[int, int]) -> Fault:
