@@ -42,7 +42,7 @@ from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_x86_64 import NUMBERS, environment
 from archs.extable import ENTRY, HANDLED
-from archs.insn_x86_64 import NOPS, REGISTERS, holds
+from archs.insn_x86_64 import NOPS, REGISTERS, decode, holds
 from archs.layouts import Table
 from archs.levels.link import Assembly, Branch, Fill, Link, Probe, rows
 from archs.levels.load import Load
@@ -171,6 +171,11 @@ def _user_access() -> tuple[dict[str, bytes], dict[str, tuple[int, int]]]:
 _USER_CODE, _USER_FIXUPS = _user_access()
 # Types of arch/x86/include/asm/extable_fixup_types.h: DEFAULT, FAULT, UACCESS; IMM_REG.
 _EX_PLAIN, _EX_IMM_REG = (1, 2, 3), 17
+
+
+def _length(code: bytes) -> int | None:
+    found = decode(code)
+    return None if found is None else found.length
 
 
 def _fixup(word: int) -> tuple[tuple[str, int], ...] | None:
@@ -491,6 +496,8 @@ X86_64 = Arch(
             fixup=_fixup,
             ret=_RET,
             longest=lambda _code: 15,
+            # ModRM and what it says stands behind them (SDM, volume 2, "UD").
+            shortened=dict.fromkeys(("ud0", "ud1"), _length),
             copy=bytes.fromhex("4889d1f3a4c3"),  # mov %rdx,%rcx; rep movsb; ret
             # INT3 has one byte, INT n two.
             exceptions=Exceptions(beyond={3: 1, **dict.fromkeys(range(32, 256), 2)}),

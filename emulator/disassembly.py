@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from archs import Arch
 
 if TYPE_CHECKING:
     import capstone
+
+LONGEST = 15  # bytes that an instruction has
 
 
 class Disassembler:
@@ -39,14 +42,14 @@ class Disassembler:
 
     def one(self, code: bytes, address: int) -> str:
         """Return the first instruction of `code`; its bytes where there is no valid one."""
-        for _, _, mnemonic, operands in self._engine.disasm_lite(code, address, 1):
-            return f"{mnemonic} {operands}".strip()
+        for _, _, text in self._read(code, address, 1):
+            return text
         return f"(bytes {code[:4].hex(' ')})"
 
     def size(self, code: bytes, address: int) -> int | None:
         """Return the bytes of the first instruction of `code`; None where there is no valid one."""
-        for _, size, _, _ in self._engine.disasm_lite(code, address, 1):
-            return int(size)
+        for _, size, _ in self._read(code, address, 1):
+            return size
         return None
 
     def transfers(self, code: bytes, address: int) -> bool:
@@ -65,7 +68,23 @@ class Disassembler:
 
     def all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
         """Return (address, size, text) of every instruction up to the first invalid one."""
-        return [
-            (at, size, f"{mnemonic} {operands}".strip())
-            for at, size, mnemonic, operands in self._engine.disasm_lite(code, address)
-        ]
+        return list(self._read(code, address, 0))
+
+    def _read(self, code: bytes, address: int, most: int) -> Iterator[tuple[int, int, str]]:
+        """Yield (address, size, text), at most so many (0: all); those capstone cuts short whole."""
+        shortened, at, ahead = self._emulation.shortened, 0, True
+        while ahead:
+            ahead = False
+            for where, size, mnemonic, operands in self._engine.disasm_lite(
+                code[at:], address + at, most
+            ):
+                start, whole = where - address, int(size)
+                if mnemonic in shortened:
+                    known = shortened[mnemonic](code[start : start + LONGEST])
+                    if known is None:
+                        return
+                    whole = known
+                yield where, whole, f"{mnemonic} {operands}".strip()
+                if whole != size and not most:
+                    at, ahead = start + whole, True
+                    break

@@ -203,6 +203,9 @@ class Emulation:
         A return: an instruction, or two where the first has a delay slot.
     longest
         How many bytes an instruction that begins with these takes at most.
+    shortened
+        Mnemonics that capstone gives too few bytes: how many an instruction has that begins with
+        these; None where some are missing.
     copy
         A function that copies a number of bytes (third argument) to its first argument from
         its second by stores of one text_poke granule; empty where text is never poked.
@@ -237,6 +240,7 @@ class Emulation:
     fixup: Callable[[int], tuple[tuple[str, int], ...] | None]
     ret: bytes
     longest: Callable[[bytes], int]
+    shortened: Mapping[str, Callable[[bytes], int | None]] = attrs.field(factory=dict)
     fixups: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     copy: bytes = b""
     thread_info: Mapping[str, int] = attrs.field(factory=dict)
