@@ -266,6 +266,10 @@ DOCUMENTS: Mapping[str, Keys] = {
         "calls[].module": (TEXT, "of the function; `vmlinux`: the booted kernel's"),
         "calls[].function": (TEXT, "its name"),
         "calls[].arguments[]": (HEX, "argument registers"),
+        "calls[].text": (
+            TEXT,
+            "with arguments and result as C declares them, where types are known",
+        ),
         "calls[].caller": (TEXT, "`function+0xoffset/0xsize [module]`, or `outside`"),
         "calls[].result": (HEX, f"result register{NULL}it did not return"),
         "calls[].instructions": (

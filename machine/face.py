@@ -16,9 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from archs import Arch
+from emulator.faults import BadCall
 from emulator.registers import NamedRegisters
 from kernels.log import LogLine
-from kernels.tracing import LIMIT, AnyProbe, CallTrace, Hit, OnCall, UntilStopped
+from kernels.tracing import (
+    LIMIT,
+    AnyProbe,
+    CallTrace,
+    Hit,
+    OnCall,
+    PatchRefused,
+    TracedCall,
+    TraceSite,
+    UntilStopped,
+)
 from loader.btf import Btf
 from loader.depends import ModuleTree
 from loader.files import ModuleFile
@@ -28,7 +39,8 @@ from machine.callbacks import Callback, Callbacks, Landing
 from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
-from machine.typed import TypedFunctions
+from machine.typed import TypedFunction, TypedFunctions
+from machine.typedcalls import Call, Listening, OnTyped, call_of
 from machine.types import GuestType, Types, View
 from machine.watching import Touch, Watch, place_of
 
@@ -295,6 +307,98 @@ class Machine(abc.ABC):
     def coverages(self) -> list[Coverage]:
         """Those who note what is executed, now."""
         return []
+
+    def typed(self, call: TracedCall, *, strings: bool = False) -> Call:
+        """Return a call that was traced with arguments by name and type, as C declares them.
+
+        Parameters
+        ----------
+        strings
+            Whether text that arguments point at is kept: as it is now, so at the call's entry.
+        """
+        owner, name = call.site.module, call.function
+        module = self.modules.get(owner)
+        functions = self.functions if module is None else module.functions
+        function = functions.get(name)
+        if function is None:
+            function = TypedFunction(
+                name=name, address=call.site.entry, prototype=None, machine=self
+            )
+        return call_of(function, call, strings=strings)
+
+    def on(
+        self,
+        function: str | TypedFunction,
+        on_entry: OnTyped | None = None,
+        on_exit: OnTyped | None = None,
+        *,
+        limit: int = LIMIT,
+    ) -> Listening:
+        """Call Python when a function of the guest is called, and when it has returned.
+
+        It lasts until the result's `stop`, or to the end of a `with` block.
+
+        Parameters
+        ----------
+        function
+            `[MODULE:]FUNCTION`, or one of `functions`.
+        on_entry, on_exit
+            Called with the call (`machine.typedcalls.Call`): `call["name"]`, `call.result`. They may
+            call guest functions.
+        limit
+            Calls to keep in the result's `calls`; further ones are told of, but not kept.
+
+        Raises
+        ------
+        BadCall, PatchRefused
+            There is no such function, or calls of it cannot be seen.
+        """
+        place = self._function_place(function)
+        found = Listening(limit)
+
+        def began(traced: TracedCall) -> None:
+            call = self.typed(traced, strings=True)
+            found.began(call)
+            if on_entry is not None:
+                on_entry(call)
+
+        def ended(traced: TracedCall) -> None:
+            call = found.ended(traced)
+            if on_exit is not None and call is not None:
+                on_exit(call)
+
+        def hit(seen: Hit) -> None:
+            title, _, name = place.rpartition(":")
+            site = TraceSite(title, name, seen.address, seen.address)
+            began(TracedCall(site, seen.arguments, 0))
+
+        try:
+            found.source = self.trace(place, limit=1 << 62, on_entry=began, on_exit=ended)
+        except PatchRefused:
+            if on_exit is not None:
+                raise
+            found.source = self.probe(place, hit)  # where nothing tells of returns
+        return found
+
+    def _function_place(self, function: str | TypedFunction) -> str:
+        """Return `[MODULE:]FUNCTION`, with the module where the kernel itself has none such."""
+        if isinstance(function, str):
+            title, _, name = function.rpartition(":")
+            if title or (name in self.functions and self.ground.text()):
+                return function
+            having = [each for each in self.modules.values() if name in each.symbols]
+        else:
+            at, name = function.address, function.name
+            having = [each for each in self.modules.values() if each.symbols.get(name) == at]
+            if not having and self.ground.text():
+                return name
+        if len(having) == 1:
+            return f"{having[0].name}:{name}"
+        if having:
+            names = ", ".join(sorted(each.name for each in having))
+            raise BadCall(name, f"several modules have it: {names}")
+        hint = "" if self.ground.text() else "functions of this kernel are Python: stub() has them"
+        raise BadCall(name, "no module has such a function", hint)
 
     def coverage(self, *, kernel: bool = False) -> Coverage:
         """Note what modules execute, until the result's `stop` or as a context manager.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from allocator import (
     ExecmemError,
@@ -65,7 +65,8 @@ from machine.module import Module
 from machine.patching import Phase, Way
 from machine.report import ModuleReport
 from machine.thread import Thread
-from machine.typed import TypedFunctions
+from machine.typed import TypedFunction, TypedFunctions
+from machine.typedcalls import Listening, OnTyped
 
 _NOT_DATA = (
     "the modelled kernel is Python, and holds functions of it: what timers, work, "
@@ -373,12 +374,35 @@ class ModelledMachine(Computer, Machine):
         """The calls that are stepped, by CPU."""
         return self.caller.threads
 
-    def on(self, number: int) -> AbstractContextManager[Cpu]:
-        """Be on CPU `number` meanwhile: calls run there, flushes of one CPU's TLB are its own.
+    @overload
+    def on(self, function: int, /) -> AbstractContextManager[Cpu]: ...
 
-        BadCall when there is no such CPU, or when stop_machine() holds it.
+    @overload
+    def on(
+        self,
+        function: str | TypedFunction,
+        on_entry: OnTyped | None = ...,
+        on_exit: OnTyped | None = ...,
+        *,
+        limit: int = ...,
+    ) -> Listening: ...
+
+    def on(
+        self,
+        function: int | str | TypedFunction,
+        on_entry: OnTyped | None = None,
+        on_exit: OnTyped | None = None,
+        *,
+        limit: int = LIMIT,
+    ) -> AbstractContextManager[Cpu] | Listening:
+        """Be on a CPU meanwhile, where a number is given: calls run there, flushes are its own.
+
+        BadCall when there is no such CPU, or when stop_machine() holds it. Of functions see
+        `machine.face.Machine.on`.
         """
-        return self.calls.on(number)
+        if isinstance(function, int):
+            return self.calls.on(function)
+        return super().on(function, on_entry, on_exit, limit=limit)
 
     def start(self, address: int, *args: Argument, cpu: int, returns: str = "u64") -> Thread:
         """Prepare a call of the guest function at `address` on an idle CPU; run it by steps.

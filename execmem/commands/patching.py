@@ -30,10 +30,11 @@ from execmem.streams import say
 if TYPE_CHECKING:
     from archs import Arch
     from emulator.faults import Fault
-    from kernels.tracing import AnyProbe, CallTrace
+    from kernels.tracing import AnyProbe, CallTrace, OnCall, TracedCall
     from machine.arguments import Argument
     from machine.machine import ModelledMachine
     from machine.module import Module
+    from machine.typedcalls import Call
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,8 +121,14 @@ class Watched(Protocol):
 
     arch: Arch
 
-    def trace(self, pattern: str, *more: str, limit: int = ...) -> CallTrace:
+    def trace(
+        self, pattern: str, *more: str, limit: int = ..., on_entry: OnCall | None = ...
+    ) -> CallTrace:
         """Trace functions."""
+        ...
+
+    def typed(self, call: TracedCall, *, strings: bool = ...) -> Call:
+        """Return a call that was traced as C declares it."""
         ...
 
     def probe(self, place: int | str) -> AnyProbe:

@@ -14,6 +14,7 @@ from execmem.streams import say
 
 if TYPE_CHECKING:
     from kernels.tracing import TracedCall
+    from machine.typedcalls import Call
 
 SHOWN = 4  # argument registers, where nobody knows how many a function takes
 
@@ -26,7 +27,7 @@ SHOWN = 4  # argument registers, where nobody knows how many a function takes
     "--args",
     "with_args",
     is_flag=True,
-    help=f"show arguments: {SHOWN} registers, or as many as types say",
+    help=f"show arguments: by name where types say them, else {SHOWN} registers",
 )
 @click.option(
     "--limit", default=1000, show_default=True, metavar="N", help="calls to keep; count the rest"
@@ -61,7 +62,15 @@ def trace(
     session = target_of(target, module, args, options)
     patterns = [session.pattern(glob or "*"), *also]
     with session.text_unchanged():
-        with session.machine.trace(*patterns, limit=limit) as found:
+        typed: dict[int, Call] = {}
+        watching: dict[str, Any] = {}
+        if with_args:  # text that arguments point at is there now, and perhaps not later
+
+            def began(call: TracedCall) -> None:
+                typed[id(call)] = session.machine.typed(call, strings=True)
+
+            watching = {"on_entry": began}
+        with session.machine.trace(*patterns, limit=limit, **watching) as found:
             session.call(function)
         sites = len(found.sites)
     if options["as_json"]:
@@ -75,11 +84,12 @@ def trace(
         return
     rows = []
     for depth, call in found.walk():
-        known = session.parameters(call.site.module, call.function)
-        count = SHOWN if known is None else known
-        registers = ", ".join(f"{value:#x}" for value in call.arguments[:count])
+        seen = typed.get(id(call))
+        registers = _registers(session, call) if with_args else ""
         result = "did not return" if call.result is None else f"= {call.result:#x}"
-        text = f"{'  ' * depth}{call.function}({registers if with_args else ''}) {result}"
+        text = f"{'  ' * depth}{call.function}({registers}) {result}"
+        if seen is not None and seen.function.prototype is not None:
+            text = f"{'  ' * depth}{seen}" + ("" if seen.returned else " did not return")
         rows.append(("-" if call.instructions is None else call.instructions, text))
     if any(count != "-" for count, _ in rows) or not boots(options):
         table = report.table(("instructions", "call"), rows, right="instructions")
@@ -92,6 +102,13 @@ def trace(
     session.show(function)
 
 
+def _registers(session: Target, call: TracedCall) -> str:
+    """Return the argument registers that count, where nobody knows what they mean."""
+    known = session.parameters(call.site.module, call.function)
+    count = SHOWN if known is None else known
+    return ", ".join(f"{value:#x}" for value in call.arguments[:count])
+
+
 def _json(session: Target, depth: int, call: TracedCall) -> dict[str, Any]:
     return {
         "depth": depth,
@@ -100,5 +117,6 @@ def _json(session: Target, depth: int, call: TracedCall) -> dict[str, Any]:
         "arguments": [Hex(value) for value in call.arguments],
         "caller": session.caller(call.caller),
         "result": None if call.result is None else Hex(call.result),
+        "text": str(session.machine.typed(call)),
         "instructions": call.instructions,
     }
