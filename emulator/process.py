@@ -48,6 +48,11 @@ _MEMOS = 4096
 
 LOADED, CALLED, NESTED = range(3)
 
+# What a dying worker says, and as what: nobody knows any more who speaks for it.
+_SAID = {"signal": int, "pc": int} | dict.fromkeys(
+    ("arch", "where", "instruction", "inside", "code"), str
+)
+
 
 class Witness(Protocol):
     """A CPU that can say where it is: all that is asked of it here."""
@@ -69,13 +74,7 @@ class BlackBox:
 
     def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
         if descriptors is None:
-            memory = os.memfd_create("box", os.MFD_CLOEXEC)
-            os.ftruncate(memory, _SIZE)
-            # It cannot grow: a guest that makes the emulator talk fills no memory.
-            noise = os.memfd_create("noise", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            os.ftruncate(noise, _NOISE)
-            fcntl.fcntl(noise, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
-            descriptors = memory, noise
+            descriptors = _sealed("box", _SIZE), _sealed("noise", _NOISE)
         self.descriptors = descriptors
         self._memory = mmap.mmap(descriptors[0], _SIZE)
         self._deadline = memoryview(self._memory)[:8].cast("d")
@@ -162,21 +161,38 @@ class BlackBox:
         return address, text.decode("utf-8", "replace")
 
     def last_words(self) -> dict[str, Any]:
-        """Return what a dying worker left; empty where it left nothing."""
+        """Return what a dying worker left; empty where it left nothing.
+
+        By then it may be a guest's: of what it left, only what `Witness.last_words` would say.
+        """
         (size,) = _LENGTH.unpack_from(self._memory, _WORDS)
         start = _WORDS + _LENGTH.size
         try:
             found: dict[str, Any] = json.loads(self._memory[start : start + size] or b"{}")
-        except ValueError:  # it died over it
+        except (ValueError, RecursionError):  # it died over it
             return {}
-        return found
+        if not isinstance(found, dict):
+            return {}
+        return {key: said for key, said in found.items() if isinstance(said, _SAID.get(key, ()))}
 
     def noise(self) -> str:
         """Return what C code has printed."""
         descriptor = self.descriptors[1]
-        return os.pread(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR), 0).decode(
-            "utf-8", "replace"
-        )
+        size = min(os.lseek(descriptor, 0, os.SEEK_CUR), _NOISE)
+        return os.pread(descriptor, size, 0).decode("utf-8", "replace")
+
+
+def _sealed(name: str, size: int) -> int:
+    """Return a file in memory that keeps its size.
+
+    It cannot grow: a guest that makes the emulator talk fills no memory. It cannot shrink: who
+    looks at what is not there any more would get SIGBUS.
+    """
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
 
 
 box: BlackBox | None = None  # of this process, while it is a worker

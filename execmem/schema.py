@@ -661,6 +661,10 @@ DOCUMENTS: Mapping[str, Keys] = {
         "registered[].name": (TEXT, "what that is called"),
         "log[]": (TEXT, f"lines of the kernel log{SOME}of booted kernels"),
         "models": (TEXT, f"{MODELS}{NULL}no machine was made"),
+        "sandbox": (
+            TEXT,
+            f"of its process: `whole`, or `partial` as notices say{NULL}there was none",
+        ),
         "seconds": (REAL, "wall-clock time"),
         "options{}": (ANY, "of the sweep"),
     },

@@ -6,9 +6,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -69,6 +70,35 @@ def cpu_option(function: F) -> F:
     return click.option(
         "--cpu", default="", metavar="MODEL", help="CPU that --kernel boots on: haswell, a57 ..."
     )(function)
+
+
+def sandbox_option(*, default: bool) -> Callable[[F], F]:
+    """Add --sandbox and --require-sandbox; the command gets one `sandbox` of `SANDBOXES`."""
+
+    def add(function: F) -> F:
+        @wraps(function)
+        def given(*args: Any, sandbox: bool, require_sandbox: bool, **options: Any) -> Any:
+            if require_sandbox and sandbox_is_given() and not sandbox:
+                raise click.UsageError("--require-sandbox contradicts --no-sandbox")
+            mode = "require" if require_sandbox else "yes" if sandbox else "no"
+            return function(*args, sandbox=mode, **options)
+
+        option = click.option(
+            "--sandbox/--no-sandbox",
+            default=default,
+            show_default=True,
+            help="give up network, files and privileges before code of a guest runs",
+        )
+        require = click.option(
+            "--require-sandbox", is_flag=True, help="refuse where not all of that can be given up"
+        )
+        return cast("F", option(require(given)))
+
+    def sandbox_is_given() -> bool:
+        source = click.get_current_context().get_parameter_source("sandbox")
+        return source is not click.core.ParameterSource.DEFAULT
+
+    return add
 
 
 def boots(options: Mapping[str, Any]) -> bool:

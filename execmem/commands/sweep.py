@@ -20,6 +20,7 @@ from execmem.commands.common import (
     examples,
     kernel_option,
     modelled_option,
+    sandbox_option,
     unknown_option,
 )
 from execmem.streams import say
@@ -58,6 +59,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 @kernel_option
 @modelled_option
 @cpu_option
+@sandbox_option(default=True)
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -126,7 +128,9 @@ def sweep(
     with closing(Journal(output, settings, resume=resume)) as journal, Meter() as meter:
         earlier = dict.fromkeys(journal)
         done: dict[str, None] = {}
-        found = rows(tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler)
+        found = rows(
+            tasks_for(files), settings, journal, jobs=jobs, scheduler=scheduler, files=files
+        )
         try:
             with closing(found):
                 meter.show("modules", 0, total)

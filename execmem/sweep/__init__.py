@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 
 from execmem.sweep import cluster, local
 from execmem.sweep.job import Job as Job
@@ -34,6 +35,7 @@ def sweep(
     jobs: int | None = None,
     scheduler: str | None = None,
     job: Job = examine,
+    files: Iterable[Path] = (),
 ) -> Generator[Row, None, None]:
     """Yield one row for each task, in their order; those in the journal are not done again.
 
@@ -45,6 +47,9 @@ def sweep(
         Address of a dask scheduler, whose cluster works instead of this machine.
     job
         What is done with each task.
+    files
+        What is swept, where it is files: fenced workers of this machine read the trees around
+        them for a booted kernel. Whatever else a task needs they are sent.
     """
     order: deque[str] = deque()
     known: set[str] = set()
@@ -63,7 +68,7 @@ def sweep(
             yield journal.row(order.popleft())
 
     done = (
-        partial(local.rows, jobs=jobs)
+        partial(local.rows, jobs=jobs, files=files)
         if scheduler is None
         else partial(cluster.rows, address=scheduler)
     )

@@ -17,6 +17,7 @@ from typing import Any
 from allocator.errors import ExecmemError
 from execmem.sweep.job import Job, Options, Row, blank, examine
 from execmem.sweep.local import answer, worker
+from execmem.sweep.reading import readable
 from execmem.sweep.tasks import Task
 from execmem.worker.jobs import Worker
 
@@ -33,9 +34,14 @@ def _work(task: Task, options: Options, job: Job) -> Row:
     if held is None or held[:2] != (options, job):
         if held is not None:
             held[2].close()
-        held = _workers[thread] = (options, job, worker(options, job))
+        reads = readable(options) if options.sandbox != "no" else ()
+        held = _workers[thread] = (options, job, worker(options, job, reads))
     held[2].give(task)
-    return answer(held[2], task)
+    try:
+        return answer(held[2], task)
+    except ExecmemError:  # it did not start
+        _workers.pop(thread)[2].close()
+        raise
 
 
 def _close() -> None:

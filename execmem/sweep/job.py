@@ -17,6 +17,7 @@ from loader.errors import InitFailed, KernelRefused
 from loader.files import ModuleFile, module_name
 
 Row: TypeAlias = dict[str, Any]
+SANDBOXES = ("no", "yes", "require")
 OUTCOMES = ("ok", "init-ok", "init-error", "fault", "refused")
 
 
@@ -45,6 +46,9 @@ class Options:
         the modelled one stands in for it, with its facts. Every worker reads it.
     cpu
         The CPU that it is booted on; "": the usual.
+    sandbox
+        One of `SANDBOXES`: whether workers are fenced (`execmem.worker.fence`), as far as their
+        host can or else not at all.
     """
 
     init: bool = False
@@ -57,6 +61,7 @@ class Options:
     kernel: str | None = None
     modelled: bool = False
     cpu: str = ""
+    sandbox: str = attrs.field(default="yes", validator=attrs.validators.in_(SANDBOXES))
 
 
 class Job(Protocol):
@@ -82,6 +87,7 @@ def blank(task: Task, outcome: str = "refused", error: str | None = None) -> Row
         "registered": [],
         "notices": [],
         "models": None,
+        "sandbox": None,
         "seconds": 0.0,
     }
 

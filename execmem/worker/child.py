@@ -9,22 +9,30 @@ import signal
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 from allocator.errors import ExecmemError
 from emulator.process import HOST, MEMORY, BlackBox, become_worker, limit_memory
+from execmem.worker.fence import fence, prepare
 from execmem.worker.watch import TICK, Watch, flush, keep_apart, send
 
 
 def alone(function: Callable[[], object]) -> bool:
-    """Return whether a copy of this process survives a function."""
+    """Return whether a copy of this process, fenced where it can be, survives a function."""
+    prepare()
     shared = BlackBox()
     try:
-        return call_apart(shared, function)[0] is not None
+        return call_apart(shared, partial(_fenced, function))[0] is not None
     finally:
         shared.close()
+
+
+def _fenced(function: Callable[[], object]) -> None:
+    fence()
+    function()
 
 
 def call_apart(

@@ -44,8 +44,9 @@ def death(shared: BlackBox, number: int, *, late: bool = False) -> ExecmemError:
         parts.append("somewhere in this call")
         pc, where = (nested, name) if name else (at, called)
     else:
-        code = bytes.fromhex(words.get("code", ""))
-        found = None if late or inside else _culprit(words["arch"], code, pc)
+        found = None
+        if not (late or inside):
+            found = _culprit(words.get("arch", ""), words.get("code", ""), pc)
         if found is not None:
             where = _further(where, found[0] - pc)
             pc, _, instruction = found
@@ -61,7 +62,8 @@ def death(shared: BlackBox, number: int, *, late: bool = False) -> ExecmemError:
 def _printed(shared: BlackBox) -> list[str]:
     """Return the last line that C code printed, without the folders of its builder."""
     lines = [line.strip() for line in shared.noise().splitlines() if line.strip()]
-    return [re.sub(r"\S*/(?=[\w.-]+:\d)", "", lines[-1])[:200]] if lines else []
+    # Looking for folders in a line takes time by its square.
+    return [re.sub(r"\S*/(?=[\w.-]+:\d)", "", lines[-1][:1000])[:200]] if lines else []
 
 
 def _further(where: str, by: int) -> str:
@@ -69,9 +71,9 @@ def _further(where: str, by: int) -> str:
     return re.sub(r"\+0x([0-9a-f]+)", lambda m: f"+{int(m[1], 16) + by:#x}", where, count=1)
 
 
-def _culprit(arch: str, code: bytes, pc: int) -> tuple[int, bytes, str] | None:
+def _culprit(arch: str, code: str, pc: int) -> tuple[int, bytes, str] | None:
     """Return address, bytes and text of the instruction that by itself ends an emulator, or None."""
     try:
-        return find(arch, code, pc, alone)
-    except (ExecmemError, OSError):
+        return find(arch, bytes.fromhex(code), pc, alone)
+    except (ExecmemError, OSError, ValueError):
         return None

@@ -3,21 +3,26 @@
 
 It limits itself, so that limits hold even where nobody watches it: memory by RLIMIT_AS beyond
 what it has when it starts, CPU time of a job by RLIMIT_CPU; when the other end of the socket
-closes, it ends.
+closes, it ends. Before its first job it gives up what code of a guest should not have (`fence`).
+
+Jobs go to it by pickle; what it answers is JSON, as nobody knows who speaks for it by then.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from allocator.errors import ExecmemError
@@ -30,9 +35,14 @@ from emulator.process import (
     limit_memory,
     limit_time,
 )
+from execmem.worker.fence import Fence, NotFenced, fence
 from execmem.worker.watch import GRACE
 
 START = 120.0  # seconds until a process has imported what it needs
+STALLED = 10  # seconds that one may take over an answer that it has begun
+LONGEST = 1 << 28  # bytes of an answer
+# Threads that wait to multiply matrices are reached by no fence, and have nothing to do here.
+_ALONE = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Worker:
@@ -41,27 +51,53 @@ class Worker:
     Parameters
     ----------
     job
-        What is done; like its argument and result, it is sent by pickle.
+        What is done; like its argument, it is sent by pickle. Its result is what JSON has.
     memory
         Bytes that a job may take beside the emulated machine.
     seconds
         Time for one job, after which the worker is given up: wall-clock time where somebody
         waits in `result`, CPU time in any case.
+    fenced
+        Whether it gives up what a guest's code should not have.
+    whole
+        Whether it does nothing where the host lets it not give up all of that.
+    readable
+        Files and folders that the job reads, beside Python and this program.
+
+    Attributes
+    ----------
+    fence
+        What it gave up; None: nothing, or it has not started.
     """
 
-    def __init__(self, job: Callable[[Any], Any], *, memory: int, seconds: float) -> None:
-        self._start = (job, memory, seconds)
+    def __init__(
+        self,
+        job: Callable[[Any], Any],
+        *,
+        memory: int,
+        seconds: float,
+        fenced: bool = False,
+        whole: bool = False,
+        readable: Iterable[str | Path] = (),
+    ) -> None:
+        paths = tuple(map(str, readable)) if fenced else None
+        self._start = (job, memory, seconds, paths, whole)
         self.seconds = seconds
+        self.fence: Fence | None = None
         self._launch()
 
     def _launch(self) -> None:
         here, there = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+        # Who is neither dead nor alive holds nobody up.
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALLED, 0))
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START), 0))
+        path = os.pathsep.join(p or "." for p in sys.path)
+        environment = {**os.environ, **_ALONE, "PYTHONPATH": path}
         self._shared = BlackBox()
         passed = (there.fileno(), *self._shared.descriptors)
         with there:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "execmem.worker.jobs", *map(str, passed)],
+                [sys.executable, "-P", "-m", "execmem.worker.jobs", *map(str, passed)],
                 env=environment,
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
@@ -94,13 +130,29 @@ class Worker:
         return max(0.0, (self.seconds if self.started else START) - self.spent)
 
     def starts(self) -> bool:
-        """Return whether what it has to say is that it has started; take note of it."""
+        """Return whether what it has to say is that it has started; take note of it.
+
+        Raises
+        ------
+        NotFenced
+            It could not give up all that it was to give up, and does nothing.
+        """
         if not self.started:
             with suppress(EOFError, OSError):  # it died; `result` says so
-                self.pipe.recv()
+                told = self._receive()  # no guest has run in it yet
+                self.fence = None if told is None else Fence(*map(tuple, told))
                 self.started, self.since = True, time.monotonic()
+                if self._start[-1] and (self.fence is None or not self.fence.whole):
+                    raise NotFenced(self.fence.kept if self.fence is not None else ())
                 return True
         return False
+
+    def _receive(self) -> Any:
+        """Return what it says next; OSError where that is nothing that it should say."""
+        try:
+            return json.loads(self.pipe.recv_bytes(LONGEST))
+        except (ValueError, RecursionError):
+            raise OSError("no answer of a worker") from None
 
     def result(self, timeout: float | None = None) -> tuple[Any, str]:
         """Return a job's result and "", or None and why there is none; the worker is new then.
@@ -113,10 +165,13 @@ class Worker:
         try:
             while self.pipe.poll(self.left if timeout is None else min(timeout, self.left)):
                 if not self.starts():
-                    return self.pipe.recv(), ""
+                    return self._receive(), ""
             reason = f"no answer within {self.seconds if self.started else START:.0f} seconds"
             reason += self._last_words()
         except (EOFError, OSError):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE)
+            self.process.kill()  # it is not ours any more, where it says what it should not
             code = self.process.wait()
             reason = f"the worker died (exit code {code})"
             if code < 0:
@@ -141,7 +196,9 @@ class Worker:
         return f": {death(self._shared, signal.SIGABRT, late=True)}"
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, if it was not ended."""
+        if self.pipe.closed:
+            return
         self.process.kill()
         self.process.wait()
         self.pipe.close()
@@ -153,11 +210,14 @@ def main(descriptor: int, *shared: int) -> None:
     import machine.machine  # noqa: F401 -- what it takes to start is not the jobs' memory
 
     pipe = Connection(descriptor)
-    job, memory, seconds = pipe.recv()
+    job, memory, seconds, readable, whole = pipe.recv()
     limit_memory(MEMORY + TRANSLATION + memory)
     box = BlackBox((shared[0], shared[1]))
     become_worker(box, with_parent=False, host=memory)  # the thread that made it may end before
-    pipe.send(None)
+    fenced = None if readable is None else fence(readable)
+    _answer(pipe, None if fenced is None else (fenced.removed, fenced.kept))
+    if whole and (fenced is None or not fenced.whole):
+        return
     while True:
         try:
             argument = pipe.recv()
@@ -167,7 +227,11 @@ def main(descriptor: int, *shared: int) -> None:
         limit_time(seconds)
         result = job(argument)
         gc.collect()  # a machine is a cycle, and maps two gigabytes
-        pipe.send(result)
+        _answer(pipe, result)
+
+
+def _answer(pipe: Connection, answer: object) -> None:
+    pipe.send_bytes(json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

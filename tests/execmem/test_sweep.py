@@ -114,15 +114,16 @@ def test_archives_give_what_a_folder_gives(tmp_path):
 
 def test_a_poisoned_module_costs_its_own_row(tmp_path):
     """Workers that die or hang are replaced; the modules around them are done all the same."""
-    names = ["a", "crashes", "exits", "hangs", "z"]
+    names = ["a", "crashes", "exits", "hangs", "lies", "z"]
     copies(tmp_path, names)
     options = Options(seconds=1.0, grace=3.0)
     rows = rows_of([tmp_path], options, jobs=1, job=poison.poisoned)
-    assert [row["module"] for row in rows] == ["mathlib", *names[1:4], "mathlib"]
-    assert [row["outcome"] for row in rows] == ["ok", "fault", "fault", "fault", "ok"]
+    assert [row["module"] for row in rows] == ["mathlib", *names[1:5], "mathlib"]
+    assert [row["outcome"] for row in rows] == ["ok", *4 * ["fault"], "ok"]
     assert rows[1]["error"] == "the process died of SIGSEGV"
     assert "exit code 7" in rows[2]["error"]
     assert rows[3]["error"] == "no answer within 4 seconds"
+    assert rows[4]["error"] == "the worker's answer is no row: a guest may have spoken for it"
 
 
 def hog(size):
@@ -289,6 +290,49 @@ def test_what_output_refuses(tmp_path, capsys):
         if code_:
             after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
             assert after == before, "a refused sweep leaves everything as it was"
+
+
+def test_rows_say_whether_they_were_made_behind_the_fence(tmp_path, monkeypatch, capsys):
+    """Each row says it, and the options; what was made without is not continued with it."""
+    folder, out = copies(tmp_path / "modules", ["a"]), tmp_path / "out"
+    with closing(Worker(len, memory=GIB, seconds=60.0, fenced=True)) as worker:
+        worker.give("")
+        worker.result()
+    words = ["sweep", str(folder), "--jobs", "1", "--output", str(out)]
+    with pytest.raises(SystemExit):
+        main([*words, "--no-sandbox"])
+    (row,), _ = lines(out)
+    assert (row["sandbox"], row["options"]["sandbox"], row["notices"]) == (None, "no", [])
+    with pytest.raises(SystemExit):
+        main([*words, "--resume"])
+    assert "other options: --sandbox" in capsys.readouterr().err
+    out.unlink()
+    with pytest.raises(SystemExit):
+        main(words)
+    (row,), _ = lines(out)
+    assert row["options"]["sandbox"] == "yes"
+    assert row["sandbox"] == ("whole" if worker.fence.whole else "partial")
+    # A host that lacks something: said once; or nothing is done.
+    (tmp_path / "lacks").mkdir()
+    (tmp_path / "lacks/landlockpy.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path / "lacks")
+    out.unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(words)
+    (row,), _ = lines(out)
+    assert row["sandbox"] == "partial"
+    notice = "the sandbox does not take away: reading files (no Landlock: pip install landlockpy)"
+    assert notice in row["notices"][0]
+    assert capsys.readouterr().err.count(notice) == 1
+    out.unlink()
+    with pytest.raises(SystemExit) as done:
+        main([*words, "--require-sandbox"])
+    assert done.value.code == 1
+    assert "no whole sandbox here: reading files" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main([*words, "--require-sandbox", "--no-sandbox"])
+    assert done.value.code == 2
 
 
 def test_a_file_can_hold_several_sweeps(tmp_path):

@@ -12,12 +12,14 @@ from execmem.sweep import examine
 
 
 def poisoned(task, options):
-    """Die, vanish or hang for modules of some names, and work on all others."""
+    """Die, vanish, lie or hang for modules of some names, and work on all others."""
     name = Path(task.file).name
     if name.startswith("exits"):
         os._exit(7)
     if name.startswith("crashes"):
         os.kill(os.getpid(), signal.SIGSEGV)
+    if name.startswith("lies"):
+        return examine(task, options) | {"file": "/etc/passwd"}
     if name.startswith("hangs"):
         time.sleep(1000)
     return examine(task, options)
