@@ -232,16 +232,7 @@ class Cpu(Steered):
         Stop
             When the guest faulted, trapped or ran into a limit.
         """
-        if self.governor is not None:
-            with self.governor.deeper():
-                self._run(start, end, instructions=instructions, seconds=seconds)
-        else:
-            self._run(start, end, instructions=instructions, seconds=seconds)
-
-    def _run(
-        self, start: int, end: int, *, instructions: int | None, seconds: float | None
-    ) -> None:
-        limits, tlb = self.limits, self._tlb
+        limits, tlb, governor = self.limits, self._tlb, self.governor
         inside = tlb.running
         limits.pay()  # for what the run around has executed
         rest = self._rest
@@ -250,6 +241,7 @@ class Cpu(Steered):
         payer, limits.pay = limits.pay, self._pay
         tlb.missed = self._interrupt = None
         tlb.running = True
+        seat = None if governor is None else governor.enter()
         box = process.box
         noted = None if box is None else box.enter(self, self.deadline)
         try:
@@ -257,7 +249,6 @@ class Cpu(Steered):
                 raise Stop(FaultKind.TIME_LIMIT, start)
             if tlb.dropped:
                 tlb.maintain()
-            governor = self.governor
             counted = self._budget.left is not None
             if not inside:
                 self._count(counted or governor is not None, end)
@@ -274,6 +265,8 @@ class Cpu(Steered):
             tlb.missed = self._interrupt = None
             if box is not None:
                 box.leave(noted)
+            if seat is not None and governor is not None:
+                governor.leave(seat)
             if inside:
                 self._return_to(around, end, rest)
 

@@ -25,6 +25,9 @@ from emulator.stops import Ended, Event, Past, Resume, Seat, Why
 
 _CHUNK = 1_000_000  # instructions between looks at the time, and at who wants the guest to stop
 _BACK = (Resume.STEP_BACK, Resume.CONTINUE_BACK, Resume.GO_BACK)
+# Instructions before where it was, from where it is likely to be run anew once more.
+_NEAR = (1 << 21, 1 << 17, 1 << 12, 1 << 6)
+_REPEATED = 1 << 20  # times that an instruction repeats itself without a break, at the most
 _POLL = 0.02  # seconds between those
 
 
@@ -63,6 +66,7 @@ class _Search:
 
     count: int
     order: Resume
+    start: int  # from where
     repeated: int | None = None  # an instruction that repeats itself: when did it begin?
     found: list[tuple[int, Why, tuple[Any, ...], int]] = attrs.field(factory=list)
 
@@ -97,6 +101,8 @@ class Governor:
         self.past: Past | None = None
         self.count = 0
         self.level = 0  # runs that are under way, one inside the other
+        self.run = 0  # number of the innermost of them
+        self._runs = 0
         self.blind = 0  # nobody is told of what runs now
         self.asked = False  # to stop
         self.seat: Seat | None = None
@@ -127,6 +133,8 @@ class Governor:
         self._entering = not self._detached
         self.differs = ""
         self._goal = self._search = None
+        if self.past is not None:
+            self.past.begin()
 
     def restart(self) -> None:
         """Let it begin anew."""
@@ -138,13 +146,24 @@ class Governor:
     @contextmanager
     def deeper(self) -> Iterator[None]:
         """Let a run be inside of another one, or the first."""
-        self.level += 1
-        seat = self.seat
+        around = self.enter()
         try:
             yield
         finally:
-            self.level -= 1
-            self.seat = seat
+            self.leave(around)
+
+    def enter(self) -> tuple[Seat | None, int]:
+        """Let such a run begin; what it returns is for `leave`."""
+        around = self.seat, self.run
+        self.level += 1
+        self._runs += 1
+        self.run = self._runs
+        return around
+
+    def leave(self, around: tuple[Seat | None, int]) -> None:
+        """Let it end."""
+        self.level -= 1
+        self.seat, self.run = around
 
     @contextmanager
     def blindly(self) -> Iterator[None]:
@@ -175,6 +194,8 @@ class Governor:
         if self.blind:
             return _CHUNK
         self.seat = seat
+        if self.past is not None:
+            self.past.pass_by(seat)
         while True:
             if self.replays:
                 left = self._anew(seat)
@@ -393,30 +414,33 @@ class Governor:
             return self.differs
         if self.seat is None:
             return "no call is under way"
-        reached, reason = self.past.reach(self.seat)
+        reached, reason = self.past.reach()
         return reason if reached >= self.count else ""
 
     def _back(self, seat: Seat, order: Resume, event: Event) -> Event | None:
         """Go back, and return None; or what is to be told instead."""
         if self.past is None or self.differs:
             return attrs.evolve(event, why=Why.BEGINNING, reason=self.history)
-        reached, reason = self.past.reach(seat)
+        reached, reason = self.past.reach()
         if reached >= self.count or (order is Resume.GO_BACK and self.aim < reached):
             return attrs.evolve(event, why=Why.BEGINNING, reason=reason)
         if order is Resume.GO_BACK and self.aim >= self.count:
             reason = f"{self.aim} is not before {self.count}"
             return attrs.evolve(event, why=Why.BEGINNING, reason=reason)
-        self._search = _Search(self.count, order)
-        self._rewind(seat)
+        here = self.count
+        last = self.aim if order is Resume.GO_BACK else here - 1
+        self._search = _Search(here, order, self.past.before(last))
+        self._rewind(seat, last)
         return None
 
-    def _rewind(self, seat: Seat) -> None:
+    def _rewind(self, seat: Seat, count: int) -> None:
+        """Go back to the last place before a count, or to it, that all is known of."""
         assert self.past is not None
         self._again = self._again or time.monotonic()
         self._told = self._step = self._failed = None
         self.accesses.clear()
         self._made.clear()
-        self.past.back(seat)
+        self.past.back(seat, count)
 
     def _anew(self, seat: Seat) -> int:
         """Return how many instructions may follow of a run that is made anew; 0: it is there."""
@@ -425,6 +449,11 @@ class Governor:
         here = self.count >= until or bool(until - self.count == 1 and goal and seat.late())
         self._compare(seat)
         following = until
+        if search is not None and self.past is not None:
+            near = [until - each for each in _NEAR]
+            if self.count in near:
+                self.past.keep(seat)
+            following = min((each for each in near if each > self.count), default=until)
         for count, change in self._edits:
             if self.count < count < until:
                 following = min(following, count)
@@ -446,12 +475,15 @@ class Governor:
         if goal.order is not Resume.STEP_BACK or not within:
             self._arrive(seat, goal)
             return
-        self._goal, self._search = None, _Search(goal.count + 1, Resume.STEP_BACK, seat.pc)
+        assert self.past is not None
+        start = self.past.before(max(goal.count - _REPEATED, 0))
+        search = _Search(goal.count + 1, Resume.STEP_BACK, start, seat.pc)
+        self._goal, self._search = None, search
         if seat.pc not in self.breakpoints:
             self.breakpoints[seat.pc] = True
             self._marked.add(seat.pc)
             self.mark(seat.pc)
-        self._rewind(seat)
+        self._rewind(seat, start)
 
     def _compare(self, seat: Seat) -> None:
         """Note where a run that is made anew is not what it was."""
@@ -467,7 +499,7 @@ class Governor:
     def _searched(self, seat: Seat, search: _Search) -> None:
         """Decide where to go, now that all of the way is known."""
         assert self.past is not None
-        reached, _ = self.past.reach(seat)
+        reached, _ = self.past.reach()
         if self.differs:
             self._arrive(seat, _Goal(self.count, Why.BEGINNING))
             return
@@ -479,6 +511,11 @@ class Governor:
             goal = _Goal(max(begins, default=search.count - 1), Why.STEP)
         elif search.order is Resume.STEP_BACK:
             goal = _Goal(search.count - 1, Why.STEP, order=search.order)
+        elif not search.found and search.start > reached:
+            last = search.start - 1
+            self._search = _Search(search.start, search.order, self.past.before(last))
+            self._rewind(seat, last)
+            return
         elif search.found:
             last = max(each[0] for each in search.found)
             here = [each for each in search.found if each[0] == last]
@@ -486,7 +523,7 @@ class Governor:
             accesses = tuple(access for each in here for access in each[2])
             goal = _Goal(last, why, accesses)
         self._search, self._goal = None, goal
-        self._rewind(seat)
+        self._rewind(seat, goal.count)
 
     def _arrive(self, seat: Seat, goal: _Goal) -> None:
         """Tell that it is back."""
@@ -506,7 +543,7 @@ class Governor:
             budget = budget.whole
         reason = self.differs
         if goal.why is Why.BEGINNING and not reason and self.past is not None:
-            reason = self.past.reach(seat)[1]
+            reason = self.past.reach()[1]
         self._tell(
             seat,
             Event(

@@ -203,6 +203,13 @@ class Ram:
         there = entries & np.uint64(_PRESENT | _SWAPPED) != 0
         return np.flatnonzero(there & (entries & np.uint64(_OF_FILE) == 0))
 
+    def pages(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """Yield what stands in pages: the offset of each run of them, and its bytes."""
+        chosen = np.zeros(self.size // _PAGE, bool)
+        chosen[numbers] = True
+        for first, last in _runs(chosen):
+            yield first * _PAGE, self.view[first * _PAGE : last * _PAGE].tobytes()
+
     def differing(self, base: Frozen) -> NDArray[np.int64]:
         """Return the numbers of the pages that are other than in frozen memory, in order."""
         words = np.frombuffer(self.view, np.uint64).reshape(-1, _PAGE // 8)

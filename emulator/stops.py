@@ -109,10 +109,26 @@ class Event:
 class Past(Protocol):
     """What is known of before."""
 
-    def reach(self, seat: Seat) -> tuple[int, str]:
+    def begin(self) -> None:
+        """Let a call from outside begin."""
+        ...
+
+    def pass_by(self, seat: Any, /) -> None:
+        """Take note of the guest where that is worth it."""
+        ...
+
+    def keep(self, seat: Any, /) -> None:
+        """Take note of the guest as it is."""
+        ...
+
+    def reach(self) -> tuple[int, str]:
         """Return how far it can be gone back, and why no further; the count now for nowhere."""
         ...
 
-    def back(self, seat: Seat) -> None:
-        """Go back as far as that; or raise `Rewound`, for whoever began the call to do it."""
+    def before(self, count: int, /) -> int:
+        """Return from where it can be run anew up to a count."""
+        ...
+
+    def back(self, seat: Any, count: int, /) -> None:
+        """Go back to there; or raise `Rewound`, for whoever began the call to do it."""
         ...

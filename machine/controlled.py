@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import attrs
-
 from allocator import KernelMemory
 from emulator.calls import Calls
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
-from emulator.governor import Governor
-from emulator.stops import Event, Seat
 from kernels.modelled.kernel import Kernel
 from machine.control import Control, Handler
 from machine.controlling import Controlling
+from machine.past import Past
 from machine.places import Places
 from machine.watching import Touch, Watch
 
@@ -57,7 +54,7 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
         raise BadCall("control", "a call is under way", "begin before it")
     body = _Body(machine)
     control = Controlling(machine.cpus, body, machine.calls.limits, handler)
-    body.past = _Past(machine, control.governor)
+    body.past = Past(control.governor, body.take, body.restore, anew=False, name=machine.symbolize)
     for cpu in machine.cpus:
         cpu.watching.hold()
         cpu.explain = machine.calls.teller.explain
@@ -71,87 +68,10 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
             cpu.explain = None
 
 
-@attrs.frozen(kw_only=True)
-class _Base:
-    """Where a guest can be gone back to.
-
-    Parameters
-    ----------
-    count, level, serial
-        The governor's, then.
-    seat
-        The CPU.
-    registers
-        Its.
-    pages
-        Memory that somebody has: the first page of each run, and the bytes from there on.
-    """
-
-    count: int
-    level: int
-    serial: int
-    seat: Cpu
-    registers: Any
-    pages: list[tuple[int, bytes]] = attrs.field(repr=False)
-
-
-class _Past:
-    """What can be gone back to: the first stop after the last thing that Python did.
-
-    A kernel function that is Python has changed more than memory and registers, and is not done a
-    second time.
-    """
-
-    def __init__(self, machine: Controllable, governor: Governor) -> None:
-        self._machine, self._governor = machine, governor
-        self._base: _Base | None = None
-
-    def settle(self) -> None:
-        """Remember the guest as it is, where nothing is known that can be gone back to."""
-        governor = self._governor
-        if governor.seat is not None and not self._valid():
-            seat: Any = governor.seat
-            self._base = _Base(
-                count=governor.count,
-                level=governor.level,
-                serial=governor.serial,
-                seat=seat,
-                registers=seat.context(),
-                pages=self._machine.memory.physical.copy(),
-            )
-
-    def _valid(self) -> bool:
-        base, governor = self._base, self._governor
-        return base is not None and (base.level, base.serial, base.seat) == (
-            governor.level,
-            governor.serial,
-            governor.seat,
-        )
-
-    def reach(self, _seat: Seat, /) -> tuple[int, str]:
-        """Return how far the guest can be gone back with, and why no further."""
-        what, address = self._governor.happening
-        if address is not None:
-            what = f"{self._machine.symbolize(address) or hex(address)} is Python"
-        reason = f"{what}, and what it did is not undone" if what else "the call begins here"
-        if not self._valid():
-            return self._governor.count, reason
-        assert self._base is not None
-        return self._base.count, reason
-
-    def back(self, _seat: Seat, /) -> None:
-        """Go back as far as that."""
-        base = self._base
-        assert base is not None
-        self._machine.memory.physical.restore(base.pages)
-        base.seat.restore(base.registers)
-        base.seat.take(base.count - self._governor.count)
-
-
 class _Body:
     """The machine, for its control."""
 
-    past: _Past
+    past: Past
 
     def __init__(self, machine: Controllable) -> None:
         self._machine = machine
@@ -192,9 +112,19 @@ class _Body:
         stack = self._machine.calls.stack
         return stack.entry, stack.depth
 
-    def settle(self, _event: Event, /) -> None:
+    def settle(self, seat: Any, /) -> None:
         """Remember where the guest has stopped."""
-        self.past.settle()
+        self.past.settle(seat)
+
+    def take(self, seat: Any, /) -> Any:
+        """Return registers and memory."""
+        return seat.context(), self._machine.memory.physical.copy()
+
+    def restore(self, seat: Any, taken: Any, /) -> None:
+        """Make them that again."""
+        registers, memory = taken
+        self._machine.memory.physical.restore(memory)
+        seat.restore(registers)
 
     def refused(self, address: int) -> str:
         """Return why there can be no breakpoint at an address."""

@@ -78,7 +78,7 @@ class Body(Protocol):
         """Return the function that was called from outside, and how deep calls nest."""
         ...
 
-    def settle(self, event: Event) -> None:
+    def settle(self, seat: Any, /) -> None:
         """Take note of where the guest has stopped, before anybody changes anything."""
         ...
 
@@ -137,7 +137,7 @@ class Controlling(Control):
 
     def _stopped(self, event: Event) -> Resume:
         """Tell the handler of a stop."""
-        self._body.settle(event)
+        self._body.settle(self._engine)
         function, depth = self._body.called()
         stopped = Stopped(
             why=event.why,

@@ -140,6 +140,15 @@ class Breaks:
         if address in self._handles:
             self._passing.add((address, self._stage.sp))
 
+    @property
+    def passing(self) -> frozenset[tuple[int, int]]:
+        """What is to be gone on from: address and stack."""
+        return frozenset(self._passing)
+
+    @passing.setter
+    def passing(self, passing: frozenset[tuple[int, int]]) -> None:
+        self._passing = set(passing)
+
     def forget(self) -> None:
         """Forget what was to be gone on from: the computer is another now."""
         self._passing.clear()

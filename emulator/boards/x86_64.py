@@ -20,7 +20,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const as x86
 
 from archs.levels.boot import Space, Start
-from emulator.boards.board import Board, Halt, Named, State, Still, context_bytes
+from emulator.boards.board import Board, Halt, Mark, Named, State, Still, context_bytes
 from emulator.budget import Budget
 from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
@@ -300,6 +300,11 @@ class X86Board(Board):
         """Return everything but the memory, and no fault that the guest never sees."""
         self._forget_faults()
         return super().save()
+
+    def mark(self) -> Mark:
+        """Return the computer as it is now, and no fault that the guest never sees."""
+        self._forget_faults()
+        return super().mark()
 
     def freeze(self) -> Still:
         """Return the computer as it is now, and no fault that the guest never sees."""

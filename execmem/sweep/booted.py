@@ -13,7 +13,8 @@ from execmem.sweep.tasks import Task, contents
 from loader.elf import arch_of
 from loader.errors import BadKernel
 from loader.files import ModuleFile, module_name
-from machine.booted.machine import BootedMachine, Snapshot
+from machine.booted.machine import BootedMachine
+from machine.booted.snapshots import Snapshot
 
 
 @lru_cache(maxsize=1)

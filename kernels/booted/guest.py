@@ -191,21 +191,25 @@ class Guest:
 
     def _run(self, returns: int) -> int:
         """Run until a call returns, with the stack where it must be then; its result."""
-        board = self.board
-        halt = board.run(self.trap, budget=self.limits.budget)
-        governor = board.governor
-        if halt is not Halt.RETURNED:
-            ended = Ended(halt, board.pc, board.broken)
-            if governor is not None and self.describe is not None:
-                governor.failed(board, self.describe(ended))
-            raise ended
-        if board.sp != returns:
-            board.broken = "a call from a handler waits, and the one around it has returned"
-            raise Ended(Halt.BROKEN, board.pc, board.broken)
+        board, governor = self.board, self.board.governor
+        while True:
+            halt = board.run(self.trap, budget=self.limits.budget)
+            if halt is not Halt.RETURNED:
+                ended = Ended(halt, board.pc, board.broken)
+                if governor is not None and self.describe is not None:
+                    governor.failed(board, self.describe(ended))
+                    if governor.replays:
+                        continue
+                raise ended
+            if board.sp != returns:
+                board.broken = "a call from a handler waits, and the one around it has returned"
+                raise Ended(Halt.BROKEN, board.pc, board.broken)
+            if governor is not None:
+                governor.returned(board, board.get_number(self._result))
+                if governor.replays or board.pc != self.trap:
+                    continue
+            break
         result = board.get_number(self._result)
-        if governor is not None:
-            governor.returned(board, result)
-            result = board.get_number(self._result)
         for tell in self.on_return:
             tell()
         return result

@@ -147,6 +147,7 @@ class BootedKernel:
     def restored(self) -> None:
         """Take note that the machine is another now: what it had said it has not said."""
         self.told = min(self.told, len(self.board.wires.console))
+        self._died = False
 
     def _dying(self) -> None:
         """End the call whose process the kernel is about to end."""

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from emulator.faults import BadCall
-from emulator.stops import Event, Rewound, Seat
+from emulator.stops import Rewound
 from kernels.booted.kernel import BootedKernel
 from machine.control import Control, Handler
 from machine.controlling import Controlling
+from machine.past import Past
 from machine.watching import Touch, Watch
 
 
@@ -40,8 +41,12 @@ class Controllable(Protocol):
         """Store in memory."""
         ...
 
-    def snapshot(self) -> Any:
+    def mark(self) -> Any:
         """Return the machine as it is now."""
+        ...
+
+    def symbolize(self, address: int) -> str | None:
+        """Return what lies at an address."""
         ...
 
     def restore(self, snapshot: Any) -> None:
@@ -59,13 +64,13 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
         raise BadCall("control", "a call is under way", "begin before it")
     body = _Body(machine)
     control = Controlling([board], body, guest.limits, handler)
-    governor, past = control.governor, _Past(control)
+    governor = control.governor
+    past = body.past = Past(governor, body.take, body.restore, anew=True, name=machine.symbolize)
 
     def conduct(address: int, call: Callable[[], int]) -> int:
         """Make a call from outside, and make it anew where it is to be gone back in."""
         body.function = address
-        start = machine.snapshot()
-        past.serial = governor.serial
+        start = machine.mark()
         governor.begin()
         while True:
             try:
@@ -85,30 +90,11 @@ def controlled(machine: Controllable, handler: Handler) -> Iterator[Control]:
         board.watching.let_go()
 
 
-class _Past:
-    """What can be gone back to: where the call from outside began."""
-
-    def __init__(self, control: Controlling) -> None:
-        self._governor = control.governor
-        self.serial = 0  # of what had come from outside when the call began
-
-    def reach(self, _seat: Seat, /) -> tuple[int, str]:
-        """Return how far the guest can be gone back with, and why no further."""
-        governor = self._governor
-        if governor.serial != self.serial:
-            what = governor.happening[0]
-            return governor.count, f"{what}, and would do so a second time"
-        return 0, "the call begins here"
-
-    def back(self, _seat: Seat, /) -> None:
-        """Let the call begin anew."""
-        raise Rewound
-
-
 class _Body:
     """The machine, for its control."""
 
     function = 0
+    past: Past
 
     def __init__(self, machine: Controllable) -> None:
         self._machine = machine
@@ -133,8 +119,17 @@ class _Body:
         """Return the function that was called from outside, and how deep calls nest."""
         return self.function, self._machine.kernel.guest.depth
 
-    def settle(self, _event: Event, /) -> None:
-        """Do nothing: where the call began is known."""
+    def settle(self, seat: Any, /) -> None:
+        """Remember where the guest has stopped."""
+        self.past.settle(seat)
+
+    def take(self, _seat: Any, /) -> Any:
+        """Return all of the machine."""
+        return self._machine.mark()
+
+    def restore(self, _seat: Any, taken: Any, /) -> None:
+        """Let it be that again."""
+        self._machine.restore(taken)
 
     def refused(self, _address: int, /) -> str:
         """Return that there can be a breakpoint anywhere."""

@@ -19,7 +19,7 @@ import attrs
 from allocator.types import ADDRESS_MASK
 from archs import Arch
 from archs import arch as arch_by_name
-from emulator.boards.board import Still
+from emulator.boards.board import Mark, Still
 from emulator.budget import DEFAULT
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall, Fault
@@ -32,7 +32,6 @@ from kernels.booted.saved import read as read_saved
 from kernels.booted.starting import Parameters
 from kernels.errors import errno_name
 from kernels.log import LogLine
-from kernels.registry import Record
 from loader.depends import (
     ModuleTree,
     find,
@@ -62,6 +61,7 @@ from machine.booted.module import (
 )
 from machine.booted.process import Using
 from machine.booted.saving import Savable, kernel_of, resume
+from machine.booted.snapshots import Snapshot
 from machine.booted.words import needed, soft, words_of
 from machine.control import Control, Handler
 from machine.sources import Placed, Sources
@@ -73,31 +73,6 @@ OURS = frozenset(
 )
 _FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
-
-
-@attrs.frozen
-class Snapshot:
-    """A machine as it once was.
-
-    Parameters
-    ----------
-    still
-        The computer.
-    modules
-        What was loaded, by name.
-    mounted
-        Whether /dev and the like were there.
-    inside
-        Number of the call that it was made inside of; 0: of none.
-    listed
-        What was registered when somebody last looked; None: nobody notes that.
-    """
-
-    still: Still = attrs.field(repr=False)
-    modules: Mapping[str, BootedModule]
-    mounted: bool = False
-    inside: int = 0
-    listed: list[Record] | None = attrs.field(default=None, repr=False)
 
 
 class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
@@ -490,8 +465,14 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
 
     def snapshot(self) -> Snapshot:
         """Return the machine as it is now, for `restore`."""
+        return self._standing(self.kernel.board.freeze())
+
+    def mark(self) -> Snapshot:
+        """Return the machine as it is now, for a few times of `restore` in this call."""
+        return self._standing(self.kernel.board.mark())
+
+    def _standing(self, still: Still | Mark) -> Snapshot:
         inside = self.kernel.guest.inside
-        still = self.kernel.board.freeze()
         return Snapshot(still, dict(self.modules), self.mounted, inside, self._listed)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -504,7 +485,11 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
             raise BadCall("restore", "a snapshot of the middle of another call, or of none")
         for coverage in self.coverages:
             coverage.gone()
-        self.kernel.board.back(snapshot.still)
+        board = self.kernel.board
+        if isinstance(snapshot.still, Mark):
+            board.back_to(snapshot.still)
+        else:
+            board.back(snapshot.still)
         self.kernel.restored()
         self.interposing.restored()
         self.mounted = snapshot.mounted

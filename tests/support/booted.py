@@ -12,7 +12,8 @@ from pathlib import Path
 
 import archs
 from archs import Arch
-from machine.booted.machine import BootedMachine, Snapshot
+from machine.booted.machine import BootedMachine
+from machine.booted.snapshots import Snapshot
 
 
 def releases() -> list[tuple[str, Path, Arch]]:

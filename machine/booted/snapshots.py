@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A booted machine as it once was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from emulator.boards.board import Mark, Still
+from kernels.registry import Record
+from machine.booted.module import BootedModule
+
+
+@attrs.frozen
+class Snapshot:
+    """A machine as it once was.
+
+    Parameters
+    ----------
+    still
+        The computer.
+    modules
+        What was loaded, by name.
+    mounted
+        Whether /dev and the like were there.
+    inside
+        Number of the call that it was made inside of; 0: of none.
+    listed
+        What was registered when somebody last looked; None: nobody notes that.
+    """
+
+    still: Still | Mark = attrs.field(repr=False)
+    modules: Mapping[str, BootedModule]
+    mounted: bool = False
+    inside: int = 0
+    listed: list[Record] | None = attrs.field(default=None, repr=False)
