@@ -262,7 +262,21 @@ class Lines:
     def _starts(self) -> list[int]:
         return [start for start, _, _ in self._units]
 
+    @cached_property
+    def _index(self) -> Any:
+        """What the compiler wrote about where units are, which spares asking each; or None.
+
+        Clang writes none, and assemblers not always.
+        """
+        found = self._dwarf.get_aranges()
+        return found if found is not None and found.keys else None
+
     def _unit(self, address: int) -> Any:
+        offset = None if self._index is None else self._index.cu_offset_at_addr(address)
+        if offset is not None:
+            unit = self._dwarf.get_CU_at(offset)
+            if any(a <= address < b for a, b in self._ranges(unit, unit.get_top_DIE())):
+                return unit
         at = bisect_right(self._starts, address) - 1
         # Ranges of units do not overlap but for sections at one address, which are empty.
         while at >= 0:
