@@ -186,13 +186,18 @@ class Sources:
         return lines[line.line - 1] if 0 < line.line <= len(lines) else None
 
     def _read(self, line: Line) -> list[str]:
-        """Return the file of the longest end of its path that is below the folder."""
+        """Return the file of the longest end of its path that is below the folder, and nothing else.
+
+        A module's file says the path, and it may come from anybody.
+        """
+        home = self.folder.resolve()
         parts = [part for part in line.file.split("/") if part not in ("", ".")]
         for start in range(len(parts)):
-            if ".." in parts[start : start + 1]:
-                continue
+            path = self.folder.joinpath(*parts[start:])
             try:
-                raw = read_regular(self.folder.joinpath(*parts[start:]))
+                if not path.resolve().is_relative_to(home):
+                    continue
+                raw = read_regular(path)
             except (OSError, ValueError):
                 continue
             return raw.decode("utf-8", "replace").splitlines()

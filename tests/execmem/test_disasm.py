@@ -14,6 +14,7 @@ from execmem import disasm
 from execmem.cli import main
 from execmem.commands.common import loaded_to_read
 from loader.elfview import STT_FUNC
+from loader.lines import Line
 from samples.modules import path
 from tests.support.debugged import built
 from tests.support.tools import cross, run
@@ -136,3 +137,22 @@ def test_lines_of_source(arch: Arch, tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = output(capsys, *words, "--source", str(tmp_path))
     assert code == 1
     assert "hint: " in err
+
+
+def test_source_is_read_below_its_folder_only(tmp_path: Path) -> None:
+    """By the longest end of the path that is there; a path that leads out of it leads nowhere."""
+    tree = tmp_path / "tree"
+    (tree / "lib" / "deep").mkdir(parents=True)
+    (tree / "lib" / "a.c").write_text("one\ntwo\n")
+    (tree / "a.c").write_text("another\n")
+    (tmp_path / "secret.c").write_text("secret\n")
+    sources = disasm.Sources(tree)
+    assert sources.text(Line("/build/linux/lib/a.c", 2)) == "two"
+    assert sources.text(Line("/build/linux/lib/deep/../a.c", 1)) == "one"
+    assert sources.text(Line("other/a.c", 1)) == "another"
+    for line in (0, 2):
+        assert sources.text(Line("other/a.c", line)) is None
+    for file in ("../secret.c", "lib/../../secret.c", "lib/deep/../../../secret.c", "none.c", "\0"):
+        assert sources.text(Line(file, 1)) is None, file
+    (tree / "link.c").symlink_to(tmp_path / "secret.c")
+    assert sources.text(Line("link.c", 1)) is None
