@@ -480,7 +480,12 @@ RISCV64 = Arch(
                 undefined=2, invalid_is_trap=True, beyond=dict.fromkeys(range(12), 4)
             ),
         ),
-        gregset=("pc", *(f"x{number}" for number in range(1, 32))),
+        gregset=(
+            *("pc", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1"),
+            *(f"a{number}" for number in range(8)),
+            *(f"s{number}" for number in range(2, 12)),
+            *("t3", "t4", "t5", "t6"),
+        ),
     ),
     patch=Patch(
         text_poke=TextPoke(

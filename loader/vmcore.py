@@ -382,9 +382,14 @@ def facts(info: str) -> Mapping[str, str]:
 
 
 def symbols_told(info: Mapping[str, str]) -> dict[str, int]:
-    """Return the addresses of symbols that a kernel tells of, by name."""
-    return {
-        key.removeprefix(_SYMBOL)[:-1]: int(value, 16)
+    """Return the addresses of symbols that a kernel tells of, by name.
+
+    Of arrays, whose length it tells, it tells the first element: of `mem_section`, a pointer, that is
+    not where the variable is.
+    """
+    names = {
+        key.removeprefix(_SYMBOL)[:-1]: value
         for key, value in info.items()
         if key.startswith(_SYMBOL) and _ADDRESS.fullmatch(value)
     }
+    return {n: int(value, 16) for n, value in names.items() if f"LENGTH({n})" not in info}

@@ -135,17 +135,18 @@ class Kept:
 def extents_of(runs: Sequence[Run], kept: Kept) -> Iterator[Extent]:
     """Yield what a core has of memory: the direct map, and every run that is no part of it.
 
-    The direct map is the linear mapping that has most of the memory.
+    The direct map is the linear mapping that has most of the memory. It comes last, as in the kernel's
+    own dumps: makedumpfile takes the last one for it.
     """
     weights: Counter[int] = Counter()
     for run in runs:
         weights[run.address - run.physical] += run.size
     ((direct, _),) = weights.most_common(1)
-    for start, end in kept.ranges:
-        yield from kept.of(Run(direct + start, start, end - start))
     for run in runs:
         if run.address - run.physical != direct:
             yield from kept.of(run)
+    for start, end in kept.ranges:
+        yield from kept.of(Run(direct + start, start, end - start))
 
 
 def write(

@@ -125,6 +125,15 @@ class DumpedMachine(BootedMachine):
         return f"Linux {self.kernel.release}, as it was dumped"
 
     @property
+    def cpus(self) -> tuple[Mapping[str, int], ...]:
+        """The registers of each CPU as it was dumped, by name (NT_PRSTATUS)."""
+        names = self.arch.runs.gregset
+        return tuple(
+            {name: value for name, value in zip(names, values, strict=True) if name}
+            for values in self.dump.core.registers(len(names))
+        )
+
+    @property
     def lacks(self) -> tuple[str, ...]:
         """What is not known of the kernel, by name, and what would make it known."""
         found = []

@@ -145,7 +145,7 @@ def test_gdb_and_readelf_read_a_core(machine: BootedMachine, tmp_path: Path) -> 
     name = next(iter(module.functions))
     at = module.address_of(name)
     banner = machine.kernel.symbols.get("linux_banner")
-    commands = ["bt", "info registers pc", f"info symbol {at:#x}", f"x/8xb {at:#x}"]
+    commands = ["bt", "info registers", f"info symbol {at:#x}", f"x/8xb {at:#x}"]
     if banner is not None:
         commands.append(f"x/s {banner:#x}")
     words = [word for command in commands for word in ("-ex", command)]
@@ -153,6 +153,12 @@ def test_gdb_and_readelf_read_a_core(machine: BootedMachine, tmp_path: Path) -> 
     assert re.search(r"#0 .* in __\w+_sys_getppid \(\)", shown)
     assert re.search(r"#1 .* in (invoke_syscall|do_syscall_64|do_trap_ecall_u|__\w+)", shown)
     assert f"{name} in section .text" in shown
+    names = machine.arch.runs.gregset
+    registers = dict(re.findall(r"^(\w+) +(0x[0-9a-f]+)", shown, re.MULTILINE))
+    known = zip(names, machine.kernel.guest.standing(names), strict=True)
+    both = {name: (int(registers[name], 16), value) for name, value in known if name in registers}
+    assert len(both) > 15
+    assert [name for name, (theirs, ours) in both.items() if theirs != ours] == []
     bytes_shown = re.findall(rf"{at:#x}\b.*?:\s+(.*)", shown)[-1].split()
     assert bytes(int(word, 16) for word in bytes_shown) == machine.read(at, 8)
     if banner is not None:
