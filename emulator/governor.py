@@ -14,6 +14,7 @@ from outside.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ _CHUNK = 1_000_000  # instructions between looks at the time, and at who wants t
 _BACK = (Resume.STEP_BACK, Resume.CONTINUE_BACK, Resume.GO_BACK)
 # Instructions before where it was, from where it is likely to be run anew once more.
 _NEAR = (1 << 21, 1 << 17, 1 << 12, 1 << 6)
+_EXCEPTIONS = 64
 _REPEATED = 1 << 20  # times that an instruction repeats itself without a break, at the most
 _POLL = 0.02  # seconds between those
 
@@ -109,6 +111,8 @@ class Governor:
         self.differs = ""  # why a run that is made anew is not the same
         self.serial = 0  # of what came in from outside
         self.happening: tuple[str, int | None] = "", None  # what that was last, and where
+        # Exceptions of late: instructions before the one that raised it, and its address.
+        self.exceptions: deque[tuple[int, int]] = deque(maxlen=_EXCEPTIONS)
         self._entering = False
         self._detached = False
         self._told: tuple[int, int] | None = None  # where somebody was told of last: count, pc
@@ -139,6 +143,7 @@ class Governor:
     def restart(self) -> None:
         """Let it begin anew."""
         self.count = 0
+        self.exceptions.clear()
         self.accesses.clear()
         self._told = self._step = self._failed = None
         self._entering = False
@@ -441,6 +446,12 @@ class Governor:
         self.accesses.clear()
         self._made.clear()
         self.past.back(seat, count)
+        self._forget_exceptions()
+
+    def _forget_exceptions(self) -> None:
+        """Forget those that have not come yet."""
+        while self.exceptions and self.exceptions[-1][0] >= self.count:
+            self.exceptions.pop()
 
     def _anew(self, seat: Seat) -> int:
         """Return how many instructions may follow of a run that is made anew; 0: it is there."""

@@ -49,6 +49,9 @@ class Stopped:
         At `FAULT`: what comes out of the call if it goes on.
     result
         At `RETURNED`: the register of the result.
+    origin
+        At `FAULT`: the `count` of the instruction that it comes from, for `Resume.GO_BACK`; None
+        where that is not known. A booted kernel stops where it gives the process up.
     reason
         At `BEGINNING`: why there is no going back further.
 
@@ -64,6 +67,7 @@ class Stopped:
     accesses: tuple[Touch, ...] = ()
     fault: Exception | None = None
     result: int | None = None
+    origin: int | None = None
     reason: str = ""
 
 

@@ -11,6 +11,8 @@ from allocator import KernelMemory
 from emulator.calls import Calls
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
+from emulator.governor import Governor
+from emulator.stops import Event
 from kernels.modelled.kernel import Kernel
 from machine.control import Control, Handler
 from machine.controlling import Controlling
@@ -125,6 +127,10 @@ class _Body:
         registers, memory = taken
         self._machine.memory.physical.restore(memory)
         seat.restore(registers)
+
+    def origin(self, event: Event, _governor: Governor, /) -> int | None:
+        """Return the place of the instruction: it is there."""
+        return event.count
 
     def refused(self, address: int) -> str:
         """Return why there can be no breakpoint at an address."""

@@ -82,6 +82,10 @@ class Body(Protocol):
         """Take note of where the guest has stopped, before anybody changes anything."""
         ...
 
+    def origin(self, event: Event, governor: Governor) -> int | None:
+        """Return the place of the instruction that a fault comes from; None: not known."""
+        ...
+
     def refused(self, address: int) -> str:
         """Return why there can be no breakpoint at an address; empty: there can."""
         ...
@@ -149,6 +153,7 @@ class Controlling(Control):
             accesses=event.accesses,
             fault=event.fault,
             result=event.result,
+            origin=None if event.fault is None else self._body.origin(event, self.governor),
             reason=event.reason,
         )
         return self._handler(stopped, self)

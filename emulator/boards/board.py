@@ -154,6 +154,7 @@ class Board(Steering):
     """
 
     lasting: ClassVar[tuple[str, ...]]  # registers that outlast a call; see `kept`
+    beyond: ClassVar[int] = 0  # bytes that the emulator adds to where an exception comes from
     requests: ClassVar[tuple[int, ...]] = ()  # exceptions by which a kernel asks for something
 
     def __init__(self, arch: Arch, memory: int, cpu: str = "", start: int | None = None) -> None:
@@ -782,6 +783,7 @@ class Board(Steering):
                 self.uc.hook_add(uc_const.UC_HOOK_MEM_UNMAPPED, told, None, first, last)
 
     def _exception(self, _uc: unicorn.Uc, number: int, _data: object) -> None:
+        self.raised(self.pc - self.beyond)
         if self.bare and number not in self.requests:
             at = self.faulted(number)
             beyond = self.arch.runs.emulation.exceptions.beyond.get(number, 0)

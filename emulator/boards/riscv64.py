@@ -59,6 +59,7 @@ class Riscv64Board(Board):
     """One hart, and firmware."""
 
     requests = (_ECALL,)
+    beyond = 4  # whatever the exception is
     lasting = (
         *(f"x{number}" for number in range(1, 32)),
         *("satp", "sscratch", "fcsr"),
@@ -169,7 +170,7 @@ class Riscv64Board(Board):
     def exception(self, number: int) -> None:
         """Let firmware or the kernel have an exception."""
         pc, privilege, address = self.hart("pc", "priv", "bad address")
-        pc -= 4  # the emulator adds that to each, whatever it is
+        pc -= self.beyond
         value = 0
         if number == _ECALL:  # of whom does not matter to it
             if privilege == _SUPERVISOR:
@@ -191,6 +192,7 @@ class Riscv64Board(Board):
     def _breakpoint(self, uc: unicorn.Uc, _data: object) -> bool:
         """Take EBREAK, which the emulator counts among invalid instructions, and an error."""
         pc = self.pc
+        self.raised(pc)
         self._enter(_BREAKPOINT, pc, pc)
         self.taken = True
         uc.emu_stop()

@@ -98,6 +98,11 @@ class Steering(abc.ABC):
         if self.governor is not None and not self.governor.replays:
             self.governor.happened(what)
 
+    def raised(self, pc: int) -> None:
+        """Take note of an exception of the instruction at an address, from a hook."""
+        if self.governor is not None:
+            self.governor.exceptions.append((self.now, pc))
+
     def stop_at(self, address: int) -> None:
         """Ask the governor at an instruction."""
         if address not in self._looks:

@@ -247,6 +247,7 @@ class X86Board(Board):
         return kind & _GATE_PRESENT != 0 and kind >> 5 & 3 >= self.get("cs") & 3
 
     def _invalid(self, _uc: unicorn.Uc, _data: object) -> bool:
+        self.raised(self.pc)
         self.context()
         self._deliver(_INVALID_OPCODE, self.pc, None)
         return True

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from emulator.faults import BadCall
-from emulator.stops import Rewound
+from emulator.faults import BadCall, Fault
+from emulator.governor import Governor
+from emulator.stops import Event, Rewound
 from kernels.booted.kernel import BootedKernel
 from machine.control import Control, Handler
 from machine.controlling import Controlling
@@ -130,6 +131,17 @@ class _Body:
     def restore(self, _seat: Any, taken: Any, /) -> None:
         """Let it be that again."""
         self._machine.restore(taken)
+
+    def origin(self, event: Event, governor: Governor, /) -> int | None:
+        """Return where the last exception was raised that is where the kernel says the fault is."""
+        fault = event.fault
+        if not isinstance(fault, Fault) or fault.kind.is_limit:
+            return None
+        where = fault.where.partition("/")[0]  # sizes are the kernel's, or the file's
+        for count, pc in reversed(governor.exceptions):
+            if (self._machine.symbolize(pc) or "").partition("/")[0] == where:
+                return count
+        return None
 
     def refused(self, _address: int, /) -> str:
         """Return that there can be a breakpoint anywhere."""

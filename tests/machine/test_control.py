@@ -7,6 +7,7 @@ The order of instructions is told by a hook of Unicorn's that the control has no
 from __future__ import annotations
 
 import itertools
+import re
 import time
 import zlib
 from collections import Counter
@@ -285,6 +286,27 @@ def test_a_fault_stops_before_it_comes_out_and_can_be_undone(subject: Subject) -
     def mend(control: Control) -> Resume:
         control.set(argument, subject.data)
         return Resume.CONTINUE
+
+    came = script.stops[1].origin
+    assert came is not None
+
+    def to_origin(control: Control) -> Resume:
+        control.aim = came
+        return Resume.GO_BACK
+
+    looking = Script(Resume.CONTINUE, to_origin)
+    if came < script.stops[1].count:
+        with subject.machine.control(looking), pytest.raises(Fault):
+            subject.call(BAD)
+        assert [why for why, _ in looking.seen] == [Why.ENTRY, Why.FAULT, Why.STEP, Why.FAULT]
+        assert (looking.stops[2].count, looking.stops[3].origin) == (came, came)
+        at = looking.stops[2].pc
+    else:
+        at = script.stops[1].pc
+    name = subject.machine.symbolize(at)
+    assert name is not None
+    assert re.split("[ /]", name)[0] == re.split("[ /]", caught.value.where)[0]
+    assert str(looking.stops[3].fault if looking.stops else told) == str(told)
 
     mended = Script(Resume.CONTINUE, Resume.CONTINUE_BACK, mend)
     with subject.machine.control(mended):
