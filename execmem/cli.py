@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "Run a module's init, or call one of its functions.",
     "crypto": "Hash, encrypt or compress with a module's algorithm.",
     "trace": "Show the tree of calls while a function runs.",
+    "coverage": "Show how much of a module a call executes; drcov, lcov.",
     "probe": "Show the registers whenever an instruction is reached.",
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",

@@ -18,7 +18,7 @@ from emulator.disassembly import Disassembler
 from kernels.tracing import UntilStopped
 from loader.elfview import ElfView
 from loader.loaded import LoadedSection
-from machine.covered import Covered, Findings, Place
+from machine.covered import Covered, Findings, Lined, Place
 from machine.watching import Ground
 
 KERNEL = "vmlinux"
@@ -129,7 +129,7 @@ class Coverage(UntilStopped):
         """Write a drcov file; see `machine.covered.Findings.drcov`."""
         return self.found.drcov(path, like=like, kernel=kernel)
 
-    def lcov(self, path: str | Path, **where: Any) -> dict[str, str]:
+    def lcov(self, path: str | Path, **where: Any) -> Lined:
         """Write lcov's `.info`; see `machine.covered.Findings.lcov`."""
         return self.found.lcov(path, **where)
 

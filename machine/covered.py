@@ -17,17 +17,18 @@ import hashlib
 import io
 import json
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from allocator.errors import ExecmemError
 from allocator.files import write_file
-from loader.elfview import SHF_EXECINSTR, ElfView
+from loader.elfview import SHF_EXECINSTR, STT_FUNC, ElfView
 from loader.lines import Lines
 from loader.loaded import LoadedSection
 
@@ -77,6 +78,37 @@ class Block:
     address: int
     count: int
     instructions: int
+
+
+@attrs.frozen
+class Part:
+    """What was executed of a function.
+
+    Parameters
+    ----------
+    name, section, offset, size
+        The function: its symbol, and where it is.
+    begun
+        How often its first instruction was executed.
+    blocks, executed
+        How many blocks of it were, and how many bytes.
+    """
+
+    name: str
+    section: int
+    offset: int
+    size: int
+    begun: int
+    blocks: int
+    executed: int
+
+
+@attrs.frozen
+class Lined:
+    """What is in a file of lines: how many, and what is not there (name -> why)."""
+
+    lines: int
+    without: Mapping[str, str]
 
 
 @attrs.define(eq=False)
@@ -163,6 +195,41 @@ class Covered:
     def _block(self, start: Place, end: int, count: int, instructions: int) -> Block:
         at = self.address(start)
         return Block(start[0], start[1], end - start[1], at, count, instructions)
+
+    @property
+    def functions(self) -> list[Part]:
+        """The functions of a module of which something was executed; a kernel's have no names here."""
+        view = self.view
+        if view is None:
+            return []
+        table = view.symbols
+        named = sorted(
+            (int(table["shndx"][i]), int(table["value"][i]), int(table["size"][i]), i)
+            for i in np.flatnonzero(table["info"] & 0xF == STT_FUNC).tolist()
+            if int(table["shndx"][i]) in self.sections
+        )
+        blocks, places = self.blocks, sorted(self.executed)
+        starts = [(block.section, block.offset) for block in blocks]
+        found: list[Part] = []
+        for section, offset, size, index in named:
+            if found and (found[-1].section, found[-1].offset) == (section, offset):
+                continue  # another name of the same
+            first, last = (section, offset), (section, offset + size)
+            inside = places[bisect_left(places, first) : bisect_left(places, last)]
+            if not inside:
+                continue
+            found.append(
+                Part(
+                    view.symbol_name(index),
+                    section,
+                    offset,
+                    size,
+                    self.executed.get(first, (0, 0))[1],
+                    bisect_left(starts, last) - bisect_left(starts, first),
+                    sum(self.executed[place][0] for place in inside),
+                )
+            )
+        return found
 
     def add(self, other: Covered) -> None:
         """Count what was executed in another run; NotCovered where it is of another file."""
@@ -274,7 +341,7 @@ class Findings:
     def _shown(self, kernel: bool = True) -> list[Covered]:
         return [c for c in self.covered.values() if c.executed and (kernel or c.view is not None)]
 
-    def lcov(self, path: str | Path, **where: Any) -> dict[str, str]:
+    def lcov(self, path: str | Path, **where: Any) -> Lined:
         """Write the lines of source that were executed, as lcov's `.info`.
 
         A line counts as often as the one of its instructions that was executed most.
@@ -283,11 +350,6 @@ class Findings:
         ----------
         where
             Where debugging information may be, as for `loader.lines.Lines.of_module`.
-
-        Returns
-        -------
-        dict
-            What is not in the file: name -> why.
 
         Raises
         ------
@@ -311,7 +373,7 @@ class Findings:
             why = "; ".join(missing.values()) or "nothing was executed"
             raise NotCovered(", ".join(missing) or "nothing", why, "build it with -g")
         write_file(path, "".join(_info(files, functions)).encode("utf-8", "surrogateescape"))
-        return missing
+        return Lined(sum(map(len, files.values())), missing)
 
     def document(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
@@ -330,6 +392,18 @@ class Findings:
                         }
                         for index, s in covered.code
                     ],
+                    "functions": [
+                        {
+                            "name": part.name,
+                            "section": part.section,
+                            "offset": part.offset,
+                            "size": part.size,
+                            "begun": part.begun,
+                            "blocks": part.blocks,
+                            "executed": part.executed,
+                        }
+                        for part in covered.functions
+                    ],
                     "blocks": [
                         {
                             "section": block.section,
@@ -345,8 +419,8 @@ class Findings:
             ],
             "edges": [
                 {
-                    "from": [owner, *place],
-                    "to": [target, *there],
+                    "from": {"module": owner, "section": place[0], "offset": place[1]},
+                    "to": {"module": target, "section": there[0], "offset": there[1]},
                     "count": times,
                 }
                 for (owner, place, target, there), times in sorted(self.edges.items())

@@ -52,6 +52,7 @@ RUNNING: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "{module}", "--no-init", "--html", "{module}.html"),
     "trace": ("trace", "{module}", "--", "init_module"),
     "probe": ("probe", "{module}:init_module", "--", "init_module"),
+    "coverage": ("coverage", "{module}"),
     "crypto": ("crypto", "nothing", "str:abc", "--module", "{module}"),
     "sweep": ("sweep", "{module}"),
 }

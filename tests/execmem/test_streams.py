@@ -29,6 +29,7 @@ WRITING = {
     "trace": ["trace", path("x86_64", "patchable"), "--", "patchable_fib", "3"],
     "probe": ["probe", f"{path('x86_64', 'patchable')}:patchable_fib", "--", "patchable_fib", "3"],
     "relocs": ["relocs", HELLO],
+    "coverage": ["coverage", HELLO],
     "archs": ["archs"],
     "reach": ["reach", "--arch", "x86_64", "--json"],
     "compare": ["compare", "--workload", "probes", "--design", "default"],
@@ -296,6 +297,7 @@ def outputs(target):
         ["compare", "--workload", "probes", "--design", "default", "--arch", "arm64", "--record", target],
         ["sweep", HELLO, "--jobs", "1", "--output", target],
         ["export", HELLO, "--elf", target],
+        ["coverage", HELLO, "--drcov", target],
         ["export", HELLO, "--core", target],
         ["check", CASE, "--linker", "none", "--junit", target],
     ]  # fmt: skip

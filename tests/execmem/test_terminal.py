@@ -66,6 +66,7 @@ def commands(file, folder, name):
         "trace": ["trace", file, "--", function, "21", "6"],
         "probe": ["probe", f"{file}:{function}", "--", function, "21", "6"],
         "relocs": ["relocs", file],
+        "coverage": ["coverage", file, function, "21", "6", "--drcov", folder / "out.drcov"],
         "reach": ["reach", "--arch", function],
         "archs": ["archs", function],
         "kernel": ["kernel", file],
