@@ -111,6 +111,8 @@ BOOT = Boot(
         link=3,
         page=3 << 53 | 0x703,  # UXN, PXN; accessed, inner shareable
         frame=(1 << 48) - (1 << 12),
+        written=(1 << 7, 0),  # AP[2], PXN
+        executed=(1 << 53, 0),
     ),
     able="max",
 )

@@ -116,6 +116,8 @@ BOOT = Boot(
         page=0xE7,  # dirty, accessed, global
         frame=(1 << 54) - (1 << 10),
         shift=2,
+        written=(1 << 2, 1 << 2),  # W, X
+        executed=(1 << 3, 1 << 3),
     ),
     able="base64",
 )

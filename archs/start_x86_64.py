@@ -189,6 +189,8 @@ BOOT = Boot(
         page=1 << 63 | 0x63,
         frame=(1 << 52) - (1 << 12),
         roots=("init_top_pgt", "swapper_pg_dir"),
+        written=(1 << 1, 1 << 1),  # R/W, XD
+        executed=(1 << 63, 0),
     ),
     able="icelake-server",
 )

@@ -136,6 +136,31 @@ class Tables:
                 return None
         return at
 
+    def entry(self, words: Words, address: int) -> int | None:
+        """Return the entry that maps an address, however much it maps; None where none does."""
+        shift, stride = self._top, self.granule - _ENTRY
+        table, count = self.root, 1 << self.bits - shift
+        while shift >= self.granule:
+            found = words(table, count)
+            entry = 0 if found is None else int(found[address >> shift & count - 1])
+            if not entry & 1:
+                return None
+            if self._leaves(np.array([entry], np.uint64), shift)[0]:
+                return entry
+            table = (entry & self.format.frame) << self.format.shift
+            shift, count = shift - stride, 1 << stride
+        return None
+
+    def is_open(self, words: Words, address: int) -> bool | None:
+        """Return whether memory may be stored to and executed; None where that is not known."""
+        written, executed = self.format.written, self.format.executed
+        if written is None or executed is None:
+            return None
+        entry = self.entry(words, address)
+        if entry is None:
+            return False
+        return all(entry & mask == value for mask, value in (written, executed))
+
     @property
     def _top(self) -> int:
         """The bits below an index into the first table."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from operator import index
 from typing import SupportsIndex, TypeGuard
@@ -44,6 +44,8 @@ class Caller:
         self._calls = calls
         self.limits = calls.limits
         self.threads: dict[int, Thread] = {}
+        # Told what is called from outside; what it returns is called when that has returned.
+        self.around: Callable[[int], Callable[[], object]] | None = None
 
     def call(
         self,
@@ -59,11 +61,16 @@ class Caller:
         self._check(address, args)
         limits, calls = self.limits, self._calls
         entered = limits.enter(*limits.given(instructions, seconds))
+        if self.around is not None and not calls.stack.depth:
+            returned = self.around(address)
+        else:
+            returned = _nothing
         try:
             if cpu is None and _are_slots(args):
                 raw = calls.run(address, args)
                 if self._kernel.work_pending and not calls.stack.depth:
                     self.idle()
+                returned()
                 return kind.from_register(raw)
             with ExitStack() as buffers:
                 if cpu is not None:
@@ -75,6 +82,7 @@ class Caller:
                         value.data = self._memory.read(slot, len(value)) if len(value) else b""
                 if self._kernel.work_pending and not calls.stack.depth:
                     self.idle()
+            returned()
             return kind.from_register(raw)
         finally:
             limits.leave(entered)
@@ -185,6 +193,10 @@ class Caller:
         # Not `self.free`: the function may have taken the buffer and freed it (kfree does).
         buffers.callback(self._kernel.free, address)
         return address
+
+
+def _nothing() -> None:
+    """Look at nothing."""
 
 
 def _are_slots(args: Sequence[Argument]) -> TypeGuard[Sequence[int]]:

@@ -15,12 +15,17 @@ from emulator import process
 from emulator.calls import Calls
 from emulator.cpu import Cpu
 from emulator.faults import LIMIT_HINTS, Fault, FaultKind, Stop, Stopped
+from kernels.findings import FindingKind
+from kernels.guarding import Wrong
 from kernels.modelled import traps
 from kernels.modelled.api import held
 from kernels.modelled.extable import fix
 from kernels.modelled.kernel import Kernel
 from loader.loaded import LoadedModule, State
 from machine.places import Places
+
+# Address, whether it is a store -> what is wrong; None: nothing that is known.
+Blame = Callable[[int, bool], Wrong | None]
 
 FAR = 1 << 20  # bytes of the largest variable that members are looked for in
 
@@ -46,7 +51,11 @@ class Explainer:
         self._modules = places.modules
         self.where = places.where
         self.taken: Callable[[], int] = partial(held.taken, kernel)  # locks, by now
+        # Says what is wrong with an access to a guarded object: address, whether it is a store.
         # Says where the kernel is that a module was built for; nothing where that is not known.
+        self.blame: Blame = _nobody
+        # Told of what is wrong, and the fault that it ended in.
+        self.found: Callable[[Wrong, Fault], object] = lambda _wrong, _fault: None
         self.own_kernel: Callable[[LoadedModule], str] = lambda _loaded: ""
 
     def explain(self, stop: Stop) -> Fault:
@@ -55,7 +64,10 @@ class Explainer:
         kind, budget = stop.kind, self._calls.limits.budget
         if self._kernel.text is not None:
             stop.pc = self._kernel.text.kprobes.origin(stop.pc)
-        if kind is FaultKind.INSTRUCTION_LIMIT:
+        wrong = None if stop.address is None else self.blame(stop.address, kind is FaultKind.WRITE)
+        if wrong is not None:
+            kind, reason = wrong.kind.fault, wrong.reason
+        elif kind is FaultKind.INSTRUCTION_LIMIT:
             reason = f"{budget.instructions} instructions"
         elif kind is FaultKind.TIME_LIMIT:
             reason = f"{budget.seconds} seconds"
@@ -87,7 +99,7 @@ class Explainer:
             self._kernel.calls[symbol] = self._kernel.calls.get(symbol, 0) + 1
         elif stop.address is not None:
             reason = self._access_reason(stop)
-        return Fault(
+        fault = Fault(
             kind=kind,
             pc=stop.pc,
             where=self._places.where(stop.pc),
@@ -99,6 +111,9 @@ class Explainer:
             cause=self.first_stop(self._places.locate(stop.pc)[0]),
             sources=self._places.sources(stop.pc),
         )
+        if wrong is not None:
+            self.found(wrong, fault)
+        return fault
 
     def attribute(self, fault: Fault, address: int) -> None:
         """Say of a fault in the function at `address` what it may come from."""
@@ -196,11 +211,13 @@ class Explainer:
             return f"{what}: kernel symbol '{other}', which is no per-cpu variable"
         return f"{what}: kernel symbol '{name}'" if name else what
 
-    def refuse_access(self, kind: FaultKind, reason: str, address: int) -> NoReturn:
+    def refuse_access(
+        self, kind: FaultKind, reason: str, address: int, wrong: Wrong | None = None
+    ) -> NoReturn:
         """Stop the guest at an access that it may not make, itself or in a kernel function."""
         pc = self._calls.stack.cpu.read(self._arch.runs.calling.program_counter)
         inside = self._kernel.executing
-        raise Fault(
+        fault = Fault(
             kind=kind,
             pc=pc,
             where=self._kernel.caller() if inside else self._places.where(pc),
@@ -209,6 +226,16 @@ class Explainer:
             reason=f"{reason}, in {inside}()" if inside else reason,
             sources=() if inside else self._places.sources(pc),
         )
+        named = next((each for each in FindingKind if each.fault is kind), None)
+        if wrong is None and named is not None:
+            wrong = Wrong(named, reason)
+        if wrong is not None:
+            self.found(wrong, fault)
+        raise fault
+
+    def refuse(self, wrong: Wrong, address: int) -> NoReturn:
+        """Stop the guest at what is wrong with a free."""
+        self.refuse_access(wrong.kind.fault, wrong.reason, address, wrong)
 
     def last_words(self, cpu: Cpu) -> dict[str, str | int]:
         """Return what is known of a CPU over which the emulator dies."""
@@ -230,6 +257,10 @@ class Explainer:
     def fix(self, pc: int) -> int | None:
         """Return where to go on after a failed access at `pc` that was expected; None: it was not."""
         return fix(self._kernel, self._modules.values(), pc)
+
+
+def _nobody(_address: int, _write: bool) -> None:
+    """Blame nobody."""
 
 
 def _region_text(loaded: LoadedModule, region: Allocation) -> str:

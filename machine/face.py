@@ -39,6 +39,7 @@ from machine.callbacks import Callback, Callbacks, Landing
 from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
+from machine.sanitizing import Sanitizer
 from machine.typed import TypedFunction, TypedFunctions
 from machine.typedcalls import Call, Listening, OnTyped, call_of
 from machine.types import GuestType, Types, View
@@ -450,6 +451,14 @@ class Machine(abc.ABC):
         """
         address, found = place_of(self, what, size)
         return Watch(self, self.ground, address, found, kinds, limit, callback)
+
+    @abc.abstractmethod
+    def sanitize(self, *checks: str) -> Sanitizer:
+        """Put the machine under checks (`machine.sanitizing.CHECKS`), all where none is given.
+
+        They last until the result's `stop`, or as a context manager. What they find is a `Fault`
+        where it stops the guest, and is in the result's `findings`.
+        """
 
     @abc.abstractmethod
     def control(self, handler: Handler) -> AbstractContextManager[Control]:

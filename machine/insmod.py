@@ -74,6 +74,9 @@ class Insmod:
         self.leaks: list[str] = []
         # Told of a module whose init is over, or that goes: its memory is about to be others'.
         self.changing: Callable[[LoadedModule], object] = lambda _loaded: None
+        # Told of a module that is there, and of one that goes.
+        self.came: Callable[[LoadedModule], object] = lambda _loaded: None
+        self.leaving: Callable[[LoadedModule], object] = lambda _loaded: None
 
     def load(self, image: bytes, name: str, *, init: bool, params: Mapping[str, object]) -> Module:
         """Form a module and run its init; its bytes are those of a file with that name."""
@@ -129,6 +132,7 @@ class Insmod:
         )
         module = self._present(loaded, report)
         self.modules[loaded.name] = module
+        self.came(loaded)
         return module
 
     def _run_constructors(self, loaded: LoadedModule) -> None:
@@ -184,6 +188,7 @@ class Insmod:
     def _discard(self, loaded: LoadedModule) -> None:
         """Take a module out of memory, and what it left registered out of the registry."""
         self.changing(loaded)
+        self.leaving(loaded)
         if isinstance(self._kernel.heap, CheckedHeap):
             self.leaks += [f"{loaded.name} leaks {o}" for o in self._kernel.heap.leaks(loaded.name)]
         try:

@@ -64,6 +64,8 @@ from machine.ground import ModelledGround, ModelledLanding
 from machine.module import Module
 from machine.patching import Phase, Way
 from machine.report import ModuleReport
+from machine.sanitized import ModelledSanitizer
+from machine.sanitizing import chosen
 from machine.thread import Thread
 from machine.typed import TypedFunction, TypedFunctions
 from machine.typedcalls import Listening, OnTyped
@@ -129,6 +131,8 @@ class ModelledMachine(Computer, Machine):
     constructors
         Model a kernel with CONFIG_CONSTRUCTORS, which runs a module's before its init.
     """
+
+    sanitizer: ModelledSanitizer | None = None
 
     # Modules -------------------------------------------------------------------------------
 
@@ -246,6 +250,34 @@ class ModelledMachine(Computer, Machine):
         """Its memory, for those who watch it."""
         serving, loaded = self.kernel.serving, self.loader.modules
         return ModelledGround(self.arch, self.memory, self.cpus, serving, loaded)
+
+    def sanitize(self, *checks: str) -> ModelledSanitizer:
+        """Put the machine under checks until the result's `stop`, or as a context manager.
+
+        Parameters
+        ----------
+        checks
+            Names of `machine.sanitizing.CHECKS`; all where none is given. Others than these are
+            switched off.
+
+        Raises
+        ------
+        BadCall
+            There is no such check, or a call is under way.
+        AllocationError
+            There is no memory for guarded objects.
+        """
+        names = chosen(checks)
+        if self.calls.stack.depth:
+            raise BadCall("sanitize", "a call is under way", "begin before the call")
+        if self.sanitizer is not None:
+            self.sanitizer.stop()
+        made = ModelledSanitizer(
+            names, self.kernel, self.memory, self.caller, self.insmod, self.explainer
+        )
+        made.at_end(lambda: setattr(self, "sanitizer", None))
+        self.sanitizer = made
+        return made
 
     def control(self, handler: Handler) -> AbstractContextManager[Control]:
         """Have each call into the guest under control; see `machine.control`."""

@@ -160,6 +160,9 @@ class TableFormat:
         kernel reads and writes.
     roots
         What the kernel calls its table.
+    written, executed
+        Which bits of an entry that maps memory say that the kernel may store there, and execute,
+        and what they are then; nothing where that is not known.
 
     Bit 0 says that an entry is valid.
     """
@@ -174,6 +177,8 @@ class TableFormat:
     link: int
     page: int
     roots: tuple[str, ...] = ("swapper_pg_dir",)
+    written: tuple[int, int] | None = None
+    executed: tuple[int, int] | None = None
 
 
 @attrs.frozen(kw_only=True)

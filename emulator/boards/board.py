@@ -868,6 +868,11 @@ class Board(Steering):
         """Let the emulator go on at an address, from a hook: it ends the block."""
         self.pc = address
 
+    @property
+    def failing(self) -> bool:
+        """Whether the run under way ends with an exception."""
+        return self._raised is not None
+
     def fail(self, error: BaseException) -> None:
         """Let the run end, from a hook, and raise an exception."""
         self._raised = error

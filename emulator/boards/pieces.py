@@ -35,7 +35,7 @@ class Pieces:
         self._uc, self._ram = uc, ram
         self._size = -(-ram.size // (_MOST * _SIZE)) * _SIZE
         self._executed: set[int] = set()
-        self._holes: set[int] = set()
+        self.apart: set[int] = set()  # where regions begin that something else decides about
         for at in range(0, ram.size, self._size):
             size = min(self._size, ram.size - at)
             uc.mem_map_ptr(ram.start + at, size, _DATA, ram.address + at)
@@ -43,7 +43,7 @@ class Pieces:
     def leave_out(self, start: int, size: int) -> None:
         """Unmap memory that something else answers for."""
         self._uc.mem_unmap(start, size)
-        self._holes.add(start)
+        self.apart.add(start)
 
     def is_executed(self, physical: int) -> bool:
         """Return whether code was executed in the piece of a physical address."""
@@ -57,7 +57,7 @@ class Pieces:
         self._executed.add(at)
         start, size = self._ram.start + at, min(self._size, self._ram.size - at)
         for first, last, _ in list(self._uc.mem_regions()):
-            if start <= first < start + size and first not in self._holes:
+            if start <= first < start + size and first not in self.apart:
                 self._uc.mem_protect(first, last - first + 1, uc_const.UC_PROT_ALL)
         end = start + size - 1
         self._uc.hook_add(uc_const.UC_HOOK_MEM_FETCH_UNMAPPED, _never, None, start, end)

@@ -75,7 +75,9 @@ class Guest:
         self.inside = 0  # number of the call under way; 0: none
         self.apart = False  # whether what is called now is for the machine's own needs
         self._numbers = count(1)
-        # Told when a call has returned, and of the stack of one that never will.
+        # Told of what is called from outside, when a call has returned, and of the stack of one
+        # that never will.
+        self.on_enter: list[Callable[[int], object]] = []
         self.on_return: list[Callable[[], object]] = []
         self.on_given_up: list[Callable[[int], object]] = []
         # Who has it under control: begins calls from outside, and says what a failure is.
@@ -148,6 +150,9 @@ class Guest:
         if self.depth >= _DEEPEST:
             reason = f"calls from handlers nest deeper than {_DEEPEST}: one calls what leads to it"
             raise Ended(Halt.STUCK, board.pc, reason)
+        if not self.depth:
+            for enter in self.on_enter:
+                enter(address)
         outer = self._saved() if self.depth else None
         below, self._below = self._below, None
         sp = self._top() if below is None else below

@@ -7,6 +7,7 @@ for it; where they begin is sorted, so that its number is found, and by that its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -83,6 +84,12 @@ class Symbols(Mapping[str, int]):
         """Yield every name and address, in the order of the kernel's table, equal names too."""
         names = self.text.decode("latin-1").split("\0")[1:-1]
         return zip(names, self.addresses.tolist(), strict=True)
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, int]]:
+        """Yield names that a regular expression matches as a whole, and addresses."""
+        for found in re.finditer(b"(?<=\0)(?:" + pattern.encode() + b")(?=\0)", self.text):
+            name = found[0].decode("latin-1")
+            yield name, self[name]
 
     def as_dict(self) -> dict[str, int]:
         """Return all of them at once, which looking each up would take minutes for."""

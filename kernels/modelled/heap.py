@@ -7,6 +7,9 @@ kernel's poison so that a module that reads what it never wrote shows itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import attrs
 
 from allocator import AllocationError, KernelMemory
@@ -18,6 +21,28 @@ ZERO_SIZE_PTR = 16  # what kmalloc(0) returns: neither NULL nor usable
 SMALLEST = 8
 LIMIT = 512 << 20  # bytes of all objects together, with what each costs the host
 COST = 256
+
+
+class Apart(Protocol):
+    """Objects that are kept elsewhere than in slabs."""
+
+    def __contains__(self, address: int, /) -> bool: ...
+
+    def alloc(self, size: int, /, *, zero: bool) -> int | None:
+        """Return the address of an object; None where it is to be a plain one."""
+        ...
+
+    def free(self, address: int, /) -> bool:
+        """Free the object at an address; False where it is none."""
+        ...
+
+    def size(self, address: int, /) -> int:
+        """Return the bytes usable at an object; 0 for none."""
+        ...
+
+    def live(self) -> Iterable[tuple[int, int]]:
+        """Return address and bytes of those that are not freed."""
+        ...
 
 
 @attrs.define
@@ -32,7 +57,8 @@ class Heap:
         Bytes that live objects may come to, `cost` for each of them included: a guest that
         allocates without end gets no memory, and the host keeps its own.
 
-    `host` is what else the host keeps for the guest, which counts as well.
+    `host` is what else the host keeps for the guest, which counts as well. `apart` has objects
+    that are not in slabs, where there are any; their number is bounded.
     """
 
     memory: KernelMemory
@@ -40,6 +66,7 @@ class Heap:
     used: int = attrs.field(default=0, init=False)
     host: int = attrs.field(default=0, init=False)
     cost: int = attrs.field(default=COST, init=False)
+    apart: Apart | None = attrs.field(default=None, init=False)
     _free: dict[int, list[int]] = attrs.field(factory=dict, init=False)
     _live: dict[int, tuple[int, int]] = attrs.field(factory=dict, init=False)
     _slabs: list[int] = attrs.field(factory=list, init=False)
@@ -48,6 +75,8 @@ class Heap:
         """Return the address of `size` bytes, or 0 where there is no memory."""
         if size == 0:
             return ZERO_SIZE_PTR
+        if self.apart is not None and (found := self.apart.alloc(size, zero=zero)) is not None:
+            return found
         room = max(SMALLEST, 1 << (size - 1).bit_length())
         if self.used + self.host + room + self.cost > self.limit:
             return 0
@@ -77,6 +106,8 @@ class Heap:
         """Give an object back; False when `address` is not one (freed twice, never allocated)."""
         if address in (0, ZERO_SIZE_PTR):
             return True
+        if self.apart is not None and address in self.apart:
+            return self.apart.free(address)
         found = self._live.get(address)
         if found is None:
             return False
@@ -97,20 +128,23 @@ class Heap:
 
     def size(self, address: int) -> int:
         """Return the bytes usable at an object (ksize); 0 for none."""
+        if self.apart is not None and address in self.apart:
+            return self.apart.size(address)
         return self._live.get(address, (0, 0))[1]
 
     def live(self) -> dict[int, int]:
         """Return live objects: address -> bytes asked for."""
-        return {address: size for address, (size, _) in self._live.items()}
+        found = {address: size for address, (size, _) in self._live.items()}
+        return found if self.apart is None else found | dict(self.apart.live())
 
     def mark(self) -> frozenset[int]:
         """Return which objects live now, to be given to `roll_back`; empty slabs go first."""
         self._shrink()
-        return frozenset(self._live)
+        return frozenset(self.live())
 
     def roll_back(self, mark: frozenset[int]) -> None:
         """Free every object that did not live at `mark`: what a failed load left behind."""
-        for address in [a for a in self._live if a not in mark]:
+        for address in [a for a in self.live() if a not in mark]:
             self.free(address)
         self._shrink()
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from allocator import AccessError, KernelMemory
 from archs import Arch
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
+from kernels.guarding import Wrong
 from kernels.modelled.kasan import Origin
 from kernels.runner import GuestRunner
 
@@ -34,6 +35,9 @@ class Serving:
         self._runner = runner
         self.cpu = cpus[0]
         self.function = ""
+        # Says what is wrong with an access of a kernel function to a guarded object, and is told.
+        self.blame: Callable[[int, bool], Wrong | None] = lambda _address, _write: None
+        self.found: Callable[[Wrong, Fault], object] = lambda _wrong, _fault: None
 
     def return_to(self) -> int:
         """Return where the call being executed returns to."""
@@ -70,4 +74,10 @@ class Serving:
     def access_fault(self, error: AccessError, what: str) -> Fault:
         """Return the fault of what the kernel could not reach for the guest, in `what`."""
         kind = FaultKind.WRITE if error.access == "write" else FaultKind.READ
+        wrong = self.blame(error.address, kind is FaultKind.WRITE)
+        if wrong is not None:
+            reason = f"{wrong.reason}, in {what}"
+            fault = self.fault(wrong.kind.fault, reason, address=error.address)
+            self.found(wrong, fault)
+            return fault
         return self.fault(kind, f"{error.reason}, in {what}", address=error.address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase, translate
 from functools import cached_property
 
@@ -210,6 +210,12 @@ class Functions:
                 "trace", 0, pattern, f"no function matches {glob!r} in {whose}", hint
             )
         return list(found.values())
+
+    def own(self, pattern: str) -> Iterator[tuple[str, int]]:
+        """Yield name and address of the kernel's own functions that a regular expression matches."""
+        for name, address in self._kernel.symbols.matching(pattern):
+            if address in self.text:
+                yield name, address
 
     def _own(self, glob: str) -> list[Function]:
         symbols, text = self._kernel.symbols, self.text

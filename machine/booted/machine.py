@@ -60,6 +60,7 @@ from machine.booted.module import (
     with_regions,
 )
 from machine.booted.process import Using
+from machine.booted.sanitized import Sanitizable
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.snapshots import Snapshot
 from machine.booted.words import needed, soft, words_of
@@ -75,7 +76,7 @@ _FEW = 1000  # modules that are read to find who has an alias, where no index te
 _SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
 
 
-class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
+class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interposed, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -167,6 +168,7 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
         self._listed = None
         self._drivers = []
         self._modules: dict[str, BootedModule] = {}
+        self.sanitizer = None
         self._asked: ModuleTree | None = None  # the tree of the load under way
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
         self._requests = Requests(self.kernel.guest, lambda: standing.types, self.request)
@@ -264,6 +266,8 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
             )
         for coverage in self.coverages:
             coverage.settle()
+        if self.sanitizer is not None:
+            self.sanitizer.unloaded(module.name)
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
 
@@ -344,6 +348,8 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
         )
         module = BootedModule(self, view, name, inserted, report)
         self.modules[name] = module
+        if self.sanitizer is not None:
+            self.sanitizer.loaded(module)
         return module
 
     # Calls --------------------------------------------------------------------------------------
@@ -405,8 +411,10 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
         size = contents if isinstance(contents, int) else len(contents)
         if size < 0:
             raise BadCall("alloc", f"{size} bytes")
-        with self.kernel.watched():
-            address = self.kernel.guest.alloc(max(size, 1))
+        address = None if self.sanitizer is None else self.sanitizer.alloc(max(size, 1))
+        if address is None:
+            with self.kernel.watched():
+                address = self.kernel.guest.alloc(max(size, 1))
         if not address:
             raise BadCall("alloc", f"no {size:#x} bytes of guest memory")
         if not isinstance(contents, int) and contents:
@@ -415,8 +423,9 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
 
     def free(self, address: int) -> None:
         """Free what `alloc` returned."""
-        with self.kernel.watched():
-            self.kernel.guest.free(address)
+        if self.sanitizer is None or not self.sanitizer.free(address):
+            with self.kernel.watched():
+                self.kernel.guest.free(address)
         self._freed(address)
 
     def read(self, address: int, size: int) -> bytes:
@@ -473,7 +482,9 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
 
     def _standing(self, still: Still | Mark) -> Snapshot:
         inside = self.kernel.guest.inside
-        return Snapshot(still, dict(self.modules), self.mounted, inside, self._listed)
+        checks, guarded = self._guarded()
+        modules, listed = dict(self.modules), self._listed
+        return Snapshot(still, modules, self.mounted, inside, listed, checks, guarded)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the machine was: memory, registers, modules, time, log.
@@ -485,11 +496,13 @@ class BootedMachine(Savable, Dumpable, Limited, Kernelwise, Interposed, Using):
             raise BadCall("restore", "a snapshot of the middle of another call, or of none")
         for coverage in self.coverages:
             coverage.gone()
+        self._checks_end(snapshot)
         board = self.kernel.board
         if isinstance(snapshot.still, Mark):
             board.back_to(snapshot.still)
         else:
             board.back(snapshot.still)
+        self._checks_back(snapshot)
         self.kernel.restored()
         self.interposing.restored()
         self.mounted = snapshot.mounted

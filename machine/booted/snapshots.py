@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import attrs
 
 from emulator.boards.board import Mark, Still
+from kernels.guarding import PoolState
 from kernels.registry import Record
 from machine.booted.module import BootedModule
+from machine.booted.sanitizer import BootedSanitizer
 
 
 @attrs.frozen
@@ -28,6 +30,8 @@ class Snapshot:
         Number of the call that it was made inside of; 0: of none.
     listed
         What was registered when somebody last looked; None: nobody notes that.
+    checks, guarded
+        The checks that it was under, and the objects that these guarded; None: there were none.
     """
 
     still: Still | Mark = attrs.field(repr=False)
@@ -35,3 +39,5 @@ class Snapshot:
     mounted: bool = False
     inside: int = 0
     listed: list[Record] | None = attrs.field(default=None, repr=False)
+    checks: BootedSanitizer | None = attrs.field(default=None, repr=False)
+    guarded: PoolState | None = attrs.field(default=None, repr=False)

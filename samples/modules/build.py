@@ -46,6 +46,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "mathlib": (),
     "mathuser": ("mathlib",),
     "notes": (),
+    "parser": (),
+    "parserclean": (),
     "patchable": (),
     "sealed": (),
     "sorting": (),

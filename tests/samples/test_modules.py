@@ -111,9 +111,9 @@ def test_manifest_matches_files() -> None:
 
 
 def test_package_stays_small() -> None:
-    """Everything that is shipped for the samples fits in 600 KiB."""
+    """Everything that is shipped for the samples fits in 700 KiB."""
     shipped = [file for file in PACKAGE.rglob("*") if "__pycache__" not in file.parts]
-    assert sum(file.stat().st_size for file in shipped if file.is_file()) < 600 << 10
+    assert sum(file.stat().st_size for file in shipped if file.is_file()) < 700 << 10
 
 
 def test_unknown_names_are_refused() -> None:

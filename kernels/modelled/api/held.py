@@ -63,6 +63,12 @@ def left(k: Kernel, since: int, cause: Stopped, task: int = 0) -> None:
             holder.place, holder.cause = _place(k, holder), cause
 
 
+def still(k: Kernel, since: int) -> list[tuple[int, str]]:
+    """Return what was taken after `since` and is held: address, and where it was taken."""
+    holders = state(k, _Held).holders.items()
+    return [(at, _place(k, each)) for at, each in holders if each.serial > since]
+
+
 def holder(k: Kernel, what: int) -> tuple[str, Stopped | None]:
     """Return where a lock was taken, empty where nobody knows, and what stopped its holder."""
     found = state(k, _Held).holders.get(what)

@@ -48,8 +48,10 @@ typedef _Bool bool;
 #define __text2(x) #x
 #define __text(x) __text2(x)
 
-/* What one architecture says differently. */
-#if defined(__x86_64__)
+/* What one architecture says differently; KERNEL_H is a header that says it of another kernel. */
+#if defined(KERNEL_H)
+#include KERNEL_H
+#elif defined(__x86_64__)
 #define MODULE_SIZE 1280
 #define MODULE_EXIT 1200
 #define VERMAGIC_TAIL "SMP preempt mod_unload "
@@ -75,7 +77,9 @@ typedef _Bool bool;
 #define ENTRY_FIELD(symbol) ".quad " symbol "\n"
 #endif
 #define MODULE_NAME 24
+#if !defined(MODULE_INIT)
 #define MODULE_INIT 312
+#endif
 
 /* struct module, with names only for what the module file itself fills in. */
 struct module {
@@ -249,7 +253,9 @@ struct lock_class_key {
 	u8 opaque[8];
 };
 
+#if !defined(__mutex_init)
 void __mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key);
+#endif
 void mutex_lock(struct mutex *lock);
 void mutex_unlock(struct mutex *lock);
 
