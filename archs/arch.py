@@ -16,6 +16,7 @@ from allocator.errors import ExecmemError
 from allocator.types import TextPoke
 from archs.environment import Boot, Environment
 from archs.levels.boot import Boot as BootLevel
+from archs.levels.debug import Debug
 from archs.levels.link import Link
 from archs.levels.load import Erratum, Load, Plt
 from archs.levels.patch import LivePatch, Patch
@@ -61,6 +62,9 @@ class Arch:
         *pokes and traces*: how finished text is written; None: it never is.
     boot
         *boots*: how a whole kernel is started. Code that cannot do without asks for `boots`.
+    debug
+        *is debugged*: registers as a debugger calls them. Code that cannot do without asks for
+        `debugs`.
     finalise
         *finalises*: what the kernel edits in a module before its init runs, in its order.
     environment
@@ -76,6 +80,7 @@ class Arch:
     run: Run | None = None
     patch: Patch | None = None
     boot: BootLevel | None = None
+    debug: Debug | None = None
     finalise: tuple[Pass, ...] = ()
     environment: Callable[[Boot], Environment] | None = None
 
@@ -99,6 +104,13 @@ class Arch:
         if self.boot is None:
             raise LevelMissing(self.name, "boot", "how its kernels are started")
         return self.boot
+
+    @property
+    def debugs(self) -> Debug:
+        """The level that debugging needs; LevelMissing where there is none."""
+        if self.debug is None:
+            raise LevelMissing(self.name, "debug", "what a debugger calls its registers")
+        return self.debug
 
     # What an absent level has none of.
 

@@ -45,6 +45,7 @@ from allocator.types import (
 from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_arm64 import CAPABILITIES, environment
+from archs.debug_arm64 import DEBUG
 from archs.environment import Environment
 from archs.extable import ENTRY, PAIR
 from archs.layouts import Table
@@ -566,6 +567,7 @@ ARM64 = Arch(
     ),
     environment=environment,
     boot=BOOT,
+    debug=DEBUG,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),
         Pass(

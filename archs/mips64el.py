@@ -34,6 +34,7 @@ from allocator.types import (
 )
 from archs import traps
 from archs.arch import Arch
+from archs.debug_mips64el import DEBUG
 from archs.dialect import Dialect, Info
 from archs.extable import POINTERS
 from archs.layouts import Table
@@ -329,4 +330,5 @@ MIPS64EL = Arch(
         # n64: lo, hi, epc, badvaddr, status, cause and seven more behind the general ones
         gregset=(*(str(number) for number in range(32)), "lo", "hi", "pc", *[""] * 10),
     ),
+    debug=DEBUG,
 )

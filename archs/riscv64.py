@@ -45,6 +45,7 @@ from allocator.types import (
 from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_riscv64 import ATOMICS, EXTENSIONS, THEAD, environment
+from archs.debug_riscv64 import DEBUG
 from archs.environment import Environment
 from archs.extable import ENTRY, POINTERS
 from archs.layouts import Table
@@ -504,6 +505,7 @@ RISCV64 = Arch(
         text=PATCHING,
     ),
     boot=BOOT,
+    debug=DEBUG,
     environment=environment,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),

@@ -41,6 +41,7 @@ from allocator.types import (
 from archs import marks, traps
 from archs.arch import Arch
 from archs.boot_x86_64 import NUMBERS, environment
+from archs.debug_x86_64 import DEBUG
 from archs.extable import ENTRY, HANDLED
 from archs.insn_x86_64 import NOPS, REGISTERS, decode, holds
 from archs.layouts import Table
@@ -547,6 +548,7 @@ X86_64 = Arch(
     ),
     environment=environment,
     boot=BOOT,
+    debug=DEBUG,
     finalise=(
         Pass("extable", partial(extable.sort, forms=_EXTABLE)),
         Pass("paravirt", paravirt.apply),

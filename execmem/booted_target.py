@@ -91,6 +91,12 @@ class BootedTarget:
         """Say that so many functions were watched."""
         return f"{count} function{'s' * (count != 1)} watched"
 
+    def address(self, function: str) -> int:
+        """Return where a function is that can be called; BadCall."""
+        if self.module is not None and function in self.module.entries:
+            return self.module.address_of(function)
+        return self.machine.function(function)
+
     def call(self, function: str) -> None:
         """Call a function of the module or the kernel; a fault is kept for later."""
         module, returns = self.module, self.options["returns"]

@@ -27,6 +27,7 @@ COMMANDS = {
     "trace": "Show the tree of calls while a function runs.",
     "coverage": "Show how much of a module a call executes; drcov, lcov.",
     "probe": "Show the registers whenever an instruction is reached.",
+    "gdb": "Let gdb debug a module, or functions of its kernel.",
     "relocs": "Show each relocation of a module, before and after.",
     "reach": "Measure how far branches and address formation get.",
     "archs": "Show what each architecture makes different.",

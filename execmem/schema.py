@@ -321,6 +321,14 @@ DOCUMENTS: Mapping[str, Keys] = {
         "hits[]{}": (HEX, "each register that was asked for, at each hit"),
         "restored": (FLAG, "text is as it was"),
     },
+    "gdb": {
+        **_CALL,
+        "function": (TEXT, f"what was called{NULL}its init"),
+        "address": (TEXT, "where a debugger was waited for"),
+        "connected": (FLAG, "whether one came"),
+        "ended": (FLAG, "whether it has ended the call"),
+        "debugger[]": (TEXT, "lines that it printed, with `--batch`"),
+    },
     "relocs": {
         "module": (TEXT, "the module"),
         "arch": (TEXT, "its architecture"),

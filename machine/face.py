@@ -46,6 +46,7 @@ from machine.types import GuestType, Types, View
 from machine.watching import Touch, Watch, place_of
 
 _MODELLED = ("machine.machine", "ModelledMachine")
+_SERVER = ("machine.gdb.server", "Server")
 _BOOTED = ("machine.booted.machine", "BootedMachine")
 _DUMPED = ("machine.booted.dumped", "DumpedMachine")
 
@@ -473,6 +474,25 @@ class Machine(abc.ABC):
         BadCall
             A call is under way, or somebody has it under control already.
         """
+
+    def gdb(self, port: int = 0, **options: Any) -> Any:
+        """Return a server that gdb connects to: a context manager (`machine.gdb.server.Server`).
+
+        What is called in its `with` block is debugged: the first call waits for a gdb.
+
+        Parameters
+        ----------
+        port
+            Of this host; 0: any that is free, which the result's `port` is.
+        options
+            `path`, `host`, `at`, `init` and what else `Server` takes.
+
+        Raises
+        ------
+        CannotListen
+            The port is taken.
+        """
+        return getattr(import_module(_SERVER[0]), _SERVER[1])(self, port, **options)
 
     # Types --------------------------------------------------------------------------------------
 

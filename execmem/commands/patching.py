@@ -87,6 +87,10 @@ class Target(Protocol):
         """Return what `Machine.trace` and `probe` call something of the target."""
         ...
 
+    def address(self, function: str) -> int:
+        """Return where a function is that can be called; BadCall."""
+        ...
+
     def call(self, function: str) -> None:
         """Call a function; a fault is kept for later."""
         ...
@@ -193,6 +197,10 @@ class Session:
     def sites(self, count: int) -> str:
         """Say that so many call sites were patched."""
         return f"{count} call sites patched and restored"
+
+    def address(self, function: str) -> int:
+        """Return where a function is that can be called; BadCall."""
+        return self.module.address_of(function)
 
     def call(self, function: str) -> None:
         """Call the function; a fault is kept for later."""

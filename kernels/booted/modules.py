@@ -8,7 +8,7 @@ types, when do_init_module() is given it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -123,6 +123,11 @@ class Modules:
         ):
             if name in guest.symbols:
                 guest.board.break_at(guest.symbols[name], handler)
+
+    @property
+    def loading(self) -> Sequence[Loading]:
+        """The loads under way, one inside the other."""
+        return tuple(self._loads)
 
     def insert(self, image: bytes, parameters: str = "") -> Inserted:
         """Give a module to init_module(2), as insmod does.

@@ -133,6 +133,8 @@ def line(text: str) -> list[str] | str:
     chosen = words[words.index("--arch") + 1] if "--arch" in words else "x86_64"
     arch = archs.arch(chosen)
     named = words[2].partition(":")[0] if len(words) > 2 else ""
+    if words[1] == "gdb" and ("--batch" not in words or shutil.which("gdb-multiarch") is None):
+        return "gdb-multiarch, which connects"
     if "VMLINUZ" in words or words[1] == "kernel" or "--kernel" in words:
         kernels = [k for f in folders("EXECMEM_KERNELS") for k in sorted(f.glob("*-amd64"))]
         kernels = [kernel for kernel in kernels if list(kernel.glob("boot/vmlinuz*"))]
@@ -167,6 +169,7 @@ def prepare(folder: Path) -> None:
     shutil.copy(path("x86_64", "hello"), folder / "hello.ko")
     shutil.copy(path("x86_64", "mathuser"), folder / "mine.ko")
     shutil.copy(path("x86_64", "mathlib"), folder / "mathlib.ko")
+    (folder / "script.gdb").write_text("stepi\nbacktrace\ndetach\n")
     image = path("x86_64", "hello").read_bytes()
     files = {"lib/modules/6.12.0/kernel/hello.ko": image}
     kernels = [k for f in folders("EXECMEM_KERNELS") for k in sorted(f.glob("*-amd64/boot"))]

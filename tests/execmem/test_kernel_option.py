@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +53,17 @@ RUNNING: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "{module}", "--no-init", "--html", "{module}.html"),
     "trace": ("trace", "{module}", "--", "init_module"),
     "probe": ("probe", "{module}:init_module", "--", "init_module"),
+    "gdb": ("gdb", "{module}", "--batch", "/dev/null"),
     "coverage": ("coverage", "{module}"),
     "crypto": ("crypto", "nothing", "str:abc", "--module", "{module}"),
     "sweep": ("sweep", "{module}"),
 }
+
+
+def needs_gdb(command: str) -> None:
+    """Skip a command that starts what is not there."""
+    if command == "gdb" and shutil.which("gdb-multiarch") is None:
+        pytest.skip("gdb-multiarch is not installed")
 
 
 def test_who_takes_a_kernel() -> None:
@@ -84,6 +92,7 @@ def test_what_runs_code_says_that_it_cannot_boot(
     run: Run, files: dict[str, Path], command: str, arch: archs.Arch
 ) -> None:
     """Refused in one line, which names what can be had."""
+    needs_gdb(command)
     words = [word.format(**files) for word in RUNNING[command] if word != "--no-init"]
     code, out, err = run(words[0], "--kernel", files["kernel"], *words[1:])
     assert (code, out) == (1, "")
@@ -97,6 +106,7 @@ def test_what_runs_code_says_that_it_cannot_boot(
 @pytest.mark.parametrize("command", [*RUNNING, "relocs"])
 def test_its_facts_apply(run: Run, files: dict[str, Path], command: str) -> None:
     """With --modelled; a command that runs nothing needs no word more."""
+    needs_gdb(command)
     words = RUNNING.get(command, ("relocs", "{module}"))
     first, *rest = [word.format(**files) for word in words]
     more = ["--modelled"] if command in RUNNING else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ HERE = Path(__file__).parents[2]
 HELLO = path("x86_64", "hello")
 FULL = Path("/dev/full")
 CASE = next(iter(sorted((HERE / "tests" / "cases" / "rows" / "x86_64").glob("*.case"))))
+WORDS = ["gdb", path("x86_64", "mathuser"), "mathuser_lcm", "21", "6", "--batch", "/dev/null"]
+GDB = {} if shutil.which("gdb-multiarch") is None else {"gdb": WORDS}
 WRITING = {
     "load": ["load", HELLO],
     "load --json": ["load", HELLO, "--json"],
@@ -38,6 +41,7 @@ WRITING = {
     "disasm": ["disasm", path("x86_64", "mathuser"), "mathuser_lcm"],
     "functions": ["functions", HELLO],
     "check": ["check", CASE, "--linker", "none", "--jobs", "1"],
+    **GDB,
     "--help": ["--help"],
     "--version": ["--version"],
 }

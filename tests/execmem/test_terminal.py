@@ -65,6 +65,7 @@ def commands(file, folder, name):
         "crypto": ["crypto", function, "str:a", "--module", file],
         "trace": ["trace", file, "--", function, "21", "6"],
         "probe": ["probe", f"{file}:{function}", "--", function, "21", "6"],
+        "gdb": ["gdb", file, function, "21", "6", "--batch", "/dev/null"],
         "relocs": ["relocs", file],
         "coverage": ["coverage", file, function, "21", "6", "--drcov", folder / "out.drcov"],
         "reach": ["reach", "--arch", function],

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`execmem gdb`: a module's init, or a function, under a debugger."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from execmem.commands.common import (
+    boots,
+    console_option,
+    cpu_option,
+    examples,
+    machine_for,
+    modelled_option,
+    module_options,
+    parameters,
+    result_type,
+    unknown_option,
+)
+from execmem.commands.patching import target_of
+from execmem.streams import say
+
+if TYPE_CHECKING:
+    from machine.gdb.server import Server
+
+PROGRAM = "gdb-multiarch"
+LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.argument("module", metavar="MODULE")
+@click.argument("function", required=False, metavar="[FUNCTION")
+@click.argument("args", nargs=-1, metavar="[ARG...]]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="any that is free"
+)
+@click.option("--socket", metavar="PATH", help="a socket in the file system, and no port")
+@click.option("--listen", metavar="ADDRESS", help=f"of this host ({LOOPBACK}): anybody there may")
+@click.option(
+    "--batch", metavar="FILE", help=f"start {PROGRAM}, with commands from a file, and no terminal"
+)
+@module_options
+@modelled_option
+@console_option
+@cpu_option
+@unknown_option("fault")
+@click.option("--no-init", is_flag=True, help="call without running init first")
+@click.option(
+    "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
+)
+@examples(
+    "execmem gdb hello --batch script.gdb",
+    "execmem gdb mathuser mathuser_lcm 21 6 --arch arm64 --batch script.gdb",
+)
+def gdb(
+    module: str,
+    function: str | None,
+    args: tuple[str, ...],
+    port: int,
+    socket: str | None,
+    listen: str | None,
+    batch: str | None,
+    **options: Any,
+) -> None:
+    """Let gdb debug a module's init, or one of its functions.
+
+    The guest waits at the first instruction until a gdb connects, which then knows the modules,
+    the kernel and their symbols by itself. An ARG is what `execmem run` takes; with --kernel,
+    vmlinux as MODULE means the kernel's own functions.
+    """
+    from execmem import report
+
+    if socket is not None and (listen is not None or port):
+        raise click.UsageError("--socket: a socket in the file system has no port")
+    if listen is not None and listen != LOOPBACK:
+        say(f"warning: whoever reaches {listen} may do everything to the guest", err=True)
+    where = {"port": port, "path": socket, "host": listen or LOOPBACK}
+    found = None if batch is None else Batch(batch)
+    if function is None:
+        outcome, fault = _init(module, options, where, found)
+    else:
+        outcome, fault = _call(module, function, args, options, where, found)
+    if options["as_json"]:
+        report.print_json(outcome)
+    if fault is not None:
+        raise fault
+
+
+def _call(
+    module: str,
+    function: str,
+    args: Sequence[str],
+    options: dict[str, Any],
+    where: Mapping[str, Any],
+    batch: Batch | None,
+) -> tuple[dict[str, Any], Exception | None]:
+    """Call a function under a debugger; what came of it, and what it stopped at."""
+    from machine.control import Ended
+
+    session = target_of(module, module, args, options)
+    address = session.address(function)
+    ended = False
+    with _served(session.machine, where, batch, at=address) as server:
+        try:
+            session.call(function)
+        except Ended:
+            ended = True
+        server.ends_with(int(session.fault is not None))
+    _tell(batch, ended=ended, options=options)
+    if not options["as_json"] and session.fault is None and not ended:
+        session.show(function)
+    return session.outcome(function) | _how(server, batch, ended=ended), session.fault
+
+
+def _init(
+    module: str, options: dict[str, Any], where: Mapping[str, Any], batch: Batch | None
+) -> tuple[dict[str, Any], Exception | None]:
+    """Load a module under a debugger; what came of it, and why it stopped or was refused."""
+    from allocator.errors import ExecmemError
+    from execmem.commands.common import load_one
+    from loader.files import module_name
+    from machine.control import Ended
+
+    if options.pop("no_init"):
+        raise click.UsageError("--no-init: name a FUNCTION, or it is init that is debugged")
+    name, fault, ended = module_name(module), None, False
+    machine: Any
+    load: Callable[[], object]
+    if boots(options):
+        from execmem import booted
+
+        machine = booted.open_machine(module, options)
+        load = partial(booted.load_one, machine, module, parameters(options["params"]))
+    else:
+        machine = machine_for(module, options)
+        load = partial(load_one, machine, module, options, init=True)
+    before = len(machine.log)
+    with _served(machine, where, batch, init=name) as server:
+        try:
+            load()
+        except Ended:
+            ended = True
+        except ExecmemError as error:
+            fault = error
+        server.ends_with(int(fault is not None))
+    _tell(batch, ended=ended, options=options)
+    if not server.was_connected and fault is None:
+        say(f"{name}: has no init: nothing was debugged", err=True)
+    if not options["as_json"]:
+        for line in machine.log[before:]:
+            say(line.text)
+    found = {
+        "module": name,
+        "arch": machine.arch.name,
+        "models": machine.models,
+        "function": None,
+        "result": None,
+        "fault": None if fault is None else str(fault),
+        "outputs": [],
+        "log": [line.text for line in machine.log[before:]],
+    }
+    return found | _how(server, batch, ended=ended), fault
+
+
+def _how(server: Server, batch: Batch | None, *, ended: bool) -> dict[str, Any]:
+    """Return how it was debugged, as JSON wants it."""
+    return {
+        "address": server.address,
+        "connected": server.was_connected,
+        "ended": ended,
+        "debugger": [] if batch is None else batch.said,
+    }
+
+
+def _tell(batch: Batch | None, *, ended: bool, options: Mapping[str, Any]) -> None:
+    """Show what a debugger printed that was started here, and whether it has ended the call."""
+    if not options["as_json"] and batch is not None:
+        for line in batch.said:
+            say(line)
+    if ended:
+        say("the debugger has ended the call", err=True)
+
+
+class Batch:
+    """A gdb that carries a file of commands out.
+
+    Parameters
+    ----------
+    file
+        The commands.
+
+    `said` is what it has printed, once it has ended.
+    """
+
+    def __init__(self, file: str) -> None:
+        from allocator.errors import ExecmemError
+
+        if shutil.which(PROGRAM) is None:
+            raise ExecmemError(f"--batch: {PROGRAM} is not installed")
+        self._file = file
+        self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self.said: list[str] = []
+
+    def start(self, address: str) -> None:
+        """Let it connect to an address."""
+        words = (PROGRAM, "-nx", "-batch", "-ex", f"target remote {address}", "-x", self._file)
+        output = TemporaryFile()  # noqa: SIM115 -- `end` closes it
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        self._running = process, output
+
+    def check(self) -> None:
+        """Refuse to wait for one that has ended; ExecmemError."""
+        from allocator.errors import ExecmemError
+
+        if self._running is not None and self._running[0].poll() is not None:
+            self.end()
+            last = self.said[-1] if self.said else "it says nothing"
+            raise ExecmemError(f"{PROGRAM} never connected: {last}")
+
+    def end(self) -> None:
+        """Wait for its end, if it was started."""
+        if self._running is not None:
+            process, output = self._running
+            self._running = None
+            process.wait()
+            output.seek(0)
+            self.said = output.read().decode("utf-8", "backslashreplace").splitlines()
+            output.close()
+
+
+@contextmanager
+def _served(
+    machine: Any, where: Mapping[str, Any], batch: Batch | None, **begins: Any
+) -> Iterator[Server]:
+    """Let a debugger have what is called meanwhile, and start one where that is asked for."""
+
+    def on_wait(server: Server) -> None:
+        if batch is not None:
+            batch.start(server.address)
+            return
+        target = f"{PROGRAM} -ex 'target remote {server.address}'"
+        say(f"Listening on {server.address}; {target}", err=True)
+
+    check = None if batch is None else batch.check
+    server = machine.gdb(**where, **begins, on_wait=on_wait, while_waiting=check)
+    try:
+        with server:
+            yield server
+    finally:
+        if batch is not None:
+            batch.end()
