@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 from allocator.errors import ExecmemError
 from loader import vmcore
-from loader.btf import DEPTH, Btf
+from loader.btf import DEPTH, BadBtf, Btf
 from loader.btf_records import VOID, Kind, Type
 from loader.errors import BadCore, BadKernel
 from loader.kernel.find import read_kernel
@@ -44,7 +44,7 @@ VARIABLES = {
     "struct nsproxy": "init_nsproxy",
     "struct net": "init_net",
     "struct list_head": "modules net_namespace_list super_blocks slab_caches workqueues"
-    " vmap_area_list pci_root_buses crypto_alg_list",
+    " vmap_area_list pci_root_buses crypto_alg_list btf_modules",
     "struct rb_root": "vmap_area_root",
     "struct hlist_head *": "pid_hash",
     "unsigned long []": "__per_cpu_offset",
@@ -99,51 +99,36 @@ _ENUMS = (Kind.ENUM, Kind.ENUM64)
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 
 
-class Finders:
-    """What answers drgn of one program; made by `register`.
+class _Blob:
+    """The types of a kernel or a module, as drgn has them.
 
     Parameters
     ----------
-    prog
-        The program, with a core of a kernel.
-    kernel
-        Its kernel.
-    info
-        What it tells of itself (VMCOREINFO).
-    variables
-        Further variables by their C types.
+    prog, drgn
+        The program, and the package.
+    btf
+        The types.
+    base
+        Of a module's: the kernel's, which they go on from.
     """
 
-    def __init__(
-        self,
-        prog: Any,
-        kernel: KernelImage,
-        info: Mapping[str, str],
-        variables: Mapping[str, str],
-    ) -> None:
-        self._drgn = _drgn()
-        self._prog = prog
-        self.kernel = kernel
-        self._told = symbols_told(info)
-        self.slide = self._told.get(_STEXT, kernel.symbols[_STEXT]) - kernel.symbols[_STEXT]
-        self._variables = {
-            name: kind for kind, names in VARIABLES.items() for name in names.split()
-        } | dict(variables)
+    def __init__(self, prog: Any, drgn: Any, btf: Btf, base: _Blob | None = None) -> None:
+        self._prog, self._drgn, self.btf, self._base = prog, drgn, btf, base
         self._types: dict[int, Any] = {}
-        self._btf = kernel.btf
 
-    # Types --------------------------------------------------------------------------------------
+    def has(self, name: str, kinds: Sequence[Kind]) -> bool:
+        """Return whether there is a type of a name."""
+        return self.btf.find(name, *kinds) is not None
 
-    @property
-    def btf(self) -> Btf:
-        """The kernel's types; BadKernel where it has none."""
-        if self._btf is None:
-            lacks = self.kernel.unknown.get("types", "CONFIG_DEBUG_INFO_BTF")
-            raise BadKernel(self.kernel.name, "types", f"it has none; known with {lacks}")
-        return self._btf
+    def find(self, name: str, kinds: Sequence[Kind]) -> Any:
+        """Return the type of a name, or None."""
+        found = self.btf.find(name, *kinds) if kinds else None
+        return None if found is None else self.type(found.number)
 
     def type(self, number: int, depth: int = DEPTH) -> Any:
         """Return a type of BTF as drgn has it."""
+        if self._base is not None and number not in self.btf.numbers:
+            return self._base.type(number, depth)
         known = self._types.get(number)
         if known is None:
             if not depth:
@@ -201,16 +186,87 @@ class Finders:
         kind = self.type(number)
         return self._drgn.Object(self._prog, kind, bit_field_size=bits) if bits else kind
 
+
+class Finders:
+    """What answers drgn of one program; made by `register`.
+
+    Parameters
+    ----------
+    prog
+        The program, with a core of a kernel.
+    kernel
+        Its kernel.
+    info
+        What it tells of itself (VMCOREINFO).
+    variables
+        Further variables by their C types.
+    """
+
+    def __init__(
+        self,
+        prog: Any,
+        kernel: KernelImage,
+        info: Mapping[str, str],
+        variables: Mapping[str, str],
+    ) -> None:
+        self._drgn = _drgn()
+        self._prog = prog
+        self.kernel = kernel
+        self._told = symbols_told(info)
+        self.slide = self._told.get(_STEXT, kernel.symbols[_STEXT]) - kernel.symbols[_STEXT]
+        self._variables = {
+            name: kind for kind, names in VARIABLES.items() for name in names.split()
+        } | dict(variables)
+        self._btf = kernel.btf
+        self._own = _Blob(prog, self._drgn, self.btf)
+        self._loaded: list[_Blob] | None = None
+
+    # Types --------------------------------------------------------------------------------------
+
+    @property
+    def btf(self) -> Btf:
+        """The kernel's types; BadKernel where it has none."""
+        if self._btf is None:
+            lacks = self.kernel.unknown.get("types", "CONFIG_DEBUG_INFO_BTF")
+            raise BadKernel(self.kernel.name, "types", f"it has none; known with {lacks}")
+        return self._btf
+
+    def type(self, number: int) -> Any:
+        """Return a type of the kernel's BTF as drgn has it."""
+        return self._own.type(number)
+
+    @property
+    def _blobs(self) -> Sequence[_Blob]:
+        """The kernel's types, and those of the modules that are loaded."""
+        if self._loaded is None:
+            self._loaded = []  # those are looked for by types, of the kernel's own
+            self._loaded = list(self._of_loaded())
+        return [self._own, *self._loaded]
+
+    def _of_loaded(self) -> Iterator[_Blob]:
+        """Yield the types of modules, as the kernel has noted them (kernel/bpf/btf.c)."""
+        from drgn.helpers.linux.list import list_for_each_entry
+
+        prog = self._prog
+        try:
+            head = prog["btf_modules"].address_of_()
+            for each in list_for_each_entry("struct btf_module", head, "list"):
+                name = each.module.name.string_().decode("utf-8", "replace")
+                data = prog.read(each.btf.data.value_(), each.btf.data_size.value_())
+                yield _Blob(prog, self._drgn, Btf.parse(data, base=self.btf, name=name), self._own)
+        except (LookupError, AttributeError, BadBtf, self._drgn.FaultError):
+            return  # the kernel keeps none, or the core lacks them
+
     def find_type(self, _prog: Any, kinds: Any, name: str, filename: str | None) -> Any:
         """Return the type of a name, or None: nobody knows which file it is of."""
         if filename is not None or self._btf is None:
             return None
         wanted = [each for kind in kinds for each in _KINDS.get(kind.name, ())]
-        found = self._btf.find(name, *wanted) if wanted else None
-        if found is None:
-            return None
-        made = self.type(found.number)
-        return made if made.kind in kinds else None
+        for blob in [self._own] if not wanted or self._own.has(name, wanted) else self._blobs:
+            found = blob.find(name, wanted)
+            if found is not None and found.kind in kinds:
+                return found
+        return None
 
     # Symbols ------------------------------------------------------------------------------------
 
@@ -395,7 +451,6 @@ def register(
     if release != image.release:
         raise BadCore("drgn", "program", f"is of Linux {release}, {image.name} of {image.release}")
     found = Finders(prog, image, info, variables or {})
-    _ = found.btf
     for what in ("type", "object", "symbol"):
         add = getattr(prog, f"register_{what}_finder")
         add(NAME, getattr(found, f"find_{what}"), enable_index=-1)

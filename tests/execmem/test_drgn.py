@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from loader.btf_records import Kind
 from loader.errors import BadCore
 from machine.booted.machine import BootedMachine
 from tests.machine.test_cores import some_module
@@ -68,6 +69,14 @@ def test_helpers_see_the_kernel(machine: BootedMachine, tmp_path: Path) -> None:
     symbol = prog.symbol(name)
     assert symbol.address == module.address_of(name)
     assert prog.symbol(symbol.address + 1).name == name
+    types = machine.btf[module.name]
+    for own in list(types.named(Kind.STRUCT))[:5]:
+        kind = types.find(own, Kind.STRUCT)
+        assert kind is not None
+        theirs = prog.type(f"struct {own}")
+        assert theirs.size == kind.size
+        members = [(each.name or "", each.bit_offset) for each in theirs.members]
+        assert members == [(each.name, each.offset) for each in kind.members]
 
 
 def test_what_does_not_belong_together(machine: BootedMachine, tmp_path: Path) -> None:
