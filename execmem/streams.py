@@ -84,10 +84,18 @@ def drop_output() -> None:
 
 def _drop(stream: TextIO) -> None:
     with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        nowhere = _nowhere()
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def _nowhere() -> int:
+    """Return a descriptor that takes what nobody reads."""
+    try:
+        return os.open(os.devnull, os.O_WRONLY)
+    except PermissionError:  # behind the fence
+        return os.memfd_create("nowhere")
 
 
 def trouble(error: OSError) -> str:

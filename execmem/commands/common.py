@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from execmem import notices
+from execmem.worker.allowed import ONE_THREAD
 
 if TYPE_CHECKING:
     from archs import Arch
@@ -72,33 +74,29 @@ def cpu_option(function: F) -> F:
     )(function)
 
 
-def sandbox_option(*, default: bool) -> Callable[[F], F]:
-    """Add --sandbox and --require-sandbox; the command gets one `sandbox` of `SANDBOXES`."""
+SANDBOX = "give up network, files and privileges before code of a guest runs"
+REQUIRE = "refuse where not all of that can be given up"
 
-    def add(function: F) -> F:
-        @wraps(function)
-        def given(*args: Any, sandbox: bool, require_sandbox: bool, **options: Any) -> Any:
-            if require_sandbox and sandbox_is_given() and not sandbox:
-                raise click.UsageError("--require-sandbox contradicts --no-sandbox")
-            mode = "require" if require_sandbox else "yes" if sandbox else "no"
-            return function(*args, sandbox=mode, **options)
 
-        option = click.option(
-            "--sandbox/--no-sandbox",
-            default=default,
-            show_default=True,
-            help="give up network, files and privileges before code of a guest runs",
-        )
-        require = click.option(
-            "--require-sandbox", is_flag=True, help="refuse where not all of that can be given up"
-        )
-        return cast("F", option(require(given)))
+def sandbox_option(function: F) -> F:
+    """Add --sandbox and --require-sandbox to a command that then runs behind the fence."""
 
-    def sandbox_is_given() -> bool:
-        source = click.get_current_context().get_parameter_source("sandbox")
-        return source is not click.core.ParameterSource.DEFAULT
+    @wraps(function)
+    def fenced(*args: Any, sandbox: bool, require_sandbox: bool, **options: Any) -> Any:
+        if sandbox or require_sandbox:
+            for param in click.get_current_context().command.params:
+                if isinstance(param.type, OutputFile) and options.get(param.name or "") is not None:
+                    raise click.UsageError(f"{param.opts[0]}: nothing is written behind the fence")
+            os.environ.update(ONE_THREAD)
+            with importing():
+                from execmem.fencing import fence_command
 
-    return add
+            fence_command(options, whole=require_sandbox)
+        return function(*args, **options)
+
+    option = click.option("--sandbox", is_flag=True, help=SANDBOX)
+    require = click.option("--require-sandbox", is_flag=True, help=f"--sandbox, and {REQUIRE}")
+    return cast("F", option(require(fenced)))
 
 
 def boots(options: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from execmem.commands.common import (
     modelled_option,
     module_options,
     parameters,
+    sandbox_option,
     unknown_option,
 )
 from execmem.streams import say
@@ -34,6 +35,7 @@ from execmem.streams import say
 @module_options
 @modelled_option
 @console_option
+@sandbox_option
 @unknown_option("fault")
 @examples(
     "execmem crypto md4 str:abc --root TREE --arch arm64",

@@ -24,6 +24,7 @@ from execmem.commands.common import (
     print_log,
     record_option,
     recording,
+    sandbox_option,
     unknown_option,
 )
 from execmem.streams import say
@@ -36,6 +37,7 @@ from execmem.streams import say
 @console_option
 @cpu_option
 @record_option
+@sandbox_option
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
 @click.option("--all", "whole_tree", is_flag=True, help="load all modules under --root")

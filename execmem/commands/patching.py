@@ -22,6 +22,7 @@ from execmem.commands.common import (
     module_options,
     parameters,
     result_type,
+    sandbox_option,
     shortened,
     unknown_option,
 )
@@ -49,6 +50,7 @@ def call_options(function: F) -> F:
             modelled_option,
             console_option,
             cpu_option,
+            sandbox_option,
             unknown_option("fault"),
             click.option("--no-init", is_flag=True, help="call without running init first"),
             click.option(

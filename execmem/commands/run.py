@@ -23,6 +23,7 @@ from execmem.commands.common import (
     record_option,
     recording,
     result_type,
+    sandbox_option,
     shortened,
     unknown_option,
 )
@@ -38,6 +39,7 @@ from execmem.streams import say
 @console_option
 @cpu_option
 @record_option
+@sandbox_option
 @unknown_option("fault")
 @click.option(
     "--core", metavar="FILE", help="call it in a dump of --kernel's memory; MODULE may be vmlinux"

@@ -15,12 +15,13 @@ import click
 from execmem import notices
 from execmem.commands.common import (
     LINES,
+    REQUIRE,
+    SANDBOX,
     boots,
     cpu_option,
     examples,
     kernel_option,
     modelled_option,
-    sandbox_option,
     unknown_option,
 )
 from execmem.streams import say
@@ -59,7 +60,8 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 @kernel_option
 @modelled_option
 @cpu_option
-@sandbox_option(default=True)
+@click.option("--sandbox/--no-sandbox", default=None, help=f"{SANDBOX}; the default")
+@click.option("--require-sandbox", is_flag=True, help=REQUIRE)
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -79,6 +81,8 @@ def sweep(
     memory: int,
     output: str | None,
     resume: bool,
+    sandbox: bool | None,
+    require_sandbox: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -104,6 +108,9 @@ def sweep(
         raise click.UsageError("--jobs is for this machine; a cluster has its own")
     if scheduler is not None and not ADDRESS.fullmatch(scheduler):
         raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
+    if require_sandbox and sandbox is False:
+        raise click.UsageError("--require-sandbox contradicts --no-sandbox")
+    options["sandbox"] = "require" if require_sandbox else "no" if sandbox is False else "yes"
     boots(options)
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another

@@ -14,6 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+# Environment of a process that is to have one thread: those that wait to multiply matrices are
+# there before a fence, and have nothing to do here.
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 # What works on descriptors that are open, on the process' own memory, threads, signals and clock.
 PLAIN = frozenset(
     # files that are open

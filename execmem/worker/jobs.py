@@ -35,14 +35,13 @@ from emulator.process import (
     limit_memory,
     limit_time,
 )
+from execmem.worker.allowed import ONE_THREAD
 from execmem.worker.fence import Fence, NotFenced, fence
 from execmem.worker.watch import GRACE
 
 START = 120.0  # seconds until a process has imported what it needs
 STALLED = 10  # seconds that one may take over an answer that it has begun
 LONGEST = 1 << 28  # bytes of an answer
-# Threads that wait to multiply matrices are reached by no fence, and have nothing to do here.
-_ALONE = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Worker:
@@ -92,7 +91,7 @@ class Worker:
         here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALLED, 0))
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START), 0))
         path = os.pathsep.join(p or "." for p in sys.path)
-        environment = {**os.environ, **_ALONE, "PYTHONPATH": path}
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
         self._shared = BlackBox()
         passed = (there.fileno(), *self._shared.descriptors)
         with there:

@@ -56,12 +56,16 @@ class Debug:
         if tool is None:
             return None
         data = self.read()
-        kept = _folder() / f"{hashlib.sha256(data).hexdigest()[:40]}.btf"
+        kept = folder() / f"{hashlib.sha256(data).hexdigest()[:40]}.btf"
         with suppress(OSError):
             found = kept.read_bytes()
-            kept.touch()
+            with suppress(OSError):  # who may read it only
+                kept.touch()
             return found
-        found = _made(tool, data, name)
+        try:
+            found = _made(tool, data, name)
+        except OSError as error:
+            raise BadKernel(name, "debugging information", f"{PAHOLE}: {error}") from None
         _keep(kept, found)
         return found
 
@@ -77,7 +81,8 @@ def has(elf: bytes) -> bool:
     return len(header) == 64 and _SECTION in elf[at : at + size]
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Return where types are kept: `execmem/types` under XDG_CACHE_HOME, or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return root / "execmem" / "types"
@@ -85,13 +90,13 @@ def _folder() -> Path:
 
 def _made(tool: str, data: bytes, name: str) -> bytes:
     """Let pahole make BTF of an ELF file's bytes."""
-    with tempfile.TemporaryDirectory(prefix="execmem-") as folder:
-        source, result = Path(folder, "vmlinux"), Path(folder, "btf")
+    with tempfile.TemporaryDirectory(prefix="execmem-") as busy:
+        source, result = Path(busy, "vmlinux"), Path(busy, "btf")
         source.write_bytes(data)
         command = [tool, "-J", f"--btf_encode_detached={result}", str(source)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
             raise BadKernel(name, "debugging information", f"{PAHOLE}: {error}") from None
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         if done.returncode or not result.is_file():

@@ -3,20 +3,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from allocator.types import GIB
+from archs import arch
 from execmem import isolated
+from execmem.cli import main
 from execmem.worker import fence as fences
 from execmem.worker.fence import EVERYTHING, NETWORK, READING, NotFenced, fence
 from execmem.worker.jobs import Worker
+from loader.errors import BadKernel
+from loader.kernel import dwarf
+from tests.archs.facts import facts
 from tests.support import planted
+from tests.support.modules import module
 
 REFUSED = ("EPERM", "EACCES")
 
@@ -172,6 +181,24 @@ def test_a_fence_that_must_be_whole_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.glob("made")) == []
 
 
+def types_behind(readable, contents):
+    """Fence this process, and ask for types that a program would make; for a copy."""
+    dwarf.shutil.which = lambda _: "/usr/bin/true"
+    fence(readable)
+    return dwarf.Debug(lambda: contents).types("kernel")
+
+
+def test_types_that_are_kept_are_read_behind_the_fence(tmp_path, monkeypatch):
+    """What a program made of debugging information before is read; it is not started any more."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    dwarf.folder().mkdir(parents=True)
+    name = hashlib.sha256(b"known").hexdigest()[:40]
+    (dwarf.folder() / f"{name}.btf").write_bytes(b"types")
+    assert isolated(types_behind, [dwarf.folder()], b"known") == b"types"
+    with pytest.raises(BadKernel, match="debugging information: pahole: "):
+        isolated(types_behind, [dwarf.folder()], b"unknown")
+
+
 # A worker that is not ours any more --------------------------------------------------------------
 
 
@@ -243,3 +270,115 @@ def test_a_hostile_worker_costs_its_job(lost, how, why):
     lost.give(how)
     answer, reason = lost.result()
     assert (answer, reason) == ("done", "") if not why else (answer is None and why in reason)
+
+
+# Commands ----------------------------------------------------------------------------------------
+
+EVIL = """
+import socket
+from pathlib import Path
+
+from allocator.designs import Vmalloc
+
+def tried(what, *args):
+    try:
+        what(*args)
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+class Evil(Vmalloc):
+    name = "evil"
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        folder = Path(__file__).parent
+        print(
+            tried((folder / "made").write_text, "x"),
+            tried((folder / "there").read_text),
+            tried(socket.socket),
+            *[tried(Path(name).read_bytes) for name in (__file__, "/proc/self/status")],
+        )
+"""
+
+
+def command(*words, **more):
+    """Run a command in a process of its own; return what subprocess does."""
+    return subprocess.run(
+        [sys.executable, "-m", "execmem", *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        **more,
+    )
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """Give a design of which everybody sees what it can do, beside a file that nobody named."""
+    (tmp_path / "evil.py").write_text(EVIL)
+    (tmp_path / "there").write_text("contents")
+    return tmp_path / "evil.py"
+
+
+def test_a_command_behind_the_fence(fenced, evil):
+    """What it works on comes to the same, and it can do nothing else; without, it can."""
+    words = ["run", "mathuser", "mathuser_lcm", 21, 6, "--design", evil]
+    plain = command(*words)
+    assert plain.stdout.splitlines()[0] == "done done done done done"
+    (evil.parent / "made").unlink()
+    done = command(*words, "--require-sandbox")
+    assert (done.returncode, done.stderr) == (0, plain.stderr)
+    first, *rest = done.stdout.splitlines()
+    assert first == "PermissionError PermissionError PermissionError done done"
+    assert rest == plain.stdout.splitlines()[1:]
+    assert not (evil.parent / "made").exists()
+
+
+def test_what_goes_not_with_the_fence(tmp_path, capsys):
+    """A file that would have to be written, and a process that is not ours to fence."""
+    for words, why in (
+        (["load", "hello", "--svg", str(tmp_path / "a.svg")], "--svg: nothing is written behind"),
+        (["run", "hello", "--record", str(tmp_path / "a.jsonl")], "--record: nothing is written"),
+        (["run", "hello"], "this process is a script's; start execmem as a program"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main([*words, "--sandbox"])
+        assert done.value.code == 2
+        assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_says_what_a_host_keeps(tmp_path):
+    """Each thing once, in JSON, too; or it is refused."""
+    (tmp_path / "pyseccomp.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    words = ["run", "hello", "--arch", "arm64", "--json"]
+    lacking = {"env": {**os.environ, "PYTHONPATH": path}}
+    done = command(*words, "--sandbox", **lacking)
+    notice = "the sandbox does not take away: network (no seccomp: pip install pyseccomp"
+    assert (done.returncode, done.stderr.count(notice)) == (0, 1)
+    assert sum(notice in each for each in json.loads(done.stdout)["notices"]) == 1
+    done = command(*words, "--require-sandbox", **lacking)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("execmem: no whole sandbox here: network (no seccomp")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_command_dies_and_ends_behind_the_fence(fenced, tmp_path):
+    """A guest that ends the emulator is a Fault; who reads what a command prints may go."""
+    arm64 = arch("arm64")
+    lethal = bytes.fromhex(next(iter(facts(arm64).run.lethal.values()))[0])
+    path = tmp_path / "mini.ko"
+    path.write_bytes(module(arm64.machine, init=lethal + facts(arm64).link.ret))
+    done = command("run", path, "--require-sandbox")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("execmem: emulator died: SIGABRT")
+    assert done.stderr.endswith(f"(bytes {lethal.hex(' ')})\n")
+    gone = subprocess.run(
+        f"{sys.executable} -m execmem load hello --arch arm64 --require-sandbox | true",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    assert (gone.stdout, gone.stderr) == (b"", b"")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,6 +299,10 @@ def test_the_command_line_boots(
     code, out, err = run("sweep", *files, "--init", "--kernel", folder, "--jobs", 1, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, {row["outcome"] for row in rows[:-1]}) == (0, {"init-ok"}), out
+    # Behind the fence, from the cache that it may read.
+    words = [sys.executable, "-m", "execmem", "load", files[0], "--kernel", folder, "--sandbox"]
+    done = subprocess.run([*words, "--json"], check=True, capture_output=True)
+    assert json.loads(done.stdout)["modules"] == [document]
     code, out, err = run("run", files[0], "--kernel", folder, "--design", "vmalloc")
     assert code == 2
     assert "--design: a booted kernel decides that itself" in err
