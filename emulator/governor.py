@@ -128,13 +128,13 @@ class Governor:
 
     # Runs -----------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Let a call from outside begin."""
+    def begin(self, *, entering: bool = True) -> None:
+        """Let a call from outside begin, or the next part of one."""
         self.restart()
         self.accesses.clear()
         self._seen.clear()
         self._edits.clear()
-        self._entering = not self._detached
+        self._entering = entering and not self._detached
         self.differs = ""
         self._goal = self._search = None
         if self.past is not None:

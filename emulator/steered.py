@@ -41,6 +41,8 @@ class Steered(abc.ABC):
     def __init__(self) -> None:
         self.governor: Governor | None = None
         self.explain: Callable[[Stop], Fault] | None = None
+        self.pauses = False  # whether a limit of instructions only ends a step of a call
+        self.resumes = False  # whether a run goes on with such a call
         self._rest = 0  # instructions that the slice may still take
         self._broke = False  # whether it came to a breakpoint, which counts and did not happen
         self._cut = False  # whether somebody has ended the slice
@@ -126,7 +128,7 @@ class Steered(abc.ABC):
     def _run_steered(self, at: int, end: int, governor: Governor) -> None:
         """Execute until the end, as far as somebody lets it."""
         if governor.level == 1 and not governor.blind:
-            governor.begin()
+            governor.begin(entering=not self.resumes)
         while True:
             if at != self.pc:
                 self.pc = at
@@ -179,6 +181,8 @@ class Steered(abc.ABC):
     def _failed(self, error: Stop | Fault, governor: Governor) -> None:
         """Tell of a fault, with the registers as before the instruction."""
         if isinstance(error, Stop):
+            if self.pauses and error.kind is FaultKind.INSTRUCTION_LIMIT:
+                return
             if not error.kind.is_limit:
                 self.take(-1)  # it began, and was not executed
             self.pc = error.pc

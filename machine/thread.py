@@ -48,7 +48,7 @@ class Thread:
         self._calls = calls
         self._returns = returns
         self._on_end = on_end
-        self._running = False
+        self._running = self._begun = False
         self._result: int | None = None
 
     @property
@@ -70,9 +70,10 @@ class Thread:
             raise BadCall("step", f"the call on CPU {self.cpu.number} {what}")
         calls, finished = self._calls, False
         with calls.on(self.cpu.number), calls.limits.whole(instructions):
-            self._running = True
+            self._running = self.cpu.pauses = True
             try:
                 end = calls.return_address
+                self.cpu.resumes, self._begun = self._begun, True
                 self.cpu.run(self.pc, end, instructions=None, seconds=None)
                 raw = self.cpu.read(self.cpu.arch.runs.calling.result) & ADDRESS_MASK
                 self._result, finished = self._returns.from_register(raw), True
@@ -85,7 +86,7 @@ class Thread:
                 finished = True
                 raise
             finally:
-                self._running = False
+                self._running = self.cpu.pauses = self.cpu.resumes = False
                 if finished:
                     self._end()
         return self.done

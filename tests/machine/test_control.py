@@ -524,6 +524,41 @@ def test_what_python_did_is_not_gone_back_over(modelled: Any) -> None:
     assert last.reason.endswith("is Python, and what it did is not undone")
 
 
+def test_calls_that_are_stepped_on_another_cpu(arch: Arch) -> None:
+    """A part of one ends without a fault; it begins and returns once, and breakpoints stop it."""
+    machine: Any = Machine(arch, root=root(arch.name), cpus=2)
+    function = machine.load("checksums").symbols["checksums_crc32"]
+    data = machine.alloc(DATA)
+    script = Script()
+    with machine.control(script) as control:
+        assert control.cpus == 2
+        thread = machine.start(function, data, len(DATA), 0, cpu=1)
+        while not thread.step(7):
+            pass
+        assert thread.result & 0xFFFF_FFFF == zlib.crc32(DATA)
+    assert [(stop.why, stop.cpu) for stop in script.stops] == [*((Why.ENTRY, 1), (Why.RETURNED, 1))]
+
+
+def test_kernel_functions_that_are_python(modelled: Any) -> None:
+    """A breakpoint stops before one, a watched byte that it stores to behind it."""
+    entry, source = modelled.kernel.address("strcpy"), modelled.alloc(b"abc\0")
+    target = modelled.alloc(8)
+    script = Script(lambda control: (control.watch(target + 1, 1, "w"), Resume.CONTINUE)[1])
+    with modelled.control(script) as control:
+        control.break_at(entry)
+        modelled.call(entry, target, source)
+    assert [why for why, _ in script.seen] == [Why.ENTRY, Why.WATCHPOINT, Why.RETURNED]
+    (access,) = script.stops[1].accesses
+    assert (access.kind, access.old, access.new) == ("write", b"\0", b"b")
+    assert access.where.startswith("strcpy()")
+    printk = modelled.kernel.address("_printk")
+    before = Script()
+    with modelled.control(before) as control:
+        control.break_at(printk)
+        modelled.load("hello")
+    assert (Why.BREAKPOINT, printk) in before.seen
+
+
 REPEATED = "4889f3 b90500000090 fc f3aa 4889d8 c3"  # mov rbx,rsi; mov ecx,5; nop; cld; rep stosb
 EXCLUSIVE = "1f2003d5 017c5fc8 21040091 017c02c8 a2ffff35 e00301aa c0035fd6"
 
