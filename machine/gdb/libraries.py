@@ -27,7 +27,7 @@ from machine.gdb.symbolfile import Area, symbol_file
 
 _IDENT = 16
 # Places of fields: of a file header, from e_type on, and of a section header.
-_SHOFF = 5
+_SHOFF, _SHNUM = 5, 11
 _FLAGS = 2
 
 
@@ -42,11 +42,11 @@ def library_list(modules: Sequence[Present]) -> bytes:
     parts = ["<library-list>"]
     for module in modules:
         parts.append(f"<library name={quoteattr(path_of(module))}>")
-        placed = sorted(module.sections.items())
+        there = _in_file(module)
         parts += [
             f'<section address="{address:#x}"/>'
-            for index, address in placed
-            if module.view.sections[index].allocated
+            for index, address in sorted(module.sections.items())
+            if index < there and module.view.sections[index].allocated
         ]
         parts.append("</library>")
     if has_frames(modules):
@@ -56,12 +56,17 @@ def library_list(modules: Sequence[Present]) -> bytes:
     return "".join(parts).encode()
 
 
+def _in_file(module: Present) -> int:
+    """Return how many sections the file has: a loader may have added some."""
+    return int(module.view.dialect.header.unpack_from(module.view.data, _IDENT)[_SHNUM])
+
+
 def file_of(module: Present) -> bytes:
     """Return a module's file, in which only sections that are in memory are allocated."""
     view = module.view
     data, row, header = bytearray(view.data), view.dialect.section, view.dialect.header
     start = int(header.unpack_from(data, _IDENT)[_SHOFF])
-    for section in view.sections:
+    for section in view.sections[: _in_file(module)]:
         if section.allocated and section.index not in module.sections:
             at = start + section.index * row.size
             values = list(row.unpack_from(data, at))

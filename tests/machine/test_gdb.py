@@ -171,6 +171,49 @@ def test_an_init_is_met_at_its_first_instruction(arch: Arch) -> None:
     assert machine.modules["hello"].state.value == "live"
 
 
+def test_a_plt_entry_is_stepped_over(arch: Arch) -> None:
+    """Three steps lead from an entry to the kernel function, and its end back to the module."""
+    if arch.plt is None:
+        pytest.skip(f"{arch.name} has no PLT")
+    far = {
+        "kaslr": 1,
+        "design": "vmalloc",
+        "stub_sections": True,
+    }  # where the kernel is out of reach
+    machine = Machine(arch, root=root(arch.name), **far)
+    module = machine.load("hello", init=False)
+    used = module.report.plt_slots
+    if not used:
+        pytest.skip(f"no call of {arch.name} is out of reach: its modules lie near the kernel")
+    (plt,) = [each.address for each in module.sections.values() if each.name == ".init.plt"]
+    machine = Machine(arch, root=root(arch.name), **far)  # which is the same once more
+    said = drive(
+        machine,
+        lambda: machine.load("hello"),
+        [
+            *(f"break *{plt:#x}", "continue", "print/x $pc", "stepi", "stepi", "stepi"),
+            *("backtrace 2", "finish", "info symbol $pc", "reverse-stepi", "detach"),
+        ],
+        init="hello",
+    )
+    text = "\n".join(said)
+    assert values(said) == [f"{plt:#x}"]
+    assert frames(said)[0][:2] == ["_printk", "init_module"]
+    assert re.search(r"^init_module \+ \d+ in section \.init\.text", text, re.MULTILINE)
+    assert machine.modules["hello"].state.value == "live"
+
+
+def test_a_kernel_that_was_moved_has_its_symbols(arch: Arch) -> None:
+    """With KASLR, too, the kernel's functions are where they are."""
+    machine = Machine(arch, root=root(arch.name), kaslr=3)
+    module = machine.load("hello", init=False)
+    address = machine.kernel.symbols["_printk"]
+    said = drive(
+        machine, lambda: machine.call(module.symbols["init_module"]), ["print &_printk", "detach"]
+    )
+    assert int(values(said)[0].split()[-2], 16) == address
+
+
 def test_a_fault_is_a_signal(arch: Arch) -> None:
     """What the guest may not do stops it there, before it comes out of the call."""
     machine, _ = lcm(arch)
