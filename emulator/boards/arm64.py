@@ -80,6 +80,7 @@ _GRANULE_16K, _SUPPORTED_16K = 0xF << 20, 1 << 20  # ID_AA64MMFR0_EL1.TGran16
 class Arm64Board(Board):
     """One CPU that starts at EL1 beside a GICv2."""
 
+    undefined = 1
     lasting = (
         *(f"x{number}" for number in range(31)),
         *("sp", "nzcv", "sp_el0", "tpidr_el0", "tpidrro_el0", "ttbr0_el1", "ttbr1_el1"),

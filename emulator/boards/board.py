@@ -155,6 +155,7 @@ class Board(Steering):
 
     lasting: ClassVar[tuple[str, ...]]  # registers that outlast a call; see `kept`
     beyond: ClassVar[int] = 0  # bytes that the emulator adds to where an exception comes from
+    undefined: ClassVar[int]  # the exception of an instruction that there is none of
     requests: ClassVar[tuple[int, ...]] = ()  # exceptions by which a kernel asks for something
 
     def __init__(self, arch: Arch, memory: int, cpu: str = "", start: int | None = None) -> None:

@@ -58,7 +58,7 @@ _A0, _A1, _A2, _A6, _A7 = (f"x{number}" for number in (10, 11, 12, 16, 17))
 class Riscv64Board(Board):
     """One hart, and firmware."""
 
-    requests = (_ECALL,)
+    requests, undefined = (_ECALL,), _ILLEGAL
     beyond = 4  # whatever the exception is
     lasting = (
         *(f"x{number}" for number in range(1, 32)),

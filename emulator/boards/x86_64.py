@@ -100,6 +100,7 @@ class X86Board(Board):
     """One CPU in long mode beside the chips of a PC."""
 
     # The x87 registers are a user's, and in memory while the kernel runs.
+    undefined = _INVALID_OPCODE
     lasting = (
         *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
         *(f"r{number}" for number in range(8, 16)),
@@ -249,6 +250,7 @@ class X86Board(Board):
     def _invalid(self, _uc: unicorn.Uc, _data: object) -> bool:
         self.raised(self.pc)
         self.context()
+        self.excepted = _INVALID_OPCODE, self.pc, None
         self._deliver(_INVALID_OPCODE, self.pc, None)
         return True
 

@@ -183,11 +183,26 @@ class DumpedMachine(BootedMachine):
                 hint="makedumpfile -d 0 leaves nothing out",
             ) from None
         except Fault as fault:
-            if self._why:
-                raise Fault(
-                    kind=FaultKind.CHECK, pc=fault.pc, where=fault.where, reason=self._why
-                ) from None
-            raise
+            if not self._why:
+                raise
+            number, pc, _ = self.kernel.board.excepted
+            undefined = bool(pc) and number == self.kernel.board.undefined and not self._traps(pc)
+            raise Fault(
+                kind=FaultKind.INSTRUCTION if undefined else FaultKind.CHECK,
+                pc=pc or fault.pc,
+                where=self._where(pc) if pc else fault.where,
+                instruction=self.disassemble(pc) if pc else "",
+                reason=self._why,
+                hint=_CHOSEN if undefined else "",
+            ) from None
+
+    def _traps(self, pc: int) -> bool:
+        """Return whether an instruction is one that code of the kernel ends in: BUG() and the like."""
+        try:
+            before, code = self.kernel.board.read(pc - 16, 16), self.kernel.board.read(pc, 16)
+        except LookupError:
+            return False
+        return self.arch.runs.emulation.trap(before, code) is not None
 
     # Memory -------------------------------------------------------------------------------------
 

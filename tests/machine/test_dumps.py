@@ -33,6 +33,12 @@ from tests.support.tools import tool
 KERNELS = booted.some()
 PAGE = 4096
 DATA = b"123456789"
+# Instructions that no emulated CPU has: VADDPS (AVX), one not allocated, XPERM8 (Zbkx).
+_NONE = {
+    "x86_64": bytes.fromhex("c5f458c1"),
+    "arm64": bytes.fromhex("00000002"),
+    "riscv64": bytes.fromhex("33c5b528"),
+}
 
 
 @pytest.fixture(params=KERNELS, ids=[name for name, _, _ in KERNELS] or None, scope="module")
@@ -160,8 +166,18 @@ def test_what_cannot_be(dumped: tuple[Any, Any, Path, dict[str, Any]]) -> None:
     where = machine.kernel.symbols
     with dump.fork(), pytest.raises(Fault, match="waits for something, and in a dump nothing"):
         dump.call(where["msleep"], 1)
-    with dump.fork(), pytest.raises(Fault, match="found something wrong: exception"):
+    with dump.fork(), pytest.raises(Fault, match="found something wrong: exception") as caught:
         dump.call(where["strlen"], 0x10)
+    assert "strlen" in caught.value.where
+    assert ", of 0x10 at " in str(caught.value)
+    with dump.fork():
+        dump.write(where["strlen"], _NONE[dump.arch.name])
+        with pytest.raises(
+            Fault, match=r"invalid instruction.*for the CPU that it ran on"
+        ) as caught:
+            dump.call(where["strlen"], "")
+        assert caught.value.kind is FaultKind.INSTRUCTION
+        assert caught.value.pc == where["strlen"]
     assert dump.call(where["strlen"], "still") == 5
     for what, words in (
         ("load", ("crc16",)),
