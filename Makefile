@@ -44,6 +44,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.link
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.call
+	$(BIN)/python -m benchmarks.looking
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.alloc --largest 100000
 	$(BIN)/python -m benchmarks.poke

@@ -21,6 +21,7 @@ from unicorn import unicorn_const as uc_const
 from archs.levels.run import BlockClear
 
 _NOWHERE = (1 << 64) - 1  # where there is no physical memory
+_NOWHERE = (1 << 64) - 2  # a physical address that nothing has
 WIDEST = 16  # bytes that an access may begin before what it touches
 
 
@@ -226,7 +227,7 @@ class Watching:
         kinds = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
         self._ranges[watched] = [
             self._uc.hook_add(kinds, self._hook(watched, start, offset), None, start, end - 1)
-            for start, end, offset in watched.spans
+            for start, end, offset in watched.spans or ((_NOWHERE, _NOWHERE + 1, 0),)
         ]
         if self._clears is not None and self._clearing is None:
             number = getattr(self._constants, self._clears.hook)
@@ -266,6 +267,45 @@ class Watching:
             if self._slow and self._held is None:
                 self._slow = False
                 self._anew()
+
+    def each(
+        self, callback: Callable[[int, int, int, bytes | None], object], order: Any
+    ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+        """Return what begins, pauses and ends telling of every access.
+
+        Begun and paused at any time; RuntimeError where code under way would not tell (`ready`).
+        A hook that never fires lets code that is translated meanwhile tell of accesses.
+
+        Parameters
+        ----------
+        callback
+            Called as `callback(pc, physical, size, data)`, with the bytes of a store.
+        """
+        nothing = Range((), lambda _start, _size: b"", lambda _access: None, order=order)
+        self.add(nothing)
+        hooks: list[Any] = []
+
+        def hook(
+            _uc: unicorn.Uc, access: int, address: int, size: int, value: int, _data: object
+        ) -> None:
+            if self._quiet():
+                return
+            data = nothing.word(value, size) if access == uc_const.UC_MEM_WRITE else None
+            try:
+                callback(self._pc(), address, size, data)
+            except BaseException as error:  # noqa: BLE001 -- comes out of the run
+                self._fail(error)
+
+        def begin() -> None:
+            if not hooks:
+                kinds = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
+                hooks.append(self._uc.hook_add(kinds, hook))
+
+        def pause() -> None:
+            while hooks:
+                self._uc.hook_del(hooks.pop())
+
+        return begin, pause, lambda: self.remove(nothing)
 
     def refresh(self) -> None:
         """Take what stands there as it is; see `Range.refresh`."""

@@ -277,6 +277,17 @@ DOCUMENTS: Mapping[str, Keys] = {
             f"from entry to return{NULL}it did not return, or the kernel is booted",
         ),
         "dropped": (COUNT, "calls beyond `--limit`"),
+        "accesses[].pc": (HEX, "with `--memory`: an instruction that loaded or stored"),
+        "accesses[].where": (TEXT, "its place"),
+        "accesses[].kind": (TEXT, "`read` or `write`"),
+        "accesses[].address": (HEX, "what was accessed"),
+        "accesses[].named": (
+            TEXT,
+            "what it lies in: `stack`, `module:section+0xoffset`, or nothing",
+        ),
+        "accesses[].size": (COUNT, "bytes"),
+        "accesses[].value": (HEX, "what was loaded or stored"),
+        "accesses_dropped": (COUNT, "with `--memory`: accesses beyond `--limit`"),
         "restored": (FLAG, "text is as it was"),
     },
     "coverage": {

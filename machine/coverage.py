@@ -19,7 +19,7 @@ from kernels.tracing import UntilStopped
 from loader.elfview import ElfView
 from loader.loaded import LoadedSection
 from machine.covered import Covered, Findings, Lined, Place
-from machine.watching import Ground
+from machine.memorytrace import Tracing
 
 KERNEL = "vmlinux"
 
@@ -38,7 +38,7 @@ class Loaded(Protocol):
         ...
 
 
-class Executing(Ground, Protocol):
+class Executing(Tracing, Protocol):
     """What a machine knows of its memory, and of what is executed."""
 
     arch: Arch

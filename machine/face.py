@@ -39,6 +39,8 @@ from machine.callbacks import Callback, Callbacks, Landing
 from machine.control import Control, Handler
 from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
+from machine.memorytrace import LIMIT as MEMORY_LIMIT
+from machine.memorytrace import MemoryTrace
 from machine.sanitizing import Sanitizer
 from machine.typed import TypedFunction, TypedFunctions
 from machine.typedcalls import Call, Listening, OnTyped, call_of
@@ -381,6 +383,32 @@ class Machine(abc.ABC):
                 raise
             found.source = self.probe(place, hit)  # where nothing tells of returns
         return found
+
+    def trace_memory(
+        self, function: str | TypedFunction | None = None, *, limit: int = MEMORY_LIMIT
+    ) -> MemoryTrace:
+        """Note loads and stores while a function is under way, those of what it calls included.
+
+        Until the result's `stop`, or as a context manager. Interrupts that come meanwhile count, too.
+
+        Parameters
+        ----------
+        function
+            As for `on`; a function of which returns are seen. None: whatever is called meanwhile.
+        limit
+            Accesses to keep; further ones are counted only.
+
+        Raises
+        ------
+        BadCall, PatchRefused
+            As `on`; or in the middle of code that would not tell.
+        """
+
+        def on(entered: OnTyped, left: OnTyped) -> Listening:
+            assert function is not None
+            return self.on(function, entered, left, limit=0)
+
+        return MemoryTrace(self.ground, self.symbolize, None if function is None else on, limit)
 
     def _function_place(self, function: str | TypedFunction) -> str:
         """Return `[MODULE:]FUNCTION`, with the module where the kernel itself has none such."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from allocator import KernelMemory
 from archs import Arch
@@ -16,6 +17,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.serving import Serving
 from loader.elfview import ElfView
 from loader.loaded import LoadedModule, LoadedSection
+from machine.memorytrace import refused
 
 
 class ModelledGround:
@@ -72,6 +74,34 @@ class ModelledGround:
         """Return file and sections of the modules that are loaded, by name."""
         return {name: (each.view, each.sections) for name, each in self._loaded.items()}
 
+    def each_access(
+        self, callback: Callable[[int, int, int, bytes | None], object]
+    ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+        """Return what begins, what pauses and what ends telling of every access."""
+        try:
+            made = [cpu.watching.each(callback, self.order) for cpu in self._cpus]
+        except RuntimeError as error:
+            raise refused(error) from None
+        begin, pause, end = zip(*made, strict=True)
+        return partial(_all, begin), partial(_all, pause), partial(_all, end)
+
+    def linear(self) -> int:
+        """Return the address of physical 0 in the direct map."""
+        return self._memory.direct_map.start
+
+    def stack(self) -> int:
+        """Return the stack pointer."""
+        return self._serving.cpu.read(self.arch.runs.calling.stack_pointer)
+
+    def sections(self) -> Mapping[int, tuple[int, str]]:
+        """Return address -> size and `module:section` of what is loaded."""
+        return {
+            section.address: (section.size, f"{name}:{section.name}")
+            for name, each in self._loaded.items()
+            for section in each.sections.values()
+            if section.size
+        }
+
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""
         if not all(cpu.watching.ready for cpu in self._cpus):
@@ -100,6 +130,11 @@ class ModelledGround:
                 cpu.watching.remove(watched)
 
         return detach
+
+
+def _all(steps: Sequence[Callable[[], None]]) -> None:
+    for step in steps:
+        step()
 
 
 class ModelledLanding:

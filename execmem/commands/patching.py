@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kernels.tracing import AnyProbe, CallTrace, OnCall, TracedCall
     from machine.arguments import Argument
     from machine.machine import ModelledMachine
+    from machine.memorytrace import MemoryTrace
     from machine.module import Module
     from machine.typedcalls import Call
 
@@ -135,6 +136,10 @@ class Watched(Protocol):
 
     def typed(self, call: TracedCall, *, strings: bool = ...) -> Call:
         """Return a call that was traced as C declares it."""
+        ...
+
+    def trace_memory(self, *, limit: int = ...) -> MemoryTrace:
+        """Note loads and stores."""
         ...
 
     def probe(self, place: int | str) -> AnyProbe:

@@ -14,6 +14,7 @@ from execmem.streams import say
 
 if TYPE_CHECKING:
     from kernels.tracing import TracedCall
+    from machine.memorytrace import MemoryTrace
     from machine.typedcalls import Call
 
 SHOWN = 4  # argument registers, where nobody knows how many a function takes
@@ -29,12 +30,18 @@ SHOWN = 4  # argument registers, where nobody knows how many a function takes
     is_flag=True,
     help=f"show arguments: by name where types say them, else {SHOWN} registers",
 )
+@click.option("--memory", is_flag=True, help="show loads and stores of the call, too")
 @click.option(
-    "--limit", default=1000, show_default=True, metavar="N", help="calls to keep; count the rest"
+    "--limit",
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="calls to keep (and accesses); count the rest",
 )
 @examples(
     "execmem trace patchable -- patchable_digits 321",
     'execmem trace "patchable:*_d*" --arch arm64 --args -- patchable_digits 321',
+    "execmem trace patchable --memory -- patchable_digits 321",
     'execmem trace "*kmalloc*" --kernel VMLINUZ --args -- kstrdup str:abc 0xcc0',
 )
 def trace(
@@ -43,6 +50,7 @@ def trace(
     args: tuple[str, ...],
     also: tuple[str, ...],
     with_args: bool,
+    memory: bool,
     limit: int,
     **options: Any,
 ) -> None:
@@ -71,13 +79,18 @@ def trace(
 
             watching = {"on_entry": began}
         with session.machine.trace(*patterns, limit=limit, **watching) as found:
-            session.call(function)
+            if memory:
+                with session.machine.trace_memory(limit=limit) as touched:
+                    session.call(function)
+            else:
+                session.call(function)
         sites = len(found.sites)
     if options["as_json"]:
         calls = [_json(session, depth, call) for depth, call in found.walk()]
         report.print_json(
             session.outcome(function)
             | {"sites": sites, "calls": calls, "dropped": found.dropped, "restored": True}
+            | (_accesses(touched) if memory else {})
         )
         if session.fault is not None:
             raise session.fault
@@ -98,8 +111,30 @@ def trace(
     console().print(table, soft_wrap=True)
     if found.dropped:
         say(f"and {found.dropped} calls more (--limit)")
+    if memory:
+        say()
+        for access in touched.accesses:
+            say(str(access))
+        if touched.dropped:
+            say(f"and {touched.dropped} accesses more (--limit)")
     say(session.sites(sites))
     session.show(function)
+
+
+def _accesses(touched: MemoryTrace) -> dict[str, Any]:
+    rows = [
+        {
+            "pc": Hex(each.pc),
+            "where": each.where,
+            "kind": each.kind,
+            "address": Hex(each.address),
+            "named": each.named,
+            "size": each.size,
+            "value": Hex(each.value),
+        }
+        for each in touched.accesses
+    ]
+    return {"accesses": rows, "accesses_dropped": touched.dropped}
 
 
 def _registers(session: Target, call: TracedCall) -> str:

@@ -13,6 +13,7 @@ from loader.elfview import ElfView
 from loader.loaded import LoadedSection
 from machine.booted.functions import Functions
 from machine.booted.module import BootedModule
+from machine.memorytrace import refused
 
 
 class BootedGround:
@@ -33,7 +34,7 @@ class BootedGround:
     def __init__(
         self, kernel: BootedKernel, functions: Functions, loaded: Mapping[str, BootedModule]
     ) -> None:
-        self._board, self.arch = kernel.board, kernel.arch
+        self._kernel, self._board, self.arch = kernel, kernel.board, kernel.arch
         self._functions, self._loaded = functions, loaded
 
     def frame(self, address: int) -> int | None:
@@ -66,6 +67,47 @@ class BootedGround:
     def modules(self) -> Mapping[str, tuple[ElfView, Mapping[int, LoadedSection]]]:
         """Return file and sections of the modules that are loaded, by name."""
         return {name: (each.view, each.sections) for name, each in self._loaded.items()}
+
+    def each_access(
+        self, callback: Callable[[int, int, int, bytes | None], object]
+    ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+        """Return what begins, what pauses and what ends telling of every access."""
+        guest = self._kernel.guest
+
+        def told(pc: int, physical: int, size: int, data: bytes | None) -> None:
+            if not guest.apart:  # what the machine calls for its own needs is nobody's
+                callback(pc, physical, size, data)
+
+        try:
+            return self._board.watching.each(told, self.order)
+        except RuntimeError as error:
+            raise refused(error) from None
+
+    def linear(self) -> int:
+        """Return the address of physical 0 in the kernel's map of all memory.
+
+        That is where its allocator gives memory of less than a page.
+        """
+        guest = self._kernel.guest
+        with self._kernel.watched():
+            address = guest.alloc(64)
+            physical = self._board.translate(address)
+            guest.free(address)
+        assert physical is not None
+        return address - physical
+
+    def stack(self) -> int:
+        """Return the stack pointer."""
+        return self._board.sp
+
+    def sections(self) -> Mapping[int, tuple[int, str]]:
+        """Return address -> size and `module:section` of what is loaded."""
+        return {
+            section.address: (section.size, f"{name}:{section.name}")
+            for name, each in self._loaded.items()
+            for section in each.sections.values()
+            if section.size
+        }
 
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""

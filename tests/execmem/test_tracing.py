@@ -141,3 +141,18 @@ def test_refusals(run, arch, words, code, reason):
     assert (got, out) == (code, "")
     assert reason in err
     assert "Traceback" not in err
+
+
+def test_loads_and_stores_of_a_call(run, arch):
+    """Those of the call, on its stack; nothing of the tracer's; bounded, and what was cut is said."""
+    words = ["trace", modules.path(arch.name, "patchable"), "--memory"]
+    code, out, _ = run(*words, "--json", "--", "patchable_digits", "321")
+    assert code == 0
+    document = json.loads(out)
+    assert document["accesses"]
+    assert {each["named"] for each in document["accesses"]} == {"stack"}
+    assert all("[patchable]" in each["where"] for each in document["accesses"])
+    count = len(document["accesses"])
+    code, out, _ = run(*words, "--limit", "2", "--", "patchable_digits", "321")
+    assert code == 0
+    assert f"and {count - 2} accesses more (--limit)" in out
