@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 INTERVAL = 0.05
@@ -30,6 +31,7 @@ class Watchdog:
         self._cpus: weakref.WeakSet[Watched] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._rests = threading.Event()
 
     def watch(self, cpu: Watched) -> None:
         """Stop `cpu` whenever its deadline has passed, as long as it lives."""
@@ -41,14 +43,26 @@ class Watchdog:
 
     def restart(self) -> None:
         """Watch in a process that was forked, which has no threads."""
-        self._lock = threading.Lock()  # a thread that is not here may hold the other one
+        # A thread that is not here may hold the other ones.
+        self._lock, self._rests = threading.Lock(), threading.Event()
         self._thread = None
         for cpu in list(self._cpus):
             self.watch(cpu)
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Have no thread for a while, as for what changes threads one by one; nobody watches."""
+        thread = self._thread
+        self._rests.set()
+        if thread is not None:
+            thread.join()
+        try:
+            yield
+        finally:
+            self.restart()
+
     def _loop(self) -> None:
-        while True:
-            time.sleep(INTERVAL)
+        while not self._rests.wait(INTERVAL):
             with self._lock:
                 cpus = list(self._cpus)
             for cpu in cpus:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from allocator.errors import ExecmemError
 from execmem.sweep.job import Options
 from execmem.sweep.tasks import Task
 from execmem.worker.reading import files_of_design, files_of_kernel, trees_of
@@ -23,7 +25,8 @@ def readable(options: Options, files: Iterable[Path] = ()) -> tuple[Path, ...]:
     """
     found = dict.fromkeys(files_of_design(options.design))
     if options.kernel is not None:
-        found |= dict.fromkeys(files_of_kernel(options.kernel, modelled=options.modelled))
+        with suppress(ExecmemError):  # each row says why
+            found |= dict.fromkeys(files_of_kernel(options.kernel, modelled=options.modelled))
         if not options.modelled:
             found |= dict.fromkeys(trees_of(files))
     return tuple(found)

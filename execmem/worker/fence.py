@@ -26,6 +26,8 @@ import resource
 import site
 import sys
 import sysconfig
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from errno import ENOSYS, EPERM
@@ -37,6 +39,7 @@ from typing import Any
 import attrs
 
 from allocator.errors import ExecmemError
+from emulator.watchdog import WATCHDOG
 from execmem.worker.allowed import PLAIN, UNKNOWN, conditions
 
 # What programs and libraries of the host read wherever they run.
@@ -62,6 +65,7 @@ EVERYTHING = (READING, WRITING, NETWORK, SOCKETS, SIGNALS, PROGRAMS, CALLS, PRIV
 # From which ABI on Landlock closes each of them by itself.
 _LANDLOCK = {READING: 1, WRITING: 3, SIGNALS: 6}
 _SECCOMP = (WRITING, NETWORK, SOCKETS, SIGNALS, PROGRAMS, CALLS)
+_LOOKS = 20  # at threads, a millisecond apart
 _TSYNC = 8  # the ABI from which on Landlock reaches threads that run already
 _NO_NEW_PRIVS = 38  # of linux/prctl.h
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3 of linux/capability.h, see capset(2)
@@ -120,12 +124,13 @@ def fence(readable: Iterable[str | Path] = ()) -> Fence:
         What was given up and what was not. Nothing is raised: what a host lacks is told.
     """
     prepare()  # while programs that look for libraries can still be started
-    threads = _threads()
-    _limit()
-    _drop_capabilities()
     why: dict[str, str] = {}
-    abi = _landlock([*_HOST, *python_folders(), *map(str, readable)], threads, why)
-    filtered = _seccomp(why)
+    with WATCHDOG.resting():
+        threads = _threads()
+        _limit()
+        _drop_capabilities()
+        abi = _landlock([*_HOST, *python_folders(), *map(str, readable)], threads, why)
+        filtered = _seccomp(why)
     closed = {what for what, since in _LANDLOCK.items() if abi >= since}
     if filtered:
         closed |= set(_SECCOMP)
@@ -157,10 +162,15 @@ def prepare() -> Mapping[str, Any]:
 
 
 def _threads() -> int:
-    """Return how many threads this process has."""
+    """Return how many threads this process has; one that has just ended is given time to go."""
+    found = 1
     with suppress(OSError):
-        return sum(1 for _ in Path("/proc/self/task").iterdir())
-    return 1
+        for _ in range(_LOOKS):
+            found = sum(1 for _ in Path("/proc/self/task").iterdir())
+            if found == threading.active_count():
+                break
+            time.sleep(0.001)
+    return found
 
 
 def python_folders() -> list[str]:

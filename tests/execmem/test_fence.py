@@ -16,7 +16,7 @@ import pytest
 
 from allocator.types import GIB
 from archs import arch
-from execmem import isolated
+from execmem import Fault, Machine, isolated
 from execmem.cli import main
 from execmem.worker import fence as fences
 from execmem.worker.fence import EVERYTHING, NETWORK, READING, NotFenced, fence
@@ -24,6 +24,7 @@ from execmem.worker.jobs import Worker
 from loader.errors import BadKernel
 from loader.kernel import dwarf
 from tests.archs.facts import facts
+from tests.machine.snippets import snippet
 from tests.support import planted
 from tests.support.modules import module
 
@@ -186,6 +187,24 @@ def types_behind(readable, contents):
     dwarf.shutil.which = lambda _: "/usr/bin/true"
     fence(readable)
     return dwarf.Debug(lambda: contents).types("kernel")
+
+
+def computed(machine, folder):
+    """Fence this process, in which a machine is, and let it compute; for a copy."""
+    told = fence()
+    machine.seconds = 0.2
+    with pytest.raises(Fault, match="time limit"):
+        machine.call(snippet(machine, "spin"))
+    return told, planted.attempt(("open a file that is not its own", {"folder": str(folder)}))
+
+
+def test_a_machine_goes_on_behind_the_fence(fenced, tmp_path):
+    """What watches its time is fenced, too, and watches on."""
+    machine = Machine("arm64")
+    (tmp_path / "there").write_text("contents")
+    told, (result, error) = isolated(computed, machine, tmp_path)
+    assert told.whole, told.kept
+    assert (result, error in REFUSED) == (-1, True)
 
 
 def test_types_that_are_kept_are_read_behind_the_fence(tmp_path, monkeypatch):
