@@ -136,22 +136,21 @@ class BootedSubject(Subject):
         elif how is not None and how.scan is not None and all(n in symbols for n in _CODE[0][1:]):
             start, end = (symbols[name] for name in _CODE[0][1:])
             found = how.scan(read(start, end - start), start, np.unique(symbols.addresses))
-        outer = sorted({self._trap - 1, *self._firsts()})
         if found is None:
-            return outermost(debug, [(at, self._length(at)) for at in outer])
-        nobody = unknown([at + slide & ADDRESS_MASK for at in outer])
-        return debug_frame(joined((found, nobody)), debug, slide)
+            places = [(at - slide & ADDRESS_MASK, self._length(at)) for at in self.outermost]
+            return outermost(debug, places)
+        return debug_frame(joined((found, unknown(self.outermost))), debug, slide)
 
-    def _firsts(self) -> Iterator[int]:
-        """Yield where tasks begin, which nobody has called, in the kernel as it is linked."""
+    @property
+    def outermost(self) -> Sequence[int]:
+        """Where calls from outside return to, and where tasks begin."""
         symbols = self.machine.kernel.symbols
-        for name in self.arch.debugs.firsts:
-            if name in symbols:
-                yield symbols[name] - self.slide & ADDRESS_MASK
+        firsts = {symbols[name] for name in self.arch.debugs.firsts if name in symbols}
+        return sorted({self.machine.kernel.guest.trap - 1, *firsts})
 
     def _length(self, address: int) -> int:
         """Return how far it is to the next symbol."""
-        found = self.machine.kernel.symbols.around(address + self.slide & ADDRESS_MASK)
+        found = self.machine.kernel.symbols.around(address)
         return 2 if found is None else max(found[2] - found[1], 2)
 
     def _areas(self) -> Iterator[Area]:

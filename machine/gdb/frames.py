@@ -40,8 +40,11 @@ _HEAD = np.dtype([("length", "<u4"), ("cie", "<u4"), ("start", "<u8"), ("size", 
 _SIZE = _HEAD.itemsize + -(-_ROWS * _ROW.itemsize // 8) * 8
 
 
-def debug_frame(frames: Frames, debug: Debug, slide: int = 0) -> bytes:
-    """Return `.debug_frame` of rows by ascending addresses, `slide` less than those."""
+def debug_frame(frames: Frames, debug: Debug, slide: int = 0, at: int = 0) -> bytes:
+    """Return `.debug_frame` of rows by ascending addresses, `slide` less than those.
+
+    It is what stands in the section from `at` on.
+    """
     count, how, back = frames.address.size, debug.unwind, debug.columns[0]
     if not count or how is None:
         return b""
@@ -73,7 +76,7 @@ def debug_frame(frames: Frames, debug: Debug, slide: int = 0) -> bytes:
     rows[count:]["delta"] = 0
     out = np.zeros((padded // _ROWS, _SIZE), np.uint8)
     heads = np.zeros(padded // _ROWS, _HEAD)
-    heads["length"], heads["start"] = _SIZE - 4, starts
+    heads["length"], heads["start"], heads["cie"] = _SIZE - 4, starts, at
     heads["size"] = np.append(starts[1:], address[-1] + np.uint64(1)) - starts
     out[:, : _HEAD.itemsize] = heads.view(np.uint8).reshape(len(heads), -1)
     whole = rows.view(np.uint8).reshape(len(heads), -1)
@@ -108,12 +111,12 @@ def unknown(addresses: Sequence[int]) -> Frames:
     )
 
 
-def outermost(debug: Debug, places: Sequence[tuple[int, int]]) -> bytes:
-    """Return `.debug_frame` that says of code that nobody called it, by address and size."""
+def outermost(debug: Debug, places: Sequence[tuple[int, int]], at: int = 0) -> bytes:
+    """Return the same that says of code, by address and size, that nobody called it."""
     back, stack = debug.columns
     out = _common(back, ())
     for start, size in places:
-        body = (0).to_bytes(4, "little") + start.to_bytes(8, "little") + size.to_bytes(8, "little")
+        body = at.to_bytes(4, "little") + start.to_bytes(8, "little") + size.to_bytes(8, "little")
         body += bytes((_CFA, stack, 0, _UNDEFINED, back))
         body += bytes(-(len(body) + 4) % 8)
         out += len(body).to_bytes(4, "little") + body

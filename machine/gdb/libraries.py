@@ -21,7 +21,7 @@ from allocator.types import Interval
 from archs.levels.debug import Frames
 from loader.elfview import SHF_ALLOC, STT_FUNC
 from loader.loaded import State
-from machine.gdb.frames import debug_frame, joined
+from machine.gdb.frames import debug_frame, outermost
 from machine.gdb.subject import Present
 from machine.gdb.symbolfile import Area, symbol_file
 
@@ -75,18 +75,30 @@ def file_of(module: Present) -> bytes:
     return bytes(data)
 
 
-def frames_of(modules: Sequence[Present], read: Callable[[int, int], bytes]) -> bytes:
+def frames_of(
+    modules: Sequence[Present], read: Callable[[int, int], bytes], outer: Sequence[int] = ()
+) -> bytes:
     """Return an ELF file that says where modules' functions have their frames; empty for nothing.
 
     It is a file by itself, because addresses in it count from its text, which modules have pieces
     of on both sides.
+
+    Parameters
+    ----------
+    modules, read
+        The modules, and what returns guest memory.
+    outer
+        Addresses from which on code has no caller: a kernel's file that a user has does not say it.
     """
     found = [each for module in modules for each in _frames(module, read)]
     if not found:
         return b""
     arch = modules[0].view.arch
     nowhere = Area(".text", Interval(0, 0), code=True)
-    contents = debug_frame(joined(found), arch.debugs)
+    contents = b""
+    for part in found:  # each by itself: what lies between them is not the modules'
+        contents += debug_frame(part, arch.debugs, at=len(contents))
+    contents += outermost(arch.debugs, [(address, 2) for address in outer], at=len(contents))
     empty = np.empty(0, np.uint64)
     return symbol_file(arch, (), empty, (nowhere,), more={".debug_frame": contents})
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class ModelledSubject(Subject):
             Area(".data", Interval(stubs.end, image.end), code=False),
         )
         names = dict(kernel.symbols)
-        names[CALLER] = at = (kernel.return_address & ADDRESS_MASK) - 1
+        (at,) = self.outermost
+        names[CALLER] = at
         addresses = np.fromiter((a & ADDRESS_MASK for a in names.values()), np.uint64, len(names))
         frames = outermost(self.arch.debugs, [(at, 2)])
         return symbol_file(
@@ -70,6 +71,11 @@ class ModelledSubject(Subject):
             flags=self.flags(),
             more={".debug_frame": frames},
         )
+
+    @property
+    def outermost(self) -> Sequence[int]:
+        """Where calls from outside return to."""
+        return ((self.machine.kernel.return_address & ADDRESS_MASK) - 1,)
 
     def of_cpu(self, cpu: int, name: str) -> int | None:
         """Return a register of a CPU that does not run now; None: it is not told."""

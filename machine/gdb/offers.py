@@ -89,7 +89,7 @@ class Offers:
         }
         if has_frames(modules):
             read = self._subject.machine.read
-            found[frames_path(modules)] = partial(frames_of, modules, read)
+            found[frames_path(modules)] = partial(frames_of, modules, read, self._subject.outermost)
         found[self._subject.title] = self._symbols
         return found
 

@@ -159,6 +159,11 @@ class Subject(abc.ABC):
         """Return why tasks are not shown; empty where they are."""
         return ""
 
+    @property
+    def outermost(self) -> Sequence[int]:
+        """Addresses from which on code has no caller, up to the next function."""
+        return ()
+
     def flags(self) -> int:
         """Return `e_flags` of code here, as far as a module tells."""
         for module in self.modules():

@@ -6,6 +6,7 @@ Needs gdb-multiarch; what is booted, EXECMEM_KERNELS and EXECMEM_CORPUS.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import stat
@@ -343,9 +344,9 @@ INIT = [
     *("reverse-stepi", "info symbol $pc", "stepi", "info symbol $pc", "detach"),
 ]
 INITS = ("rfkill_init", "init_module")  # one is an alias of the other
-KERNELS = [each for each in booted.releases() if each[0].startswith("6.12")]
-KERNELS += [
-    each for each in booted.releases() if each[0] in ("6.1-arm64", "7.2-amd64", "7.2-riscv64")
+CHOSEN = ("6.12-amd64", "6.12-arm64", "6.12-riscv64", "7.2-amd64")  # with EXECMEM_LONG all
+KERNELS = [
+    each for each in booted.releases() if each[0] in CHOSEN or os.environ.get("EXECMEM_LONG")
 ]
 
 
