@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 )
 @examples(
     "execmem coverage patchable patchable_digits 321",
-    "execmem coverage crc16 crc16 0 str:123456789 9 --root TREE --drcov crc16.drcov",
+    "execmem coverage crc16 crc16 0 str:123456789 9 --root TREE --drcov a.cov",
 )
 def coverage(
     module: str,
