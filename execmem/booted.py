@@ -12,7 +12,7 @@ from rich.console import Console
 
 from allocator.types import Hex, size_text
 from emulator.faults import Fault
-from execmem import notices, report
+from execmem import findings, notices, report
 from execmem.own_kernel import own_kernel_of
 from execmem.streams import say
 from execmem.terminal import Meter, console
@@ -227,6 +227,7 @@ def run(
 ) -> None:
     """Load a module into a booted kernel, and call one of its functions."""
     machine = open_machine(module, options)
+    checks = findings.begin(machine, options["sanitize"])
     if function is None:
         machine.note_registrations()
     before = len(machine.log)
@@ -247,9 +248,12 @@ def run(
         for line in said:
             say(line.text, err=True)
         raise fault
+    document = module_json(machine, loaded) if options["as_json"] else {}
+    if checks is not None:
+        loaded.unload()
     if options["as_json"]:
         report.print_json(
-            module_json(machine, loaded)
+            document
             | {
                 "function": function,
                 "result": None if result is None else Hex(result),
@@ -257,6 +261,7 @@ def run(
                 "tainted": machine.tainted,
                 "log": [line.text for line in said],
                 "reports": [report_json(each) for each in reported],
+                "findings": findings.as_json(checks),
                 "notices": notices.texts(),
             }
         )
@@ -270,6 +275,7 @@ def run(
         say(f"{function} = {result:#x} ({result})")
     for output in outputs:
         say(f"out: {output}")
+    findings.show(checks)
 
 
 def crypto(

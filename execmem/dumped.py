@@ -24,6 +24,7 @@ _OTHERS: Mapping[str, object] = {
     "params": (),
     "stubs": (),
     "record": None,
+    "sanitize": None,
     "modelled": False,
     "console": False,
     "design": "default",

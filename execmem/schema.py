@@ -156,6 +156,19 @@ _MISSING: Keys = {
     "stubbed{}": (COUNT, "calls of each symbol of `--stub`"),
 }
 
+_FINDINGS: Keys = {
+    "findings[].kind": (TEXT, "`leak`, `lock imbalance` ..., with `--sanitize`"),
+    "findings[].where": (TEXT, "the place, or what was called"),
+    "findings[].reason": (TEXT, "what was done"),
+    "findings[].address": (HEX, f"what it was done to{NULL}there is none"),
+    "findings[].object": (PART, f"the heap object that it is about{NULL}it is about none"),
+    "findings[].object.address": (HEX, "where it is"),
+    "findings[].object.size": (COUNT, "bytes"),
+    "findings[].object.allocated[]": (TEXT, "who did it, innermost first"),
+    "findings[].object.freed[]": (TEXT, "who did it; empty: nobody did"),
+    "findings[].backtrace[]": (TEXT, "who called the place, innermost first"),
+}
+
 _CALL: Keys = {
     "module": (TEXT, "the module"),
     "arch": (TEXT, "its architecture"),
@@ -231,11 +244,13 @@ DOCUMENTS: Mapping[str, Keys] = {
         "outputs[]": (BYTES, "of each `out:` argument"),
         **_MISSING,
         "leaks[]": (TEXT, "memory not freed, with `--kasan`"),
+        **_FINDINGS,
     },
     "run --kernel": {
         **_BOOTED,
         "function": (TEXT, f"what was called{NULL}init only"),
         "result": (HEX, f"what it returned{NULL}init only"),
+        **_FINDINGS,
         "outputs[]": (BYTES, "of each `out:` argument"),
         "tainted": (
             TEXT,

@@ -24,7 +24,7 @@ FRESH = 0x5A  # and in objects that nobody asked to be zeroed (POISON_INUSE)
 WORD = 8  # what objects are aligned to at least (ARCH_SLAB_MINALIGN)
 # How many slots of how many pages a pool has: most objects fit in a page. Each begins at a multiple
 # of its size and has as many pages for a guard, as powers of two are aligned to themselves.
-SHAPE = ((1, 96), (2, 12), (4, 6), (16, 2))
+SHAPE = ((1, 48), (2, 6), (4, 3), (16, 1))
 
 
 class Pages(Protocol):

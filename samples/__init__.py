@@ -28,6 +28,7 @@ DEMOS: dict[str, str] = {
     "holes": "what init leaves behind between the texts that stay",
     "after_init": "data that init may write and nobody after it",
     "initplt": "why init text has PLT entries of its own",
+    "guard": "seven mistakes of a parser, and what finds each without looking at every access",
     "nomodules": "executable memory in a kernel without modules",
     "trees": "three blocks against three trees, with a server's modules",
     "fit": "do 4,350 modules fit where arm64's calls reach?",

@@ -46,11 +46,17 @@ from execmem.streams import say
 )
 @click.option("--no-init", is_flag=True, help="call without running init first")
 @click.option(
+    "--sanitize",
+    metavar="CHECKS",
+    help="find what is wrong with memory and locks: guard,leaks,locks,wx or all",
+)
+@click.option(
     "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
 )
 @examples(
     "execmem run hello --param who=you",
     "execmem run mathuser mathuser_lcm 21 6 --arch riscv64",
+    "execmem run parser parser_parse hex:505253016b022b31 8 --sanitize all",
     "execmem run crc16 crc16 0 str:123456789 9 --root TREE --arch arm64",
 )
 def run(
@@ -71,7 +77,7 @@ def run(
     that was loaded then, or vmlinux. Nothing is loaded and no time passes.
     """
     with importing():
-        from execmem import notices, report
+        from execmem import findings, notices, report
         from machine.machine import Out
 
     values = [argument(text) for text in args]
@@ -95,6 +101,7 @@ def run(
         )
         return
     machine = machine_for(module, options)
+    checks = findings.begin(machine, options["sanitize"])
     save = recording(machine, options)
     click.get_current_context().call_on_close(lambda: report.print_missing(machine))
     loaded = load_one(machine, module, options, init=not no_init)
@@ -118,9 +125,9 @@ def run(
             "notices": notices.texts(),
             **report.missing(machine),
         }
-        if options["kasan"]:
+        if options["kasan"] or checks is not None:
             machine.unload(loaded, force=True)
-        report.print_json(document | {"leaks": machine.leaks})
+        report.print_json(document | {"leaks": machine.leaks, "findings": findings.as_json(checks)})
         return
     for line in machine.log:
         say(line.text, err=line.loading)
@@ -136,7 +143,8 @@ def run(
         say(f"{function} = {result:#x} ({result})")
     for output in outputs:
         say(f"out: {shortened(output)}")
-    if options["kasan"]:
+    if options["kasan"] or checks is not None:
         machine.unload(loaded, force=True)
         for leak in machine.leaks:
             say(leak)
+    findings.show(checks)

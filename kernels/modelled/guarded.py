@@ -106,6 +106,5 @@ class GuardedObjects:
         self._memory.flush_tlb(Interval(address, address + size))
 
     def open(self, address: int, size: int) -> None:
-        """Let them be touched again."""
+        """Let them be touched again; nobody has looked them up while they were closed."""
         self._memory.page_table.protect(address, size, Prot.RW)
-        self._memory.flush_tlb(Interval(address, address + size))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from struct import unpack
 
 from emulator.boards.guards import Guards
 from emulator.faults import BadCall, Fault
@@ -72,6 +73,7 @@ class GuardedHeap:
         self._kernel = functions.text
         calling = guest.arch.runs.calling
         self._arguments = [self._board.number(each) for each in calling.arguments]
+        self._link = None if calling.link is None else self._board.number(calling.link)
         self._size = Pool.size_of(PAGE)
         with guest.unwatched():
             self._start = guest.call_by_name(_PAGES, self._size, GFP_KERNEL)
@@ -81,6 +83,7 @@ class GuardedHeap:
         self._offset = self._start - physical
         self._guards = Guards(self._board, physical, self._size, self._touched)
         self._put_off: list[tuple[int, Site]] = []  # frees that wait for RCU
+        self._stacks: dict[int, int] = {}  # pages of the process' stack -> physical
         self._caches: dict[int, tuple[int, int] | None] = {}
         for slot in (pool := Pool(self, self._start, PAGE)).slots:
             self._guards.divide(slot.start - self._offset, slot.end - slot.start)
@@ -180,7 +183,7 @@ class GuardedHeap:
             guest = self._guest
             if guest.apart:
                 return None
-            returns = guest.return_address()
+            returns = self._return_address()
             whose = self._asks(returns)
             if not whose:
                 return None
@@ -201,6 +204,13 @@ class GuardedHeap:
 
         return reached
 
+    def _return_address(self) -> int:
+        """Return where the function returns to that has just been entered."""
+        if self._link is not None:
+            return self._board.get_number(self._link)
+        found = _words(self._top(1))
+        return found[0] if found else self._guest.return_address()
+
     def _argument(self, number: int) -> int:
         return self._board.get_number(self._arguments[number])
 
@@ -208,7 +218,7 @@ class GuardedHeap:
         """Return the module for which an allocation is made; empty for none."""
         if returns not in self._kernel:
             return self._owner(returns) or "?"
-        for word in self._stack(_STACK):
+        for word in _words(self._top(_STACK)):
             if word not in self._kernel and (whose := self._owner(word)):
                 return whose
         return ""
@@ -247,7 +257,7 @@ class GuardedHeap:
     def _freed(self, address: int) -> int | None:
         if address not in self.pool:
             return None
-        returns = self._guest.return_address()
+        returns = self._return_address()
         self._free(address, self._site(returns))
         return self._guest.return_from(returns, 0)
 
@@ -264,7 +274,7 @@ class GuardedHeap:
         others = [each for each in objects if each not in self.pool]
         if len(others) == count:
             return None
-        returns = guest.return_address()
+        returns = self._return_address()
         site = self._site(returns)
         for each in objects:
             if each in self.pool:
@@ -280,7 +290,7 @@ class GuardedHeap:
         address = head - what if head and what < _OFFSETS else what
         if address not in self.pool:
             return None
-        returns = self._guest.return_address()
+        returns = self._return_address()
         self._put_off.append((address, self._site(returns)))
         return self._guest.return_from(returns, 0)
 
@@ -315,13 +325,13 @@ class GuardedHeap:
         address = self._argument(0)
         if address not in self.pool:
             return None
-        return self._guest.return_from(self._guest.return_address(), self.pool.size(address))
+        return self._guest.return_from(self._return_address(), self.pool.size(address))
 
     def _krealloc(self) -> int | None:
         address, size = self._argument(0), self._argument(1)
         if address not in self.pool:
             return None
-        guest, returns = self._guest, self._guest.return_address()
+        guest, returns = self._guest, self._return_address()
         site, found = self._site(returns), self.pool.at(address)
         if not size or found is None or found.freed is not None:
             self._free(address, site)
@@ -362,24 +372,32 @@ class GuardedHeap:
 
     # Places -----------------------------------------------------------------------------------------
 
-    def _stack(self, count: int) -> list[int]:
-        """Return the words on top of the stack; fewer where it ends."""
-        sp = self._board.sp & -8
-        size = 8 * count
-        if self._guest.on_own_stack():  # nothing above is of this call
-            size = min(size, max(self._guest.base - sp, 0))
-        try:
-            data = self._board.read(sp, size)
-        except LookupError:
-            data = b""
-        return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
+    def _top(self, count: int) -> bytes:
+        """Return words on top of the stack, up to where the call under way began, or a page ends."""
+        board, guest = self._board, self._guest
+        sp = board.sp & -8
+        size = min(8 * count, -sp % PAGE or PAGE)
+        if not guest.on_own_stack():
+            try:
+                return board.read(sp, size)
+            except LookupError:
+                return b""
+        page = sp & -PAGE
+        physical = self._stacks.get(page)
+        if physical is None:  # the process keeps its stack
+            physical = board.translate(page)
+            if physical is None:
+                return b""
+            self._stacks[page] = physical
+        size = min(size, max(guest.base - sp, 0))
+        return board.ram.read(physical + sp - page, size)
 
     def _site(self, returns: int) -> Site:
         """Return a place whose callers are looked up when somebody asks."""
-        words = self._stack(_DEEP)
+        stack = self._top(_DEEP)
 
         def names() -> tuple[str, ...]:
-            frames = [at for at in words if self._is_return(at)]
+            frames = [at for at in _words(stack) if self._is_return(at)]
             first = [returns] if frames[:1] != [returns] else []
             return tuple(map(self._named, [*first, *frames][:_FRAMES]))
 
@@ -391,7 +409,7 @@ class GuardedHeap:
         here = self._named(self._board.pc).partition("+")[0]
         if first and self._named(first[0]).partition("+")[0] == here:
             first = []  # of a function that it called before
-        frames = [at for at in (*first, *self._stack(_DEEP)) if self._is_return(at)]
+        frames = [at for at in (*first, *_words(self._top(_DEEP))) if self._is_return(at)]
         return tuple(map(self._named, frames[:_FRAMES]))
 
     def _is_return(self, address: int) -> bool:
@@ -414,6 +432,11 @@ class GuardedHeap:
         self.pool.set_state(state)
         self._put_off.clear()
         self._caches.clear()
+
+
+def _words(data: bytes) -> tuple[int, ...]:
+    count = len(data) // 8
+    return unpack(f"<{count}Q", data[: 8 * count])
 
 
 def _outside() -> tuple[str, ...]:

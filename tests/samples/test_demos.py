@@ -299,6 +299,17 @@ def test_trees_have_large_leaves_and_vmalloc_has_none():
     assert facts["strata"]["splits"] == 1
 
 
+def test_guard_finds_each_mistake():
+    """What is found is what the parser's source says is wrong, in its order; without, little is."""
+    facts = told("guard").facts
+    found = [each["found"] for each in facts.values()]
+    behind = "out-of-bounds access"
+    assert found[:5] == [behind, behind, "use after free", "double free", behind]
+    assert found[5:] == ["lock imbalance", "leak"]
+    seen = [each["plain"] for each in facts.values()]
+    assert [each for each in seen if not each.endswith(" records")] == ["panic"]  # kfree twice
+
+
 def test_fit_agrees_with_what_was_measured_before():
     """Counted apart from this project: 1,755 and 2,332 (first fit), 3,709, all, all."""
     facts = told("fit").facts
