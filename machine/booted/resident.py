@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
+from allocator.types import MemType
 from archs.layouts import NotKnown
 from emulator.faults import BadCall
 from kernels.booted.kernel import BootedKernel
-from kernels.booted.modules import Inserted
+from kernels.booted.modules import Inserted, Region
 from loader.btf import BadBtf, Btf
-from loader.elfview import STT_FUNC, STT_OBJECT, ElfView
 from loader.loaded import LoadedSection, State
 from machine.booted.module import BootedModule, LoadReport
+from machine.booted.remade import Row, file_of
 
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _MOST, _SYMBOLS, _SECTIONS = 10_000, 1 << 20, 4096
@@ -41,18 +41,21 @@ class ResidentModule(BootedModule):
     """
 
     def __init__(self, machine: Any, name: str, inserted: Inserted) -> None:
+        self._holder = machine
+        self.inserted, self.name = inserted, name
+        sections = self._placed(inserted.regions)
         report = LoadReport(
             name=name,
             arch=machine.arch.name,
             kernel=machine.kernel.release,
             regions=inserted.regions,
-            sections={},
+            sections=dict(enumerate(sections, 1)),
             relocations={},
             init_result=0,
             log=(),
         )
-        super().__init__(machine, cast("ElfView", None), name, inserted, report)
-        self._holder = machine
+        view = file_of(name, machine.arch, sections, self._table())
+        super().__init__(machine, view, name, inserted, report)
 
     def types_over(self, kernel: Btf | None, release: str) -> Btf | None:
         """Return its types, as the kernel has them in memory; None: there are none."""
@@ -65,14 +68,8 @@ class ResidentModule(BootedModule):
         except (BadCall, BadBtf):
             return None
 
-    @property
-    def placed(self) -> None:
-        """Its file, which nobody knows."""
-        return None
-
-    @cached_property
-    def _table(self) -> list[tuple[str, int, int, int]]:
-        """Symbols: name, kind, address, size."""
+    def _table(self) -> list[Row]:
+        """Return its symbols, as the kernel keeps them."""
         machine, word = self._holder, self._word
         try:
             outer, inner = (
@@ -103,41 +100,26 @@ class ResidentModule(BootedModule):
             data += self._holder.read(address + len(data), size)
         return data.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
-    @cached_property
-    def symbols(self) -> Mapping[str, int]:
-        """Functions, objects and global symbols by name -> address; globals win over locals."""
-        found: dict[str, int] = {}
-        for name, info, address, _ in self._table:
-            wanted = info & 0xF in (STT_FUNC, STT_OBJECT) or info >> 4
-            if wanted and (name not in found or info >> 4):
-                found[name] = address
-        return found
-
-    @cached_property
-    def spans(self) -> list[tuple[int, int, str]]:
-        """Address, size and name of every function, in ascending order."""
-        rows = (row for row in self._table if row[1] & 0xF == STT_FUNC)
-        return sorted((address, size, name) for name, _, address, size in rows)
-
-    @cached_property
-    def sections(self) -> Mapping[int, LoadedSection]:
-        """Number -> name, memory type, address, size, as /sys/module/NAME/sections has them.
+    def _placed(self, regions: Mapping[MemType, Region]) -> list[LoadedSection]:
+        """Return its sections, as /sys/module/NAME/sections has them; without those its memory.
 
         The kernel notes where they begin; each is as long as the next one, or its memory, is away.
         """
         try:
             begins = sorted(self._sections(), key=lambda pair: pair[1])
         except BadCall:
-            return {}
-        found = {}
+            begins = []
+        found = []
         for number, (name, address) in enumerate(begins):
-            for kind, region in self.report.regions.items():
+            for kind, region in regions.items():
                 end = region.address + region.size
                 if region.address <= address < end:
                     after = next((at for _, at in begins[number + 1 :] if at > address), end)
-                    size = min(after, end) - address
-                    found[number] = LoadedSection(name, kind, address, size)
-        return found
+                    found.append(LoadedSection(name, kind, address, min(after, end) - address))
+        return found or [
+            LoadedSection(f".{kind.name.lower()}", kind, region.address, region.size)
+            for kind, region in regions.items()
+        ]
 
     def _sections(self) -> Iterator[tuple[str, int]]:
         machine, word = self._holder, self._word
