@@ -3,6 +3,8 @@
 
 `Machine(...)` makes the right one: a kernel that is given is booted, and without one, or with
 `modelled=True`, the modelled kernel answers.
+
+Long because it is nothing but what can be asked of a machine, each with what it promises.
 """
 
 from __future__ import annotations
