@@ -70,6 +70,8 @@ class BootedSubject(Subject):
     def modules(self) -> Iterator[Present]:
         """Yield the modules in memory: those that were loaded, and those that are being loaded."""
         for module in self.machine.modules.values():
+            if module.view is None:  # of a dump: nobody has its file
+                continue
             placed = {
                 index: section.address
                 for index, section in module.sections.items()
