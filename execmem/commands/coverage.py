@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--debug", metavar="PATH", help="file with the module's DWARF, or folder like /usr/lib/debug"
 )
-@click.option("--like", metavar="ELF", help="file whose layout --drcov follows, of execmem export")
+@click.option("--like", metavar="ELF", help="exported file whose layout --drcov follows")
 @click.option("--with-kernel", is_flag=True, help="what a booted kernel executes counts, too")
 @module_options
 @modelled_option
