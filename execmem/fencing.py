@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from emulator import process
-from execmem import documents, notices
+from execmem import notices
 from execmem.own_kernel import own_kernel_of
 from execmem.worker.fence import NotFenced, fence
 from execmem.worker.reading import files_of_design, files_of_kernel, modules_beside, trees_of
@@ -40,7 +40,6 @@ def fence_command(options: dict[str, Any], *, whole: bool) -> None:
     if options.get("kernel") == AUTO:
         module = next(iter(_words(options.get("module", options.get("modules", "")))), "")
         options["kernel"] = own_kernel_of(module, options)
-    documents.envelope({})  # which version this is stands in a folder that is no package's
     found = fence(_readable(options))
     if whole and not found.whole:
         raise NotFenced(found.kept)

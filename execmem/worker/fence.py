@@ -33,6 +33,7 @@ from contextlib import suppress
 from errno import ENOSYS, EPERM
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,9 @@ def python_folders() -> list[str]:
     found |= {*site.getsitepackages(), site.getusersitepackages()}
     for name in _OURS:
         import_module(name)  # afterwards it is found nowhere, where its folder's is no other's
+    with suppress(PackageNotFoundError):  # found once, it is found again
+        version("execmem")
+    found |= set(map(str, Path(__file__).parents[2].glob("execmem*-info")))
     # Of what lies elsewhere, the folders of packages: a folder of sys.path may be a home.
     for module in list(sys.modules.values()):
         found |= {str(path) for path in getattr(module, "__path__", ()) if isinstance(path, str)}
