@@ -22,6 +22,7 @@ class FindingKind(enum.Enum):
     DOUBLE_FREE = "double free"
     BAD_FREE = "invalid free"
     OVERWRITTEN = "overwritten red zone"
+    UNINITIALISED = "read of uninitialised memory"
     LEAK = "leak"
     LOCK = "lock imbalance"
     WX = "writable and executable memory"

@@ -9,11 +9,11 @@ from functools import partial
 from allocator import KernelMemory
 from allocator.types import ADDRESS_MASK
 from emulator.faults import Fault
-from kernels.findings import Finding, FindingKind
+from kernels.findings import Finding, FindingKind, HeapObject
 from kernels.guarding import Wrong
 from kernels.modelled.api import held
 from kernels.modelled.guarded import GuardedObjects
-from kernels.modelled.kasan import CheckedHeap
+from kernels.modelled.kasan import CheckedHeap, Object
 from kernels.modelled.kernel import Kernel
 from loader.loaded import LoadedModule
 from machine.calling import Caller
@@ -61,6 +61,8 @@ class ModelledSanitizer(Sanitizer):
                 self.lacks.append("guard: this machine looks at each byte already (kasan)")
         elif self.checks & {"guard", "leaks"}:
             self._guard(explainer)
+        if "uninit" in self.checks:
+            self._look_for_fresh()
         if "leaks" in self.checks:
             insmod.leaving = self._leaving
             self.at_end(lambda: setattr(insmod, "leaving", lambda _loaded: None))
@@ -83,6 +85,24 @@ class ModelledSanitizer(Sanitizer):
             part.blame = self._blame
         # What is allocated stays where it is, and can be freed.
         self.at_end(objects.end)
+
+    def _look_for_fresh(self) -> None:
+        heap = self._kernel.heap
+        if not isinstance(heap, CheckedHeap):
+            said = "each access is looked at only with Machine(kasan=True) (--kasan)"
+            self.lacks.append(f"uninit: {said}")
+            return
+        heap.on_fresh = self._fresh
+        self.at_end(lambda: setattr(heap, "on_fresh", None))
+
+    def _fresh(self, address: int, size: int, found: Object) -> None:
+        pc = self._kernel.cpu.read(self._kernel.arch.runs.calling.program_counter)
+        if pc in self._kernel.image:  # a copy, which decides nothing by what it copies
+            return
+        where = self._kernel.symbolize(pc) or f"{pc:#x}"
+        told = HeapObject(found.address, found.size, (found.allocated.place,))
+        reason = f"read of {size} bytes, {address - found.address} bytes into {found}"
+        self.found(Finding(FindingKind.UNINITIALISED, where, reason, address, told))
 
     @property
     def unguarded(self) -> int:

@@ -18,6 +18,7 @@ from kernels.tracing import UntilStopped
 CHECKS: Mapping[str, str] = {
     "guard": "heap objects end at a guard page; freed ones are closed; frees are looked at",
     "leaks": "what a module allocated and has not freed when it is unloaded",
+    "uninit": "heap memory is written before it is read (where each access is looked at: kasan)",
     "locks": "locks, preemption and interrupts are after a call what they were before it",
     "wx": "no memory of a module is writable and executable",
 }

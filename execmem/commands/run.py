@@ -48,7 +48,7 @@ from execmem.streams import say
 @click.option(
     "--sanitize",
     metavar="CHECKS",
-    help="find what is wrong with memory and locks: guard,leaks,locks,wx or all",
+    help="find what is wrong with memory and locks: guard,leaks,uninit,locks,wx or all",
 )
 @click.option(
     "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"

@@ -26,7 +26,8 @@ SHADOWED = 4096  # bytes of memory that a piece of shadow is for, whatever a pag
 RED_ZONE = 64  # bytes on each side of an object
 QUARANTINE = 1024  # freed objects that are not used again yet
 OBJECT_COST = 1024  # what the record of an object takes, beside a byte of shadow for each byte
-FINE, RED, FREED = 0, 1, 2
+FINE, RED, FREED, FRESH = 0, 1, 2, 3
+_WRITTEN = bytes.maketrans(bytes((FRESH,)), bytes((FINE,)))
 # Functions whose memory the module itself must free.
 ALLOCATORS = (
     "__kmalloc kmem_cache_alloc __kvmalloc kvmalloc krealloc kstrdup kstrndup kmemdup kvmemdup"
@@ -107,6 +108,9 @@ class CheckedHeap(Heap):
         self._quarantine: deque[Object] = deque()
         self._shadow: dict[int, bytearray] = {}
         self._around: dict[int, list[Object]] = {}  # by page of the direct map
+        # Told of reads of what nobody has written since it was allocated: its address and bytes,
+        # and the object. None: nobody wants to know.
+        self.on_fresh: Callable[[int, int, Object], object] | None = None
 
     def alloc(self, size: int, *, zero: bool = False) -> int:
         """Return the address of `size` bytes between red zones, or 0 where there is no memory."""
@@ -120,7 +124,7 @@ class CheckedHeap(Heap):
         found = Object(base + RED_ZONE, size, base, super().size(base), self._origin())
         self._objects[found.address] = found
         self._mark(base, found.room, RED)
-        self._mark(found.address, size, FINE)
+        self._mark(found.address, size, FINE if zero or self.on_fresh is None else FRESH)
         for page in self._pages_of(found):
             self._around.setdefault(page, []).append(found)
         return found.address
@@ -207,8 +211,11 @@ class CheckedHeap(Heap):
             shadow[offset : offset + count] = bytes([state]) * count
             at, size = at + count, size - count
 
-    def check(self, physical: int, size: int, write: bool) -> None:
-        """Report an access of [physical, physical + size) that touches what it may not."""
+    def check(self, physical: int, size: int, write: bool, *, copies: bool = False) -> None:
+        """Report an access of [physical, physical + size) that touches what it may not.
+
+        `copies` says that a read passes on what it finds, and decides nothing by it.
+        """
         at, end = physical, physical + size
         while at < end:
             page, offset = divmod(at, SHADOWED)
@@ -216,10 +223,22 @@ class CheckedHeap(Heap):
             shadow = self._shadow.get(page)
             if shadow is not None:
                 touched = shadow[offset : offset + count]
-                bad = touched.lstrip(b"\0")
-                if bad:
-                    self._bad(at + len(touched) - len(bad), bad[0], size, write)
+                if touched.count(FINE) < count:
+                    bad = touched.translate(_WRITTEN).lstrip(b"\0")
+                    if bad:
+                        self._bad(at + count - len(bad), bad[0], size, write)
+                    if write:
+                        shadow[offset : offset + count] = bytes(count)
+                    elif not copies and touched.count(FRESH) == size:
+                        shadow[offset : offset + count] = bytes(count)  # told once
+                        self._fresh(at, size)
             at += count
+
+    def _fresh(self, physical: int, size: int) -> None:
+        address = self.memory.direct_map.start + physical
+        for found in self._around[physical // SHADOWED]:
+            if found.address <= address < found.address + found.size and self.on_fresh is not None:
+                self.on_fresh(address, size, found)
 
     def _bad(self, physical: int, state: int, size: int, write: bool) -> NoReturn:
         address = self.memory.direct_map.start + physical
@@ -257,4 +276,4 @@ class CheckedMemory(KernelMemory):
 
     def _check(self, address: int, size: int, *, write: bool) -> None:
         if address in self.direct_map:
-            self.checked_heap.check(address - self.direct_map.start, size, write)
+            self.checked_heap.check(address - self.direct_map.start, size, write, copies=True)

@@ -51,6 +51,9 @@ class BootedSanitizer(Sanitizer):
         if self.checks & {"guard", "leaks"}:
             self.heap = GuardedHeap(guest, functions, name, self._owner, disassemble, self)
             self.at_end(self.heap.end)
+        if "uninit" in self.checks:
+            where = "the modelled kernel, with Machine(kasan=True)"
+            self.lacks.append(f"uninit: each access is looked at only in {where}")
         if "locks" in self.checks:
             locks = Locks(guest, functions, name, self)
             self.at_end(locks.end)

@@ -21,10 +21,11 @@ from kernels.guarding import RED_ZONE
 from machine.face import Machine
 from machine.sanitizing import CHECKS
 from samples.modules import root
+from tests.machine.snippets import snippet
 from tests.support import booted
 from tests.support.sampled import built_for
 
-GFP_KERNEL = 0xCC0
+GFP_KERNEL, GFP_ZERO = 0xCC0, 0x100
 MOST = 200_000  # instructions of a call
 
 
@@ -155,10 +156,37 @@ def test_kernel_functions_are_checked_as_well(arch: Arch, kasan: bool) -> None:
     assert bool(checks.lacks) >= kasan
 
 
+def test_reads_of_what_nobody_wrote(arch: Arch) -> None:
+    """A load of bytes that none was stored to is found once, with the object; after a store none is."""
+    if arch.runs.emulation.delay_slots is not None:
+        assert any("uninit" in each for each in Machine(arch).sanitize("uninit").lacks)
+        pytest.skip(f"accesses in delay slots of {arch.name} cannot be checked")
+    machine: Any = Machine(arch, root=root(arch.name), kasan=True)
+    checks = machine.sanitize("uninit")
+    kmalloc, memcpy = map(machine.kernel.address, ("__kmalloc_noprof", "memcpy"))
+    load, store = snippet(machine, "load"), snippet(machine, "store")
+    at, other = (machine.call(kmalloc, 64, GFP_KERNEL) for _ in range(2))
+    machine.call(store, at, 5)
+    machine.call(memcpy, other, at, 64)  # passes on
+    assert machine.call(load, at) == 5
+    zeroed = machine.call(kmalloc, 64, GFP_KERNEL | GFP_ZERO)
+    assert machine.call(load, zeroed) == 0
+    assert checks.findings == []
+    for _ in range(2):
+        machine.call(load, at + 16)
+    (found,) = checks.findings
+    assert found.kind is FindingKind.UNINITIALISED
+    assert found.address == at + 16
+    assert found.object is not None
+    assert (found.object.address, found.object.size) == (at, 64)
+    machine.load("checksums").unload()
+    assert checks.of(FindingKind.UNINITIALISED) == [found]
+
+
 def test_no_such_check(arch: Arch) -> None:
     """A check that is none is refused with those that there are."""
     machine = Machine(arch)
-    with pytest.raises(BadCall, match=r"'gard' is no check.*guard, leaks, locks, wx"):
+    with pytest.raises(BadCall, match=r"'gard' is no check.*guard, leaks, uninit, locks, wx"):
         machine.sanitize("gard")
     checks = machine.sanitize("guard,wx", "locks")
     assert checks.checks == {"guard", "wx", "locks"} < set(CHECKS)
