@@ -126,6 +126,7 @@ def line(text: str) -> list[str] | str:
     for word, what in (
         ("ADDRESS", "a cluster"),
         ("BUILD", "a kernel that was built with KUnit tests"),
+        ("VMCORE", "a crash dump"),
         ("evil.ko", "a module that ends emulators"),
     ):
         if any(each.split("/")[0] == word for each in words):
