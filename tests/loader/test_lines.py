@@ -100,7 +100,15 @@ def check(view, addresses: dict[int, int], lines: Lines, tool: list[str], file: 
 
 
 @pytest.mark.parametrize(
-    "flags", ["-gdwarf-4", "-gdwarf-5", "-gdwarf-5 -gz", "-gdwarf-4 -fdebug-types-section"]
+    "flags",
+    [
+        "-gdwarf-2",
+        "-gdwarf-3",
+        "-gdwarf-4",
+        "-gdwarf-5",
+        "-gdwarf-5 -gz",
+        "-gdwarf-4 -fdebug-types-section",
+    ],
 )
 def test_lines_are_addr2lines(arch: Arch, flags: str, tmp_path: Path) -> None:
     """Of every byte of every function, inlined ones and their callers included."""
