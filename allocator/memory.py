@@ -359,6 +359,11 @@ class KernelMemory:
         self._areas[reserved.start] = _Area(reserved, mapped)
         return reserved.start
 
+    @property
+    def areas(self) -> frozenset[int]:
+        """Where memory is that `vmalloc` returned."""
+        return frozenset(self._areas)
+
     def vfree(self, va: int) -> None:
         """Free what `vmalloc` returned; LifecycleError for any other address."""
         area = self._areas.get(va)

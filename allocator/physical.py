@@ -65,6 +65,7 @@ class PhysicalMemory:
         # Free blocks per order, by first frame number; a dict is an ordered set here.
         self._free: list[dict[int, None]] = [{} for _ in range(frames.bit_length())]
         self._free_frames = 0
+        self.changes = 0  # times that frames were taken or given back
         self._insert_range(1, frames)
 
     @property
@@ -193,6 +194,16 @@ class PhysicalMemory:
         found: NDArray[np.bool_] = entries & np.uint64(_PRESENT | _SWAPPED) != 0
         return found
 
+    def holds(self) -> tuple[bytes, tuple[dict[int, None], ...], int]:
+        """Return which frames somebody holds, for `hold`."""
+        return bytes(self._used), tuple(map(dict, self._free)), self._free_frames
+
+    def hold(self, holds: tuple[bytes, tuple[dict[int, None], ...], int]) -> None:
+        """Let those frames be held that were when `holds` was called, and free ones come in its order."""
+        used, free, self._free_frames = holds
+        self._used[:] = used
+        self._free[:] = map(dict, free)
+
     def observe(self, told: Callable[[int, int, bytes | None], object]) -> Callable[[], None]:
         """Call `told(address, size, data)` before each `read`, and with data before each `write`.
 
@@ -252,10 +263,12 @@ class PhysicalMemory:
             raise LifecycleError("free frames", free << self._shift, "free already")
 
     def _take(self, start: int, stop: int) -> None:
+        self.changes += 1
         self._used[start:stop] = b"\1" * (stop - start)
         self._free_frames -= stop - start
 
     def _give(self, start: int, stop: int) -> None:
+        self.changes += 1
         self._require_used(start, stop)
         self._used[start:stop] = bytes(stop - start)
         self._insert_range(start, stop)

@@ -16,7 +16,7 @@ on shares the state of one engine.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -33,6 +33,7 @@ from emulator import interrupts, process
 from emulator.blocks import Blocks
 from emulator.budget import Budget, Counter, Limits
 from emulator.faults import FaultKind, Stop
+from emulator.fresh import Fresh, Taken
 from emulator.instructions import on_instruction
 from emulator.registers import NamedRegisters
 from emulator.sites import LONGEST, Sites
@@ -608,6 +609,18 @@ class Cpu(Steered):
         if self._tlb.running:
             raise RuntimeError("code that runs would not tell of blocks")
         return Blocks(self.uc, self.uc.ctl_flush_tb, self._code, self.leavers, without)
+
+    def note_fresh(self, spans: Iterable[tuple[int, int]]) -> Fresh:
+        """Note which blocks are executed for the first time from now on."""
+        found = Fresh(self.uc, spans)
+        self.uc.ctl_flush_tb()
+        return found
+
+    def count_edges(self, spans: Iterable[tuple[int, int]]) -> Taken:
+        """Count the edges between blocks from now on, exactly."""
+        found = Taken(self.uc, spans)
+        self.uc.ctl_flush_tb()
+        return found
 
     def _left(self, at: int) -> None:
         for tell in self.leavers:

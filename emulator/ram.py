@@ -92,19 +92,25 @@ class Ram:
     ----------
     start, size
         Physical address, bytes.
+    at
+        Where on the host it is already, and somebody else's; None: it is made here.
     """
 
     start: int
     size: int
+    at: int | None = None
     address: int = attrs.field(init=False)  # on the host
     view: memoryview = attrs.field(init=False, repr=False)
     frozen: Frozen | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        address = self._map(None, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+        address = self.at
+        if address is None:
+            address = self._map(None, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
         self.address = address
         self.view = memoryview((ctypes.c_ubyte * self.size).from_address(address)).cast("B")
-        weakref.finalize(self, _LIBC.munmap, address, self.size)
+        if self.at is None:
+            weakref.finalize(self, _LIBC.munmap, address, self.size)
 
     def _map(self, address: int | None, flags: int, fd: int) -> int:
         found = _LIBC.mmap(address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
@@ -176,9 +182,12 @@ class Ram:
 
         Looking at a page that nobody wrote would make the host have it.
         """
-        if self.frozen is None:
+        if self.frozen is None and self.at is None:
             return [(0, self.size // _PAGE)]
         asked = np.zeros(self.size // _PAGE, bool)
+        if self.frozen is None:
+            asked[self.changed()] = True
+            return _runs(asked)
         asked[self.changed()] = True
         for start, end in self.frozen.extents():
             asked[start // _PAGE : end // _PAGE] = True
@@ -188,6 +197,15 @@ class Ram:
         """Become what was frozen."""
         self._map(self.address, mmap.MAP_PRIVATE | _FIXED | _NORESERVE, frozen.fd)
         self.frozen = frozen
+
+    def melt(self) -> None:
+        """Be memory of its own again, with the contents that it has now."""
+        pieces = list(self.pieces())
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _FIXED | _NORESERVE
+        self._map(self.address, flags, -1)
+        self.frozen = None
+        for start, data in pieces:
+            self.view[start : start + len(data)] = data
 
     def drop(self) -> None:
         """Go back to what was frozen last."""

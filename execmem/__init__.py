@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from archs import arch as arch
     from archs import archs as archs
     from emulator.faults import Fault as Fault
+    from execmem.fuzzing.api import fuzz as fuzz
     from execmem.worker.copies import isolated as isolated
     from loader.errors import LoadError as LoadError
     from loader.lines import Lines as Lines
@@ -46,6 +47,7 @@ _HOME = {
     "Out": "machine.arguments",
     "arch": "archs",
     "archs": "archs",
+    "fuzz": "execmem.fuzzing.api",
     "isolated": "execmem.worker.copies",
     "link": "loader.link",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "Out",
     "arch",
     "archs",
+    "fuzz",
     "isolated",
     "link",
 ]

@@ -41,6 +41,7 @@ COMMANDS = {
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",
     "kunit": "Run a kernel's KUnit tests, for people and for CI.",
+    "fuzz": "Look for inputs that make a module or kernel go wrong.",
     "sweep": "Load many modules in parallel, a line each.",
     "demo": "Run a demo, or list them.",
 }

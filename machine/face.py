@@ -10,7 +10,7 @@ Long because it is nothing but what can be asked of a machine, each with what it
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
@@ -43,6 +43,7 @@ from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
 from machine.memorytrace import LIMIT as MEMORY_LIMIT
 from machine.memorytrace import MemoryTrace
+from machine.rounds import Rounds
 from machine.sanitizing import Sanitizer
 from machine.typed import TypedFunction, TypedFunctions
 from machine.typedcalls import Call, Listening, OnTyped, call_of
@@ -523,6 +524,24 @@ class Machine(abc.ABC):
             The port is taken.
         """
         return getattr(import_module(_SERVER[0]), _SERVER[1])(self, port, **options)
+
+    def rounds(self, spans: Iterable[tuple[int, int]], **options: Any) -> Rounds:
+        """Return what does the same thing again and again, each time on the machine as it is now.
+
+        Parameters
+        ----------
+        spans
+            Code whose blocks are noted: first address, and end.
+        options
+            As of `machine.rounds.Rounds`.
+
+        Raises
+        ------
+        BadCall
+            A call is under way, or the machine cannot be put back.
+        """
+        del spans, options
+        raise BadCall("rounds", f"{self.models} cannot be put back after a call")
 
     # Types --------------------------------------------------------------------------------------
 

@@ -63,7 +63,9 @@ from machine.face import Machine
 from machine.ground import ModelledGround, ModelledLanding
 from machine.module import Module
 from machine.patching import Phase, Way
+from machine.repeated import ModelledRounds
 from machine.report import ModuleReport
+from machine.rounds import Rounds
 from machine.sanitized import ModelledSanitizer
 from machine.sanitizing import chosen
 from machine.thread import Thread
@@ -326,6 +328,10 @@ class ModelledMachine(Computer, Machine):
             The file cannot be written.
         """
         return modelled_core(path, self.arch, self.memory, self.cpus, on_progress)
+
+    def rounds(self, spans: Iterable[tuple[int, int]], **options: Any) -> Rounds:
+        """Return what does the same again and again, on the machine as it is now; `Machine.rounds`."""
+        return ModelledRounds(self, spans, **options)
 
     # Calls -----------------------------------------------------------------------------------
 

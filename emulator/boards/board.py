@@ -36,6 +36,7 @@ from emulator.boards.pieces import Pieces
 from emulator.boards.steering import Steering
 from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
+from emulator.fresh import Fresh, Taken
 from emulator.governor import Governor
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
@@ -809,6 +810,18 @@ class Board(Steering):
         if self._executing:
             raise RuntimeError("code that runs would not tell of blocks")
         return Blocks(self.uc, self.forget_code, self._code, self.leavers, without)
+
+    def note_fresh(self, spans: Iterable[tuple[int, int]]) -> Fresh:
+        """Note which blocks are executed for the first time from now on."""
+        found = Fresh(self.uc, spans)
+        self.forget_code()
+        return found
+
+    def count_edges(self, spans: Iterable[tuple[int, int]]) -> Taken:
+        """Count the edges between blocks from now on, exactly; `forget_code` when it stops."""
+        found = Taken(self.uc, spans)
+        self.forget_code()
+        return found
 
     def _code(self, address: int, size: int) -> bytes:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from allocator import AllocationError, KernelMemory
 from allocator.types import Interval, Prot, align_up
 from kernels.findings import FindingKind
-from kernels.guarding import Pool, Wrong
+from kernels.guarding import Pool, PoolState, Wrong
 from kernels.modelled.kasan import ALLOCATORS, Origin
 
 
@@ -87,6 +87,14 @@ class GuardedObjects:
         """Yield address and bytes of those that are not freed."""
         for held in self.pool.live():
             yield held.address, held.size
+
+    def state(self) -> PoolState:
+        """Return what is held, for `set_state`."""
+        return self.pool.state()
+
+    def set_state(self, state: PoolState) -> None:
+        """Hold what was held then."""
+        self.pool.set_state(state)
 
     # What the pool asks -----------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ kernel's poison so that a module that reads what it never wrote shows itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import attrs
 
@@ -44,6 +45,14 @@ class Apart(Protocol):
         """Return address and bytes of those that are not freed."""
         ...
 
+    def state(self) -> Any:
+        """Return what is held, for `set_state`."""
+        ...
+
+    def set_state(self, state: Any, /) -> None:
+        """Hold what was held then."""
+        ...
+
 
 @attrs.define
 class Heap:
@@ -67,6 +76,7 @@ class Heap:
     host: int = attrs.field(default=0, init=False)
     cost: int = attrs.field(default=COST, init=False)
     apart: Apart | None = attrs.field(default=None, init=False)
+    changes: int = attrs.field(default=0, init=False)  # objects that came or went
     _free: dict[int, list[int]] = attrs.field(factory=dict, init=False)
     _live: dict[int, tuple[int, int]] = attrs.field(factory=dict, init=False)
     _slabs: list[int] = attrs.field(factory=list, init=False)
@@ -75,6 +85,7 @@ class Heap:
         """Return the address of `size` bytes, or 0 where there is no memory."""
         if size == 0:
             return ZERO_SIZE_PTR
+        self.changes += 1
         if self.apart is not None and (found := self.apart.alloc(size, zero=zero)) is not None:
             return found
         room = max(SMALLEST, 1 << (size - 1).bit_length())
@@ -91,6 +102,7 @@ class Heap:
 
     def vmalloc(self, size: int) -> int:
         """Return the address of `size` zeroed bytes, contiguous only virtually, or 0."""
+        self.changes += 1
         room = align_up(size, self.memory.page_size)
         if self.used + self.host + room + self.cost > self.limit:
             return 0
@@ -106,6 +118,7 @@ class Heap:
         """Give an object back; False when `address` is not one (freed twice, never allocated)."""
         if address in (0, ZERO_SIZE_PTR):
             return True
+        self.changes += 1
         if self.apart is not None and address in self.apart:
             return self.apart.free(address)
         found = self._live.get(address)
@@ -147,6 +160,40 @@ class Heap:
         for address in [a for a in self.live() if a not in mark]:
             self.free(address)
         self._shrink()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the heap remembers, for `become`."""
+        found = self._copied({name: getattr(self, name) for name in self._remembered()})
+        return found | {"apart": None if self.apart is None else self.apart.state()}
+
+    def become(self, state: dict[str, Any], *, keep: Callable[[int], bool]) -> None:
+        """Remember what it did when `state` was called; what was allocated since is freed.
+
+        Parameters
+        ----------
+        keep
+            Whether what lies at an address comes back with the pages, and needs no freeing.
+        """
+        for address in [a for a in self._live if a not in state["_live"] and not keep(a)]:
+            self._release(address)
+        names = self._remembered()
+        for name, value in self._copied({name: state[name] for name in names}).items():
+            setattr(self, name, value)
+        if self.apart is not None and state["apart"] is not None:
+            self.apart.set_state(state["apart"])
+
+    def _copied(self, state: dict[str, Any]) -> dict[str, Any]:
+        if type(self) is not Heap:  # objects that one part knows another knows, too
+            return copy.deepcopy(state)
+        free = {room: spare[:] for room, spare in state["_free"].items()}
+        copied = {"_free": free, "_live": dict(state["_live"]), "_slabs": state["_slabs"][:]}
+        return {**state, **copied}
+
+    def _remembered(self) -> list[str]:
+        own = [field.name for field in attrs.fields(Heap) if field.name not in ("memory", "apart")]
+        return own + [
+            name for name, value in getattr(self, "__dict__", {}).items() if not callable(value)
+        ]
 
     def _shrink(self) -> None:
         """Give slabs back that hold no object (kmem_cache_shrink)."""

@@ -56,6 +56,28 @@ class Mark:
     states: dict[type, object]
 
 
+@attrs.frozen
+class Remembered:
+    """What a kernel remembers in Python, at one time: what a snapshot of memory does not have.
+
+    Where the names of `Kernel` do not say it: frames that are held and how often that has changed,
+    areas of vmalloc, lines of the log and how many were dropped.
+    """
+
+    heap: dict[str, Any]
+    frames: tuple[bytes, tuple[dict[int, None], ...], int]
+    changes: int
+    areas: frozenset[int]
+    registered: dict[tuple[str, int], list[Record]]
+    states: dict[type, object]
+    log: tuple[list[LogLine], int]
+    calls: dict[str, int]
+    entries: dict[type, int]
+    stopped: dict[str, Stopped]
+    oopses: int
+    pending: bool
+
+
 class Kernel:
     """The kernel of one machine.
 
@@ -292,6 +314,46 @@ class Kernel:
         self.symtab.roll_back(mark.symbols)
         self.heap.roll_back(mark.objects)
         self.registry.roll_back(mark.registered)
+
+    def remembered(self) -> Remembered:
+        """Return all that is remembered beside memory of the guest, for `become`."""
+        printk = self.printk
+        return Remembered(
+            heap=self.heap.state(),
+            frames=self.plain.physical.holds(),
+            changes=self.plain.physical.changes,
+            areas=self.plain.areas,
+            registered=self.registry.mark(),
+            states={kind: _copied(found) for kind, found in self.states.items()},
+            log=(list(printk.log), printk.log.dropped),
+            calls=dict(self.calls),
+            entries=dict(self.entries),
+            stopped=dict(self.stopped),
+            oopses=len(self.oopses),
+            pending=self.work_pending,
+        )
+
+    def become(self, was: Remembered) -> str:
+        """Remember what `remembered` returned; return what is left otherwise, empty: nothing."""
+        physical = self.plain.physical
+        direct = self.plain.direct_map
+        self.heap.become(was.heap, keep=lambda address: address in direct)
+        if physical.changes != was.changes:
+            physical.hold(was.frames)
+            physical.changes = was.changes
+        self.registry.roll_back(was.registered)
+        self.states.clear()
+        self.states.update({kind: _copied(found) for kind, found in was.states.items()})
+        self.printk.flush()
+        self.printk.log[:], self.printk.log.dropped = was.log
+        for mine, its in ((self.calls, was.calls), (self.entries, was.entries)):
+            mine.clear()
+            mine.update(its)  # type: ignore[arg-type]  # each of its own kind
+        self.stopped.clear()
+        self.stopped.update(was.stopped)
+        del self.oopses[was.oopses :]
+        self.work_pending = was.pending
+        return "" if self.plain.areas == was.areas else "it freed memory that was there before"
 
     # What entries use ------------------------------------------------------------------------
 

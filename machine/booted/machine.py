@@ -7,7 +7,7 @@ are called, its log says what happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from operator import index
@@ -60,11 +60,13 @@ from machine.booted.module import (
     with_regions,
 )
 from machine.booted.process import Using
+from machine.booted.repeated import BootedRounds
 from machine.booted.sanitized import Sanitizable
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.snapshots import Snapshot
 from machine.booted.words import needed, soft, words_of
 from machine.control import Control, Handler
+from machine.rounds import Rounds
 from machine.sources import Placed, Sources
 
 # Parameters of the modelled machine, which a booted kernel leaves no room for.
@@ -513,6 +515,10 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             self._modules = dict(snapshot.modules)
             for module in self.modules.values():
                 module.state = State.LIVE
+
+    def rounds(self, spans: Iterable[tuple[int, int]], **options: Any) -> Rounds:
+        """Return what does the same again and again, on the machine as it is now; `Machine.rounds`."""
+        return BootedRounds(self, spans, **options)
 
     @contextmanager
     def fork(self) -> Iterator[BootedMachine]:

@@ -127,6 +127,7 @@ def line(text: str) -> list[str] | str:
         ("ADDRESS", "a cluster"),
         ("BUILD", "a kernel that was built with KUnit tests"),
         ("VMCORE", "a crash dump"),
+        ("CRASH", "a finding of a fuzzer"),
         ("evil.ko", "a module that ends emulators"),
     ):
         if any(each.split("/")[0] == word for each in words):

@@ -57,6 +57,7 @@ RUNNING: dict[str, tuple[str, ...]] = {
     "coverage": ("coverage", "{module}"),
     "crypto": ("crypto", "nothing", "str:abc", "--module", "{module}"),
     "sweep": ("sweep", "{module}"),
+    "fuzz": ("fuzz", "{module}", "init_module", "--input", "a=int", "--executions", "20"),
 }
 
 

@@ -74,6 +74,7 @@ def commands(file, folder, name):
         "explain": ["explain", file, "--html", page],
         "diff": ["diff", function, "--oracle", folder],
         "compare": ["compare", "--workload", function],
+        "fuzz": ["fuzz", file, function, "--input", "a=int", "--executions", "20"],
         "sweep": ["sweep", file, archive, "--init", "--jobs", "1"],
         "demo": ["demo", function],
         "disasm": ["disasm", file, function],

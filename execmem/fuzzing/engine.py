@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs inputs on one machine, and says which were new and which went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import attrs
+
+from emulator.faults import Fault
+from execmem.fuzzing.mutate import Mutator
+from execmem.fuzzing.targets import Target
+from machine.rounds import Round, Rounds
+
+_SHRINKS, _HANGS = 400, 24  # rounds that making an input smaller may take, and where it hangs
+_FRAMES = 6  # of a backtrace, that tell one finding from another
+_OFFSET = re.compile(r"\+0x[0-9a-f]+(/0x[0-9a-f]+)?")
+_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
+_ABSOLUTE = re.compile(r"(?<!\+)0x[0-9a-f]+")
+HANG = "hang"
+Seen = set[Any]  # blocks, or edges with how often they were taken
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """An input that something goes wrong with.
+
+    Parameters
+    ----------
+    data
+        The input.
+    kind
+        What goes wrong.
+    where
+        `symbol+0xoff [module]`.
+    backtrace
+        Who called it, innermost first, as far as that is known.
+    text
+        What was said of it.
+    sources
+        Lines of source, of `where` and of each of `backtrace`.
+    """
+
+    data: bytes
+    kind: str
+    where: str
+    backtrace: tuple[str, ...] = ()
+    text: str = ""
+    sources: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What makes it the same as another: kind, functions and modules, and no address.
+
+        In a module the offset counts, too: compilers make one function of many.
+        """
+        frames = [_OFFSET.sub("", frame) for frame in self.backtrace[:_FRAMES]]
+        first = _OFFSET.sub("", self.where)
+        if self.where.endswith("]"):
+            first = _SIZE.sub(r"\1", self.where)
+        return " < ".join(_ABSOLUTE.sub("?", each) for each in [self.kind, first, *frames])
+
+    @property
+    def name(self) -> str:
+        """What a folder for it is called."""
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9]+", "-", f"{self.kind} {_OFFSET.sub('', self.where)}")
+        return f"{words.strip('-')[:60]}-{digest}"
+
+
+@attrs.frozen(kw_only=True)
+class Done:
+    """What came of some inputs.
+
+    Parameters
+    ----------
+    executed
+        How many were run.
+    kept
+        Those that came to what no other had, and to what.
+    finding
+        What the last one found that was not known; None: nothing.
+    spoiled
+        Why the machine has to be set up anew; empty: it has not.
+    """
+
+    executed: int
+    kept: tuple[tuple[bytes, tuple[Any, ...]], ...]
+    finding: Finding | None = None
+    spoiled: str = ""
+
+
+class Search:
+    """A target on a machine; a context manager.
+
+    Parameters
+    ----------
+    machine
+        The machine.
+    target
+        What is done with an input.
+    exact
+        Tell edges and how often they were taken, and not only blocks: several times slower.
+    limits
+        `instructions` and `seconds` of a round, as of `machine.rounds.Rounds`.
+    """
+
+    def __init__(self, machine: Any, target: Target, *, exact: bool = False, **limits: Any) -> None:
+        self.target = target
+        self._rounds: Rounds = machine.rounds(target.spans, exact=exact, **limits)
+        self.mutator = Mutator(target.most, target.fields, target.words)
+
+    def __enter__(self) -> Self:
+        self.target.prepare(self._rounds)
+        self._rounds.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._rounds.__exit__(*error)
+
+    def run_one(self, data: bytes) -> Round:
+        """Run an input."""
+        return self._rounds.run(self.target.work(self._rounds, data))
+
+    def run(
+        self, inputs: Iterable[bytes], seen: Seen, known: set[str], until: float | None = None
+    ) -> Done:
+        """Run inputs, up to the first that finds what is not known.
+
+        Parameters
+        ----------
+        seen
+            What was come to before; what is new is added.
+        known
+            Keys of findings that are no news.
+        until
+            A moment of the monotonic clock, after which no other is begun; None: never.
+        """
+        kept: list[tuple[bytes, tuple[Any, ...]]] = []
+        executed = 0
+        work, run, rounds = self.target.work, self._rounds.run, self._rounds
+        for data in inputs:
+            if until is not None and time.monotonic() >= until:
+                break
+            executed += 1
+            found = run(work(rounds, data))
+            new: tuple[Any, ...] = ()
+            if found.blocks or found.edges:
+                new = tuple(dict.fromkeys(each for each in _places(found) if each not in seen))
+                seen.update(new)
+            finding = None
+            if found.fault is not None or found.said:
+                finding = finding_of(data, found, self.target.title)
+            if finding is not None and finding.key not in known:
+                return Done(executed=executed, kept=tuple(kept), finding=finding)
+            if new and finding is None:
+                kept.append((data, new))
+            if self._rounds.spoiled:
+                return Done(executed=executed, kept=tuple(kept), spoiled=self._rounds.spoiled)
+        return Done(executed=executed, kept=tuple(kept))
+
+    def smaller(self, finding: Finding) -> Finding:
+        """Return the finding with the smallest input that is found to show it: AFL's tmin in short."""
+        best, left = finding, _HANGS if finding.kind == HANG else _SHRINKS
+
+        def shows(data: bytes) -> bool:
+            nonlocal best, left
+            if left <= 0 or self._rounds.spoiled or data == best.data:
+                return False
+            left -= 1
+            found = finding_of(data, self.run_one(data), self.target.title)
+            if found is None or found.key != finding.key:
+                return False
+            best = found
+            return True
+
+        size = max(len(finding.data) // 2, 1)
+        while size:
+            at = len(best.data)
+            while at > 0:
+                at = max(at - size, 0)
+                shows(best.data[:at] + best.data[at + size :])
+            size //= 2
+        for at in range(len(best.data)):
+            if best.data[at] not in b"0\0":
+                shows(best.data[:at] + b"0" + best.data[at + 1 :])
+        return best
+
+
+def _places(found: Round) -> Iterable[Any]:
+    """Return what a round came to: blocks, or edges with how often, in AFL's steps."""
+    if not found.edges:
+        return found.blocks
+    return [(*edge, min(count.bit_length(), 8)) for edge, count in found.edges.items()]
+
+
+def finding_of(data: bytes, found: Round, title: str) -> Finding | None:
+    """Return what is wrong with a round; None: nothing."""
+    if found.fault is not None:
+        return of_fault(data, found.fault, title)
+    for kind, where, backtrace, text in found.said:
+        return Finding(data=data, kind=kind, where=where or title, backtrace=backtrace, text=text)
+    return None
+
+
+def of_fault(data: bytes, fault: Fault, title: str) -> Finding:
+    """Return the finding that a fault is; a limit's place is the target, wherever it was reached."""
+    kind, where, backtrace = fault.kind, fault.where, fault.backtrace
+    if kind.is_limit:
+        where, backtrace = title, ()
+    return Finding(
+        data=data,
+        kind=HANG if kind.is_limit else kind.value,
+        where=where,
+        backtrace=tuple(backtrace),
+        text=str(fault),
+        sources=tuple(fault.sources),
+    )
+
+
+def seeds_of(seed: int, epoch: int, count: int) -> Sequence[int]:
+    """Return the seeds of the parts of an epoch."""
+    return [
+        int.from_bytes(hashlib.sha256(f"{seed}:{epoch}:{part}".encode()).digest()[:8], "little")
+        for part in range(count)
+    ]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rounds of a machine whose kernel is booted; see `machine.rounds`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from emulator.boards.board import Board
+from emulator.faults import BadCall
+from kernels.booted.kernel import BootedKernel
+from machine.rounds import PAGE, Buffer, Rounds
+
+_GUARDED = ("vzalloc_noprof", "vzalloc")  # with a page behind that nobody has
+
+
+class Repeatable(Protocol):
+    """A machine, as far as it is put back."""
+
+    kernel: BootedKernel
+    sanitizer: Any
+
+    def snapshot(self) -> Any:
+        """Return the machine as it is now."""
+        ...
+
+    def restore(self, snapshot: Any) -> None:
+        """Become what the machine was."""
+        ...
+
+
+class BootedRounds(Rounds):
+    """Rounds of a booted kernel: all of it is memory and registers, and put back.
+
+    Parameters
+    ----------
+    machine
+        The machine; no call may be under way.
+    options
+        As of `Rounds`.
+    """
+
+    _snapshot: Any
+
+    def __init__(self, machine: Repeatable, spans: Any, **options: Any) -> None:
+        super().__init__(spans, **options)
+        if machine.kernel.guest.depth:
+            raise BadCall("rounds", "a call is under way", "begin before it")
+        self._machine = machine
+        self._kernel = machine.kernel
+        self._console = 0
+
+    @property
+    def engine(self) -> Board:
+        """The computer."""
+        return self._kernel.board
+
+    def buffer(self, size: int) -> Buffer:
+        """Return memory for inputs of up to so many bytes."""
+        kernel, board = self._kernel, self._kernel.board
+        pages = max(1, -(-size // PAGE))
+        with kernel.watched(), kernel.guest.unwatched():
+            address = kernel.guest.call_by_name(_GUARDED, pages * PAGE)
+        if not address:
+            raise BadCall("rounds", f"no {pages * PAGE:#x} bytes of guest memory")
+        pieces = []
+        for at in range(address, address + pages * PAGE, PAGE):
+            physical = board.translate(at)
+            assert physical is not None
+            start = physical - board.ram.start
+            pieces.append(board.ram.view[start : start + PAGE])
+        return Buffer(address, pages * PAGE, pieces)
+
+    def call(self, address: int, slots: Sequence[int]) -> int:
+        """Call a function."""
+        return self._kernel.call(address, slots, instructions=None, seconds=None)
+
+    def _limited(self, instructions: int | None, seconds: float) -> Any:
+        return self._kernel.guest.limits.whole(instructions, seconds)
+
+    def _keep(self) -> None:
+        checks = self._machine.sanitizer
+        self._found = 0 if checks is None else len(checks.findings)
+        self._snapshot = self._machine.snapshot()
+        self._console = len(self._kernel.board.wires.console)
+        self._lines = len(self._kernel.log)
+
+    def _back(self) -> None:
+        self._machine.restore(self._snapshot)
+
+    def _said(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        said = self._checks_found(self._machine.sanitizer)
+        if len(self._kernel.board.wires.console) != self._console:
+            for each in self._kernel.reports_since(self._lines):
+                said.append((each.kind.value, each.where, each.backtrace, each.text))
+        return said
+
+    def _end(self) -> None:
+        """Do nothing: a booted machine may be put back at any time."""

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The same thing again and again, each time on the machine as it was: `Machine.rounds`.
+
+What differs from a call is what is done between two: memory and what the kernel knows are put back,
+and only what was touched costs. Memory for inputs lies so that they end where a page ends, and
+behind it is nothing: one byte too far is a fault at its instruction, and costs nothing before.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import attrs
+
+from allocator.types import ADDRESS_MASK
+from emulator.faults import BadCall, Fault, FaultKind
+from emulator.fresh import Edge, Fresh, Taken
+
+PAGE = 4096
+INSTRUCTIONS = 10_000_000  # of one round, when it counts as endless
+SECONDS = 0.3  # of the host, after which they are counted
+# No host executes so many in a second: who took less time than they would need took fewer.
+_FASTEST = 10_000_000_000
+_COUNTED = 60.0  # seconds that counting may take
+
+
+@attrs.define(eq=False)
+class Buffer:
+    """Guest memory whose end is the end of a page, with nothing mapped behind it.
+
+    Parameters
+    ----------
+    address, size
+        Where it is.
+    pieces
+        Its pages: host memory of each, in order.
+    """
+
+    address: int
+    size: int
+    pieces: Sequence[memoryview] = attrs.field(repr=False)
+
+    def put(self, data: bytes, align: int = 1) -> int:
+        """Store bytes at the end, and return where they begin.
+
+        Parameters
+        ----------
+        align
+            What the address is a multiple of; as many bytes less one may then follow that are no
+            part of it.
+        """
+        if len(data) > self.size:
+            raise BadCall("rounds", f"{len(data)} bytes of input in memory of {self.size}")
+        start = (self.size - len(data)) // align * align
+        at, end = start, start + len(data)
+        while at < end:
+            page, offset = divmod(at, PAGE)
+            length = min(PAGE - offset, end - at)
+            self.pieces[page][offset : offset + length] = data[at - start : at - start + length]
+            at += length
+        return self.address + start
+
+
+@attrs.frozen(kw_only=True)
+class Round:
+    """What became of one round.
+
+    Parameters
+    ----------
+    fault
+        What stopped it; None: it came back.
+    result
+        Of the function; 0 where it did not come back.
+    blocks
+        Addresses of blocks that were executed for the first time, as far as the emulator tells.
+    edges
+        How often each edge between blocks was taken, where that is counted.
+    said
+        What the kernel has found wrong meanwhile, though it went on: kind, place, who called it,
+        and the text.
+    """
+
+    fault: Fault | None
+    result: int
+    blocks: Sequence[int]
+    edges: Mapping[Edge, int]
+    said: Sequence[tuple[str, str, tuple[str, ...], str]]
+
+
+class Rounds(abc.ABC):
+    """A machine that is put back after each round; a context manager.
+
+    Parameters
+    ----------
+    spans
+        Code whose blocks are noted: first address, and end.
+    exact
+        Count each edge, in several times the time.
+    instructions
+        What one round may execute. They are counted only where it takes long enough.
+    seconds
+        Time of the host after which a round is made again, counted.
+
+    `spoiled` says why the machine cannot be put back any more; empty: it can.
+    """
+
+    def __init__(
+        self,
+        spans: Iterable[tuple[int, int]],
+        *,
+        exact: bool = False,
+        instructions: int = INSTRUCTIONS,
+        seconds: float = SECONDS,
+    ) -> None:
+        self.spans, self.exact = tuple(spans), exact
+        self.instructions, self.seconds = instructions, seconds
+        self.spoiled = ""
+        self._found = 0  # of checks, before the first round
+        self._fresh: Fresh | None = None
+        self._taken: Taken | None = None
+        self._suspicious = min(instructions / _FASTEST, seconds)
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> Any:
+        """What executes: `note_fresh`, `count_edges`."""
+
+    @abc.abstractmethod
+    def buffer(self, size: int) -> Buffer:
+        """Return memory for inputs of up to so many bytes; before the first round."""
+
+    @abc.abstractmethod
+    def call(self, address: int, slots: Sequence[int]) -> int:
+        """Call a function with what registers hold; Fault where it does not come back."""
+
+    @abc.abstractmethod
+    def _limited(self, instructions: int | None, seconds: float) -> Any:
+        """Return a context with other limits than the machine's."""
+
+    @abc.abstractmethod
+    def _keep(self) -> None:
+        """Remember the machine as it is."""
+
+    @abc.abstractmethod
+    def _back(self) -> None:
+        """Put the machine back."""
+
+    @abc.abstractmethod
+    def _said(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Return what the kernel has found wrong in the round, though it went on."""
+
+    @abc.abstractmethod
+    def _end(self) -> None:
+        """Let the machine be as any other again, as it is now."""
+
+    def __enter__(self) -> Self:
+        if self.exact:
+            self._taken = self.engine.count_edges(self.spans)
+        else:
+            self._fresh = self.engine.note_fresh(self.spans)
+        self._keep()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fresh is not None:
+            self._fresh.stop()
+        if self._taken is not None:
+            self._taken.stop()
+        self._end()
+
+    def run(self, work: Callable[[], int]) -> Round:
+        """Do something, and put the machine back.
+
+        Parameters
+        ----------
+        work
+            Calls the guest; a Fault that comes out of it is the round's.
+        """
+        fault, result, taken = self._try(work, None, self.seconds)
+        late = fault is not None and fault.kind is FaultKind.TIME_LIMIT
+        if late or taken > self._suspicious:  # how long it took may be the host's doing
+            self._forget()
+            fault, result, _ = self._try(work, self.instructions, _COUNTED)
+        said = self._said()
+        blocks = self._fresh.take() if self._fresh is not None else ()
+        edges = self._taken.take() if self._taken is not None else {}
+        self._back()
+        return Round(fault=fault, result=result, blocks=blocks, edges=edges, said=said)
+
+    def _checks_found(self, sanitizer: Any) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Return what checks have found and let go on, and let them forget it."""
+        if sanitizer is None or len(sanitizer.findings) == self._found:
+            return []
+        new = sanitizer.findings[self._found :]
+        del sanitizer.findings[self._found :]
+        return [
+            (each.kind.value, each.where, each.backtrace, str(each))
+            for each in new
+            if each.fault is None
+        ]
+
+    def _forget(self) -> None:
+        self._back()
+        if self._taken is not None:
+            self._taken.take()
+
+    def _try(
+        self, work: Callable[[], int], instructions: int | None, seconds: float
+    ) -> tuple[Fault | None, int, float]:
+        began = time.perf_counter()
+        try:
+            with self._limited(instructions, seconds):
+                result = work() & ADDRESS_MASK
+        except Fault as fault:
+            return fault, 0, time.perf_counter() - began
+        return None, result, time.perf_counter() - began
