@@ -266,7 +266,7 @@ class Pointer(int):
     def __new__(cls, value: int, kind: GuestType, memory: Memory) -> Self:
         """Return a pointer of the pointer type `kind`."""
         made = super().__new__(cls, value)
-        made.type_, made._memory = kind, memory
+        made.__dict__.update(type_=kind, _memory=memory)
         return made
 
     @property
@@ -283,6 +283,18 @@ class Pointer(int):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.target_, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.target_, name, value)
+
+    def __setitem__(self, index: int | str, value: object) -> None:
+        if isinstance(index, str):
+            self.target_[index] = value
+            return
+        inner = self.type_.target
+        if inner is None or not inner.size:
+            raise BadCall(self.type_.name, "its elements have no size")
+        _set(inner, int(self) + index * inner.size, value, self._memory)
 
     def __getitem__(self, index: int | str) -> Any:
         if isinstance(index, str):

@@ -192,6 +192,21 @@ def test_a_list_is_walked_by_names(types: Types) -> None:
     assert len({first, types.view("node", first.address_)}) == 1
 
 
+def test_members_are_set_through_pointers(types: Types) -> None:
+    """What is set through a pointer stands where it points, as in C."""
+    first, second = types.new("struct node", {}), types.new("struct node", {})
+    first.next = second.address_
+    first.next.number = 7
+    first.next["on"] = True
+    assert (second.number, second.on, first.number) == (7, True, 0)
+    first.next[0] = {"number": 9}
+    assert second.number == 9
+    with pytest.raises(BadCall, match="it is NULL"):
+        second.next.number = 1
+    with pytest.raises(BadCall, match="nothing"):
+        first.next.nothing = 1
+
+
 def test_names_of_types(types: Types) -> None:
     """Tags, typedefs, pointers and arrays, as C spells them."""
     assert types.find("u64").size == 8
