@@ -181,12 +181,16 @@ class Pool:
     def alloc(
         self, size: int, whose: str, site: Site, *, align: int = WORD, zero: bool = False
     ) -> int | None:
-        """Return the address of an object; None where no slot is large enough or free."""
+        """Return the address of an object; None where no slot is large enough or free.
+
+        `align` is what the allocator promises; 1 lets each object end at its guard, and still be
+        aligned as any C type of its size needs.
+        """
         slot = self._take(size)
         if slot is None:
             self.unguarded += 1
             return None
-        address = (slot.end - size) & -max(align, WORD)
+        address = (slot.end - size) & -align
         before = min(RED_ZONE, address - slot.start)
         contents = bytes(size) if zero else bytes((FRESH,)) * size
         behind = slot.end - address - size

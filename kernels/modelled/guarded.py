@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from allocator import AllocationError, KernelMemory
 from allocator.types import Interval, Prot, align_up
 from kernels.findings import FindingKind
-from kernels.guarding import Pool, PoolState, Wrong
+from kernels.guarding import WORD, Pool, PoolState, Wrong
 from kernels.modelled.kasan import ALLOCATORS, Origin
 
 
@@ -62,7 +62,8 @@ class GuardedObjects:
         """Return the address of an object; None where no slot is large enough or free."""
         made = self._origin()
         whose = made.module if made.function.startswith(tuple(ALLOCATORS)) else ""
-        return self.pool.alloc(size, whose, lambda: (made.place,), zero=zero)
+        align = WORD if made.function else 1
+        return self.pool.alloc(size, whose, lambda: (made.place,), align=align, zero=zero)
 
     def free(self, address: int) -> bool:
         """Free the object at an address; what is wrong with that is told, if a guest did it."""

@@ -18,7 +18,7 @@ from emulator.boards.guards import Guards
 from emulator.faults import BadCall, Fault
 from kernels.booted.guest import GFP_KERNEL, GFP_ZERO, Guest
 from kernels.findings import Finding, FindingKind, Site
-from kernels.guarding import Pool, PoolState, Wrong
+from kernels.guarding import WORD, Pool, PoolState, Wrong
 from kernels.prototypes import Prototype
 from machine.booted.functions import Functions
 from machine.booted.locks import member
@@ -187,14 +187,14 @@ class GuardedHeap:
             whose = self._asks(returns)
             if not whose:
                 return None
-            align = 1
+            align = WORD
             if cache is None:
                 size = self._argument(sized[0])
             else:
                 kind = self._cache(self._argument(cache))
                 if kind is None:
                     return None
-                size, align = kind
+                size, align = kind[0], max(kind[1], WORD)
             if not size:
                 return None
             site = self._site(returns)
@@ -308,7 +308,7 @@ class GuardedHeap:
 
     def alloc_outside(self, size: int) -> int | None:
         """Return the address of a zeroed object that nobody in the guest asked for, or None."""
-        return self.pool.alloc(size, "", _outside, zero=True)
+        return self.pool.alloc(size, "", _outside, align=1, zero=True)
 
     def free_outside(self, address: int) -> bool:
         """Free it; False where it is none of ours. What the guest has freed is left alone."""

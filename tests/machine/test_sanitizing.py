@@ -8,6 +8,7 @@ kernel, so these need EXECMEM_KERNELS and gcc.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,19 @@ def test_an_access_that_reaches_into_a_guard(machine: Any) -> None:
             machine.call(memcpy, target, source, 8)
         assert caught.value.kind is FaultKind.OUT_OF_BOUNDS
         assert caught.value.address == at + 32
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 12, 23])
+def test_arguments_end_at_the_byte(arch: Arch, size: int) -> None:
+    """A function that reads one byte more than it is given is found, whatever the size."""
+    machine: Any = Machine(arch, root=root(arch.name))
+    machine.sanitize("guard")
+    module, data = machine.load("checksums"), b"123456789abcdefghijklmn"[:size]
+    assert module.call("checksums_adler32", data, size) == zlib.adler32(data)
+    with pytest.raises(Fault) as caught:
+        module.call("checksums_adler32", data, size + 1)
+    assert caught.value.kind is FaultKind.OUT_OF_BOUNDS
+    assert f"0 bytes behind the {size}-byte object" in caught.value.reason
 
 
 def test_going_back(machine: Any) -> None:
