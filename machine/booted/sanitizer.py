@@ -70,6 +70,11 @@ class BootedSanitizer(Sanitizer):
         """How many objects of modules found no place in the pool, and have no guard."""
         return 0 if self.heap is None else self.heap.pool.unguarded
 
+    @property
+    def held(self) -> int:
+        """How many guarded objects there are that are not freed."""
+        return 0 if self.heap is None else len(self.heap.pool.live())
+
     def look(self) -> None:
         """Look at the red zones of all objects now, and not only when they are freed."""
         if self.heap is not None:

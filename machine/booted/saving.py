@@ -30,6 +30,7 @@ from kernels.log import LogLine
 from loader.elf import parse as parse_elf
 from loader.errors import LoadError
 from machine.booted.module import BootedModule, Keeper, report_of
+from machine.booted.sanitizer import BootedSanitizer
 
 _PAGE = 4096
 _CONSOLE = 1 << 28  # bytes
@@ -48,6 +49,11 @@ class Kept(Keeper, Protocol):
     mounted: bool
 
     @property
+    def sanitizer(self) -> BootedSanitizer | None:
+        """The checks that it is under; None: there are none."""
+        ...
+
+    @property
     def modules(self) -> dict[str, BootedModule]:
         """The modules that are loaded, by name."""
         ...
@@ -61,6 +67,10 @@ def save(machine: Kept, path: str | Path) -> None:
         raise BadCall("save", "a call is under way: a handler cannot")
     if board.broken:
         raise BadCall("save", f"{board.broken}; restore a snapshot")
+    held = 0 if machine.sanitizer is None else machine.sanitizer.held
+    if held:  # the kernel would not know whose they are
+        reason = f"{held} objects of the heap are guarded, and no file holds that"
+        raise BadCall("save", reason, "free them, or put the machine under checks later")
     pages = board.ram.differing(standing.base)
     memory = b"".join(bytes(board.ram.view[at * _PAGE : (at + 1) * _PAGE]) for at in pages.tolist())
     modules = list(machine.modules.values())

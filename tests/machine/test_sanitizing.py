@@ -336,6 +336,17 @@ def test_going_back(machine: Any) -> None:
     machine.call(memset, start, 0, 4096)  # memory as any other
 
 
+def test_no_file_holds_guarded_objects(machine: Any, tmp_path: Path) -> None:
+    """A machine is saved once they are freed."""
+    machine.sanitize("guard")
+    at, path = machine.alloc(24), tmp_path / "saved"
+    with pytest.raises(BadCall, match="1 objects of the heap are guarded"):
+        machine.save(path)
+    machine.free(at)
+    machine.save(path)
+    assert path.is_file()
+
+
 def test_writable_and_executable_memory(machine: Any) -> None:
     """The page tables of the kernel's text say that it is not; memory of both kinds is told."""
     tables, words = machine.kernel.board.tables(), machine.kernel.board.ram.words
