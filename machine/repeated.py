@@ -80,10 +80,18 @@ class ModelledRounds(Rounds):
 
     def call(self, address: int, slots: Sequence[int]) -> int:
         """Call a function."""
-        return self._machine.caller.call(address, *slots, instructions=None, seconds=None)
+        machine = self._machine
+        if machine.caller.around is not None or self._kernel.work_pending:
+            return machine.caller.call(address, *slots, instructions=None, seconds=None)
+        result = machine.calls.run(address, slots)
+        if self._kernel.work_pending and not machine.calls.stack.depth:
+            machine.caller.idle()
+        return result
 
-    def _limited(self, instructions: int | None, seconds: float) -> Any:
-        return self._machine.limits.whole(instructions, seconds)
+    @property
+    def limits(self) -> Limits:
+        """What calls of the machine may take."""
+        return self._machine.limits
 
     def _keep(self) -> None:
         physical = self._machine.memory.physical

@@ -16,6 +16,7 @@ from typing import Any, Self
 import attrs
 
 from allocator.types import ADDRESS_MASK
+from emulator.budget import Limits
 from emulator.faults import BadCall, Fault, FaultKind
 from emulator.fresh import Edge, Fresh, Taken
 
@@ -136,9 +137,10 @@ class Rounds(abc.ABC):
     def call(self, address: int, slots: Sequence[int]) -> int:
         """Call a function with what registers hold; Fault where it does not come back."""
 
+    @property
     @abc.abstractmethod
-    def _limited(self, instructions: int | None, seconds: float) -> Any:
-        """Return a context with other limits than the machine's."""
+    def limits(self) -> Limits:
+        """What calls of the machine may take."""
 
     @abc.abstractmethod
     def _keep(self) -> None:
@@ -210,10 +212,13 @@ class Rounds(abc.ABC):
     def _try(
         self, work: Callable[[], int], instructions: int | None, seconds: float
     ) -> tuple[Fault | None, int, float]:
+        limits = self.limits
         began = time.perf_counter()
+        outer = limits.enter(instructions, seconds)
         try:
-            with self._limited(instructions, seconds):
-                result = work() & ADDRESS_MASK
+            result = work() & ADDRESS_MASK
         except Fault as fault:
             return fault, 0, time.perf_counter() - began
+        finally:
+            limits.leave(outer)
         return None, result, time.perf_counter() - began

@@ -150,8 +150,8 @@ def leaves(kind: GuestType, at: int = 0) -> Iterator[tuple[int, int]]:
 def guessed(parameters: Mapping[str, GuestType], given: Mapping[str, Input]) -> dict[str, Input]:
     """Return an input for each parameter: those given, and what is obvious of the others.
 
-    A pointer to bytes that has a number behind it whose name speaks of a length is a byte string and
-    its length; other numbers are numbers.
+    A pointer to bytes is a byte string, a number behind one whose name speaks of a length its length;
+    other numbers are numbers.
 
     Raises
     ------
@@ -167,10 +167,9 @@ def guessed(parameters: Mapping[str, GuestType], given: Mapping[str, Input]) -> 
         if name in given:
             found[name] = given[name]
         elif kind.kind in _NUMBERS:
-            before = next(reversed(found.values()), None)
-            length = re.search(r"len|size|count|^n$|bytes", name)
-            if length and before is not None and before.kind == "bytes":
-                found[name] = Input(name, "len", other=before.name)
+            before = [each.name for each in found.values() if each.kind == "bytes"]
+            if before and re.search(r"len|size|count|^n$|bytes", name.lower()):
+                found[name] = Input(name, "len", other=before[-1])
             else:
                 found[name] = Input(name, "int", 0, -1)
         elif kind.kind is Kind.PTR and _is_bytes(kind):

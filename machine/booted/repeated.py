@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from emulator.boards.board import Board
+from emulator.budget import Limits
 from emulator.faults import BadCall
 from kernels.booted.kernel import BootedKernel
 from machine.rounds import PAGE, Buffer, Rounds
@@ -75,8 +76,10 @@ class BootedRounds(Rounds):
         """Call a function."""
         return self._kernel.call(address, slots, instructions=None, seconds=None)
 
-    def _limited(self, instructions: int | None, seconds: float) -> Any:
-        return self._kernel.guest.limits.whole(instructions, seconds)
+    @property
+    def limits(self) -> Limits:
+        """What calls of the machine may take."""
+        return self._kernel.guest.limits
 
     def _keep(self) -> None:
         checks = self._machine.sanitizer
