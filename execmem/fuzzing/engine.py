@@ -14,7 +14,7 @@ import attrs
 from emulator.faults import Fault
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.targets import Target
-from machine.rounds import Round, Rounds
+from machine.rounds import INSTRUCTIONS, Round, Rounds
 
 _SHRINKS, _HANGS = 400, 24  # rounds that making an input smaller may take, and where it hangs
 _FRAMES = 6  # of a backtrace, that tell one finding from another
@@ -111,6 +111,10 @@ class Search:
 
     def __init__(self, machine: Any, target: Target, *, exact: bool = False, **limits: Any) -> None:
         self.target = target
+        limits = {
+            **limits,
+            "instructions": limits.get("instructions", INSTRUCTIONS) * target.patience,
+        }
         self._rounds: Rounds = machine.rounds(target.spans, exact=exact, **limits)
         self.mutator = Mutator(target.most, target.fields, target.words)
 

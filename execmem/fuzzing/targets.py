@@ -22,6 +22,7 @@ VMLINUX = "vmlinux"
 _CONSTANT = re.compile(r"[#,]\s*#?(-?(?:0x[0-9a-f]+|\d+))\b")
 _STRING = re.compile(rb"[\x20-\x7e]{3,24}(?=\0)")
 _HERE = -100  # AT_FDCWD (uapi/linux/fcntl.h)
+_PATIENCE = 10
 _WORDS = 400  # at most
 Harness = Callable[[Any, bytes], object]
 Span = tuple[int, int]
@@ -47,6 +48,8 @@ class Target:
         Numbers at fixed places of an input: offset and size.
     words
         What the code compares with, as far as that can be read out of it.
+    patience
+        How many times the limit of instructions it may take, as Python beside it takes time, too.
     described
         Returns what an input stands for, in words.
     """
@@ -58,6 +61,7 @@ class Target:
     seeds: Sequence[bytes] = (b"", bytes(8), b"A" * 64)
     fields: Sequence[tuple[int, int]] = ()
     words: Sequence[bytes] = ()
+    patience: int = 1
     described: Callable[[bytes], str] = lambda data: f"{len(data)} bytes"
     prepare: Callable[[Rounds], None] = lambda _rounds: None
 
@@ -159,7 +163,8 @@ def python(machine: Any, harness: Harness, title: str, modules: Sequence[str] = 
         return run
 
     spans = spans_of(machine, modules or list(machine.modules))
-    return Target(title=title, spans=spans, work=work, words=words_of(machine, spans))
+    words = words_of(machine, spans)
+    return Target(title=title, spans=spans, work=work, words=words, patience=_PATIENCE)
 
 
 def harness(machine: Any, place: str) -> Target:
