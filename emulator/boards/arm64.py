@@ -19,7 +19,8 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.arch.arm64 import CpReg
 
 from archs.levels.boot import Start
-from emulator.boards.board import Board, Named, context_bytes
+from emulator.boards.board import Board, Named
+from emulator.boards.state import context_bytes
 from emulator.clock import nanoseconds
 from emulator.paging import Tables
 

@@ -16,14 +16,11 @@ must know what the others leave in it.
 from __future__ import annotations
 
 import abc
-import ctypes
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, ClassVar
 
-import attrs
 import unicorn
 from unicorn import unicorn_const as uc_const
 
@@ -31,27 +28,24 @@ from archs import Arch
 from archs.levels.boot import Boot, Space, Start
 from emulator import interrupts
 from emulator.blocks import Blocks
+from emulator.boards.access import PAGE
 from emulator.boards.breaks import Break, Breaks
 from emulator.boards.pieces import Pieces
-from emulator.boards.steering import Steering
+from emulator.boards.rewinding import Rewinding
 from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
 from emulator.fresh import Fresh, Taken
 from emulator.governor import Governor
 from emulator.hardware.part import Device, Wires
 from emulator.hardware.parts import PARTS
-from emulator.paging import Run, Tables
-from emulator.ram import Frozen, Ram
-from emulator.registers import NamedRegisters
+from emulator.paging import Tables
+from emulator.ram import Ram
 from emulator.watchdog import WATCHDOG
 from emulator.watching import Watching
 
 EMULATOR: str = unicorn.__version__  # whose contexts these are
-PAGE = 4096  # what Unicorn protects and maps by
 _READ_OF_JIFFIES = 8_000  # nanoseconds that pass with each: a busy wait ends soon
 _TICK = NSEC_PER_SEC // 250  # waiting ends after this at the latest
-_UC_CTL = unicorn.unicorn_py3.unicorn.uclib.uc_ctl
-_FLUSH_TLB = uc_const.UC_CTL_TLB_FLUSH | uc_const.UC_CTL_IO_WRITE << 30  # UC_CTL_WRITE of unicorn.h
 _PATIENCE = 1000  # times that a guest may wait with interrupts masked
 _ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "read", uc_const.UC_MEM_WRITE_UNMAPPED: "write"}
 
@@ -71,74 +65,7 @@ class Halt(enum.Enum):
     BROKEN = "the emulator cannot go on"
 
 
-@attrs.frozen
-class State:
-    """All of a computer but its memory, as plain data.
-
-    Parameters
-    ----------
-    context
-        The CPU's registers as the emulator saves them; they mean something to the same version
-        of it only.
-    registers
-        Registers that it leaves out.
-    clock, devices, pending
-        Guest time, the parts' state by their place in the list, and interrupts raised.
-    console
-        Bytes printed so far.
-    sites
-        Addresses of instructions that are answered here.
-    """
-
-    context: bytes = attrs.field(repr=False)
-    registers: Mapping[str, int]
-    clock: tuple[int, int]
-    devices: tuple[Mapping[str, Any], ...]
-    pending: tuple[int, ...]
-    console: int
-    sites: tuple[int, ...]
-
-
-@attrs.frozen
-class Still:
-    """A computer as it once was.
-
-    Parameters
-    ----------
-    frozen, context, state
-        Its memory, its CPU as the emulator keeps it, and all else.
-    """
-
-    frozen: Frozen = attrs.field(repr=False)
-    context: unicorn.unicorn.UcContext = attrs.field(repr=False)
-    state: State = attrs.field(repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class Mark:
-    """A computer as it once was, beside frozen memory.
-
-    Parameters
-    ----------
-    frozen, pages
-        Memory that it had frozen, and what it had written since then: offset, bytes.
-    context, state
-        As of `Still`.
-    soon, waited, passing
-        What it was about to do: where an interrupt was to come, how often it had waited, which
-        breakpoints it was to go on from.
-    """
-
-    frozen: Frozen = attrs.field(repr=False)
-    pages: tuple[tuple[int, bytes], ...] = attrs.field(repr=False)
-    context: unicorn.unicorn.UcContext = attrs.field(repr=False)
-    state: State = attrs.field(repr=False)
-    soon: int | None
-    waited: int
-    passing: frozenset[tuple[int, int]]
-
-
-class Board(Steering):
+class Board(Rewinding):
     """A computer.
 
     Parameters
@@ -160,36 +87,26 @@ class Board(Steering):
     requests: ClassVar[tuple[int, ...]] = ()  # exceptions by which a kernel asks for something
 
     def __init__(self, arch: Arch, memory: int, cpu: str = "", start: int | None = None) -> None:
-        super().__init__()
-        self.arch = arch
+        super().__init__(arch)
         self.boot: Boot = arch.boots
         self.bare = start is not None
         self.cpu = cpu or (self.boot.able if self.bare else self.boot.models[0])
         self.model = self.boot.model(self.cpu)  # by the emulator's name
-        emulation, calling = arch.runs.emulation, arch.runs.calling
-        self._constants = import_module(f"unicorn.{emulation.prefix.lower()}_const")
-        self._prefix = emulation.registers
-        self._numbers: dict[str, int] = {}
-        self._box = ctypes.c_uint64()
-        self._pointer = ctypes.byref(self._box)
+        emulation = arch.runs.emulation
         self.wires = Wires()
         self.clock: Clock = self.wires.clock
         self.ram = Ram(self.boot.ram if start is None else start, memory)
-        # Raises `Lacking` for an address that leads to memory which a dump does not have.
-        self.lacking: Callable[[int], object] | None = None
         # The last exception's number, where it was, and of a page fault which address.
         self.excepted: tuple[int, int, int | None] = 0, 0, None
         self.former: tuple[int, int, int | None] = self.excepted  # the one before it
         self.devices: list[Device] = [PARTS[part.kind](self.wires) for part in self.boot.parts]
         self.sites: set[int] = set()
-        self.breaks = Breaks(self, self._translate_anew)
+        self.breaks = Breaks(self, self.translate_anew)
         self._stop: Halt | None = None
         self._until = 0  # of the run under way
         self._budget = Budget()  # of the run under way
         self._counting = False  # whether code is translated so that its instructions are counted
         self._expired = False
-        self._restored: State | None = None  # what was gone back to last
-        self._touched = False  # whether a part was spoken to since the last return
         self._waited = 0  # times that it waited, and the interrupt could not come yet
         self._soon: Any = None  # the hook that ends the run for an interrupt
         self._soon_at = 0  # from which page on
@@ -197,17 +114,10 @@ class Board(Steering):
         self._raised: BaseException | None = None
         self._fault: tuple[str, int] | None = None  # an access where nothing answers
         self.taken = False  # what the emulator calls an error was handed to the kernel
-        self._context: unicorn.unicorn.UcContext | None = None
-        self._pc = self.number(calling.program_counter)
-        self._sp = self.number(calling.stack_pointer)
-        self._watching: Any = None  # the hook that tells of code that is translated
-        self._fresh: list[int] = []  # addresses of code that was, since memory was frozen
-        self.broken = ""  # why it can only go back
         self.uc = unicorn.Uc(
             getattr(uc_const, f"UC_ARCH_{emulation.prefix}"), getattr(uc_const, emulation.mode)
         )
         self._meter = Counter(self.uc)
-        self._engine = self.uc._uch  # noqa: SLF001 -- what the C library calls it by
         WATCHDOG.watch(self)
         interrupts.listen()
         self.uc.ctl_set_cpu_model(getattr(self._constants, self.model))
@@ -234,14 +144,6 @@ class Board(Steering):
     @abc.abstractmethod
     def reset(self, start: Start, /) -> None:
         """Set the registers that a boot loader leaves."""
-
-    @abc.abstractmethod
-    def translate(self, address: int) -> int | None:
-        """Return the physical address that the guest's page tables give; None for none."""
-
-    @abc.abstractmethod
-    def tables(self) -> Tables:
-        """Return the kernel's page tables, as the CPU's registers have them."""
 
     @abc.abstractmethod
     def stand(self, tables: Tables, named: Named, percpu: int, /) -> None:
@@ -307,147 +209,6 @@ class Board(Steering):
             if address not in self.sites:
                 self.sites.add(address)
                 self.watch_site(address)
-
-    def registers(self) -> Mapping[str, int]:
-        """Return the registers that the emulator's own copy leaves out."""
-        return {}
-
-    def set_registers(self, values: Mapping[str, int]) -> None:
-        """Set them."""
-        assert not values
-
-    # Registers ----------------------------------------------------------------------------------
-
-    def kept(self) -> Mapping[str, int]:
-        """Return the registers that calls leave otherwise than the boot did, by name.
-
-        What the last exception told is none of them: it has been read, or never will be.
-        """
-        return {name: int(self.uc.reg_read(self.number(name))) for name in self.lasting}
-
-    def keep(self, values: Mapping[str, int]) -> None:
-        """Set them."""
-        for name in self.lasting:
-            self.uc.reg_write(self.number(name), values[name])
-
-    def number(self, name: str) -> int:
-        """Return Unicorn's number of a register."""
-        found = self._numbers.get(name)
-        if found is None:
-            found = self._numbers[name] = getattr(self._constants, self._prefix + name.upper())
-        return found
-
-    def get(self, name: str) -> int:
-        """Return a register."""
-        return self.get_number(self.number(name))
-
-    def set(self, name: str, value: int) -> None:
-        """Set a register."""
-        self.set_number(self.number(name), value)
-
-    def get_number(self, number: int) -> int:
-        """Return a register of 64 bits or less by Unicorn's number."""
-        # The binding looks the register's type up each time.
-        self._box.value = 0
-        status = self.uc._do_reg_read(number, self._pointer)  # noqa: SLF001 -- see above
-        if status != uc_const.UC_ERR_OK:
-            raise unicorn.UcError(status)
-        return self._box.value
-
-    def set_number(self, number: int, value: int) -> None:
-        """Set a register of 64 bits or less by Unicorn's number."""
-        self._box.value = value
-        status = self.uc._do_reg_write(number, self._pointer)  # noqa: SLF001 -- see above
-        if status != uc_const.UC_ERR_OK:
-            raise unicorn.UcError(status)
-
-    @property
-    def every(self) -> NamedRegisters:
-        """All registers by name, for who wants more than `get` and `set`."""
-        return NamedRegisters(self.uc, self.arch, self._constants)
-
-    def reader(self, names: Sequence[str]) -> Callable[[], tuple[int, ...]]:
-        """Return what reads several registers of 64 bits or less at once."""
-        count = len(names)
-        numbers = (ctypes.c_int * count)(*map(self.number, names))
-        values = (ctypes.c_uint64 * count)()
-        start = ctypes.addressof(values)
-        places = (ctypes.c_void_p * count)(*(start + 8 * at for at in range(count)))
-        size = ctypes.sizeof(values)
-
-        def read() -> tuple[int, ...]:
-            ctypes.memset(values, 0, size)
-            status = self.uc._do_reg_read_batch(numbers, places, count)  # noqa: SLF001 -- as above
-            if status != uc_const.UC_ERR_OK:
-                raise unicorn.UcError(status)
-            return tuple(values)
-
-        return read
-
-    @property
-    def pc(self) -> int:
-        """The program counter."""
-        return self.get_number(self._pc)
-
-    @pc.setter
-    def pc(self, value: int) -> None:
-        self.set_number(self._pc, value)
-
-    @property
-    def sp(self) -> int:
-        """The stack pointer."""
-        return self.get_number(self._sp)
-
-    @sp.setter
-    def sp(self, value: int) -> None:
-        self.set_number(self._sp, value)
-
-    # Memory -------------------------------------------------------------------------------------
-
-    def read(self, address: int, size: int) -> bytes:
-        """Return bytes at a virtual address; LookupError where nothing is mapped."""
-        return b"".join(self.ram.read(at, length) for at, length in self._pieces(address, size))
-
-    def write(self, address: int, data: bytes) -> None:
-        """Store bytes at a virtual address; LookupError where nothing is mapped."""
-        taken = 0
-        pieces = self._pieces(address, len(data))
-        self.watching.check()
-        for at, length in pieces:
-            self.ram.write(at, data[taken : taken + length])
-            taken += length
-        self.watching.refresh()
-
-    def rewrite(self, address: int, data: bytes) -> None:
-        """Store bytes at a virtual address where code may be; LookupError as `write`."""
-        pieces = self._pieces(address, len(data))
-        self.write(address, data)
-        if any(self.memory.is_executed(physical) for physical, _ in pieces):
-            self._translate_anew(address, address + len(data))
-
-    def _pieces(self, address: int, size: int) -> list[tuple[int, int]]:
-        pieces = []
-        while size > 0:
-            length = min(size, PAGE - address % PAGE)
-            physical = self.translate(address)
-            if physical is None:
-                if self.lacking is not None:
-                    self.lacking(address)
-                raise LookupError(f"nothing is mapped at {address:#x}")
-            pieces.append((physical, length))
-            address, size = address + length, size - length
-        return pieces
-
-    def mapped(self) -> list[Run]:
-        """Return what the kernel has mapped of memory in its half of the addresses, by address."""
-        start, end = self.ram.start, self.ram.start + self.ram.size
-        runs = self.tables().runs(self.ram.words)
-        return [
-            Run(run.address + low - run.physical, low, high - low)
-            for run in runs
-            for low, high in ((max(run.physical, start), min(run.physical + run.size, end)),)
-            if low < high
-        ]
 
     # Starting -----------------------------------------------------------------------------------
 
@@ -731,7 +492,7 @@ class Board(Steering):
         if self._soon is None:
             self._soon_at, end = start, start + 2 * PAGE
             self._soon = self.uc.hook_add(uc_const.UC_HOOK_BLOCK, self._now, None, start, end - 1)
-            self._translate_anew(start, end)
+            self.translate_anew(start, end)
 
     def _now(self, uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
         """End the run at a block that begins: only there the program counter is right."""
@@ -834,14 +595,6 @@ class Board(Steering):
         for tell in self.leavers:
             tell(at)
 
-    def context(self) -> bytes:
-        """Return what the emulator keeps of the CPU."""
-        if self._context is None:
-            self._context = self.uc.context_save()
-        else:
-            self.uc.context_update(self._context)
-        return context_bytes(self._context)
-
     # Breakpoints ----------------------------------------------------------------------------------
 
     def break_at(
@@ -892,151 +645,6 @@ class Board(Steering):
         self._raised = error
         self.uc.emu_stop()
 
-    def _translate_anew(self, start: int, end: int) -> None:
-        """Let the blocks at addresses be translated again, so that hooks reach them."""
-        self.uc.ctl_remove_cache(start, end)
-
-    def forget_code(self) -> None:
-        """Let code be translated again: it has changed behind the emulator's back."""
-        self.uc.ctl_flush_tb()
-
-    def forget_addresses(self) -> None:
-        """Let addresses be translated again: page tables have changed in the same way."""
-        _UC_CTL(self._engine, _FLUSH_TLB)
-
-    # Going back -----------------------------------------------------------------------------------
-
-    def save(self) -> State:
-        """Return everything but the memory."""
-        devices = tuple(device.state() for device in self.devices)
-        return State(
-            self.context(),
-            dict(self.registers()),
-            (self.clock.now, self.clock.seed),
-            devices,
-            tuple(self.wires.pending),
-            len(self.wires.console),
-            tuple(self.sites),
-        )
-
-    def restore(self, state: State) -> None:
-        """Set everything but the memory."""
-        context = self.uc.context_save()
-        ctypes.memmove(context.context, state.context, len(state.context))
-        self._restore(context, state)
-
-    def _restore(self, context: unicorn.unicorn.UcContext, state: State) -> None:
-        self.uc.context_restore(context)
-        if state.registers:
-            self.set_registers(state.registers)
-        clock, wires = self.clock, self.wires
-        clock.now, clock.seed = state.clock
-        if self._touched or state is not self._restored:
-            for device, values in zip(self.devices, state.devices, strict=True):
-                device.set_state(values)
-            self._touched, self._restored = False, state
-        wires.pending[:] = state.pending
-        if len(wires.console) != state.console:
-            del wires.console[state.console :]
-            wires.kept = min(wires.kept, state.console)
-        if len(state.sites) != len(self.sites):
-            self._watch_sites(state.sites)
-        self.breaks.forget()
-        self._waited = 0
-        self.broken = ""
-        self.watching.refresh()
-
-    def freeze(self) -> Still:
-        """Return the computer as it is now, memory and all; `back` makes it that again."""
-        if self._watching is None:
-            self._watching = self.uc.hook_add(uc_const.UC_HOOK_EDGE_GENERATED, self._translated)
-        self._fresh.clear()
-        still = Still(self.ram.freeze(), self.uc.context_save(), self.save())
-        self.forget_addresses()  # of pages that may be written without a copy
-        return still
-
-    def back(self, still: Still) -> None:
-        """Go back to what was frozen."""
-        if self.ram.frozen is not still.frozen:
-            self.ram.thaw(still.frozen)
-            self.forget_code()
-        else:
-            stale = bool(self._fresh) and self._stale()
-            self.ram.drop()
-            if stale:
-                self.forget_code()
-        self._fresh.clear()
-        self._restore(still.context, still.state)
-        self.forget_addresses()
-
-    def mark(self) -> Mark:
-        """Return the computer as it is now, between two instructions: what has changed of it.
-
-        It costs less than `freeze`, and leaves more to do to `back_to`.
-        """
-        if self.ram.frozen is None:
-            self.freeze()
-        frozen = self.ram.frozen
-        assert frozen is not None
-        numbers = self.ram.changed()
-        state = self.save()
-        pages = tuple(self.ram.pages(numbers))
-        return Mark(
-            frozen=frozen,
-            pages=pages,
-            context=self.uc.context_save(),
-            state=state,
-            soon=None if self._soon is None else self._soon_at,
-            waited=self._waited,
-            passing=self.breaks.passing,
-        )
-
-    def back_to(self, mark: Mark) -> None:
-        """Go back to a mark."""
-        self._not_soon()
-        if self.ram.frozen is mark.frozen:
-            self.ram.drop()
-        else:
-            self.ram.thaw(mark.frozen)
-        for start, data in mark.pages:
-            self.ram.view[start : start + len(data)] = data
-        self._fresh.clear()
-        self.forget_code()
-        self._restore(mark.context, mark.state)
-        self.forget_addresses()
-        self._waited = mark.waited
-        self.breaks.passing = mark.passing
-        if mark.soon is not None:
-            self._soon_from(mark.soon)
-
-    def _translated(self, _uc: unicorn.Uc, block: Any, _before: Any, _data: object) -> None:
-        if block.pc != self._until:  # nothing is executed there, and nothing kept
-            self._fresh.append(block.pc)
-
-    def _stale(self) -> bool:
-        """Return whether code was translated that is not there when memory goes back."""
-        pages = set()
-        for address in self._fresh:
-            physical = self.translate(address)
-            if physical is None:
-                return True
-            pages.add((physical - self.ram.start) // PAGE)
-        return bool(pages.intersection(self.ram.changed().tolist()))
-
-    def give_up(self, context: unicorn.unicorn.UcContext) -> None:
-        """Let the CPU be where it once was, and all else as it is: a call that did not return."""
-        registers = self.registers()
-        self.uc.context_restore(context)
-        self.set_registers(registers)
-        self.breaks.forget()
-
-    def thaw(self, frozen: Frozen, state: State) -> None:
-        """Become what was frozen: memory and all else."""
-        self.ram.thaw(frozen)
-        self.restore(state)
-        self.forget_code()
-        self.forget_addresses()
-
 
 def _read(device: Device, _uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
     return device.read(offset, size)
@@ -1046,8 +654,3 @@ def _write(
     device: Device, _uc: unicorn.Uc, offset: int, size: int, value: int, _data: object
 ) -> None:
     device.write(offset, size, value)
-
-
-def context_bytes(context: unicorn.unicorn.UcContext) -> bytes:
-    """Return what a saved context holds."""
-    return ctypes.string_at(context.context, context.size)

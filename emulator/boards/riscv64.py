@@ -23,7 +23,8 @@ from unicorn import unicorn_const as uc_const
 
 from archs.levels.boot import Start
 from archs.system_riscv64 import CYCLES, SYSTEM, TIMEBASE
-from emulator.boards.board import PAGE, Board, Halt, Named
+from emulator.boards.access import PAGE
+from emulator.boards.board import Board, Halt, Named
 from emulator.hardware.sbi import Sbi
 from emulator.paging import Tables
 

@@ -3,56 +3,34 @@
 
 from __future__ import annotations
 
-import abc
 from functools import cached_property
-from typing import Any
 
 from archs import Arch
+from emulator.boards.access import Access
 from emulator.boards.breaks import Break, Breaks
 from emulator.budget import Budget, Counter
 from emulator.governor import Governor
 from emulator.registerfile import RegisterFile
-from emulator.watching import Watching
 
 
 def _nothing() -> None:
     """Look on: the governor is asked whenever a run has ended."""
 
 
-class Steering(abc.ABC):
+class Steering(Access):
     """What a computer does under control; all else it has itself."""
 
-    arch: Arch
     breaks: Breaks
-    uc: Any
-    watching: Watching
     _budget: Budget
-    _constants: Any
     _meter: Counter
 
     seat = 0  # there is one CPU
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch)
         self.governor: Governor | None = None
         self._armed = 0  # instructions that the emulator was told to execute at most
         self._looks: dict[int, Break] = {}
-
-    @property
-    @abc.abstractmethod
-    def pc(self) -> int:
-        """The program counter."""
-
-    @pc.setter
-    @abc.abstractmethod
-    def pc(self, value: int) -> None: ...
-
-    @abc.abstractmethod
-    def get(self, name: str, /) -> int:
-        """Return a register."""
-
-    @abc.abstractmethod
-    def read(self, address: int, size: int) -> bytes:
-        """Return bytes at a virtual address; LookupError where nothing is mapped."""
 
     @cached_property
     def file(self) -> RegisterFile:

@@ -20,7 +20,8 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const as x86
 
 from archs.levels.boot import Space, Start
-from emulator.boards.board import Board, Halt, Mark, Named, State, Still, context_bytes
+from emulator.boards.board import Board, Halt, Named
+from emulator.boards.state import Mark, State, Still, context_bytes
 from emulator.budget import Budget
 from emulator.hardware.i8254 import I8254
 from emulator.hardware.i8259 import I8259
@@ -270,9 +271,10 @@ class X86Board(Board):
     # The emulator looks up addresses by itself, to drop what it has translated there. Where nothing
     # is mapped it takes that for a page fault of the guest.
 
-    def _translate_anew(self, start: int, end: int) -> None:
+    def translate_anew(self, start: int, end: int) -> None:
+        """Let the blocks at addresses be translated again, and leave the CPU as it is."""
         self.context()
-        super()._translate_anew(start, end)
+        super().translate_anew(start, end)
         self._end_exception()
 
     def _execute(self) -> bool:

@@ -22,7 +22,8 @@ from typing import Any
 import attrs
 
 from allocator.types import GIB
-from emulator.boards.board import EMULATOR, Board, State
+from emulator.boards.board import EMULATOR, Board
+from emulator.boards.state import State
 from emulator.ram import Frozen
 from kernels.booted.starting import Parameters, Place
 

@@ -19,7 +19,7 @@ import attrs
 from allocator.types import ADDRESS_MASK
 from archs import Arch
 from archs import arch as arch_by_name
-from emulator.boards.board import Mark, Still
+from emulator.boards.state import Mark, Still
 from emulator.budget import DEFAULT
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall, Fault

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from emulator.boards.board import Mark, Still
+from emulator.boards.state import Mark, Still
 from kernels.guarding import PoolState
 from kernels.registry import Record
 from machine.booted.module import BootedModule

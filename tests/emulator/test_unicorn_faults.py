@@ -489,7 +489,7 @@ def test_random_numbers_are_the_hosts() -> None:
 
 
 def test_dropping_code_where_nothing_is_mapped_is_a_fault() -> None:
-    """CR2 says so, and the next exception is a double fault (X86Board._translate_anew)."""
+    """CR2 says so, and the next exception is a double fault (X86Board.translate_anew)."""
     uc, seen = processor("488b0390"), []
     uc.hook_add(
         uc_const.UC_HOOK_INTR,
