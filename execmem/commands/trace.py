@@ -90,7 +90,7 @@ def trace(
         report.print_json(
             session.outcome(function)
             | {"sites": sites, "calls": calls, "dropped": found.dropped, "restored": True}
-            | (_accesses(touched) if memory else {})
+            | _accesses(touched if memory else None)
         )
         if session.fault is not None:
             raise session.fault
@@ -121,7 +121,10 @@ def trace(
     session.show(function)
 
 
-def _accesses(touched: MemoryTrace) -> dict[str, Any]:
+def _accesses(touched: MemoryTrace | None) -> dict[str, Any]:
+    """Return what memory was accessed; nothing where nobody looked."""
+    if touched is None:
+        return {"accesses": [], "accesses_dropped": 0}
     rows = [
         {
             "pc": Hex(each.pc),

@@ -599,7 +599,7 @@ def test_trace_command(capsys: pytest.CaptureFixture[str], folder: Path) -> None
     assert document["calls"][1]["result"] == "0x3"
     code, out, _ = run(capsys, "trace", "kstrdup", "--args", *words)
     assert code == 0
-    assert any(line.split(" = ")[0].strip().endswith(", 0xcc0)") for line in out.splitlines())
+    assert any(line.split(" = ")[0].endswith(f" 'abc', gfp={0xCC0})") for line in out.splitlines())
     code, _, err = run(capsys, "trace", "*", *words)
     assert (code, err.count("\n")) == (1, 1)
     assert "functions match, and at most" in err

@@ -16,7 +16,13 @@ import pytest
 
 # One answer a line, because commands may print several.
 _SCRIPT = """
-import ctypes, json, sys
+import ctypes, importlib.resources, json, sys, types
+try:
+    import pkg_resources
+except ModuleNotFoundError:  # which setuptools has no more, and the package asks one thing
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = lambda name, file: str(importlib.resources.files(name) / file)
+    sys.modules["pkg_resources"] = stand_in
 from libr import r_core
 core = r_core.r_core_new()
 for command in json.load(sys.stdin):
