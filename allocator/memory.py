@@ -13,6 +13,8 @@ Subscribers are told after the change and must not raise.
 
 `read`, `write` and `fill` obey the mapping: nothing is readable or writable that the guest's
 own load or store could not reach.
+
+Long because address space, frames, protections, aliases and flushes change together, in one order.
 """
 
 from __future__ import annotations
