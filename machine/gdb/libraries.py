@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.types import Interval
-from archs.levels.debug import Frames
-from loader.elfview import SHF_ALLOC, STT_FUNC
+from archs.levels.debug import Frames, Unwind
+from loader.elfview import SHF_ALLOC, STT_FUNC, Section
 from loader.loaded import State
 from machine.gdb.frames import debug_frame, outermost
 from machine.gdb.subject import Present
@@ -110,8 +110,12 @@ def frames_path(modules: Sequence[Present]) -> str:
 
 
 def has_frames(modules: Sequence[Present]) -> bool:
-    """Return whether there may be such a file."""
-    return bool(modules) and modules[0].view.arch.debugs.unwind is not None
+    """Return whether anything would stand in that file."""
+    for module in modules:
+        how = module.view.arch.debugs.unwind
+        if how is not None and (how.scan or (how.tables and _tables(module, how))):
+            return True
+    return False
 
 
 def _frames(module: Present, read: Callable[[int, int], bytes]) -> Iterator[Frames]:
@@ -121,9 +125,8 @@ def _frames(module: Present, read: Callable[[int, int], bytes]) -> Iterator[Fram
     if how is None:
         return
     if how.tables is not None:
-        found = [view.section(name) for name in how.sections]
-        placed = [each for each in found if each is not None and each.index in module.sections]
-        if len(placed) == len(how.sections):
+        placed = _tables(module, how)
+        if placed:
             places = [module.sections[each.index] for each in placed]
             contents = [read(at, each.size) for at, each in zip(places, placed, strict=True)]
             yield how.tables(contents[0], contents[1], places[0], module.version)
@@ -132,6 +135,13 @@ def _frames(module: Present, read: Callable[[int, int], bytes]) -> Iterator[Fram
             section = view.sections[index]
             if section.executable and section.size:
                 yield how.scan(read(start, section.size), start, _functions(module, index))
+
+
+def _tables(module: Present, how: Unwind) -> list[Section]:
+    """Return the sections with a module's tables of frames; nothing where it has not all of them."""
+    found = [module.view.section(name) for name in how.sections]
+    placed = [each for each in found if each is not None and each.index in module.sections]
+    return placed if len(placed) == len(how.sections) else []
 
 
 def _functions(module: Present, section: int) -> NDArray[np.uint64]:

@@ -226,6 +226,7 @@ def drive(
     with process:
         said, _ = process.communicate(timeout=_SECONDS)
     assert process.returncode == 0, said
+    assert "Error while mapping" not in said, said  # gdb takes a file of ours for none
     return said.splitlines()
 
 
