@@ -30,8 +30,9 @@ def start(uc: unicorn.Uc, at: int, until: int, *, count: int = 0) -> None:
     try:
         uc.emu_start(at, until, count=count)
     except unicorn.UcError:
-        if isinstance(uc._hook_exception, KeyboardInterrupt):  # noqa: SLF001 -- else it is lost
-            raise uc._hook_exception from None  # noqa: SLF001
+        raised = uc._hook_exception  # noqa: SLF001 -- the binding forgets it for its own error
+        if isinstance(raised, KeyboardInterrupt):
+            raise raised from None
         raise
     finally:
         if _noted:

@@ -44,8 +44,8 @@ class BadModule(LoadError):
 
 
 @attrs.define(auto_exc=True, str=False)
-class BadKernel(ExecmemError):
-    """The file is no kernel image that can be read.
+class BadFile(ExecmemError):
+    """A file is not what it was given as.
 
     Parameters
     ----------
@@ -61,22 +61,12 @@ class BadKernel(ExecmemError):
         return printable(f"{self.name}: {self.where}: {self.reason}")
 
 
-@attrs.define(auto_exc=True, str=False)
-class BadCore(ExecmemError):
-    """The file is no core of a kernel that can be read.
+class BadKernel(BadFile):
+    """The file is no kernel image that can be read; fields as of `BadFile`."""
 
-    Parameters
-    ----------
-    name, where, reason
-        The file, the place in it, and what is wrong there.
-    """
 
-    name: str
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return printable(f"{self.name}: {self.where}: {self.reason}")
+class BadCore(BadFile):
+    """The file is no core of a kernel that can be read; fields as of `BadFile`."""
 
 
 @attrs.define(auto_exc=True, str=False)

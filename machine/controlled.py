@@ -15,13 +15,13 @@ from emulator.governor import Governor
 from emulator.stops import Event
 from kernels.modelled.kernel import Kernel
 from machine.control import Control, Handler
-from machine.controlling import Controlling
+from machine.controlling import Controlling, Looked
 from machine.past import Past
 from machine.places import Places
 from machine.watching import Touch, Watch
 
 
-class Controllable(Protocol):
+class Controllable(Looked, Protocol):
     """A machine, as far as it is put under control."""
 
     memory: KernelMemory
@@ -29,22 +29,6 @@ class Controllable(Protocol):
     cpus: tuple[Cpu, ...]
     kernel: Kernel
     places: Places
-
-    def watch(
-        self,
-        what: int,
-        size: int | None = ...,
-        kinds: str = ...,
-        callback: Callable[[Touch], object] | None = ...,
-        *,
-        limit: int = ...,
-    ) -> Watch:
-        """Watch memory."""
-        ...
-
-    def symbolize(self, address: int) -> str | None:
-        """Return what lies at an address."""
-        ...
 
 
 @contextmanager

@@ -21,6 +21,26 @@ _SLOWER = 10  # times that a guest is under control
 _LONGEST = 16  # bytes of an instruction, and no less
 
 
+class Looked(Protocol):
+    """A machine of any kind, as far as control looks on."""
+
+    def watch(
+        self,
+        what: int,
+        size: int | None = ...,
+        kinds: str = ...,
+        callback: Callable[[Touch], object] | None = ...,
+        *,
+        limit: int = ...,
+    ) -> Watch:
+        """Watch memory."""
+        ...
+
+    def symbolize(self, address: int) -> str | None:
+        """Return what lies at an address."""
+        ...
+
+
 class Engine(Protocol):
     """What executes: a CPU of the modelled kernel's, or a computer."""
 

@@ -17,7 +17,7 @@ from kernels.modelled.kernel import Kernel
 from kernels.modelled.serving import Serving
 from loader.elfview import ElfView
 from loader.loaded import LoadedModule, LoadedSection
-from machine.memorytrace import refused
+from machine.memorytrace import refused, sections_of
 
 
 class ModelledGround:
@@ -95,12 +95,7 @@ class ModelledGround:
 
     def sections(self) -> Mapping[int, tuple[int, str]]:
         """Return address -> size and `module:section` of what is loaded."""
-        return {
-            section.address: (section.size, f"{name}:{section.name}")
-            for name, each in self._loaded.items()
-            for section in each.sections.values()
-            if section.size
-        }
+        return sections_of(self._loaded)
 
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""

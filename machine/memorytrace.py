@@ -208,3 +208,13 @@ class MemoryTrace(UntilStopped):
 def refused(error: RuntimeError) -> BadCall:
     """Return why accesses cannot be told of from now on."""
     return BadCall("trace_memory", str(error), "begin before the call")
+
+
+def sections_of(loaded: Mapping[str, Any]) -> Mapping[int, tuple[int, str]]:
+    """Return address -> size and `module:section` of modules of either kind, by name."""
+    return {
+        section.address: (section.size, f"{name}:{section.name}")
+        for name, each in loaded.items()
+        for section in each.sections.values()
+        if section.size
+    }

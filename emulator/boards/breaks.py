@@ -7,7 +7,7 @@ run, after which guest code may be run in between, or calls who waits right ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import attrs
@@ -104,6 +104,18 @@ class Breaks:
             )
             self._anew(address, address + 1)
         return made
+
+    def add_inside(
+        self, handlers: Iterable[tuple[int, Callable[[], int | None]]], order: int
+    ) -> Callable[[], None]:
+        """Let handlers that need no stop wait for their addresses, until the result is called."""
+        made = [(at, self.add(at, Break(handler, True, order))) for at, handler in handlers]
+
+        def end() -> None:
+            for at, each in made:
+                self.remove(at, each)
+
+        return end
 
     def remove(self, address: int, made: Break | None = None) -> None:
         """Let one wait no longer, or all; nothing where nobody waits."""

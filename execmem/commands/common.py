@@ -370,32 +370,9 @@ def _machine(
 ) -> ModelledMachine:
     """Return a machine as the options say."""
     with importing():
-        from kernels.modelled.heap import LIMIT as HEAP_LIMIT
-        from machine.machine import ModelledMachine
+        from execmem.modelled import modelled_machine
 
-    machine = ModelledMachine(
-        arch,
-        kernel=image,
-        modelled=True,
-        design=options["design"],
-        text_poke=False if options["no_text_poke"] else None,
-        kaslr=options["kaslr"],
-        root=root,
-        unknown=options["unknown"],
-        checks=options["checks"],
-        errata=options["errata"],
-        stub_sections=options["with_plt"],
-        kasan=options["kasan"],
-        seed=options["seed"],
-        heap_limit=HEAP_LIMIT if options["heap_limit"] is None else options["heap_limit"] << 20,
-        force=options["force"],
-        constructors=options["constructors"],
-        **more,
-    )
-    notices.listen(machine)
-    for limit in ("instructions", "seconds"):
-        if options[limit] is not None:
-            setattr(machine, limit, options[limit] or None)
+    machine = modelled_machine(arch, root=root, kernel=image, options=options, **more)
     tree = machine.tree
     if root is not None and tree is not None and not tree.indexed:
         hint = (

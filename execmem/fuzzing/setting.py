@@ -10,13 +10,13 @@ from typing import Any
 
 import attrs
 
-from execmem import booted, notices
+from execmem import booted
 from execmem.fuzzing import targets
 from execmem.fuzzing.engine import Search
 from execmem.fuzzing.folder import BadFolder
 from execmem.fuzzing.inputs import BadInput
+from execmem.modelled import modelled_machine
 from execmem.worker.reading import files_of_design, files_of_kernel, trees_of
-from kernels.modelled.heap import LIMIT as HEAP_LIMIT
 from loader.files import is_file, module_name
 from machine.machine import ModelledMachine
 from machine.rounds import INSTRUCTIONS, SECONDS
@@ -215,29 +215,9 @@ class Setting:
 
 def _modelled(options: Mapping[str, Any]) -> ModelledMachine:
     """Return a machine whose kernel is Python, as options of a command line say."""
-    limit = options["heap_limit"]
-    machine = ModelledMachine(
-        options["arch"],
-        kernel=options["kernel"],
-        modelled=True,
-        design=options["design"],
-        text_poke=False if options["no_text_poke"] else None,
-        kaslr=options["kaslr"],
-        root=options["root"],
-        unknown=options["unknown"],
-        checks=options["checks"],
-        errata=options["errata"],
-        stub_sections=options["with_plt"],
-        kasan=options["kasan"],
-        seed=options["seed"],
-        heap_limit=HEAP_LIMIT if limit is None else limit << 20,
-        force=options["force"],
-        constructors=options["constructors"],
+    machine = modelled_machine(
+        options["arch"], root=options["root"], kernel=options["kernel"], options=options
     )
-    notices.listen(machine)
-    for each in ("instructions", "seconds"):
-        if options[each] is not None:
-            setattr(machine, each, options[each] or None)
     for word in options["stubs"]:
         name, _, value = word.partition("=")
         machine.stub(name, int(value or "0", 0))

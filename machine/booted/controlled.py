@@ -12,27 +12,15 @@ from emulator.governor import Governor
 from emulator.stops import Event, Rewound
 from kernels.booted.kernel import BootedKernel
 from machine.control import Control, Handler
-from machine.controlling import Controlling
+from machine.controlling import Controlling, Looked
 from machine.past import Past
 from machine.watching import Touch, Watch
 
 
-class Controllable(Protocol):
+class Controllable(Looked, Protocol):
     """A machine, as far as it is put under control."""
 
     kernel: BootedKernel
-
-    def watch(
-        self,
-        what: int,
-        size: int | None = ...,
-        kinds: str = ...,
-        callback: Callable[[Touch], object] | None = ...,
-        *,
-        limit: int = ...,
-    ) -> Watch:
-        """Watch memory."""
-        ...
 
     def read(self, address: int, size: int) -> bytes:
         """Return memory."""
@@ -44,10 +32,6 @@ class Controllable(Protocol):
 
     def mark(self) -> Any:
         """Return the machine as it is now."""
-        ...
-
-    def symbolize(self, address: int) -> str | None:
-        """Return what lies at an address."""
         ...
 
     def restore(self, snapshot: Any) -> None:

@@ -13,7 +13,7 @@ from loader.elfview import ElfView
 from loader.loaded import LoadedSection
 from machine.booted.functions import Functions
 from machine.booted.module import BootedModule
-from machine.memorytrace import refused
+from machine.memorytrace import refused, sections_of
 
 
 class BootedGround:
@@ -102,12 +102,7 @@ class BootedGround:
 
     def sections(self) -> Mapping[int, tuple[int, str]]:
         """Return address -> size and `module:section` of what is loaded."""
-        return {
-            section.address: (section.size, f"{name}:{section.name}")
-            for name, each in self._loaded.items()
-            for section in each.sections.values()
-            if section.size
-        }
+        return sections_of(self._loaded)
 
     def attach(self, watched: Range) -> Callable[[], None]:
         """Let a range be told of accesses; BadCall in the middle of code that would not tell."""

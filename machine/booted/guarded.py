@@ -89,18 +89,13 @@ class GuardedHeap:
             self._guards.divide(slot.start - self._offset, slot.end - slot.start)
             self._guards.guard(slot.end - self._offset, slot.guard)
         self.pool = pool
-        self._breaks = [
-            (address, self._board.break_at(address, handler, inside=True, order=ORDER))
-            for address, handler in self._handlers()
-        ]
+        self._look_away = self._board.breaks.add_inside(self._handlers(), ORDER)
         guest.on_return.append(self._returned)
         guest.on_given_up.append(self._given_up)
 
     def end(self) -> None:
         """Guard nothing more; objects that are not freed stay where they are."""
-        for address, made in self._breaks:
-            self._board.no_break_at(address, made)
-        self._breaks = []
+        self._look_away()
         self._guest.on_return.remove(self._returned)
         self._guest.on_given_up.remove(self._given_up)
         self._guards.end()

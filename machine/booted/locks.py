@@ -76,18 +76,13 @@ class Locks:
         self._asked: dict[int, tuple[str, int]] = {}  # lock -> kind, who asked
         self._called = 0
         self._before = self._values()
-        self._breaks = [
-            (address, self._board.break_at(address, handler, inside=True, order=ORDER))
-            for address, handler in self._handlers()
-        ]
+        self._look_away = self._board.breaks.add_inside(self._handlers(), ORDER)
         guest.on_enter.append(self._entered)
         guest.on_return.append(self._returned)
 
     def end(self) -> None:
         """Look at nothing more."""
-        for address, made in self._breaks:
-            self._board.no_break_at(address, made)
-        self._breaks = []
+        self._look_away()
         self._guest.on_enter.remove(self._entered)
         self._guest.on_return.remove(self._returned)
 
