@@ -13,6 +13,8 @@ from types import FrameType
 
 import unicorn
 
+from emulator.process import interrupt, is_same
+
 _START = unicorn.Uc.emu_start.__code__
 _noted: list[int] = []  # interrupts that nothing would have caught
 
@@ -21,8 +23,11 @@ def listen() -> None:
     """See to it that an interrupt is not lost, where interrupts have Python's own meaning."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    now = signal.getsignal(signal.SIGINT)
+    if now is signal.default_int_handler:
         signal.signal(signal.SIGINT, _came)
+    elif now is interrupt:
+        signal.signal(signal.SIGINT, _came_once)
 
 
 def start(uc: unicorn.Uc, at: int, until: int, *, count: int = 0) -> None:
@@ -51,6 +56,11 @@ def _came(number: int, frame: FrameType | None) -> None:
             around.f_locals["self"].emu_stop()
             return
     signal.default_int_handler(number, frame)
+
+
+def _came_once(number: int, frame: FrameType | None) -> None:
+    if not is_same():
+        _came(number, frame)
 
 
 def _is_binding(frame: FrameType) -> bool:

@@ -26,6 +26,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 # What ends a process that made a mistake.
@@ -46,12 +47,33 @@ _LENGTH = struct.Struct("<I")
 _NOISE = 1 << 16
 _MEMOS = 4096
 
+SAME = 0.1  # seconds within which an interrupt is one that was sent by two ways
+
 LOADED, CALLED, NESTED = range(3)
+
+_interrupted = -math.inf
 
 # What a dying worker says, and as what: nobody knows any more who speaks for it.
 _SAID = {"signal": int, "pc": int} | dict.fromkeys(
     ("arch", "where", "instruction", "inside", "code"), str
 )
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle SIGINT as Python does, but for what `is_same` says of."""
+    if not is_same():
+        signal.default_int_handler(number, frame)
+
+
+def is_same() -> bool:
+    """Return whether an interrupt that comes now is the one that came just before.
+
+    Who signals a group of processes signals a worker and the one that watches it, which passes
+    on what it was sent. The second would come in the middle of what the first made end.
+    """
+    global _interrupted
+    before, _interrupted = _interrupted, time.monotonic()
+    return _interrupted < before + SAME
 
 
 class Witness(Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def sweep(
         if scheduler is None
         else partial(cluster.rows, address=scheduler)
     )
-    for row in done(fresh(), options, job=job):
-        journal.add(row)
-        yield from ready()
+    with closing(done(fresh(), options, job=job)) as found:  # not when its memory is freed
+        for row in found:
+            journal.add(row)
+            yield from ready()
     yield from ready()

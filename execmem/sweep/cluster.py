@@ -10,7 +10,7 @@ are under way than keep the cluster busy, so neither side holds many modules in 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -52,7 +52,7 @@ def _close() -> None:
 
 def rows(
     tasks: Iterable[Task], options: Options, address: str, job: Job = examine
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Yield a row for each task as it is done.
 
     Parameters

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -93,7 +93,7 @@ def rows(
     jobs: int | None = None,
     job: Job = examine,
     files: Iterable[Path] = (),
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Yield a row for each task as it is done.
 
     Parameters

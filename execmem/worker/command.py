@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from emulator.process import BlackBox, become_worker
+from emulator.process import BlackBox, become_worker, interrupt
 from execmem.streams import INTERRUPTED
 from execmem.worker.watch import GRACE, TICK, Watch, flush, keep_apart, send
 
@@ -46,6 +46,8 @@ def go_on_apart() -> None:
     if not child:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         become_worker(shared)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
         keep_apart(shared)
         return
     os._exit(_attend(Watch(child, shared), handled))

@@ -10,7 +10,7 @@ import pytest
 import unicorn
 from unicorn import unicorn_const as uc_const
 
-from emulator import interrupts
+from emulator import interrupts, process
 
 CODE = 0x1000
 # mov $100000000, %ecx; 1: dec %ecx; jnz 1b; nop; ret
@@ -109,3 +109,18 @@ def test_what_others_made_of_interrupts_is_left_alone():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_interrupt_that_comes_by_two_ways_is_one(listening, listens):
+    """Signalled with its group, a worker is signalled again by the one that watches it."""
+    signal.signal(signal.SIGINT, process.interrupt)  # the fixture sets back what was before
+    if listens:
+        interrupts.listen()
+    time.sleep(2 * process.SAME)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(2 * process.SAME)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

@@ -62,6 +62,14 @@ def copies(folder, names):
     return folder
 
 
+@pytest.fixture
+def unraisable(monkeypatch):
+    """Return what Python could only print."""
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", found.append)
+    return found
+
+
 def test_every_sample_has_its_row():
     """Two sweeps give the same rows, in the order of the files, and what `load` would give."""
     names = ("failing", "hello", "mathlib", "mathuser")
@@ -86,6 +94,24 @@ def test_a_row_says_what_the_module_is():
     assert row["relocations"] == sum(report.relocations.values())
     assert row["plt_slots"] == report.plt_slots
     assert row["sizes"] == {kind.name: region.size for kind, region in report.regions.items()}
+
+
+def test_an_interrupt_while_workers_are_ended_comes_out(tmp_path, monkeypatch, unraisable):
+    """A sweep that is given up ends its workers then, and not when its memory is freed."""
+
+    def ended():
+        raise KeyboardInterrupt
+
+    with closing(Journal(None, options := Options())) as journal:
+        tasks = tasks_for(files_under([copies(tmp_path, "ab")]))
+        rows = sweep(tasks, options, journal, jobs=1)
+        next(rows)
+        close = Worker.close
+        with monkeypatch.context() as patched:
+            patched.setattr(Worker, "close", lambda self: (close(self), ended()))
+            with pytest.raises(KeyboardInterrupt):
+                rows.close()
+    assert not unraisable
 
 
 def test_archives_give_what_a_folder_gives(tmp_path):
