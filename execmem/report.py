@@ -462,9 +462,26 @@ def _astray(found: Measurement) -> str:
 # Stories ------------------------------------------------------------------------------------------
 
 
+def print_course(out: Console, found: Mapping[str, Any]) -> None:
+    """Show the lessons by chapter, and those that packages bring."""
+    for chapter in [*found["chapters"], {"number": "", "title": "", "about": "Of packages"}]:
+        lessons = [one for one in found["demos"] if one["chapter"] == chapter["title"]]
+        if not lessons:
+            continue
+        out.print(f"{chapter['number']} {chapter['title']}".strip() or "Others", style="bold")
+        out.print(chapter["about"])
+        rows = [(one["number"], one["name"], one["title"]) for one in lessons]
+        shown = table(("", "demo", "what it shows"), rows)
+        shown.show_header = False
+        out.print(shown)
+        out.print()
+    out.print("A name or a number runs a lesson: execmem demo 1.1")
+
+
 def print_story(out: Console, story: Story) -> None:
     """Show a demo."""
-    out.print(story.title, style="bold")
+    number = f"{story.lesson.number}  " if story.lesson else ""
+    out.print(f"{number}{story.title}", style="bold")
     for part in story.parts:
         out.print()
         if isinstance(part, Heading):

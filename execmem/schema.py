@@ -208,6 +208,19 @@ _SUMMARY: Keys = {
     "summary.options{}": (ANY, f"of the sweep{SOME}in the file of `--output`"),
 }
 
+_LESSON: Keys = {
+    "name": (TEXT, "the demo"),
+    "title": (TEXT, "what it shows"),
+    "number": (TEXT, "its place in the course, as `1.2`; empty where a package brings it"),
+    "chapter": (TEXT, "the title of its chapter"),
+    "question": (TEXT, "what a reader should wonder about first"),
+    "idea": (TEXT, "the answer in a sentence"),
+    "tasks[]": (TEXT, "tasks that are checked, by name"),
+    "next[]": (TEXT, "what to type next"),
+    "read": (TEXT, "a page of the documentation"),
+    "minutes": (COUNT, "how long it takes in a class room"),
+}
+
 # Document -> its keys, beside those of the envelope.
 DOCUMENTS: Mapping[str, Keys] = {
     "load": {f"modules[].{path}": key for path, key in _MODULE.items()},
@@ -774,12 +787,13 @@ DOCUMENTS: Mapping[str, Keys] = {
         "options{}": (ANY, "of the sweep"),
     },
     "sweep, last line": _SUMMARY,
-    "demo": {"demos[].name": (TEXT, "the demo"), "demos[].title": (TEXT, "what it shows")},
-    "demo NAME": {
-        "name": (TEXT, "the demo"),
-        "title": (TEXT, "what it shows"),
-        "facts": (ANY, "the numbers that the story rests on"),
+    "demo": {
+        "chapters[].number": (TEXT, "of a chapter of the course"),
+        "chapters[].title": (TEXT, "what it is called"),
+        "chapters[].about": (TEXT, "what it is about"),
+        **{f"demos[].{key}": each for key, each in _LESSON.items()},
     },
+    "demo NAME": {**_LESSON, "facts": (ANY, "the numbers that the story rests on")},
 }
 
 

@@ -5,34 +5,19 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
-from typing import get_args
+from typing import Any, get_args
 
 from allocator.errors import ExecmemError, printable
 from allocator.plugins import DEMOS as GROUP
 from allocator.plugins import bring, installed, origin, said
+from samples.course import CHAPTERS, LESSONS
 from samples.story import Story, StoryPart
 
-# In the order of a course.
-DEMOS: dict[str, str] = {
-    "tour": "one module on every architecture: where it lies, how far it reaches, what it does",
-    "reach": "how far a direct call gets, and what happens one step further",
-    "veneer": "the 128 MiB wall of arm64, and the PLT entry that leads over it",
-    "adrp": "why arm64 code may move by pages, and not by less",
-    "hi20": "why RISC-V adds 0x800 before it takes the upper 20 bits",
-    "auipc": "a RISC-V instruction that begins two bytes before a page ends",
-    "model": "why x86-64 modules live in the top 2 GiB, their data included",
-    "vmalloc_else": "the #else of the thread, which puts text where no call gets",
-    "flow": "alloc, write, finish: with text_poke and without",
-    "poke": "changing code that another CPU runs, and what goes wrong when a step is left out",
-    "rox": "the ROX cache, the leaf that splits, and the one that need not",
-    "holes": "what init leaves behind between the texts that stay",
-    "after_init": "data that init may write and nobody after it",
-    "initplt": "why init text has PLT entries of its own",
-    "guard": "seven mistakes of a parser, and what finds each without looking at every access",
-    "nomodules": "executable memory in a kernel without modules",
-    "trees": "three blocks against three trees, with a server's modules",
-    "fit": "do 4,350 modules fit where arm64's calls reach?",
-}
+# In the order of the course.
+DEMOS: dict[str, str] = {name: placed.lesson.title for name, placed in LESSONS.items()}
+
+
+ALONE = ("number", "chapter", "question", "idea", "read")  # what a lesson of a package has not
 
 
 def titles() -> dict[str, str]:
@@ -49,6 +34,27 @@ def titles() -> dict[str, str]:
     return found
 
 
+def listing() -> dict[str, Any]:
+    """Return the course and what packages bring besides, for programs: chapters, then demos."""
+    chapters = [
+        {"number": str(number), "title": each.title, "about": each.about}
+        for number, each in enumerate(CHAPTERS, 1)
+    ]
+    alone = dict.fromkeys(ALONE, "")
+    demos = [
+        LESSONS[name].as_json()
+        if name in LESSONS
+        else {**alone, "name": name, "title": title, "tasks": [], "next": [], "minutes": 0}
+        for name, title in titles().items()
+    ]
+    return {"chapters": chapters, "demos": demos}
+
+
+def named(word: str) -> str:
+    """Return the name of the lesson that a word stands for: its number in the course, or a name."""
+    return next((name for name, placed in LESSONS.items() if placed.number == word), word)
+
+
 def story_of(name: str) -> Story:
     """Run the lesson called `name` and return what it tells.
 
@@ -61,7 +67,7 @@ def story_of(name: str) -> Story:
     """
     if name in DEMOS:
         story: Story = import_module(f"samples.{name}").main()
-        return story
+        return story.framed(LESSONS[name])
     point = installed(GROUP)[name]
     main = bring(point)
     told: object = None

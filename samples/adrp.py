@@ -46,7 +46,6 @@ def main() -> Story:
             "too far, unless the target moved along by whole pages: so a module is placed by "
             "whole pages, and text and data may move apart only if ADRP is computed again."
         ),
-        Text("Try next: execmem relocs mathuser --arch arm64 --type 'adr*'"),
     ]
     return story
 

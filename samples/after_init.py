@@ -47,7 +47,6 @@ def main() -> Story:
             "Were such data in one leaf with rodata, sealing would have to wait for the slowest "
             "init, or split the leaf."
         ),
-        Text("Try next: execmem load sealed --init"),
     ]
     return story
 

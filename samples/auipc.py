@@ -55,6 +55,5 @@ def main() -> Story:
             "result",
         ),
         Text("arm64 never has this: its instructions are whole words, so one page is enough."),
-        Text("Try next: execmem archs"),
     ]
     return story

@@ -58,6 +58,5 @@ def main() -> Story:
             "Data reaches 4 GiB by ADRP and need not be there. Text alone, without guard pages, "
             "fits whole: no module of the distribution needs a PLT."
         ),
-        Text("Try next: execmem compare --workload debian --arch arm64"),
     ]
     return story

@@ -48,7 +48,6 @@ def main() -> Story:
             "pokes",
         ),
         Text("The bytes and the last protection are the same in every row."),
-        Text("Try next: execmem compare --no-text-poke"),
     ]
     return story
 

@@ -51,7 +51,6 @@ def main() -> Story:
             "bytes before its guard, as it must be aligned; what is written there is found when "
             "the object is freed, what is read there is not. --kasan looks at each byte."
         ),
-        Text("Try next: execmem run parser parser_parse hex:505253016b022b31 8 --sanitize all"),
     ]
     return story
 

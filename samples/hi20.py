@@ -55,7 +55,6 @@ def main() -> Story:
             "The addi of 0x1800 subtracts 0x800, so the auipc adds 0x2000. That also shifts "
             "the reach: not [-2 GiB, 2 GiB) but 2 KiB lower at both ends."
         ),
-        Text("Try next: execmem reach --arch riscv64"),
     ]
     return story
 

@@ -54,7 +54,6 @@ def main() -> Story:
             "of a chunk: nothing but alignment is left "
             "between texts, and the next init often gets the place of the one before."
         ),
-        Text("Try next: execmem compare --workload churn"),
     ]
     return story
 

@@ -63,6 +63,5 @@ def main() -> Story:
             "once. The linker cannot make it: branches of .init.text use .init.plt, all others "
             ".plt."
         ),
-        Text("Try next: execmem load mathuser --arch arm64 --kaslr 1"),
     ]
     return story

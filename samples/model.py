@@ -49,7 +49,6 @@ def main() -> Story:
             "So text and data may lie apart, but both inside: the kernel's window for modules "
             "ends where the address space does."
         ),
-        Text("Try next: execmem explain tables --html page.html"),
     ]
     return story
 

@@ -68,6 +68,5 @@ def main() -> Story:
             "A consumer that does not reach is one whose code never calls the kernel directly: "
             "arm64 emulates or loads addresses there, and gives it the whole vmalloc range."
         ),
-        Text("Try next: execmem compare --workload no-modules"),
     ]
     return story

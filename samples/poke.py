@@ -11,17 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 from allocator import PokeError, PokeStep
-from allocator.types import PAGE_SIZE, MemType
+from allocator.types import PAGE_SIZE
 from archs import Arch, archs
 from emulator.faults import Fault
-from machine.machine import ModelledMachine
 from machine.patching import LivePatchError, Phase, Way
-from samples.modules import root
+from samples.jump import ARGUMENTS, FROM, TO, Jump
 from samples.story import Grid, Heading, Story, Text
 
-ARGUMENTS = 12, 18
-FROM, TO = ("mathlib", "mathlib_gcd"), ("mathuser", "mathuser_lcm")
-PAGES = 3
+WORDS = (
+    ("alias", "a second mapping of the same memory, writable for a moment; text itself never is"),
+    ("flush", "make CPUs forget the alias: else the next poke goes where the last one went"),
+    ("sync", "make CPUs fetch anew what they may have fetched or decoded before the store"),
+    ("granule", "what one store changes as a whole; an instruction of two can be met half new"),
+    ("breakpoint", "a trap over the first byte, so that who arrives is led on meanwhile"),
+    ("stop_machine", "no other CPU runs while it is written: where nothing else is safe"),
+)
 
 
 def main() -> Story:
@@ -30,9 +34,10 @@ def main() -> Story:
     story.parts.append(
         Text(
             f"A jump to {FROM[1]} is changed into one to {TO[1]}; both get {ARGUMENTS}. CPU 1 "
-            "calls it while CPU 0 pokes."
+            "calls it while CPU 0 pokes. What the steps are for:"
         )
     )
+    story.parts.append(Grid(("step", "what it is for"), WORDS))
     for arch in archs():
         poke, live = arch.text_poke, arch.live_patch
         if poke is None or live is None:
@@ -62,42 +67,7 @@ def main() -> Story:
                 ),
             ),
         ]
-    story.parts.append(Text("Try next: execmem archs, and docs/text-poke.md"))
     return story
-
-
-class Jump:
-    """Text of its own with one jump in it, in a machine of two CPUs."""
-
-    def __init__(self, arch: Arch) -> None:
-        assert arch.live_patch is not None
-        self.machine = machine = ModelledMachine(arch, root=root(arch.name), cpus=2)
-        leads = [machine.load(module).symbols[function] for module, function in (FROM, TO)]
-        pending = machine.execmem.alloc(MemType.TEXT, PAGES * PAGE_SIZE, align=PAGE_SIZE)
-        self.start, step = pending.address, arch.loads.function_alignment
-        # Where a half-written jump would lead to neither, if there is such a place.
-        for offset in reversed(range(0, PAGE_SIZE, step)):
-            self.address = self.start + offset
-            jumps = [arch.live_patch.jump(self.address, lead) or b"" for lead in leads]
-            self.old, self.new = jumps
-            if self.halves():
-                break
-        pending.write(offset, self.old)
-        pending.finish()
-
-    def halves(self) -> list[bytes]:
-        """Return what a CPU can meet between two stores that is neither jump."""
-        poke = self.machine.arch.text_poke
-        cuts = range(poke.granule if poke else 1, len(self.new), poke.granule if poke else 1)
-        mixed = [self.new[:cut] + self.old[cut:] for cut in cuts]
-        return [one for one in mixed if one not in (self.old, self.new)]
-
-    def arrive(self) -> str:
-        """Let CPU 1 call the jump; return what it gets."""
-        try:
-            return str(self.machine.call(self.address, *ARGUMENTS, cpu=1, instructions=10_000))
-        except Fault as fault:
-            return fault.kind.value
 
 
 def visit(arch: Arch) -> dict[str, Any]:

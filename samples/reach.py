@@ -20,7 +20,7 @@ from loader.layout import plan
 from loader.link import link_view
 from loader.linked import Linked
 from samples.modules import path
-from samples.story import Grid, Story, Text
+from samples.story import Grid, Story
 
 MODULE = "mathuser"
 
@@ -48,7 +48,6 @@ def main() -> Story:
         rows.append((arch.title, facts["reach"], facts["fits"], facts["beyond"]))
     story.parts = [
         Grid(("arch", "reach of a call", "last that fits", "one step further"), tuple(rows)),
-        Text("Try next: execmem demo tour, execmem archs"),
     ]
     return story
 

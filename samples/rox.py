@@ -51,7 +51,6 @@ def main() -> Story:
             "strata pokes, and the leaf never changes. vmalloc has nothing to split: it never "
             "had a large leaf."
         ),
-        Text("Try next: execmem compare --design rox_cache --design strata"),
     ]
     return story
 

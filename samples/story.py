@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from samples.course.records import Placed
+
 
 @attrs.frozen
 class Heading:
@@ -49,13 +51,28 @@ class Story:
     ----------
     facts
         The numbers that the story rests on, for programs and tests.
+    lesson
+        What it is in the course, which frames it; None: it stands alone.
     """
 
     name: str
     title: str
     parts: list[StoryPart] = attrs.field(factory=list)
     facts: dict[str, Any] = attrs.field(factory=dict)
+    lesson: Placed | None = None
+
+    def framed(self, lesson: Placed) -> Story:
+        """Return the story with its lesson's question first, and what to take home at the end."""
+        first, *more = lesson.commands()
+        parts = [
+            Text(f"Question: {lesson.lesson.question}"),
+            *self.parts,
+            Text(f"Idea: {lesson.lesson.idea}"),
+            Lines((f"Try next: {first}", *(f"{'':<10}{each}" for each in more))),
+        ]
+        return attrs.evolve(self, parts=parts, lesson=lesson)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts with name and title."""
-        return {"name": self.name, "title": self.title, "facts": self.facts}
+        """Return the facts with name and title, and with the texts of its lesson."""
+        told = {"name": self.name, "title": self.title, "facts": self.facts}
+        return told if self.lesson is None else {**self.lesson.as_json(), **told}

@@ -43,7 +43,6 @@ def main() -> Story:
             "relocations and how far they may reach differ: that is why a module cannot live "
             "anywhere."
         ),
-        Text("Try next: execmem archs"),
     ]
     return story
 

@@ -76,5 +76,4 @@ def main() -> Story:
                 "and more of the TLB."
             )
         )
-    story.parts.append(Text("Try next: execmem compare --workload server"))
     return story

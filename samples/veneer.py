@@ -58,6 +58,5 @@ def main() -> Story:
             "register that the procedure call standard leaves to such stubs. The limit is "
             "not symmetric: +128 MiB itself is 4 bytes too far, -128 MiB is not."
         ),
-        Text("Try next: execmem explain mathuser --html page.html"),
     ]
     return story

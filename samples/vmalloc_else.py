@@ -51,6 +51,5 @@ def main() -> Story:
             "modules load. mips64el calls through registers, and nothing names this text by "
             "its address. Else an architecture must name a range, or have no modules."
         ),
-        Text("Try next: execmem compare --design vmalloc_else --design default"),
     ]
     return story

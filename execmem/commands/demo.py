@@ -9,26 +9,27 @@ from execmem.commands.common import examples
 
 
 @click.command()
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", required=False, metavar="[NAME|NUMBER]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem demo",
     "execmem demo tour",
+    "execmem demo 1.2",
 )
 def demo(name: str | None, as_json: bool) -> None:
-    """Run a demo, or list them."""
+    """Run a demo, or list them: a course of four chapters."""
     from allocator.errors import did_you_mean
     from execmem import report
     from execmem.terminal import console
-    from samples import DEMOS, story_of, titles
+    from samples import DEMOS, listing, named, story_of, titles
 
     if name is None:
         if as_json:
-            listing = [{"name": n, "title": title} for n, title in titles().items()]
-            report.print_json({"demos": listing})
+            report.print_json(listing())
             return
-        console().print(report.table(("demo", "what it shows"), titles().items()))
+        report.print_course(console(), listing())
         return
+    name = named(name)
     if name not in DEMOS and name not in titles():
         known = titles()
         near = did_you_mean(name, known)

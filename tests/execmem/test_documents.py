@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
+import samples
 from allocator.errors import ExecmemError
 from allocator.types import Hex
 from execmem.cli import COMMANDS, main
@@ -204,13 +205,15 @@ def test_a_document_keeps_the_version_that_made_it():
 
 def test_complaints_name_the_key():
     """The schema finds what is missing, undocumented, of another kind, or null."""
-    good = {"execmem": "1", "notices": [], "demos": [{"name": "a", "title": "b"}]}
+    lesson = samples.listing()["demos"][0]
+    good = {"execmem": "1", "notices": [], "chapters": [], "demos": [lesson]}
+    bare = {key: value for key, value in lesson.items() if key != "title"}
     assert list(complaints("demo", good)) == []
     for demos, said in (
-        ([{"name": "a"}], "demo.demos[].title is missing"),
-        ([{"name": "a", "title": "b", "more": 1}], "demo.demos[].more is not documented"),
-        ([{"name": 1, "title": "b"}], "demo.demos[].name is 1, not text"),
-        ([{"name": None, "title": "b"}], "demo.demos[].name is null"),
+        ([bare], "demo.demos[].title is missing"),
+        ([lesson | {"more": 1}], "demo.demos[].more is not documented"),
+        ([lesson | {"name": 1}], "demo.demos[].name is 1, not text"),
+        ([lesson | {"name": None}], "demo.demos[].name is null"),
         ({}, "demo.demos is {}, not object"),
     ):
         assert list(complaints("demo", good | {"demos": demos})) == [said]

@@ -18,7 +18,6 @@ some seconds it is, and must end with what was done.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
@@ -34,6 +33,7 @@ import pytest
 import archs
 from execmem.cli import COMMANDS
 from samples import DEMOS
+from samples.course import LESSONS
 from samples.modules import names, path, root
 from tests.support import packages
 
@@ -80,14 +80,7 @@ def of_help(python: Path, command: str) -> list[str]:
 
 def of_lesson(name: str) -> list[str]:
     """Return what a lesson says to try next."""
-    source = (HERE / "samples" / f"{name}.py").read_text("utf-8")
-    texts = [
-        node.value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ]
-    last = [text.partition("Try next: ")[2] for text in texts if "Try next: " in text]
-    return re.findall(r"execmem [^,]*[^,. ]", " , ".join(last))
+    return list(LESSONS[name].commands())
 
 
 def of_page(page: Path) -> list[str]:

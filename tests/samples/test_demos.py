@@ -23,12 +23,13 @@ from samples import (
     DEMOS,
     adrp,
     fit,
-    poke,
+    jump,
     reach,
     story_of,
     tour,
     trees,
 )
+from samples.course import CHAPTERS, LESSONS
 from samples.modules import names, path
 from samples.story import Grid
 from tests.archs import facts as known
@@ -36,6 +37,7 @@ from tests.execmem.test_documents import check, documents
 from tests.samples.test_modules import elf, relocations, section
 from tests.support.lessons import prose, told
 
+DOCS = Path(__file__).parents[2] / "docs"
 GOLDEN = Path(__file__).parents[1] / "data" / "lessons"
 
 
@@ -59,7 +61,11 @@ def test_lesson_is_short_and_tells_its_prose(name, capsys):
     assert not ended.value.code
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
-    assert printed.splitlines()[-1].startswith("Try next: execmem ")  # whole, to be copied
+    placed = LESSONS[name]
+    assert printed.startswith(f"{placed.number}  ")
+    number = [line.startswith("Try next: execmem ") for line in printed.splitlines()].index(True)
+    first, *more = printed.splitlines()[number:]  # whole, each on a line, to be copied
+    assert (first.removeprefix("Try next: "), *map(str.strip, more)) == placed.commands()
     assert prose(printed) == (GOLDEN / f"{name}.txt").read_text("utf-8")
 
 
@@ -73,6 +79,23 @@ def test_lesson_has_facts(name, capsys):
     (found,) = documents(capsys, "demo", name, "--json")
     check("demo NAME", found)
     assert (found["name"], found["title"]) == (name, story.title)
+
+
+def test_the_course_is_whole():
+    """Every lesson has a question and an idea of one sentence, a page to read, and one to follow."""
+    assert len(CHAPTERS) == 4
+    for number, chapter in enumerate(CHAPTERS, 1):
+        assert chapter.about.endswith(".")
+        for place, lesson in enumerate(chapter.lessons, 1):
+            assert LESSONS[lesson.name].number == f"{number}.{place}"
+            assert samples.named(f"{number}.{place}") == samples.named(lesson.name) == lesson.name
+            assert lesson.question.endswith("?")
+            assert lesson.idea.endswith(".")
+            assert (DOCS / lesson.read).is_file()
+    following = [placed.following for placed in LESSONS.values()]
+    assert following == [*list(LESSONS)[1:], None]
+    files = {path.stem for path in Path(samples.__file__).parent.glob("*.py")}
+    assert set(LESSONS) == files - {"__init__", "bench", "jump", "story"}
 
 
 def test_unknown_demo():
@@ -150,7 +173,7 @@ def test_reach_tells_what_the_record_says(arch):
     """One step past the limit a call is refused, or goes through an entry of the module's PLT."""
     call = arch.link.call
     if call is None:
-        (row,) = (row for row in told("reach").parts[0].rows if row[0] == arch.title)
+        (row,) = (row for row in told("reach").parts[1].rows if row[0] == arch.title)
         assert row[1:] == ("any: through registers", "", "")
         return
     facts = reach.visit(arch)
@@ -325,7 +348,7 @@ def test_fit_agrees_with_what_was_measured_before():
 
 def test_poke_shows_what_each_step_is_for():
     """CPU 1 gets one function's result or the other's, but where a step is missing."""
-    one, other = str(math.gcd(*poke.ARGUMENTS)), str(math.lcm(*poke.ARGUMENTS))
+    one, other = str(math.gcd(*jump.ARGUMENTS)), str(math.lcm(*jump.ARGUMENTS))
     for name, facts in told("poke").facts.items():
         assert (facts["before"], facts["poked"]) == (one, other)
         assert (facts["stale"], facts["synced"]) == (other, one)
