@@ -190,6 +190,38 @@ _LEAVES: Keys = {
     "large_share{}": (REAL, "share of a memory type under large leaves, 0 to 1"),
 }
 
+_FILM: Keys = {
+    "arch": (TEXT, "architecture"),
+    "title": (TEXT, "what it is called"),
+    "design": (TEXT, "design"),
+    "workload": (TEXT, "workload"),
+    "kaslr": (TEXT, f"the seed, in decimal{NULL}without `--kaslr`"),
+    "text_poke": (FLAG, "whether finished text can be written"),
+    "operations": (COUNT, "of the workload"),
+    "page": (COUNT, "bytes of a page"),
+    "large": (COUNT, "bytes of a large leaf, and of a chunk"),
+    "memory": (COUNT, "bytes of physical memory"),
+    "areas[].kind": (TEXT, "`module window`, `fallback window`, `vmalloc`"),
+    "areas[].start": (HEX, "where it begins"),
+    "areas[].end": (HEX, "the first address behind it"),
+    "palette[].type": (TEXT, f"the memory type that lives in a page{NULL}none"),
+    "palette[].leaf": (COUNT, "bytes of the leaf that maps it; 0: nothing is mapped"),
+    "palette[].prot": (TEXT, "`R-X` and the like; empty: nothing is mapped"),
+    "chunks[]": (HEX, "where each chunk that is told of begins"),
+    "frames[].operation": (COUNT, "operations that are done"),
+    "frames[].inside": (FLAG, "whether one more is under way"),
+    "frames[].last": (TEXT, "what was done last; empty: nothing"),
+    "frames[].measures{}": (ANY, "as in `runs[]`, of all until here; and `refused`"),
+    "frames[].events{}": (COUNT, "what was counted since the frame before"),
+    "frames[].chunks[].chunk": (COUNT, "number in `chunks` of one that changed"),
+    "frames[].chunks[].runs[]": (COUNT, "number in `palette`, how many pages, and so on"),
+    "frames[].chunks[].live": (COUNT, "bytes in use"),
+    "frames[].direct_map[]": (
+        COUNT,
+        "of a block that changed: its number times 4, plus 1 where pages map it, 2 large leaves, 3 larger",
+    ),
+}
+
 _SUMMARY: Keys = {
     "summary.modules": (COUNT, "rows"),
     "summary.outcomes{}": (COUNT, "modules by outcome"),
@@ -705,6 +737,8 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].operations": (COUNT, "calls of alloc and free"),
         "runs[].seconds": (REAL, "wall-clock time"),
         "runs[].microseconds_per_operation": (REAL, "wall-clock time"),
+        "runs[].film": (PART, f"the run as a film{SOME}with `--film`"),
+        **{f"runs[].film.{path}": key for path, key in _FILM.items()},
     },
     "kunit": {
         "passed": (FLAG, "whether the exit code is 0"),
@@ -839,7 +873,7 @@ def _tree(name: str) -> _SchemaNode:
         node.kind = kind
         (outer if path.endswith("[]") else node).null |= NULL in meaning
         if SOME in meaning:
-            whole.optional = True
+            (node if kind is PART else whole).optional = True
     return root
 
 

@@ -229,8 +229,8 @@ class Runner:
         self._seconds += time.perf_counter() - self.execmem.design.aside - began
         self._done += 1
 
-    def measure(self) -> Measures:
-        """Return the measures of everything since the start."""
+    def measure(self, *, itlb: bool = True) -> Measures:
+        """Return the measures of everything since the start; without `itlb`, no misses."""
         report = self.execmem.report()
         events = report.events - self._events
         free = self._free_space()
@@ -253,7 +253,7 @@ class Runner:
             free_mapped_bytes=report.free_mapped_bytes,
             largest_free_share=report.largest_free_share,
             live_bytes=sum(report.bytes.values()),
-            itlb_misses=self._itlb_misses(),
+            itlb_misses=self._itlb_misses() if itlb else {},
             failures=tuple(self.failures),
             operations=self._operations,
             seconds=self._seconds,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import click
 
@@ -40,6 +42,12 @@ from execmem.streams import say
 @click.option(
     "--record", type=LINES, metavar="FILE", help="write the workload as a trace (one ARCH)"
 )
+@click.option(
+    "--film",
+    type=click.IntRange(min=1, max=10_000),
+    metavar="N",
+    help="with --json: memory at N moments of each run",
+)
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context
@@ -62,6 +70,7 @@ def compare(
     svg: str | None,
     png: str | None,
     record: str | None,
+    film: int | None,
     only_list: bool,
     as_json: bool,
 ) -> None:
@@ -87,6 +96,8 @@ def compare(
         else:
             compare.show_listing(console(), found)
         return
+    if film is not None and not as_json:
+        raise click.UsageError("--film is told in JSON: give --json")
     using = compare.designs_of(designs)
     page = int(page_size.removesuffix("KiB")) << 10
     pairs = compare.with_pages(compare.workloads(workload, chosen), page, asked=bool(chosen))
@@ -94,6 +105,17 @@ def compare(
         if len(pairs) != 1:
             raise click.UsageError("--record writes the trace of one architecture: give one --arch")
         write_trace(record, pairs[0][1])
+    named = {each.name: each for each in using}
+
+    def filmed(found: compare.DesignRun) -> dict[str, Any]:
+        if film is None:
+            return {}
+        from execmem.film import film as film_of
+
+        options: dict[str, Any] = {"page": page, "kaslr": kaslr, "text_poke": not no_text_poke}
+        design = named[found.design]
+        return {"film": film_of(found.arch, found.workload, design, frames=film, **options)}
+
     broken: list[compare.DesignFailed] = []
     runs: list[compare.DesignRun] = []
     interrupted = False
@@ -119,7 +141,7 @@ def compare(
     if as_json:
         report.print_json(
             {
-                "runs": [found.as_json() for found in runs],
+                "runs": [found.as_json() | filmed(found) for found in runs],
                 "errors": [attrs.asdict(each) for each in broken],
             }
         )

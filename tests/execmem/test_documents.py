@@ -95,6 +95,7 @@ def test_documents_about_modules(capsys, arch, name, words):
         ("reach", ["reach"]),
         ("archs", ["archs"]),
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
+        ("compare", ["compare", "--workload", "no-modules", "--arch", "riscv64", "--film", "3"]),
         ("compare --list", ["compare", "--list"]),
         ("demo", ["demo"]),
     ],
