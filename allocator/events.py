@@ -8,7 +8,87 @@ subtract, which gives the cost of whatever ran between them.
 
 from __future__ import annotations
 
+import enum
+from collections import Counter
+from typing import NamedTuple
+
 import attrs
+
+from allocator.types import TlbRules
+
+
+class Step(enum.Enum):
+    """A step in the life of executable memory, to which flushes are put down."""
+
+    ALLOC = "alloc"
+    WRITE = "write"
+    FINISH = "finish"
+    SEAL = "seal"
+    POKE = "poke"
+    FREE = "free"
+    QUIET = "quiet"
+    OTHER = "other"
+
+
+class Flush(NamedTuple):
+    """One flush as it was asked for: in which step, of which CPUs, and of how many pages."""
+
+    step: Step
+    all_cpus: bool
+    pages: int
+
+
+@attrs.frozen(kw_only=True)
+class FlushCosts:
+    """What CPUs do for a number of flushes.
+
+    Parameters
+    ----------
+    steps
+        By step: flushes of one CPU (`local`) and of all CPUs (`all`).
+    full
+        Flushes of all CPUs that cover more pages than the architecture drops one by one, so that
+        whole TLBs are dropped.
+    instructions
+        Invalidations that one CPU executes; where it interrupts the others for a flush, each of
+        those executes as many.
+    rounds
+        Flushes for which every other CPU is interrupted and waited for.
+    targets
+        CPUs that are interrupted, over all rounds.
+    """
+
+    steps: dict[str, dict[str, int]]
+    full: int
+    instructions: int
+    rounds: int
+    targets: int
+
+
+def flush_costs(flushes: Counter[Flush], rules: TlbRules, *, cpus: int) -> FlushCosts:
+    """Return what an architecture's CPUs do for these flushes.
+
+    Parameters
+    ----------
+    cpus
+        CPUs that are online, the one that flushes included.
+    """
+    steps = {step.value: {"local": 0, "all": 0} for step in Step}
+    full = instructions = rounds = 0
+    for flush, count in flushes.items():
+        steps[flush.step.value]["all" if flush.all_cpus else "local"] += count
+        whole = flush.pages > rules.ceiling
+        instructions += count * (1 if whole else flush.pages)
+        if flush.all_cpus:
+            full += count * whole
+            rounds += count * rules.interrupts
+    return FlushCosts(
+        steps=steps,
+        full=full,
+        instructions=instructions,
+        rounds=rounds,
+        targets=rounds * (cpus - 1),
+    )
 
 
 @attrs.define(kw_only=True)
@@ -23,6 +103,11 @@ class Events:
         Direct-map leaves split from 1 GiB to 2 MiB, and from 2 MiB to 4 KiB.
     tlb_flushes_local, tlb_flushes_all, tlb_flushed_pages
         Flushes on one CPU, on all CPUs, and 4 KiB pages they covered.
+    entries_made, entries_cleared, entries_changed
+        Entries of page tables that became valid (nothing to flush), that became invalid (to be
+        flushed before the address is used again), and whose rights changed (to be flushed where a
+        right went). Where a leaf's size changes (splits, collapses), an arm64 CPU without
+        FEAT_BBM level 2 wants break-before-make.
     icache_syncs, icache_synced_bytes
         Instruction-cache maintenance, and bytes it covered.
     pokes, poked_bytes
@@ -47,6 +132,9 @@ class Events:
     tlb_flushes_local: int = 0
     tlb_flushes_all: int = 0
     tlb_flushed_pages: int = 0
+    entries_made: int = 0
+    entries_cleared: int = 0
+    entries_changed: int = 0
     icache_syncs: int = 0
     icache_synced_bytes: int = 0
     pokes: int = 0
@@ -64,6 +152,11 @@ class Events:
     def direct_map_splits(self) -> int:
         """Direct-map leaves split, of either size."""
         return self.direct_map_splits_1g + self.direct_map_splits_2m
+
+    @property
+    def resized(self) -> int:
+        """Leaves whose size changed while they were mapped, those of the direct map too."""
+        return self.leaf_splits + self.collapses + self.direct_map_splits
 
     @property
     def tlb_flushes(self) -> int:

@@ -25,7 +25,7 @@ from sortedcontainers import SortedDict
 from allocator.designs import DEFAULT, DesignLike, choose
 from allocator.designs.base import Allocation, Context, Design, Request
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError, PokeError
-from allocator.events import Events
+from allocator.events import Events, Step
 from allocator.memory import KernelMemory
 from allocator.poking import AliasStore
 from allocator.types import (
@@ -85,13 +85,15 @@ class Pending:
             reason = f"outside the allocation of {self.size:#x} bytes at {self.address:#x}"
             raise AccessError("write", self.address + offset, len(data), reason)
         if data:
-            self._execmem.design.write(self._allocation, offset, data)
+            with self._execmem.memory.during(Step.WRITE):
+                self._execmem.design.write(self._allocation, offset, data)
             self._execmem.memory.events.copied_bytes += len(data)
 
     def finish(self) -> Allocation:
         """Make it final and return it; LifecycleError when it is settled already."""
         self._require_pending("finish")
-        self._execmem.design.finish(self._allocation)
+        with self._execmem.memory.during(Step.FINISH):
+            self._execmem.design.finish(self._allocation)
         self._settled = "finished"
         self._execmem._finished(self._allocation)  # noqa: SLF001 -- the other half of one class
         return self._allocation
@@ -99,7 +101,8 @@ class Pending:
     def abandon(self) -> None:
         """Give the memory back unused; LifecycleError when it is settled already."""
         self._require_pending("abandon")
-        self._execmem.design.abandon(self._allocation)
+        with self._execmem.memory.during(Step.FREE):
+            self._execmem.design.abandon(self._allocation)
         self._settled = "abandoned"
         self._execmem._abandoned(self._allocation)  # noqa: SLF001 -- the other half of one class
 
@@ -238,7 +241,8 @@ class Execmem:
         """
         request = self._request(mem_type, size, consumer, align or 1)
         try:
-            allocation = self.design.alloc(request)
+            with self.memory.during(Step.ALLOC):
+                allocation = self.design.alloc(request)
         except AllocationError as error:
             error.design = error.design or self.design.name
             raise
@@ -285,7 +289,8 @@ class Execmem:
             legal = requests[0].intervals
             raise AllocationError("an area", size, legal, reason, design=self.design.name)
         try:
-            found = self.design.alloc_area(requests)
+            with self.memory.during(Step.ALLOC):
+                found = self.design.alloc_area(requests)
         except AllocationError as error:
             error.design = error.design or self.design.name
             raise
@@ -322,7 +327,8 @@ class Execmem:
             raise LifecycleError("seal", address, f"{allocation.type.name} is not sealed")
         if address in self._sealed:
             raise LifecycleError("seal", address, "sealed already")
-        self.design.seal(allocation)
+        with self.memory.during(Step.SEAL):
+            self.design.seal(allocation)
         self._sealed.add(address)
         if self.observer is not None:
             self.observer.sealed(allocation)
@@ -338,7 +344,8 @@ class Execmem:
             else:
                 reason = "no allocation"
             raise LifecycleError("free", address, reason)
-        self.design.free(allocation)
+        with self.memory.during(Step.FREE):
+            self.design.free(allocation)
         del self._live[address]
         self._sealed.discard(address)
         if self.observer is not None:
@@ -391,7 +398,8 @@ class Execmem:
         """
         batch = [Site(*site) for site in sites]
         if (text_poke := self._require_pokable(batch)) is not None:
-            self.memory.poke_many(batch, text_poke, omit=omit, store=store)
+            with self.memory.during(Step.POKE):
+                self.memory.poke_many(batch, text_poke, omit=omit, store=store)
 
     def check_poke(self, sites: Iterable[Site]) -> None:
         """Refuse what `poke_many` would refuse; PokeError. Nothing is written in any case."""

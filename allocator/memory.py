@@ -19,8 +19,9 @@ Long because address space, frames, protections, aliases and flushes change toge
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ import numpy as np
 
 from allocator import poking
 from allocator.errors import AccessError, AllocationError, ExecmemError, LifecycleError
-from allocator.events import Events
+from allocator.events import Events, Flush, Step
 from allocator.intervals import IntervalSet
 from allocator.pagetable import Frames, PageTable, Span, Translation
 from allocator.physical import PhysicalMemory, repeat
@@ -76,7 +77,8 @@ class KernelMemory:
     events
         Where everything is counted; a new record by default.
 
-    `page_size` and `large_size` are the bytes of a page and of a large leaf.
+    `page_size` and `large_size` are the bytes of a page and of a large leaf; `flushes` counts each
+    kind of flush.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class KernelMemory:
         self.page_size, self.large_size = self.paging.page, self.paging.large
         self.address_map = address_map
         self.events = Events() if events is None else events
+        self.flushes: Counter[Flush] = Counter()
+        self._step = Step.OTHER
         start = address_map.direct_map
         self.direct_map = Interval(start, start + physical.size)
         self.page_table = PageTable(
@@ -98,7 +102,7 @@ class KernelMemory:
         )
         self.page_table.map_contiguous(start, 0, Prot.RW, size=physical.size)
         # The lower half of the address space that x86-64 pokes in; empty between two pokes.
-        self.poking_mm = PageTable(paging=self.paging)
+        self.poking_mm = PageTable(paging=self.paging, events=self.events)
         # The number of the CPU that does what the kernel does (smp_processor_id).
         self.this_cpu = 0
         if not address_map.space.holds(self.direct_map):
@@ -172,14 +176,25 @@ class KernelMemory:
         self._icache_callbacks.append(callback)
         return lambda: _discard(self._icache_callbacks, callback)
 
+    @contextmanager
+    def during(self, step: Step) -> Iterator[None]:
+        """Put the flushes inside down to this step; the innermost one counts."""
+        outer, self._step = self._step, step
+        try:
+            yield
+        finally:
+            self._step = outer
+
     def flush_tlb(self, *intervals: Interval, all_cpus: bool = True) -> None:
         """Drop the translations of `intervals` in one flush, on all CPUs or on this one."""
         if all_cpus:
             self.events.tlb_flushes_all += 1
         else:
             self.events.tlb_flushes_local += 1
+        pages = sum(interval.size for interval in intervals) // self.page_size
+        self.events.tlb_flushed_pages += pages
+        self.flushes[Flush(self._step, all_cpus, pages)] += 1
         for interval in intervals:
-            self.events.tlb_flushed_pages += interval.size // self.page_size
             for callback in tuple(self._tlb_callbacks):
                 callback(interval.start, interval.end, all_cpus)
 

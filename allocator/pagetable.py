@@ -186,6 +186,7 @@ class PageTable:
             elif entry is not None:
                 self._refuse("map", va, size, f"{start:#x} is mapped already")
         self._counts[leaf] += size // leaf
+        self.events.entries_made += size // leaf
         if leaf == page:
             if isinstance(frames, int):
                 frames = np.arange(frames, frames + size, page, dtype=_U)
@@ -250,6 +251,7 @@ class PageTable:
             return
         table[index] = frame | prot.value | _PRESENT
         self._counts[self._page] += 1
+        self.events.entries_made += 1
 
     def clear_pte(self, va: int) -> None:
         """Unmap one page that `set_pte` mapped."""
@@ -257,6 +259,7 @@ class PageTable:
         assert isinstance(table, np.ndarray)
         table[va >> self._pte_shift & self._last] = 0
         self._counts[self._page] -= 1
+        self.events.entries_cleared += 1
 
     def protect(self, va: int, size: int, prot: Prot) -> None:
         """Give every page of the range this protection; see `change`."""
@@ -542,6 +545,7 @@ class PageTable:
     ) -> None:
         if isinstance(entry, np.ndarray):
             entry[:] = (entry | _U(set_bits)) & _U(keep)
+            self.events.entries_changed += len(entry)
             return
         assert entry is not None
         changed = (entry | set_bits) & keep
@@ -551,7 +555,9 @@ class PageTable:
             self._split(start, leaf, entry)
             for segment in list(self._segments(start, stop)):
                 self._apply(*segment, set_bits, keep)
-        elif leaf == self._upper:
+            return
+        self.events.entries_changed += 1
+        if leaf == self._upper:
             self._puds[start >> self._pud_shift] = changed
         else:
             self._pmd(start)[start >> self._pmd_shift & self._last] = changed
@@ -565,6 +571,7 @@ class PageTable:
                     self._clear(*segment)
                 return
             self._counts[leaf] -= 1
+            self.events.entries_cleared += 1
             if leaf == self._upper:
                 del self._puds[start >> self._pud_shift]
             else:
@@ -573,3 +580,4 @@ class PageTable:
             # The table stays, empty: the kernel keeps its own too (vunmap_pte_range).
             entry[:] = 0
             self._counts[self._page] -= (stop - start) // self._page
+            self.events.entries_cleared += (stop - start) // self._page

@@ -339,6 +339,25 @@ class TextPoke:
         return attrs.evolve(self, window=self.windows[page], page=page)
 
 
+@attrs.frozen(kw_only=True)
+class TlbRules:
+    """How a kernel of an architecture drops translations of kernel addresses from all TLBs.
+
+    Parameters
+    ----------
+    name
+        What it executes, in words.
+    interrupts
+        Whether every other CPU is interrupted to do it; else one instruction reaches all.
+    ceiling
+        Pages that are dropped one by one; of more, the whole TLB.
+    """
+
+    name: str
+    interrupts: bool
+    ceiling: int
+
+
 class PokeStep(enum.Enum):
     """What a poke does besides storing; leaving one out shows what it is for."""
 

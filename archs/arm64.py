@@ -40,6 +40,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     TextPoke,
+    TlbRules,
     align_up,
 )
 from archs import marks, traps
@@ -453,6 +454,10 @@ ARM64 = Arch(
         address_map=address_map,
         image_size=IMAGE_SIZE,
         trap=(0xD420_0000).to_bytes(4, "little"),  # BRK #0
+        # MAX_DVM_OPS of pages of 4 KiB.
+        tlb=TlbRules(
+            name="TLBI VAALE1IS, DSB ISH (flush_tlb_kernel_range)", interrupts=False, ceiling=512
+        ),
         vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
         livepatching=False,
         function_alignment=8,

@@ -30,6 +30,7 @@ from allocator.types import (
     ExecmemRange,
     ExecmemType,
     Interval,
+    TlbRules,
     align_up,
 )
 from archs import traps
@@ -265,6 +266,12 @@ MIPS64EL = Arch(
         image_size=IMAGE_SIZE,
         # SYSCALL: of all exceptions, its program counter is the one that the emulator keeps.
         trap=(0x0000_000C).to_bytes(4, "little"),
+        # Half of 64 entries, each of two pages.
+        tlb=TlbRules(
+            name="TLBWI on every CPU, by interrupts (flush_tlb_kernel_range)",
+            interrupts=True,
+            ceiling=64,
+        ),
         prel32=False,
         extable=(POINTERS,),
         function_alignment=8,

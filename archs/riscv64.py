@@ -40,6 +40,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     TextPoke,
+    TlbRules,
     align_up,
 )
 from archs import marks, traps
@@ -415,6 +416,10 @@ RISCV64 = Arch(
         address_map=address_map,
         image_size=IMAGE_SIZE,
         trap=(0x9002).to_bytes(2, "little"),  # C.EBREAK
+        # tlb_flush_all_threshold
+        tlb=TlbRules(
+            name="SFENCE.VMA on every hart, by interrupts or the SBI", interrupts=True, ceiling=64
+        ),
         vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
         livepatching=False,
         function_alignment=2,

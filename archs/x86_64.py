@@ -36,6 +36,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     TextPoke,
+    TlbRules,
     align_up,
 )
 from archs import marks, traps
@@ -441,6 +442,12 @@ X86_64 = Arch(
         address_map=address_map,
         image_size=IMAGE_SIZE,
         trap=b"\xcc",
+        # tlb_single_page_flush_ceiling; INVLPGB of newer AMD CPUs is not counted on.
+        tlb=TlbRules(
+            name="INVLPG on every CPU, by interrupts (flush_tlb_kernel_range)",
+            interrupts=True,
+            ceiling=33,
+        ),
         vermagic="6.12.107+deb13-amd64 SMP preempt mod_unload modversions ",
         livepatching=True,
         function_alignment=16,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Designs side by side: run workloads under each, show tables, JSON and charts.
+"""Designs side by side: run workloads under each, as tables, JSON and charts want them.
 
 `allocator.workloads` knows operations and measures; what it needs of an architecture
 (address map, trap, text_poke, how far calls get) comes from the record here, and so do the
@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -21,9 +19,9 @@ import numpy as np
 from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
 from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known_designs
 from allocator.designs.find import UnknownDesign
-from allocator.errors import DesignError, NoSuchName, printable
+from allocator.errors import DesignError, NoSuchName
 from allocator.plugins import said
-from allocator.types import GIB, MIB, PAGE_SIZE, MemType, Paging, align_up, size_text
+from allocator.types import GIB, PAGE_SIZE, MemType, Paging, align_up, size_text
 from allocator.workloads import (
     WORKLOADS,
     BranchReach,
@@ -35,20 +33,18 @@ from allocator.workloads import (
     run,
     workload,
 )
-from allocator.workloads.itlb import CORES
+from allocator.workloads.run import CPUS
 from allocator.workloads.sources import modules as module_loads
 from archs import Arch, archs
 from archs import arch as arch_by_name
-from execmem.figure import figure_class, write_png
-from execmem.report import table
-from execmem.terminal import WIDTH, Meter
+from execmem.terminal import Meter
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.files import SUFFIXES, module_name, read_module
 from loader.layout import TOGETHER, Layout, plan
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 ANYWHERE = Interval(-(1 << 64), 1 << 64)
 MatrixProgression = Callable[[str, int, int], None]
@@ -268,6 +264,7 @@ def compare(
     text_poke: bool = True,
     page: int = PAGE_SIZE,
     check: bool = False,
+    cpus: int = CPUS,
     progress: MatrixProgression = lambda _what, _done, _total: None,
     broken: list[DesignFailed] | None = None,
     finished: Callable[[DesignRun], None] = lambda _run: None,
@@ -280,6 +277,8 @@ def compare(
         Bytes of a page, which every architecture here has.
     check
         Verify every invariant of memory after each run.
+    cpus
+        CPUs that are online.
     progress
         Told what runs, operations done, and operations in all.
     broken
@@ -300,7 +299,14 @@ def compare(
                 execmem = execmem_for(
                     arch, design, memory=load.memory, page=page, kaslr=kaslr, text_poke=text_poke
                 )
-                measures = run(load, execmem, branch_reach(arch), progress=tell)
+                measures = run(
+                    load,
+                    execmem,
+                    branch_reach(arch),
+                    rules=arch.loads.tlb,
+                    cpus=cpus,
+                    progress=tell,
+                )
                 if check:
                     _check(execmem)
             except DesignError as error:
@@ -332,260 +338,3 @@ def progress_bar() -> Iterator[MatrixProgression]:
     """Show progress on stderr, where that is a terminal."""
     with Meter() as meter:
         yield meter.show
-
-
-# Tables ----------------------------------------------------------------------------------------
-
-
-PLACEMENT = "design modules refused before_PLT PLT_slots window padding us/op".split()
-MAPPING = "text data rodata splits flushes pokes iTLB".split()
-PLACEMENT = [word.replace("_", " ") for word in PLACEMENT]
-
-LEGEND = (
-    "modules: loaded. refused: requests that got no memory. before PLT: modules loaded before "
-    "the first that needs a PLT entry. PLT slots: entries reserved. window: MiB taken of "
-    "the module window. padding: MiB held beyond what was asked for. us/op: microseconds of this "
-    "model, not of a kernel, per alloc and free; - where something was refused, as then less was "
-    "done. {small}, {large}: leaves that "
-    "map text. text, data, rodata: share under {large} leaves. splits: of direct-map leaves. "
-    "flushes: of TLBs, of one CPU or of all. pokes: writes through text_poke. "
-    "iTLB: misses per 1,000 calls"
-)
-FLUSHES = (
-    "The default design, {default}, flushes the TLBs of all CPUs more often than {others}: text and "
-    "rodata lie in large leaves that are read-only from birth, so they are written through "
-    "text_poke, page by page, and each page's alias is dropped with a flush, where designs in "
-    "pages change a region's protection once; and ro_after_init is opened and closed in a leaf of "
-    "its own for every module. That is the price of its large leaves."
-)
-OPEN_FLUSHES = (
-    "The default design, {default}, flushes the TLBs of all CPUs more often than {others}: without "
-    "text_poke a slice of a large leaf is opened to write text or rodata and closed again, each "
-    "with a flush, and so is ro_after_init, in a leaf of its own for every module. That is the "
-    "price of its large leaves."
-)
-LOCAL_FLUSHES = (
-    "The default design, {default}, flushes more often than {others}, but {local:,} of its "
-    "{count:,} flushes are of the alias through which a large leaf is written (text_poke), on the "
-    "one CPU that writes; those of all CPUs are {broad:,}, no more than under the others."
-)
-
-
-def show_listing(out: Console, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Print what designs and workloads can be named."""
-    rows = []
-    for one in found["designs"]:
-        notes = ["the default"] * one["default"] + [f"from {one['origin']}"] * bool(one["origin"])
-        name, told = one["name"], one["error"] or one["summary"]
-        rows.append((name, f"{told} ({', '.join(notes)})" if notes else told))
-    rows.append(("./FILE.py", "the design that a file of yours holds"))
-    out.print(table(("design", "what it does"), rows))
-    out.print()
-    rows = [(one["name"], one["summary"]) for one in found["workloads"]]
-    rows += [("a folder", "the modules in it"), ("a file", "a trace that --record wrote")]
-    out.print(table(("workload", "what happens"), rows))
-
-
-def show(out: Console, runs: Sequence[DesignRun]) -> None:
-    """Print, per architecture, where the designs put things and how they are mapped."""
-    by_arch: dict[str, list[DesignRun]] = {}
-    for found in runs:
-        by_arch.setdefault(found.arch.name, []).append(found)
-    for number, group in enumerate(by_arch.values()):
-        if number:
-            out.print()
-        title = f"{group[0].arch.title}, {group[0].workload.name}"
-        known = WORKLOADS.get(group[0].workload.name)
-        out.print(title + (f": {known.title}" if known else ""), soft_wrap=True)
-        out.print()
-        out.print(table(PLACEMENT, map(_placement, group), right=",".join(PLACEMENT[1:])))
-        out.print()
-        core = _core(group[0])
-        rows = [_mapping(found, core) for found in group]
-        small, large = (size_text(size) for size in Paging(group[0].page).leaves[:2])
-        head = ["design", small, large, *MAPPING]
-        out.print(table(head, rows, right=",".join(head[1:])))
-    if not runs:
-        return
-    named = filter(None, (_core(group[0]) for group in by_arch.values()))
-    cores = ", ".join(dict.fromkeys(CORES[core].title for core in named))
-    out.print()
-    legend = LEGEND.format(small=small, large=large)
-    for line in wrap(f"{legend} ({cores})." if cores else f"{legend}.", WIDTH):
-        out.print(line, soft_wrap=True)
-    for group in by_arch.values():
-        _explain_flushes(out, group)
-    for found in runs:
-        if found.measures.failures:
-            first = found.measures.failures[0]
-            out.print()
-            out.print(
-                f"{found.arch.name} {found.design}: {len(found.measures.failures)} refused, "
-                f"first {first.who}: {first.reason}",
-            )
-
-
-def _explain_flushes(out: Console, group: Sequence[DesignRun]) -> None:
-    """Say why the default design flushes more often than others, as long as it does."""
-    ours = next((found for found in group if found.design == choose("default").name), None)
-    if ours is None:
-        return
-    m, told = ours.measures, ""
-    broadly = [f.design for f in group if f.measures.tlb_flushes_all < m.tlb_flushes_all]
-    often = [f.design for f in group if f.measures.tlb_flushes < m.tlb_flushes]
-    if broadly:
-        why = FLUSHES if m.pokes else OPEN_FLUSHES
-        told = why.format(default=ours.design, others=", ".join(broadly))
-    elif often:
-        told = LOCAL_FLUSHES.format(
-            default=ours.design,
-            others=", ".join(often),
-            count=m.tlb_flushes,
-            local=m.tlb_flushes_local,
-            broad=m.tlb_flushes_all,
-        )
-    if told:
-        out.print()
-        for line in wrap(f"{group[0].arch.title}: {told}", WIDTH):
-            out.print(line)
-
-
-def _core(found: DesignRun) -> str | None:
-    """Return the core whose TLB stands for an architecture; None: that of none is known."""
-    # Of several cores the first one listed stands for its architecture.
-    by_arch = {core.arch: key for key, core in reversed(list(CORES.items()))}
-    return by_arch.get(found.arch.name)
-
-
-def _placement(found: DesignRun) -> tuple[object, ...]:
-    m = found.measures
-    return (
-        found.design,
-        m.modules,
-        len(m.failures),
-        m.modules_before_first_plt,
-        m.plt_slots,
-        f"{m.window_used / MIB:.1f}",
-        f"{m.padding_bytes / MIB:.1f}",
-        "-" if m.failures else f"{m.microseconds_per_operation:.0f}",
-    )
-
-
-def _misses(found: DesignRun) -> float:
-    """Return misses per 1,000 calls; 0 where no core stands for the architecture."""
-    core = _core(found)
-    return 0 if core is None else found.measures.itlb_misses[core] / 1000
-
-
-def _mapping(found: DesignRun, core: str | None) -> tuple[object, ...]:
-    m = found.measures
-    shares = (f"{m.large_share[kind]:.0%}" for kind in ("TEXT", "DATA", "RODATA"))
-    return (
-        found.design,
-        *m.leaves["TEXT"].values(),
-        *shares,
-        m.direct_map_splits,
-        m.tlb_flushes,
-        m.pokes,
-        "-" if core is None else f"{m.itlb_misses[core] / 1000:.0f}",
-    )
-
-
-# Charts ----------------------------------------------------------------------------------------
-
-
-class Panel(NamedTuple):
-    """One measure of a chart: its title, its value, and how a value is written."""
-
-    title: str
-    value: Callable[[DesignRun], float]
-    text: Callable[[float], str]
-
-
-PANELS = (
-    Panel(
-        "Modules before the first PLT entry",
-        lambda r: r.measures.modules_before_first_plt,
-        "{:,.0f}".format,
-    ),
-    Panel(
-        "Leaves that map text", lambda r: sum(r.measures.leaves["TEXT"].values()), "{:,.0f}".format
-    ),
-    Panel("Direct-map leaves split", lambda r: r.measures.direct_map_splits, "{:,.0f}".format),
-    Panel("TLB flushes on all CPUs", lambda r: r.measures.tlb_flushes_all, "{:,.0f}".format),
-    Panel(
-        "Address space of the module window",
-        lambda r: r.measures.window_used,
-        lambda value: size_text(int(value)),
-    ),
-    Panel(
-        "iTLB misses per 1,000 calls",
-        _misses,
-        lambda value: f"{value:,.0f}" if value else "-",
-    ),
-)
-COLOUR = "#2b6cb0"
-BAR, HEAD, LABELS, COLUMN, VALUE = 16, 52, 116, 250, 66
-STYLE = (
-    "text{fill:#444;font-family:sans-serif;font-size:12px}.name{font-weight:bold}"
-    "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
-)
-
-
-def _escape(text: str) -> str:
-    """Return text as XML has it, which has no control characters."""
-    return escape(printable(text))
-
-
-def svg(runs: Sequence[DesignRun]) -> str:
-    """Return an SVG: a row of bars per measure, a column per architecture."""
-    designs = list(dict.fromkeys(r.design for r in runs))
-    columns = list(dict.fromkeys(r.arch.name for r in runs))
-    row = HEAD + BAR * len(designs)
-    width, height = LABELS + COLUMN * len(columns), row * len(PANELS) + 12
-    title = _escape(f"Designs of executable memory: {runs[0].workload.name}")
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>{title}</title><style>{STYLE}</style>",
-    ]
-
-    def text(x: float, y: float, said: str, more: str = "") -> None:
-        parts.append(f'<text x="{x:.1f}" y="{y:.1f}"{more}>{_escape(said)}</text>')
-
-    for number, panel in enumerate(PANELS):
-        top = number * row
-        text(8, top + 20, panel.title, ' class="name"')
-        for index, name in enumerate(columns):
-            text(LABELS + COLUMN * index, top + 38, name)
-        for index, name in enumerate(designs):
-            text(LABELS - 8, top + HEAD + BAR * index, name, ' text-anchor="end"')
-        most = max(1, *map(panel.value, runs))
-        for found in runs:
-            value = panel.value(found)
-            x = LABELS + COLUMN * columns.index(found.arch.name)
-            y = top + HEAD + BAR * designs.index(found.design)
-            length = (COLUMN - VALUE) * value / most
-            parts.append(
-                f'<rect x="{x}" y="{y - 10}" width="{length:.1f}" height="12" fill="{COLOUR}"/>'
-            )
-            text(x + length + 4, y, panel.text(value))
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def png(path: str | Path, runs: Sequence[DesignRun]) -> None:
-    """Write the chart as PNG; ExecmemError without matplotlib (extra `plots`)."""
-    columns: dict[str, list[DesignRun]] = {}
-    for found in runs:
-        columns.setdefault(found.arch.name, []).append(found)
-    designs = len({r.design for r in runs})
-    size = (4 * len(columns) + 1, len(PANELS) * (0.8 + 0.2 * designs))
-    figure = figure_class(path)(figsize=size, layout="constrained")
-    axes = figure.subplots(len(PANELS), len(columns), squeeze=False)
-    for panel, across in zip(PANELS, axes, strict=True):
-        for (name, group), axis in zip(columns.items(), across, strict=True):
-            bars = axis.barh([r.design for r in group], [panel.value(r) for r in group])
-            axis.bar_label(bars, [panel.text(panel.value(r)) for r in group], padding=2)
-            axis.invert_yaxis()
-            axis.set_title(f"{panel.title}, {name}", fontsize="small")
-            axis.margins(x=0.25)
-    write_png(path, figure)

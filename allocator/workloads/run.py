@@ -20,7 +20,7 @@ import attrs
 from allocator.designs.base import Allocation
 from allocator.designs.pool import chunk_size
 from allocator.errors import AllocationError, DesignError, ExecmemError
-from allocator.events import Events
+from allocator.events import Events, FlushCosts, flush_costs
 from allocator.execmem import Execmem, Pending, Report
 from allocator.types import (
     CORE_AND_INIT,
@@ -28,6 +28,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     MemType,
+    TlbRules,
     align_down,
     size_text,
 )
@@ -48,6 +49,8 @@ from allocator.workloads.operations import (
 
 PINNED = 16  # a chunk that is used by less than one in so many parts is held by something tiny
 _BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
+CPUS = 64  # of the machine whose interrupts are counted, where nobody says how many
+ONE_BY_ONE = TlbRules(name="page by page on all CPUs", interrupts=False, ceiling=1 << 64)
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +127,12 @@ class Measures:
         Direct-map leaves split during the run; its leaves by size before and at the end.
     tlb_flushes, tlb_flushes_local, tlb_flushes_all
         Flushes: all of them, those of one CPU, those of all CPUs.
+    flushes
+        By step, what CPUs do for them, on how many CPUs (`allocator.events.FlushCosts`).
+    icache_syncs
+        Times that all CPUs were made to fetch what was written.
+    entries_made, entries_cleared, entries_changed, leaves_resized
+        Updates of page tables, by what has to follow (`allocator.events.Events`).
     padding_bytes
         Bytes that live allocations hold beyond what was asked for.
     largest_free_share
@@ -156,6 +165,13 @@ class Measures:
     tlb_flushes: int
     tlb_flushes_local: int
     tlb_flushes_all: int
+    flushes: FlushCosts
+    cpus: int
+    icache_syncs: int
+    entries_made: int
+    entries_cleared: int
+    entries_changed: int
+    leaves_resized: int
     pokes: int
     poked_bytes: int
     padding_bytes: int
@@ -185,11 +201,21 @@ class Runner:
         Fresh, or used before; only what happens from now on is measured.
     reach
         How far calls get on this architecture.
+    rules, cpus
+        How TLBs of all CPUs are flushed there, and how many are online.
     """
 
-    def __init__(self, execmem: Execmem, reach: BranchReach) -> None:
+    def __init__(
+        self,
+        execmem: Execmem,
+        reach: BranchReach,
+        *,
+        rules: TlbRules = ONE_BY_ONE,
+        cpus: int = CPUS,
+    ) -> None:
         self.execmem = execmem
         self.reach = reach
+        self.rules, self.cpus = rules, cpus
         self.failures: list[RefusedOperation] = []
         self._memory = execmem.memory
         self._image = self._memory.address_map.image
@@ -202,6 +228,7 @@ class Runner:
         self._before_first_plt: int | None = None
         self._done = 0
         self._events = self._memory.events.copy()
+        self._flushes = self._memory.flushes.copy()
         self._direct_map = self._leaves_of_direct_map()
         self._free = self._free_space()
         self._seconds = 0.0
@@ -258,6 +285,9 @@ class Runner:
             operations=self._operations,
             seconds=self._seconds,
             microseconds_per_operation=self._seconds * 1e6 / max(self._operations, 1),
+            flushes=flush_costs(self._memory.flushes - self._flushes, self.rules, cpus=self.cpus),
+            cpus=self.cpus,
+            leaves_resized=events.resized,
             **_counts(events),
         )
 
@@ -493,16 +523,20 @@ def run(
     execmem: Execmem,
     reach: BranchReach,
     *,
+    rules: TlbRules = ONE_BY_ONE,
+    cpus: int = CPUS,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Measures:
     """Run every operation of a workload and return the measures.
 
     Parameters
     ----------
+    rules, cpus
+        See `Runner`.
     progress
         Told now and then how many operations are done.
     """
-    runner = Runner(execmem, reach)
+    runner = Runner(execmem, reach, rules=rules, cpus=cpus)
     for number, operation in enumerate(workload.operations):
         runner.step(operation)
         if number % 64 == 0:
@@ -534,6 +568,10 @@ def _counts(events: Events) -> dict[str, int]:
         "tlb_flushes",
         "tlb_flushes_local",
         "tlb_flushes_all",
+        "icache_syncs",
+        "entries_made",
+        "entries_cleared",
+        "entries_changed",
         "pokes",
         "poked_bytes",
         "fallbacks",

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import PAGE_SIZE, AddressMap
+from allocator.types import PAGE_SIZE, AddressMap, TlbRules
 from archs.extable import ENTRY, Forms
 from archs.layouts import Layouts
 from archs.op import Op
@@ -116,6 +116,8 @@ class Load:
         Size of Debian 6.12's kernel image in bytes.
     trap
         Instruction that fills unused text.
+    tlb
+        How translations are dropped from the TLBs of all CPUs.
     plt
         Stubs for branches that do not reach, or None: such a branch is an error.
     got_section
@@ -144,6 +146,7 @@ class Load:
     address_map: Callable[..., AddressMap]
     image_size: int
     trap: bytes
+    tlb: TlbRules
     plt: Plt | None = None
     got_section: str | None = None
     errata: Mapping[str, Erratum] = attrs.field(factory=dict)

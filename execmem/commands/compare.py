@@ -35,6 +35,14 @@ from execmem.streams import say
     metavar="SIZE",
     help="4KiB, 16KiB or 64KiB, where an architecture has such",
 )
+@click.option(
+    "--cpus",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="online CPUs, whose interrupts are counted",
+)
 @click.option("--no-text-poke", is_flag=True, help="do without text_poke")
 @click.option("--check", is_flag=True, help="verify every invariant of memory after each run")
 @click.option("--svg", type=SVG, metavar="FILE", help="write a chart")
@@ -65,6 +73,7 @@ def compare(
     names: tuple[str, ...],
     kaslr: int | None,
     page_size: str,
+    cpus: int,
     no_text_poke: bool,
     check: bool,
     svg: str | None,
@@ -82,7 +91,7 @@ def compare(
     from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
-    from execmem import compare, report
+    from execmem import compare, comparison, report
     from execmem.terminal import console
 
     try:
@@ -94,7 +103,7 @@ def compare(
         if as_json:
             report.print_json(found)
         else:
-            compare.show_listing(console(), found)
+            comparison.show_listing(console(), found)
         return
     if film is not None and not as_json:
         raise click.UsageError("--film is told in JSON: give --json")
@@ -128,6 +137,7 @@ def compare(
                 text_poke=not no_text_poke,
                 page=page,
                 check=check,
+                cpus=cpus,
                 progress=progress,
                 broken=broken,
                 finished=runs.append,
@@ -135,9 +145,9 @@ def compare(
     except KeyboardInterrupt:
         interrupted = True
     if svg is not None and runs:
-        write_file(svg, compare.svg(runs))
+        write_file(svg, comparison.svg(runs))
     if png is not None and runs:
-        compare.png(png, runs)
+        comparison.png(png, runs)
     if as_json:
         report.print_json(
             {
@@ -146,7 +156,7 @@ def compare(
             }
         )
     else:
-        compare.show(console(), runs)
+        comparison.show(console(), runs)
         for each in broken:
             say(f"execmem: {each.arch}: {each.error}", err=True)
     if interrupted:

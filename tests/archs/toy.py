@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import attrs
 
-from allocator.types import MIB, AddressMap, ExecmemRange, ExecmemType, Interval
+from allocator.types import MIB, AddressMap, ExecmemRange, ExecmemType, Interval, TlbRules
 from archs.arch import Arch
 from archs.dialect import Dialect
 from archs.layouts import Table
@@ -99,6 +99,7 @@ LOAD = Load(
         branches=(2,),
         placeholders={},
     ),
+    tlb=TlbRules(name="one by one", interrupts=False, ceiling=16),
     prel32=False,
     function_alignment=4,
     vermagic="6.12.0-toy SMP mod_unload TOY",
