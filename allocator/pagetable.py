@@ -336,6 +336,19 @@ class PageTable:
                 parts.append(np.arange(first, first + stop - start, self._page, dtype=_U))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def stretches(self) -> Iterator[tuple[int, int, int, int, Prot | None]]:
+        """Yield everything: start, end, bytes of an entry, first frame, protection; None: a hole."""
+        flags = _U(_PROT_BITS | _PRESENT)
+        for start, stop, leaf, entry in self._walk():
+            entries = entry if isinstance(entry, np.ndarray) else np.array([entry or 0], _U)
+            alike = entries & flags
+            cuts = [0, *(np.flatnonzero(alike[1:] != alike[:-1]) + 1).tolist(), len(entries)]
+            for first, last in pairwise(cuts):
+                bits, end = entries.item(first), start + last * leaf
+                prot = _PROTS[bits & _PROT_BITS] if bits else None
+                end = stop if last == len(entries) else end
+                yield start + first * leaf, end, leaf, bits & _FRAME, prot
+
     def spans(self, va: int, size: int) -> Iterator[Span]:
         """Yield the range as stretches of contiguous frames and of holes, lowest first.
 

@@ -6,8 +6,11 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Start, TableFormat
+from archs.levels.boot import Bitmap, Boot, Dump, Flag, Need, Part, Plan, Start, TableFormat
 
 RAM = 0x4000_0000
 _MIB = 1 << 20
@@ -76,6 +79,31 @@ def _start(plan: Plan) -> Start:
     )
 
 
+# As arch/arm64/mm/ptdump.c prints them, with the numbers of MAIR_EL1 that Linux has used since 5.13.
+_MEMORY = ("MEM/NORMAL", "MEM/NORMAL-TAGGED", "MEM/NORMAL-NC", "DEVICE/nGnRnE", "DEVICE/nGnRE")
+_FLAGS = (
+    Flag(1, {1: "  "}, " F"),
+    Flag(1 << 6, {1 << 6: " USR"}, "    "),
+    Flag(1 << 7, {1 << 7: " ro"}, " RW"),
+    Flag(1 << 53, {1 << 53: " NX"}, " x "),
+    Flag(3 << 8, {3 << 8: " SHD"}, "    "),
+    Flag(1 << 10, {1 << 10: " AF"}, "   "),
+    Flag(1 << 11, {1 << 11: " NG"}, "   "),
+    Flag(1 << 52, {1 << 52: " CON"}, "    "),
+    Flag(1 << 1, {1 << 1: "    "}, " BLK"),
+    Flag(1 << 54, {1 << 54: " UXN"}, "    "),
+    Flag(1 << 50, {1 << 50: " GP"}, "   "),
+    Flag(7 << 2, {number << 2: f" {name}" for number, name in enumerate(_MEMORY)}),
+)
+DUMP = Dump(
+    line="{start}-{end}   {size:>9}{unit} {level}{flags}",
+    units="KMGTPE",
+    levels=("PTE", "PMD", "PUD", "P4D", "PGD"),
+    flags=_FLAGS,
+    kept=reduce(or_, (flag.mask for flag in _FLAGS)),
+    marks=2,
+)
+
 BOOT = Boot(
     board="arm64",
     ram=RAM,
@@ -113,6 +141,7 @@ BOOT = Boot(
         frame=(1 << 48) - (1 << 12),
         written=(1 << 7, 0),  # AP[2], PXN
         executed=(1 << 53, 0),
+        dump=DUMP,
     ),
     able="max",
 )

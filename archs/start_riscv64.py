@@ -7,8 +7,11 @@ calls of it (`emulator.hardware.sbi`), so there is no other hardware.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Need, Plan, Start, TableFormat
+from archs.levels.boot import Bitmap, Boot, Dump, Flag, Need, Plan, Start, TableFormat
 from archs.system_riscv64 import TIMEBASE
 
 RAM = 0x8000_0000
@@ -79,6 +82,25 @@ def _start(plan: Plan) -> Start:
     )
 
 
+# As arch/riscv/mm/ptdump.c prints them since 6.7: Svnapot, Svpbmt, two bits of software's, the rest.
+_FLAGS = (
+    Flag(1 << 63, {1 << 63: " N"}, " ."),
+    Flag(3 << 61, {1 << 61: " MT(NC)", 2 << 61: " MT(IO)", 3 << 61: " MT(??)"}, "   ..  "),
+    Flag(3 << 8, {number << 8: f" RSW({number})" for number in (1, 2, 3)}, "   ..  "),
+    *(
+        Flag(1 << bit, {1 << bit: f" {name}"}, " .")
+        for bit, name in zip(range(7, -1, -1), "DAGUXWRV", strict=True)
+    ),
+)
+DUMP = Dump(
+    line="{start}-{end}    {physical} {size:>9}{unit} {level}{flags}",
+    units="KMGTPE",
+    levels=("PTE", "PMD", "PUD", "P4D", "PGD"),
+    flags=_FLAGS,
+    kept=reduce(or_, (flag.mask for flag in _FLAGS)),
+    empty=None,
+)
+
 BOOT = Boot(
     board="riscv64",
     ram=RAM,
@@ -118,6 +140,7 @@ BOOT = Boot(
         shift=2,
         written=(1 << 2, 1 << 2),  # W, X
         executed=(1 << 3, 1 << 3),
+        dump=DUMP,
     ),
     able="base64",
 )

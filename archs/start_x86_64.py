@@ -11,9 +11,20 @@ import struct
 
 from archs import acpi
 from archs.devicetree import kaslr_seed, randomness
-from archs.levels.boot import Bitmap, Boot, Need, Part, Plan, Space, Start, TableFormat
+from archs.levels.boot import (
+    Bitmap,
+    Boot,
+    Dump,
+    Flag,
+    Need,
+    Part,
+    Plan,
+    Space,
+    Start,
+    TableFormat,
+)
 
-_MIB = 1 << 20
+_MIB, _WORD = 1 << 20, (1 << 64) - 1
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
 _ALIGN = 2 * _MIB  # CONFIG_PHYSICAL_ALIGN
 _SPACE, _LOWEST = 1024 * _MIB, 16 * _MIB  # KERNEL_IMAGE_SIZE with KASLR, LOAD_PHYSICAL_ADDR
@@ -144,6 +155,32 @@ def _ports(kind: str, start: int, size: int) -> Part:
     return Part(kind=kind, start=start, size=size, space=Space.PORTS)
 
 
+# As arch/x86/mm/dump_pagetables.c prints them. Bit 7 means something else in pages; bit 12 of large
+# leaves (PAT) is part of what that file takes for the address.
+DUMP = Dump(
+    line="{start}-{end}   {size:>9}{unit} {flags}{level}",
+    units="BKMGTPE",
+    levels=("pte", "pmd", "pud", "p4d", "pgd"),
+    flags=(
+        Flag(1 << 2, {1 << 2: "USR "}, "    "),
+        Flag(1 << 1, {1 << 1: "RW "}, "ro "),
+        Flag(1 << 3, {1 << 3: "PWT "}, "    "),
+        Flag(1 << 4, {1 << 4: "PCD "}, "    "),
+        Flag(1 << 7, {1 << 7: "PSE "}, "    ", (1, 2, 3, 4)),
+        Flag(1 << 7, {1 << 7: "PAT "}, "    ", (0,)),
+        Flag(1 << 8, {1 << 8: "GLB "}, "    "),
+        Flag(1 << 63, {1 << 63: "NX "}, "x  "),
+    ),
+    kept=_WORD & ~((1 << 52) - (1 << 12)),
+    narrows=1 << 2 | 1 << 1,
+    closes=1 << 63,
+    missing=" " * 30,
+    empty=" " * 30,
+    marks=1,
+    lower=True,
+    over=16,  # the hypervisor's hole
+)
+
 BOOT = Boot(
     board="x86_64",
     ram=0,
@@ -191,6 +228,7 @@ BOOT = Boot(
         roots=("init_top_pgt", "swapper_pg_dir"),
         written=(1 << 1, 1 << 1),  # R/W, XD
         executed=(1 << 63, 0),
+        dump=DUMP,
     ),
     able="icelake-server",
 )

@@ -77,7 +77,7 @@ class Tables:
             Returns so many words at a physical address, or None.
         """
         stride = self.granule - _ENTRY
-        shift = self._top
+        shift = self.top
         tables = [(self.root, _WHOLE - (1 << self.bits))]
         count, first = 1 << self.bits - shift, 0
         if self.format.shared:
@@ -97,7 +97,7 @@ class Tables:
                 chosen = entries[index]
                 frames = (chosen & np.uint64(self.format.frame)) << np.uint64(self.format.shift)
                 starts = np.uint64(start) + (index.astype(np.uint64) << np.uint64(shift))
-                maps = self._leaves(chosen, shift)
+                maps = self.leaves(chosen, shift)
                 inside = np.uint64((1 << shift) - 1)
                 found.append((starts[maps], frames[maps] & ~inside, 1 << shift))
                 leaves += int(maps.sum())
@@ -120,7 +120,7 @@ class Tables:
         """
         if address < _WHOLE - (1 << self.bits - int(self.format.shared)):
             return None
-        at, shift, stride = self.root, self._top, self.granule - _ENTRY
+        at, shift, stride = self.root, self.top, self.granule - _ENTRY
         mask = (1 << self.bits - shift) - 1
         while has(at):
             found = words(at + 8 * (address >> shift & mask), 1)
@@ -128,7 +128,7 @@ class Tables:
             if not entry & 1:
                 return None
             to = (entry & self.format.frame) << self.format.shift
-            if self._leaves(np.array([entry], np.uint64), shift)[0]:
+            if self.leaves(np.array([entry], np.uint64), shift)[0]:
                 within = (1 << shift) - 1
                 return to & ~within | address & within
             at, shift, mask = to & -(1 << self.granule), shift - stride, (1 << stride) - 1
@@ -138,14 +138,14 @@ class Tables:
 
     def entry(self, words: Words, address: int) -> int | None:
         """Return the entry that maps an address, however much it maps; None where none does."""
-        shift, stride = self._top, self.granule - _ENTRY
+        shift, stride = self.top, self.granule - _ENTRY
         table, count = self.root, 1 << self.bits - shift
         while shift >= self.granule:
             found = words(table, count)
             entry = 0 if found is None else int(found[address >> shift & count - 1])
             if not entry & 1:
                 return None
-            if self._leaves(np.array([entry], np.uint64), shift)[0]:
+            if self.leaves(np.array([entry], np.uint64), shift)[0]:
                 return entry
             table = (entry & self.format.frame) << self.format.shift
             shift, count = shift - stride, 1 << stride
@@ -162,12 +162,13 @@ class Tables:
         return all(entry & mask == value for mask, value in (written, executed))
 
     @property
-    def _top(self) -> int:
+    def top(self) -> int:
         """The bits below an index into the first table."""
         stride = self.granule - _ENTRY
         return self.granule + (-(-(self.bits - self.granule) // stride) - 1) * stride
 
-    def _leaves(self, entries: NDArray[np.uint64], shift: int) -> NDArray[np.bool_]:
+    def leaves(self, entries: NDArray[np.uint64], shift: int) -> NDArray[np.bool_]:
+        """Return which entries map memory of `1 << shift` bytes themselves, given they are valid."""
         if shift == self.granule:
             return np.ones(len(entries), bool)
         bits, leads = self.format.table or self.format.leaf, bool(self.format.table)
@@ -209,7 +210,7 @@ class Own:
         self._lacks = np.concatenate(([0], np.cumsum(~there)))
         self._at, self._end = room
         self._copies: dict[tuple[int, int], int | None] = {}
-        top = tables._top  # noqa: SLF001 -- of the same file
+        top = tables.top
         count = 1 << tables.bits - top
         self._top = top
         entries = words(tables.root, count)
@@ -291,7 +292,7 @@ class Own:
         found = entries.copy()
         index = np.flatnonzero(entries & np.uint64(1))
         chosen = entries[index]
-        maps = self._tables._leaves(chosen, shift)  # noqa: SLF001 -- of the same file
+        maps = self._tables.leaves(chosen, shift)
         frames = (chosen & np.uint64(self._format.frame)) << np.uint64(self._format.shift)
         frames &= ~np.uint64((1 << self._granule) - 1)
         leaves, below = index[maps], index[~maps]

@@ -14,6 +14,7 @@ from allocator.types import Hex, size_text
 from emulator.faults import Fault
 from execmem import findings, notices, report
 from execmem.own_kernel import own_kernel_of
+from execmem.ptdump import CHANGES, chosen
 from execmem.streams import say
 from execmem.terminal import Meter, console
 from kernels.algorithms import compute
@@ -190,10 +191,14 @@ def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str,
     """Load modules into a booted kernel, and show where it put them."""
     machine = open_machine(modules[0], options)
     machine.note_registrations()
+    wanted = options.get("ptdump")
+    before = list(machine.page_tables().lines()) if wanted == CHANGES else None
     loaded = [load_one(machine, name, params) for name in modules]
+    tables = [] if wanted is None else list(chosen(machine.page_tables().lines(), before))
     if options["as_json"]:
         everything = machine.modules.values()
-        report.print_json({"modules": [module_json(machine, m) for m in everything]})
+        document: dict[str, Any] = {"modules": [module_json(machine, m) for m in everything]}
+        report.print_json(document | ({} if wanted is None else {"page_tables": tables}))
         return
     out = console()
     for number, module in enumerate(loaded):
@@ -214,6 +219,8 @@ def load(modules: tuple[str, ...], options: Mapping[str, Any], params: dict[str,
         for line in module.report.log:
             out.print(f"| {line.text}")
         tell(module.report.reports)
+    for text in tables:
+        say(text)
 
 
 def run(

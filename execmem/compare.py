@@ -9,7 +9,7 @@ sizes of real modules, through the loader's layout.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from loader.elf import parse
 from loader.elfview import ElfView
 from loader.files import SUFFIXES, module_name, read_module
 from loader.layout import TOGETHER, Layout, plan
+from machine.ptdump import NotPrinted, modelled
 
 if TYPE_CHECKING:
     pass
@@ -69,11 +70,13 @@ class DesignRun:
     workload: Workload
     measures: Measures
     page: int = PAGE_SIZE
+    page_tables: tuple[str, ...] | None = None  # where they were asked for
 
     def as_json(self) -> dict[str, Any]:
         """Return the run as the JSON document shows it."""
         head = {"arch": self.arch.name, "design": self.design, "workload": self.workload.name}
-        return head | {"page_size": self.page} | attrs.asdict(self.measures)
+        more = {} if self.page_tables is None else {"page_tables": list(self.page_tables)}
+        return head | {"page_size": self.page} | attrs.asdict(self.measures) | more
 
 
 def branch_reach(arch: Arch) -> BranchReach:
@@ -265,6 +268,7 @@ def compare(
     page: int = PAGE_SIZE,
     check: bool = False,
     cpus: int = CPUS,
+    ptdump: bool = False,
     progress: MatrixProgression = lambda _what, _done, _total: None,
     broken: list[DesignFailed] | None = None,
     finished: Callable[[DesignRun], None] = lambda _run: None,
@@ -279,6 +283,8 @@ def compare(
         Verify every invariant of memory after each run.
     cpus
         CPUs that are online.
+    ptdump
+        Keep each run's page tables, as the kernel of its architecture prints its own.
     progress
         Told what runs, operations done, and operations in all.
     broken
@@ -309,6 +315,7 @@ def compare(
                 )
                 if check:
                     _check(execmem)
+                tables = tuple(_printed(execmem, arch)) if ptdump else None
             except DesignError as error:
                 if broken is None:
                     raise
@@ -319,9 +326,15 @@ def compare(
                 )
                 continue
             found = DesignRun(arch=arch, design=design.name, workload=load, measures=measures)
-            runs.append(attrs.evolve(found, page=page))
+            runs.append(attrs.evolve(found, page=page, page_tables=tables))
             finished(runs[-1])
     return runs
+
+
+def _printed(execmem: Execmem, arch: Arch) -> Iterator[str]:
+    """Yield page tables; of an architecture whose kernel prints none, nothing."""
+    with suppress(NotPrinted):
+        yield from modelled(execmem.memory, arch).lines()
 
 
 def _check(execmem: Execmem) -> None:

@@ -252,11 +252,13 @@ _LESSON: Keys = {
     "read": (TEXT, "a page of the documentation"),
     "minutes": (COUNT, "how long it takes in a class room"),
 }
+_PTDUMP = "page tables as the kernel prints them"
+_TABLES: Keys = {"page_tables[]": (TEXT, f"{_PTDUMP}, or changes{SOME}with `--ptdump`")}
 
 # Document -> its keys, beside those of the envelope.
 DOCUMENTS: Mapping[str, Keys] = {
-    "load": {f"modules[].{path}": key for path, key in _MODULE.items()},
-    "load --kernel": {f"modules[].{path}": key for path, key in _BOOTED.items()},
+    "load": {**{f"modules[].{path}": key for path, key in _MODULE.items()}, **_TABLES},
+    "load --kernel": {**{f"modules[].{path}": key for path, key in _BOOTED.items()}, **_TABLES},
     "load --all": {
         "runs[].arch": (TEXT, "architecture"),
         "runs[].design": (TEXT, "design"),
@@ -623,6 +625,19 @@ DOCUMENTS: Mapping[str, Keys] = {
         "places{}.namespace": (TEXT, f"that must be imported, empty for none{NULL}not exported"),
         "places{}.prototype": (TEXT, f"as C{NULL}its types are not known"),
     },
+    "kernel --ptdump": {
+        "release": (TEXT, "as `uname -r` prints it"),
+        "arch": (TEXT, "`x86_64`, `arm64`, `riscv64`"),
+        "lines[].start": (HEX, "the first address of entries that are alike"),
+        "lines[].end": (HEX, "behind the last one; 0 behind the last of all"),
+        "lines[].level": (TEXT, "as the kernel calls it"),
+        "lines[].page": (COUNT, "bytes that an entry maps"),
+        "lines[].physical": (HEX, f"where the first entry leads{NULL}a hole"),
+        "lines[].flags": (TEXT, "as the kernel prints them"),
+        "lines[].under": (TEXT, "the marker that it stands under"),
+        "changes": (PART, f"lines of one only, behind `-` or `+`{NULL}no `--since`"),
+        "changes[]": (TEXT, "the same"),
+    },
     "explain": {
         "file": (TEXT, "the page"),
         "views[].module": (TEXT, "the module"),
@@ -703,6 +718,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].design": (TEXT, "design"),
         "runs[].workload": (TEXT, "workload"),
         "runs[].page_size": (COUNT, "bytes of a page"),
+        "runs[].page_tables[]": (TEXT, f"{_PTDUMP}{SOME}with `--ptdump`"),
         "runs[].modules": (COUNT, "modules that were loaded"),
         "runs[].modules_before_first_plt": (COUNT, "before the first that needs a PLT entry"),
         "runs[].plt_modules": (COUNT, "modules that need PLT entries"),

@@ -43,6 +43,7 @@ from machine.cores import CoreFile
 from machine.coverage import Coverage, Executing
 from machine.memorytrace import LIMIT as MEMORY_LIMIT
 from machine.memorytrace import MemoryTrace
+from machine.ptdump import PageTables
 from machine.rounds import Rounds
 from machine.sanitizing import Sanitizer
 from machine.typed import TypedFunction, TypedFunctions
@@ -192,6 +193,10 @@ class Machine(abc.ABC):
         self, path: str | Path, *, on_progress: Callable[[int, int], object] | None = None
     ) -> CoreFile:
         """Write an ELF core of the machine: its memory by both addresses, its registers."""
+
+    @abc.abstractmethod
+    def page_tables(self) -> PageTables:
+        """Return the kernel's page tables as they are now, as its ptdump prints them; `machine.ptdump`."""
 
     @property
     @abc.abstractmethod

@@ -63,6 +63,8 @@ from machine.face import Machine
 from machine.ground import ModelledGround, ModelledLanding
 from machine.module import Module
 from machine.patching import Phase, Way
+from machine.ptdump import PageTables
+from machine.ptdump import modelled as printed
 from machine.repeated import ModelledRounds
 from machine.report import ModuleReport
 from machine.rounds import Rounds
@@ -197,6 +199,10 @@ class ModelledMachine(Computer, Machine):
     def notices(self) -> tuple[Notice, ...]:
         """What was assumed about the modules that were loaded, in order."""
         return tuple(self.loader.gate.notices)
+
+    def page_tables(self) -> PageTables:
+        """Return the kernel's page tables as they are now, as that of its architecture prints them."""
+        return printed(self.memory, self.arch)
 
     @property
     def models(self) -> str:

@@ -137,6 +137,85 @@ class Need:
     what: str
 
 
+@attrs.frozen
+class Flag:
+    """What the kernel's ptdump prints of some bits of an entry.
+
+    Parameters
+    ----------
+    mask
+        The bits.
+    texts
+        What these bits are -> what is printed.
+    other
+        What is printed where they are anything else.
+    depths
+        At which levels they mean that, counted from the pages: 0, 1 ...; none: at all of them.
+    """
+
+    mask: int
+    texts: Mapping[int, str]
+    other: str = ""
+    depths: tuple[int, ...] = ()
+
+    def of(self, entry: int, depth: int) -> str:
+        """Return what is printed of an entry."""
+        if self.depths and depth not in self.depths:
+            return self.other
+        return self.texts.get(entry & self.mask, self.other)
+
+
+@attrs.frozen(kw_only=True)
+class Dump:
+    """How the kernel of an architecture prints page tables (ptdump, CONFIG_PTDUMP_DEBUGFS).
+
+    Parameters
+    ----------
+    line
+        With `start`, `end`, `size`, `unit`, `level`, `flags`, and `physical` where it begins in memory.
+    units
+        Of sizes, which begin with what one of the first has; each is 1,024 of the one before.
+    levels
+        What levels are called, from the pages up; the first table has the last name.
+    flags
+        What is printed of entries, in order.
+    kept
+        The bits of an entry in which two of one line do not differ.
+    narrows, closes
+        Bits that a leaf has only where all tables above have them, and bits that it has where one has
+        them; in none of these do two of one line differ.
+    missing
+        What stands for the flags of an entry whose bit 0 is not set; None: flags do.
+    empty
+        What stands for them where nothing of an entry is kept; None: no line is printed.
+    marks
+        How many markers are passed at most where one line ends; 0: all that lie before.
+    lower
+        Whether the lower half of the addresses is gone through, too.
+    over
+        Entries of the first table that are passed over at the begin of the kernel's half.
+    """
+
+    line: str
+    units: str
+    levels: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    kept: int
+    narrows: int = 0
+    closes: int = 0
+    missing: str | None = None
+    empty: str | None = ""
+    marks: int = 0
+    lower: bool = False
+    over: int = 0
+
+    def text(self, entry: int, depth: int) -> str:
+        """Return what is printed of the flags of an entry."""
+        if self.missing is not None and not entry & 1:
+            return self.missing
+        return "".join(flag.of(entry, depth) for flag in self.flags)
+
+
 @attrs.frozen(kw_only=True)
 class TableFormat:
     """How the page tables of a kernel's half of the addresses are read.
@@ -163,6 +242,8 @@ class TableFormat:
     written, executed
         Which bits of an entry that maps memory say that the kernel may store there, and execute,
         and what they are then; nothing where that is not known.
+    dump
+        How the kernel prints them.
 
     Bit 0 says that an entry is valid.
     """
@@ -179,6 +260,7 @@ class TableFormat:
     roots: tuple[str, ...] = ("swapper_pg_dir",)
     written: tuple[int, int] | None = None
     executed: tuple[int, int] | None = None
+    dump: Dump | None = None
 
 
 @attrs.frozen(kw_only=True)

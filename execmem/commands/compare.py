@@ -45,6 +45,7 @@ from execmem.streams import say
 )
 @click.option("--no-text-poke", is_flag=True, help="do without text_poke")
 @click.option("--check", is_flag=True, help="verify every invariant of memory after each run")
+@click.option("--ptdump", is_flag=True, help="print each run's page tables as the kernel does")
 @click.option("--svg", type=SVG, metavar="FILE", help="write a chart")
 @click.option("--png", type=PNG, metavar="FILE", help="write a chart; needs matplotlib")
 @click.option(
@@ -65,6 +66,7 @@ from execmem.streams import say
     "execmem compare --workload debian --arch arm64 --svg debian.svg",
     "execmem compare --workload churn --arch x86_64 --record churn.jsonl",
     "execmem compare --page-size 16KiB --arch arm64",
+    "execmem compare --design rox_cache --arch x86_64 --ptdump",
 )
 def compare(
     ctx: click.Context,
@@ -76,6 +78,7 @@ def compare(
     cpus: int,
     no_text_poke: bool,
     check: bool,
+    ptdump: bool,
     svg: str | None,
     png: str | None,
     record: str | None,
@@ -138,6 +141,7 @@ def compare(
                 page=page,
                 check=check,
                 cpus=cpus,
+                ptdump=ptdump,
                 progress=progress,
                 broken=broken,
                 finished=runs.append,
@@ -157,6 +161,11 @@ def compare(
         )
     else:
         comparison.show(console(), runs)
+        for run in runs if ptdump else ():
+            say()
+            say(f"{run.arch.title}, {run.design}, {run.workload.name}")
+            for line in run.page_tables or (run.arch.title + ": its kernel prints none",):
+                say(line)
         for each in broken:
             say(f"execmem: {each.arch}: {each.error}", err=True)
     if interrupted:

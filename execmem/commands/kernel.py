@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import cpu_option, examples
 
 if TYPE_CHECKING:
     from loader.kernel.find import KernelFiles
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 @click.option("--config", "options", multiple=True, metavar="OPTION", help="show it; repeatable")
 @click.option("--type", "types", multiple=True, metavar="NAME", help="show it as C; repeatable")
 @click.option("--symbol", "names", multiple=True, metavar="NAME", help="show it; repeatable")
+@click.option("--ptdump", is_flag=True, help="boot it, and print its page tables as it would")
+@click.option("--since", metavar="FILE", help="with --ptdump: what differs from that")
+@cpu_option
+@click.option("--kaslr", type=click.IntRange(min=0), metavar="SEED", help="with --ptdump")
 @click.option("--cache", is_flag=True, help="list the kernels that are kept booted")
 @click.option("--forget", is_flag=True, help="with --cache: delete them")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     "execmem kernel linux-image.deb --type list_head",
     "execmem kernel TREE --symbol kfree --config CONFIG_HZ",
     "execmem kernel running --json",
+    "execmem kernel VMLINUZ --ptdump",
     "execmem kernel --cache",
 )
 def kernel(
@@ -34,6 +39,10 @@ def kernel(
     options: tuple[str, ...],
     types: tuple[str, ...],
     names: tuple[str, ...],
+    ptdump: bool,
+    since: str | None,
+    cpu: str,
+    kaslr: int | None,
     cache: bool,
     forget: bool,
     as_json: bool,
@@ -41,18 +50,27 @@ def kernel(
     """Show what kernel an image is, and what is known of it.
 
     PATH is an image (bzImage, zboot, Image, vmlinux; packed or not), a package, a folder
-    that holds boot or lib/modules, or `running`. Nothing of it is executed.
+    that holds boot or lib/modules, or `running`. Nothing of it is executed, but with --ptdump,
+    which boots it and prints what /sys/kernel/debug/kernel_page_tables would hold; FILE is such
+    a text, too.
     """
     from execmem import report
     from execmem.terminal import console
 
     if cache:
-        if path is not None or options or types or names:
+        if path is not None or options or types or names or ptdump:
             raise click.UsageError("--cache takes no PATH, and asks no kernel")
         _cache(forget=forget, as_json=as_json)
         return
     if forget or path is None:
         raise click.UsageError("--forget needs --cache" if forget else "name a PATH, or --cache")
+    if ptdump:
+        if options or types or names:
+            raise click.UsageError("--ptdump shows page tables, and nothing else")
+        _page_tables(path, since, {"cpu": cpu, "kaslr": kaslr, "as_json": as_json})
+        return
+    if since is not None or cpu or kaslr is not None:
+        raise click.UsageError("--since, --cpu and --kaslr go with --ptdump")
     from loader.kernel.find import find_kernel
 
     files = find_kernel(path)
@@ -62,6 +80,17 @@ def kernel(
         report.print_json(document)
         return
     report.print_kernel(console(), document)
+
+
+def _page_tables(path: str, since: str | None, options: dict[str, Any]) -> None:
+    """Boot a kernel, and print its page tables, or what differs from others."""
+    from execmem import ptdump
+    from execmem.booted import open_machine
+
+    before = None if since is None else ptdump.read(since)
+    machine = open_machine("", options | {"kernel": path})
+    head = {"release": machine.kernel.release, "arch": machine.arch.name}
+    ptdump.show(machine.page_tables(), before, head, as_json=options["as_json"])
 
 
 def _cache(*, forget: bool, as_json: bool) -> None:

@@ -41,11 +41,18 @@ from execmem.streams import say
 @unknown_option("refuse")
 @click.option("--init", is_flag=True, help="run the modules' init too")
 @click.option("--all", "whole_tree", is_flag=True, help="load all modules under --root")
+@click.option(
+    "--ptdump",
+    type=click.Choice(["all", "changes"]),
+    metavar="WHAT",
+    help="page tables as the kernel prints them: all, or changes by the load",
+)
 @click.option("--svg", type=SVG, metavar="FILE", help="draw the address map")
 @click.option("--png", type=PNG, metavar="FILE", help="draw the address map; needs matplotlib")
 @examples(
     "execmem load hello --init --param who=you",
     "execmem load mathuser --arch riscv64 --svg map.svg",
+    "execmem load mathuser --arch arm64 --ptdump changes",
     "execmem load ext4 --root TREE --json",
     "execmem load ext4 --root TREE --arch arm64 --record ext4.jsonl",
     "execmem load --all --root TREE --design default,vmalloc",
@@ -54,6 +61,7 @@ def load(
     modules: tuple[str, ...],
     init: bool,
     whole_tree: bool,
+    ptdump: str | None,
     svg: str | None,
     png: str | None,
     **options: Any,
@@ -65,8 +73,10 @@ def load(
     that can work), with time, memory and reach; without --init, only its memory is formed.
     """
     if whole_tree:
-        if modules or options["params"] or options["record"] or svg or png:
-            raise click.UsageError("--all takes no modules, --param, --record, --svg or --png")
+        if modules or options["params"] or options["record"] or svg or png or ptdump:
+            raise click.UsageError(
+                "--all takes no modules, --param, --record, --ptdump, --svg or --png"
+            )
         _load_everything(init=init, options=options)
         return
     if not modules:
@@ -74,7 +84,8 @@ def load(
     if boots(options):
         from execmem import booted
 
-        booted.load(modules, options | {"svg": svg, "png": png}, parameters(options["params"]))
+        more = {"svg": svg, "png": png, "ptdump": ptdump}
+        booted.load(modules, options | more, parameters(options["params"]))
         return
     with importing():
         from execmem import report
@@ -82,6 +93,7 @@ def load(
 
     machine = machine_for(modules[0], options)
     save = recording(machine, options)
+    before = list(machine.page_tables().lines()) if ptdump == "changes" else None
     loaded = [load_one(machine, name, options, init=init) for name in modules]
     save()
     for module in machine.modules.values():
@@ -91,9 +103,15 @@ def load(
         from execmem import figure
 
         figure.save(machine, list(machine.modules.values()), svg=svg, png=png)
+    tables: list[str] = []
+    if ptdump is not None:
+        from execmem.ptdump import chosen
+
+        tables = list(chosen(machine.page_tables().lines(), before))
     if options["as_json"]:
         everything = machine.modules.values()
-        report.print_json({"modules": [report.module_json(machine, m) for m in everything]})
+        document: dict[str, Any] = {"modules": [report.module_json(machine, m) for m in everything]}
+        report.print_json(document | ({"page_tables": tables} if ptdump is not None else {}))
         return
     out = console()
     for number, module in enumerate(loaded):
@@ -101,6 +119,8 @@ def load(
             out.print()
         report.print_module(out, machine, module)
         print_log(out, module)
+    for line in tables:
+        say(line)
 
 
 def _load_everything(*, init: bool, options: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ from machine.booted.module import (
     where_loading,
     with_regions,
 )
+from machine.booted.pagetables import page_tables
 from machine.booted.process import Using
 from machine.booted.repeated import BootedRounds
 from machine.booted.sanitized import Sanitizable
@@ -66,6 +67,7 @@ from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.snapshots import Snapshot
 from machine.booted.words import needed, soft, words_of
 from machine.control import Control, Handler
+from machine.ptdump import PageTables
 from machine.rounds import Rounds
 from machine.sources import Placed, Sources
 
@@ -561,6 +563,10 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             except (LookupError, IndexError):
                 continue
         return ""
+
+    def page_tables(self) -> PageTables:
+        """Return the kernel's page tables as they are now, as its ptdump prints them."""
+        return page_tables(self.kernel)
 
     @cached_property
     def image(self) -> KernelImage:
