@@ -316,6 +316,7 @@ def compare(
                 if check:
                     _check(execmem)
                 tables = tuple(_printed(execmem, arch)) if ptdump else None
+                del execmem  # gigabytes, which the next one may need
             except DesignError as error:
                 if broken is None:
                     raise

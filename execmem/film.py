@@ -20,6 +20,7 @@ from allocator import Allocation, Execmem
 from allocator.designs import DesignLike
 from allocator.types import PAGE_SIZE, ExecmemType, Hex, Interval, MemType, Prot, align_down
 from allocator.workloads import Alloc, Load, Operation, Pages, Runner, Workload
+from allocator.workloads.run import CPUS
 from archs import Arch
 from execmem.compare import branch_reach, execmem_for
 
@@ -38,6 +39,7 @@ def film(
     page: int = PAGE_SIZE,
     kaslr: int | None = None,
     text_poke: bool = True,
+    cpus: int = CPUS,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, Any]:
     """Run a workload and return what memory was like at so many moments.
@@ -50,7 +52,7 @@ def film(
     closely
         An operation, counted from 1, inside of which there are more: whenever memory was
         taken, sealed or freed. The film ends with it.
-    page, kaslr, text_poke
+    page, kaslr, text_poke, cpus
         As `execmem compare` takes them.
     progress
         Told how many operations are done.
@@ -63,7 +65,7 @@ def film(
     execmem = execmem_for(
         arch, design, memory=load.memory, page=page, kaslr=kaslr, text_poke=text_poke
     )
-    runner = Runner(execmem, branch_reach(arch))
+    runner = Runner(execmem, branch_reach(arch), rules=arch.loads.tlb, cpus=cpus)
     camera = _Camera(execmem, runner)
     total = len(load.operations)
     ends = [total * n // frames for n in range(1, frames + 1)]
@@ -78,6 +80,7 @@ def film(
         camera.shoot(end, told(load.operations[end - 1]))
         done = end
         progress(end)
+    execmem.observer = None  # else they would hold each other, and two gigabytes
     return {
         "arch": arch.name,
         "title": arch.title,

@@ -57,6 +57,12 @@ from execmem.streams import say
     metavar="N",
     help="with --json: memory at N moments of each run",
 )
+@click.option(
+    "--closely",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="with --film: end with every moment of operation K",
+)
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context
@@ -83,6 +89,7 @@ def compare(
     png: str | None,
     record: str | None,
     film: int | None,
+    closely: int | None,
     only_list: bool,
     as_json: bool,
 ) -> None:
@@ -110,6 +117,8 @@ def compare(
         return
     if film is not None and not as_json:
         raise click.UsageError("--film is told in JSON: give --json")
+    if closely is not None and film is None:
+        raise click.UsageError("--closely needs --film")
     using = compare.designs_of(designs)
     page = int(page_size.removesuffix("KiB")) << 10
     pairs = compare.with_pages(compare.workloads(workload, chosen), page, asked=bool(chosen))
@@ -124,7 +133,14 @@ def compare(
             return {}
         from execmem.film import film as film_of
 
-        options: dict[str, Any] = {"page": page, "kaslr": kaslr, "text_poke": not no_text_poke}
+        options: dict[str, Any] = {
+            "page": page,
+            "kaslr": kaslr,
+            "text_poke": not no_text_poke,
+            "cpus": cpus,
+        }
+        if closely is not None:
+            options["closely"] = min(closely, len(found.workload.operations))
         design = named[found.design]
         return {"film": film_of(found.arch, found.workload, design, frames=film, **options)}
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,12 +16,16 @@ if TYPE_CHECKING:
     from loader.kernel.find import KernelFiles
     from loader.kernel.image import KernelImage
 
+SHOWN = 1000  # symbols that are like one pattern
+
 
 @click.command()
 @click.argument("path", required=False, metavar="[PATH]")
 @click.option("--config", "options", multiple=True, metavar="OPTION", help="show it; repeatable")
 @click.option("--type", "types", multiple=True, metavar="NAME", help="show it as C; repeatable")
-@click.option("--symbol", "names", multiple=True, metavar="NAME", help="show it; repeatable")
+@click.option(
+    "--symbol", "names", multiple=True, metavar="NAME", help="show it; also kstrto*, 0xADDRESS"
+)
 @click.option("--ptdump", is_flag=True, help="boot it, and print its page tables as it would")
 @click.option("--since", metavar="FILE", help="with --ptdump: what differs from that")
 @cpu_option
@@ -159,7 +166,7 @@ def asked(
     settings = {name: config.get(_full(name)) for name in options}
     definitions = {name: _definition(image, name) for name in types}
     places = {}
-    for name in names:
+    for name in _meant(image, names):
         at, export = image.symbols.get(name), image.exports.get(name)
         places[name] = {
             "address": None if at is None else Hex(at),
@@ -170,6 +177,24 @@ def asked(
             "prototype": _prototype(image, name),
         }
     return {"options": settings, "definitions": definitions, "places": places}
+
+
+def _meant(image: KernelImage, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield names of symbols: those that are given, those like a pattern, who is at an address."""
+    from execmem import notices
+
+    for name in names:
+        if re.fullmatch("0x[0-9a-fA-F]{1,16}", name):
+            at = image.symbols.around(int(name, 16))
+            yield name if at is None else at[0]
+        elif any(sign in name for sign in "*?["):
+            found = sorted(fnmatch.filter(image.symbols, name))
+            if len(found) > SHOWN:
+                say = f"{len(found):,} symbols are like it, the first {SHOWN:,} are shown"
+                notices.assume(f"{name}: {say}")
+            yield from found[:SHOWN] or [name]
+        else:
+            yield name
 
 
 def _full(option: str) -> str:

@@ -95,7 +95,20 @@ def test_documents_about_modules(capsys, arch, name, words):
         ("reach", ["reach"]),
         ("archs", ["archs"]),
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
-        ("compare", ["compare", "--workload", "no-modules", "--arch", "riscv64", "--film", "3"]),
+        (
+            "compare",
+            [
+                "compare",
+                "--workload",
+                "no-modules",
+                "--arch",
+                "riscv64",
+                "--film",
+                "3",
+                "--closely",
+                "9",
+            ],
+        ),
         ("compare --list", ["compare", "--list"]),
         ("demo", ["demo"]),
     ],
@@ -125,6 +138,25 @@ def test_documents_of_kernel(capsys, arch, tmp_path):
     assert found["places"]["_text"]["address"] == f"{facts(arch).load.image_base:#x}"
     assert found["definitions"]["node"].startswith("struct node {")
     assert found["definitions"]["none"] is found["options"]["SMP"] is None
+
+
+def test_symbols_of_a_kernel_are_found_by_pattern_and_by_address(capsys, arch, tmp_path):
+    """A pattern stands for every symbol that is like it, an address for the one that it is in."""
+    image, base = tmp_path / "vmlinuz", facts(arch).load.image_base
+    named = symbols(base)
+    image.write_bytes(image_of(arch, named, "6.12", blob().blob()))
+
+    def found(*asked: str) -> dict:
+        words = [word for each in asked for word in ("--symbol", each)]
+        return documents(capsys, "kernel", image, *words, "--json")[0]["places"]
+
+    names = {each.name for each in named}
+    assert found("f1?").keys() == {name for name in names if name[:2] == "f1" and len(name) == 3}
+    assert len(names) > len(found("*")) == 1000
+    assert found("no*sense")["no*sense"]["address"] is None
+    (where,) = found(f"{base + 1:#x}").items()
+    assert where[0] in names
+    assert where[1]["address"] == f"{base:#x}"
 
 
 def test_documents_of_a_sweep(capsys, tmp_path, arch):

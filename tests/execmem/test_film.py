@@ -37,7 +37,7 @@ def shown(document, frame):
 def stepped(arch, load, design, count):
     """Return executable memory behind so many operations."""
     execmem = execmem_for(arch, design, memory=load.memory)
-    runner = Runner(execmem, branch_reach(arch))
+    runner = Runner(execmem, branch_reach(arch), rules=arch.loads.tlb)
     for operation in load.operations[:count]:
         runner.step(operation)
     return execmem

@@ -86,6 +86,7 @@ def test_values_of_no_use_are_usage(run, words, said):
         (["load", HELLO, "--svg", "out.svg.gz"], "--svg writes SVG"),
         (["compare", "--svg", "out.html"], "--svg writes SVG"),
         (["compare", "--film", "9"], "--film is told in JSON"),
+        (["compare", "--closely", "9", "--json"], "--closely needs --film"),
         (["compare", "--record", "out.svg"], "--record writes JSONL"),
         (["explain", HELLO, "--html", "out.pdf"], "--html writes HTML"),
         (["sweep", HELLO, "--output", "out.csv"], "--output writes JSONL"),
