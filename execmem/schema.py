@@ -635,6 +635,12 @@ DOCUMENTS: Mapping[str, Keys] = {
         "lines[].physical": (HEX, f"where the first entry leads{NULL}a hole"),
         "lines[].flags": (TEXT, "as the kernel prints them"),
         "lines[].under": (TEXT, "the marker that it stands under"),
+        "runs[].address": (
+            HEX,
+            "of memory in a row by both addresses; tables that are shared once",
+        ),
+        "runs[].physical": (HEX, "where it lies"),
+        "runs[].size": (COUNT, "bytes"),
         "changes": (PART, f"lines of one only, behind `-` or `+`{NULL}no `--since`"),
         "changes[]": (TEXT, "the same"),
     },

@@ -91,12 +91,17 @@ def kernel(
 
 def _page_tables(path: str, since: str | None, options: dict[str, Any]) -> None:
     """Boot a kernel, and print its page tables, or what differs from others."""
+    from allocator.types import Hex
     from execmem import ptdump
     from execmem.booted import open_machine
 
     before = None if since is None else ptdump.read(since)
     machine = open_machine("", options | {"kernel": path})
-    head = {"release": machine.kernel.release, "arch": machine.arch.name}
+    runs = [
+        {"address": Hex(run.address), "physical": Hex(run.physical), "size": run.size}
+        for run in machine.kernel.board.mapped()
+    ]
+    head = {"release": machine.kernel.release, "arch": machine.arch.name, "runs": runs}
     ptdump.show(machine.page_tables(), before, head, as_json=options["as_json"])
 
 

@@ -8,6 +8,7 @@ read one by one in plain Python.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from archs import Arch
 from execmem import Machine
+from execmem.schema import complaints
 from machine.booted.machine import BootedMachine
 from machine.ptdump import Line, Marker, NotPrinted, differing, printed_of
 from samples.modules import root
@@ -197,6 +199,19 @@ def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
         else:
             assert out.startswith("---[ ")
             dump.write_text(out)
+    with pytest.raises(SystemExit):
+        main(["kernel", str(found[0][1]), "--ptdump", "--json"])
+    document = json.loads(capfd.readouterr().out)
+    assert not list(complaints("kernel --ptdump", document))
+    runs = [(int(run["address"], 16), run) for run in document["runs"]]
+    told_of = 0
+    for line in document["lines"]:
+        start = int(line["start"], 16)
+        for at, run in runs:  # another walk of the same tables
+            if line["physical"] is not None and at <= start < at + run["size"]:
+                assert int(line["physical"], 16) == int(run["physical"], 16) + start - at
+                told_of += 1
+    assert told_of > len(document["lines"]) // 4
     for words, told in (
         (["--ptdump", "--since", str(found[0][1] / "nothing")], "No such file"),
         (["--ptdump", "--since", __file__], "no line of page tables"),
