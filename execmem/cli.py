@@ -44,6 +44,7 @@ COMMANDS = {
     "fuzz": "Look for inputs that make a module or kernel go wrong.",
     "sweep": "Load many modules in parallel, a line each.",
     "demo": "Run a demo, or list them.",
+    "course": "Work on the course's tasks, which are checked.",
 }
 
 

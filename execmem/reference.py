@@ -206,11 +206,37 @@ def _said(check: Check) -> str:
     return " ".join(part for part in (check.error, f"`{line}`" if line else "") if part)
 
 
+SOLUTIONS = """# Solutions
+
+Of the tasks of the course, from the files in `docs/solutions`, which tests hold to a pass. Each begins
+with the reason. Where a task has one file for several architectures, only its line `arch = ` differs.
+
+"""
+
+
+def solutions() -> str:
+    """Return the solutions of all tasks, in the order of the course."""
+    from samples.course import LESSONS
+    from samples.course.tasks import TASKS
+
+    numbers = {name: placed.number for placed in LESSONS.values() for name in placed.lesson.tasks}
+    parts = [SOLUTIONS]
+    for name, task in TASKS.items():
+        parts.append(f"## {numbers[name]} {name}\n\n{task.title}\n")
+        for arch in task.archs:
+            file = HERE.parent / "solutions" / f"{name}-{arch.name}{task.suffix}"
+            if file.is_file():
+                kind = "python" if task.suffix == ".py" else "toml"
+                parts.append(f"```{kind}\n{file.read_text('utf-8')}```\n")
+    return "\n".join(parts)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "../json.md": json_output,
     "../load-module.md": load_module,
     "architectures.md": architectures,
+    "../solutions.md": solutions,
 }
 
 if __name__ == "__main__":

@@ -478,6 +478,50 @@ def print_course(out: Console, found: Mapping[str, Any]) -> None:
     out.print("A name or a number runs a lesson: execmem demo 1.1")
 
 
+def print_tasks(out: Console, found: Mapping[str, Any]) -> None:
+    """Show the tasks by chapter: what was passed, with which score, beside the best one known."""
+    for chapter in found["chapters"]:
+        tasks = [one for one in found["tasks"] if one["chapter"] == chapter["title"]]
+        out.print(f"{chapter['number']} {chapter['title']}", style="bold")
+        rows = []
+        for one in tasks:
+            done = [(name, each) for name, each in one["archs"].items() if each["passed"]]
+            told = ", ".join(
+                name
+                if each["score"] is None
+                else f"{name} with {each['score']:,} {one['unit']}, best known {each['best']:,}"
+                for name, each in done
+            )
+            passed = f" Passed: {told}." if told else ""
+            rows.append((one["number"], one["name"], one["title"] + passed))
+        shown = table(("", "task", "what to do"), rows)
+        shown.show_header = False
+        out.print(shown)
+        out.print()
+    total = sum(len(one["archs"]) for one in found["tasks"])
+    done = sum(each["passed"] for one in found["tasks"] for each in one["archs"].values())
+    out.print(f"Passed: {done} of {total}, each architecture counted.")
+    left = [one for one in found["tasks"] if not any(a["passed"] for a in one["archs"].values())]
+    if left:
+        out.print(f"Next: execmem demo {left[0]['number']}, execmem course new {left[0]['name']}")
+
+
+def print_verdict(out: Console, verdict: Mapping[str, Any]) -> None:
+    """Show what became of an answer: each thing that is asked, with numbers."""
+    head = "passed" if verdict["passed"] else "not yet"
+    out.print(f"{verdict['task']} on {verdict['arch']}: {head}", style="bold")
+    rows = [
+        ("ok" if each["passed"] else "no", each["what"], each["found"], each["wanted"])
+        for each in verdict["checks"]
+    ]
+    out.print(table(("", "what", "yours", "wanted"), rows))
+    if verdict["score"] is not None:
+        best = f"best known: {verdict['best']:,}"
+        out.print(f"score: {verdict['score']:,} {verdict['unit']} ({best})")
+    if not verdict["passed"]:
+        out.print(f"help: execmem course hint {verdict['task']}")
+
+
 def print_story(out: Console, story: Story) -> None:
     """Show a demo."""
     number = f"{story.lesson.number}  " if story.lesson else ""

@@ -255,6 +255,14 @@ _LESSON: Keys = {
 _PTDUMP = "page tables as the kernel prints them"
 _TABLES: Keys = {"page_tables[]": (TEXT, f"{_PTDUMP}, or changes{SOME}with `--ptdump`")}
 
+_CHAPTER: Keys = {
+    "chapters[].number": (TEXT, "of a chapter of the course"),
+    "chapters[].title": (TEXT, "what it is called"),
+    "chapters[].about": (TEXT, "what it is about"),
+}
+_SCORE = f"what the answer costs, fewer is better{NULL}nothing that could be counted"
+_TASK_ARCH = "tasks[].archs{}"
+
 # Document -> its keys, beside those of the envelope.
 DOCUMENTS: Mapping[str, Keys] = {
     "load": {**{f"modules[].{path}": key for path, key in _MODULE.items()}, **_TABLES},
@@ -856,12 +864,51 @@ DOCUMENTS: Mapping[str, Keys] = {
     },
     "sweep, last line": _SUMMARY,
     "demo": {
-        "chapters[].number": (TEXT, "of a chapter of the course"),
-        "chapters[].title": (TEXT, "what it is called"),
-        "chapters[].about": (TEXT, "what it is about"),
+        **_CHAPTER,
         **{f"demos[].{key}": each for key, each in _LESSON.items()},
     },
     "demo NAME": {**_LESSON, "facts": (ANY, "the numbers that the story rests on")},
+    "course": {
+        **_CHAPTER,
+        **{f"lessons[].{key}": each for key, each in _LESSON.items()},
+        "tasks[].name": (TEXT, "the task"),
+        "tasks[].title": (TEXT, "what to do, in a line"),
+        "tasks[].lesson": (TEXT, "the lesson before it"),
+        "tasks[].number": (TEXT, "of that lesson"),
+        "tasks[].chapter": (TEXT, "of that lesson"),
+        "tasks[].unit": (TEXT, "what the score counts"),
+        "tasks[].file": (TEXT, "how an answer's file is called"),
+        "tasks[].hints[]": (TEXT, "from a nudge to nearly all of it"),
+        f"{_TASK_ARCH}.text": (TEXT, "all that one needs to know"),
+        f"{_TASK_ARCH}.template": (TEXT, "the file before anything is answered"),
+        f"{_TASK_ARCH}.best": (COUNT, "the best score that is known"),
+        f"{_TASK_ARCH}.passed": (FLAG, "whether it was passed here"),
+        f"{_TASK_ARCH}.score": (COUNT, f"the best that was reached here{NULL}none was"),
+    },
+    "course, new": {
+        "file": (TEXT, "what was written"),
+        "task": (TEXT, "the task"),
+        "arch": (TEXT, "for which architecture"),
+    },
+    "course, hint": {
+        "task": (TEXT, "the task"),
+        "number": (COUNT, "of the hint"),
+        "hints": (COUNT, "how many there are"),
+        "text": (TEXT, "the hint"),
+    },
+    "course, check": {
+        "verdicts[].file": (TEXT, "the answer's name"),
+        "verdicts[].task": (TEXT, "the task"),
+        "verdicts[].arch": (TEXT, "for which architecture"),
+        "verdicts[].passed": (FLAG, "whether all that is asked was found"),
+        "verdicts[].checks[].what": (TEXT, "what is asked"),
+        "verdicts[].checks[].found": (TEXT, "what was found"),
+        "verdicts[].checks[].wanted": (TEXT, "what is wanted"),
+        "verdicts[].checks[].passed": (FLAG, "whether that is enough"),
+        "verdicts[].score": (COUNT, _SCORE),
+        "verdicts[].best": (COUNT, "the best score that is known"),
+        "verdicts[].unit": (TEXT, "what the score counts"),
+    },
 }
 
 

@@ -29,6 +29,7 @@ REACH = Chapter(
             idea="A call reaches as far as its bits count; one step further it is refused, or "
             "goes through a stub.",
             try_next="execmem archs",
+            tasks=("by-hand",),
             read="explanation.md",
         ),
         Lesson(
@@ -37,6 +38,7 @@ REACH = Chapter(
             question="An arm64 call gets 128 MiB far. How does it call what is 1 GiB away?",
             idea="The call goes to a PLT entry near it, three instructions that reach 4 GiB.",
             try_next="execmem explain mathuser --html page.html",
+            tasks=("one-plt",),
             read="relocations.md",
         ),
         Lesson(
@@ -61,6 +63,7 @@ REACH = Chapter(
             question="A call spans 2 GiB either way. Then why may data not lie 3 GiB below?",
             idea="The compiler was promised that every address fits 32 bits, sign-extended.",
             try_next="execmem explain tables --html page.html",
+            tasks=("first-refusal",),
             read="explanation.md",
         ),
     ),
@@ -76,6 +79,7 @@ LOADING = Chapter(
             question="Is there harm in taking module memory from wherever there is room?",
             idea="An architecture must name a range that its calls reach, or have no modules.",
             try_next="execmem compare --design vmalloc_else --design default",
+            tasks=("repair-else",),
             read="explanation.md",
         ),
         Lesson(
@@ -92,6 +96,7 @@ LOADING = Chapter(
             question="Some data is written once, by init. Who keeps everybody else from it?",
             idea="It has a region of its own, which is sealed at the moment when init returns.",
             try_next="execmem load sealed --init",
+            tasks=("load-order",),
             read="load-module.md",
         ),
         Lesson(
@@ -124,6 +129,7 @@ PATCHING = Chapter(
             question="How many pages does one instruction of four bytes touch?",
             idea="Two, where instructions are aligned to two bytes; a poke must map both.",
             try_next="execmem archs",
+            tasks=("one-store",),
             read="text-poke.md",
         ),
         Lesson(
@@ -132,6 +138,7 @@ PATCHING = Chapter(
             question="One CPU overwrites an instruction that another executes. What does it meet?",
             idea="A store is whole only up to a granule, and no CPU fetches anew by itself.",
             try_next="execmem trace patchable -- patchable_fib 3",
+            tasks=("missing-sync",),
             read="text-poke.md",
             minutes=8,
         ),
@@ -156,6 +163,7 @@ MANAGING = Chapter(
             question="Text lies under one 2 MiB leaf. How does a new module's text get in?",
             idea="Changing protection splits the leaf; writing through an alias leaves it whole.",
             try_next="execmem compare --design rox_cache --design strata",
+            tasks=("fewest-flushes",),
             read="compare.md",
         ),
         Lesson(
@@ -172,6 +180,7 @@ MANAGING = Chapter(
             question="A fixed block for each type, or a tree that grows as it needs?",
             idea="Both make text large; blocks fill up, trees take 2 MiB where they need them.",
             try_next="execmem compare --workload server",
+            tasks=("churn",),
             read="explanation.md",
         ),
         Lesson(
@@ -180,6 +189,7 @@ MANAGING = Chapter(
             question="All modules of a distribution, 91 MiB that calls reach: do they fit?",
             idea="Text alone fits; data and guard pages, which need no reach, fill the window.",
             try_next="execmem compare --workload debian --arch arm64",
+            tasks=("window",),
             read="explanation.md",
         ),
     ),

@@ -184,6 +184,7 @@ def prepare(folder: Path) -> None:
     text = (HERE / "docs" / "howto" / "check.md").read_text("utf-8")
     case = re.search(r"^```asm\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert case is not None
+    shutil.copy(HERE / "docs" / "solutions" / "one-plt-arm64.toml", folder / "one-plt.toml")
     (folder / "cases").mkdir()
     for name in ("call.s", "case.s", "cases/call.s"):
         (folder / name).write_text(case[1])
@@ -198,6 +199,7 @@ ran: set[tuple[str, ...]] = set()  # with an interpreter, wherever it was printe
 def run(python: Path, words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command line with an interpreter's execmem; interrupt what may be, after some time."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["XDG_STATE_HOME"] = str(folder / "state")
     process = subprocess.Popen(
         [python, "-m", *words],
         stdout=subprocess.PIPE,
@@ -228,7 +230,7 @@ def check(python: Path, lines: list[str], folder: Path) -> None:
         if bare[1] not in COMMANDS:
             assert bare[1] in ("-h", "--help", "--version", "->"), text
             continue
-        if len(bare) == 2 and bare[1] not in ("archs", "reach", "demo", "compare"):
+        if len(bare) == 2 and bare[1] not in ("archs", "reach", "demo", "course", "compare"):
             continue  # the command's name, in a sentence
         words = line(text)
         if isinstance(words, str):

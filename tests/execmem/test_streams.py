@@ -39,6 +39,7 @@ WRITING = {
     "fuzz": ["fuzz", path("x86_64", "notes"), "--device", "notes", "--executions", "20"],
     "sweep": ["sweep", HELLO, "--jobs", "1"],
     "demo": ["demo"],
+    "course": ["course"],
     "disasm": ["disasm", path("x86_64", "mathuser"), "mathuser_lcm"],
     "functions": ["functions", HELLO],
     "check": ["check", CASE, "--linker", "none", "--jobs", "1"],
@@ -305,6 +306,7 @@ def outputs(target):
         ["coverage", HELLO, "--drcov", target],
         ["export", HELLO, "--core", target],
         ["check", CASE, "--linker", "none", "--junit", target],
+        ["course", "new", "one-plt", "--output", target],
     ]  # fmt: skip
 
 

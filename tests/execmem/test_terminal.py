@@ -77,6 +77,7 @@ def commands(file, folder, name):
         "fuzz": ["fuzz", file, function, "--input", "a=int", "--executions", "20"],
         "sweep": ["sweep", file, archive, "--init", "--jobs", "1"],
         "demo": ["demo", function],
+        "course": ["course", "check", file],
         "disasm": ["disasm", file, function],
         "export": ["export", file, "--elf", folder / "out.elf", "--bin", folder / "out.bin"],
         "functions": ["functions", file],

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tasks of the course, a file each."""
+
+from samples.course.task import Task
+from samples.course.tasks import (
+    by_hand,
+    churn,
+    fewest_flushes,
+    first_refusal,
+    load_order,
+    missing_sync,
+    one_plt,
+    one_store,
+    repair_else,
+    window,
+)
+
+# In the order of the course.
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK
+    for module in (
+        by_hand,
+        one_plt,
+        first_refusal,
+        repair_else,
+        load_order,
+        one_store,
+        missing_sync,
+        fewest_flushes,
+        churn,
+        window,
+    )
+}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Write the bytes of a call by hand, as a linker would."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from archs import Arch
+from loader.listing import Listing, Relocation, decode
+from machine.machine import ModelledMachine
+from samples.course.task import Answer, AnswerError, Check, Task, Verdict
+from samples.modules import root
+
+MODULE, SYMBOL = "mathuser", "mathlib_gcd"
+
+
+@cache
+def call(arch: str) -> Relocation:
+    """Return the relocation of the call, as it is linked where the module lies."""
+    machine = ModelledMachine(arch, root=root(arch))
+    found = Listing.of(machine.load(MODULE, init=False).loaded).select(symbol=SYMBOL)
+    return next(one for one in found if one.section.name == ".text")
+
+
+def _text(arch: Arch) -> str:
+    one = call(arch.name)
+    return (
+        f"{MODULE}.ko calls {SYMBOL}. The place of the relocation, {one.type}, is P =\n"
+        f"{one.place:#x}; {SYMBOL} is S = {one.value:#x}; A = {one.addend:#x}.\n"
+        f"The file has {one.before.hex(' ')} there. Write the bytes that the linker leaves, in\n"
+        "the order of memory. docs/relocations.md has the formula and the fields."
+    )
+
+
+def _grade(answer: Answer) -> Verdict:
+    one = call(answer.arch.name)
+    text = answer.word("bytes")
+    try:
+        code = bytes.fromhex(text)
+    except ValueError:
+        raise AnswerError(answer.file, f'bytes = {text!r}: expected hex, as "00 1f"') from None
+    size = len(one.after)
+    checks = [Check("bytes", str(len(code)), str(size), len(code) == size)]
+    if len(code) != size:
+        return Verdict(tuple(checks))
+    assert one.row is not None
+    fields = 0
+    for part in one.row.parts:
+        mask = bytearray(size)
+        mask[part.offset : part.offset + part.size] = part.mask.to_bytes(part.size, part.order)
+        fields |= int.from_bytes(mask, "little")
+    wrong, changed = (
+        int.from_bytes(code, "little") ^ int.from_bytes(other, "little")
+        for other in (one.after, one.before)
+    )
+    outside = (changed & ~fields).bit_count()
+    held, off = decode(one.row, code), decode(one.row, code) - decode(one.row, one.after)
+    checks += [
+        Check("bits changed outside of the fields", str(outside), "0", not outside),
+        Check("X that the fields hold", f"{held:+#x}", one.formula, not off),
+        Check("X is off by", f"{off:+#x}", "+0x0", not off),
+    ]
+    return Verdict(tuple(checks), wrong.bit_count())
+
+
+TASK = Task(
+    name="by-hand",
+    title="Write the bytes of a call by hand, as a linker would.",
+    text=_text,
+    template=lambda arch: f'bytes = "{call(arch.name).before.hex(" ")}"\n',
+    hints=(
+        "Compute X first: put the numbers into the formula; it may be negative.",
+        (
+            "Which bits of X go into which bits of which word? Some types drop the lowest bits, some "
+            "add half a unit before they take the upper ones (`execmem demo hi20`)."
+        ),
+        "Instructions are stored with the lowest byte first. Only bits of the fields change.",
+    ),
+    grade=_grade,
+    unit="wrong bits",
+    best={"x86_64": 0, "arm64": 0, "riscv64": 0, "mips64el": 0},
+)
