@@ -106,6 +106,7 @@ class Btf:
         self._names = table[starts]
         self._kinds = (table[starts + 1] >> 24 & 31).astype(np.uint8)
         self.type = lru_cache(maxsize=4096)(self._type)
+        self.place = lru_cache(maxsize=4096)(self._place)
 
     @classmethod
     def parse(cls, data: bytes, *, base: Btf | None = None, name: str = "BTF") -> Btf:
@@ -334,7 +335,7 @@ class Btf:
                 return elements * (pointer if found.kind is Kind.PTR else found.size)
         raise BadBtf(self.name, f"type {number}", "an array of more elements than there is memory")
 
-    def place(self, number: int, path: str) -> Place | None:
+    def _place(self, number: int, path: str) -> Place | None:
         """Return where a member lies; None where there is none of that name.
 
         Parameters

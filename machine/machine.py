@@ -225,7 +225,7 @@ class ModelledMachine(Computer, Machine):
         own = {name: module.types_over(kernel) for name, module in self.modules.items()}
         return found | {name: types for name, types in own.items() if types is not None}
 
-    @property
+    @cached_property
     def functions(self) -> TypedFunctions:
         """The kernel's functions by name, with prototypes where a kernel is given."""
         return TypedFunctions(self, lambda: self.kernel.symbols, lambda: self.btf.get(VMLINUX))

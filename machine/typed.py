@@ -234,13 +234,16 @@ class TypedFunctions(Mapping[str, TypedFunction]):
         types: Callable[[], Btf | None],
     ) -> None:
         self._machine, self._addresses, self._types = machine, addresses, types
+        self._known: dict[
+            str, tuple[Btf | None, GuestType | None]
+        ] = {}  # to look up a name takes long
 
     def __getitem__(self, name: str) -> TypedFunction:
         addresses = self._addresses()
         return TypedFunction(
             name=name,
             address=addresses[name],
-            prototype=self._prototype(name),
+            prototype=self._known_prototype(name),
             machine=self._machine,
         )
 
@@ -255,9 +258,15 @@ class TypedFunctions(Mapping[str, TypedFunction]):
             raise AttributeError(name)
         return self[name]
 
-    def _prototype(self, name: str) -> GuestType | None:
-        """Return the type of a function; None where there is none, or several that differ."""
+    def _known_prototype(self, name: str) -> GuestType | None:
         btf = self._types()
+        known = self._known.get(name)
+        if known is None or known[0] is not btf:
+            known = self._known[name] = btf, self._prototype(btf, name)
+        return known[1]
+
+    def _prototype(self, btf: Btf | None, name: str) -> GuestType | None:
+        """Return the type of a function; None where there is none, or several that differ."""
         if btf is None:
             return None
         found: dict[str, GuestType] = {}

@@ -582,6 +582,11 @@ def _one(value: object, depth: int) -> str:
 # By name ------------------------------------------------------------------------------------------
 
 
+def _same(some: Sequence[Btf], others: Sequence[Btf]) -> bool:
+    """Return whether these are the very same."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
 class Types:
     """The types of a kernel and of the modules that it has loaded.
 
@@ -599,6 +604,7 @@ class Types:
         self, memory: Memory, sources: Callable[[], Mapping[str, Btf]], nothing: str
     ) -> None:
         self._memory, self._sources, self._nothing = memory, sources, nothing
+        self._found: dict[tuple[str, str], tuple[list[Btf], GuestType]] = {}
 
     def find(self, name: str, module: str = "") -> GuestType:
         """Return a type by its name, as C spells it: `struct list_head`, `u32`, `char *`, `int[4]`.
@@ -613,11 +619,18 @@ class Types:
         BadCall
             There is none, or several that differ.
         """
+        sources = self._sources()
+        whose = list(sources.values())
+        known = self._found.get((name, module))
+        if known is None or not _same(known[0], whose):
+            known = self._found[name, module] = whose, self._find(name, module, sources)
+        return known[1]
+
+    def _find(self, name: str, module: str, sources: Mapping[str, Btf]) -> GuestType:
         found = _NAME.match(name)
         if found is None:
             raise BadCall(name, "is no name of a type")
         tag, word, stars, subscripts = found.groups()
-        sources = self._sources()
         if module:
             if module not in sources:
                 known = ", ".join(sources) or "none"

@@ -228,7 +228,7 @@ class Board(Rewinding):
         on x86 count it as the guest's page fault if that is not mapped yet.
         """
         for at in range(physical & -PAGE, physical + size, PAGE):
-            self.memory.execute(at)
+            self.memory.execute(at, lambda same: same)  # whole pieces
 
     def watch_jiffies(self, physical: int) -> None:
         """Let time pass with each read of the word of 8 bytes at a physical address.
@@ -456,11 +456,10 @@ class Board(Rewinding):
     def _execute(self) -> bool:
         """Let code be executed where the emulator has just refused to; False: it may be."""
         pc = self.pc
-        for address in (pc, (pc | PAGE - 1) + 1):  # code may go on in the next page
-            physical = self.translate(address)
-            if physical is not None and self.memory.execute(physical):
-                return True
-        return False
+        # Code may go on in the next page.
+        return any(
+            self.memory.execute(address, self.translate) for address in (pc, (pc | PAGE - 1) + 1)
+        )
 
     def _wait(self) -> Halt | None:
         deadline = self.deadline()

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import attrs
 
@@ -50,7 +52,7 @@ class BootedKernel:
         self.guest = Guest(standing.started, standing.symbols)
         self.modules = Modules(self.guest, lambda: standing.types)
         self._log: list[LogLine] = []
-        self._parsed = 0  # bytes of the console
+        self._ends: list[int] = []  # of each line: bytes of the console
         self._died = False
         self.symbolize: Callable[[int], str | None] = self.name_at  # or what knows modules, too
         # The lines of source of a place and a backtrace, for what knows those of modules.
@@ -74,14 +76,17 @@ class BootedKernel:
     def log(self) -> list[LogLine]:
         """What the kernel has logged, from its first line on."""
         wires = self.board.wires
-        console = wires.console
-        if wires.kept < self._parsed:
-            self._parsed = 0
-            self._log.clear()
-        end = console.rfind(b"\n") + 1
-        if end > self._parsed:
-            self._log += lines_of(console[self._parsed : end])
-            self._parsed = wires.kept = end
+        console, ends = wires.console, self._ends
+        if ends and wires.kept < ends[-1]:  # some of it was taken back
+            left = bisect_right(ends, wires.kept)
+            del ends[left:], self._log[left:]
+        begin, end = ends[-1] if ends else 0, console.rfind(b"\n") + 1
+        if end > begin:
+            new = console[begin:end]
+            self._log += lines_of(new)
+            lengths = (len(line) + 1 for line in new.split(b"\n")[:-1])
+            ends += list(accumulate(lengths, initial=begin))[1:]
+            wires.kept = end
         return self._log
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from allocator.types import ADDRESS_MASK
@@ -231,12 +232,11 @@ class Interposed(Machine):
         """The types that are known: of `vmlinux`, and of modules by their names."""
         return self.interposing.functions.btf
 
-    @property
+    @cached_property
     def functions(self) -> TypedFunctions:
         """The kernel's functions by name, with prototypes where it has types."""
-        symbols = self.kernel.symbols
-        types = self.kernel.standing.types
-        return TypedFunctions(self, lambda: symbols, lambda: types)
+        kernel = self.kernel
+        return TypedFunctions(self, lambda: kernel.symbols, lambda: kernel.standing.types)
 
     @property
     def stubbed(self) -> dict[str, int]:

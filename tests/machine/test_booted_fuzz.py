@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from archs import Arch
 from execmem import fuzz
 from execmem.fuzzing import targets
 from execmem.fuzzing.engine import Search
@@ -18,6 +19,9 @@ from tests.support import booted
 
 KERNELS = [each for each in booted.releases() if each[0].startswith("6.12")]
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fuzz.md"
+MOUSE = bytes.fromhex(  # Device Class Definition for HID 1.11, E.10
+    "05010902a1010901a100050919012903150025019503750181029501750581010501093009311581257f750895028106c0c0"
+)
 UNLZ4 = ("dest=out:4096", "maxDecompressedSize=4096")
 
 
@@ -50,10 +54,12 @@ def test_a_function_of_the_kernel(machine: BootedMachine) -> None:
         fuzz(machine, "vfs_read", "count=1", executions=1)
 
 
+OPTIONS, REPORT = re.findall(r"```text\n(def setup.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
 def test_the_harness_of_the_page(machine: BootedMachine, tmp_path: Path) -> None:
     """Structures by their members; what is matched is what the patterns say."""
-    (script,) = re.findall(r"```text\n(def setup.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (tmp_path / "options.py").write_text(script)
+    (tmp_path / "options.py").write_text(OPTIONS)
     target = targets.harness(machine, f"{tmp_path}/options.py:options")
     texts = {b"size=42": 1, b"mode=17": 2, b"name=x": 3, b"size=no": 0, b"": 0}
     with Search(machine, target) as search:
@@ -69,3 +75,23 @@ def test_a_system_call(machine: BootedMachine) -> None:
         for data in (b"", b"abc", bytes(64)):
             found = search.run_one(data)
             assert (found.fault, found.result) == (None, len(data))
+
+
+@pytest.mark.parametrize("kernel", booted.releases(), ids=lambda each: each[0])
+def test_report_descriptors(kernel: tuple[str, Path, Arch], tmp_path: Path) -> None:
+    """A mouse is one, and what is cut short is not; data beside the code does not slow it down."""
+    _, folder, _ = kernel
+    if not list(folder.rglob("hid.ko*")):
+        pytest.skip(f"{folder.name} has no hid.ko")
+    (tmp_path / "report.py").write_text(REPORT)
+    with booted.fresh(folder, folder) as machine:
+        machine.load("hid")
+        target = targets.harness(machine, f"{tmp_path}/report.py:descriptor")
+        with Search(machine, target) as search:
+            found = [search.run_one(data) for data in (MOUSE, MOUSE, MOUSE[:-1], b"")]
+            assert [each.fault for each in found] == [None] * 4
+            assert [each.result for each in found[:2]] == [0, 0]
+            assert found[2].result != 0
+            assert found[3].result != 0
+            assert found[0].blocks
+            assert not found[1].blocks  # as all of it was there
