@@ -185,11 +185,13 @@ def _poke(
         pages = range(alias, alias + len(step) * page_size, page_size)
         offset = (va + done) % page_size
         count = min(size - done, len(step) * page_size - offset)
-        mapped = 0
+        mapped, dropped = 0, Interval(pages.start, pages.stop)
         try:
             for page, frame in zip(pages, step, strict=True):
                 table.set_pte(page, frame, Prot.RW)
                 mapped += 1
+            if flush and text_poke.flush_first:
+                memory.flush_tlb(dropped, all_cpus=False)
             if store is None:
                 _store(memory, mm, alias + offset, data[done : done + count])
             else:
@@ -201,7 +203,6 @@ def _poke(
             for page in pages[:mapped]:
                 table.clear_pte(page)
             if flush:
-                dropped = Interval(pages.start, pages.stop)
                 memory.flush_tlb(dropped, all_cpus=text_poke.broadcast)
         done += count
 

@@ -307,6 +307,9 @@ class TextPoke:
         loaded, instead of in the kernel's fixmap.
     broadcast
         Whether dropping the alias flushes the TLBs of all CPUs, or of this one.
+    flush_first
+        Whether this CPU's TLB is flushed when the alias has been mapped, too: it may hold what
+        another CPU mapped there before, and flushed from its own TLB only.
     sync
         What makes the CPUs fetch the new bytes, in words.
     windows
@@ -321,6 +324,7 @@ class TextPoke:
     granule: int
     private: bool = False
     broadcast: bool = False
+    flush_first: bool = False
     sync: str = ""
     windows: Mapping[int, Address] = attrs.field(factory=dict)
     page: int = PAGE_SIZE

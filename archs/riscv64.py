@@ -499,6 +499,7 @@ RISCV64 = Arch(
             window=0xFFFF_FFC4_FEBF_C000,
             pages=2,
             granule=2,
+            flush_first=True,  # __set_fixmap() does so whatever it sets
             sync="fence.i on every hart",
         ),
         live=LivePatch(

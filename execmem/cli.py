@@ -43,6 +43,7 @@ COMMANDS = {
     "kunit": "Run a kernel's KUnit tests, for people and for CI.",
     "fuzz": "Look for inputs that make a module or kernel go wrong.",
     "sweep": "Load many modules in parallel, a line each.",
+    "race": "Try every interleaving of CPUs while text is patched.",
     "demo": "Run a demo, or list them.",
     "course": "Work on the course's tasks, which are checked.",
 }

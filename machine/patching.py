@@ -178,13 +178,18 @@ class Patcher:
         if way is None:
             way = _usual(live, sites, olds)
         if not force:
+            if way is not Way.STOP_MACHINE:
+                self._require_outside(way, sites)
             for site, old in zip(sites, olds, strict=True):
                 if (broken := self._broken_rule(live, way, site, old)) is not None:
                     raise LivePatchError(site.address, len(site.new), way, broken)
-        try:
+        with self._undone(sites, olds):
             if way is Way.STOP_MACHINE:
                 with self._calls.stop_machine():
                     phase(Phase.STOPPED)
+                    # Only now nobody can step inside behind our back.
+                    if not force:
+                        self._require_outside(way, sites)
                     self._execmem.poke_many(sites)
             elif way is Way.BREAKPOINT:
                 self._by_breakpoint(live, sites, phase)
@@ -193,18 +198,30 @@ class Patcher:
             else:
                 self._execmem.poke_many(sites)
             phase(Phase.DONE)
+
+    @contextmanager
+    def _undone(self, sites: Sequence[Site], olds: Sequence[bytes]) -> Iterator[None]:
+        """Put the old bytes back where a patch does not come to its end."""
+        try:
+            yield
         except BaseException:
             self._execmem.poke_many(
                 [Site(site.address, old) for site, old in zip(sites, olds, strict=True)]
             )
             raise
 
+    def _require_outside(self, way: Way, sites: Sequence[Site]) -> None:
+        """Refuse to replace what another CPU stands inside of."""
+        standing = list(self._caller.threads.items())
+        for site in sites:
+            for number, thread in standing:
+                inside = site.address < thread.pc < site.address + len(site.new)
+                if inside and thread.cpu is not self._calls.stack.cpu:
+                    rule = f"CPU {number} stands at {thread.pc:#x}, inside what would be replaced"
+                    raise LivePatchError(site.address, len(site.new), way, rule)
+
     def _broken_rule(self, live: LivePatch, way: Way, site: Site, old: bytes) -> str | None:
         """Return the rule that a patch would break, or None."""
-        for number, thread in self._caller.threads.items():
-            inside = site.address < thread.pc < site.address + len(site.new)
-            if inside and thread.cpu is not self._calls.stack.cpu:
-                return f"CPU {number} stands at {thread.pc:#x}, inside what would be replaced"
         if way is Way.NOSYNC and not live.concurrent(old, site.new):
             return f"other CPUs may be executing it: {live.rule} ({live.name})"
         if way is Way.BREAKPOINT:

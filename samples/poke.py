@@ -74,6 +74,7 @@ def visit(arch: Arch) -> dict[str, Any]:
     """Return what CPU 1 got, with every step and without each of them."""
     jump = Jump(arch)
     machine, at, old, new = jump.machine, jump.address, jump.old, jump.new
+    assert arch.text_poke is not None
     facts: dict[str, Any] = {"before": jump.arrive()}
     machine.poke(at, new, expected=old)
     facts["poked"] = jump.arrive()
@@ -90,10 +91,11 @@ def visit(arch: Arch) -> dict[str, Any]:
     one, two = jump.start + PAGE_SIZE, jump.start + 2 * PAGE_SIZE
     machine.poke(one, machine.read(one, len(new)), omit={PokeStep.FLUSH})
     try:
-        machine.poke(two, new)
+        machine.poke(two, new, omit={PokeStep.FLUSH})
     except PokeError:
         where = {machine.read(one, len(new)): "page before", machine.read(two, len(new)): "page"}
         facts["flush"] = f"the next poke lands in the {where[new]}"
+    machine.memory.flush_tlb(arch.text_poke.alias)
 
     facts["torn"], facts["pieces"] = bool(jump.halves()), []
     try:

@@ -94,6 +94,8 @@ def test_documents_about_modules(capsys, arch, name, words):
     [
         ("reach", ["reach"]),
         ("archs", ["archs"]),
+        ("race", ["race", "no-sync"]),
+        ("race", ["race", "--arch", "arm64", "--visits", "1"]),
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
         (
             "compare",

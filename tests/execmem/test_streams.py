@@ -36,6 +36,7 @@ WRITING = {
     "archs": ["archs"],
     "reach": ["reach", "--arch", "x86_64", "--json"],
     "compare": ["compare", "--workload", "probes", "--design", "default"],
+    "race": ["race", "unsorted"],
     "fuzz": ["fuzz", path("x86_64", "notes"), "--device", "notes", "--executions", "20"],
     "sweep": ["sweep", HELLO, "--jobs", "1"],
     "demo": ["demo"],

@@ -76,6 +76,7 @@ def commands(file, folder, name):
         "compare": ["compare", "--workload", function],
         "fuzz": ["fuzz", file, function, "--input", "a=int", "--executions", "20"],
         "sweep": ["sweep", file, archive, "--init", "--jobs", "1"],
+        "race": ["race", function],
         "demo": ["demo", function],
         "course": ["course", "check", file],
         "disasm": ["disasm", file, function],
