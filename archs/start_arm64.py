@@ -10,7 +10,19 @@ from functools import reduce
 from operator import or_
 
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Dump, Flag, Need, Part, Plan, Start, TableFormat
+from archs.levels.boot import (
+    Bitmap,
+    Boot,
+    Dump,
+    Flag,
+    Flushing,
+    FlushInstruction,
+    Need,
+    Part,
+    Plan,
+    Start,
+    TableFormat,
+)
 
 RAM = 0x4000_0000
 _MIB = 1 << 20
@@ -104,6 +116,29 @@ DUMP = Dump(
     marks=2,
 )
 
+# TLBI by its operands (Arm ARM, C5.5): CRm and op2; of all CPUs (is) or this one, ranges with r.
+_OF_EL1 = {0: "vmalle1", 1: "vae1", 2: "aside1", 3: "vaae1", 5: "vale1", 7: "vaale1"}
+_SCOPES = ((3, "", "is"), (7, "", ""), (2, "r", "is"), (6, "r", ""))
+
+
+def _tlbi(kind: str, code: int, mask: int) -> FlushInstruction:
+    return FlushInstruction(f"tlbi {kind}", code.to_bytes(4, "little"), mask.to_bytes(4, "little"))
+
+
+_FLUSHING = Flushing(
+    instructions=(
+        *(
+            _tlbi(f"{ranges}{name}{where}", 0xD508_8000 | crm << 8 | op2 << 5, 0xFFFF_FFE0)
+            for crm, ranges, where in _SCOPES
+            for op2, name in _OF_EL1.items()
+            if not ranges or op2 & 1
+        ),
+        _tlbi("of another level", 0xD508_8000, 0xFFF8_F000),
+    ),
+    step=4,
+    functions=("flush_tlb_kernel_range", "flush_tlb_all"),
+)
+
 BOOT = Boot(
     board="arm64",
     ram=RAM,
@@ -143,5 +178,6 @@ BOOT = Boot(
         executed=(1 << 53, 0),
         dump=DUMP,
     ),
+    flushing=_FLUSHING,
     able="max",
 )

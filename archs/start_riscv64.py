@@ -11,7 +11,18 @@ from functools import reduce
 from operator import or_
 
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
-from archs.levels.boot import Bitmap, Boot, Dump, Flag, Need, Plan, Start, TableFormat
+from archs.levels.boot import (
+    Bitmap,
+    Boot,
+    Dump,
+    Flag,
+    Flushing,
+    FlushInstruction,
+    Need,
+    Plan,
+    Start,
+    TableFormat,
+)
 from archs.system_riscv64 import TIMEBASE
 
 RAM = 0x8000_0000
@@ -101,6 +112,22 @@ DUMP = Dump(
     empty=None,
 )
 
+
+def _word(kind: str, code: int, mask: int, **when: int) -> FlushInstruction:
+    return FlushInstruction(kind, code.to_bytes(4, "little"), mask.to_bytes(4, "little"), when)
+
+
+_RFENCE = 0x5246_4E43  # the SBI's extension; functions 1 and 2 are sfence.vma on other harts
+_FLUSHING = Flushing(
+    instructions=(
+        _word("sfence.vma all", 0x1200_0073, 0xFE0F_FFFF),
+        _word("sfence.vma address", 0x1200_0073, 0xFE00_7FFF),
+        *(_word("SBI remote sfence.vma", 0x73, 0xFFFF_FFFF, a7=_RFENCE, a6=n) for n in (1, 2)),
+    ),
+    step=2,
+    functions=("flush_tlb_kernel_range", "flush_tlb_all"),
+)
+
 BOOT = Boot(
     board="riscv64",
     ram=RAM,
@@ -142,5 +169,6 @@ BOOT = Boot(
         executed=(1 << 3, 1 << 3),
         dump=DUMP,
     ),
+    flushing=_FLUSHING,
     able="base64",
 )

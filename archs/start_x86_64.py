@@ -16,6 +16,8 @@ from archs.levels.boot import (
     Boot,
     Dump,
     Flag,
+    Flushing,
+    FlushInstruction,
     Need,
     Part,
     Plan,
@@ -181,6 +183,25 @@ DUMP = Dump(
     over=16,  # the hypervisor's hole
 )
 
+_BYTE = b"\xff"
+# Each also behind a REX prefix; where it has none, no instruction begins a byte before.
+_PLAIN = (
+    ("invlpg", b"\x0f\x01\x38", b"\xff\xff\xf8"),  # register forms of these bytes are others
+    ("invlpg", b"\x0f\x01\x78", b"\xff\xff\xf8"),
+    ("invlpg", b"\x0f\x01\xb8", b"\xff\xff\xf8"),
+    ("mov cr3", b"\x0f\x22\xd8", b"\xff\xff\xf8"),
+    ("mov cr4", b"\x0f\x22\xe0", b"\xff\xff\xf8"),
+)
+_FLUSHING = Flushing(
+    instructions=(
+        *(FlushInstruction(*each) for each in _PLAIN),
+        *(FlushInstruction(kind, b"\x40" + code, b"\xf0" + mask) for kind, code, mask in _PLAIN),
+        FlushInstruction("invpcid", b"\x66\x0f\x38\x82", _BYTE * 4),
+    ),
+    step=1,
+    functions=("flush_tlb_kernel_range", "flush_tlb_all", "cpa_flush"),
+)
+
 BOOT = Boot(
     board="x86_64",
     ram=0,
@@ -230,5 +251,6 @@ BOOT = Boot(
         executed=(1 << 63, 0),
         dump=DUMP,
     ),
+    flushing=_FLUSHING,
     able="icelake-server",
 )

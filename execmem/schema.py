@@ -931,6 +931,37 @@ DOCUMENTS: Mapping[str, Keys] = {
 }
 
 
+# A kernel beside designs, which are measured as in other runs.
+_BESIDE: Keys = {
+    "workload": (TEXT, "what was done"),
+    "errors[]": (TEXT, "what a design did, at which operation"),
+    "measured.kernel": (TEXT, "release of the kernel that booted"),
+    "measured.arch": (TEXT, "architecture"),
+    "measured.modules": (COUNT, "modules that were loaded"),
+    "measured.refused{}": (TEXT, "modules that were not, and what the kernel said"),
+    "measured.passed_over": (COUNT, "operations of others than modules, which are not done"),
+    "measured.leaves{}{}": (COUNT, "leaves that map a memory type, by size"),
+    "measured.large_share{}": (REAL, "share of a memory type under large leaves, 0 to 1"),
+    "measured.direct_map_before{}": (COUNT, "leaves of the direct map by size, before"),
+    "measured.direct_map_after{}": (COUNT, "the same at the end"),
+    "measured.direct_map_splits": (COUNT, "large ones that are gone"),
+    "measured.flushes{}.instructions{}": (COUNT, "by step, what was executed, by kind"),
+    "measured.flushes{}.functions{}": (COUNT, "by step, calls of functions that flush"),
+    "measured.regions{}{}[]": (ANY, "by module and type: address in hex, and bytes"),
+    "measured.notes[]": (TEXT, "what the measures do not show"),
+    "runs[].design": (TEXT, "design"),
+    "runs[].same_place": (COUNT, "live regions at the address that the kernel gave them"),
+    "runs[].same_order": (FLAG, "whether all follow each other by address as there"),
+    "runs[].regions": (COUNT, "live regions"),
+}
+_OTHER_RUNS = ("arch", "design", "workload", "page_size", "page_tables", "film")
+_MEASURED: Keys = {
+    path: key
+    for path, key in DOCUMENTS["compare"].items()
+    if path.startswith("runs[].") and re.split(r"\W+", path)[1] not in _OTHER_RUNS
+}
+DOCUMENTS = {**DOCUMENTS, "compare --kernel": {**_BESIDE, **_MEASURED}}
+
 _CHECKS: Mapping[ValueKind, Callable[[Any], bool]] = {
     HEX: lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value)),
     COUNT: lambda value: type(value) is int and abs(value) < EXACT,

@@ -132,7 +132,7 @@ class Computer(abc.ABC):
         process.admit(memory, cpus)
         page = self.build.page_size.value
         self.memory = KernelMemory(
-            PhysicalMemory(memory, paging=Paging(page)), _address_map(self.arch, kaslr, image)
+            PhysicalMemory(memory, paging=Paging(page)), address_map_of(self.arch, kaslr, image)
         )
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(
@@ -291,7 +291,7 @@ def arch_for(arch: str | Arch | None, image: KernelImage | None) -> Arch:
     return found
 
 
-def _address_map(arch: Arch, kaslr: int | None, image: KernelImage | None) -> AddressMap:
+def address_map_of(arch: Arch, kaslr: int | None, image: KernelImage | None) -> AddressMap:
     """Return where things lie: as in a kernel that is given, so far as it says that."""
     if image is None:
         return arch.loads.address_map(kaslr)

@@ -291,6 +291,11 @@ class Runner:
             **_counts(events),
         )
 
+    @property
+    def live(self) -> dict[str, dict[MemType, Allocation]]:
+        """What each module holds."""
+        return {name: live for name, (_, live) in self._modules.items()}
+
     def _load(self, module: Module, *, settled: bool) -> None:
         missing = [name for name in module.depends if name in self._failed]
         if missing:

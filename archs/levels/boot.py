@@ -263,6 +263,45 @@ class TableFormat:
     dump: Dump | None = None
 
 
+@attrs.frozen
+class FlushInstruction:
+    """An instruction that drops translations.
+
+    Parameters
+    ----------
+    kind
+        Its name, with what it drops.
+    code, mask
+        Its bytes, and which of their bits count.
+    when
+        Register -> what it holds, where the instruction does other things, too.
+    """
+
+    kind: str
+    code: bytes
+    mask: bytes
+    when: Mapping[str, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Flushing:
+    """How kernels of an architecture drop translations of their own addresses.
+
+    Parameters
+    ----------
+    instructions
+        What a CPU executes; the first that matches counts.
+    step
+        What addresses of instructions are multiples of.
+    functions
+        Functions of kernels that have all CPUs do it; a kernel has some of them.
+    """
+
+    instructions: tuple[FlushInstruction, ...]
+    step: int
+    functions: tuple[str, ...]
+
+
 @attrs.frozen(kw_only=True)
 class Boot:
     """What starting a kernel of an architecture needs.
@@ -318,6 +357,8 @@ class Boot:
         The variable that points at the return thunk in force, where there are such.
     tables
         How its page tables are read.
+    flushing
+        How it drops translations.
     able
         The emulator's model that has most of what a CPU may have: for kernels that have chosen their
         instructions elsewhere.
@@ -345,6 +386,7 @@ class Boot:
     capabilities: tuple[Bitmap, ...] = ()
     return_thunk: str = ""
     tables: TableFormat
+    flushing: Flushing
     able: str
 
     def model(self, name: str = "") -> str:

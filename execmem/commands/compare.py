@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import click
 
-from execmem.commands.common import LINES, PNG, SVG, examples
+from execmem.commands.common import LINES, PNG, SVG, cpu_option, examples
 from execmem.streams import say
 
 
@@ -43,6 +43,8 @@ from execmem.streams import say
     metavar="N",
     help="online CPUs, whose interrupts are counted",
 )
+@click.option("--kernel", metavar="PATH", help="measure this kernel, booted, beside the designs")
+@cpu_option
 @click.option("--no-text-poke", is_flag=True, help="do without text_poke")
 @click.option("--check", is_flag=True, help="verify every invariant of memory after each run")
 @click.option("--ptdump", is_flag=True, help="print each run's page tables as the kernel does")
@@ -73,6 +75,7 @@ from execmem.streams import say
     "execmem compare --workload churn --arch x86_64 --record churn.jsonl",
     "execmem compare --page-size 16KiB --arch arm64",
     "execmem compare --design rox_cache --arch x86_64 --ptdump",
+    "execmem compare --kernel VMLINUZ --design vmalloc --design default",
 )
 def compare(
     ctx: click.Context,
@@ -82,6 +85,8 @@ def compare(
     kaslr: int | None,
     page_size: str,
     cpus: int,
+    kernel: str | None,
+    cpu: str,
     no_text_poke: bool,
     check: bool,
     ptdump: bool,
@@ -96,7 +101,8 @@ def compare(
     """Compare designs of executable memory on a workload.
 
     W is a name that --list tells, a folder of modules, or a trace that --record wrote. A
-    design that fails ends its own run only; the exit code is 1 then.
+    design that fails ends its own run only; the exit code is 1 then. With --kernel that
+    kernel loads and unloads them, too, and its own page tables are read.
     """
     from allocator.files import write_file
     from allocator.workloads import write_trace
@@ -114,6 +120,29 @@ def compare(
             report.print_json(found)
         else:
             comparison.show_listing(console(), found)
+        return
+    if cpu and kernel is None:
+        raise click.UsageError("--cpu: nothing is booted here; it goes with --kernel")
+    if kernel is not None:
+        from execmem.measuring import measure
+
+        others = {
+            "--arch": names,
+            "--kaslr": kaslr is not None,
+            "--page-size": page_size != "4KiB",
+            "--no-text-poke": no_text_poke,
+            "--check": check,
+            "--ptdump": ptdump,
+            "--svg": svg,
+            "--png": png,
+            "--film": film,
+        }
+        for option, given in others.items():
+            if given:
+                raise click.UsageError(f"{option} does not go with --kernel, which decides that")
+        options = {"kernel": kernel, "cpu": cpu}
+        if measure(workload, designs, options, cpus=cpus, record=record, as_json=as_json):
+            ctx.exit(1)
         return
     if film is not None and not as_json:
         raise click.UsageError("--film is told in JSON: give --json")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import attrs
 
+from allocator.types import Interval
+from emulator.paging import Tables
 from kernels.booted.kernel import BootedKernel
 from machine.ptdump import Marker, PageTables, from_the, printed_of
 
@@ -32,14 +34,32 @@ def page_tables(kernel: BootedKernel) -> PageTables:
             f"what its ptdump calls parts of the address space: this kernel has no {_TABLE}"
             " (CONFIG_PTDUMP_DEBUGFS and CONFIG_KALLSYMS_ALL)"
         )
+    tables = own_tables(kernel)
+    if tables is None:
+        tables = board.tables()
+        if tables.format.shared:
+            told = "the kernel's own table (CONFIG_KALLSYMS_ALL): the lower half is a process'"
+            notes.append(told)
+    return printed_of(tables, board.ram.words, markers, notes)
+
+
+def own_tables(kernel: BootedKernel) -> Tables | None:
+    """Return the kernel's own page tables, not those of a process; None where no symbol tells them."""
+    board = kernel.board
     tables = board.tables()
     roots = (name for name in tables.format.roots if name in kernel.symbols)
     found = board.translate(kernel.symbols[root]) if (root := next(roots, None)) else None
-    if found is not None:
-        tables = attrs.evolve(tables, root=found)
-    elif tables.format.shared:
-        notes.append("the kernel's own table (CONFIG_KALLSYMS_ALL): the lower half is a process'")
-    return printed_of(tables, board.ram.words, markers, notes)
+    return None if found is None else attrs.evolve(tables, root=found)
+
+
+def direct_map(kernel: BootedKernel) -> Interval:
+    """Return where the direct map is: the linear mapping that has most of the memory."""
+    weights: Counter[int] = Counter()
+    for run in kernel.board.mapped():
+        weights[run.address - run.physical] += run.size
+    ((direct, _),) = weights.most_common(1)
+    start = kernel.board.ram.start + direct & _END
+    return Interval(start, start + kernel.board.ram.size)
 
 
 def _own(kernel: BootedKernel) -> Iterator[Marker]:
@@ -67,16 +87,8 @@ def _own(kernel: BootedKernel) -> Iterator[Marker]:
 
 def _ours(kernel: BootedKernel) -> list[Marker]:
     """Return where the direct map and the image begin and end."""
-    mapped = kernel.board.mapped()
-    weights: Counter[int] = Counter()
-    for run in mapped:
-        weights[run.address - run.physical] += run.size
-    ((direct, _),) = weights.most_common(1)
-    ram, symbols = kernel.board.ram, kernel.symbols
-    found = [
-        Marker(ram.start + direct & _END, "Direct map"),
-        Marker(ram.start + ram.size + direct & _END, "Direct map end"),
-    ]
+    direct, symbols = direct_map(kernel), kernel.symbols
+    found = [Marker(direct.start, "Direct map"), Marker(direct.end, "Direct map end")]
     if "_text" in symbols and "_end" in symbols:
         found += [
             Marker(symbols["_text"], "Kernel image"),

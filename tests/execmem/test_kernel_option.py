@@ -84,6 +84,7 @@ def test_who_takes_a_kernel() -> None:
         "diff",
         "functions",
         "types",
+        "compare",  # which measures it
         "kunit",  # which the modelled kernel has none of
     }
 

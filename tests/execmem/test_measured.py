@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Designs held to real kernels: the same modules, the same addresses, the same leaves.
+
+A booted kernel loads modules and unloads every other one; a model of what it does is asked for the
+same. Expected values are the kernel's own page tables. Needs EXECMEM_KERNELS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from allocator.workloads import Load, Unload, Workload, workload
+from archs import Arch
+from execmem.compare import measured
+from execmem.madefile import Maker
+from execmem.measured import KernelMeasures, KernelRunner, ModelRun, modelled
+from loader.elf import parse
+from tests.support import booted
+
+LONG = bool(os.environ.get("EXECMEM_LONG"))
+MODULES = 60 if LONG else 16
+# What a kernel of an architecture did with text since a version.
+DESIGNS = (("x86_64", (6, 16), "rox_cache"), ("", (0, 0), "vmalloc"))
+
+Found = tuple[KernelRunner, KernelMeasures]
+_MADE: dict[Path, Found] = {}
+
+
+def version(name: str) -> tuple[int, int]:
+    """Return the version that a kernel's folder is named after."""
+    major, minor = name.partition("-")[0].split(".")[:2]
+    return int(major), int(minor)
+
+
+def design_of(name: str, arch: Arch) -> str:
+    """Return the design that a kernel has."""
+    return next(d for a, since, d in DESIGNS if a in ("", arch.name) and version(name) >= since)
+
+
+def half_gone(arch: Arch) -> Workload:
+    """Return loads of a server's modules, and the unloads of every other one."""
+    whole = workload("server", arch.name)
+    loads = [each for each in whole.operations if isinstance(each, Load)][:MODULES]
+    gone = [Unload(each.module.name) for each in loads[::2]]
+    return attrs.evolve(whole, operations=(*loads, *gone))
+
+
+@pytest.fixture(params=booted.some(), ids=lambda found: found[0])
+def found(request: pytest.FixtureRequest) -> tuple[str, Found]:
+    """Return what each kernel made of the modules; measured once for all tests of a process."""
+    name, folder, arch = request.param
+    if folder not in _MADE:
+        with booted.fresh(folder) as machine:
+            runner = KernelRunner(machine)
+            _MADE[folder] = runner, runner.run(half_gone(arch))
+    return name, _MADE[folder]
+
+
+def run_of(name: str, found: Found) -> ModelRun:
+    """Return what the kernel's own design makes of the same."""
+    runner, kernel = found
+    (run,) = modelled(runner, kernel, [design_of(name, runner.machine.arch)], cpus=1)
+    return run
+
+
+def test_every_region_lies_where_the_kernel_put_it(found: tuple[str, Found]) -> None:
+    """Address by address, after half of the modules are gone again."""
+    name, (runner, kernel) = found
+    run = run_of(name, (runner, kernel))
+    assert not kernel.refused
+    assert kernel.modules == MODULES
+    assert run.regions > MODULES
+    assert run.same_place == run.regions
+    assert run.same_order
+
+
+def test_leaves_are_the_kernels(found: tuple[str, Found]) -> None:
+    """By type and size."""
+    name, (runner, kernel) = found
+    run = run_of(name, (runner, kernel))
+    assert any(kernel.leaves["TEXT"].values())
+    for kind, sizes in kernel.leaves.items():
+        assert {size: run.measures.leaves[kind][size] for size in sizes} == sizes
+
+
+def test_another_design_puts_them_elsewhere(found: tuple[str, Found]) -> None:
+    """So that the tests above can fail."""
+    _, (runner, kernel) = found
+    (run,) = modelled(runner, kernel, ["per_type"], cpus=1)
+    assert run.same_place < run.regions // 2
+
+
+def test_flushes_are_executed(found: tuple[str, Found]) -> None:
+    """Loading changes protections, and unloading takes mappings away: both are flushed."""
+    _, (_, kernel) = found
+    for step in ("load", "unload"):
+        assert kernel.flushes[step].total >= MODULES // 2
+    protected = sum(len(o.module.regions) for o in kernel.asked.operations if isinstance(o, Load))
+    assert kernel.flushes["load"].total > protected // 2
+
+
+def test_made_files_are_of_the_sizes(found: tuple[str, Found]) -> None:
+    """As our own loader lays them out: at least what was asked for, and not a page more."""
+    _, (runner, _) = found
+    machine = runner.machine
+    maker = Maker.of(machine.kernel, machine.image)
+    for operation in half_gone(machine.arch).operations:
+        if isinstance(operation, Load):
+            view = parse(maker.file(operation.module), "made.ko")
+            made = {region.type: region.size for region in measured(view).regions}
+            for region in operation.module.regions:
+                assert region.size <= made[region.type] < region.size + 4096 + maker.size
+
+
+def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
+    """One document with both; what the kernel decides is refused by name."""
+    from execmem.cli import main
+
+    kernels = booted.some()
+    if not kernels:
+        pytest.skip("EXECMEM_KERNELS names no kernel")
+    name, folder, arch = kernels[0]
+    trace = tmp_path / "two.jsonl"
+    from allocator.workloads import write_trace
+
+    whole = half_gone(arch)
+    write_trace(trace, attrs.evolve(whole, operations=whole.operations[:2]))
+    words = ["compare", "--kernel", str(folder), "--workload", str(trace)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--design", design_of(name, arch), "--json"])
+    assert not ended.value.code
+    document = json.loads(capfd.readouterr().out)
+    assert document["measured"]["modules"] == 2
+    assert document["runs"][0]["same_place"] == document["runs"][0]["regions"]
+    for option in (["--arch", arch.name], ["--page-size", "16KiB"], ["--check"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *option])
+        assert ended.value.code == 2
+        assert option[0] in capfd.readouterr().err
