@@ -231,11 +231,41 @@ def solutions() -> str:
     return "\n".join(parts)
 
 
+LESSONS_HEAD = """# The lessons
+
+Written from `samples/course/lessons.py`, which `execmem demo` shows, too. Try to answer each question
+before you run its lesson. The pictures are made by the tool: `execmem demo NAME --svg FILE`.
+
+"""
+
+
+def lessons() -> str:
+    """Return every lesson: its question, its picture, its idea, what to do next."""
+    from samples.course import CHAPTERS, LESSONS
+
+    parts = [LESSONS_HEAD]
+    for number, chapter in enumerate(CHAPTERS, 1):
+        parts.append(f"## {number} {chapter.title}\n\n{chapter.about}\n")
+        for lesson in chapter.lessons:
+            placed = LESSONS[lesson.name]
+            tasks = [f"`execmem course new {name}`" for name in lesson.tasks]
+            parts += [
+                f"### {placed.number} {lesson.name}: {lesson.title}\n",
+                f"**{lesson.question}**\n",
+                f"```sh\nexecmem demo {lesson.name}\n```\n",
+                f"![{lesson.title}](pictures/{lesson.name}.svg)\n",
+                f"*{lesson.idea}* More: [{lesson.read}]({lesson.read}), `{lesson.try_next}`.\n",
+                *([f"Task: {', '.join(tasks)}.\n"] if tasks else []),
+            ]
+    return "\n".join(parts)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "../json.md": json_output,
     "../load-module.md": load_module,
     "architectures.md": architectures,
+    "../lessons.md": lessons,
     "../solutions.md": solutions,
 }
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import SVG, examples
 
 
 @click.command()
 @click.argument("name", required=False, metavar="[NAME|NUMBER]")
+@click.option("--svg", type=SVG, metavar="FILE", help="write the lesson's picture, as a slide")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem demo",
     "execmem demo tour",
     "execmem demo 1.2",
+    "execmem demo fit --svg fit.svg",
 )
-def demo(name: str | None, as_json: bool) -> None:
+def demo(name: str | None, svg: str | None, as_json: bool) -> None:
     """Run a demo, or list them: a course of four chapters."""
     from allocator.errors import did_you_mean
     from execmem import report
@@ -24,6 +26,8 @@ def demo(name: str | None, as_json: bool) -> None:
     from samples import DEMOS, listing, named, story_of, titles
 
     if name is None:
+        if svg is not None:
+            raise click.UsageError("--svg: of which demo?")
         if as_json:
             report.print_json(listing())
             return
@@ -35,6 +39,11 @@ def demo(name: str | None, as_json: bool) -> None:
         near = did_you_mean(name, known)
         raise click.UsageError(f"no demo {name!r}{near}; there are {', '.join(known)}")
     story = story_of(name)
+    if svg is not None:
+        from allocator.files import write_file
+        from execmem.picture import slide
+
+        write_file(svg, slide(story))
     if as_json:
         report.print_json(story.as_json())
         return

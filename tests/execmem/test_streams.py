@@ -308,6 +308,7 @@ def outputs(target):
         ["export", HELLO, "--core", target],
         ["check", CASE, "--linker", "none", "--junit", target],
         ["course", "new", "one-plt", "--output", target],
+        ["demo", "reach", "--svg", target],
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from elftools.elf.constants import SH_FLAGS
@@ -17,6 +18,7 @@ from allocator.types import GIB, MIB, PAGE_SIZE
 from archs import ALL
 from archs import arch as arch_by_name
 from execmem.cli import main
+from execmem.picture import slide
 from loader.elf import parse
 from loader.layout import plan
 from samples import (
@@ -29,7 +31,7 @@ from samples import (
     tour,
     trees,
 )
-from samples.course import CHAPTERS, LESSONS
+from samples.course import CHAPTERS, LESSONS, pictures
 from samples.modules import names, path
 from samples.story import Grid
 from tests.archs import facts as known
@@ -79,6 +81,41 @@ def test_lesson_has_facts(name, capsys):
     (found,) = documents(capsys, "demo", name, "--json")
     check("demo NAME", found)
     assert (found["name"], found["title"]) == (name, story.title)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_lesson_has_a_picture(name):
+    """It is well formed, within the slide, in words, too; the committed one tells the same."""
+    text = slide(told(name))
+    found = ET.fromstring(text)
+    _, _, width, height = map(int, found.get("viewBox").split())
+    words = " ".join(found.itertext())
+    for shape in found:
+        for key, end in (("x", width), ("y", height)):
+            assert 0 <= float(shape.get(key, 0)) <= end
+        if "width" in shape.attrib:
+            assert float(shape.get("x")) + float(shape.get("width")) <= width
+    lesson = LESSONS[name].lesson
+    assert lesson.question in words
+    assert lesson.idea in words
+    assert prose(text) == prose((DOCS / "pictures" / f"{name}.svg").read_text("utf-8"))
+
+
+def test_pictures_show_the_numbers():
+    """Bars are as long as the numbers are, on their scale, and the marks say which are good."""
+    found = pictures.picture("fit", told("fit").facts)
+    assert found.limit[0] == told("fit").facts["room"]
+    for bar in found.bars:
+        assert bar.value == told("fit").facts[bar.label]["total"]
+        assert (bar.tone is pictures.Tone.GOOD) is (bar.value <= found.limit[0])
+    drawn = ET.fromstring(slide(told("fit")))
+    wide = [float(e.get("width")) for e in drawn if e.tag.endswith("rect")]
+    longest = max(bar.value for bar in found.bars)
+    for bar, width in zip(found.bars, wide, strict=True):
+        assert abs(width / max(wide) - bar.value / longest) < 0.001
+    other = pictures.picture("nonesuch", {}, ("a", "b"), (("1", "2"),))
+    assert other.heads == ("b",)
+    assert other.rows[0][1][0].text == "2"
 
 
 def test_the_course_is_whole():
