@@ -13,6 +13,7 @@ import click
 from allocator.errors import did_you_mean
 from archs import Arch
 from execmem import report
+from execmem.interleaved import document
 from execmem.terminal import Meter, Terminal, console
 from machine.racing.finding import Finding, search
 from machine.racing.scenarios import Ground, Scenario, ours, plants, way_of
@@ -69,6 +70,13 @@ def show(chosen: Iterable[Scenario], bounds: Bounds, *, one_by_one: bool, as_jso
     else:
         _print_covered(console(), findings)
     return all(one.as_expected for one in findings)
+
+
+def show_graph(arch: Arch) -> None:
+    """Print every state of an architecture's ways of patching, and of each mistake."""
+    with Meter() as meter:
+        found = document(arch, progress=lambda title: meter.show(f"{arch.name}: {title}", 0))
+    report.print_json(found)
 
 
 def _searched(chosen: Iterable[Scenario], bounds: Bounds) -> Iterator[Finding]:

@@ -63,6 +63,9 @@ class _Code(click.ParamType[bytes]):
     metavar="STATES",
     help="give up after so many states (1000000)",
 )
+@click.option(
+    "--graph", is_flag=True, help="with --json: every state of one ARCH, to be walked through"
+)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem race unsorted",
@@ -80,6 +83,7 @@ def race(
     cpus: int,
     visits: int,
     limit: int,
+    graph: bool,
     as_json: bool,
 ) -> None:
     """Try every interleaving of CPUs while text is patched, and show the one that goes wrong.
@@ -106,6 +110,13 @@ def race(
         chosen = [arch_by_name(name) for name in names]
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if graph:
+        if len(chosen) != 1 or own or mistake is not None or not as_json:
+            raise click.UsageError(
+                "--graph goes with one --arch and --json, and tells all mistakes"
+            )
+        raced.show_graph(chosen[0])
+        return
     bounds = raced.Bounds(executors=cpus - 1, visits=visits, limit=limit)
     scenarios: Iterable[Scenario]
     if old is not None and new is not None:

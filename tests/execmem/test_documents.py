@@ -96,6 +96,8 @@ def test_documents_about_modules(capsys, arch, name, words):
         ("archs", ["archs"]),
         ("race", ["race", "no-sync"]),
         ("race", ["race", "--arch", "arm64", "--visits", "1"]),
+        ("race --graph", ["race", "--graph", "--arch", "riscv64"]),
+        ("race --graph", ["race", "--graph", "--arch", "mips64el"]),
         ("compare", ["compare", "--workload", "churn", "--arch", "arm64", "--design", "default"]),
         (
             "compare",
