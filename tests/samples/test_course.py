@@ -396,6 +396,7 @@ def test_fewest_flushes_counts_mappings(name):
     """A write costs a flush for each mapping of its pages; no cover of the places costs less."""
     arch = arch_by_name(name)
     pages, sites = arch.text_poke.pages, fewest_flushes.SITES
+    times = 2 if arch.text_poke.flush_first else 1  # patch_map of riscv flushes, too
     chance, granule = random.Random(5), arch.text_poke.granule
     for _ in range(10):
         writes = []
@@ -407,7 +408,7 @@ def test_fewest_flushes_counts_mappings(name):
             (start + size - 1) // PAGE_SIZE - start // PAGE_SIZE + 1 for start, size in writes
         ]
         verdict = grade("fewest-flushes", name, writes=writes)
-        assert verdict.score == sum(-(-each // pages) for each in touched)
+        assert verdict.score == times * sum(-(-each // pages) for each in touched)
         reached = sum(any(s <= at and at + 8 <= s + n for s, n in writes) for at in sites)
         assert verdict.checks[1].found.split(",")[0] == str(reached)
         assert not verdict.passed
@@ -415,7 +416,7 @@ def test_fewest_flushes_counts_mappings(name):
     wanted, fewest = sorted({site // PAGE_SIZE for site in sites}), 0
     while wanted:
         wanted, fewest = [page for page in wanted if page >= wanted[0] + pages], fewest + 1
-    assert fewest_flushes.TASK.best[name] == fewest
+    assert fewest_flushes.TASK.best[name] == times * fewest
     verdict = grade("fewest-flushes", name, writes=[[0, 8], [-8, 8], [1 << 16, 8]])
     assert "writes refused" in failing(verdict)
 

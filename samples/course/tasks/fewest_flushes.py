@@ -27,6 +27,13 @@ SITES = (
 HELD = len({site // PAGE_SIZE for site in SITES})  # pages that hold a place
 
 
+def each(arch: Arch) -> int:
+    """Return the flushes of one mapping: when it is taken away, and before it on some."""
+    poke = arch.text_poke
+    assert poke is not None
+    return 1 + poke.flush_first
+
+
 def _text(arch: Arch) -> str:
     poke = arch.text_poke
     assert poke is not None
@@ -36,9 +43,9 @@ def _text(arch: Arch) -> str:
         f"{sites}.\n"
         "Each write is one poke, and may take along what is between, which stays as it is.\n"
         f"{poke.name} maps {poke.pages} page{'s' * (poke.pages > 1)} at once, and flushes each time "
-        "it takes the mapping away.\n"
-        "Say which bytes to write: offset and size of each write, in any order. At most a flush\n"
-        "for each page that holds a place."
+        f"it{' maps them and' * poke.flush_first} takes them away.\n"
+        "Say which bytes to write: offset and size of each write, in any order. It may cost what\n"
+        f"one write for each page that holds a place costs: {HELD * each(arch)}."
     )
 
 
@@ -69,12 +76,12 @@ def _grade(answer: Answer) -> Verdict:
     found = execmem.memory.read(start, size)
     left = [site for site in SITES if found[site : site + WORD] != wanted[site : site + WORD]]
     missed = f", not at {', '.join(f'{site:#x}' for site in left[:3])}" if left else ""
-    done = len(SITES) - len(left)
+    done, most = len(SITES) - len(left), HELD * each(arch)
     return Verdict(
         (
             Check("writes refused", "; ".join(refused[:2]) or "0", "0", not refused),
             Check("places that changed", f"{done}{missed}", str(len(SITES)), not left),
-            Check("flushes", str(flushes), f"{HELD} or fewer", flushes <= HELD),
+            Check("flushes", str(flushes), f"{most} or fewer", flushes <= most),
         ),
         flushes,
     )
@@ -95,5 +102,5 @@ TASK = Task(
     ),
     grade=_grade,
     unit="flushes",
-    best={"x86_64": 6, "arm64": 10, "riscv64": 6},
+    best={"x86_64": 6, "arm64": 10, "riscv64": 12},
 )
