@@ -66,7 +66,7 @@ def story_of(name: str) -> Story:
         The package that brings it raises something, or returns no story.
     """
     if name in DEMOS:
-        story: Story = import_module(f"samples.{name}").main()
+        story: Story = import_module(f"samples.{name.replace('-', '_')}").main()
         return story.framed(LESSONS[name])
     point = installed(GROUP)[name]
     main = bring(point)

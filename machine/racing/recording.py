@@ -117,7 +117,7 @@ class Recorder:
             ),
         ]
         undo = [memory.on_tlb_flush(self._flushed), memory.on_icache_sync(self._sync)]
-        self._rights = self._allowed()
+        self._rights = self.allowed()
         for subject, name, before in watched:
             setattr(subject, name, _told(getattr(subject, name), before))
         try:
@@ -153,7 +153,7 @@ class Recorder:
         if armed != self._armed:
             self._armed = armed
             self.ops.append(Arm(armed))
-        rights = self._allowed()
+        rights = self.allowed()
         if rights != self._rights:
             self._rights = rights
             self.ops.append(Protect(rights))
@@ -161,7 +161,8 @@ class Recorder:
     def _is_place(self, address: int) -> bool:
         return any(address == place.address for place in self.places)
 
-    def _allowed(self) -> str:
+    def allowed(self) -> str:
+        """Return what the page of text allows by its page table; empty: it does not count."""
         if self.text is None:
             return ""
         found = self.machine.memory.translate(self.text)

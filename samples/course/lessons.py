@@ -142,6 +142,22 @@ PATCHING = Chapter(
             read="text-poke.md",
             minutes=8,
         ),
+        Lesson(
+            name="bug-sync",
+            title="a patch that was not synchronised: arm64 until 2018, riscv64 in 2024",
+            question="The patch is written, the old code is freed. Who may still execute it?",
+            idea="Whoever fetched it before: only a synchronisation of every CPU ends that.",
+            try_next="execmem race no-sync",
+            read="race.md",
+        ),
+        Lesson(
+            name="bug-unsorted",
+            title="a breakpoint that nobody finds: Linux 6.16-rc1",
+            question="A thousand tests pass. Which order of steps did none of them meet?",
+            idea="What goes wrong in one order of many is found by trying all of them.",
+            try_next="execmem race unsorted",
+            read="race.md",
+        ),
     ),
 )
 
@@ -165,6 +181,22 @@ MANAGING = Chapter(
             try_next="execmem compare --design rox_cache --design strata",
             tasks=("fewest-flushes",),
             read="compare.md",
+        ),
+        Lesson(
+            name="bug-wx",
+            title="text that could be written and executed at once while it was loaded",
+            question="No page table ever says writable and executable. Is that enough?",
+            idea="TLBs remember what page tables said: only a flush ends the old right.",
+            try_next="execmem compare --design vmalloc --design default",
+            read="race.md",
+        ),
+        Lesson(
+            name="bug-rox613",
+            title="text with two addresses, and a pass that reads at the wrong one",
+            question="Code is built in a copy and runs elsewhere. What must know both places?",
+            idea="Everybody who edits it; so text should have one address from the start.",
+            try_next="execmem demo rox",
+            read="race.md",
         ),
         Lesson(
             name="nomodules",

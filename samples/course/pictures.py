@@ -274,6 +274,58 @@ def _fit(facts: Facts) -> Picture:
     return Bars("bytes of all modules", bars, limit=(room, size_text(room)))
 
 
+def _bug_sync(facts: Facts) -> Picture:
+    rows = tuple(
+        (
+            f"{_title(name)}, {sync} sync",
+            (
+                Cell(each[sync]["before"]),
+                Cell(each[sync]["patched"], _good(sync == "with")),
+                Cell(each[sync]["freed"], _good(each[sync]["freed"].isdigit())),
+            ),
+        )
+        for name, each in facts.items()
+        for sync in ("with", "without")
+    )
+    return Lanes(("CPU 1 got", "gets, once patched", "and once freed"), rows)
+
+
+def _bug_unsorted(facts: Facts) -> Picture:
+    rows = tuple(
+        (f"{order}: {phase}", tuple(Cell(each, _good(each.isdigit())) for each in got))
+        for order, found in facts.items()
+        if "phases" in found
+        for phase, got in found["phases"].items()
+    )
+    return Lanes(("at the lower site", "at the upper site"), rows)
+
+
+def _bug_wx(facts: Facts) -> Picture:
+    designs = tuple(next(iter(facts.values())))
+    rows = tuple(
+        (
+            _title(name),
+            tuple(
+                Cell("W and X" if found["outcome"] else "never both", _good(not found["outcome"]))
+                for found in each.values()
+            ),
+        )
+        for name, each in facts.items()
+    )
+    return Lanes(designs, rows)
+
+
+def _bug_rox613(facts: Facts) -> Picture:
+    rows = tuple(
+        (
+            name,
+            (Cell(each["rewritten"]), Cell(each["result"], _good(each["result"].isdigit()))),
+        )
+        for name, each in facts.items()
+    )
+    return Lanes(("the caller is", "the call gives"), rows)
+
+
 _PICTURES: Mapping[str, Callable[[Facts], Picture]] = {
     "tour": _tour,
     "reach": _reach,
@@ -288,8 +340,12 @@ _PICTURES: Mapping[str, Callable[[Facts], Picture]] = {
     "flow": _flow,
     "auipc": _auipc,
     "poke": _poke,
+    "bug-sync": _bug_sync,
+    "bug-unsorted": _bug_unsorted,
     "holes": _holes,
     "rox": _rox,
+    "bug-wx": _bug_wx,
+    "bug-rox613": _bug_rox613,
     "nomodules": _nomodules,
     "trees": _trees,
     "fit": _fit,

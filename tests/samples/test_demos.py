@@ -17,10 +17,13 @@ import samples
 from allocator.types import GIB, MIB, PAGE_SIZE
 from archs import ALL
 from archs import arch as arch_by_name
+from emulator.faults import FaultKind
 from execmem.cli import main
 from execmem.picture import slide
 from loader.elf import parse
 from loader.layout import plan
+from machine.racing.loading import loading
+from machine.racing.state import FlushText, Protect
 from samples import (
     DEMOS,
     adrp,
@@ -32,6 +35,7 @@ from samples import (
     trees,
 )
 from samples.course import CHAPTERS, LESSONS, pictures
+from samples.jump import ARGUMENTS
 from samples.modules import names, path
 from samples.story import Grid
 from tests.archs import facts as known
@@ -56,7 +60,7 @@ def test_lesson_is_short_and_tells_its_prose(name, capsys):
     Its numbers are facts, which the tests below compute otherwise. `python -m
     tests.samples.test_demos` makes the texts anew.
     """
-    source = Path(samples.__file__).parent / f"{name}.py"
+    source = Path(samples.__file__).parent / f"{name.replace('-', '_')}.py"
     assert len(source.read_text("utf-8").splitlines()) <= 150
     with pytest.raises(SystemExit) as ended:
         main(["demo", name])
@@ -132,7 +136,7 @@ def test_the_course_is_whole():
     following = [placed.following for placed in LESSONS.values()]
     assert following == [*list(LESSONS)[1:], None]
     files = {path.stem for path in Path(samples.__file__).parent.glob("*.py")}
-    assert set(LESSONS) == files - {"__init__", "bench", "jump", "story"}
+    assert {name.replace("-", "_") for name in LESSONS} == files - {"__init__", "bench", "jump", "story"}
 
 
 def test_unknown_demo():
@@ -395,6 +399,64 @@ def test_poke_shows_what_each_step_is_for():
         assert set(facts["phases"].values()) <= {other, "no turn"}
         assert facts["phases"]["all written"] == other
     assert any(facts["torn"] for facts in told("poke").facts.values())
+
+
+# Replayed bugs ---------------------------------------------------------------------------------
+
+
+def test_bug_unsorted_misses_the_site_that_bsearch_misses():
+    """The upper site traps as long as breakpoints may be met; in a sorted table nothing does."""
+    facts = told("bug-unsorted").facts
+    new = str(math.lcm(*ARGUMENTS))
+    assert facts["sorted"]["before"] == (str(math.gcd(*ARGUMENTS)),) * 2
+    assert set(facts["sorted"]["phases"].values()) == {(new, new)}
+    *open_window, last = facts["queued and single"]["phases"].values()
+    assert open_window == [(new, "trap")] * 2
+    assert last == (new, new)
+    assert facts["search"]["outcome"] == "stray"
+    assert "meets the breakpoint" in facts["search"]["steps"][-2]
+
+
+def test_bug_sync_ends_in_memory_that_is_nobodys():
+    """Only without the last step CPU 1 goes the old way, and then where there is nothing."""
+    facts = told("bug-sync").facts
+    old, new = str(math.gcd(*ARGUMENTS)), str(math.lcm(*ARGUMENTS))
+    assert set(facts) == {a.name for a in ALL if a.live_patch and a.live_patch.breakpoint is None}
+    for found in facts.values():
+        assert list(found["with"].values()) == [old, new, new]
+        assert list(found["without"].values()) == [old, old, "trap"]
+        assert found["search"]["outcome"] == "stale"
+
+
+def test_bug_wx_finds_the_designs_that_turn_text_round_in_one_step():
+    """A window is there where rights that are still in a TLB, taken together, are W and X."""
+    for name, designs in told("bug-wx").facts.items():
+        for design, found in designs.items():
+            if design == "born RWX":
+                assert found["outcome"] == "window"
+                continue
+            race = loading(arch_by_name(name), design).race
+            now, window = race.rights, False
+            held = {now}
+            for op in race.programs[0]:
+                if isinstance(op, Protect):
+                    now = op.rights
+                    held.add(now)
+                elif isinstance(op, FlushText):
+                    held = {now}
+                window |= any("X" in one for one in held) and any("W" in one for one in held)
+            assert (found["outcome"] == "window") == window, (name, design)
+        assert designs["strata"]["outcome"] is None
+        assert designs["strata"]["complete"]
+
+
+def test_bug_rox613_reads_where_nothing_is_yet():
+    """Read at the text the pass finds what the cache is filled with, and the call fails."""
+    wrong, right, later = told("bug-rox613").facts.values()
+    assert wrong["read"].split() == [arch_by_name("x86_64").loads.trap.hex()] * 6
+    assert wrong["result"] == FaultKind.CFI.value
+    assert (right["result"], later["result"]) == ("42", "42")
+    assert (wrong["differ"], later["differ"]) == (2, 0)
 
 
 if __name__ == "__main__":
