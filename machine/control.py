@@ -27,6 +27,8 @@ from machine.watching import Touch
 class Stopped:
     """Where the guest has stopped.
 
+    What handlers have changed is changed again where the guest comes to that place once more.
+
     Parameters
     ----------
     why
@@ -54,8 +56,6 @@ class Stopped:
         where that is not known. A booted kernel stops where it gives the process up.
     reason
         At `BEGINNING`: why there is no going back further.
-
-    What handlers have changed is changed again where the guest comes to that place once more.
     """
 
     why: Why

@@ -94,6 +94,8 @@ class Round:
 class Rounds(abc.ABC):
     """A machine that is put back after each round; a context manager.
 
+    `spoiled` says why the machine cannot be put back any more; empty: it can.
+
     Parameters
     ----------
     spans
@@ -104,8 +106,6 @@ class Rounds(abc.ABC):
         What one round may execute. They are counted only where it takes long enough.
     seconds
         Time of the host after which a round is made again, counted.
-
-    `spoiled` says why the machine cannot be put back any more; empty: it can.
     """
 
     def __init__(

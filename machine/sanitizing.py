@@ -27,13 +27,13 @@ CHECKS: Mapping[str, str] = {
 class Sanitizer(UntilStopped):
     """Checks of one machine, until `stop`; a context manager. Made by `Machine.sanitize`.
 
+    `findings` are in the order in which they were found, `lacks` what cannot be checked in this
+    machine, and why.
+
     Parameters
     ----------
     checks
         Their names, of `CHECKS`.
-
-    `findings` are in the order in which they were found, `lacks` what cannot be checked in this
-    machine, and why.
     """
 
     def __init__(self, checks: Iterable[str]) -> None:

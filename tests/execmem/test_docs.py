@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,18 @@ from execmem.figure import address_spaces
 from execmem.reference import PAGES
 from execmem.tables import document
 from loader.finalize import mechanisms
+from machine.booted.machine import BootedMachine
+from machine.face import Machine
+from machine.machine import ModelledMachine
+from machine.module import Module
 
 HERE = Path(__file__).parents[2]
+# What methods give that is Python's, or that nobody holds but these packages.
+INSIDE = {"AbstractContextManager", "Any", "Iterator", "Mapping", "None", "Sequence"} | {
+    "AnyModule", "AnyProbe", "Executing", "Landing", "LiveText", "Callbacks", "Layouts", "Record",
+    "BootedGround", "BootedLanding", "BootedSanitizer", "ModelledGround", "ModelledLanding",
+    "ModelledSanitizer",
+}  # fmt: skip
 DOCUMENTS = sorted([HERE / "README.md", HERE / "CONTRIBUTING.md", *HERE.glob("docs/**/*.md")])
 
 
@@ -94,8 +106,44 @@ def test_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not re.search("^WARNING", done.stderr, re.MULTILINE), done.stderr
-    page = (tmp_path / "reference" / "api.html").read_text("utf-8")
-    assert "Machine" in page
+    for name in documented():
+        page = "api" if name.startswith("execmem.") else "objects"
+        assert f'id="{name}"' in (tmp_path / "reference" / f"{page}.html").read_text("utf-8")
+    # Prompts and output are marked, so that what is copied is what one types.
+    assert '<span class="gp">$ </span>' in (tmp_path / "index.html").read_text("utf-8")
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in (tmp_path / "tutorial.html").read_text(
+        "utf-8"
+    )
+    assert "data-md-copying" in (tmp_path / "stylesheets" / "extra.css").read_text("utf-8")
+
+
+def documented() -> list[str]:
+    """Return the names that the pages on Python describe."""
+    pages = [HERE / "docs" / "reference" / f"{name}.md" for name in ("api", "objects")]
+    return [
+        n
+        for page in pages
+        for n in re.findall(r"^::: (\S+)", page.read_text("utf-8"), re.MULTILINE)
+    ]
+
+
+def test_every_public_name_is_described():
+    """What a script imports, and the classes of what machines and modules give, are on a page."""
+    found = documented()
+    assert {f"execmem.{name}" for name in execmem.__all__} <= set(found)
+    assert len(found) == len(set(found))
+    known = {name.rpartition(".")[2] for name in found}
+    for name in found:
+        module, _, member = name.rpartition(".")
+        assert getattr(import_module(module), member).__doc__, name
+    for kind in (Machine, ModelledMachine, BootedMachine, Module):
+        for member, value in inspect.getmembers(kind):
+            if member.startswith("_"):
+                continue
+            function = value.fget if isinstance(value, property) else getattr(value, "func", value)
+            told = getattr(function, "__annotations__", {}).get("return", "")
+            for part in re.findall(r"\b[A-Z]\w+", str(told)):
+                assert part in known | INSIDE, f"{kind.__name__}.{member} gives {part}"
 
 
 def test_whatever_installs_leaves_the_project_editable():

@@ -136,7 +136,12 @@ def test_the_course_is_whole():
     following = [placed.following for placed in LESSONS.values()]
     assert following == [*list(LESSONS)[1:], None]
     files = {path.stem for path in Path(samples.__file__).parent.glob("*.py")}
-    assert {name.replace("-", "_") for name in LESSONS} == files - {"__init__", "bench", "jump", "story"}
+    assert {name.replace("-", "_") for name in LESSONS} == files - {
+        "__init__",
+        "bench",
+        "jump",
+        "story",
+    }
 
 
 def test_unknown_demo():
