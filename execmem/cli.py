@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "Write a module as it lies in memory, for other tools.",
     "types": "Show structures of a kernel or module, with offsets.",
     "explain": "Write a page to explore: address space, reach, relocations.",
+    "serve": "Serve a web page to play with modules, for this machine.",
     "check": "Run relocation cases: link, compare, execute, ask other linkers.",
     "diff": "Compare modules with what a real kernel made of them.",
     "compare": "Compare designs of executable memory on a workload.",

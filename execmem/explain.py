@@ -3,21 +3,16 @@
 
 Python loads the module, records the load and exports facts: where memory lies, what each
 relocation computes, by which rule it must reach. The page (`execmem/page`) draws them and
-moves the module; its rules are `loader.motion`'s, held to the link by tests. The file
-stands alone: data, style and script are inside, and nothing is fetched.
+moves the module; its rules are `loader.motion`'s, held to the link by tests. What it is made of
+is a document, which goes into a file that stands alone (`execmem.pages`), or to a page that asks.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from html import escape
-from importlib.resources import files
 from itertools import groupby
-from string import Template
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -28,6 +23,7 @@ from allocator.errors import printable
 from allocator.types import PAGE_SIZE, ExecmemType, Interval, MemType, size_text
 from archs import Arch, Plt
 from archs.reloc import Reloc
+from execmem import pages
 from execmem.relocs import Code
 from loader.elfview import STT_FUNC, ElfView
 from loader.listing import Listing
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
     from machine.machine import ModelledMachine
     from machine.module import Module
 
-_SCRIPTS = ("motion.js", "map.js", "page.js")
 _STEPS = {
     "before": "Before: nothing of the module is in memory.",
     "allocate": "Allocate: every memory type gets a region; its address is known from here on.",
@@ -478,21 +473,9 @@ def _step(step: Step, view: View) -> dict[str, Any]:
 
 def html(document: dict[str, Any]) -> str:
     """Return the page with the document inside."""
-    folder = files("execmem") / "page"
-
-    def text(name: str) -> str:
-        return (folder / name).read_text("utf-8")
-
-    packed = gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0)
     first = document["views"][0]
-    return Template(text("page.html")).substitute(
-        title=escape(
-            printable(f"{first['module']}: {_and(v['title'] for v in document['views'])}")
-        ),
-        style=text("page.css"),
-        script="\n".join(text(name) for name in _SCRIPTS),
-        data=base64.b64encode(packed).decode(),
-    )
+    titles = _and(v["title"] for v in document["views"])
+    return pages.alone(printable(f"{first['module']}: {titles}"), document)
 
 
 def _and(words: Iterable[str]) -> str:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -260,6 +262,22 @@ def lessons() -> str:
     return "\n".join(parts)
 
 
+GLOSSARY = """// SPDX-License-Identifier: GPL-2.0-or-later
+// Written from docs/glossary.md by `python -m execmem.reference`: word -> what it means.
+
+export default """
+
+
+def glossary() -> str:
+    """Return the glossary as a module of the web page."""
+    text = (HERE.parent / "glossary.md").read_text("utf-8")
+    found = re.findall(
+        r"^[*]{2}(.+?)[*]{2}: (.+?)$(?=\n[*]{2}|\n*\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    words = {word: " ".join(meaning.split()) for word, meaning in found}
+    return f"{GLOSSARY}{json.dumps(words, indent=2, ensure_ascii=False)};\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "../json.md": json_output,
@@ -267,6 +285,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "architectures.md": architectures,
     "../lessons.md": lessons,
     "../solutions.md": solutions,
+    "../../execmem/page/glossary.js": glossary,
 }
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ NULL = "; null: "  # in a key's meaning, before the reason why it may be null
 NO_LOAD = f"{NULL}the architecture has no level load"
 REGION = f"size of the aligned region that both count in{NULL}from the instruction"
 MODELS = "the kernel that is modelled, and with whose facts"
+PACKED = "in base64, little-endian"
 SOME = "; only "  # before the reason why it may be missing
 
 ENVELOPE: Keys = {
@@ -264,6 +265,13 @@ _SCORE = f"what the answer costs, fewer is better{NULL}nothing that could be cou
 _TASK_ARCH = "tasks[].archs{}"
 
 # Document -> its keys, beside those of the envelope.
+_VIEW: Keys = {
+    "views[].module": (TEXT, "the module"),
+    "views[].arch": (TEXT, "architecture"),
+    "views[].design": (TEXT, "design"),
+    "views[].count": (COUNT, "relocations"),
+}
+
 DOCUMENTS: Mapping[str, Keys] = {
     "load": {**{f"modules[].{path}": key for path, key in _MODULE.items()}, **_TABLES},
     "load --kernel": {**{f"modules[].{path}": key for path, key in _BOOTED.items()}, **_TABLES},
@@ -730,10 +738,87 @@ DOCUMENTS: Mapping[str, Keys] = {
     },
     "explain": {
         "file": (TEXT, "the page"),
-        "views[].module": (TEXT, "the module"),
-        "views[].arch": (TEXT, "architecture"),
-        "views[].design": (TEXT, "design"),
-        "views[].count": (COUNT, "relocations"),
+        **_VIEW,
+    },
+    "explain, without --html": {
+        **_VIEW,
+        "views[].title": (TEXT, "the architecture, as people write it"),
+        "views[].kaslr": (TEXT, f"by what seed addresses are random{NULL}they are not"),
+        "views[].bands[].kind": (TEXT, "a large area: `kernel image`, `module window` ..."),
+        "views[].bands[].start": (HEX, "where it begins"),
+        "views[].bands[].end": (HEX, "its end"),
+        "views[].bands[].size": (TEXT, "its size"),
+        "views[].branches[].mnemonic": (TEXT, "an instruction that branches"),
+        "views[].branches[].lo": (HEX, "the least displacement of it"),
+        "views[].branches[].hi": (HEX, "the end of its displacements"),
+        "views[].branches[].what": (TEXT, "what for"),
+        "views[].code_model": (TEXT, "of the architecture's modules"),
+        "views[].plt": (ANY, f"size, order and reach of a PLT entry{NULL}it has none"),
+        "views[].rows{}": (ANY, "by number of a type: name, formula, terms, reach, fields"),
+        "views[].regions[].type": (TEXT, "memory type"),
+        "views[].regions[].group": (COUNT, "1: moves with text; 2: with data"),
+        "views[].regions[].start": (HEX, "where it begins"),
+        "views[].regions[].size": (COUNT, "bytes"),
+        "views[].regions[].prot": (TEXT, "its final protection"),
+        "views[].regions[].freed": (FLAG, "whether it was only for init"),
+        "views[].sections[].index": (COUNT, "in the file"),
+        "views[].sections[].name": (TEXT, "as the file says"),
+        "views[].sections[].type": (TEXT, "memory type, or `PERCPU`"),
+        "views[].sections[].group": (COUNT, "0: stays; 1: moves with text; 2: with data"),
+        "views[].sections[].start": (HEX, "where it lies"),
+        "views[].sections[].size": (COUNT, "bytes"),
+        "views[].sections[].exec": (FLAG, "whether it is code"),
+        "views[].functions[]": (ANY, "section, offset, size and name of a function"),
+        "views[].names[]": (TEXT, "symbols that relocations refer to"),
+        **{
+            f"views[].{name}": (TEXT, f"of each relocation, {PACKED}: {what}")
+            for name, what in {
+                "section": "its section's index, 16 bits",
+                "offset": "where in it, 32 bits",
+                "type": "its type's number, 16 bits",
+                "symbol": "index of `names`, 32 bits",
+                "addend": "64 bits, signed",
+                "target": "S+A, 64 bits",
+                "place_group": "what its place moves with, 8 bits",
+                "target_group": "what its target moves with, 8 bits",
+                "x": "X, 64 bits",
+                "high": "which one has its high part, or -1; 32 bits",
+                "a": "what X gains by a byte that text moves, 8 bits, signed",
+                "b": "and by a byte that data moves",
+                "code_start": "offset of the instruction, 32 bits",
+                "code_size": "its bytes, 0: data; 8 bits",
+                "before": "index of `texts` before, or -1; 32 bits",
+                "after": "index of `texts` after",
+                "order": "those that are checked, by class and X; 32 bits",
+            }.items()
+        },
+        "views[].classes[].row": (COUNT, "type of relocations that move alike"),
+        "views[].classes[].a": (COUNT, "as `a`"),
+        "views[].classes[].b": (COUNT, "as `b`"),
+        "views[].classes[].start": (COUNT, "first of `order`"),
+        "views[].classes[].end": (COUNT, "behind the last"),
+        "views[].entries[].init": (FLAG, "whether a PLT is for init's branches"),
+        "views[].entries[].name": (TEXT, "its section"),
+        "views[].entries[].section": (COUNT, "its index"),
+        "views[].entries[].start": (HEX, "where entries begin"),
+        "views[].entries[].reserved": (COUNT, "entries for which there is room"),
+        "views[].entries[].visits": (TEXT, f"branches in the loader's order, {PACKED}: 32 bits"),
+        "views[].entries[].slots": (HEX, f"words that entries read{NULL}they hold their target"),
+        "views[].entries[].slots_group": (COUNT, "what those move with"),
+        "views[].contents{}": (TEXT, f"by section, its bytes before relocation, {PACKED}"),
+        "views[].texts[]": (TEXT, "disassembly of instructions"),
+        "views[].steps[].name": (TEXT, "a phase of the load"),
+        "views[].steps[].what": (TEXT, "what it does"),
+        "views[].steps[].spans[].start": (HEX, "where a run of equal leaves begins"),
+        "views[].steps[].spans[].end": (HEX, "its end"),
+        "views[].steps[].spans[].leaf": (TEXT, "size of its leaves"),
+        "views[].steps[].spans[].prot": (TEXT, "`R-X` and the like"),
+        "views[].steps[].spans[].own": (FLAG, "whether it holds some of the module"),
+        "views[].steps[].events{}": (COUNT, "what was counted during it"),
+    },
+    "serve": {
+        "url": (TEXT, "where it listens"),
+        "sandbox[]": (TEXT, "what processes that answer gave up"),
     },
     "diff": {
         "runs[].kernel": (TEXT, "release of the kernel that booted"),

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 @click.option(
-    "--html", "target", type=HTML, metavar="FILE", required=True, help="the page to write"
+    "--html",
+    "target",
+    type=HTML,
+    metavar="FILE",
+    help="the page to write; or --json, what it holds",
 )
 @click.option(
     "--also", multiple=True, metavar="DESIGN", help="show it in this design too; repeatable"
@@ -46,7 +50,11 @@ if TYPE_CHECKING:
     "execmem explain ext4 --kernel VMLINUZ --root TREE --html ext4.html",
 )
 def explain(
-    modules: tuple[str, ...], target: str, also: tuple[str, ...], no_init: bool, **options: Any
+    modules: tuple[str, ...],
+    target: str | None,
+    also: tuple[str, ...],
+    no_init: bool,
+    **options: Any,
 ) -> None:
     """Write a page that shows where modules lie and what holds them there.
 
@@ -54,6 +62,8 @@ def explain(
     one's numbers, step through the load. Without --root, the name of a sample module shows
     it on every architecture. A relocation case (see execmem check) shows each of its links. With --kernel the kernel boots, and modules lie where it puts them.
     """
+    if target is None and not options["as_json"]:
+        raise click.UsageError("name the page: --html FILE; or --json, for what it holds")
     from allocator.files import write_file
     from execmem import explain as page
     from execmem import report
@@ -73,6 +83,9 @@ def explain(
                 views.append(page.load(machine, bring))
     with progress_bar() as progress:
         document = page.document(views, progress)
+    if target is None:
+        report.print_json(document)
+        return
     text = page.html(document)
     write_file(target, text)
     if options["as_json"]:

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The address space to scale, from 2^64 down to one instruction. Addresses are BigInts; what is
 // visible becomes pixels as doubles, which is exact enough at every zoom.
-"use strict";
 
-const KINDS = {
+import { FAIL, VIA, hex } from "execmem/motion.js";
+import { sizeText } from "execmem/elements.js";
+
+export const KINDS = {
   TEXT: ["text", "T", "text"], DATA: ["data", "D", "data"], RODATA: ["rodata", "R", "rodata"],
   RO_AFTER_INIT: ["ro_after_init", "A", "sealed"], INIT_TEXT: ["init text", "iT", "init"],
   INIT_DATA: ["init data", "iD", "init"], INIT_RODATA: ["init rodata", "iR", "init"],
@@ -11,22 +13,32 @@ const KINDS = {
 const BANDS = { "kernel image": "kernel", "module window": "window", "fallback window": "fallback",
   "direct map": "map", "vmalloc": "map" };
 const ALL = 1n << 64n;
+const PAGE = 4096n;
+// Rows from above, in pixels: where arcs end, then bars, each under its caption.
+const ROWS = { arcs: 186, space: [214, 26], pages: [262, 18], regions: [302, 24], sections: [348, 20], bytes: [390, 20] };
+const CAPTIONS = { space: "address space", pages: "page table", regions: "the module's regions", sections: "its sections", bytes: "bytes of the selected relocation" };
 const ARCS = 2500; // drawn at once; more fall together where they start and end in the same pixels
 
-class AddressMap {
-  constructor(canvas, changed) {
+export class AddressMap {
+  // `changed` is told what a pointer is on.
+  constructor(canvas, load, changed) {
     this.canvas = canvas;
+    this.load = load;
     this.changed = changed;
     this.context = canvas.getContext("2d");
-    this.selected = -1;
     this.pending = false;
     this.setUp();
-    new ResizeObserver(() => this.draw()).observe(canvas);
+    this.watch = new ResizeObserver(() => this.draw());
+    this.watch.observe(canvas);
+    this.show(load.motion);
   }
+
+  close() { this.watch.disconnect(); }
+
+  get selected() { return this.load.selected; }
 
   show(motion) {
     this.motion = motion;
-    this.selected = -1;
     const n = motion.count, base = BigInt(motion.view.regions[0]?.start ?? 0);
     this.base = base;
     this.placeAt = new Float64Array(n);
@@ -88,12 +100,7 @@ class AddressMap {
     this.around([[at, at + BigInt(Math.max(m.code_size[i], 4))]], 2);
   }
 
-  regions() {
-    return this.motion.view.regions.map((r) => {
-      const start = BigInt.asUintN(64, BigInt(r.start) + this.motion.shift(r.group));
-      return [start, start + BigInt(r.size)];
-    });
-  }
+  regions() { return this.load.regions(); }
 
   zoom(factor, at = 0.5) {
     const span = BigInt(Math.max(16, Math.round(Number(this.span) * factor)));
@@ -112,14 +119,20 @@ class AddressMap {
       this.zoom(e.deltaY > 0 ? 1.5 : 1 / 1.5, e.offsetX / c.clientWidth);
     }, { passive: false });
     let from = null;
-    c.addEventListener("pointerdown", (e) => { from = [e.clientX, this.start]; c.setPointerCapture(e.pointerId); });
+    c.addEventListener("pointerdown", (e) => {
+      const group = this.grabbed(e.offsetX, e.offsetY);
+      from = { x: e.clientX, start: this.start, group, text: this.motion.text, data: this.motion.data };
+      c.setPointerCapture(e.pointerId);
+    });
     c.addEventListener("pointermove", (e) => {
       this.point(e.offsetX);
+      c.style.cursor = this.grabbed(e.offsetX, e.offsetY) ? "ew-resize" : "grab";
       if (!from) return;
-      const part = (from[0] - e.clientX) / c.clientWidth;
-      this.look(from[1] + BigInt(Math.round(Number(this.span) * part)), this.span);
+      const by = BigInt(Math.round(Number(this.span) * ((e.clientX - from.x) / c.clientWidth)));
+      if (from.group) this.drag(from, (by / PAGE) * PAGE);
+      else this.look(from.start - by, this.span);
     });
-    c.addEventListener("pointerup", () => { from = null; });
+    for (const end of ["pointerup", "pointercancel"]) c.addEventListener(end, () => { from = null; });
     c.addEventListener("keydown", (e) => {
       const keys = { ArrowLeft: () => this.pan(-0.15), ArrowRight: () => this.pan(0.15),
         "+": () => this.zoom(0.5), "=": () => this.zoom(0.5), "-": () => this.zoom(2),
@@ -127,6 +140,22 @@ class AddressMap {
       if (keys[e.key]) { keys[e.key](); e.preventDefault(); }
     });
   }
+
+  // The group of the region that a pointer is on: 1 text, 2 data; 0: on none.
+  grabbed(x, y) {
+    const [top, height] = ROWS.regions;
+    if (y < top || y >= top + height) return 0;
+    const at = this.regions().findIndex(([lo, hi]) => x >= this.x(lo) - 2 && x <= this.x(hi) + 2);
+    return at < 0 ? 0 : this.motion.view.regions[at].group;
+  }
+
+  drag(from, by) {
+    const text = from.group === 1 || this.together() ? from.text + by : from.text;
+    const data = from.group === 2 || this.together() ? from.data + by : from.data;
+    this.load.place(text, data);
+  }
+
+  together() { return true; }
 
   point(x) {
     const address = this.start + BigInt(Math.round(Number(this.span) * (x / this.canvas.clientWidth)));
@@ -165,12 +194,37 @@ class AddressMap {
     g.font = "12px system-ui, sans-serif";
     g.textBaseline = "middle";
     this.ruler(18);
-    this.paintBands(190);
-    this.paintLeaves(222);
-    this.paintRegions(246);
-    this.paintSections(274);
-    this.paintArcs(188);
-    this.paintBytes(302);
+    this.captions();
+    this.paintBands(...ROWS.space);
+    this.paintLeaves(...ROWS.pages);
+    this.paintRegions(...ROWS.regions);
+    this.paintSections(...ROWS.sections);
+    this.paintArcs(ROWS.arcs);
+    this.paintBytes(...ROWS.bytes);
+  }
+
+  captions() {
+    const g = this.context;
+    g.fillStyle = this.colour("soft");
+    g.font = "11px system-ui, sans-serif";
+    this.ends = {};
+    for (const row in CAPTIONS) {
+      if (row === "bytes" && !this.bytesShow()) continue;
+      g.fillText(CAPTIONS[row], 4, ROWS[row][0] - 9);
+      this.ends[row] = 4 + g.measureText(CAPTIONS[row]).width + 14;
+    }
+    g.font = "12px system-ui, sans-serif";
+  }
+
+  // The name of a bar that is too narrow for it, above it, where there is room.
+  callout(row, x, text) {
+    const g = this.context, width = g.measureText(text).width;
+    const at = Math.max(this.ends[row], Math.min(x, this.width - width - 4));
+    if (x < 0 || x > this.width || at + width > this.width || at - x > 90) return;
+    g.fillStyle = this.colour("ink");
+    g.fillText(text, at, ROWS[row][0] - 9);
+    if (at <= x + 2) g.fillRect(x, ROWS[row][0] - 4, 1, 4);
+    this.ends[row] = at + width + 10;
   }
 
   ruler(y) {
@@ -186,9 +240,10 @@ class AddressMap {
     g.fillText(`${sizeText(this.span)} wide`, 4, this.height - 8);
   }
 
+  // Return whether the bar says its name, or is not seen.
   bar(lo, hi, y, height, colour, label, pattern) {
     const x = Math.max(this.x(lo), -2), end = Math.min(this.x(hi), this.width + 2);
-    if (end < 0 || x > this.width) return;
+    if (end < 0 || x > this.width) return true;
     const g = this.context, width = Math.max(end - x, 2);
     g.fillStyle = colour;
     g.fillRect(x, y, width, height);
@@ -203,44 +258,50 @@ class AddressMap {
       g.stroke();
       g.restore();
     }
-    if (label && width > g.measureText(label).width + 6) {
-      g.fillStyle = contrast(colour);
-      g.fillText(label, Math.max(x, 0) + 4, y + height / 2);
-    }
+    if (width <= g.measureText(label).width + 6) return false;
+    g.fillStyle = contrast(colour);
+    g.fillText(label, Math.max(x, 0) + 4, y + height / 2);
+    return true;
   }
 
-  paintBands(y) {
+  paintBands(y, height) {
     const order = ["direct map", "vmalloc", "fallback window", "module window", "kernel image"];
+    const narrow = [];
     for (const kind of order) {
-      for (const b of this.motion.view.bands) {
-        if (b.kind === kind) this.bar(BigInt(b.start), BigInt(b.end), y, 26, this.colour(BANDS[kind]), `${kind} ${b.size}`);
+      for (const b of this.motion.view.bands.filter((each) => each.kind === kind)) {
+        const lo = BigInt(b.start), hi = BigInt(b.end), label = `${kind}, ${sizeText(hi - lo)}`;
+        if (!this.bar(lo, hi, y, height, this.colour(BANDS[kind]), label)) narrow.push([this.x(lo), label]);
       }
     }
+    for (const [x, label] of narrow.sort((a, b) => a[0] - b[0])) this.callout("space", x, label);
   }
 
-  paintLeaves(y) {
+  paintLeaves(y, height) {
     const steps = this.motion.view.steps, step = steps[this.step ?? steps.length - 1];
     if (!step) return;
     for (const s of step.spans) {
       const colour = s.prot.includes("X") ? "text" : s.prot.includes("W") ? "data" : "rodata";
-      this.bar(BigInt(s.start), BigInt(s.end), y, 18, this.colour(colour), `${s.prot} ${s.leaf}`, s.leaf === "4 KiB");
+      this.bar(BigInt(s.start), BigInt(s.end), y, height, this.colour(colour), `${s.prot} ${s.leaf}`, s.leaf === "4 KiB");
     }
   }
 
-  paintRegions(y) {
-    const regions = this.regions();
+  paintRegions(y, height) {
+    const regions = this.regions(), narrow = [];
     this.motion.view.regions.forEach((r, i) => {
       const [name, letter, colour] = KINDS[r.type];
       const [lo, hi] = regions[i];
       const wide = this.x(hi) - this.x(lo) > 70;
-      this.bar(lo, hi, y, 24, this.colour(colour), wide ? `${letter} ${name}` : letter, r.freed);
+      if (!this.bar(lo, hi, y, height, this.colour(colour), wide ? `${letter} ${name}` : letter, r.freed)) {
+        narrow.push([this.x(lo), name]);
+      }
     });
+    for (const [x, label] of narrow.sort((a, b) => a[0] - b[0])) this.callout("regions", x, label);
   }
 
-  paintSections(y) {
+  paintSections(y, height) {
     for (const s of this.motion.sections.values()) {
       const lo = s.start + this.motion.shift(s.group), hi = lo + BigInt(s.size);
-      if (this.x(hi) - this.x(lo) > 3) this.bar(lo, hi, y, 20, this.colour(s.exec ? "text" : "kernel"), s.name);
+      if (this.x(hi) - this.x(lo) > 3) this.bar(lo, hi, y, height, this.colour(s.exec ? "text" : "kernel"), s.name);
     }
   }
 
@@ -275,7 +336,23 @@ class AddressMap {
     g.globalAlpha = 1;
     g.setLineDash([]);
     g.lineWidth = 1;
+    this.crosses(lines[FAIL], y);
     if (this.selected >= 0) this.paintSelected(y);
+  }
+
+  // What is out of reach ends at a cross, in the middle of its arc where the end is not seen.
+  crosses(ends, y) {
+    const g = this.context;
+    g.strokeStyle = this.colour("fail");
+    g.lineWidth = 2.5;
+    g.beginPath();
+    for (let k = 0; k < Math.min(ends.length, 400); k += 2) {
+      const b = Math.max(8, Math.min(this.width - 8, ends[k + 1]));
+      g.moveTo(b - 5, y - 11); g.lineTo(b + 5, y - 1);
+      g.moveTo(b + 5, y - 11); g.lineTo(b - 5, y - 1);
+    }
+    g.stroke();
+    g.lineWidth = 1;
   }
 
   arc(a, b, y) {
@@ -314,16 +391,18 @@ class AddressMap {
     g.fill();
   }
 
-  paintBytes(y) {
+  bytesShow() { return this.selected >= 0 && this.width / Number(this.span) >= 14; }
+
+  paintBytes(y, height) {
     const per = this.width / Number(this.span);
-    if (per < 14 || this.selected < 0) return;
+    if (!this.bytesShow()) return;
     const m = this.motion, i = this.selected, g = this.context, bytes = m.bytes(i, true);
     const start = m.place(i) - BigInt(m.code_size[i] ? m.offset[i] - m.code_start[i] : 0);
     g.font = "12px ui-monospace, monospace";
     bytes.forEach((byte, n) => {
       const x = this.x(start + BigInt(n));
       g.strokeStyle = this.colour("line");
-      g.strokeRect(x, y, per, 20);
+      g.strokeRect(x, y, per, height);
       g.fillStyle = this.colour("ink");
       g.fillText(byte.toString(16).padStart(2, "0"), x + per / 2 - 7, y + 11);
     });
@@ -339,11 +418,4 @@ function niceStep(wanted) {
 function contrast(colour) {
   const n = parseInt(colour.slice(1), 16), r = n >> 16, gr = (n >> 8) & 255, b = n & 255;
   return 0.3 * r + 0.59 * gr + 0.11 * b > 140 ? "#111" : "#fff";
-}
-
-function sizeText(bytes) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-  let n = Number(bytes), u = 0;
-  while (n >= 1024 && u < units.length - 1) { n /= 1024; u++; }
-  return `${+n.toFixed(n < 10 ? 2 : n < 100 ? 1 : 0)} ${units[u]}`;
 }

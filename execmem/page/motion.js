@@ -2,12 +2,11 @@
 // What changes when a module moves: the rules of loader/motion.py, without a document to draw in.
 // Relocations are sorted by X within classes that move alike, so a new place costs two binary
 // searches a class, and then only what fails or goes through the PLT is looked at.
-"use strict";
 
 const MASK = (1n << 64n) - 1n;
-const OK = 0, VIA = 1, FAIL = 2;
+export const OK = 0, VIA = 1, FAIL = 2;
 
-function bytesOf(text) {
+export function bytesOf(text) {
   const binary = atob(text), out = new Uint8Array(binary.length);
   for (let i = 0; i < out.length; i++) out[i] = binary.charCodeAt(i);
   return out;
@@ -18,11 +17,11 @@ function unpack(text, Type) {
   return new Type(bytes.buffer, 0, bytes.length / Type.BYTES_PER_ELEMENT);
 }
 
-function signed(x) { return BigInt.asIntN(64, x); }
+export function signed(x) { return BigInt.asIntN(64, x); }
 
-function rounded(x, granule, bias) { return BigInt.asUintN(64, (x + BigInt(bias)) & -BigInt(granule)); }
+export function rounded(x, granule, bias) { return BigInt.asUintN(64, (x + BigInt(bias)) & -BigInt(granule)); }
 
-function hex(x) { return x < 0n ? "-0x" + (-x).toString(16) : "0x" + x.toString(16); }
+export function hex(x) { return x < 0n ? "-0x" + (-x).toString(16) : "0x" + x.toString(16); }
 
 const ARRAYS = {
   section: Uint16Array, offset: Uint32Array, type: Uint16Array, symbol: Uint32Array,
@@ -31,7 +30,7 @@ const ARRAYS = {
   code_start: Uint32Array, code_size: Uint8Array, before: Int32Array, after: Int32Array,
 };
 
-class Motion {
+export class Motion {
   constructor(view) {
     this.view = view;
     for (const name in ARRAYS) this[name] = unpack(view[name], ARRAYS[name]);
@@ -312,11 +311,9 @@ class Motion {
   }
 }
 
-function integer(text) { return text[0] === "-" ? -BigInt(text.slice(1)) : BigInt(text); }
+export function integer(text) { return text[0] === "-" ? -BigInt(text.slice(1)) : BigInt(text); }
 
 // As the disassembler prints numbers: small ones in decimal.
 function digits(x) { return x > -10n && x < 10n ? String(x) : hex(x); }
 
 function near(a, b) { const d = a - b; return d >= -16n && d <= 16n; }
-
-if (typeof module !== "undefined") module.exports = { Motion, OK, VIA, FAIL };

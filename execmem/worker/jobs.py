@@ -62,6 +62,8 @@ class Worker:
         Whether it does nothing where the host lets it not give up all of that.
     readable
         Files and folders that the job reads, beside Python and this program.
+    folder
+        Where it works: what relative names count from; None: where this process does.
 
     Attributes
     ----------
@@ -78,9 +80,11 @@ class Worker:
         fenced: bool = False,
         whole: bool = False,
         readable: Iterable[str | Path] = (),
+        folder: Path | None = None,
     ) -> None:
         paths = tuple(map(str, readable)) if fenced else None
         self._start = (job, memory, seconds, paths, whole)
+        self._folder = folder
         self.seconds = seconds
         self.fence: Fence | None = None
         self._launch()
@@ -90,13 +94,14 @@ class Worker:
         # Who is neither dead nor alive holds nobody up.
         here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALLED, 0))
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START), 0))
-        path = os.pathsep.join(p or "." for p in sys.path)
+        path = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
         self._shared = BlackBox()
         passed = (there.fileno(), *self._shared.descriptors)
         with there:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "execmem.worker.jobs", *map(str, passed)],
+                cwd=self._folder,
                 env=environment,
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,

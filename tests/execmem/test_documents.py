@@ -128,6 +128,8 @@ def test_documents_of_explain(capsys, arch, tmp_path):
     page = tmp_path / "page.html"
     (found,) = documents(capsys, "explain", path(arch.name, "hello"), "--html", page, "--json")
     check("explain", found)
+    (found,) = documents(capsys, "explain", path(arch.name, "hello"), "--json")
+    check("explain, without --html", found)
 
 
 def test_documents_of_kernel(capsys, arch, tmp_path):

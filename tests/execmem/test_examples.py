@@ -211,7 +211,7 @@ def run(python: Path, words: list[str], folder: Path) -> subprocess.CompletedPro
         env=environment,
         start_new_session=True,
     )
-    bar = words[1] in ("compare", "sweep", "diff") or {"--all", "--random"} & set(words)
+    bar = words[1] in ("compare", "sweep", "diff", "serve") or {"--all", "--random"} & set(words)
     try:
         out, err = process.communicate(timeout=PATIENCE if bar else LONGEST)
     except subprocess.TimeoutExpired:

@@ -72,6 +72,7 @@ def commands(file, folder, name):
         "archs": ["archs", function],
         "kernel": ["kernel", file],
         "explain": ["explain", file, "--html", page],
+        "serve": ["serve", "--address", function],
         "diff": ["diff", function, "--oracle", folder],
         "compare": ["compare", "--workload", function],
         "fuzz": ["fuzz", file, function, "--input", "a=int", "--executions", "20"],

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The page: which module is shown, which views there are, and one of them, once for every load.
+
+import { button, choice, element, labelled } from "execmem/elements.js";
+import { Load } from "execmem/load.js";
+import { address, views } from "execmem/router.js";
+import { open } from "execmem/source.js";
+import "execmem/views.js";
+
+const $ = (id) => document.getElementById(id);
+const EMBED = new URLSearchParams(location.search).has("embed");
+const OWN = "own"; // the architecture of a file that was dropped
+
+class App {
+  constructor(source) {
+    this.source = source;
+    this.held = []; // of each column, what is loaded there: its name, and the promise of a Load
+    this.leaving = [];
+    this.turn = 0;
+    this.columns = [];
+    this.files = [];
+  }
+
+  get offer() { return this.source.offer; }
+
+  // What can be chosen: [key, label] of every load of the module.
+  loads() {
+    if (this.source.alone) {
+      return this.source.loads.map((v, n) => [String(n),
+        `${v.title}, ${v.design}${v.kaslr === null ? "" : `, KASLR ${v.kaslr}`}`]);
+    }
+    if (this.files.includes(this.module())) return [[OWN, "its architecture"]];
+    return this.offer.archs.map((a) => [a.name, a.title]);
+  }
+
+  module() { return address.get("module", this.offer?.samples.includes("mathuser") ? "mathuser" : this.offer?.samples[0]); }
+
+  // The keys of the loads that are shown; at least one.
+  chosen() {
+    const all = this.loads().map(([key]) => key);
+    const found = address.get("loads").split(",").filter((key) => all.includes(key));
+    return found.length ? found : [all[0]];
+  }
+
+  // MODULE and the options that make a load, as a command has them.
+  words(key) {
+    const found = [this.module()];
+    if (key !== OWN) found.push("--arch", key);
+    for (const option of ["design", "kaslr"]) {
+      const value = address.get(option);
+      if (value && !(option === "design" && value === "default")) found.push(`--${option}`, value);
+    }
+    if (address.get("plt")) found.push("--with-plt");
+    return found;
+  }
+
+  load(key, column) {
+    const name = this.source.alone ? key : JSON.stringify(this.words(key));
+    if (this.held[column]?.name !== name) {
+      const view = this.source.alone ? Promise.resolve(this.source.loads[+key])
+        : this.source.ask(["explain", ...this.words(key)]).then((document) => document.views[0]);
+      const found = view.then((each) => new Load(each, address.column(column)));
+      this.held[column] = { name, found };
+      found.catch(() => { if (this.held[column]?.found === found) delete this.held[column]; });
+    }
+    return this.held[column].found;
+  }
+
+  // Show these loads, side by side; what was chosen of a column goes with its load.
+  arrange(keys) {
+    const before = this.chosen(), old = new URLSearchParams(address.chosen);
+    for (const name of old.keys()) if (/[.]\d+$/.test(name)) address.chosen.delete(name);
+    const free = before.map((_, n) => n);
+    keys.forEach((key, n) => {
+      const at = free.findIndex((k) => before[k] === key);
+      if (at < 0) return;
+      const [from] = free.splice(at, 1);
+      for (const [name, value] of old) if (name.endsWith(`.${from}`)) address.chosen.set(name.replace(/\d+$/, n), value);
+    });
+    this.held = [];
+    this.choose({ loads: keys.join(",") });
+  }
+
+  // Header ----------------------------------------------------------------------------------
+
+  subject() {
+    const box = $("subject");
+    if (this.source.alone) { box.replaceChildren(...this.beside()); return; }
+    const modules = [...this.files.map((f) => [f, `${f} (dropped)`]), ...this.offer.samples.map((s) => [s, s])];
+    if (!modules.some(([name]) => name === this.module())) modules.unshift([this.module(), `${this.module()} (drop it again)`]);
+    const file = element("input", { type: "file", id: "file", accept: ".ko,.xz,.gz,.zst" });
+    file.addEventListener("change", () => { for (const each of file.files) this.drop(each); });
+    box.replaceChildren(
+      labelled("Module", choice(modules, this.module(), (name) => this.choose({ module: name }), { id: "module" })),
+      labelled("or drop one", file),
+      labelled("Design", choice(this.offer.designs.map((d) => [d, d]), address.get("design", "default"),
+        (name) => this.choose({ design: name }), { id: "design" })),
+      labelled("KASLR", choice([["", "off"], ...["1", "2", "3"].map((n) => [n, `seed ${n}`])], address.get("kaslr"),
+        (seed) => this.choose({ kaslr: seed }), { id: "kaslr" })),
+      ...this.beside());
+  }
+
+  beside() {
+    const chosen = this.chosen(), left = this.loads().filter(([key]) => !chosen.includes(key));
+    if (EMBED || !left.length) return [];
+    return [button("Show another beside", () => this.arrange([...chosen, left[0][0]]), { id: "beside" })];
+  }
+
+  choose(what) {
+    for (const [key, value] of Object.entries(what)) address.set(key, value);
+    if (!("loads" in what)) this.held = [];
+    if ("module" in what) for (const key of [...address.chosen.keys()]) {
+      if (/[.]\d+$/.test(key) || key === "loads") address.set(key, "");
+    }
+    this.show();
+  }
+
+  async drop(file) {
+    this.say(`${file.name} is sent ...`);
+    try {
+      const name = await this.source.put(file);
+      if (!this.files.includes(name)) this.files.push(name);
+      this.held = [];
+      this.choose({ module: name });
+      this.say("");
+    } catch (error) { this.say(error.message, true); }
+  }
+
+  say(text, wrong = false) {
+    $("said").textContent = text;
+    $("said").className = wrong ? "verdict refused" : "note";
+  }
+
+  // Views -----------------------------------------------------------------------------------
+
+  view() { return views.get(address.view) ?? views.get("where"); }
+
+  tabs() {
+    const now = this.view();
+    const shown = [...views.values()].filter((view) => !(this.source.alone && view.alone === false));
+    $("views").replaceChildren(...shown.map((view) => {
+      const link = element("a", { href: `#${address.text(view.name)}`, textContent: view.title, title: view.question });
+      link.addEventListener("click", () => {
+        address.keep();
+        link.href = `#${address.text(view.name)}`;
+      });
+      if (view === now) link.setAttribute("aria-current", "page");
+      return link;
+    }));
+  }
+
+  async show() {
+    const turn = ++this.turn, view = this.view();
+    address.view = view.name;
+    document.body.dataset.ready = "";
+    while (this.leaving.length) this.leaving.pop()();
+    this.columns = [];
+    this.tabs();
+    this.subject();
+    $("question").textContent = view.question;
+    $("opening").replaceChildren(...(view.opening ? [view.opening()] : []));
+    const main = $("loads"), keys = view.each ? this.chosen() : [""];
+    main.className = keys.length > 1 ? "beside" : "";
+    main.dataset.view = view.name;
+    const boxes = keys.map((key, n) => this.column(key, n, keys));
+    main.replaceChildren(...boxes.map(([article]) => article));
+    await Promise.all(boxes.map(([, box], n) => this.fill(view, box, keys[n], n, turn)));
+    if (turn !== this.turn) return;
+    document.title = this.columns[0]?.load ? `${this.columns[0].load.view.module}: ${view.title}` : view.title;
+    document.body.dataset.ready = "yes";
+  }
+
+  column(key, n, keys) {
+    const box = element("div", { className: "view" });
+    if (key === "") return [element("article", {}, box), box];
+    const others = (value) => keys.map((each, k) => (k === n ? value : each));
+    const head = element("header", { className: "load" }, labelled("Load", choice(this.loads(), key,
+      (value) => this.arrange(others(value)), { id: n ? `view-${n}` : "view" })));
+    if (keys.length > 1) {
+      head.append(button("Close", () => this.arrange(keys.filter((_, k) => k !== n)),
+        { "aria-label": `Close ${key}` }));
+    }
+    return [element("article", { "aria-label": this.loads().find(([each]) => each === key)?.[1] ?? "" }, head, box), box];
+  }
+
+  async fill(view, box, key, n, turn) {
+    box.append(element("p", { className: "note waiting", role: "status", textContent: "It is being loaded ..." }));
+    try {
+      const load = view.each ? await this.load(key, n) : null;
+      if (turn !== this.turn) return;
+      box.replaceChildren(...(load ? [element("h2", { className: "title", textContent: load.title })] : []));
+      if (view.asks && this.source.alone) {
+        box.append(element("p", { className: "note", textContent: "Nobody answers a page that stands alone: `execmem serve` runs functions." }));
+        return;
+      }
+      const column = { load };
+      this.columns[n] = column;
+      const leave = await view.mount(box, {
+        load, offer: this.offer, alone: this.source.alone,
+        ask: (words) => this.source.ask(words),
+        module: () => this.words(key),
+        state: view.each ? address.column(n) : address,
+        expose: (parts) => Object.assign(column, parts),
+      });
+      if (leave && turn !== this.turn) leave();
+      else if (leave) this.leaving.push(leave);
+    } catch (error) {
+      if (turn !== this.turn) return;
+      box.replaceChildren(element("p", { className: "verdict refused", role: "alert", textContent: error.message }));
+    }
+  }
+
+  start() {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    this.theme(address.get("theme") ? address.get("theme") === "dark" : dark);
+    $("theme").addEventListener("click", () => {
+      this.theme(!document.documentElement.classList.contains("dark"));
+      address.set("theme", document.documentElement.classList.contains("dark") ? "dark" : "light");
+    });
+    if (EMBED) document.body.classList.add("embed");
+    address.addEventListener("changed", ({ detail }) => {
+      if (!detail.view) this.held = [];
+      this.show();
+    });
+    if (!this.source.alone) {
+      addEventListener("dragover", (e) => e.preventDefault());
+      addEventListener("drop", (e) => { e.preventDefault(); for (const file of e.dataTransfer.files) this.drop(file); });
+    }
+    return this.show();
+  }
+
+  theme(dark) {
+    document.documentElement.classList.toggle("dark", dark);
+    $("theme").textContent = dark ? "Light" : "Dark";
+    $("theme").setAttribute("aria-pressed", dark);
+    for (const column of this.columns) column.map?.draw();
+  }
+}
+
+async function start() {
+  try {
+    const app = new App(await open());
+    window.execmem = { // for tests, and for the curious
+      app,
+      get state() {
+        const column = app.columns[0];
+        return { motion: column?.load?.motion, load: column?.load, map: column?.map, views: app.source.loads };
+      },
+      place: (text, data) => app.columns[0].load.place(text, data),
+      select: (i) => app.columns[0].load.select(i),
+    };
+    await app.start();
+  } catch (error) {
+    $("said").className = "verdict refused";
+    $("said").textContent = error.message;
+  }
+}
+
+start();

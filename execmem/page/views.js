@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The views, in the order of their tabs: a line for each file that registers one (router.js).
+
+import "execmem/where.js";
+import "execmem/what.js";
+import "execmem/how.js";
+import "execmem/run.js";

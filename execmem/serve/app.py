@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""HTTP: who may ask, and what is sent. What is asked is `questions`' and answered at a desk.
+
+starlette and uvicorn, because both are small, kept, and do one thing each: an ASGI application,
+and its server over h11. A page comes from here alone and asks here alone: no address but those that
+the server is known by is answered (a name that an attacker points at 127.0.0.1 is none of them),
+and nobody else's page may ask, because a desk's name travels in a header that only pages from here
+can set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from allocator.errors import ExecmemError
+from execmem import pages
+from execmem.serve.desks import FILE, FILES, Desk, Desks, TooMuch
+from execmem.serve.questions import NotAsked, checked
+
+QUESTION = 1 << 20  # bytes of a question
+DESK = "x-execmem-desk"  # the header that names a desk
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGI: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+class Guard:
+    """Answers only who is here for it, and says with each answer what a page may do.
+
+    Parameters
+    ----------
+    app
+        Who answers.
+    hosts
+        Names and addresses that this server is known by, without a port.
+    frames
+        Origins whose pages may show this one in a frame.
+    """
+
+    def __init__(self, app: ASGI, hosts: Iterable[str], frames: Iterable[str] = ()) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+        ancestors = " ".join(frames) or "'self'"
+        script = f"'self' '{pages.import_map_hash()}'"
+        policy = (
+            f"default-src 'none'; script-src {script}; style-src 'self'; img-src 'self' data:;"
+            f" connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
+        )
+        self._headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"cache-control", b"no-store"),
+        ]
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self._headers]
+            await send(message)
+
+        why = self._refuses(dict(scope["headers"]))
+        if why:
+            await _error(403, why)(scope, receive, sending)
+            return
+        await self._app(scope, receive, sending)
+
+    def _refuses(self, headers: dict[bytes, bytes]) -> str:
+        """Return why a request is not answered; empty: it is."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        if _name(f"//{host}") not in self._hosts:
+            return "this server is not known by that name"
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin.partition("://")[2] != host:
+            return "pages from elsewhere may not ask"
+        return ""
+
+
+def _name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _error(status: int, why: str) -> JSONResponse:
+    return JSONResponse({"error": why}, status)
+
+
+async def _body(request: Request, largest: int) -> bytes | None:
+    """Return what a request carries; None: it is too large."""
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > largest:
+            return None
+    return bytes(found)
+
+
+class Application:
+    """What is answered, address by address.
+
+    Parameters
+    ----------
+    desks
+        Where.
+    offer
+        What a page is told first: samples, architectures, designs.
+    """
+
+    def __init__(self, desks: Desks, offer: dict[str, Any]) -> None:
+        self._desks = desks
+        self._offer = offer
+
+    def page(self, _request: Request) -> Response:
+        """Return the page."""
+        return Response(pages.served(), media_type="text/html")
+
+    def file(self, request: Request) -> Response:
+        """Return a file of the front end."""
+        found = pages.file(request.path_params["name"])
+        if found is None:
+            return _error(404, "there is no such file")
+        return Response(found[0], media_type=found[1])
+
+    async def desk(self, _request: Request) -> Response:
+        """Open a desk."""
+        name = await run_in_threadpool(self._desks.open)
+        limits = self._desks.limits
+        told = {"seconds": limits.seconds, "file": FILE, "files": FILES}
+        return JSONResponse({"desk": name, "limits": told, **self._offer})
+
+    def _at(self, request: Request) -> Desk | None:
+        return self._desks.find(request.headers.get(DESK, ""))
+
+    async def put(self, request: Request) -> Response:
+        """Keep a file that was dropped."""
+        desk = self._at(request)
+        if desk is None:
+            return _error(410, "this desk is gone: reload the page")
+        contents = await _body(request, FILE)
+        if contents is None:
+            return _error(413, f"a file has at most {FILE >> 20} MiB")
+        name = await run_in_threadpool(desk.put, request.path_params["name"], contents)
+        return JSONResponse({"name": name, "size": len(contents)})
+
+    async def ask(self, request: Request) -> Response:
+        """Answer a question."""
+        desk = self._at(request)
+        if desk is None:
+            return _error(410, "this desk is gone: reload the page")
+        body = await _body(request, QUESTION)
+        if body is None:
+            return _error(413, f"a question has at most {QUESTION >> 20} MiB")
+        try:
+            question = json.loads(body)
+        except (ValueError, RecursionError):
+            return _error(400, "a question is JSON")
+        words = checked(question.get("words") if isinstance(question, dict) else None)
+        found = await run_in_threadpool(desk.ask, words)
+        return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
+
+
+def application(
+    desks: Desks, offer: dict[str, Any], hosts: Iterable[str], frames: Iterable[str] = ()
+) -> Starlette:
+    """Return the ASGI application.
+
+    Parameters
+    ----------
+    desks
+        Where questions are answered; closed when the server ends.
+    offer
+        What a page is told first.
+    hosts
+        Names and addresses that the server is known by.
+    frames
+        Origins whose pages may show this one in a frame.
+    """
+    own = Application(desks, offer)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(desks.close)
+
+    routes = [
+        Route("/", own.page),
+        Route("/page/{name}", own.file),
+        Route("/api/desk", own.desk, methods=["POST"]),
+        Route("/api/files/{name:path}", own.put, methods=["PUT"]),
+        Route("/api/ask", own.ask, methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(partial(Guard, hosts=tuple(hosts), frames=tuple(frames)))],
+        exception_handlers={
+            NotAsked: _told(400),
+            TooMuch: _told(429),
+            ExecmemError: _told(503),
+            ClientDisconnect: _told(400),
+        },
+    )
+
+
+def _told(status: int) -> Callable[[Request, Exception], Response]:
+    def handle(_request: Request, error: Exception) -> Response:
+        return _error(status, str(error))
+
+    return handle

@@ -1,0 +1,546 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The web page: who is answered, what a page may ask, and that views say what commands say."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+import click
+
+from allocator.errors import ExecmemError
+from archs import ALL
+from execmem import pages
+from execmem.cli import cli, main
+from execmem.serve.desks import FILE, Desk, Desks, Limits, TooMuch
+from execmem.serve.questions import ASKABLE, NotAsked, checked
+from samples.modules import path
+from tests.support.browsing import complaints, follow, go, wait
+
+HERE = Path(__file__).parents[2]
+HEADER = "X-Execmem-Desk"
+
+
+class Served:
+    """A server of its own process, as a person starts it."""
+
+    def __init__(self, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "execmem", "serve", "--port", "0", "--json", *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=HERE,
+        )
+        assert self.process.stdout is not None
+        self.told = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
+        self.url = self.told["url"]
+
+    def request(self, method, path, body=None, **headers):
+        """Return status, headers and document of an answer."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
+        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, answer.headers, text
+
+    def desk(self):
+        """Return the name of a new desk."""
+        return json.loads(self.request("POST", "/api/desk")[2])["desk"]
+
+    def ask(self, desk, *words):
+        """Return status and answer to a question."""
+        body = json.dumps({"words": list(words)})
+        status, _, text = self.request("POST", "/api/ask", body, **{HEADER: desk})
+        return status, json.loads(text)
+
+    def close(self):
+        """End it as Ctrl-C does; return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(20)
+        self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Start a server; it ends as a command does that is interrupted."""
+    found = Served()
+    yield found
+    assert found.close() in (0, 130)
+
+
+@pytest.fixture(scope="module")
+def desk(server):
+    """Sit at a desk."""
+    return server.desk()
+
+
+# Who is answered ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "attacker.example"},
+        {"Host": "attacker.example:{port}"},
+        {"Host": ""},
+        {"Host": "[::1"},
+        {"Origin": "http://attacker.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+    ids=lambda headers: " ".join(*headers.items()),
+)
+def test_others_are_not_answered(server, headers):
+    """A name that was pointed here, and a page from elsewhere, get nothing, not even a desk."""
+    port = str(urlsplit(server.url).port)
+    chosen = {name: value.replace("{port}", port) for name, value in headers.items()}
+    for method, where in (("GET", "/"), ("POST", "/api/desk"), ("GET", "/page/app.js")):
+        status, _, text = server.request(method, where, **chosen)
+        assert status in (400, 403), text
+
+
+def test_names_of_this_machine_are_answered(server):
+    """The loopback's names lead here; every answer forbids whatever comes from elsewhere."""
+    port = urlsplit(server.url).port
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        status, headers, text = server.request("GET", "/", Host=f"{host}:{port}")
+        assert status == 200
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+        assert b"http" not in text.replace(b"http-equiv", b"")
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["/page/page.html", "/page/../cli.py", "/page/%2e%2e%2fcli.py", "/page/none.js", "/x", "/api"],
+)
+def test_no_other_file_is_sent(server, where):
+    """The front end's files have names; there are no others."""
+    assert server.request("GET", where)[0] in (400, 404)
+
+
+def test_without_a_desk_nothing_is_answered(server):
+    """Desks have names that nobody guesses."""
+    for name in ("", "x", "../x"):
+        status, found = server.ask(name, "archs")
+        assert status == 410
+        assert "reload" in found["error"]
+    assert server.request("PUT", "/api/files/a.ko", b"x", **{HEADER: "x"})[0] == 410
+
+
+# What may be asked --------------------------------------------------------------------------------
+
+
+def test_what_can_be_asked_exists():
+    """Every command and option of the list is one of the command line, and writes no file."""
+    context = cli.make_context("execmem", [], resilient_parsing=True)
+    for name, options in ASKABLE.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        known = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+        assert {"--json", *options} <= known, name
+        assert not options & {
+            "--html",
+            "--svg",
+            "--png",
+            "--record",
+            "--root",
+            "--kernel",
+            "--core",
+        }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        None,
+        "archs",
+        [],
+        [1],
+        ["serve"],
+        ["gdb", "hello"],
+        ["load"] + ["x"] * 100,
+        ["load", "x" * 20000],
+        ["load", "/etc/passwd"],
+        ["load", "../x.ko"],
+        ["load", ".."],
+        ["load", "hello", "--root", "x"],
+        ["load", "hello", "--root=x"],
+        ["load", "hello", "--kernel", "running"],
+        ["load", "hello", "--kernel=auto"],
+        ["load", "hello", "--svg", "x.svg"],
+        ["load", "hello", "--design", "./x.py"],
+        ["load", "hello", "--design=/x.py"],
+        ["load", "hello", "-h"],
+        ["run", "hello", "f", "file:x"],
+        ["run", "hello", "--", "f", "file:x"],
+        ["compare", "--workload", "/etc"],
+        ["load", "a\0b"],
+    ],
+    ids=str,
+)
+def test_what_may_not_be_asked(words):
+    """Files of the host, what writes, and what is no list of words are refused by name."""
+    with pytest.raises(NotAsked, match="not a question of a page: "):
+        checked(words)
+
+
+def test_what_may_be_asked_stays_as_it_is():
+    """Arguments that only look like paths are arguments, and negative numbers are no options."""
+    words = ["run", "m.ko", "f", "str:/x", "-1", "--param", "path=/x", "--", "str:../y"]
+    assert checked(words) == ("run", "--json", *words[1:])
+
+
+def document_of(capsys, *words):
+    """Return what a command prints."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(words[0]), "--json", *map(str, words[1:])])
+    assert not ended.value.code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("load", "mathuser"),
+        ("explain", "mathuser", "--kaslr", "3"),
+        ("run", "mathuser", "mathuser_lcm", "21", "6"),
+        ("relocs", "tables"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_answer_is_the_commands_document(server, desk, capsys, arch, words):
+    """What a page is told is what the command prints, to the byte."""
+    asked = (*words, "--arch", arch.name)
+    status, found = server.ask(desk, *asked)
+    assert (status, found["code"]) == (200, 0), found
+    assert found["document"] == document_of(capsys, *asked)
+
+
+def test_what_is_refused_is_told_without_folders_of_the_host(server, desk):
+    """An answer says why not, and neither where this program nor where the desk is."""
+    for words in (
+        ("load", "nonesuch"),
+        ("load", "nonesuch.ko"),
+        ("load", "hello", "--design", "stratta"),
+        ("run", "hello", "nonesuch"),
+        ("load", "hello", "--arch", "vax"),
+        ("load", "hello", "--seed", "x"),
+        ("run", "failing"),
+    ):
+        status, found = server.ask(desk, *words)
+        assert status == 200
+        assert found["code"] in (1, 2), found
+        assert found["said"]
+        text = json.dumps(found)
+        for folder in (str(HERE), "/tmp", str(Path.home()), sys.prefix):
+            assert folder not in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"[]", b"{}", b"[" * 100000, b'{"words": 1}', b"\xff"])
+def test_a_body_that_is_no_question_is_one_line(server, desk, body):
+    """Whatever comes, an answer of JSON says what is wrong with it."""
+    status, _, text = server.request("POST", "/api/ask", body, **{HEADER: desk})
+    assert status == 400
+    assert "\n" not in json.loads(text)["error"]
+
+
+# Desks --------------------------------------------------------------------------------------------
+
+
+def test_a_dropped_module_is_loaded(server, desk, arch):
+    """A file that was dropped is asked for by the name that it got, whatever it was called."""
+    for name in ("mine.ko", "%3C%2Fscript%3E%20%E2%80%AE.ko"):
+        contents = path(arch.name, "sealed").read_bytes()
+        status, _, text = server.request("PUT", f"/api/files/{name}", contents, **{HEADER: desk})
+        assert status == 200
+        given = json.loads(text)["name"]
+        _, found = server.ask(desk, "load", given)
+        (module,) = found["document"]["modules"]
+        assert (module["arch"], given.endswith(".ko")) == (arch.name, True)
+
+
+def test_desks_do_not_see_each_other(server):
+    """What one page dropped the other cannot load, though it knows the name."""
+    mine, other = server.desk(), server.desk()
+    contents = path("x86_64", "hello").read_bytes()
+    server.request("PUT", "/api/files/secret.ko", contents, **{HEADER: mine})
+    assert server.ask(mine, "load", "secret.ko")[1]["code"] == 0
+    assert server.ask(other, "load", "secret.ko")[1]["code"] == 1
+
+
+def test_too_large_a_file_is_refused(server, desk):
+    """No file is larger than the limit, and nothing of it is kept."""
+    status, _, text = server.request("PUT", "/api/files/big.ko", bytes(FILE + 1), **{HEADER: desk})
+    assert status == 413, text
+    assert server.ask(desk, "load", "big.ko")[1]["code"] == 1
+
+
+def test_a_killed_process_costs_one_answer():
+    """Whoever waited is told; the next question is answered."""
+    with_limits = Limits(seconds=20)
+    desk = Desk(with_limits)
+    try:
+        fence = desk.started()
+        assert fence.removed or fence.kept
+        found = []
+        asking = threading.Thread(
+            target=lambda: found.append(desk.ask(("compare", "--json", "--workload", "debian")))
+        )
+        asking.start()
+        time.sleep(0.5)
+        os.kill(desk._worker.process.pid, signal.SIGKILL)
+        asking.join(20)
+        (answer,) = found
+        assert (answer["code"], answer["document"]) == (1, None)
+        assert "SIGKILL" in answer["said"][0]
+        assert desk.ask(("archs", "--json"))["code"] == 0
+    finally:
+        desk.close()
+    assert not desk.folder.exists()
+
+
+def test_an_answer_that_takes_too_long_is_given_up():
+    """The time of a question is bounded, and the process is new afterwards."""
+    desk = Desk(Limits(seconds=1))
+    try:
+        desk.started()
+        answer = desk.ask(("compare", "--json", "--workload", "debian"))
+        assert "1 seconds" in answer["said"][0]
+    finally:
+        desk.close()
+
+
+def test_desks_and_files_are_bounded(monkeypatch):
+    """The one that was idle for longest goes first; files of one have a sum."""
+    monkeypatch.setattr("execmem.serve.desks.FILES", 10)
+    desks = Desks(Limits(desks=1))
+    try:
+        first = desks.open()
+        held = desks.find(first)
+        assert held.put("a.ko", bytes(8)) == "a.ko"
+        assert held.put("../.a b.ko", bytes(2)) == "a_b.ko"
+        with pytest.raises(TooMuch):
+            held.put("c.ko", bytes(1))
+        assert held.put("a.ko", bytes(1)) == "a.ko"
+        assert sorted(p.name for p in held.folder.iterdir()) == ["a.ko", "a_b.ko"]
+        second = desks.open()
+        assert desks.find(first) is None
+        assert not held.folder.exists()
+        assert desks.find(second) is not None
+    finally:
+        desks.close()
+
+
+def test_a_port_that_is_taken_is_one_line(server, capsys):
+    """Somebody listens there already; and an address of others is nobody's."""
+    port = str(urlsplit(server.url).port)
+    for words in (["--port", port], ["--address", "192.0.2.1"], ["--address", "no such name"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *words])
+        assert ended.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "cannot listen there" in line
+
+
+# In a browser -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(server, browser):
+    """Return a browser whose console has nothing to say in the end."""
+    complaints(browser)
+    yield browser
+    assert complaints(browser) == []
+
+
+VIEWS = {  # what is there of each, in its box
+    "where": "return arguments[0].querySelector('.verdict').textContent.startsWith('Loads')",
+    "what": "return arguments[0].querySelectorAll('.row').length > 3",
+    "how": "return arguments[0].querySelectorAll('.steps button').length >= 6",
+    "run": "return arguments[0].querySelectorAll('form option').length > 3",
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_shows_every_architecture(server, tab, view):
+    """A view's address leads to it, for every architecture, and no request leaves the server."""
+    ran = [arch for arch in ALL if arch.run is not None]
+    loads = ",".join(arch.name for arch in ran)
+    go(tab, f"{server.url}#{view}?module=mathuser&loads={loads}")
+    titles = [each.text for each in tab.find_elements("class name", "title")]
+    assert len(titles) == len(ran)
+    for number, (title, arch) in enumerate(zip(titles, ran, strict=True)):
+        assert arch.title in title
+        box = tab.find_elements("class name", "view")[number]
+        assert tab.execute_script(VIEWS[view], box), arch.name
+    loaded = tab.execute_script(
+        "return performance.getEntriesByType('resource').map((each) => each.name)"
+    )
+    assert loaded
+    assert all(each.startswith((server.url, "data:")) for each in loaded)
+    (here,) = tab.find_elements("css selector", "nav a[aria-current]")
+    assert here.get_attribute("href").partition("#")[2].startswith(view)
+
+
+def test_a_call_says_what_run_says(server, tab, capsys):
+    """The view *run* shows the result, the log, the tree of calls and the words for a terminal."""
+    ran = [arch for arch in ALL if arch.run is not None]
+    loads = ",".join(arch.name for arch in ran)
+    given = "".join(f"&function.{n}=mathuser_lcm&args.{n}=21+6" for n in range(len(ran)))
+    go(tab, f"{server.url}#run?loads={loads}{given}")
+    for arch, box in zip(ran, tab.find_elements("class name", "view"), strict=True):
+        box.find_element("css selector", "form button").click()
+        tab.execute_script("window.box = arguments[0]", box)
+        said = wait(tab, "return window.box.querySelector('.result')?.textContent")
+        words = ("run", "mathuser", "mathuser_lcm", "21", "6", "--arch", arch.name)
+        found = document_of(capsys, *words)
+        assert f"= {found['result']} (42)" in said
+        assert box.find_element("css selector", "pre").text == "\n".join(found["log"])
+        told = box.find_element("css selector", ".output code").text
+        assert told == f"execmem run mathuser --arch {arch.name} -- mathuser_lcm 21 6"
+
+
+def test_a_tree_of_calls_is_as_wide_as_its_instructions(server, tab, capsys):
+    """Bars of callees lie under their callers', in proportion, as `trace` counted."""
+    go(tab, f"{server.url}#run?module=patchable&function.0=patchable_fib&args.0=4&show.0=tree")
+    tab.find_element("css selector", "form button").click()
+    script = """return [...document.querySelectorAll('.flames span')].map((s) =>
+        [s.textContent, parseFloat(s.style.left), parseFloat(s.style.width), parseFloat(s.style.top)])"""
+    bars = wait(tab, f"const bars = (() => {{ {script} }})(); return bars.length ? bars : null")
+    found = document_of(
+        capsys, "trace", "patchable", "--args", "--arch", "x86_64", "--", "patchable_fib", "4"
+    )
+    calls = found["calls"]
+    total = sum(c["instructions"] for c in calls if c["depth"] == 0)
+    assert [bar[0] for bar in bars] == [c["function"] for c in calls]
+    ends: dict[int, float] = {}
+    for (_, left, width, top), call in zip(bars, calls, strict=True):
+        assert width == pytest.approx(call["instructions"] / total * 100, abs=0.31)
+        assert top == call["depth"] * 24
+        assert left >= ends.get(call["depth"], 0) - 0.01
+        ends[call["depth"]] = left + call["instructions"] / total * 100
+        if call["depth"]:
+            assert left + width <= ends[call["depth"] - 1] + 0.5
+
+
+def test_architectures_stand_side_by_side(server, tab):
+    """Two loads are shown beside each other; what is done to one is its own, and in the address."""
+    go(tab, f"{server.url}#where?loads=x86_64")
+    tab.execute_script("document.body.dataset.ready = ''")
+    tab.find_element("id", "beside").click()
+    wait(tab)
+    titles = [each.text for each in tab.find_elements("class name", "title")]
+    assert len(titles) == 2
+    assert ("x86-64" in titles[0], "arm64" in titles[1]) == (True, True)
+    press = "[...document.querySelectorAll('article:last-child button')].find((b) => b.textContent === 'First refusal above').click()"
+    tab.execute_script(press)
+    verdicts = [each.text for each in tab.find_elements("class name", "verdict")]
+    assert verdicts[0].startswith("Loads")
+    assert verdicts[1].startswith("Refused")
+    wait(tab, "return location.hash.includes('text.1')")
+    address = tab.current_url
+    go(tab, address)
+    assert [e.text for e in tab.find_elements("class name", "verdict")] == verdicts
+    follow(tab, tab.find_element("css selector", "nav a[href^='#what']"))
+    assert len(tab.find_elements("css selector", ".list")) == 2
+    tab.execute_script("document.body.dataset.ready = ''")
+    tab.find_element("css selector", "[aria-label='Close x86_64']").click()
+    wait(tab)
+    follow(tab, tab.find_element("css selector", "nav a[href^='#where']"))
+    (verdict,) = tab.find_elements("class name", "verdict")
+    assert verdict.text == verdicts[1]
+
+
+NAMED = {
+    "markup": b"</script>",
+    "terminal": b"\x1b]0;\x07\x9b2J",
+    "turned": "\u202eabcdef".encode(),
+}
+
+
+@pytest.mark.parametrize("name", NAMED.values(), ids=NAMED)
+def test_hostile_names_are_text(server, tab, tmp_path, name):
+    """Whatever a module's symbols and sections are called, a page shows it and is the same page."""
+    image = path("x86_64", "mathuser").read_bytes().replace(b"mathuser_", name)
+    image = image.replace(b".rodata\0", b"<b>x</b>")
+    file = tmp_path / "hostile.ko"
+    file.write_bytes(image)
+    go(tab, f"{server.url}#where?module=hello")
+    count = "return document.querySelectorAll('script, img, iframe').length"
+    before = tab.execute_script(count)
+    tab.execute_script("document.body.dataset.ready = ''")
+    tab.find_element("id", "file").send_keys(str(file))
+    wait(tab)
+    assert not tab.find_elements("css selector", "#said.refused")
+    for view in VIEWS:
+        follow(tab, tab.find_element("css selector", f"nav a[href^='#{view}']"))
+        assert tab.execute_script(count) == before
+        text = tab.find_element("tag name", "main").text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+
+
+def test_a_file_that_is_no_module_is_refused_in_words(server, tab, tmp_path):
+    """The column says what the command says."""
+    file = tmp_path / "broken.ko"
+    file.write_bytes(b"no module")
+    go(tab, server.url)
+    tab.execute_script("document.body.dataset.ready = ''")
+    tab.find_element("id", "file").send_keys(str(file))
+    wait(tab)
+    said = tab.find_element("css selector", ".verdict.refused").text
+    assert "broken.ko" in said
+    assert "/tmp" not in said
+
+
+def test_no_view_is_wider_than_the_window(server, tab):
+    """On a phone and on a desk nothing has to be scrolled sideways."""
+    go(tab, f"{server.url}#where?loads=arm64,riscv64")
+    try:
+        for width in (375, 1440):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            tab.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            for view in VIEWS:
+                follow(tab, tab.find_element("css selector", f"nav a[href^='#{view}']"))
+                found = tab.execute_script("return document.documentElement.scrollWidth")
+                assert found <= width, view
+    finally:
+        tab.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_page_can_be_embedded(server, tab):
+    """`?embed` leaves the title out."""
+    go(tab, f"{server.url}?embed#where?loads=arm64")
+    assert not tab.find_element("id", "title").is_displayed()
+    assert tab.find_element("class name", "verdict").is_displayed()
+
+
+def test_files_of_the_front_end_are_what_the_page_names():
+    """Every module that a module imports is in the map, and in the wheel's data."""
+    import re
+
+    for name in pages.modules():
+        text, kind = pages.file(name)
+        assert kind == "text/javascript"
+        assert set(re.findall(r'from "execmem/([^"]*)"', text)) <= set(pages.modules())
+    assert pages.file("page.html") is None
+    with pytest.raises(ExecmemError):
+        checked(["no"])
