@@ -44,7 +44,9 @@ class Fresh:
 
     def take(self) -> list[int]:
         """Return what was translated since the last time, and what led to it."""
-        found = self.found[:]
+        if not self.found:
+            return []
+        found = list(dict.fromkeys(self.found))
         self.found.clear()
         return [at for at in found if any(start <= at < end for start, end in self._spans)]
 

@@ -25,6 +25,7 @@ INSTRUCTIONS = 10_000_000  # of one round, when it counts as endless
 SECONDS = 0.3  # of the host, after which they are counted
 # No host executes so many in a second: who took less time than they would need took fewer.
 _FASTEST = 5_000_000_000
+_TELLING = 10  # times as long, where telling of what is known is most of what was executed
 _COUNTED = 60.0  # seconds that counting may take
 
 
@@ -94,7 +95,9 @@ class Round:
 class Rounds(abc.ABC):
     """A machine that is put back after each round; a context manager.
 
-    `spoiled` says why the machine cannot be put back any more; empty: it can.
+    `spoiled` says why the machine cannot be put back any more; empty: it can. Where `brief` is set, what
+    a booted kernel has reported in full before may be a Fault of the same kind, place and backtrace
+    without the rest: its address, its text.
 
     Parameters
     ----------
@@ -119,6 +122,7 @@ class Rounds(abc.ABC):
         self.spans, self.exact = tuple(spans), exact
         self.instructions, self.seconds = instructions, seconds
         self.spoiled = ""
+        self.brief = False
         self._found = 0  # of checks, before the first round
         self._fresh: Fresh | None = None
         self._taken: Taken | None = None
@@ -182,10 +186,10 @@ class Rounds(abc.ABC):
             Calls the guest; a Fault that comes out of it is the round's.
         """
         fault, result, taken = self._try(work, None, self.seconds)
-        if taken > self._suspicious and not _late(fault):
+        if self._suspects(fault, taken) and not _late(fault):
             self._forget()  # what was translated for it is there now: it is what it takes that counts
             fault, result, taken = self._try(work, None, self.seconds)
-        if taken > self._suspicious or _late(fault):  # how long it took may be the host's doing
+        if self._suspects(fault, taken) or _late(fault):  # how long it took may be the host's doing
             self._forget()
             fault, result, _ = self._try(work, self.instructions, _COUNTED)
         said = self._said()
@@ -205,6 +209,14 @@ class Rounds(abc.ABC):
             for each in new
             if each.fault is None
         ]
+
+    def _suspects(self, fault: Fault | None, taken: float) -> bool:
+        """Return whether a round may have executed too much, by its time."""
+        return taken > self._suspicious * (_TELLING if self._is_known(fault) else 1)
+
+    def _is_known(self, _fault: Fault | None) -> bool:
+        """Return whether a fault was reported in full before, and was counted then."""
+        return False
 
     def _forget(self) -> None:
         self._back()

@@ -195,7 +195,7 @@ class Rewinding(Steering):
     def _stale(self) -> bool:
         """Return whether code was translated that is not there when memory goes back."""
         pages = set()
-        for address in self._fresh:
+        for address in {address & -PAGE for address in self._fresh}:
             physical = self.translate(address)
             if physical is None:
                 return True

@@ -128,6 +128,7 @@ class Search:
 
     def run_one(self, data: bytes) -> Round:
         """Run an input."""
+        self._rounds.brief = False
         return self._rounds.run(self.target.work(self._rounds, data))
 
     def run(
@@ -147,6 +148,7 @@ class Search:
         kept: list[tuple[bytes, tuple[Any, ...]]] = []
         executed = 0
         work, run, rounds = self.target.work, self._rounds.run, self._rounds
+        rounds.brief = True
         for data in inputs:
             if until is not None and time.monotonic() >= until:
                 break
@@ -160,6 +162,7 @@ class Search:
             if found.fault is not None or found.said:
                 finding = finding_of(data, found, self.target.title)
             if finding is not None and finding.key not in known:
+                finding = self._whole(finding)
                 return Done(executed=executed, kept=tuple(kept), finding=finding)
             if new and finding is None:
                 kept.append((data, new))
@@ -176,7 +179,10 @@ class Search:
             if left <= 0 or self._rounds.spoiled or data == best.data:
                 return False
             left -= 1
-            found = finding_of(data, self.run_one(data), self.target.title)
+            self._rounds.brief = True
+            found = finding_of(
+                data, self._rounds.run(self.target.work(self._rounds, data)), self.target.title
+            )
             if found is None or found.key != finding.key:
                 return False
             best = found
@@ -192,7 +198,14 @@ class Search:
         for at in range(len(best.data)):
             if best.data[at] not in b"0\0":
                 shows(best.data[:at] + b"0" + best.data[at + 1 :])
-        return best
+        return self._whole(best)
+
+    def _whole(self, finding: Finding) -> Finding:
+        """Return a finding with all that is said of it."""
+        if self._rounds.spoiled:
+            return finding
+        found = finding_of(finding.data, self.run_one(finding.data), self.target.title)
+        return found if found is not None and found.key == finding.key else finding
 
 
 def _places(found: Round) -> Iterable[Any]:

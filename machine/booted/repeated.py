@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from emulator.boards.board import Board
+from emulator.boards.breaks import Break
 from emulator.budget import Limits
-from emulator.faults import BadCall
+from emulator.faults import BadCall, Fault
 from kernels.booted.kernel import BootedKernel
-from machine.rounds import PAGE, Buffer, Rounds
+from machine.booted.brief import AGAIN, Brief
+from machine.rounds import PAGE, Buffer, Round, Rounds
 
+# What takes what is printed, and how much, as second and third argument, and lets a byte go at a
+# time: that costs the emulator more than all else that a short function does.
+_PRINTING = ("serial8250_console_write", "uart_console_write")
 _GUARDED = ("vzalloc_noprof", "vzalloc")  # with a page behind that nobody has
 
 
@@ -19,7 +24,13 @@ class Repeatable(Protocol):
     """A machine, as far as it is put back."""
 
     kernel: BootedKernel
+    interposing: Any
     sanitizer: Any
+
+    @property
+    def modules(self) -> Any:
+        """The modules that are there, by name."""
+        ...
 
     def snapshot(self) -> Any:
         """Return the machine as it is now."""
@@ -42,6 +53,7 @@ class BootedRounds(Rounds):
     """
 
     _snapshot: Any
+    _oopses: Brief
 
     def __init__(self, machine: Repeatable, spans: Any, **options: Any) -> None:
         super().__init__(spans, **options)
@@ -50,6 +62,7 @@ class BootedRounds(Rounds):
         self._machine = machine
         self._kernel = machine.kernel
         self._console = 0
+        self._printing: list[tuple[int, Break]] = []
 
     @property
     def engine(self) -> Board:
@@ -76,6 +89,16 @@ class BootedRounds(Rounds):
         """Call a function."""
         return self._kernel.call(address, slots, instructions=None, seconds=None)
 
+    def run(self, work: Callable[[], int]) -> Round:
+        """Do something, and put the machine back."""
+        self._oopses.begin(self.brief)
+        found = super().run(work)
+        self._oopses.learn(found.fault)
+        return found
+
+    def _is_known(self, fault: Fault | None) -> bool:
+        return fault is not None and fault.reason == AGAIN
+
     @property
     def limits(self) -> Limits:
         """What calls of the machine may take."""
@@ -84,8 +107,15 @@ class BootedRounds(Rounds):
     def _keep(self) -> None:
         checks = self._machine.sanitizer
         self._found = 0 if checks is None else len(checks.findings)
+        for name in _PRINTING:
+            if name in self._kernel.symbols:
+                at = self._kernel.symbols[name]
+                made = self._kernel.board.break_at(at, self._print, inside=True)
+                self._printing.append((at, made))
         self._snapshot = self._machine.snapshot()
         self._console = len(self._kernel.board.wires.console)
+        machine = self._machine
+        self._oopses = Brief(self._kernel, machine.interposing.functions, machine.modules)
         self._lines = len(self._kernel.log)
 
     def _back(self) -> None:
@@ -99,4 +129,18 @@ class BootedRounds(Rounds):
         return said
 
     def _end(self) -> None:
-        """Do nothing: a booted machine may be put back at any time."""
+        for at, made in self._printing:
+            self._kernel.board.no_break_at(at, made)
+        self._printing.clear()
+        self._oopses.stop()
+
+    def _print(self) -> int | None:
+        """Let the console have a text at one stroke, as the UART would."""
+        guest, board = self._kernel.guest, self._kernel.board
+        _, text, size = map(board.get, board.arch.runs.calling.arguments[:3])
+        try:
+            said = board.read(text, size & 0xFFFF_FFFF)
+        except LookupError:
+            return None
+        board.wires.print(said.replace(b"\n", b"\r\n"))
+        return guest.return_from(guest.return_address(), 0)

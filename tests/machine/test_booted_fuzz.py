@@ -12,7 +12,7 @@ import pytest
 from archs import Arch
 from execmem import fuzz
 from execmem.fuzzing import targets
-from execmem.fuzzing.engine import Search
+from execmem.fuzzing.engine import Search, finding_of
 from execmem.fuzzing.inputs import BadInput
 from machine.booted.machine import BootedMachine
 from tests.support import booted
@@ -75,6 +75,23 @@ def test_a_system_call(machine: BootedMachine) -> None:
         for data in (b"", b"abc", bytes(64)):
             found = search.run_one(data)
             assert (found.fault, found.result) == (None, len(data))
+
+
+def test_known_oopses_are_told_in_brief(machine: BootedMachine) -> None:
+    """They are taken for what they are: reads and writes at one instruction, and who called it."""
+    memory, copy, length = machine.alloc(64), machine.function("memcpy"), machine.function("strlen")
+    calls = [(copy, memory, 0x10, 8), (copy, 0x18, memory, 8), (length, 0x20), (copy, memory, 0, 8)]
+    with machine.rounds([(0, 1)]) as rounds:
+        keys: dict[bool, list[str]] = {}
+        for brief in (False, True):
+            rounds.brief = brief
+            done = [rounds.run(lambda each=each: rounds.call(each[0], each[1:])) for each in calls]
+            found = [finding_of(b"", each, "?") for each in done]
+            keys[brief] = [each.key for each in found if each is not None]
+            assert ["before in this run" in str(each.fault) for each in done] == [brief] * 4
+    assert keys[True] == keys[False]
+    assert [key.partition(" ")[0] for key in keys[True]] == ["read", "write", "read", "read"]
+    assert len(set(keys[True])) == 3
 
 
 @pytest.mark.parametrize("kernel", booted.releases(), ids=lambda each: each[0])
