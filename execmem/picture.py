@@ -18,7 +18,8 @@ from samples import DEMOS, story_of
 from samples.course.pictures import Bars, Cell, Lanes, Picture, Tone, picture
 from samples.story import Grid, Story
 
-WIDTH, HEIGHT, LEFT, EDGE = 960, 540, 250, 32
+WIDTH, HEIGHT, LEFT, EDGE = 960, 540, 270, 32
+NOTE, SMALL = 17, 14  # sizes of letters
 TOP, BOTTOM = 132, 470  # where the picture lies on the slide
 LETTER = 0.56  # of the size, as wide as a letter is on the average
 
@@ -27,7 +28,7 @@ FILLS = {Tone.PLAIN: "#56b4e9", Tone.GOOD: "#009e73", Tone.BAD: "#d55e00", Tone.
 MARKS = {Tone.PLAIN: "", Tone.GOOD: "✓ ", Tone.BAD: "✗ ", Tone.REST: ""}
 STYLE = (
     "text{fill:#222;font-family:sans-serif}.head{font-size:24px;font-weight:bold}"
-    ".ask{font-size:18px}.note{font-size:14px}.small{font-size:12px}.axis{stroke:#888}"
+    ".ask{font-size:18px}.note{font-size:17px}.small{font-size:14px}.axis{stroke:#888}"
     "@media(prefers-color-scheme:dark){text{fill:#eee}}"
 )
 
@@ -90,12 +91,12 @@ def _bars(found: Bars) -> list[str]:
     limit = found.limit[0] if found.limit is not None else 0
     most = max([bar.value for bar in found.bars] + [limit]) or 1
     room = WIDTH - LEFT - EDGE
-    step = min(48, (BOTTOM - TOP - 24) // len(found.bars))
+    step = min(64, (BOTTOM - TOP - 24) // len(found.bars))
     parts = []
     for number, bar in enumerate(found.bars):
         y, long = TOP + number * step, _length(bar.value, found, most) * room
-        high = min(26, step - 6)
-        middle = y + high / 2 + 5
+        high = step - 8
+        middle = y + high / 2 + 6
         parts.append(
             f'<text x="{LEFT - 10}" y="{middle:.0f}" class="note" text-anchor="end">'
             f"{escape(bar.label)}</text>"
@@ -105,9 +106,9 @@ def _bars(found: Bars) -> list[str]:
             f'fill="{FILLS[bar.tone]}" fill-opacity="0.55"/>'
         )
         note = f"{MARKS[bar.tone]}{bar.note}"
-        inside = long + 8 + len(note) * 14 * LETTER > room
+        inside = long + 8 + len(note) * NOTE * LETTER > room
         x, anchor = (LEFT + max(long, 0) - 8, "end") if inside else (LEFT + long + 8, "start")
-        if inside and len(note) * 14 * LETTER > long:
+        if inside and len(note) * NOTE * LETTER > long:
             x, anchor = LEFT + 8, "start"
         parts.append(
             f'<text x="{x:.1f}" y="{middle:.0f}" class="note" text-anchor="{anchor}">'
@@ -124,7 +125,7 @@ def _bars(found: Bars) -> list[str]:
             f'<text x="{x:.1f}" y="{end + 16}" class="small" text-anchor="middle">'
             f"{escape(found.limit[1])}</text>"
         )
-    scale = ", each step a factor" if found.logarithmic else ""
+    scale = ", on a logarithmic scale" if found.logarithmic else ""
     parts.append(
         f'<text x="{LEFT}" y="{end + 16}" class="small">{escape(found.what)}{scale}</text>'
     )
@@ -134,7 +135,7 @@ def _bars(found: Bars) -> list[str]:
 def _lanes(found: Lanes) -> list[str]:
     columns = max(len(cells) for _, cells in found.rows)
     wide = (WIDTH - LEFT - EDGE) / columns
-    step = min(52, (BOTTOM - TOP - 18) // len(found.rows))
+    step = min(76, (BOTTOM - TOP - 18) // len(found.rows))
     parts = [
         f'<text x="{LEFT + n * wide + 6:.1f}" y="{TOP - 8}" class="small">{escape(head)}</text>'
         for n, head in enumerate(found.heads)
@@ -152,8 +153,8 @@ def _lanes(found: Lanes) -> list[str]:
 
 def _cell(cell: Cell, x: float, y: float, wide: float, high: float) -> list[str]:
     text = f"{MARKS[cell.tone]}{cell.text}"
-    small = len(text) * 14 * LETTER > wide - 8
-    size = 12 if small else 14
+    small = len(text) * NOTE * LETTER > wide - 8
+    size = SMALL if small else NOTE
     lines = wrap(text, max(4, int((wide - 8) / (size * LETTER))))[:2] or [""]
     top = y + high / 2 + 5 - (len(lines) - 1) * size / 2
     return [

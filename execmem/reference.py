@@ -256,7 +256,7 @@ def lessons() -> str:
                 f"**{lesson.question}**\n",
                 f"```sh\nexecmem demo {lesson.name}\n```\n",
                 f"![{lesson.title}](pictures/{lesson.name}.svg)\n",
-                f"*{lesson.idea}* More: [{lesson.read}]({lesson.read}), `{lesson.try_next}`.\n",
+                f"*{lesson.idea}* Read [more]({lesson.read}), or try `{lesson.try_next}`.\n",
                 *([f"Task: {', '.join(tasks)}.\n"] if tasks else []),
             ]
     return "\n".join(parts)
