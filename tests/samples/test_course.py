@@ -208,9 +208,10 @@ def test_by_hand_is_what_the_manuals_say():
     assert x86.place + 4 + int.from_bytes(x86.after, "little", signed=True) == x86.value
     word = int.from_bytes(arm.after, "little")
     assert word >> 26 == 0b100101
-    assert arm.place + 4 * (word & 0x3FFFFFF) == arm.value
+    assert arm.place + 4 * ((word & 0x3FFFFFF) - (1 << 26)) == arm.value
     auipc, jalr = (int.from_bytes(riscv.after[at : at + 4], "little") for at in (0, 4))
-    assert riscv.place + (auipc & 0xFFFFF000) + (jalr >> 20) == riscv.value
+    upper, lower = (auipc & 0xFFFFF000) - (1 << 32), (jalr >> 20) - (1 << 12)
+    assert riscv.place + upper + lower == riscv.value
     mips = by_hand.call("mips64el")
     assert int.from_bytes(mips.after, "little") & 0xFFFF == (mips.value + 0x8000) >> 16 & 0xFFFF
 

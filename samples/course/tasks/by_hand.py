@@ -6,29 +6,61 @@ from __future__ import annotations
 from functools import cache
 
 from archs import Arch
+from archs.reloc import Reloc
+from loader.link import link_view
 from loader.listing import Listing, Relocation, decode
 from machine.machine import ModelledMachine
 from samples.course.task import Answer, AnswerError, Check, Task, Verdict
 from samples.modules import root
 
 MODULE, SYMBOL = "mathuser", "mathlib_gcd"
+# Lower by: so that no tool shows the bytes, and lower halves have their sign bit.
+AWAY = 0x24440
 
 
 @cache
 def call(arch: str) -> Relocation:
-    """Return the relocation of the call, as it is linked where the module lies."""
+    """Return the relocation of the call, linked as if the function lay where it does not."""
     machine = ModelledMachine(arch, root=root(arch))
-    found = Listing.of(machine.load(MODULE, init=False).loaded).select(symbol=SYMBOL)
+    loaded = machine.load(MODULE, init=False).loaded
+    places = {index: section.address for index, section in loaded.sections.items()}
+    symbols = {
+        name: int(loaded.linked.symbols[index])
+        for index, name in zip(
+            loaded.view.undefined_indices.tolist(), loaded.view.undefined_names, strict=True
+        )
+    }
+    symbols[SYMBOL] -= AWAY
+    linked = link_view(loaded.view, loaded.layout, places, symbols, percpu=loaded.percpu)
+    found = Listing(loaded.view, linked, places).select(symbol=SYMBOL)
     return next(one for one in found if one.section.name == ".text")
+
+
+def fields(row: Reloc) -> list[str]:
+    """Return in words which bits of X go where."""
+    told = []
+    for part in row.parts:
+        bias = f" of X + {part.bias:#x}" if part.bias else " of X"
+        for each in part.slices:
+            first, last = each.word, each.word + each.bits - 1
+            told.append(
+                f"bits {each.x}-{each.x + each.bits - 1}{bias} into bits {first}-{last} of the "
+                f"{part.size} bytes at P+{part.offset}"
+            )
+    return told
 
 
 def _text(arch: Arch) -> str:
     one = call(arch.name)
+    assert one.row is not None
     return (
-        f"{MODULE}.ko calls {SYMBOL}. The place of the relocation, {one.type}, is P =\n"
-        f"{one.place:#x}; {SYMBOL} is S = {one.value:#x}; A = {one.addend:#x}.\n"
-        f"The file has {one.before.hex(' ')} there. Write the bytes that the linker leaves, in\n"
-        "the order of memory. docs/relocations.md has the formula and the fields."
+        f"{MODULE}.ko calls {SYMBOL}, which lies {AWAY:#x} bytes lower than\n"
+        f"`execmem relocs {MODULE} --arch {arch.name}` shows it. The place of the relocation is\n"
+        f"P = {one.place:#x}; the function is S = {one.value:#x}; A = {one.addend:#x}.\n"
+        f"{one.type} computes X = {one.formula}; then\n"
+        + "".join(f"  {line}\n" for line in fields(one.row))
+        + f"with the lowest byte first in memory. The file has {one.before.hex(' ')}\n"
+        "there. Write the bytes that the linker leaves."
     )
 
 
