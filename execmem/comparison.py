@@ -13,7 +13,7 @@ from allocator.designs import choose
 from allocator.errors import printable
 from allocator.types import MIB, Paging, size_text
 from allocator.workloads import WORKLOADS
-from allocator.workloads.itlb import CORES
+from allocator.workloads.cores import CORES
 from execmem.compare import DesignRun
 from execmem.figure import figure_class, write_png
 from execmem.report import table

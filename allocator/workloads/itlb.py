@@ -2,9 +2,11 @@
 """How often instruction fetch misses the TLB, for a mix of calls over given texts.
 
 Large leaves are worth their trouble because an instruction TLB has few entries: one 2 MiB
-leaf holds what needs 512 entries otherwise. The model is a set-associative cache with LRU
-replacement per set, and the numbers of sets and ways are those of real cores. It counts
-misses of the first level; what a miss costs (a second-level TLB, a page walk) is left out.
+leaf holds what needs 512 entries otherwise. The model is set-associative caches with LRU
+replacement per set, whose numbers of sets and ways are those of real cores (`cores`). It counts
+misses of the first level, misses of the second, which are page walks, and what a walk reads of
+page tables. How long that takes is left out, and so are data, which share the second level of
+most cores, and translations that are fetched ahead.
 
 The mix is synthetic and repeatable. A call picks a text, the popular ones far more often
 (Zipf's law), and an address in it, low ones more often; from there it goes where the
@@ -17,48 +19,15 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import attrs
 
+from allocator.pagetable import PageTable
 from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, Paging
-
-
-@attrs.frozen
-class TlbShape:
-    """The shape of one TLB: sets (selected by low page-number bits) of so many ways."""
-
-    sets: int
-    ways: int
-
-
-@attrs.frozen(kw_only=True)
-class Core:
-    """The first-level instruction TLB of a core; `large` None: all sizes share `small`."""
-
-    title: str
-    arch: str
-    small: TlbShape
-    large: TlbShape | None = None
-
-
-CORES: Mapping[str, Core] = MappingProxyType(
-    {
-        # Intel 64 and IA-32 Optimization Reference Manual, Skylake server: 128 entries of
-        # 8 ways for 4 KiB, 8 fully associative entries per thread for 2 MiB.
-        "skylake": Core(
-            title="Intel Skylake", arch="x86_64", small=TlbShape(16, 8), large=TlbShape(1, 8)
-        ),
-        # Software Optimization Guide, family 19h: 64 entries, fully associative, all sizes.
-        "zen3": Core(title="AMD Zen 3", arch="x86_64", small=TlbShape(1, 64)),
-        # Neoverse N1 TRM, L1 instruction TLB: 48 entries, fully associative, all sizes.
-        "neoverse-n1": Core(title="Arm Neoverse N1", arch="arm64", small=TlbShape(1, 48)),
-        # SiFive U74 core complex manual: 40 entries, fully associative, all sizes.
-        "u74": Core(title="SiFive U74", arch="riscv64", small=TlbShape(1, 40)),
-    }
-)
+from allocator.workloads.cores import CORES, Core, TlbShape
 
 
 @attrs.frozen(kw_only=True)
@@ -87,44 +56,113 @@ class CalledText:
     calls: tuple[int, int, int] = (1, 0, 0)
 
 
-class InstructionTlb:
-    """A first-level instruction TLB with LRU replacement in each set."""
+class _Entries:
+    """One array of translations with LRU replacement in each set."""
 
-    def __init__(self, core: Core) -> None:
-        self._small = [OrderedDict[int, None]() for _ in range(core.small.sets)]
-        self._ways = core.small.ways
-        large = core.large
-        self._large = (
-            self._small if large is None else [OrderedDict[int, None]() for _ in range(large.sets)]
-        )
-        self._large_ways = self._ways if large is None else large.ways
+    def __init__(self, shape: TlbShape) -> None:
+        self._sets = [OrderedDict[int, None]() for _ in range(shape.sets)]
+        self._ways = shape.ways
 
-    def access(self, address: int, leaf: int) -> bool:
-        """Fetch from `address`, mapped by a leaf of `leaf` bytes; return whether it hit."""
-        page = address // leaf
-        small = leaf < LARGE_PAGE_SIZE
-        sets, ways = (self._small, self._ways) if small else (self._large, self._large_ways)
-        held = sets[page % len(sets)]
-        key = page * leaf + (not small)  # a page and a large leaf may begin here
+    def access(self, page: int, key: int) -> bool:
+        """Look up `key` in the set of a page number, and hold it; return whether it was there."""
+        held = self._sets[page % len(self._sets)]
         if key in held:
             held.move_to_end(key)
             return True
-        if len(held) >= ways:
+        if len(held) >= self._ways:
             held.popitem(last=False)
         held[key] = None
         return False
 
 
-def misses_per_million(
+class Lookup(NamedTuple):
+    """What one fetch took.
+
+    Parameters
+    ----------
+    level
+        The level that had the translation: 1, 2, or 0 for a page walk.
+    least, most
+        Entries of page tables that the walk reads, all upper levels being cached, and none.
+    """
+
+    level: int
+    least: int = 0
+    most: int = 0
+
+
+class InstructionTlb:
+    """The TLBs of a core, as instruction fetches see them."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._small = _Entries(core.small)
+        self._large = self._small if core.large is None else _Entries(core.large)
+        self._second = None if core.second is None else _Entries(core.second)
+        self._walks = None if core.walks is None else _Entries(core.walks)
+
+    def access(self, address: int, leaf: int) -> bool:
+        """Fetch from `address`, mapped by a leaf of `leaf` bytes; return whether level 1 hit."""
+        return self.lookup(address, leaf).level == 1
+
+    def lookup(self, address: int, leaf: int, run: int = 0) -> Lookup:
+        """Fetch from an address, and return what that took.
+
+        Parameters
+        ----------
+        leaf
+            Bytes of the leaf that maps it.
+        run
+            Bytes of the aligned run of contiguous pages that it lies in; 0: a page.
+        """
+        core, small = self._core, leaf < LARGE_PAGE_SIZE
+        held = max(leaf, min(run, core.merges)) if small else leaf
+        page = address // held
+        key = page * held + (not small)  # a page and a large leaf may begin here
+        first = self._small if small else self._large
+        if first.access(page, key):
+            return Lookup(1)
+        if self._second is not None and self._second.access(page, key):
+            return Lookup(2)
+        depth = core.levels - (not small)
+        if self._walks is None:
+            return Lookup(0, 1, depth)
+        table = address // LARGE_PAGE_SIZE
+        reads = 1 if small and self._walks.access(table, table) else depth
+        return Lookup(0, reads, reads)
+
+
+@attrs.frozen(kw_only=True)
+class Translations:
+    """What calls cost on one core, per million.
+
+    Parameters
+    ----------
+    misses
+        Of the first level.
+    walks
+        Misses of the last level.
+    reads
+        Entries of page tables that walks read: at least, and at most. They are one number where
+        what is published of the core's walk cache says it.
+    """
+
+    misses: float = 0.0
+    walks: float = 0.0
+    reads: tuple[float, float] = (0.0, 0.0)
+
+
+def translations(
     targets: Sequence[CalledText],
     leaves: Mapping[int, int],
     image: Interval,
     *,
+    runs: Mapping[int, int] | None = None,
     cores: Mapping[str, Core] = CORES,
     mix: CallMix | None = None,
     paging: Paging | None = None,
-) -> dict[str, float]:
-    """Return, per core, first-level misses on the targets' texts per million calls.
+) -> dict[str, Translations]:
+    """Return, per core, what fetches from the targets' texts cost per million calls.
 
     Parameters
     ----------
@@ -133,23 +171,80 @@ def misses_per_million(
         missing.
     image
         The kernel image, which large leaves map.
+    runs
+        Page number -> bytes of the aligned run of contiguous pages that it lies in; a page where
+        missing.
     paging
         How large pages and large leaves are.
     """
-    mix, paging = mix or CallMix(), paging or Paging()
+    mix, paging, runs = mix or CallMix(), paging or Paging(), runs or {}
     page, large = paging.page, paging.large
     if not targets:
-        return dict.fromkeys(cores, 0.0)
+        return dict.fromkeys(cores, Translations())
     warm_up = mix.calls // 4
     tlbs = {name: InstructionTlb(core) for name, core in cores.items()}
-    misses = dict.fromkeys(cores, 0)
+    found = {name: [0, 0, 0, 0] for name in cores}
     for number, accesses in enumerate(_calls(targets, image, mix, warm_up + mix.calls)):
         for address, counts in accesses:
             leaf = large if address in image else leaves.get(address // page, page)
+            run = runs.get(address // page, 0)
             for name, tlb in tlbs.items():
-                if not tlb.access(address, leaf) and counts and number >= warm_up:
-                    misses[name] += 1
-    return {name: count * 1e6 / mix.calls for name, count in misses.items()}
+                took = tlb.lookup(address, leaf, run)
+                if took.level != 1 and counts and number >= warm_up:
+                    count = found[name]
+                    count[0] += 1
+                    count[1] += took.level == 0
+                    count[2] += took.least
+                    count[3] += took.most
+    scale = 1e6 / mix.calls
+    return {
+        name: Translations(
+            misses=misses * scale, walks=walks * scale, reads=(least * scale, most * scale)
+        )
+        for name, (misses, walks, least, most) in found.items()
+    }
+
+
+def misses_per_million(
+    targets: Sequence[CalledText], leaves: Mapping[int, int], image: Interval, **more: Any
+) -> dict[str, float]:
+    """Return, per core, first-level misses on the targets' texts per million calls.
+
+    Parameters are those of `translations`.
+    """
+    told = translations(targets, leaves, image, **more)
+    return {name: each.misses for name, each in told.items()}
+
+
+def mapped(
+    table: PageTable, targets: Iterable[CalledText], page: int, largest: int
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return what `translations` asks of page tables: leaves above a page, and contiguous runs.
+
+    Parameters
+    ----------
+    largest
+        Bytes of the longest run that counts; a power of two.
+    """
+    leaves: dict[int, int] = {}
+    frames: dict[int, int] = {}
+    for target in targets:
+        first, last = target.text.start // page, (target.text.end - 1) // page
+        for leaf in table.leaves(target.text):
+            held = range(max(first, leaf.va // page), min(last + 1, (leaf.va + leaf.size) // page))
+            if leaf.size > page:
+                leaves.update(dict.fromkeys(held, leaf.size))
+            else:
+                frames[leaf.va // page] = leaf.pa // page
+    runs: dict[int, int] = {}
+    size = 2
+    while size * page <= largest:
+        for at in [at for at in frames if not at % size and not frames[at] % size]:
+            pages = range(at, at + size)
+            if all(frames.get(one) == frames[at] + one - at for one in pages):
+                runs.update(dict.fromkeys(pages, size * page))
+        size *= 2
+    return leaves, runs
 
 
 def _calls(

@@ -32,7 +32,8 @@ from allocator.types import (
     align_down,
     size_text,
 )
-from allocator.workloads.itlb import CalledText, misses_per_million
+from allocator.workloads.cores import CORES
+from allocator.workloads.itlb import CalledText, Translations, mapped, translations
 from allocator.workloads.operations import (
     Alloc,
     Free,
@@ -148,6 +149,9 @@ class Measures:
         Allocations that took the fallback range, freed ones included.
     itlb_misses
         By core: first-level instruction TLB misses per million calls (`itlb`).
+    itlb_walks, walk_reads
+        By core: misses of the last level per million calls, and what these page walks read of
+        page tables, at least and at most.
     operations
         Calls of alloc and free.
     """
@@ -186,6 +190,8 @@ class Measures:
     guard_pages: int
     live_bytes: int
     itlb_misses: dict[str, float]
+    itlb_walks: dict[str, float]
+    walk_reads: dict[str, list[float]]
     failures: tuple[RefusedOperation, ...]
     operations: int
     seconds: float
@@ -260,7 +266,7 @@ class Runner:
         """Return the measures of everything since the start; without `itlb`, no misses."""
         report = self.execmem.report()
         events = report.events - self._events
-        free = self._free_space()
+        free, fetches = self._free_space(), self._translations() if itlb else {}
         return Measures(
             modules=self._loaded,
             modules_before_first_plt=(
@@ -280,7 +286,9 @@ class Runner:
             free_mapped_bytes=report.free_mapped_bytes,
             largest_free_share=report.largest_free_share,
             live_bytes=sum(report.bytes.values()),
-            itlb_misses=self._itlb_misses() if itlb else {},
+            itlb_misses={name: each.misses for name, each in fetches.items()},
+            itlb_walks={name: each.walks for name, each in fetches.items()},
+            walk_reads={name: list(each.reads) for name, each in fetches.items()},
             failures=tuple(self.failures),
             operations=self._operations,
             seconds=self._seconds,
@@ -501,26 +509,16 @@ class Runner:
                 at = stop
         return sum(whole > size > whole - whole // PINNED for size in idle.values())
 
-    def _itlb_misses(self) -> dict[str, float]:
+    def _translations(self) -> dict[str, Translations]:
         targets = [
             CalledText(live[MemType.TEXT].interval, module.calls)
             for module, live in self._modules.values()
             if MemType.TEXT in live
         ]
         targets += [CalledText(held.interval) for held in self._held.values() if held.type.is_text]
-        large: dict[int, int] = {}
-        page = self._memory.page_size
-        for target in targets:
-            for leaf in self._memory.page_table.leaves(target.text):
-                if leaf.size > page:
-                    first = target.text.start // page
-                    last = (target.text.end - 1) // page
-                    pages = range(
-                        max(first, leaf.va // page),
-                        min(last + 1, (leaf.va + leaf.size) // page),
-                    )
-                    large.update(dict.fromkeys(pages, leaf.size))
-        return misses_per_million(targets, large, self._image, paging=self._memory.paging)
+        page, longest = self._memory.page_size, max(core.merges for core in CORES.values())
+        leaves, runs = mapped(self._memory.page_table, targets, page, longest)
+        return translations(targets, leaves, self._image, runs=runs, paging=self._memory.paging)
 
 
 def run(

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archs
 from allocator import DESIGNS, Execmem, ExecmemError, KernelMemory, PhysicalMemory
+from allocator.pagetable import PageTable
 from allocator.types import GIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Consumer, Interval, MemType, Prot
 from allocator.workloads import (
     WORKLOADS,
@@ -35,14 +37,14 @@ from allocator.workloads import (
     workload,
     write_trace,
 )
+from allocator.workloads.cores import CORES, Core, TlbShape
 from allocator.workloads.itlb import (
-    CORES,
     CalledText,
     CallMix,
-    Core,
     InstructionTlb,
-    TlbShape,
+    mapped,
     misses_per_million,
+    translations,
 )
 from allocator.workloads.operations import from_json, to_json
 from allocator.workloads.sources import DESKTOP, SERVER, _program_size
@@ -512,6 +514,134 @@ def test_a_set_keeps_the_pages_used_last(sets, ways, pages):
             others = {p for p in earlier[last + 1 :] if p % sets == page % sets}
             expected = len(others) < ways
         assert tlb.access(page * PAGE_SIZE + 12, PAGE_SIZE) is expected
+
+
+def by_definition(core, fetches):
+    """Return what each fetch took, from the whole history: (level, least, most).
+
+    An entry is there when fewer than `ways` others of its set were asked for since it was.
+    """
+    asked = {"first": [], "large": [], "second": [], "walks": []}
+
+    def hit(array, shape, page, key):
+        past = [k for p, k in asked[array] if p % shape.sets == page % shape.sets]
+        asked[array].append((page, key))
+        if key not in past:
+            return False
+        last = len(past) - 1 - past[::-1].index(key)
+        return len(set(past[last + 1 :])) < shape.ways
+
+    for address, leaf, around in fetches:
+        big = leaf >= LARGE_PAGE_SIZE
+        size = leaf if big else max(leaf, min(around, core.merges))
+        page, key = address // size, (address // size * size, big)
+        apart = big and core.large is not None
+        shape = core.large if apart else core.small
+        if hit("large" if apart else "first", shape, page, key):
+            yield 1, 0, 0
+        elif core.second is not None and hit("second", core.second, page, key):
+            yield 2, 0, 0
+        else:
+            depth = core.levels - 1 if big else core.levels
+            table = address // LARGE_PAGE_SIZE
+            if core.walks is None:
+                yield 0, 1, depth
+            elif not big and hit("walks", core.walks, table, table):
+                yield 0, 1, 1
+            else:
+                yield 0, depth, depth
+
+
+COMPARE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
+SHAPES = st.builds(TlbShape, st.sampled_from([1, 2, 4]), st.integers(1, 3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    core=st.builds(
+        Core,
+        title=st.just("t"),
+        arch=st.just("x"),
+        small=SHAPES,
+        large=st.none() | SHAPES,
+        second=st.none() | SHAPES,
+        walks=st.none() | SHAPES,
+        merges=st.sampled_from([0, 0x4000, 0x10000]),
+        levels=st.sampled_from([3, 4]),
+    ),
+    places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.booleans()), max_size=60),
+)
+def test_fetches_take_what_the_definition_says(core, places):
+    """Two levels, merged entries and a cache of walks: as a slow model that looks at all history."""
+    fetches = []
+    for region, page, inside in places:
+        large = region == 3
+        address = region * LARGE_PAGE_SIZE + page * PAGE_SIZE
+        leaf = LARGE_PAGE_SIZE if large else PAGE_SIZE
+        fetches.append((address, leaf, 0x10000 if inside and not large else 0))
+    tlb = InstructionTlb(core)
+    assert [tuple(tlb.lookup(*each)) for each in fetches] == list(by_definition(core, fetches))
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_cores_hold_as_many_pages_as_is_published(name):
+    """Going round and round: all hit that fit, and one page more than fits misses each time.
+
+    The numbers are those of the manuals that `sources` names: entries of the first level, of the
+    second.
+    """
+    entries = {
+        "skylake": (128, 1536),
+        "golden-cove": (256, 2048),
+        "zen3": (64, 512),
+        "neoverse-n1": (48, 1280),
+        "cortex-a53": (10, 512),
+        "u74": (40, 512),
+    }[name]
+    core = CORES[name]
+    assert (core.small.entries, core.second.entries) == entries
+    assert core.sources
+    row = next(line for line in COMPARE.splitlines() if line.startswith(f"| {core.title} |"))
+    assert all(f" {count:,}" in row for count in entries)
+    for level, held in enumerate(entries, 1):
+        for count in (held, held + 1):
+            tlb = InstructionTlb(core)
+            for _ in range(2):
+                levels = [tlb.lookup(page * PAGE_SIZE, PAGE_SIZE).level for page in range(count)]
+            within = [0 < each <= level for each in levels]
+            assert all(within) == (count == held), (level, count)
+
+
+def test_runs_are_what_lies_contiguous_and_aligned():
+    """Runs of pages are found in page tables: aligned in both addresses, all of them there."""
+    table = PageTable()
+    base = 0xFFFFFFFFC0000000
+    frames = [*range(0x104, 0x108), 0x200, 0x202, *range(0x301, 0x305), *range(0x300, 0x302)]
+    for page, frame in enumerate(frames):
+        table.set_pte(base + page * PAGE_SIZE, frame * PAGE_SIZE, Prot.RX)
+    text = CalledText(Interval(base, base + len(frames) * PAGE_SIZE))
+    leaves, runs = mapped(table, [text], PAGE_SIZE, 4 * PAGE_SIZE)
+    assert leaves == {}
+    first = base // PAGE_SIZE
+    assert runs == {
+        **dict.fromkeys(range(first, first + 4), 4 * PAGE_SIZE),
+        **dict.fromkeys(range(first + 10, first + 12), 2 * PAGE_SIZE),
+    }
+
+
+def test_walks_are_fewer_than_misses_and_reads_have_bounds():
+    """A second level takes misses away; a walk reads at least one entry, at most every level."""
+    base = 0xFFFFFFFFC0000000
+    image = Interval(0xFFFFFFFF81000000, 0xFFFFFFFF83000000)
+    pages = [base + page * PAGE_SIZE for page in range(3000)]
+    targets = [CalledText(Interval(at, at + PAGE_SIZE)) for at in pages]
+    for name, found in translations(targets, {}, image).items():
+        core = CORES[name]
+        assert 0 < found.walks < found.misses
+        least, most = found.reads
+        assert found.walks <= least <= most <= core.levels * found.walks
+        assert (least == most) == (core.walks is not None)
+        assert (most == core.levels * found.walks) == (core.walks is None)
 
 
 def test_sizes_compete_only_where_the_core_shares_entries():
