@@ -18,6 +18,7 @@ from execmem.commands.common import (
     console_option,
     cpu_option,
     examples,
+    importing,
     machine_for,
     modelled_option,
     module_options,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "gdb-multiarch"
 LOOPBACK = "127.0.0.1"
+REPLAY = "replay"
 
 
 @click.command()
@@ -59,6 +61,7 @@ LOOPBACK = "127.0.0.1"
 @examples(
     "execmem gdb hello --batch script.gdb",
     "execmem gdb mathuser mathuser_lcm 21 6 --arch arm64 --batch script.gdb",
+    "execmem gdb replay CRASH",
 )
 def gdb(
     module: str,
@@ -74,7 +77,8 @@ def gdb(
 
     The guest waits at the first instruction until a gdb connects, which then knows the modules,
     the kernel and their symbols by itself. An ARG is what `execmem run` takes; with --kernel,
-    vmlinux as MODULE means the kernel's own functions.
+    vmlinux as MODULE means the kernel's own functions. gdb replay CRASH runs the input of a finding
+    of `execmem fuzz`, on the machine that it was found on.
     """
     from execmem import report
 
@@ -84,7 +88,9 @@ def gdb(
         say(f"warning: whoever reaches {listen} may do everything to the guest", err=True)
     where = {"port": port, "path": socket, "host": listen or LOOPBACK}
     found = None if batch is None else Batch(batch)
-    if function is None:
+    if module == REPLAY and function is not None:
+        outcome, fault = _replay(function, args, options, where, found)
+    elif function is None:
         outcome, fault = _init(module, options, where, found)
     else:
         outcome, fault = _call(module, function, args, options, where, found)
@@ -168,6 +174,51 @@ def _init(
         "log": [line.text for line in machine.log[before:]],
     }
     return found | _how(server, batch, ended=ended), fault
+
+
+def _replay(
+    crash: str,
+    args: Sequence[str],
+    options: Mapping[str, Any],
+    where: Mapping[str, Any],
+    batch: Batch | None,
+) -> tuple[dict[str, Any], Exception | None]:
+    """Run the input of a finding under a debugger; what came of it, and what it stopped at."""
+    from emulator.faults import Fault
+    from machine.control import Ended
+
+    if args:
+        raise click.UsageError("gdb replay CRASH: the input is that of the finding")
+    with importing():
+        from execmem.fuzzing import reports
+
+    _, setting, data = reports.read(crash)
+    machine, run, described = reports.prepared(setting, data)
+    before, result, fault, ended = len(machine.log), None, None, False
+    with _served(machine, where, batch) as server:
+        try:
+            result = run()
+        except Ended:
+            ended = True
+        except Fault as error:
+            fault = error
+        server.ends_with(int(fault is not None))
+    _tell(batch, ended=ended, options=options)
+    found = [] if machine.sanitizer is None else machine.sanitizer.findings
+    if not options["as_json"]:
+        for line in [described, *map(str, found)]:
+            say(line)
+    outcome = {
+        "module": setting.module,
+        "arch": machine.arch.name,
+        "models": machine.models,
+        "function": setting.function or None,
+        "result": None if result is None else f"{result:#x}",
+        "fault": None if fault is None else str(fault),
+        "outputs": [],
+        "log": [line.text for line in machine.log[before:]],
+    }
+    return outcome | _how(server, batch, ended=ended), fault
 
 
 def _how(server: Server, batch: Batch | None, *, ended: bool) -> dict[str, Any]:

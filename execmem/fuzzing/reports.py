@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from allocator.errors import printable
 from execmem.fuzzing.engine import Finding, Search, finding_of
 from execmem.fuzzing.folder import INPUT, REPLAY, REPORT, SCRIPT, read_replay
-from execmem.fuzzing.inputs import layout
 from execmem.fuzzing.setting import Setting
 
 _SCRIPT = '''\
@@ -82,9 +81,7 @@ def report(replay: dict[str, Any]) -> str:
         ]
     lines += ["", f"input, {len(data)} bytes:", *hexdump(data)]
     lines += ["", "again:", f"  {command(setting)}"]
-    gdb = gdb_command(setting, data)
-    if gdb:
-        lines += ["in gdb:", f"  {gdb}"]
+    lines += ["in gdb:", "  execmem gdb replay ."]
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
@@ -103,38 +100,20 @@ def command(_setting: Setting) -> str:
     return f"execmem fuzz replay . (or: python {SCRIPT})"
 
 
-def gdb_command(setting: Setting, data: bytes) -> str:
-    """Return the command that shows a finding in gdb; empty where there is none.
-
-    The arguments lie elsewhere there: what reads past their end by a few bytes may not stop.
-    """
-    from execmem.cli import COMMANDS
-
-    if "gdb" not in COMMANDS or not setting.function or not setting.module:
-        return ""
-    try:
-        made = layout(setting.inputs, None, None)
-    except Exception:  # noqa: BLE001 -- types are needed: the machine is not at hand
-        return ""
-    values = [
-        str(value) if isinstance(value, int) else f"hex:{value.hex()}"
-        for value in made.values(data).values()
-    ]
-    options = []
-    for name, value in setting.machine.items():
-        option = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            options.append(option)
-        elif isinstance(value, str | int):
-            options += [option, str(value)]
-    return shlex.join(["execmem", "gdb", *options, setting.module, setting.function, *values])
-
-
 def replay(setting: Setting, data: bytes) -> tuple[Finding | None, str]:
     """Run an input on a new machine; return what goes wrong, and what was called."""
     search = setting.search()
     with search:
         return once(search, data)
+
+
+def prepared(setting: Setting, data: bytes) -> tuple[Any, Callable[[], int], str]:
+    """Return a new machine, what runs an input on it once just as a round does, and what is called."""
+    machine = setting.open()
+    target = setting.target(machine)
+    rounds = machine.rounds(target.spans, instructions=setting.limit)
+    target.prepare(rounds)
+    return machine, target.work(rounds, data), target.described(data)
 
 
 def once(search: Search, data: bytes) -> tuple[Finding | None, str]:

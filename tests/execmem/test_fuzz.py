@@ -131,6 +131,7 @@ def test_a_run_goes_on_and_keeps_what_it_found(
     assert first["crashes"][0]["key"] in text
     code, text, _ = run(capfd, "fuzz", "report", crash)
     assert (code, "input, " in text, "checksums_crc32" in text) == (0, True, True)
+    assert "execmem gdb replay ." in text
     shown = subprocess.run(
         [sys.executable, crash / "reproduce.py"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -120,6 +120,25 @@ def test_what_cannot_be(capsys: Any, tmp_path: Path) -> None:
 
 
 @needs_gdb
+def test_a_finding(capsys: Any, arch: Arch, tmp_path: Path) -> None:
+    """The input lies as it lay for the fuzzer: gdb stops where that says that it went wrong."""
+    words = ["fuzz", path(arch.name, "checksums"), "checksums_crc32", "--executions", 80]
+    words += ["--input", "data=bytes:0-16", "--input", "length=int:0-40", "--input", "start=0"]
+    with pytest.raises(SystemExit):
+        main([*map(str, words), "--out", str(tmp_path / "out"), "--json"])
+    (crash,) = json.loads(capsys.readouterr().out)["crashes"]
+    script = tmp_path / "script"
+    script.write_text("info symbol $pc\ncontinue\ninfo symbol $pc\n")
+    code, out, err = run(capsys, "replay", crash["folder"], "--batch", script)
+    assert (code, crash["where"] in err) == (1, True), err
+    first, *_, last = (line for line in out.splitlines() if " in section " in line)
+    assert first.startswith("checksums_crc32 in section .text")
+    name, offset = re.fullmatch(r"(\w+) \+ (\d+) in section .*", last).groups()
+    assert crash["where"].startswith(f"{name}+{int(offset):#x}")
+    assert run(capsys, "replay", crash["folder"], "1")[0] == 2
+
+
+@needs_gdb
 def test_a_gdb_that_does_not_connect_is_not_waited_for(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

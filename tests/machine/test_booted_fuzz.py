@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from archs import Arch
 from execmem import fuzz
+from execmem.cli import main
 from execmem.fuzzing import targets
 from execmem.fuzzing.engine import Search, finding_of
 from execmem.fuzzing.inputs import BadInput
@@ -66,6 +71,41 @@ def test_the_harness_of_the_page(machine: BootedMachine, tmp_path: Path) -> None
         rounds = {text: search.run_one(text) for text in texts}
     assert [found.fault for found in rounds.values()] == [None] * len(texts)
     assert {text: found.result for text, found in rounds.items()} == texts
+
+
+def test_a_finding_is_handed_on(
+    machine: BootedMachine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its report names kernel, oops and input, and its script shows the same elsewhere."""
+    if machine.arch.name != KERNELS[0][2].name:
+        pytest.skip(f"done with {KERNELS[0][0]}")
+    words = ["fuzz", "vmlinux", "LZ4_decompress_safe", "--kernel", str(KERNELS[0][1])]
+    for each in ("source=bytes:0-8", "compressedSize=64", *UNLZ4):
+        words += ["--input", each]
+    words += ["--sanitize", "none", "--executions", "5", "--out", str(tmp_path / "out"), "--json"]
+    with pytest.raises(SystemExit):
+        main(words)
+    crash = json.loads(capsys.readouterr().out)["crashes"][0]
+    report = (Path(crash["folder"]) / "report.txt").read_text()
+    for told in (
+        machine.kernel.release,
+        crash["text"],
+        crash["where"],
+        "vmlinux LZ4_decompress_safe",
+    ):
+        assert told in report
+    data = bytes.fromhex(crash["input"])
+    assert f"input, {len(data)} bytes:" in report
+    assert data[:16].hex(" ") in report
+    shown = subprocess.run(
+        [sys.executable, "reproduce.py"],
+        cwd=crash["folder"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert crash["key"] in shown.stdout.splitlines()
 
 
 def test_a_system_call(machine: BootedMachine) -> None:
