@@ -64,10 +64,14 @@ LOOPBACK = "127.0.0.1"
     metavar="MIB",
     help="limit of an answer",
 )
+@click.option(
+    "--kernel", "path", metavar="PATH", help="show its page tables and symbols: it boots here"
+)
 @click.option("--require-sandbox", is_flag=True, help=REQUIRE)
 @click.option("--json", "as_json", is_flag=True, help="print where it listens as a JSON document")
 @examples(
     "execmem serve",
+    "execmem serve --kernel VMLINUZ",
     "execmem serve --port 0 --seconds 20",
     "execmem serve --port 0 --frame https://course.example",
 )
@@ -76,6 +80,7 @@ def serve(
     address: str,
     names: tuple[str, ...],
     frames: tuple[str, ...],
+    path: str | None,
     as_json: bool,
     **limits: Any,
 ) -> None:
@@ -95,13 +100,15 @@ def serve(
     with importing():
         from execmem import report
         from execmem.serve.app import application
+        from execmem.serve.kernel import Kernel
         from execmem.serve.serving import desks_of, listen, offer
 
     where = listen(address, port)
     url = f"http://{f'[{address}]' if ':' in address else address}:{where.getsockname()[1]}/"
     desks = desks_of(**limits)
+    kernel = None if path is None else Kernel(path)
     known = {address, *names, *(("localhost", "127.0.0.1", "::1") if address == LOOPBACK else ())}
-    app = application(desks, offer(), known, frames)
+    app = application(desks, offer(), known, frames, kernel)
     if as_json:
         report.print_json({"url": url, "sandbox": list(desks.prepare().removed)})
     else:

@@ -85,6 +85,7 @@ class App {
 
   subject() {
     const box = $("subject");
+    if (this.view().module === false) { box.replaceChildren(); return; } // it shows no module
     if (this.source.alone) { box.replaceChildren(...this.beside()); return; }
     const modules = [...this.files.map((f) => [f, `${f} (dropped)`]), ...this.offer.samples.map((s) => [s, s])];
     if (!modules.some(([name]) => name === this.module())) modules.unshift([this.module(), `${this.module()} (drop it again)`]);

@@ -27,7 +27,8 @@ from starlette.routing import Route
 from allocator.errors import ExecmemError
 from execmem import pages
 from execmem.serve.desks import FILE, FILES, Desk, Desks, TooMuch
-from execmem.serve.questions import NotAsked, checked
+from execmem.serve.kernel import Kernel
+from execmem.serve.questions import KERNEL, NotAsked, checked
 
 QUESTION = 1 << 20  # bytes of a question
 DESK = "x-execmem-desk"  # the header that names a desk
@@ -126,10 +127,13 @@ class Application:
         Where.
     offer
         What a page is told first: samples, architectures, designs.
+    kernel
+        Who is asked about the kernel that is served; None: there is none.
     """
 
-    def __init__(self, desks: Desks, offer: dict[str, Any]) -> None:
+    def __init__(self, desks: Desks, offer: dict[str, Any], kernel: Kernel | None = None) -> None:
         self._desks = desks
+        self._kernel = kernel
         self._offer = offer
 
     def page(self, _request: Request) -> Response:
@@ -177,12 +181,21 @@ class Application:
         except (ValueError, RecursionError):
             return _error(400, "a question is JSON")
         words = checked(question.get("words") if isinstance(question, dict) else None)
-        found = await run_in_threadpool(desk.ask, words)
+        asked = desk.ask
+        if KERNEL in words:
+            if self._kernel is None:
+                raise NotAsked("no kernel is served (execmem serve --kernel PATH)")
+            asked = self._kernel.ask
+        found = await run_in_threadpool(asked, words)
         return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
 
 
 def application(
-    desks: Desks, offer: dict[str, Any], hosts: Iterable[str], frames: Iterable[str] = ()
+    desks: Desks,
+    offer: dict[str, Any],
+    hosts: Iterable[str],
+    frames: Iterable[str] = (),
+    kernel: Kernel | None = None,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -196,13 +209,18 @@ def application(
         Names and addresses that the server is known by.
     frames
         Origins whose pages may show this one in a frame.
+    kernel
+        Who is asked about a kernel; None: there is none.
     """
-    own = Application(desks, offer)
+    named = None if kernel is None else {"words": KERNEL, "name": kernel.name}
+    own = Application(desks, offer | {"kernel": named}, kernel)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(desks.close)
+        if kernel is not None:
+            await run_in_threadpool(kernel.close)
 
     routes = [
         Route("/", own.page),

@@ -15,6 +15,7 @@ import click
 from allocator.errors import ExecmemError, printable
 
 WORDS = 64  # of a question
+KERNEL = "kernel:"  # the kernel that the server was given; no file that is dropped has this name
 LONGEST = 1 << 14  # characters of a word
 
 _LOADING = (
@@ -36,9 +37,10 @@ ASKABLE: dict[str, frozenset[str]] = {
         "disasm": _LOADING,
         "types": "",
         "explain": f"{_LOADING} no-init also",
-        "compare": "workload arch design kaslr page-size no-text-poke check list",
-        "kernel": "config type symbol",
+        "compare": "workload arch design kaslr page-size no-text-poke check list film closely cpus",
+        "kernel": "config type symbol ptdump",
         "demo": "",
+        "race": "arch graph",
     }.items()
 }
 

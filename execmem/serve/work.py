@@ -39,7 +39,8 @@ def answer(words: Sequence[str]) -> dict[str, Any]:
     text = out.getvalue()
     said = [line for line in err.getvalue().splitlines() if not line.startswith("execmem: notice")]
     found = {"code": code, "document": _document(text), "said": said}
-    return {key: _without_folders(value) for key, value in found.items()}
+    cleaned: dict[str, Any] = without(_folders(), found)
+    return cleaned
 
 
 def _document(text: str) -> Any:
@@ -57,15 +58,15 @@ def _folders() -> tuple[str, ...]:
     return (f"{Path.cwd().resolve()}/", f"{here}/", f"{Path.home()}/")
 
 
-def _without_folders(value: Any) -> Any:
-    """Return a part of an answer whose texts name no folder of the host."""
+def without(folders: Sequence[str], value: Any) -> Any:
+    """Return a part of an answer whose texts name no folder of some."""
     if isinstance(value, str):
         if "/" in value:
-            for folder in _folders():
+            for folder in folders:
                 value = value.replace(folder, "") if folder != "//" else value
         return value
     if isinstance(value, list):
-        return [_without_folders(each) for each in value]
+        return [without(folders, each) for each in value]
     if isinstance(value, dict):
-        return {_without_folders(key): _without_folders(each) for key, each in value.items()}
+        return {without(folders, key): without(folders, each) for key, each in value.items()}
     return value

@@ -7,22 +7,14 @@ import shutil
 
 import pytest
 
+from tests.support.browsing import PROGRAMS, chromium
+
 
 @pytest.fixture(scope="session")
 def browser():
     """Start a headless Chromium; skip where there is none, or nothing to drive it with."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
+    if not all(map(shutil.which, PROGRAMS)):
         pytest.skip("no chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument("--window-size=1400,1500")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    yield found
-    found.quit()
+    with chromium() as found:
+        yield found

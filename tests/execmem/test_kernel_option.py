@@ -85,6 +85,7 @@ def test_who_takes_a_kernel() -> None:
         "functions",
         "types",
         "compare",  # which measures it
+        "serve",  # which shows it
         "kunit",  # which the modelled kernel has none of
     }
 

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,53 +24,17 @@ from archs import ALL
 from execmem import pages
 from execmem.cli import cli, main
 from execmem.serve.desks import FILE, Desk, Desks, Limits, TooMuch
-from execmem.serve.questions import ASKABLE, NotAsked, checked
+from execmem.serve.kernel import Kernel
+from execmem.serve.questions import ASKABLE, KERNEL, NotAsked, checked
 from samples.modules import path
+from tests.archs.facts import facts
+from tests.loader.kernel.test_image import image_of
 from tests.support.browsing import complaints, follow, go, wait
+from tests.support.btfwriter import blob
+from tests.support.imagewriter import symbols
+from tests.support.served import HEADER, Served
 
 HERE = Path(__file__).parents[2]
-HEADER = "X-Execmem-Desk"
-
-
-class Served:
-    """A server of its own process, as a person starts it."""
-
-    def __init__(self, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "execmem", "serve", "--port", "0", "--json", *words],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=HERE,
-        )
-        assert self.process.stdout is not None
-        self.told = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
-        self.url = self.told["url"]
-
-    def request(self, method, path, body=None, **headers):
-        """Return status, headers and document of an answer."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
-        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        return answer.status, answer.headers, text
-
-    def desk(self):
-        """Return the name of a new desk."""
-        return json.loads(self.request("POST", "/api/desk")[2])["desk"]
-
-    def ask(self, desk, *words):
-        """Return status and answer to a question."""
-        body = json.dumps({"words": list(words)})
-        status, _, text = self.request("POST", "/api/ask", body, **{HEADER: desk})
-        return status, json.loads(text)
-
-    def close(self):
-        """End it as Ctrl-C does; return the exit code."""
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(20)
-        self.process.stdout.close()
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -544,3 +506,37 @@ def test_files_of_the_front_end_are_what_the_page_names():
     assert pages.file("page.html") is None
     with pytest.raises(ExecmemError):
         checked(["no"])
+
+
+# A kernel -----------------------------------------------------------------------------------------
+
+
+def test_without_a_kernel_nobody_is_asked_about_one(server):
+    """The word that stands for it is refused, and the page is told that there is none."""
+    status, found = server.ask(server.desk(), "kernel", KERNEL, "--ptdump")
+    assert status == 400
+    assert "--kernel PATH" in found["error"]
+    assert json.loads(server.request("POST", "/api/desk")[2])["kernel"] is None
+
+
+def test_a_kernel_is_known_by_its_name_alone(tmp_path, arch):
+    """Its facts and symbols are told to pages, its folder is not; the same question is asked once."""
+    base = facts(arch).load.image_base
+    image = tmp_path / "vmlinuz-mine"
+    image.write_bytes(image_of(arch, symbols(base), "6.12", blob().blob()))
+    kernel = Kernel(str(image))
+    try:
+        words = checked(["kernel", KERNEL, "--symbol", "_text"])
+        found = kernel.ask(words)
+        assert kernel.name == "vmlinuz-mine"
+        assert found["code"] == 0, found
+        assert found["document"]["places"]["_text"]["address"] == f"{base:#x}"
+        assert str(tmp_path) not in json.dumps(found)
+        assert found["document"]["sources"]["image"] == "vmlinuz-mine"
+        assert kernel.ask(words) is found
+        again = kernel.ask(checked(["kernel", KERNEL, "--type", "none"]))
+        assert again["document"]["definitions"] == {"none": None}
+    finally:
+        kernel.close()
+    with pytest.raises(ExecmemError, match="no such file"):
+        Kernel(str(tmp_path / "none"))

@@ -3,7 +3,32 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import contextmanager
+
+PROGRAMS = ("chromium", "chromedriver")
+
 READY = "return document.body.dataset.ready === 'yes' || document.querySelector('#said.refused')"
+
+
+@contextmanager
+def chromium():
+    """Start a headless Chromium."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    binary, driver = map(shutil.which, PROGRAMS)
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.add_argument("--window-size=1400,1500")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield found
+    finally:
+        found.quit()
 
 
 def wait(browser, script=READY, seconds=20):
