@@ -121,8 +121,15 @@ _OF_EL1 = {0: "vmalle1", 1: "vae1", 2: "aside1", 3: "vaae1", 5: "vale1", 7: "vaa
 _SCOPES = ((3, "", "is"), (7, "", ""), (2, "r", "is"), (6, "r", ""))
 
 
+def _page(code: bytes) -> tuple[str, int]:
+    """Return the register with the number of the page, of 4 KiB whatever the granule."""
+    return f"x{code[0] & 0x1F}", 12
+
+
 def _tlbi(kind: str, code: int, mask: int) -> FlushInstruction:
-    return FlushInstruction(f"tlbi {kind}", code.to_bytes(4, "little"), mask.to_bytes(4, "little"))
+    data = code.to_bytes(4, "little"), mask.to_bytes(4, "little")
+    operand = _page if kind.startswith(("vaa", "vaale")) else None  # of any ASID: the kernel's
+    return FlushInstruction(f"tlbi {kind}", *data, whole=kind.startswith("vmall"), operand=operand)
 
 
 _FLUSHING = Flushing(
@@ -137,6 +144,8 @@ _FLUSHING = Flushing(
     ),
     step=4,
     functions=("flush_tlb_kernel_range", "flush_tlb_all"),
+    idle=True,
+    by_area=True,
 )
 
 BOOT = Boot(

@@ -24,6 +24,7 @@ from archs.levels.boot import (
     TableFormat,
 )
 from archs.system_riscv64 import TIMEBASE
+from archs.versions import Since
 
 RAM = 0x8000_0000
 _MIB = 1 << 20
@@ -113,8 +114,14 @@ DUMP = Dump(
 )
 
 
+def _page(code: bytes) -> tuple[str, int]:
+    return f"x{int.from_bytes(code, 'little') >> 15 & 0x1F}", 0
+
+
 def _word(kind: str, code: int, mask: int, **when: int) -> FlushInstruction:
-    return FlushInstruction(kind, code.to_bytes(4, "little"), mask.to_bytes(4, "little"), when)
+    data = code.to_bytes(4, "little"), mask.to_bytes(4, "little")
+    operand = _page if kind.endswith("address") else None
+    return FlushInstruction(kind, *data, when, whole=kind.endswith("all"), operand=operand)
 
 
 _RFENCE = 0x5246_4E43  # the SBI's extension; functions 1 and 2 are sfence.vma on other harts
@@ -126,6 +133,9 @@ _FLUSHING = Flushing(
     ),
     step=2,
     functions=("flush_tlb_kernel_range", "flush_tlb_all"),
+    always_whole=Since(((0, 0), True)),
+    idle=True,
+    resets=2,
 )
 
 BOOT = Boot(

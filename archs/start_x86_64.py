@@ -25,6 +25,7 @@ from archs.levels.boot import (
     Start,
     TableFormat,
 )
+from archs.versions import Since
 
 _MIB, _WORD = 1 << 20, (1 << 64) - 1
 _MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map: where physical address 0 is linked to
@@ -184,6 +185,17 @@ DUMP = Dump(
 )
 
 _BYTE = b"\xff"
+_LOW = ("rax", "rcx", "rdx", "rbx", "", "", "rsi", "rdi")  # without SIB and RIP-relative forms
+
+
+def _address(code: bytes) -> tuple[str, int]:
+    """Return the register that `invlpg (register)` takes the address from; "" for other forms."""
+    extended, modrm = code[0] & 0xF1 == 0x41, code[2 + (code[0] & 0xF0 == 0x40)]
+    number = modrm & 7
+    plain = modrm >> 6 == 0 and number not in (4, 5)
+    return (f"r{8 + number}" if extended else _LOW[number]) if plain else "", 0
+
+
 # Each also behind a REX prefix; where it has none, no instruction begins a byte before.
 _PLAIN = (
     ("invlpg", b"\x0f\x01\x38", b"\xff\xff\xf8"),  # register forms of these bytes are others
@@ -192,14 +204,27 @@ _PLAIN = (
     ("mov cr3", b"\x0f\x22\xd8", b"\xff\xff\xf8"),
     ("mov cr4", b"\x0f\x22\xe0", b"\xff\xff\xf8"),
 )
+_GLOBAL = 0.5  # CR4.PGE is cleared and set again
+
+
+def _told(kind: str, code: bytes, mask: bytes) -> FlushInstruction:
+    whole, operand = _GLOBAL * (kind == "mov cr4"), _address if kind == "invlpg" else None
+    return FlushInstruction(kind, code, mask, whole=whole, operand=operand)
+
+
 _FLUSHING = Flushing(
     instructions=(
-        *(FlushInstruction(*each) for each in _PLAIN),
-        *(FlushInstruction(kind, b"\x40" + code, b"\xf0" + mask) for kind, code, mask in _PLAIN),
-        FlushInstruction("invpcid", b"\x66\x0f\x38\x82", _BYTE * 4),
+        *(_told(*each) for each in _PLAIN),
+        *(_told(kind, b"\x40" + code, b"\xf0" + mask) for kind, code, mask in _PLAIN),
+        FlushInstruction("invpcid", b"\x66\x0f\x38\x82", _BYTE * 4, whole=1),
     ),
     step=1,
     functions=("flush_tlb_kernel_range", "flush_tlb_all", "cpa_flush"),
+    protects_whole=True,
+    # Before, a change of NX alone did not look for other mappings of a page.
+    always_whole=Since(((0, 0), False), ((6, 2), True)),
+    splits_whole=True,
+    rox_at_once=Since(((0, 0), False), ((6, 10), True)),
 )
 
 BOOT = Boot(

@@ -16,16 +16,14 @@ from typing import Any
 
 import attrs
 
-from allocator import Execmem, KernelMemory, PhysicalMemory
-from allocator.designs import DesignLike
 from allocator.types import ExecmemType, Hex, Interval, MemType, Paging, align_down, size_text
-from allocator.workloads import Load, Measures, Module, Operation, Region, Unload, Workload
-from allocator.workloads.run import Runner
+from allocator.workloads import Load, Module, Operation, Region, Unload, Workload
 from archs.versions import version_of
 from emulator.faults import Fault
 from emulator.noted import Walk
-from execmem.compare import branch_reach, folder
+from execmem.compare import folder
 from execmem.madefile import Maker
+from kernels.booted.modules import Loading
 from loader.errors import LoadError
 from loader.files import SUFFIXES, ModuleFile, module_name
 from loader.layout import TOGETHER
@@ -46,18 +44,34 @@ Progress = Callable[[str, int, int], None]
 
 @attrs.frozen(kw_only=True)
 class Flushed:
-    """What a kernel executed to drop translations: instructions by kind, calls of functions by name."""
+    """What a kernel executed to drop translations.
+
+    Parameters
+    ----------
+    instructions
+        By kind, of all memory.
+    functions
+        Calls by name.
+    pages, whole
+        Of memory of modules and of the direct map: pages that were dropped one by one, and times that
+        everything was.
+    elsewhere
+        The same of memory elsewhere, as of the copy of a module's file.
+    """
 
     instructions: dict[str, int]
     functions: dict[str, int]
+    pages: int
+    whole: float
+    elsewhere: int
 
     @property
-    def total(self) -> int:
-        """Instructions of all kinds but those that switch between processes, too."""
-        return sum(count for kind, count in self.instructions.items() if kind not in _SWITCHES)
+    def total(self) -> float:
+        """Flushes of memory of modules and of the direct map: pages one by one, and everything."""
+        return self.pages + self.whole
 
 
-_SWITCHES = ("mov cr3",)
+NOTHING = Flushed(instructions={}, functions={}, pages=0, whole=0.0, elsewhere=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -66,8 +80,8 @@ class KernelMeasures:
 
     Parameters
     ----------
-    kernel, arch
-        Its release and architecture.
+    kernel, arch, page
+        Its release, its architecture, and the bytes of a page.
     modules
         Modules that were loaded, unloaded ones included.
     refused
@@ -92,6 +106,7 @@ class KernelMeasures:
 
     kernel: str
     arch: str
+    page: int
     modules: int
     refused: dict[str, str]
     passed_over: int
@@ -120,25 +135,11 @@ class KernelMeasures:
 
 
 @attrs.frozen(kw_only=True)
-class ModelRun:
-    """A design that was asked for what the kernel was asked for.
+class Frames:
+    """Where the kernel put a region: its address, and the physical one of each page."""
 
-    Parameters
-    ----------
-    design
-        Its name.
-    measures
-        As for every run of `compare`.
-    same_place, same_order
-        Live regions at the address that the kernel gave them, and whether all follow each other by
-        address as there.
-    """
-
-    design: str
-    measures: Measures
-    same_place: int
-    same_order: bool
-    regions: int
+    address: int
+    pages: list[int]
 
 
 def _splits(before: Mapping[str, int], after: Mapping[str, int]) -> int:
@@ -159,13 +160,17 @@ class KernelRunner:
     def __init__(self, machine: BootedMachine) -> None:
         self.machine = machine
         self._maker: Maker | None = None
-        self._flushes = Flushes(machine.kernel)
         self._counts: dict[str, Flushed] = {}
         self._tables = own_tables(machine.kernel) or machine.kernel.board.tables()
         self._direct = direct_map(machine.kernel)
         self.page = 1 << self._tables.granule
         self.address_map = address_map_of(machine.arch, None, machine.image)
         self.window = self.address_map.range_of(ExecmemType.MODULE_TEXT).range
+        self._flushes = Flushes(machine.kernel, (self.window, self._direct))
+        self._seen: dict[MemType, Frames] | None = None
+        # By load, the frames that the kernel took for each type, and where its large ones begin.
+        self.frames: list[dict[MemType, Frames]] = []
+        self.split: tuple[int, ...] = ()  # offsets in the direct map where pages are mapped
         self.version = version_of(machine.kernel.release) or (0, 0)
         # What is mapped in the window of modules before, each with a guard page behind it.
         self.taken: tuple[Interval, ...] = ()
@@ -189,6 +194,10 @@ class KernelRunner:
         machine.sleep(_SETTLED)
         before = self._stretches()
         self.taken = tuple(self._in_window(before))
+        self.split = tuple(self._split(before))
+        self.frames.clear()
+        modules = machine.kernel.modules
+        outer, modules.before_init = modules.before_init, self._note
         asked: list[Operation] = []
         total = len(workload.operations)
         what = f"Linux {machine.kernel.release}"
@@ -198,6 +207,7 @@ class KernelRunner:
                 try:
                     file = self._file(operation.module, files)
                     with self._counted("load"):
+                        self._seen = None
                         module = machine.load(file)
                         machine.sleep(_SETTLED)
                 except (LoadError, Fault) as error:
@@ -206,6 +216,7 @@ class KernelRunner:
                         break
                     continue
                 loaded += 1
+                self.frames.append(self._seen or {})
                 regions = tuple(
                     Region(kind, at.size)
                     for kind, at in sorted(
@@ -225,6 +236,7 @@ class KernelRunner:
             else:
                 passed += 1
             progress(what, number + 1, total)
+        modules.before_init = outer
         machine.sleep(_SETTLED)
         after = self._stretches()
         leaves, shares = self._leaves(after)
@@ -235,6 +247,7 @@ class KernelRunner:
         return KernelMeasures(
             kernel=machine.kernel.release,
             arch=machine.arch.name,
+            page=self.page,
             modules=loaded,
             refused=refused,
             passed_over=passed,
@@ -267,15 +280,41 @@ class KernelRunner:
     def _counted(self, step: str) -> Iterator[None]:
         """Count what is executed in a `with` block as part of a step."""
         flushes = self._flushes
-        flushes.instructions.clear()
-        flushes.functions.clear()
+        flushes.clear()
         with flushes.counting():
             yield
-        former = self._counts.get(step, Flushed(instructions={}, functions={}))
+        former = self._counts.get(step, NOTHING)
         self._counts[step] = Flushed(
+            pages=former.pages + flushes.pages,
+            whole=former.whole + flushes.whole,
+            elsewhere=former.elsewhere + flushes.elsewhere,
             instructions=_sum(former.instructions, flushes.instructions),
             functions=_sum(former.functions, dict.fromkeys(flushes.known, 0), flushes.functions),
         )
+
+    def _note(self, load: Loading) -> None:
+        """Note the frames of a module whose memory is formed."""
+        board = self.machine.kernel.board
+        seen = self._seen = {}
+        for kind, region in load.regions.items():
+            places = range(
+                align_down(region.address, self.page), region.address + region.size, self.page
+            )
+            found = [board.translate(at) for at in places]
+            seen[kind] = Frames(
+                address=region.address,
+                pages=[at - board.ram.start for at in found if at is not None],
+            )
+
+    def _split(self, stretches: Iterable[tuple[int, int, int, bool]]) -> Iterator[int]:
+        """Yield the offsets of what a large leaf of the direct map would map and pages do."""
+        large = Paging(self.page).large
+        for start, end, size, maps in stretches:
+            low, high = max(start, self._direct.start), min(end, self._direct.end)
+            if maps and low < high and size == self.page:
+                yield from range(
+                    align_down(low - self._direct.start, large), high - self._direct.start, large
+                )
 
     # Page tables --------------------------------------------------------------------------------
 
@@ -343,50 +382,6 @@ def _sum(*parts: Mapping[str, int]) -> dict[str, int]:
         for name, count in part.items():
             found[name] = found.get(name, 0) + count
     return found
-
-
-def modelled(
-    runner: KernelRunner, found: KernelMeasures, designs: Iterable[DesignLike], *, cpus: int
-) -> Iterator[ModelRun]:
-    """Yield what designs make of what the kernel was asked for.
-
-    Memory is as large, and of the window of modules the same is taken before.
-    """
-    machine = runner.machine
-    arch = machine.arch
-    for design in designs:
-        memory = KernelMemory(
-            PhysicalMemory(found.asked.memory, paging=Paging(runner.page)), runner.address_map
-        )
-        for taken in runner.taken:
-            for free in list(memory.free_space.clipped(taken)):
-                memory.free_space.remove(free)
-        poke = arch.text_poke
-        execmem = Execmem(memory, trap=arch.loads.trap, text_poke=poke, design=design)
-        rules = arch.loads.tlb
-        model = Runner(execmem, branch_reach(arch), rules=rules, cpus=cpus)
-        for operation in found.asked.operations:
-            model.step(operation)
-        theirs = [
-            (name, kind, at)
-            for name, held in found.regions.items()
-            for kind, (at, _) in held.items()
-        ]
-        ours = {
-            (name.replace("-", "_"), kind.name): allocation.address
-            for name, held in model.live.items()
-            for kind, allocation in held.items()
-        }
-        pairs = [(at, ours.get((name, kind))) for name, kind, at in theirs]
-        places = [mine for _, mine in sorted(pairs, key=lambda pair: pair[0])]
-        known = [place for place in places if place is not None]
-        yield ModelRun(
-            design=execmem.design.name,
-            measures=model.measure(itlb=False),
-            same_place=sum(at == mine for at, mine in pairs),
-            same_order=len(known) == len(places) and known == sorted(known),
-            regions=len(pairs),
-        )
 
 
 def files_of(path: Path, arch: str) -> tuple[Workload, dict[str, Path]]:

@@ -14,9 +14,10 @@ from allocator.errors import DesignError
 from allocator.types import Paging
 from allocator.workloads import WORKLOADS, Measures, write_trace
 from execmem import notices, report
+from execmem.beside import ModelRun, modelled
 from execmem.booted import open_machine
 from execmem.compare import designs_of, workloads
-from execmem.measured import KernelMeasures, KernelRunner, ModelRun, files_of, modelled, named
+from execmem.measured import KernelMeasures, KernelRunner, files_of, named
 from execmem.report import table
 from execmem.streams import say
 from execmem.terminal import WIDTH, Meter, console
@@ -32,8 +33,9 @@ _LEGEND = (
     " address as there."
 )
 _FLUSHED = (
-    "The kernel's: instructions by kind, and calls of functions. A model's: flushes of all CPUs that"
-    " it asks for, and the invalidations that one CPU executes for them by its architecture's rules."
+    "pages one by one, everything: flushes of TLBs for modules' memory and the direct map; a model's are"
+    " what this kernel would execute for what the design does. of other memory: as for the copy of a"
+    " module's file. frames: whose physical memory a design had."
 )
 _MADE = "modules are files made for this kernel, of the workload's sizes: nothing of theirs runs"
 
@@ -97,8 +99,8 @@ def measure(
 
 
 def _json(run: ModelRun) -> dict[str, Any]:
-    own = {"design": run.design, "same_place": run.same_place, "same_order": run.same_order}
-    return own | {"regions": run.regions} | attrs.asdict(run.measures)
+    own = attrs.asdict(run, filter=lambda field, _: field.name != "measures")
+    return own | attrs.asdict(run.measures)
 
 
 def _show(
@@ -142,14 +144,28 @@ def _show(
     ]
     out.print(table(head, rows, right=",".join(head[1:])))
     out.print()
-    rows = []
-    for step, flushed in found.flushes.items():
-        for kind, count in {**flushed.instructions, **flushed.functions}.items():
-            rows.append(("measured", step, kind, count))
+    head = ["", "pages one by one", "everything", "of other memory", "frames"]
+    flushes = found.flushes.values()
+    rows = [
+        (
+            "measured",
+            sum(each.pages for each in flushes),
+            round(sum(each.whole for each in flushes)),
+            sum(each.elsewhere for each in flushes),
+            "",
+        )
+    ]
     for run in runs:
-        rows.append((run.design, "all", "flushes of all CPUs", run.measures.tlb_flushes_all))
-        rows.append((run.design, "all", "invalidations", run.measures.flushes.instructions))
-    out.print(table(("", "step", "what", "count"), rows, right="count"))
+        frames = "the kernel's" if run.same_frames else "its own"
+        rows.append((run.design, run.pages, run.whole, "", frames))
+    out.print(table(head, rows, right=",".join(head[1:4])))
+    out.print()
+    rows = [
+        (step, kind, count)
+        for step, flushed in found.flushes.items()
+        for kind, count in {**flushed.instructions, **flushed.functions}.items()
+    ]
+    out.print(table(("step", "measured: instruction, function", "count"), rows, right="count"))
     for text in (_LEGEND.format(small=small, large=large), _FLUSHED):
         out.print()
         for line in wrap(text, WIDTH):

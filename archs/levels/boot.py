@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from allocator.errors import NoSuchName, did_you_mean
+from archs.versions import Since
 
 
 @attrs.frozen(kw_only=True)
@@ -263,6 +264,9 @@ class TableFormat:
     dump: Dump | None = None
 
 
+_NEVER: Since[bool] = Since(((0, 0), False))
+
+
 @attrs.frozen
 class FlushInstruction:
     """An instruction that drops translations.
@@ -275,12 +279,19 @@ class FlushInstruction:
         Its bytes, and which of their bits count.
     when
         Register -> what it holds, where the instruction does other things, too.
+    whole
+        How many times it drops everything; half of one for one of two that do it together.
+    operand
+        Returns the register that has the address of the one page that it drops, by its bytes, and how
+        far that is shifted; None: it drops no single page of the kernel's.
     """
 
     kind: str
     code: bytes
     mask: bytes
     when: Mapping[str, int] = attrs.field(factory=dict)
+    whole: float = 0.0
+    operand: Callable[[bytes], tuple[str, int]] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -295,11 +306,37 @@ class Flushing:
         What addresses of instructions are multiples of.
     functions
         Functions of kernels that have all CPUs do it; a kernel has some of them.
+    ranged
+        The one of them that is given the first address and the end.
+    protects_whole
+        Whether everything is dropped where a change of protections reaches the direct map, too.
+    always_whole
+        Whether everything is dropped for every change of protections.
+    splits_whole
+        Whether everything is dropped where a large leaf is split.
+    idle
+        Whether a change of protections that changes nothing is flushed, as of data that was never
+        executable.
+    by_area
+        Whether the direct map is flushed for all pages of an area where a part of it is changed.
+    rox_at_once
+        Whether text becomes read-only and executable in one step.
+    resets
+        How many times everything is dropped for each page whose place in the direct map is made
+        invalid and valid again when its area is freed, beside the one time for the area.
     """
 
     instructions: tuple[FlushInstruction, ...]
     step: int
     functions: tuple[str, ...]
+    ranged: str = "flush_tlb_kernel_range"
+    protects_whole: bool = False
+    always_whole: Since[bool] = _NEVER
+    splits_whole: bool = False
+    idle: bool = False
+    by_area: bool = False
+    rox_at_once: Since[bool] = _NEVER
+    resets: int = 0
 
 
 @attrs.frozen(kw_only=True)

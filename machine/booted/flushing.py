@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.types import Interval
 from archs.levels.boot import FlushInstruction
 from kernels.booted.kernel import BootedKernel
 
+_WORD = (1 << 64) - 1
+_NUMBER = 44  # bits of a page's number in what TLBI takes
 _ORDER = 1 << 20  # behind all who change something
 _TEXT = ("_stext", "_etext")
 
@@ -27,14 +30,22 @@ class Flushes:
     ----------
     kernel
         It needs symbols for the bounds of its text.
+    theirs
+        Where addresses are whose flushes are told apart from others.
+
+    Flushes of single pages are `pages`, and those of everything `whole`, each only of memory at
+    `theirs`; what is dropped for memory elsewhere is in `elsewhere`. Whether a flush of everything is
+    for memory elsewhere is known where the kernel has a function that is given the range.
     """
 
-    def __init__(self, kernel: BootedKernel) -> None:
+    def __init__(self, kernel: BootedKernel, theirs: Sequence[Interval] = ()) -> None:
         assert kernel.arch.boot is not None
         self._kernel = kernel
         self._rules = kernel.arch.boot.flushing
         self.instructions: Counter[str] = Counter()
         self.functions: Counter[str] = Counter()
+        self.pages, self.elsewhere, self.whole = 0, 0, 0.0
+        self._theirs = theirs
         self._sites = self._found()
         self._entries = {
             name: kernel.symbols[name] for name in self._rules.functions if name in kernel.symbols
@@ -57,10 +68,27 @@ class Flushes:
             end()
 
     def _entry(self, name: str) -> Callable[[], None]:
+        board, arguments = self._kernel.board, self._kernel.arch.runs.calling.arguments
+        page, ceiling = 1 << board.tables().granule, self._kernel.arch.loads.tlb.ceiling
+
         def entered() -> None:
             self.functions[name] += 1
+            if name == self._rules.ranged:
+                start, end = board.get(arguments[0]), board.get(arguments[1])
+                if end - start > ceiling * page and not self._touches(start, end):
+                    self.whole -= 1
+                    self.elsewhere += 1
 
         return entered
+
+    def _touches(self, start: int, end: int) -> bool:
+        return any(start < each.end and each.start < end for each in self._theirs)
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self.instructions.clear()
+        self.functions.clear()
+        self.pages, self.elsewhere, self.whole = 0, 0, 0.0
 
     def _counter(self, these: list[FlushInstruction]) -> Callable[[], None]:
         board = self._kernel.board
@@ -69,9 +97,23 @@ class Flushes:
             for each in these:
                 if all(board.get(name) == value for name, value in each.when.items()):
                     self.instructions[each.kind] += 1
+                    self.whole += each.whole
+                    if each.operand is not None:
+                        code = board.read(board.pc, len(each.code))
+                        self._one(*each.operand(code))
                     return
 
         return executed
+
+    def _one(self, register: str, shift: int) -> None:
+        """Note a flush of the page whose address, shifted, a register has."""
+        at = self._kernel.board.get(register) << shift & _WORD if register else 0
+        if shift:  # the number of a page, below bits of an address space and a size
+            at |= _WORD & ~((1 << _NUMBER + shift) - 1)
+        if self._touches(at, at + 1):
+            self.pages += 1
+        else:
+            self.elsewhere += 1
 
     def _found(self) -> dict[int, list[FlushInstruction]]:
         """Return where instructions may be that drop translations."""

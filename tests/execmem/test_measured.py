@@ -17,9 +17,10 @@ import pytest
 
 from allocator.workloads import Load, Unload, Workload, workload
 from archs import Arch
+from execmem.beside import ModelRun, modelled
 from execmem.compare import measured
 from execmem.madefile import Maker
-from execmem.measured import KernelMeasures, KernelRunner, ModelRun, modelled
+from execmem.measured import KernelMeasures, KernelRunner
 from loader.elf import parse
 from tests.support import booted
 
@@ -87,6 +88,27 @@ def test_leaves_are_the_kernels(found: tuple[str, Found]) -> None:
     assert any(kernel.leaves["TEXT"].values())
     for kind, sizes in kernel.leaves.items():
         assert {size: run.measures.leaves[kind][size] for size in sizes} == sizes
+
+
+def test_the_direct_map_is_the_kernels(found: tuple[str, Found]) -> None:
+    """With the frames that the kernel took, the same leaves are split, and no others."""
+    name, (runner, kernel) = found
+    run = run_of(name, (runner, kernel))
+    assert run.same_frames
+    assert run.measures.direct_map_before == kernel.direct_map_before
+    assert run.measures.direct_map_after == kernel.direct_map_after
+    assert run.measures.direct_map_splits == kernel.direct_map_splits
+
+
+def test_flushes_are_the_kernels(found: tuple[str, Found]) -> None:
+    """What it executed for memory of modules, within five in a hundred; of either kind."""
+    name, (runner, kernel) = found
+    run = run_of(name, (runner, kernel))
+    flushes = kernel.flushes.values()
+    assert run.pages == pytest.approx(sum(each.pages for each in flushes), rel=0.05)
+    assert run.whole == pytest.approx(sum(each.whole for each in flushes), rel=0.05)
+    (other,) = modelled(runner, kernel, ["strata"], cpus=1)
+    assert other.whole != pytest.approx(run.whole, rel=0.05)
 
 
 def test_another_design_puts_them_elsewhere(found: tuple[str, Found]) -> None:
