@@ -506,6 +506,9 @@ def print_tasks(out: Console, found: Mapping[str, Any]) -> None:
         out.print(f"Next: execmem demo {left[0]['number']}, execmem course new {left[0]['name']}")
 
 
+WORDS = 24  # letters of what is still shown in a column
+
+
 def print_verdict(out: Console, verdict: Mapping[str, Any]) -> None:
     """Show what became of an answer: each thing that is asked, with numbers."""
     head = "passed" if verdict["passed"] else "not yet"
@@ -514,8 +517,14 @@ def print_verdict(out: Console, verdict: Mapping[str, Any]) -> None:
         ("ok" if each["passed"] else "no", each["what"], each["found"], each["wanted"])
         for each in verdict["checks"]
     ]
-    out.print(table(("", "what", "yours", "wanted"), rows))
-    if verdict["score"] is not None:
+    if max(map(len, (row[2] for row in rows)), default=0) > WORDS:
+        for mark, what, found, wanted in rows:
+            out.print(f"{mark}  {what}: {found}")
+            if mark == "no":
+                out.print(f"    wanted: {wanted}")
+    else:
+        out.print(table(("", "what", "yours", "wanted"), rows))
+    if verdict["passed"] and verdict["score"] is not None:
         best = f"best known: {verdict['best']:,}"
         out.print(f"score: {verdict['score']:,} {verdict['unit']} ({best})")
     if not verdict["passed"]:

@@ -26,7 +26,7 @@ ACTIONS = "new", "hint", "check"
     "execmem course",
     "execmem course new by-hand --arch riscv64",
     "execmem course hint one-plt --number 2",
-    "execmem course check one-plt.toml",
+    "execmem course check answer.toml",
 )
 def course(
     ctx: click.Context,

@@ -71,9 +71,10 @@ class Placed:
     following: str | None
 
     def commands(self) -> tuple[str, ...]:
-        """Return what to type next: the next lesson, then a command to explore."""
-        more = (f"execmem demo {self.following}",) if self.following else ()
-        return (*more, self.lesson.try_next)
+        """Return what to type next: the task, the next lesson, then a command to explore."""
+        tasks = [f"execmem course new {name}" for name in self.lesson.tasks]
+        more = [f"execmem demo {self.following}"] if self.following else []
+        return (*tasks, *more, self.lesson.try_next)
 
     def as_json(self) -> dict[str, Any]:
         """Return what programs, the web page among them, show of it."""

@@ -185,7 +185,7 @@ def prepare(folder: Path) -> None:
     text = (HERE / "docs" / "howto" / "check.md").read_text("utf-8")
     case = re.search(r"^```asm\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert case is not None
-    shutil.copy(HERE / "docs" / "solutions" / "one-plt-arm64.toml", folder / "one-plt.toml")
+    shutil.copy(HERE / "docs" / "solutions" / "one-plt-arm64.toml", folder / "answer.toml")
     (folder / "cases").mkdir()
     for name in ("call.s", "case.s", "cases/call.s"):
         (folder / name).write_text(case[1])

@@ -36,12 +36,23 @@ def refused(arch: str) -> list[tuple[Reloc, int]]:
     ]
 
 
+def _checked(arch: str) -> list[Reloc]:
+    """Return the types of the module whose X has to lie in a reach."""
+    moves = motion(arch)
+    found = {
+        moves.rows[int(moves.type[one])].name: moves.rows[int(moves.type[one])]
+        for one in moves.checked
+    }
+    return [found[name] for name in sorted(found)]
+
+
 def _text(arch: Arch) -> str:
     return (
         f"{MODULE}.ko is loaded as `execmem relocs {MODULE} --arch {arch.name}` shows it.\n"
-        f"Then its data and rodata move down by {least(arch.name):#x} bytes; text and everything\n"
-        "else stay. Exactly one relocation does not reach any more. Say its type, and what X,\n"
-        "the number that its formula gives, has become. `execmem archs` says who gets how far."
+        f"Then its data and rodata move down by {least(arch.name):#x} bytes; its text and\n"
+        "everything of others stay. Exactly one relocation does not reach any more. Say its type,\n"
+        "and what X, the number that its formula gives, has become. X has to lie in:\n"
+        + "\n".join(f"  {row.name:<28} {row.reach}" for row in _checked(arch.name))
     )
 
 
@@ -71,7 +82,7 @@ TASK = Task(
         "In a formula with S and P, X changes by as much as S moved: here S moves down and P stays.",
         (
             "For each of them subtract the move from the X that `execmem relocs` shows, and compare "
-            "with the reach of its type in docs/relocations.md. One is just outside."
+            "with the reach of its type. One is just outside."
         ),
     ),
     grade=_grade,

@@ -11,7 +11,7 @@ import attrs
 
 from archs import Arch
 from samples.course.task import Answer, AnswerError, Check, Task, Verdict, plural
-from samples.jump import ARGUMENTS, FROM, TO, Jump
+from samples.jump import FROM, TO, Jump
 
 STEPS = {
     "break": "writes the breakpoint over the first byte",
@@ -160,7 +160,8 @@ def _grade(answer: Answer) -> Verdict:
     if bad:
         number, step, code = bad[0]
         found = (
-            f"{len(bad)}: after step {number} ({step}) {code.hex(' ')}, by which {got(jump, code)}"
+            f"{len(bad)}, the first after step {number} ({step}): {code.hex(' ')}, with which the "
+            f"call gets {got(jump, code)}"
         )
     stale = [
         "the old jump" if code == jump.old else code.hex(" ") for code in sorted(last - {jump.new})
@@ -189,13 +190,13 @@ def _stopped(steps: Sequence[str]) -> bool:
 
 
 def got(jump: Jump, code: bytes) -> str:
-    """Return in words what a CPU gets that executes these bytes: it is tried."""
+    """Return what a CPU gets that executes these bytes: it is tried."""
     machine, at = jump.machine, jump.address
     before = machine.read(at, len(code))
     machine.poke(at, code)
     met = jump.arrive()
     machine.poke(at, before)
-    return f"{jump.address:#x}{ARGUMENTS} gives {met}"
+    return met
 
 
 TASK = Task(

@@ -17,11 +17,12 @@ MODULES = "hello", "mathuser"
 
 
 def _text(arch: Arch) -> str:
+    image = arch.loads.address_map().image.size
     return (
         "The #else of 2022 took module text from the vmalloc range of an architecture that names\n"
         f"no range of its own (`execmem demo vmalloc_else`). Name one for {arch.name}: where it\n"
-        "starts and ends, in bytes from the start of the kernel image, so that it holds under\n"
-        f"KASLR, too. {' and '.join(MODULES)} are loaded there on {len(SEEDS)} boots; and every call\n"
+        "starts and ends, in bytes from the start of the kernel image (which has\n"
+        f"{image:#x} bytes), so that it holds under KASLR, too. {' and '.join(MODULES)} are loaded there on {len(SEEDS)} boots; and every call\n"
         "must reach from anywhere in the range to anywhere in the range and in the kernel image."
     )
 
@@ -94,7 +95,10 @@ TASK = Task(
     template=lambda _: 'start = "0x0"\nend = "0x0"\n',
     hints=(
         "How far does a call get? The range, the image and what lies between must fit into that.",
-        "`execmem demo fit` says how large the kernel image is, and how much the window has.",
+        (
+            "A range that ends where the image starts needs the distance from its own first byte to "
+            "the last of the image: its size and the image's together."
+        ),
         (
             "Let the range end where the image starts, at 0. It may start so low that the last "
             "instruction of the image is still reached: at the size of the image minus the reach."
