@@ -506,6 +506,11 @@ ARM64 = Arch(
             mode="UC_MODE_ARM",
             model="UC_CPU_ARM64_MAX",
             features=frozenset((0, 1, 3, 4, 5, 6, 7)),  # FP ASIMD AES PMULL SHA1 SHA2 CRC32
+            compares={
+                **dict.fromkeys(("cmp", "ccmp"), "01"),
+                **dict.fromkeys(("cmn", "ccmn"), "01-"),
+                **dict.fromkeys(("sub", "subs"), "12"),
+            },
             capabilities=frozenset(
                 ("ALWAYS_BOOT", "ALWAYS_SYSTEM", "HAS_FPSIMD", "HAS_LSE_ATOMICS")  # it runs at EL1
             ),

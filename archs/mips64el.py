@@ -332,6 +332,11 @@ MIPS64EL = Arch(
             ),
             delay_slots=DelaySlots(before=delays, registers=_COMPUTED),
             system=SYSTEM,
+            compares={
+                **dict.fromkeys(("beq", "bne", "beql", "bnel"), "01"),
+                **dict.fromkeys(("slt", "sltu", "slti", "sltiu", "subu", "dsubu", "xori"), "12"),
+                **dict.fromkeys(("addiu", "daddiu"), "12-"),
+            },
             capabilities=frozenset(("mips64r2",)),
         ),
         # n64: lo, hi, epc, badvaddr, status, cause and seven more behind the general ones

@@ -455,6 +455,13 @@ RISCV64 = Arch(
             prefix="RISCV",
             mode="UC_MODE_RISCV64",
             model="UC_CPU_RISCV64_SIFIVE_U54",
+            compares={
+                **dict.fromkeys(("beq", "bne", "blt", "bge", "bltu", "bgeu"), "01"),
+                **dict.fromkeys(("slt", "sltu", "slti", "sltiu", "sub", "subw", "xori"), "12"),
+                **dict.fromkeys(("addi", "addiw"), "12-"),
+                **dict.fromkeys(("c.addi", "c.addiw"), "01-"),
+                **dict.fromkeys(("c.sub", "c.subw"), "01"),
+            },
             capabilities=frozenset("imafdc") | ATOMICS,
             registers="UC_RISCV_REG_",
             leftovers=("stvec", "satp"),

@@ -517,6 +517,7 @@ X86_64 = Arch(
                 *range(0x400, 0x428),
             ),
             system=SYSTEM,
+            compares={"cmp": "01", "sub": "01"},
             capabilities=frozenset(
                 (
                     "always fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush "

@@ -32,6 +32,7 @@ from archs.system import Processor
 from emulator import interrupts, process
 from emulator.blocks import Blocks
 from emulator.budget import Budget, Counter, Limits
+from emulator.compares import Compares
 from emulator.faults import FaultKind, Stop
 from emulator.fresh import Fresh, Taken
 from emulator.instructions import on_instruction
@@ -621,6 +622,10 @@ class Cpu(Steered):
         found = Taken(self.uc, spans)
         self.uc.ctl_flush_tb()
         return found
+
+    def note_compares(self, spans: Iterable[tuple[int, int]]) -> Compares:
+        """Note the values that code compares from now on."""
+        return Compares(self.uc, self.arch, spans, self._code, self.uc.ctl_flush_tb)
 
     def _left(self, at: int) -> None:
         for tell in self.leavers:

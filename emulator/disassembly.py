@@ -66,6 +66,10 @@ class Disassembler:
             for kind in kinds
         )
 
+    def detailed(self, code: bytes, address: int) -> capstone.CsInsn | None:
+        """Return the first instruction of `code` with its operands; None where there is no valid one."""
+        return next(self._detailed.disasm(code, address, 1), None)
+
     def all(self, code: bytes, address: int) -> list[tuple[int, int, str]]:
         """Return (address, size, text) of every instruction up to the first invalid one."""
         return list(self._read(code, address, 0))

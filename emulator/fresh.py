@@ -5,6 +5,10 @@ The emulator says when it translates a block, and from where it came to it; it t
 is about to execute it, and keeps it. So what is new costs something, and what is not costs nothing: a
 hook that is called for each block takes several times as long as a short function does. What it
 forgets and translates again is told again; who listens knows what it has seen.
+
+A block is known by the address behind it. Where an access in its middle has to be made again (a page
+that is looked up, a watched one), the emulator goes on with a block that begins there, or does not,
+as it has executed other things before; where it ends is the code's alone.
 """
 
 from __future__ import annotations
@@ -15,11 +19,11 @@ from typing import Any
 import unicorn
 from unicorn import unicorn_const as uc_const
 
-Edge = tuple[int, int]  # addresses of two blocks
+Edge = tuple[int, int]  # the ends of two blocks
 
 
 class Fresh:
-    """Notes the addresses of blocks that an engine translates, until `stop`.
+    """Notes the ends of blocks that an engine translates, until `stop`.
 
     Parameters
     ----------
@@ -39,8 +43,10 @@ class Fresh:
         ]
 
     def _translated(self, _uc: unicorn.Uc, block: Any, before: Any, _data: object) -> None:
-        self.found.append(block.pc)
-        self.found.append(before.pc)  # the first of a run is told of as what came before another
+        self.found.append(block.pc + block.size)
+        self.found.append(
+            before.pc + before.size
+        )  # the first of a run is told of as what came before another
 
     def take(self) -> list[int]:
         """Return what was translated since the last time, and what led to it."""
@@ -48,7 +54,7 @@ class Fresh:
             return []
         found = list(dict.fromkeys(self.found))
         self.found.clear()
-        return [at for at in found if any(start <= at < end for start, end in self._spans)]
+        return [at for at in found if any(start < at <= end for start, end in self._spans)]
 
     def stop(self) -> None:
         """Note nothing more."""
@@ -58,6 +64,8 @@ class Fresh:
 
 class Taken:
     """Counts the edges between blocks as they are executed, until `stop`: exact, and slow.
+
+    Of a block that leads to itself it is not told: that may be one that is begun again.
 
     Parameters
     ----------
@@ -76,10 +84,12 @@ class Taken:
             for start, end in spans
         ]
 
-    def _begun(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
-        edge = self._before, address
-        self._before = address
-        self.counts[edge] = self.counts.get(edge, 0) + 1
+    def _begun(self, _uc: unicorn.Uc, address: int, size: int, _data: object) -> None:
+        end = address + size
+        if end != self._before:
+            edge = self._before, end
+            self._before = end
+            self.counts[edge] = self.counts.get(edge, 0) + 1
 
     def take(self) -> dict[Edge, int]:
         """Return how often each edge was taken since the last time; the next begins at none."""

@@ -17,12 +17,13 @@ import attrs
 
 from allocator.types import ADDRESS_MASK
 from emulator.budget import Limits
+from emulator.compares import Compares, Pair
 from emulator.faults import BadCall, Fault, FaultKind
 from emulator.fresh import Edge, Fresh, Taken
 
 PAGE = 4096
 INSTRUCTIONS = 10_000_000  # of one round, when it counts as endless
-SECONDS = 0.3  # of the host, after which they are counted
+SECONDS = 0.03  # of the host, after which they are counted
 # No host executes so many in a second: who took less time than they would need took fewer.
 _FASTEST = 5_000_000_000
 _TELLING = 10  # times as long, where telling of what is known is most of what was executed
@@ -77,7 +78,7 @@ class Round:
     result
         Of the function; 0 where it did not come back.
     blocks
-        Addresses of blocks that were executed for the first time, as far as the emulator tells.
+        Ends of blocks that were executed for the first time, as far as the emulator tells.
     edges
         How often each edge between blocks was taken, where that is counted.
     said
@@ -104,7 +105,7 @@ class Rounds(abc.ABC):
     spans
         Code whose blocks are noted: first address, and end.
     exact
-        Count each edge, in several times the time.
+        Begin with counting each edge, in several times the time; see `watch`.
     instructions
         What one round may execute. They are counted only where it takes long enough.
     seconds
@@ -163,19 +164,28 @@ class Rounds(abc.ABC):
         """Let the machine be as any other again, as it is now."""
 
     def __enter__(self) -> Self:
-        if self.exact:
-            self._taken = self.engine.count_edges(self.spans)
-        else:
-            self._fresh = self.engine.note_fresh(self.spans)
+        self.watch(self.exact)
         self._keep()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._fresh is not None:
-            self._fresh.stop()
-        if self._taken is not None:
-            self._taken.stop()
+        self._unwatch()
         self._end()
+
+    def watch(self, edges: bool) -> None:
+        """Count each edge from now on, or else note blocks that are executed for the first time."""
+        if edges and self._taken is None:
+            self._unwatch()
+            self._taken = self.engine.count_edges(self.spans)
+        elif not edges and self._fresh is None:
+            self._unwatch()
+            self._fresh = self.engine.note_fresh(self.spans)
+
+    def _unwatch(self) -> None:
+        for each in (self._fresh, self._taken):
+            if each is not None:
+                each.stop()
+        self._fresh = self._taken = None
 
     def run(self, work: Callable[[], int]) -> Round:
         """Do something, and put the machine back.
@@ -191,12 +201,31 @@ class Rounds(abc.ABC):
             fault, result, taken = self._try(work, None, self.seconds)
         if self._suspects(fault, taken) or _late(fault):  # how long it took may be the host's doing
             self._forget()
+            counted = _late(fault) and self._taken is not None
+            if counted:  # whether it ends is told sooner without
+                self.watch(edges=False)
             fault, result, _ = self._try(work, self.instructions, _COUNTED)
+            if counted:
+                self.watch(edges=True)
+                if fault is None:
+                    self._forget()
+                    fault, result, _ = self._try(work, self.instructions, _COUNTED)
         said = self._said()
         blocks = self._fresh.take() if self._fresh is not None else ()
         edges = self._taken.take() if self._taken is not None else {}
         self._back()
         return Round(fault=fault, result=result, blocks=blocks, edges=edges, said=said)
+
+    def compared(self, work: Callable[[], int]) -> list[Pair]:
+        """Do something, put the machine back, and return the values that were compared."""
+        notes: Compares = self.engine.note_compares(self.spans)
+        try:
+            self._try(work, self.instructions, _COUNTED)
+            self._said()
+        finally:
+            pairs = notes.stop()
+            self._forget()
+        return pairs
 
     def _checks_found(self, sanitizer: Any) -> list[tuple[str, str, tuple[str, ...], str]]:
         """Return what checks have found and let go on, and let them forget it."""

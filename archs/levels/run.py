@@ -223,6 +223,9 @@ class Emulation:
         (X86_FEATURE_*, KERNEL_HWCAP_*).
     capabilities
         What the CPU model can do, by the kernel's names.
+    compares
+        Instructions that compare, or subtract in order to: capstone's mnemonic -> the numbers of
+        the two operands that are compared, with a minus where the second's negative is.
     """
 
     prefix: str
@@ -262,6 +265,7 @@ class Emulation:
     leftovers: tuple[str, ...] = ()
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()
+    compares: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)

@@ -34,6 +34,7 @@ from emulator.boards.pieces import Pieces
 from emulator.boards.rewinding import Rewinding
 from emulator.budget import Budget, Counter
 from emulator.clock import NSEC_PER_SEC, Clock
+from emulator.compares import Compares
 from emulator.fresh import Fresh, Taken
 from emulator.governor import Governor
 from emulator.hardware.part import Device, Wires
@@ -582,6 +583,10 @@ class Board(Rewinding):
         found = Taken(self.uc, spans)
         self.forget_code()
         return found
+
+    def note_compares(self, spans: Iterable[tuple[int, int]]) -> Compares:
+        """Note the values that code compares from now on."""
+        return Compares(self.uc, self.arch, spans, self._code, self.forget_code)
 
     def _code(self, address: int, size: int) -> bytes:
         try:

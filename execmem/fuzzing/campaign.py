@@ -8,16 +8,22 @@ matter who runs them, or when.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import attrs
 
-from execmem.fuzzing.engine import Done, Finding, Search, Seen, seeds_of
+from execmem.fuzzing.engine import Done, Entry, Finding, Search, Seen, seeds_of
 from execmem.fuzzing.folder import Folder
 from execmem.fuzzing.mutate import Mutator
+from execmem.fuzzing.operands import Hint
 
-_FIRST, _MOST = 250, 2000  # inputs of the first epoch's parts, and of later ones
+# Blocks of an input, and of how many epochs one tells edges, too: each block then costs a callback.
+# Those with what is made of new entries do always, up to a point.
+_OFTEN, _SELDOM, _HEAVY = ((200, 4), (1000, 8)), 16, 5000
+# Inputs of an epoch's parts: few while they come to what is new, twice as many after each that does not.
+_LEAST, _MOST = 100, 2000
 
 
 @attrs.frozen(kw_only=True)
@@ -28,8 +34,16 @@ class Part:
     ----------
     inputs
         Them; None: they are made.
-    corpus, seed, count
+    corpus, hints, seed, count
         What they are made of.
+    edges, paths
+        As of `Search.run`.
+    weights
+        How often each of the corpus is to be taken.
+    fresh
+        Those of the corpus of which nothing was made yet.
+    skip
+        How many of the inputs were run.
     seen, known
         What is no news.
     until
@@ -40,6 +54,12 @@ class Part:
 
     inputs: tuple[bytes, ...] | None = None
     corpus: tuple[bytes, ...] = ()
+    hints: tuple[tuple[Hint, ...], ...] = ()
+    edges: bool = False
+    weights: tuple[float, ...] = ()
+    paths: tuple[int, ...] = ()
+    fresh: tuple[int, ...] = ()
+    skip: int = 0
     seed: int = 0
     count: int = 0
     seen: frozenset[Any] = frozenset()
@@ -47,16 +67,27 @@ class Part:
     until: float | None = None
     shrink: Finding | None = None
 
+    @property
+    def size(self) -> int:
+        """How many inputs, with those that were run."""
+        return self.count if self.inputs is None else len(self.inputs)
+
+    def made(self, mutator: Mutator) -> Iterator[bytes]:
+        """Yield the inputs, made by what they follow from."""
+        made: Iterable[bytes] = self.inputs or ()
+        if self.inputs is None:
+            made = mutator.inputs(
+                self.corpus, self.seed, self.count, self.hints, self.weights, self.fresh
+            )
+        return islice(made, self.skip, None)
+
 
 def work(search: Search, part: Part) -> Done:
     """Do a part."""
     if part.shrink is not None:
         return Done(executed=0, kept=(), finding=search.smaller(part.shrink))
-    inputs = part.inputs
-    made: Any = inputs
-    if inputs is None:
-        made = search.mutator.inputs(part.corpus, part.seed, part.count)
-    return search.run(made, set(part.seen), set(part.known), part.until)
+    made = part.made(search.mutator)
+    return search.run(made, set(part.seen), set(part.known), part.until, part.edges, part.paths)
 
 
 class Crew(Protocol):
@@ -103,22 +134,27 @@ class Fuzzed:
     ----------
     executions, seconds
         How many inputs, in what time, of this run and those that it went on with.
-    corpus
-        The inputs that came to new code, in the order in which they were found.
     crashes
         What goes wrong, each once, in the order in which it was found.
     seen
         Blocks, or edges with how often.
+    entries
+        Those of the corpus, with what is known of them.
     spoiled
         Why machines had to be set up anew; empty: none had.
     """
 
     executions: int = 0
     seconds: float = 0.0
-    corpus: list[bytes] = attrs.field(factory=list, repr=False)
     crashes: list[Finding] = attrs.field(factory=list)
     seen: Seen = attrs.field(factory=set, repr=False)
+    entries: list[Entry] = attrs.field(factory=list, repr=False)
     spoiled: str = ""
+
+    @property
+    def corpus(self) -> list[bytes]:
+        """The inputs that came to new code, in the order in which they were found."""
+        return [each.data for each in self.entries]
 
     @property
     def rate(self) -> float:
@@ -166,7 +202,9 @@ class Campaign:
         self._until = None if seconds is None else self._began + seconds
         self._keep, self._told, self._folder = keep, told, folder
         self._known: set[str] = set()
-        self._epoch = 0
+        self._fresh: list[int] = []  # entries of which nothing was made yet
+        self._taken: dict[int, int] = {}  # how often each path was
+        self._epoch, self._size = 0, _LEAST
         self.fuzzed = Fuzzed()
 
     def run(self) -> Fuzzed:
@@ -185,7 +223,10 @@ class Campaign:
         self._most = None if self._most is None else self._most + before
         while not self._over():
             self._epoch += 1
+            before = len(self.fuzzed.entries)
             self._do(self._parts())
+            fresh = len(self.fuzzed.entries) > before
+            self._size = _LEAST if fresh else min(2 * self._size, _MOST)
             self._save()
         self._save()
         return self.fuzzed
@@ -198,13 +239,10 @@ class Campaign:
 
     def _begin(self, inputs: list[bytes]) -> None:
         """Run what there is; what comes to nothing new is dropped, but for the first."""
-        left = inputs
-        while left:
-            part = self._part(inputs=tuple(left))
-            executed = self._do([part])
-            left = left[executed:]
-        if not self.fuzzed.corpus:
-            self._add(inputs[0] if inputs else b"", ())
+        if inputs:
+            self._do([self._part(inputs=tuple(inputs), edges=True)])
+        if not self.fuzzed.entries:
+            self._add(Entry(data=inputs[0] if inputs else b"", places=()))
 
     def _part(self, **more: Any) -> Part:
         return Part(
@@ -216,21 +254,57 @@ class Campaign:
 
     def _parts(self) -> list[Part]:
         """Return an epoch: a part for each who works."""
-        size = min(_FIRST << min(self._epoch - 1, 8), _MOST)
-        crew = self._crew.size
-        counts = [size] * crew
-        if self._most is not None:
-            left = self._most - self.fuzzed.executions
-            counts = [max(min(size, left - size * number), 0) for number in range(crew)]
-        corpus = tuple(self.fuzzed.corpus)
-        return [
-            self._part(corpus=corpus, seed=seed, count=count)
-            for seed, count in zip(seeds_of(self._seed, self._epoch, crew), counts, strict=True)
-            if count
-        ]
+        crew, entries, size = self._crew.size, self.fuzzed.entries, self._size
+        edges = self._edges()
+        made = {
+            "corpus": tuple(self.fuzzed.corpus),
+            "hints": tuple(each.hints for each in entries),
+            "weights": tuple(1 / (1 + self._taken.get(each.path, 0)) for each in entries),
+            "paths": tuple(each.path for each in entries) if edges else (),
+            "edges": edges,
+        }
+        left = None if self._most is None else self._most - self.fuzzed.executions
+        fresh, self._fresh = self._fresh, []
+        parts = []
+        for number, seed in enumerate(seeds_of(self._seed, self._epoch, crew)):
+            first = tuple(fresh[number::crew])
+            count = size + sum(self._firsts(each) for each in first)
+            if left is not None:
+                count = min(count, left)
+                left -= count
+            if count:
+                parts.append(self._part(fresh=first, seed=seed, count=count, **made))
+        return parts
 
-    def _do(self, parts: Sequence[Part]) -> int:
-        """Let parts be done, and take in what came of them in their order; return how many ran."""
+    def _firsts(self, number: int) -> int:
+        """Return how many inputs are made of an entry when it is new."""
+        corpus, hints = self.fuzzed.corpus, self.fuzzed.entries[number].hints
+        return len(self._crew.mutator.firsts(corpus, number, hints))
+
+    def _edges(self) -> bool:
+        """Return whether an epoch tells edges, by how many blocks it costs and what is hoped for."""
+        entries = self.fuzzed.entries
+        weight = sum(each.weight for each in entries) // len(entries)
+        often = next((often for most, often in _OFTEN if weight <= most), _SELDOM)
+        return (bool(self._fresh) and weight <= _HEAVY) or self._epoch % often == 0
+
+    def _do(self, parts: Sequence[Part]) -> None:
+        """Let parts be done, to their ends, and take in what came of them in their order."""
+        left = list(parts)
+        while left:
+            done = self._once(left)
+            left = [
+                self._rest(part, part.skip + each.used)
+                for part, each in zip(left, done, strict=True)
+                if (each.finding is not None or each.spoiled) and part.skip + each.used < part.size
+            ]
+
+    def _rest(self, part: Part, skip: int) -> Part:
+        seen, known = frozenset(self.fuzzed.seen), frozenset(self._known)
+        return attrs.evolve(part, skip=skip, seen=seen, known=known)
+
+    def _once(self, parts: Sequence[Part]) -> list[Done]:
+        """Let parts be done, each up to its first finding."""
         found: dict[int, Done] = {}
         for number, answer in self._crew.do(parts):
             done = self._died(parts[number], answer) if isinstance(answer, str) else answer
@@ -241,22 +315,25 @@ class Campaign:
         for number in sorted(found):
             done = found[number]
             executed += done.executed
-            for data, places in done.kept:
-                if any(place not in self.fuzzed.seen for place in places):
-                    self._add(data, places)
+            for path, count in done.paths.items():
+                self._taken[path] = self._taken.get(path, 0) + count
+            for entry in done.kept:
+                if any(place not in self.fuzzed.seen for place in entry.places):
+                    self._add(entry)
             self.fuzzed.spoiled = done.spoiled or self.fuzzed.spoiled
             if done.finding is not None:
                 self._found(done.finding)
         self.fuzzed.executions += executed
         self.fuzzed.seconds = time.monotonic() - self._began
         self._told(self.fuzzed)
-        return executed
+        return [found[number] for number in range(len(parts))]
 
-    def _add(self, data: bytes, places: Sequence[Any]) -> None:
-        self.fuzzed.seen.update(places)
-        self.fuzzed.corpus.append(data)
+    def _add(self, entry: Entry) -> None:
+        self.fuzzed.seen.update(entry.places)
+        self._fresh.append(len(self.fuzzed.entries))
+        self.fuzzed.entries.append(entry)
         if self._folder is not None:
-            self._folder.add(data)
+            self._folder.add(entry.data)
 
     def _found(self, finding: Finding) -> None:
         if finding.key in self._known:
@@ -273,25 +350,27 @@ class Campaign:
         """Return the part up to the input that ended who did it: they follow from it, one by one."""
         if part.shrink is not None:
             return Done(executed=0, kept=(), finding=part.shrink)
-        inputs = part.inputs
-        if inputs is None:
-            inputs = tuple(self._crew.mutator.inputs(part.corpus, part.seed, part.count))
+        inputs = tuple(part.made(self._crew.mutator))
         seen: Seen = set(part.seen)
-        kept: list[tuple[bytes, tuple[Any, ...]]] = []
+        kept: list[Entry] = []
         for number, data in enumerate(inputs):
-            one = attrs.evolve(part, inputs=(data,), seen=frozenset(seen))
+            one = attrs.evolve(part, inputs=(data,), skip=0, seen=frozenset(seen))
             for _, done in self._crew.do([one]):
                 if isinstance(done, str):
                     finding = Finding(
                         data=data, kind="emulator died", where=_place(done), text=done
                     )
-                    return Done(executed=number + 1, kept=tuple(kept), finding=finding)
+                    used = number + 1
+                    return Done(executed=used, used=used, kept=tuple(kept), finding=finding)
                 kept += done.kept
-                seen.update(place for _, places in done.kept for place in places)
+                seen.update(place for each in done.kept for place in each.places)
                 if done.finding is not None:
-                    return Done(executed=number + 1, kept=tuple(kept), finding=done.finding)
+                    return Done(
+                        executed=number + 1, used=number + 1, kept=tuple(kept), finding=done.finding
+                    )
         finding = Finding(data=b"", kind="emulator died", where="no single input", text=reason)
-        return Done(executed=len(inputs), kept=tuple(kept), finding=finding)
+        used = len(inputs)
+        return Done(executed=used, used=used, kept=tuple(kept), finding=finding)
 
     def _save(self) -> None:
         if self._folder is not None:

@@ -6,16 +6,20 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import attrs
 
 from emulator.faults import Fault
 from execmem.fuzzing.mutate import Mutator
+from execmem.fuzzing.operands import Hint, hints_of
 from execmem.fuzzing.targets import Target
 from machine.rounds import INSTRUCTIONS, Round, Rounds
 
+_CUTS = 64  # rounds that cutting an input of the corpus short may take
+EACH = _CUTS + 4  # rounds that an input takes at most
+_STUDIED = 20_000  # blocks that one executes at most of which comparisons are looked at
 _SHRINKS, _HANGS = 400, 24  # rounds that making an input smaller may take, and where it hangs
 _FRAMES = 6  # of a backtrace, that tell one finding from another
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(/0x[0-9a-f]+)?")
@@ -73,25 +77,56 @@ class Finding:
 
 
 @attrs.frozen(kw_only=True)
+class Entry:
+    """An input of the corpus.
+
+    Parameters
+    ----------
+    data
+        The input.
+    places
+        What it was the first to come to.
+    hints
+        What its bytes were compared with (`operands`).
+    weight
+        Blocks that it executes.
+    path
+        What tells its edges from those of others.
+    """
+
+    data: bytes
+    places: tuple[Any, ...]
+    hints: tuple[Hint, ...] = ()
+    weight: int = 0
+    path: int = 0
+
+
+@attrs.frozen(kw_only=True)
 class Done:
     """What came of some inputs.
 
     Parameters
     ----------
     executed
-        How many were run.
+        How many were run, with those that were run to learn more of others.
     kept
-        Those that came to what no other had, and to what.
+        Those that came to what no other had.
+    used
+        How many were taken of those that were there.
     finding
         What the last one found that was not known; None: nothing.
     spoiled
         Why the machine has to be set up anew; empty: it has not.
+    paths
+        How many executions took which of the paths that were asked for.
     """
 
     executed: int
-    kept: tuple[tuple[bytes, tuple[Any, ...]], ...]
+    kept: tuple[Entry, ...]
+    used: int = 0
     finding: Finding | None = None
     spoiled: str = ""
+    paths: dict[int, int] = attrs.field(factory=dict)
 
 
 class Search:
@@ -116,6 +151,7 @@ class Search:
             "instructions": limits.get("instructions", INSTRUCTIONS) * target.patience,
         }
         self._rounds: Rounds = machine.rounds(target.spans, exact=exact, **limits)
+        self._exact = exact
         self.mutator = Mutator(target.most, target.fields, target.words)
 
     def __enter__(self) -> Self:
@@ -132,7 +168,13 @@ class Search:
         return self._rounds.run(self.target.work(self._rounds, data))
 
     def run(
-        self, inputs: Iterable[bytes], seen: Seen, known: set[str], until: float | None = None
+        self,
+        inputs: Iterable[bytes],
+        seen: Seen,
+        known: set[str],
+        until: float | None = None,
+        edges: bool = False,
+        paths: Iterable[int] = (),
     ) -> Done:
         """Run inputs, up to the first that finds what is not known.
 
@@ -144,31 +186,93 @@ class Search:
             Keys of findings that are no news.
         until
             A moment of the monotonic clock, after which no other is begun; None: never.
+        edges
+            Whether an edge between blocks that are both known is new, too.
+        paths
+            Those of which it is counted how often they were taken.
         """
-        kept: list[tuple[bytes, tuple[Any, ...]]] = []
-        executed = 0
+        taken = dict.fromkeys(paths, 0)
+        kept: list[Entry] = []
+        executed = used = 0
+        finding: Finding | None = None
+        self._rounds.watch(edges or self._exact)
         work, run, rounds = self.target.work, self._rounds.run, self._rounds
         rounds.brief = True
         for data in inputs:
             if until is not None and time.monotonic() >= until:
                 break
             executed += 1
+            used += 1
             found = run(work(rounds, data))
             new: tuple[Any, ...] = ()
             if found.blocks or found.edges:
-                new = tuple(dict.fromkeys(each for each in _places(found) if each not in seen))
+                new = tuple(dict.fromkeys(e for e in self._places(found) if e not in seen))
                 seen.update(new)
+                if found.edges and (path := _path(found)) in taken:
+                    taken[path] += 1
             finding = None
             if found.fault is not None or found.said:
                 finding = finding_of(data, found, self.target.title)
             if finding is not None and finding.key not in known:
                 finding = self._whole(finding)
-                return Done(executed=executed, kept=tuple(kept), finding=finding)
-            if new and finding is None:
-                kept.append((data, new))
+                break
+            if new and finding is None and not self._rounds.spoiled:
+                entry, more = self._study(data, new, seen)
+                executed += more
+                kept.append(entry)
+                seen.update(entry.places)
+                rounds.watch(edges or self._exact)
+                rounds.brief = True
+            finding = None
             if self._rounds.spoiled:
-                return Done(executed=executed, kept=tuple(kept), spoiled=self._rounds.spoiled)
-        return Done(executed=executed, kept=tuple(kept))
+                break
+        return Done(
+            executed=executed,
+            used=used,
+            kept=tuple(kept),
+            finding=finding,
+            spoiled="" if finding else self._rounds.spoiled,
+            paths={path: count for path, count in taken.items() if count},
+        )
+
+    def _study(self, data: bytes, new: Sequence[Any], seen: Seen) -> tuple[Entry, int]:
+        """Return an input that is worth keeping, cut short, and what is to be known of it."""
+        rounds = self._rounds
+        rounds.watch(edges=True)
+        whole = self.run_one(data)
+        there = dict.fromkeys(self._places(whole))
+        places = tuple(dict.fromkeys([*new, *(each for each in there if each not in seen)]))
+        if whole.fault is not None or whole.said or rounds.spoiled:
+            return Entry(data=data, places=places), 1
+        wanted = {each for each in places if each in there}
+        executed = 1
+
+        def same(shorter: bytes) -> bool:
+            nonlocal executed
+            if executed > _CUTS or rounds.spoiled:
+                return False
+            executed += 1
+            found = self.run_one(shorter)
+            return not (found.fault or found.said) and wanted <= set(self._places(found))
+
+        data = cut(cut_sized(data, same, self.mutator.fixed), same, self.mutator.fixed)
+        weight = sum(whole.edges.values())
+        path = _path(self.run_one(data))
+        hints: tuple[Hint, ...] = ()
+        if weight <= _STUDIED and not rounds.spoiled:
+            pairs = rounds.compared(self.target.work(rounds, data))
+            hints = hints_of(data, pairs, self.mutator.fixed)
+            executed += 1
+        entry = Entry(data=data, places=places, hints=hints, weight=weight, path=path)
+        return entry, executed + 1
+
+    def _places(self, found: Round) -> Iterable[Any]:
+        """Return what a round came to: blocks and edges; or edges with how often, in AFL's steps."""
+        if not found.edges:
+            return found.blocks
+        if self._exact:
+            return [(*edge, min(count.bit_length(), 8)) for edge, count in found.edges.items()]
+        return [*found.edges, *(block for _, block in found.edges)]
 
     def smaller(self, finding: Finding) -> Finding:
         """Return the finding with the smallest input that is found to show it: AFL's tmin in short."""
@@ -188,13 +292,7 @@ class Search:
             best = found
             return True
 
-        size = max(len(finding.data) // 2, 1)
-        while size:
-            at = len(best.data)
-            while at > 0:
-                at = max(at - size, 0)
-                shows(best.data[:at] + best.data[at + size :])
-            size //= 2
+        cut(finding.data, shows)
         for at in range(len(best.data)):
             if best.data[at] not in b"0\0":
                 shows(best.data[:at] + b"0" + best.data[at + 1 :])
@@ -208,11 +306,47 @@ class Search:
         return found if found is not None and found.key == finding.key else finding
 
 
-def _places(found: Round) -> Iterable[Any]:
-    """Return what a round came to: blocks, or edges with how often, in AFL's steps."""
-    if not found.edges:
-        return found.blocks
-    return [(*edge, min(count.bit_length(), 8)) for edge, count in found.edges.items()]
+def cut(data: bytes, same: Callable[[bytes], bool], low: int = 0) -> bytes:
+    """Return data without what it can do without, from the end on and in halves, as AFL's tmin.
+
+    Parameters
+    ----------
+    same
+        Returns whether shorter data will do.
+    low
+        Bytes at the beginning that stay.
+    """
+    size = max((len(data) - low) // 2, 1)
+    while size:
+        at = len(data)
+        while at > low:
+            at = max(at - size, low)
+            shorter = data[:at] + data[at + size :]
+            if same(shorter):
+                data = shorter
+        size //= 2
+    return data
+
+
+def _path(found: Round) -> int:
+    """Return a number for the edges that a round took: of numbers alone, so the same everywhere."""
+    return hash(frozenset(found.edges))
+
+
+def cut_sized(data: bytes, same: Callable[[bytes], bool], low: int = 0) -> bytes:
+    """Return data with shorter pieces, where a byte says how long the piece behind it is."""
+    at = low
+    while at < len(data):
+        size = data[at]
+        if size and at + 1 + size <= len(data):
+            for less in (0, 1, 2, 3, 8, size // 2):
+                shorter = data[:at] + bytes((less,)) + data[at + 1 : at + 1 + less]
+                shorter += data[at + 1 + size :]
+                if less < size and same(shorter):
+                    data = shorter
+                    break
+        at += 1
+    return data
 
 
 def finding_of(data: bytes, found: Round, title: str) -> Finding | None:

@@ -13,7 +13,7 @@ import capstone  # noqa: F401 -- before the fence, which then lets it be read
 
 from allocator.errors import ExecmemError
 from execmem.fuzzing.campaign import Part, work
-from execmem.fuzzing.engine import Done, Finding, Search
+from execmem.fuzzing.engine import EACH, Done, Entry, Finding, Search
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.setting import Setting
 from execmem.worker.jobs import Worker
@@ -50,7 +50,12 @@ def as_json(done: Done) -> dict[str, Any]:
         finding = {**attrs.asdict(done.finding), "data": done.finding.data.hex()}
     return {
         "executed": done.executed,
-        "kept": [[data.hex(), list(places)] for data, places in done.kept],
+        "kept": [
+            [each.data.hex(), list(each.places), list(each.hints), each.weight, each.path]
+            for each in done.kept
+        ],
+        "used": done.used,
+        "paths": list(done.paths.items()),
         "finding": finding,
         "spoiled": done.spoiled,
     }
@@ -81,22 +86,44 @@ def read(answer: Any, part: Part) -> Done | str:
                 text=_text(finding["text"]),
                 sources=tuple(map(_text, finding["sources"])),
             )
-        kept = tuple(
-            (bytes.fromhex(data), tuple(map(_place, places))) for data, places in answer["kept"]
-        )
-        executed, spoiled = answer["executed"], _text(answer["spoiled"])
+        kept = tuple(map(_entry, answer["kept"]))
+        executed, used = _count(answer["executed"]), _count(answer["used"])
+        spoiled = _text(answer["spoiled"])
+        paths = {_place(path): _count(count) for path, count in answer["paths"]}
         most = len(part.inputs) if part.inputs is not None else part.count
-        if not isinstance(executed, int) or not 0 <= executed <= most:
+        if used > most or not used <= executed <= used * EACH:
             return wrong
     except (KeyError, TypeError, ValueError):
         return wrong
-    return Done(executed=executed, kept=kept, finding=made, spoiled=spoiled)
+    return Done(executed=executed, used=used, kept=kept, finding=made, spoiled=spoiled, paths=paths)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(type(value).__name__)
     return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("a number of inputs is one")
+    return value
+
+
+def _entry(value: Any) -> Entry:
+    data, places, hints, weight, path = value
+    for hint in hints:
+        if len(hint) != 4 or not all(type(number) is int for number in hint):
+            raise TypeError("a hint is four numbers")
+        if not (0 <= hint[1] <= 8 and hint[0] >= 0 and abs(hint[3]) < 1 << 64):
+            raise ValueError("a hint is of a few bytes")
+    return Entry(
+        data=bytes.fromhex(data),
+        places=tuple(map(_place, places)),
+        hints=tuple((at, width, big, number) for at, width, big, number in hints),
+        weight=_count(weight),
+        path=_place(path),
+    )
 
 
 def _place(value: Any) -> Any:

@@ -104,6 +104,15 @@ class BootedRounds(Rounds):
         """What calls of the machine may take."""
         return self._kernel.guest.limits
 
+    def _try(
+        self, work: Callable[[], int], instructions: int | None, seconds: float
+    ) -> tuple[Fault | None, int, float]:
+        def watched() -> int:
+            with self._kernel.watched():  # a call that is a part of another may come to the limit
+                return work()
+
+        return super()._try(watched, instructions, seconds)
+
     def _keep(self) -> None:
         checks = self._machine.sanitizer
         self._found = 0 if checks is None else len(checks.findings)

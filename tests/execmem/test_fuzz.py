@@ -179,17 +179,17 @@ class _Dying:
 
     def do(self, parts: Any) -> Any:
         for number, part in enumerate(parts):
-            inputs = part.inputs
             if part.shrink is not None:
                 yield number, Done(executed=0, kept=(), finding=part.shrink)
                 continue
-            if inputs is None:
-                inputs = tuple(self.mutator.inputs(part.corpus, part.seed, part.count))
+            inputs = tuple(part.made(self.mutator))
             bad = [at for at, data in enumerate(inputs) if len(data) == 3]
             self.order.append("run")
             yield (
                 number,
-                "died at somewhere (pc 0x1)" if bad else Done(executed=len(inputs), kept=()),
+                "died at somewhere (pc 0x1)"
+                if bad
+                else Done(executed=len(inputs), used=len(inputs), kept=()),
             )
 
 

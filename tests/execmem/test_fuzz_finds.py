@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The fuzzer finds mistakes that were planted, from nothing; and what it makes of comparisons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from emulator.compares import Pair
+from execmem import Machine, fuzz
+from execmem.fuzzing.engine import Finding, cut, cut_sized
+from execmem.fuzzing.mutate import Mutator
+from execmem.fuzzing.operands import hints_of
+from samples.modules import root
+
+# Mistakes of samples/modules/src/parser.c: what is wrong, in which record.
+PLANTED = {
+    ("out-of-bounds access", "n"),
+    ("double free", "e"),
+    ("use after free", "u"),
+    ("hang", "l"),
+    ("out-of-bounds access", "a"),
+}
+CALL = ("parser:parser_parse", "data=bytes", "size=len(data)")
+ARCHES = ("x86_64", "arm64", "riscv64", "mips64el")
+MOST = 20_000  # executions; benchmarks/planted.py tells what other seeds need
+
+
+class _All(Exception):
+    """Everything was found."""
+
+
+def loaded(arch: str, name: str) -> Any:
+    """Return a machine under a check, with a sample."""
+    machine = Machine(arch, root=root(arch))
+    machine.load(name)
+    machine.sanitize("guard")
+    return machine
+
+
+def last_record(data: bytes) -> str:
+    """Return the tag of the last record of a file, as the format says."""
+    at, tag = 4, "?"
+    while len(data) - at >= 2 and data[at + 1] <= len(data) - at - 2:
+        tag = chr(data[at])
+        at += 2 + data[at + 1]
+    return tag
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_planted_mistakes_are_found(arch: str) -> None:
+    """Each, without a corpus; where there is none, nothing is found with what found them."""
+    found: dict[tuple[str, str], bytes] = {}
+
+    def tell(finding: Finding) -> None:
+        found[finding.kind, last_record(finding.data)] = finding.data
+        if found.keys() >= PLANTED:
+            raise _All
+
+    with pytest.raises(_All):
+        fuzz(
+            loaded(arch, "parser"), *CALL, executions=MOST, on_finding=tell, instructions=5_000_000
+        )
+    clean = loaded(arch, "parserclean")
+    call, checks = clean.modules["parserclean"].call, clean.sanitizer
+    for data in found.values():
+        assert call("parser_parse", data, len(data)) >= 0
+    assert not checks.findings
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_what_was_compared(arch: str) -> None:
+    """What the source compares the input with is among it, each side as the machine has it."""
+    machine = loaded(arch, "parserclean")
+    module = machine.modules["parserclean"]
+    at = module.symbols["parser_parse"]
+    text = next(each for each in module.sections.values() if each.name == ".text")
+    rounds = machine.rounds([(text.address, text.address + text.size)])
+    memory = rounds.buffer(64)
+
+    def compared(data: bytes) -> set[Pair]:
+        pairs = rounds.compared(lambda: rounds.call(at, (memory.put(data), len(data))))
+        return {*pairs, *(pair[::-1] for pair in pairs)}
+
+    with rounds:
+        assert (ord("x"), ord("P")) in compared(b"xRS\1")
+        assert (9, 1) in compared(b"PRS\x09")
+        tagged = compared(b"PRS\1n\2?!")
+        assert (ord("?"), ord("#")) in tagged
+        assert any((ord("n"), ord(tag)) in tagged for tag in "aceklmsu")  # of the switch
+        assert (0x50, 0x51) not in tagged
+        assert rounds.run(lambda: rounds.call(at, (memory.put(b"PRS\1"), 4))).result == 0
+
+
+def test_what_hints_say() -> None:
+    """Bytes become what they were compared with, in both orders; lengths and cases are known."""
+    data = b"\x12\x34ab\x05"
+    hints = hints_of(data, [(0x3412, 0x1111), (0x1234, 0x2222), (ord("a"), ord("z"))])
+    assert {(0, 2, 0, 0x1111), (0, 2, 1, 0x2222), (2, 1, 0, ord("z"))} <= set(hints)
+    assert (0, 0, 0, 3) in hints_of(data, [(5, 8)])
+    cases = {each[3] for each in hints_of(b"d", [(ord("d"), ord("a")), (ord("d") - ord("a"), 4)])}
+    assert set(b"abce") <= cases
+    made = set(Mutator(64).followed(data, hints))
+    assert {b"\x11\x11ab\x05", b"\x22\x22ab\x05", b"\x12\x34zb\x05"} <= made
+    sized = set(Mutator(64).followed(b"t\2xyz", ((1, 1, 0, 4),)))
+    assert sized == {b"t\4xyz", b"t\4xyyyz"}
+
+
+def test_entries_are_cut_short() -> None:
+    """What is not needed goes, and a piece with the byte that says how long it is."""
+    assert cut(b"abcXdefghY", lambda data: b"X" in data and b"Y" in data) == b"XY"
+    assert cut(b"abcX", lambda data: b"X" in data, low=2) == b"abX"
+
+    def right(data: bytes) -> bool:
+        return len(data) >= 2 and data[0] == len(data) - 2 >= 1
+
+    assert cut_sized(b"\x08abcdefghZ", right) == b"\x01aZ"
