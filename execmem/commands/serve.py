@@ -105,8 +105,8 @@ def serve(
 
     where = listen(address, port)
     url = f"http://{f'[{address}]' if ':' in address else address}:{where.getsockname()[1]}/"
-    desks = desks_of(**limits)
     kernel = None if path is None else Kernel(path)
+    desks = desks_of(readable=() if kernel is None else kernel.files, **limits)
     known = {address, *names, *(("localhost", "127.0.0.1", "::1") if address == LOOPBACK else ())}
     app = application(desks, offer(), known, frames, kernel)
     if as_json:

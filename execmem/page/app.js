@@ -29,11 +29,15 @@ class App {
       return this.source.loads.map((v, n) => [String(n),
         `${v.title}, ${v.design}${v.kaslr === null ? "" : `, KASLR ${v.kaslr}`}`]);
     }
+    if (this.booted()) return [[OWN, `${this.offer.kernel.name}, booted`]];
     if (this.files.includes(this.module())) return [[OWN, "its architecture"]];
     return this.offer.archs.map((a) => [a.name, a.title]);
   }
 
   module() { return address.get("module", this.offer?.samples.includes("mathuser") ? "mathuser" : this.offer?.samples[0]); }
+
+  // Whether a booted kernel loads the module.
+  booted() { return Boolean(this.offer?.kernel && address.get("kernel")); }
 
   // The keys of the loads that are shown; at least one.
   chosen() {
@@ -44,6 +48,7 @@ class App {
 
   // MODULE and the options that make a load, as a command has them.
   words(key) {
+    if (this.booted()) return [this.module(), "--kernel", this.offer.kernel.words];
     const found = [this.module()];
     if (key !== OWN) found.push("--arch", key);
     for (const option of ["design", "kaslr"]) {
@@ -98,6 +103,8 @@ class App {
         (name) => this.choose({ design: name }), { id: "design" })),
       labelled("KASLR", choice([["", "off"], ...["1", "2", "3"].map((n) => [n, `seed ${n}`])], address.get("kaslr"),
         (seed) => this.choose({ kaslr: seed }), { id: "kaslr" })),
+      ...(this.offer.kernel ? [labelled("Kernel", choice([["", "modelled"], ["booted", `${this.offer.kernel.name}, booted`]],
+        address.get("kernel"), (kernel) => this.choose({ kernel }), { id: "kernel" }))] : []),
       ...this.beside());
   }
 

@@ -24,7 +24,7 @@ class How {
         return found;
       }));
     this.panel = element("div", { className: "step", role: "tabpanel", "aria-live": "polite" });
-    box.append(element("section", { "aria-label": "Time line of the load" }, this.tabs, this.panel),
+    box.append(element("section", { "aria-label": `Time line of the load on ${this.load.view.title}, ${this.load.view.design}` }, this.tabs, this.panel),
       element("details", { className: "regions" }, element("summary", { textContent: "Regions and sections" }), this.memory()));
     this.show(Math.max(0, Math.min(steps.length - 1, Number(this.remember.get("step", steps.length - 1)) || 0)));
   }
@@ -43,7 +43,7 @@ class How {
     const events = Object.entries(s.events).map(([k, v]) => `${k.replaceAll("_", " ")} ${v}`).join(", ");
     this.panel.replaceChildren(
       element("p", { textContent: s.what }),
-      table(["mapped at", "size", "protection", "leaf", ""], rows, s.spans.map((x) => x.own)),
+      table(["mapped at", "size", "protection", "leaf", "of it"], rows, s.spans.map((x) => x.own)),
       element("p", { className: "note", textContent: events ? `Counted in this step: ${events}.` : "Nothing was counted in this step." }));
   }
 

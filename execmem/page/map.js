@@ -15,7 +15,7 @@ const BANDS = { "kernel image": "kernel", "module window": "window", "fallback w
 const ALL = 1n << 64n;
 const PAGE = 4096n;
 // Rows from above, in pixels: where arcs end, then bars, each under its caption.
-const ROWS = { arcs: 186, space: [214, 26], pages: [262, 18], regions: [302, 24], sections: [348, 20], bytes: [390, 20] };
+const ROWS = { arcs: 178, space: [214, 26], pages: [262, 18], regions: [302, 24], sections: [348, 20], bytes: [390, 20] };
 const CAPTIONS = { space: "address space", pages: "page table", regions: "the module's regions", sections: "its sections", bytes: "bytes of the selected relocation" };
 const ARCS = 2500; // drawn at once; more fall together where they start and end in the same pixels
 
@@ -207,24 +207,27 @@ export class AddressMap {
     const g = this.context;
     g.fillStyle = this.colour("soft");
     g.font = "11px system-ui, sans-serif";
-    this.ends = {};
+    this.taken = {};
     for (const row in CAPTIONS) {
       if (row === "bytes" && !this.bytesShow()) continue;
       g.fillText(CAPTIONS[row], 4, ROWS[row][0] - 9);
-      this.ends[row] = 4 + g.measureText(CAPTIONS[row]).width + 14;
+      // What stands in the lines above a row, the lowest first: from where to where.
+      this.taken[row] = [[[0, 4 + g.measureText(CAPTIONS[row]).width + 14]], ...(row === "space" ? [[]] : [])];
     }
     g.font = "12px system-ui, sans-serif";
   }
 
-  // The name of a bar that is too narrow for it, above it, where there is room.
+  // The name of a bar that is too narrow for it, above it, in the first line that has room.
   callout(row, x, text) {
     const g = this.context, width = g.measureText(text).width;
-    const at = Math.max(this.ends[row], Math.min(x, this.width - width - 4));
-    if (x < 0 || x > this.width || at + width > this.width || at - x > 90) return;
+    if (x < 0 || x > this.width) return;
+    const at = Math.max(0, Math.min(x, this.width - width - 4));
+    const line = this.taken[row].findIndex((spans) => spans.every(([lo, hi]) => at >= hi || at + width <= lo));
+    if (line < 0) return;
+    this.taken[row][line].push([at, at + width + 10]);
     g.fillStyle = this.colour("ink");
-    g.fillText(text, at, ROWS[row][0] - 9);
-    if (at <= x + 2) g.fillRect(x, ROWS[row][0] - 4, 1, 4);
-    this.ends[row] = at + width + 10;
+    g.fillText(text, at, ROWS[row][0] - 9 - 13 * line);
+    if (line === 0) g.fillRect(x, ROWS[row][0] - 4, 1, 4);
   }
 
   ruler(y) {
@@ -270,10 +273,10 @@ export class AddressMap {
     for (const kind of order) {
       for (const b of this.motion.view.bands.filter((each) => each.kind === kind)) {
         const lo = BigInt(b.start), hi = BigInt(b.end), label = `${kind}, ${sizeText(hi - lo)}`;
-        if (!this.bar(lo, hi, y, height, this.colour(BANDS[kind]), label)) narrow.push([this.x(lo), label]);
+        if (!this.bar(lo, hi, y, height, this.colour(BANDS[kind]), label)) narrow.unshift([this.x(lo), label]);
       }
     }
-    for (const [x, label] of narrow.sort((a, b) => a[0] - b[0])) this.callout("space", x, label);
+    for (const [x, label] of narrow) this.callout("space", x, label); // the kernel image first
   }
 
   paintLeaves(y, height) {

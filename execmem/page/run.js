@@ -21,11 +21,11 @@ class Run {
     this.show = choice([["result", "what it returns"], ["tree", "the tree of calls"], ["registers", "registers at its first instruction"]],
       EVENTS.includes(state.get("show")) ? state.get("show") : "result", (value) => state.set("show", value, "result"));
     this.go = button("Run", () => this.run());
-    this.output = element("div", { className: "output", role: "region", "aria-label": "What came of it", "aria-live": "polite" });
+    this.output = element("div", { className: "output", role: "region", "aria-label": `What came of it on ${load.view.title}, ${load.view.design}`, "aria-live": "polite" });
     const form = element("form", { className: "move" }, labelled("Function", this.function), labelled("Arguments", this.args),
       labelled("Returns", this.returns), labelled("Show", this.show), this.go);
     form.addEventListener("submit", (e) => { e.preventDefault(); this.run(); });
-    box.append(element("section", { "aria-label": "Call" }, form, this.output));
+    box.append(element("section", { "aria-label": `Call on ${load.view.title}, ${load.view.design}` }, form, this.output));
   }
 
   words() {

@@ -44,8 +44,8 @@ class What {
       const by = { ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -1e9, End: 1e9 }[e.key];
       if (by) { this.step(by); e.preventDefault(); }
     });
-    this.detail = element("div", { className: "detail", role: "region", "aria-label": "The selected relocation", "aria-live": "polite" });
-    box.append(element("section", { "aria-label": "Relocations", className: "relocations" },
+    this.detail = element("div", { className: "detail", role: "region", "aria-label": `The selected relocation on ${load.view.title}, ${load.view.design}`, "aria-live": "polite" });
+    box.append(element("section", { "aria-label": `Relocations on ${load.view.title}, ${load.view.design}`, className: "relocations" },
       element("div", { className: "filters" }, labelled("Show", this.which), labelled("Find", this.find), this.matching),
       element("div", { className: "two" }, this.list, this.detail)));
     const moved = () => { this.filter(false); this.tell(); }, chosen = () => this.selected();

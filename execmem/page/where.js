@@ -41,13 +41,13 @@ class Where {
     const canvas = element("canvas", { tabIndex: 0, className: "map", role: "img",
       "aria-label": "Address space to scale. Arrow keys pan, plus and minus zoom, Home shows the module." });
     box.append(
-      element("section", { "aria-label": "Placement", className: "placement" }, this.verdict,
+      element("section", { "aria-label": `Placement on ${load.view.title}, ${load.view.design}`, className: "placement" }, this.verdict,
         element("div", { className: "move" }, element("span", { textContent: "Move" }), this.what, this.slide, this.moved),
         element("div", { className: "move" }, labelled("Text at", this.at[0]), labelled("Data at", this.at[1])),
         this.buttons(),
         element("p", { className: "note", textContent: "The slider is logarithmic: a page next to the middle, 16 GiB at "
           + "the ends. Addresses can be typed, regions dragged on the map; everything moves by whole pages." })),
-      element("section", { "aria-label": "Address space", className: "space" }, this.zooms(), canvas, this.legend(), this.under));
+      element("section", { "aria-label": `Address space of ${load.view.title}, ${load.view.design}`, className: "space" }, this.zooms(), canvas, this.legend(), this.under));
     this.map = new AddressMap(canvas, load, (words) => { this.under.textContent = words; });
     this.map.together = () => this.what.value === "both";
     const shown = (event) => this.show(event.detail);
@@ -97,7 +97,7 @@ class Where {
     const found = element("p", { className: "legend" });
     for (const type of new Set(this.load.view.regions.map((r) => r.type))) {
       const [label, letter, colour] = KINDS[type];
-      const mark = element("i", { textContent: letter });
+      const mark = element("i", { textContent: letter, className: colour });
       mark.style.background = `var(--${colour})`;
       found.append(element("span", {}, mark, label));
     }

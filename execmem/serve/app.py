@@ -181,13 +181,18 @@ class Application:
         except (ValueError, RecursionError):
             return _error(400, "a question is JSON")
         words = checked(question.get("words") if isinstance(question, dict) else None)
-        asked = desk.ask
-        if KERNEL in words:
-            if self._kernel is None:
-                raise NotAsked("no kernel is served (execmem serve --kernel PATH)")
-            asked = self._kernel.ask
-        found = await run_in_threadpool(asked, words)
+        found = await run_in_threadpool(self._answer, desk, words)
         return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
+
+    def _answer(self, desk: Desk, words: tuple[str, ...]) -> dict[str, Any]:
+        """Return an answer, from the desk or of whoever has the kernel."""
+        if KERNEL not in words:
+            return desk.ask(words)
+        if self._kernel is None:
+            raise NotAsked("no kernel is served (execmem serve --kernel PATH)")
+        if words[0] == "kernel":
+            return self._kernel.ask(words)
+        return self._kernel.hidden(desk.ask(self._kernel.given(words)))
 
 
 def application(

@@ -28,15 +28,15 @@ ASKABLE: dict[str, frozenset[str]] = {
     for name, words in {
         "archs": "",
         "reach": "arch",
-        "load": f"{_LOADING} init",
-        "run": f"{_LOADING} no-init returns sanitize",
-        "trace": f"{_LOADING} no-init returns also args memory limit",
-        "probe": f"{_LOADING} no-init returns hits registers",
+        "load": f"{_LOADING} kernel init",
+        "run": f"{_LOADING} kernel no-init returns sanitize",
+        "trace": f"{_LOADING} kernel no-init returns also args memory limit",
+        "probe": f"{_LOADING} kernel no-init returns hits registers",
         "relocs": f"{_LOADING} section type symbol limit",
         "functions": "",
         "disasm": _LOADING,
         "types": "",
-        "explain": f"{_LOADING} no-init also",
+        "explain": f"{_LOADING} kernel no-init also",
         "compare": "workload arch design kaslr page-size no-text-poke check list film closely cpus",
         "kernel": "config type symbol ptdump",
         "demo": "",
@@ -77,6 +77,8 @@ def checked(words: object) -> tuple[str, ...]:
     for option, value in _options(command, rest):
         if option and option not in ASKABLE[command]:
             raise NotAsked(f"{command} has no {printable(option[:40])} here")
+        if option == "--kernel" and value != KERNEL:
+            raise NotAsked(f"the only kernel is {KERNEL}")
         _harmless(option, value)
     return (command, "--json", *rest)
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from allocator.errors import ExecmemError
@@ -30,7 +32,9 @@ def listen(address: str, port: int) -> socket.socket:
         raise ExecmemError(f"{address}:{port}: cannot listen there: {why}{hint}") from None
 
 
-def desks_of(*, pages: int, seconds: float, memory: int, require_sandbox: bool) -> Desks:
+def desks_of(
+    *, pages: int, seconds: float, memory: int, require_sandbox: bool, readable: Iterable[Path]
+) -> Desks:
     """Return desks with the limits of a command line; the first one is there.
 
     Raises
@@ -39,7 +43,7 @@ def desks_of(*, pages: int, seconds: float, memory: int, require_sandbox: bool) 
         The host keeps something, and must not.
     """
     limits = Limits(desks=pages, seconds=seconds, memory=memory * MIB, whole=require_sandbox)
-    desks = Desks(limits)
+    desks = Desks(limits, readable)
     for kept in desks.prepare().kept:
         notices.assume(f"{NOT}: {kept}")
     return desks

@@ -29,6 +29,7 @@ from execmem.serve.questions import ASKABLE, KERNEL, NotAsked, checked
 from samples.modules import path
 from tests.archs.facts import facts
 from tests.loader.kernel.test_image import image_of
+from tests.support import booted
 from tests.support.browsing import complaints, follow, go, wait
 from tests.support.btfwriter import blob
 from tests.support.imagewriter import symbols
@@ -123,7 +124,6 @@ def test_what_can_be_asked_exists():
             "--png",
             "--record",
             "--root",
-            "--kernel",
             "--core",
         }
 
@@ -145,6 +145,7 @@ def test_what_can_be_asked_exists():
         ["load", "hello", "--root", "x"],
         ["load", "hello", "--root=x"],
         ["load", "hello", "--kernel", "running"],
+        ["load", "hello", "--kernel", "hello"],
         ["load", "hello", "--kernel=auto"],
         ["load", "hello", "--svg", "x.svg"],
         ["load", "hello", "--design", "./x.py"],
@@ -222,6 +223,26 @@ def test_a_body_that_is_no_question_is_one_line(server, desk, body):
     status, _, text = server.request("POST", "/api/ask", body, **{HEADER: desk})
     assert status == 400
     assert "\n" not in json.loads(text)["error"]
+
+
+def test_a_booted_kernel_loads_what_is_dropped(capsys):
+    """With --kernel a page's own process has it load a module, and says what the command says."""
+    kernels = [kernel for kernel in booted.releases() if booted.tree(kernel[1]) is not None]
+    if not kernels:
+        pytest.skip("no kernel with modules among EXECMEM_KERNELS")
+    _, folder, arch = kernels[0]
+    server = Served("--kernel", str(folder))
+    try:
+        desk = server.desk()
+        file = next(Path(booted.tree(folder)).rglob("md4.ko*"))
+        where = f"/api/files/{file.name}"
+        server.request("PUT", where, file.read_bytes(), **{HEADER: desk})
+        found = server.ask(desk, "load", file.name, "--kernel", KERNEL)[1]["document"]
+        assert found == document_of(capsys, "load", file, "--kernel", folder)
+        assert found["modules"][0]["arch"] == arch.name
+        assert str(folder.parent) not in json.dumps(found)
+    finally:
+        assert server.close() in (0, 130)
 
 
 # Desks --------------------------------------------------------------------------------------------
@@ -488,6 +509,26 @@ def test_no_view_is_wider_than_the_window(server, tab):
         tab.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_everybody_can_use_every_view(server, tab):
+    """Axe finds nothing wrong: labels, roles, order of headings, contrast in either colours."""
+    axe = pytest.importorskip("axe_core_python.base", reason="axe-core-python is not installed")
+    go(tab, f"{server.url}#where?loads=arm64,x86_64&theme=light")
+    tab.execute_script(axe.AXE_SCRIPT)
+    script = """const done = arguments[0];
+        const wrong = (found) => found.violations.map((v) => [v.impact, v.id, v.nodes[0].html]);
+        (async () => {
+          const found = wrong(await axe.run(document));
+          document.getElementById("theme").click();
+          found.push(...wrong(await axe.run(document, { runOnly: ["color-contrast"] })));
+          document.getElementById("theme").click();
+          done(found);
+        })();"""
+    links = [each.get_attribute("href") for each in tab.find_elements("css selector", "nav a")]
+    for name in [link.partition("#")[2].partition("?")[0] for link in links]:
+        follow(tab, tab.find_element("css selector", f"nav a[href^='#{name}']"))
+        assert tab.execute_async_script(script) == [], name
+
+
 def test_a_page_can_be_embedded(server, tab):
     """`?embed` leaves the title out."""
     go(tab, f"{server.url}?embed#where?loads=arm64")
@@ -540,3 +581,12 @@ def test_a_kernel_is_known_by_its_name_alone(tmp_path, arch):
         kernel.close()
     with pytest.raises(ExecmemError, match="no such file"):
         Kernel(str(tmp_path / "none"))
+
+
+def test_no_module_runs_where_the_kernel_is_asked(tmp_path):
+    """That process is outside of the fence: what a page dropped goes to the page's own."""
+    (tmp_path / "image").write_bytes(b"")
+    kernel = Kernel(str(tmp_path / "image"))
+    for words in (["run", "hello", "--", "f", KERNEL], ["load", "hello", "--kernel", KERNEL]):
+        with pytest.raises(NotAsked, match="own desk"):
+            kernel.ask(checked(words))
