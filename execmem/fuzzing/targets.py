@@ -16,7 +16,7 @@ from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
 from execmem.fuzzing.inputs import MOST, BadInput, Input, Layout, layout
 from loader.elfview import SHF_EXECINSTR
-from machine.rounds import Buffer, Rounds
+from machine.rounds import PAGE, Buffer, Rounds
 
 VMLINUX = "vmlinux"
 _CONSTANT = re.compile(r"[#,]\s*#?(-?(?:0x[0-9a-f]+|\d+))\b")
@@ -264,11 +264,26 @@ def system_call(machine: Any, text: str, modules: Sequence[str] = ()) -> Target:
             inputs.append(parse(word, machine.type if machine.btf else None))
     made = Layout(tuple(inputs))
 
+    ends: dict[str, int] = {}  # where user memory ends that holds an argument: to map it takes long
+
+    def prepare(_rounds: Rounds) -> None:
+        for each in made.inputs:
+            if each.kind in ("bytes", "struct", "out"):
+                size = -(-max(each.high, each.size, 1) // PAGE) * PAGE
+                with machine.kernel.watched():
+                    ends[each.name] = machine.kernel.guest.user(size) + size
+
     def use(machine: Any, data: bytes) -> int:
         values = {**made.values(data), **fixed}
+        for key, end in ends.items():
+            held = values[key]
+            assert isinstance(held, bytes)
+            values[key] = end - len(held)
+            machine.write(end - len(held), held)
         return int(machine.syscall(name, *values.values()))
 
     found_target = python(machine, use, name, modules)
+    found_target.prepare = prepare
     found_target.seeds, found_target.fields = made.seeds(), made.fields
     found_target.most = max(made.most, 1)
     found_target.described = lambda data: _call_text(name, made, data)
