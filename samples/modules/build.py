@@ -167,17 +167,23 @@ def tool_versions() -> dict[str, dict[str, str]]:
     }
 
 
-def commands(arch: str, name: str) -> list[list[str]]:
-    """Return the commands that build one module, to be run in a copy of `src`."""
+def commands(arch: str, name: str, source: str = "") -> list[list[str]]:
+    """Return the commands that build one module, to be run in a copy of `src`.
+
+    Parameters
+    ----------
+    source
+        Its file, where that is not `NAME.c`.
+    """
     chain = TOOLCHAINS[arch]
     guard = ("-fstack-protector-strong", *chain.guard)
     flags = [*COMMON, *chain.flags, *(guard if name == "logbook" else ["-fno-stack-protector"])]
     flags += chain.traced if name == "patchable" else ()
     compiler = [chain.prefix + "gcc", *flags]
-    identity = [f"-DNAME={name}", f'-DDEPENDS="{",".join(MODULES[name])}"']
+    identity = [f"-DNAME={name}", f'-DDEPENDS="{",".join(MODULES.get(name, ()))}"']
     objects = [f"{name}.o", f"{name}.mod.o"]
     steps = [
-        [*compiler, "-c", f"{name}.c", "-o", f"{name}.o"],
+        [*compiler, "-c", source or f"{name}.c", "-o", f"{name}.o"],
         [*compiler, *identity, f'-DRELEASE="{RELEASE}"', "-c", "module.mod.c", "-o", objects[1]],
         [*compiler, "-E", "-P", "-x", "c", "module.lds", "-o", "module.ld"],
     ]
