@@ -531,6 +531,24 @@ def print_verdict(out: Console, verdict: Mapping[str, Any]) -> None:
         out.print(f"help: execmem course hint {verdict['task']}")
 
 
+def story_document(story: Story) -> dict[str, Any]:
+    """Return a lesson as JSON has it: its texts, tables, facts and picture."""
+    from execmem.picture import slide
+
+    parts = []
+    for part in story.parts:
+        told: dict[str, Any] = {"kind": type(part).__name__.lower(), "lines": []}
+        if isinstance(part, Heading | Text):
+            told["lines"] = [part.text]
+        elif isinstance(part, Lines):
+            told["lines"] = list(part.lines)
+        else:
+            told |= {"columns": list(part.columns), "rows": [list(row) for row in part.rows]}
+        parts.append(told)
+    drawn = slide(story) if story.lesson is not None else None
+    return {**story.as_json(), "parts": parts, "picture": drawn}
+
+
 def print_story(out: Console, story: Story) -> None:
     """Show a demo."""
     number = f"{story.lesson.number}  " if story.lesson else ""

@@ -1030,7 +1030,15 @@ DOCUMENTS: Mapping[str, Keys] = {
         **_CHAPTER,
         **{f"demos[].{key}": each for key, each in _LESSON.items()},
     },
-    "demo NAME": {**_LESSON, "facts": (ANY, "the numbers that the story rests on")},
+    "demo NAME": {
+        **_LESSON,
+        "facts": (ANY, "the numbers that the story rests on"),
+        "parts[].kind": (TEXT, "`heading`, `text`, `lines` or `grid`"),
+        "parts[].lines[]": (TEXT, "what it says, line by line"),
+        "parts[].columns[]": (TEXT, f"of a table: names{SOME}of `grid`"),
+        "parts[].rows": (ANY, f"of a table: lists of texts{SOME}of `grid`"),
+        "picture": (TEXT, f"a slide, as SVG{NULL}it is no lesson of the course"),
+    },
     "course": {
         **_CHAPTER,
         **{f"lessons[].{key}": each for key, each in _LESSON.items()},

@@ -45,6 +45,6 @@ def demo(name: str | None, svg: str | None, as_json: bool) -> None:
 
         write_file(svg, slide(story))
     if as_json:
-        report.print_json(story.as_json())
+        report.print_json(report.story_document(story))
         return
     report.print_story(console(), story)

@@ -206,6 +206,7 @@ class App {
       const leave = await view.mount(box, {
         load, offer: this.offer, alone: this.source.alone,
         ask: (words) => this.source.ask(words),
+        put: (file) => this.source.put(file),
         module: () => this.words(key),
         state: view.each ? address.column(n) : address,
         expose: (parts) => Object.assign(column, parts),

@@ -8,3 +8,4 @@ import "execmem/run.js";
 import "execmem/designs.js";
 import "execmem/poke.js";
 import "execmem/kernel.js";
+import "execmem/course.js";

@@ -40,6 +40,7 @@ ASKABLE: dict[str, frozenset[str]] = {
         "compare": "workload arch design kaslr page-size no-text-poke check list film closely cpus",
         "kernel": "config type symbol ptdump",
         "demo": "",
+        "course": "arch number",
         "race": "arch graph",
     }.items()
 }

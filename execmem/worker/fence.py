@@ -149,7 +149,16 @@ def fence(readable: Iterable[str | Path] = ()) -> Fence:
         for what in EVERYTHING
         if what not in closed
     )
-    return Fence(tuple(what for what in EVERYTHING if what in closed), kept)
+    _made.append(Fence(tuple(what for what in EVERYTHING if what in closed), kept))
+    return _made[-1]
+
+
+_made: list[Fence] = []
+
+
+def fenced() -> Fence | None:
+    """Return what this process has given up; None: nothing."""
+    return _made[-1] if _made else None
 
 
 @cache
