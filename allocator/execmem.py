@@ -48,7 +48,7 @@ class Pending:
     def __init__(self, execmem: Execmem, allocation: Allocation) -> None:
         self._execmem = execmem
         self._allocation = allocation
-        self._settled = ""
+        self.settled = ""
 
     @property
     def address(self) -> int:
@@ -80,10 +80,7 @@ class Pending:
 
         AccessError outside the allocation; LifecycleError after `finish` or `abandon`.
         """
-        self._require_pending("write")
-        if offset < 0 or offset + len(data) > self.size:
-            reason = f"outside the allocation of {self.size:#x} bytes at {self.address:#x}"
-            raise AccessError("write", self.address + offset, len(data), reason)
+        self.require_inside(offset, len(data))
         if data:
             with self._execmem.memory.during(Step.WRITE):
                 self._execmem.design.write(self._allocation, offset, data)
@@ -91,31 +88,44 @@ class Pending:
 
     def finish(self) -> Allocation:
         """Make it final and return it; LifecycleError when it is settled already."""
-        self._require_pending("finish")
+        self.require_pending("finish")
         with self._execmem.memory.during(Step.FINISH):
             self._execmem.design.finish(self._allocation)
-        self._settled = "finished"
+        self.settled = "finished"
         self._execmem._finished(self._allocation)  # noqa: SLF001 -- the other half of one class
         return self._allocation
 
     def abandon(self) -> None:
         """Give the memory back unused; LifecycleError when it is settled already."""
-        self._require_pending("abandon")
+        self.require_pending("abandon")
         with self._execmem.memory.during(Step.FREE):
             self._execmem.design.abandon(self._allocation)
-        self._settled = "abandoned"
+        self.settled = "abandoned"
         self._execmem._abandoned(self._allocation)  # noqa: SLF001 -- the other half of one class
+
+    @property
+    def allocation(self) -> Allocation:
+        """What is asked of a design; not to be kept before it is finished."""
+        return self._allocation
+
+    def require_inside(self, offset: int, size: int) -> None:
+        """Refuse to write where `write` would."""
+        self.require_pending("write")
+        if offset < 0 or offset + size > self.size:
+            reason = f"outside the allocation of {self.size:#x} bytes at {self.address:#x}"
+            raise AccessError("write", self.address + offset, size, reason)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if not self._settled:
+        if not self.settled:
             self.abandon()
 
-    def _require_pending(self, operation: str) -> None:
-        if self._settled:
-            raise LifecycleError(operation, self.address, f"the allocation is {self._settled}")
+    def require_pending(self, operation: str) -> None:
+        """Refuse what only pending memory can do; LifecycleError."""
+        if self.settled:
+            raise LifecycleError(operation, self.address, f"the allocation is {self.settled}")
 
 
 @attrs.frozen(kw_only=True)
@@ -335,7 +345,13 @@ class Execmem:
 
     def free(self, address: int) -> None:
         """Free the allocation that starts at `address`; LifecycleError when there is none."""
-        allocation = self._live.get(address)
+        allocation = self._require_live(address)
+        with self.memory.during(Step.FREE):
+            self.design.free(allocation)
+        self._freed(allocation)
+
+    def _require_live(self, address: int) -> Allocation:
+        allocation: Allocation | None = self._live.get(address)
         if allocation is None:
             if address in self._pending:
                 reason = "the allocation is pending: abandon it"
@@ -344,12 +360,69 @@ class Execmem:
             else:
                 reason = "no allocation"
             raise LifecycleError("free", address, reason)
-        with self.memory.during(Step.FREE):
-            self.design.free(allocation)
-        del self._live[address]
-        self._sealed.discard(address)
+        return allocation
+
+    def _freed(self, allocation: Allocation) -> None:
+        del self._live[allocation.address]
+        self._sealed.discard(allocation.address)
         if self.observer is not None:
             self.observer.freed(allocation)
+
+    def write_many(self, writes: Iterable[tuple[Pending, int, bytes]]) -> None:
+        """Store as `Pending.write`, in several pending allocations; what is refused ends it."""
+        asked = []
+        for pending, offset, data in writes:
+            pending.require_inside(offset, len(data))
+            if data:
+                asked.append((pending.allocation, offset, data))
+        with self.memory.during(Step.WRITE):
+            self.design.write_many(asked)
+        self.memory.events.copied_bytes += sum(len(data) for _, _, data in asked)
+
+    def finish_many(self, pending: Iterable[Pending]) -> list[Allocation]:
+        """Finish as `Pending.finish`, several allocations; what is refused ends it.
+
+        Those before it are finished then, or none is: `Pending.settled` says it.
+        """
+        waiting = {}
+        for one in pending:
+            one.require_pending("finish")
+            waiting[one.address] = one
+
+        def done(allocation: Allocation) -> None:
+            waiting[allocation.address].settled = "finished"
+            self._finished(allocation)
+
+        found = [one.allocation for one in waiting.values()]
+        with self.memory.during(Step.FINISH):
+            self.design.finish_many(found, done)
+        return found
+
+    def give_back(self, pending: Iterable[Pending]) -> None:
+        """Free what `finish_many` finished before it was refused."""
+        self.free_many(one.address for one in pending if one.settled == "finished")
+
+    def free_many(self, addresses: Iterable[int]) -> None:
+        """Free as `free`, several allocations; what is refused ends it.
+
+        Those before it are freed then, or none is. LifecycleError where one is none, or is named
+        twice: nothing was freed.
+        """
+        chosen: dict[int, Allocation] = {}
+        for address in addresses:
+            if address in chosen:
+                raise LifecycleError("free", address, "named twice")
+            chosen[address] = self._require_live(address)
+        with self.memory.during(Step.FREE):
+            self.design.free_many(list(chosen.values()), self._freed)
+
+    def quiet(self) -> None:
+        """Do what was put off until nobody asks for memory: leaves heal.
+
+        A kernel does it from a work item, some time after the last module of a burst.
+        """
+        with self.memory.during(Step.QUIET):
+            self.design.quiet()
 
     def find(self, address: int) -> Allocation | None:
         """Return the finished allocation that contains `address`, or None."""

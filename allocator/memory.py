@@ -20,7 +20,7 @@ Long because address space, frames, protections, aliases and flushes change toge
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TypeVar
@@ -49,6 +49,7 @@ from allocator.types import (
     align_up,
 )
 
+AMPLE = 64  # of free memory, what is taken ahead is at most one in so many parts
 FILLED = 2 * MIB  # bytes that are filled between two words to whoever may refuse
 
 TlbCallback = Callable[[int, int, bool], None]
@@ -118,6 +119,7 @@ class KernelMemory:
         self.on_fill: Callable[[int], object] = lambda _size: None
         self._areas: dict[int, _Area] = {}
         self._pages: dict[int, int] = {}
+        self._ahead: list[int] = []  # runs of a large leaf that are not mapped, without W
         self._tlb_callbacks: list[TlbCallback] = []
         self._icache_callbacks: list[IcacheCallback] = []
 
@@ -237,7 +239,15 @@ class KernelMemory:
         self.free_space.add(reserved)
 
     def populate(
-        self, va: int, size: int, prot: Prot, *, large: bool = False, pattern: bytes = b"\0"
+        self,
+        va: int,
+        size: int,
+        prot: Prot,
+        *,
+        large: bool = False,
+        paged: bool = False,
+        ahead: int = 0,
+        pattern: bytes = b"\0",
     ) -> bool:
         """Back [va, va + size) with new frames filled with `pattern`.
 
@@ -248,10 +258,15 @@ class KernelMemory:
         ----------
         large
             Use a large leaf wherever the address allows and a run of its size is free.
+        paged
+            Map such runs by pages all the same: `collapse` can make them large later.
+        ahead
+            Runs whose aliases lose W in the same flush, where that is needed at all and memory
+            is ample; the next mappings without W take them, and flush nothing.
 
         Returns
         -------
-        Whether all of it got large leaves.
+        Whether all of it got large leaves, or what can become such.
 
         Raises
         ------
@@ -260,13 +275,19 @@ class KernelMemory:
         """
         pieces: list[tuple[int, int, Frames | int]] = []
         mapped, whole = 0, self.large_size
+        prepared: list[int] = []
+        extra: list[int] = []
         try:
             at, end = va, va + size
             while at < end:
                 stop = min(end, align_down(at, whole) + whole)
                 run = None
                 if large and stop - at == whole:
-                    run = self.physical.alloc_run(self.paging.large_order)
+                    if prot not in WRITABLE and self._ahead:
+                        run = self._ahead.pop()
+                        prepared.append(run)
+                    else:
+                        run = self.physical.alloc_run(self.paging.large_order)
                 if run is None:
                     stop = stop if large else end
                     frames = self.physical.alloc_frames((stop - at) // self.page_size)
@@ -275,25 +296,36 @@ class KernelMemory:
                     pieces.append((at, whole, run))
                 at = stop
             if prot not in WRITABLE:
-                aliases = [run for _, _, held in pieces for run in self._alias_runs(held)]
+                new: list[Frames | int] = [
+                    held for _, _, held in pieces if not _is_in(held, prepared)
+                ]
+                if new and self.physical.free_bytes > AMPLE * whole * ahead:
+                    runs = (self.physical.alloc_run(self.paging.large_order) for _ in range(ahead))
+                    extra += [run for run in runs if run is not None]
+                new += extra
+                aliases = [run for held in new for run in self._alias_runs(held)]
                 for alias in aliases:
                     self.page_table.change(alias.start, alias.size, off=Prot.W)
-                self.flush_tlb(*aliases)
+                if aliases:
+                    self.flush_tlb(*aliases)
             for start, length, held in pieces:
                 self._fill_frames(held, pattern)
-                leaf = whole if isinstance(held, int) else self.page_size
+                leaf = whole if isinstance(held, int) and not paged else self.page_size
                 self.page_table.map(start, held, prot, size=length, leaf=leaf)
                 mapped += 1
         except ExecmemError:
             for start, length, _ in pieces[:mapped]:
                 self.page_table.unmap(start, length)
-            for _, _, held in pieces:
+            taken = [held for _, _, held in pieces if not _is_in(held, prepared)] + extra
+            for held in taken:
                 for alias in self._alias_runs(held):
                     self.page_table.protect(alias.start, alias.size, Prot.RW)
                 self._free_held(held)
-            if prot not in WRITABLE:
-                self.flush_tlb(*(run for _, _, held in pieces for run in self._alias_runs(held)))
+            if prot not in WRITABLE and taken:
+                self.flush_tlb(*(run for held in taken for run in self._alias_runs(held)))
+            self._ahead += reversed(prepared)
             raise
+        self._ahead += extra
         if pattern != b"\0":
             self.events.filled_bytes += size
         return all(isinstance(held, int) for _, _, held in pieces)
@@ -305,29 +337,45 @@ class KernelMemory:
         (vm_reset_perms in mm/vmalloc.c): alias invalid, one flush for mapping and alias,
         alias back to read-write. MappingError where a page is not mapped; nothing changed.
         """
-        gone = Interval(va, va + size)
-        frames = self.page_table.frames(va, size, operation="unmap")
-        aliases = self._alias_runs(frames)
+        self.depopulate_all((Interval(va, va + size),))
+
+    def depopulate_all(self, gone: Sequence[Interval], *, ahead: bool = False) -> None:
+        """As `depopulate`, of several ranges in one flush.
+
+        Parameters
+        ----------
+        ahead
+            Whether the runs that were taken from the direct map ahead go, too.
+        """
+        frames = [self.page_table.frames(one.start, one.size, operation="unmap") for one in gone]
+        runs = self._ahead if ahead else []
+        taken: list[Frames | int] = [*frames, *runs]
+        aliases = [run for held in taken for run in self._alias_runs(held)]
         before = [span for alias in aliases for span in self._spans_of(alias)]
-        if all(span.prot is Prot.RW for span in before):
-            self.page_table.unmap(va, size)
-            self.flush_tlb(gone)
-        else:
-            mapped = list(self._spans_of(gone))
+        mapped: list[Span] = []
+        reset = not all(span.prot is Prot.RW for span in before)
+        if reset:
             self._change([(alias, Prot.NONE, Prot.RX | Prot.W) for alias in aliases])
-            try:
-                self.page_table.unmap(va, size)
-                self.flush_tlb(gone, *aliases)
+        try:
+            for one in gone:
+                spans = list(self._spans_of(one))
+                self.page_table.unmap(one.start, one.size)
+                mapped += spans
+            self.flush_tlb(*gone, *(aliases if reset else ()))
+            if reset:
                 self._change([(alias, Prot.RW, Prot.NONE) for alias in aliases])
-            except ExecmemError:
-                if self.translate(va) is None:
-                    for span in mapped:
-                        self.page_table.map_contiguous(
-                            span.va, span.pa or 0, span.prot, size=span.size
-                        )
+        except ExecmemError:
+            for span in mapped:
+                self.page_table.map_contiguous(span.va, span.pa or 0, span.prot, size=span.size)
+            if reset:
                 self._restore(before)
-                raise
-        self.physical.free_frames(frames)
+            raise
+        for held in frames:
+            self.physical.free_frames(held)
+        for run in runs:
+            self.physical.free(run, self.paging.large_order)
+        if ahead:
+            self._ahead = []
 
     def vmalloc(
         self,
@@ -459,6 +507,54 @@ class KernelMemory:
         """
         self.page_table.protect(va, size, prot)
         self.flush_tlb(Interval(va, va + size))
+
+    def writable_aliases(self, va: int, size: int) -> list[Interval]:
+        """Return where the direct map still lets [va, va + size) be written, if at `va`."""
+        found = self.page_table.translate(va)
+        alias = None if found is None else self.translate(self.direct_map.start + found.address)
+        if alias is None or alias.prot not in WRITABLE:
+            return []
+        return self._alias_runs(self.page_table.frames(va, size))
+
+    def update(
+        self,
+        changes: Sequence[tuple[Interval, Prot]],
+        *,
+        aliases: Sequence[Interval] = (),
+        whole: Iterable[int] = (),
+    ) -> None:
+        """Change protections in many places with one flush; MappingError: nothing changed.
+
+        Until the flush a CPU may use a right that a page just lost, and another one a right that it
+        just got, as under set_memory_rox(); behind it none does.
+
+        Parameters
+        ----------
+        changes
+            Ranges, and the protection that each gets; their aliases keep theirs.
+        aliases
+            Ranges of the direct map that lose W, before anything else happens.
+        whole
+            Addresses whose pages become a large leaf again where they agree.
+        """
+        rights = Prot.RX | Prot.W
+        self._change(
+            [
+                *((alias, Prot.NONE, Prot.W) for alias in aliases),
+                *((interval, prot, rights & ~prot) for interval, prot in changes),
+            ]
+        )
+        large = self.large_size
+        made = {align_down(va, large) for va in whole if self.page_table.collapse(va)}
+
+        def dropped(one: Interval) -> bool:
+            return all(at in made for at in range(align_down(one.start, large), one.end, large))
+
+        self.flush_tlb(
+            *(one for one, _ in changes if not dropped(one)),
+            *(Interval(start, start + large) for start in sorted(made)),
+            *aliases,
+        )
 
     def set_direct_map_invalid(self, va: int, size: int) -> None:
         """Take every right from the direct-map alias of [va, va + size); no flush."""
@@ -615,6 +711,10 @@ class KernelMemory:
         """Give spans the protection that they had, the last one first."""
         for span in reversed(spans):
             self.page_table.protect(span.va, span.size, span.prot)
+
+
+def _is_in(held: Frames | int, runs: Collection[int]) -> bool:
+    return isinstance(held, int) and held in runs
 
 
 def _discard(callbacks: list[_Callback], callback: _Callback) -> None:

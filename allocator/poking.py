@@ -12,9 +12,11 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from typing import Protocol, TypeAlias
 
+import numpy as np
+
 from allocator.errors import AccessError, MappingError, PokeError
 from allocator.events import Events
-from allocator.pagetable import PageTable, Span
+from allocator.pagetable import Frames, PageTable, Span
 from allocator.physical import PhysicalMemory
 from allocator.types import (
     READABLE,
@@ -25,6 +27,7 @@ from allocator.types import (
     Site,
     TextPoke,
     align_down,
+    align_up,
 )
 
 # Called with an address space (None: the kernel's), an address in it and bytes.
@@ -89,8 +92,10 @@ def poke_many(
     """
     batch = ordered(memory, sites, text_poke)
     flush = PokeStep.FLUSH not in omit
+    if text_poke.gathers:
+        _poke_gathered(memory, batch, text_poke, flush=flush)
     before: list[tuple[int, bytes]] = []
-    for va, data, _ in batch:
+    for va, data, _ in () if text_poke.gathers else batch:
         if len(batch) > 1:
             before.append((va, memory.read(va, len(data))))
         try:
@@ -126,6 +131,8 @@ def ordered(memory: Poked, sites: Iterable[Site], text_poke: TextPoke) -> list[S
         if one.address + len(one.new) > following.address:
             reason = f"overlaps the site at {one.address:#x} in one batch"
             raise PokeError(following.address, len(following.new), reason)
+    if text_poke.gathers:
+        return batch  # the window is refused where it is mapped
     table = memory.poking_mm if text_poke.private else memory.page_table
     window = range(text_poke.alias.start, text_poke.alias.end, memory.page_size)
     if batch and any(map(table.translate, window)):
@@ -205,6 +212,47 @@ def _poke(
             if flush:
                 memory.flush_tlb(dropped, all_cpus=text_poke.broadcast)
         done += count
+
+
+def _poke_gathered(memory: Poked, batch: list[Site], text_poke: TextPoke, *, flush: bool) -> None:
+    """Store the whole batch: map every site side by side, store, unmap, flush once.
+
+    PokeError where the batch is larger than the window, MappingError where that is mapped;
+    nothing was written.
+    """
+    page, table = memory.page_size, memory.poking_mm
+    places: list[tuple[int, bytes]] = []
+    frames: list[Frames] = []
+    at, last = text_poke.window, -1
+    for va, data, _ in batch:
+        first, end = align_down(va, page), align_up(va + len(data), page)
+        if first == last:  # begins on the page where the site before ended
+            places.append((at - page + va - first, data))
+            first += page
+        else:
+            places.append((at + va - first, data))
+        if first < end:
+            frames.append(memory.page_table.frames(first, end - first))
+            at += end - first
+        last = end - page
+    size = at - text_poke.window
+    if size > text_poke.alias.size:
+        raise PokeError(batch[0].address, size, f"more than the window {text_poke.alias}")
+    if not frames:
+        return
+    table.map(text_poke.window, np.concatenate(frames), Prot.RW, size=size)
+    try:
+        for address, data in places:
+            for span in table.spans(address, len(data)):
+                offset = span.va - address
+                memory.physical.write(span.pa or 0, data[offset : offset + span.size])
+    finally:
+        table.unmap(text_poke.window, size)
+        if flush:
+            memory.flush_tlb(text_poke.used(size), all_cpus=text_poke.broadcast)
+    for va, data, _ in batch:
+        if memory.read(va, len(data)) != data:
+            raise PokeError(va, len(data), "the bytes read back differ")
 
 
 def _store(memory: Poked, mm: PageTable | None, address: int, data: bytes) -> None:

@@ -316,6 +316,8 @@ class TextPoke:
         Bytes of a page -> address of the alias mapping.
     page
         Bytes of a page.
+    gathers
+        Whether all sites of a batch are mapped at once, and dropped with one flush.
     """
 
     name: str
@@ -328,11 +330,16 @@ class TextPoke:
     sync: str = ""
     windows: Mapping[int, Address] = attrs.field(factory=dict)
     page: int = PAGE_SIZE
+    gathers: bool = False
 
     @property
     def alias(self) -> Interval:
         """The addresses of the alias mapping."""
         return Interval(self.window, self.window + self.pages * self.page)
+
+    def used(self, size: int) -> Interval:
+        """Return the first `size` bytes of the alias mapping."""
+        return Interval(self.window, self.window + size)
 
     def on(self, page: int) -> TextPoke:
         """Return how text is poked where a page has `page` bytes; ValueError if that is unknown."""

@@ -41,22 +41,15 @@ FLUSH_LEGEND = (
     "go. alloc to free: those of all CPUs, by step."
 )
 FLUSHES = (
-    "The default design, {default}, flushes the TLBs of all CPUs more often than {others}: text and "
-    "rodata lie in large leaves that are read-only from birth, so they are written through "
-    "text_poke, page by page, and each page's alias is dropped with a flush, where designs in "
-    "pages change a region's protection once; and ro_after_init is opened and closed in a leaf of "
-    "its own for every module. That is the price of its large leaves."
-)
-OPEN_FLUSHES = (
-    "The default design, {default}, flushes the TLBs of all CPUs more often than {others}: without "
-    "text_poke a slice of a large leaf is opened to write text or rodata and closed again, each "
-    "with a flush, and so is ro_after_init, in a leaf of its own for every module. That is the "
-    "price of its large leaves."
+    "The default design, {default}, flushes the TLBs of all CPUs more often than {others} here. It "
+    "does so where a right has to go from memory that CPUs may have looked up: once for a seal, once "
+    "for chunks that come or go, and, without text_poke, once for a load and once for text that is "
+    "freed."
 )
 LOCAL_FLUSHES = (
     "The default design, {default}, flushes more often than {others}, but {local:,} of its "
-    "{count:,} flushes are of the alias through which a large leaf is written (text_poke), on the "
-    "one CPU that writes; those of all CPUs are {broad:,}, no more than under the others."
+    "{count:,} flushes are of the window through which large leaves are written, on the one CPU "
+    "that writes; those of all CPUs are {broad:,}, no more than under the others."
 )
 
 
@@ -128,8 +121,7 @@ def _explain_flushes(out: Console, group: Sequence[DesignRun]) -> None:
     broadly = [f.design for f in group if f.measures.tlb_flushes_all < m.tlb_flushes_all]
     often = [f.design for f in group if f.measures.tlb_flushes < m.tlb_flushes]
     if broadly:
-        why = FLUSHES if m.pokes else OPEN_FLUSHES
-        told = why.format(default=ours.design, others=", ".join(broadly))
+        told = FLUSHES.format(default=ours.design, others=", ".join(broadly))
     elif often:
         told = LOCAL_FLUSHES.format(
             default=ours.design,

@@ -77,6 +77,8 @@ def film(
         for number, operation in enumerate(load.operations[done:end], done + 1):
             execmem.observer = camera if number == closely else None
             runner.step(operation)
+        if end == total:
+            runner.quiet()
         camera.shoot(end, told(load.operations[end - 1]))
         done = end
         progress(end)

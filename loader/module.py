@@ -218,15 +218,15 @@ class Loader:
             exports = exports_of(view, places, linked.sections, title)
             self.symbols.publish(title, exports)
             undo.callback(self.symbols.withdraw, title)
-            for kind, region in pending.items():
-                region.write(0, _contents(layout, linked, kind))
+            self.execmem.write_many(
+                (region, 0, _contents(layout, linked, kind)) for kind, region in pending.items()
+            )
             if layout.percpu is not None and percpu is not None:
                 self.percpu_write(percpu, bytes(view.contents(layout.percpu)))
             self.observe("write")
-            regions = {}
-            for kind, region in pending.items():
-                regions[kind] = region.finish()
-                undo.callback(self.execmem.free, regions[kind].address)
+            undo.callback(self.execmem.give_back, pending.values())
+            finished = self.execmem.finish_many(pending.values())
+            regions = dict(zip(pending, finished, strict=True))
             self.observe("finish")
             module = LoadedModule(
                 name=title,
@@ -338,6 +338,9 @@ class Loader:
         Nothing may stop here, half way: what is refused now is freed later (`reclaim`).
         """
         self.postponed += [module.regions.pop(kind) for kind in kinds]
+        with suppress(ExecmemError):
+            self.execmem.free_many(one.address for one in self.postponed)
+        self.postponed = [one for one in self.postponed if self.execmem.find(one.address) == one]
         self.reclaim()
 
     def reclaim(self) -> None:

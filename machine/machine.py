@@ -164,7 +164,10 @@ class ModelledMachine(Computer, Machine):
             kernel has no such symbol, the module stays, in the state COMING, and
             `Module.report.init_fault` says where.
         """
-        return self.modprobe.load(module, init=init, params=params)
+        try:
+            return self.modprobe.load(module, init=init, params=params)
+        finally:
+            self.execmem.quiet()
 
     @property
     def modules(self) -> dict[str, Module]:

@@ -253,6 +253,33 @@ class Design(ABC):
         """Give the memory back."""
         self.store(allocation).free(allocation)
 
+    # Several at a time: what a module's loader has to do for all its memory. A design that gains
+    # nothing by it leaves them as they are.
+
+    def write_many(self, writes: Sequence[tuple[Allocation, int, bytes]]) -> None:
+        """Store as `write`, in several allocations."""
+        for allocation, offset, data in writes:
+            self.write(allocation, offset, data)
+
+    def finish_many(
+        self, allocations: Sequence[Allocation], done: Callable[[Allocation], object]
+    ) -> None:
+        """Finish allocations; `done` is told of each that is. What is refused ends it."""
+        for allocation in allocations:
+            self.finish(allocation)
+            done(allocation)
+
+    def free_many(
+        self, allocations: Sequence[Allocation], done: Callable[[Allocation], object]
+    ) -> None:
+        """Free allocations; `done` is told of each that is. What is refused ends it."""
+        for allocation in allocations:
+            self.free(allocation)
+            done(allocation)
+
+    def quiet(self) -> None:  # noqa: B027 -- most put nothing off
+        """Do what was put off until nobody asks for memory, as a kernel's work item does."""
+
     def staged(self, allocation: Allocation) -> Address:
         """Return where the bytes of a pending allocation lie until it is finished."""
         return self.store(allocation).staged(allocation)

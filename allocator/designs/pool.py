@@ -36,6 +36,7 @@ from allocator.types import (
     Interval,
     MemType,
     Prot,
+    Site,
     TextPoke,
     align_down,
     align_up,
@@ -122,13 +123,18 @@ class Pool(Store):
         if poke is None or self.prot is Prot.RW:
             self.memory.write(address, data)
             return
+        site = self.site(address, data, poke)
+        self.memory.poke(site.address, site.new, poke)
+
+    def site(self, address: int, data: bytes, poke: TextPoke) -> Site:
+        """Return the whole granules that hold `data`, with the bytes around it as found."""
         start, end = address, address + len(data)
         if (start | end) % poke.granule:
             start, end = align_down(start, poke.granule), align_up(end, poke.granule)
             before = self.memory.read(start, address - start)
             after = self.memory.read(address + len(data), end - address - len(data))
             data = before + data + after
-        self.memory.poke(start, data, poke)
+        return Site(start, data)
 
     def finish(self, allocation: Allocation) -> None:
         """Close the slice where it was opened; make instruction fetch see text."""
@@ -180,11 +186,19 @@ class Pool(Store):
         assert filled == chunks, "free areas and allocations do not fill the chunks"
         for area in self.free_areas:
             assert not self.surplus(area), f"a chunk in {area} is wholly free"
-            for span in self.memory.page_table.spans(area.start, area.size):
-                assert span.prot is self.prot, f"free {span.va:#x} is mapped {span.prot}"
-            if self.prot is not Prot.RW:
-                found = self.memory.read(area.start, area.size)
-                assert found == repeat(self.pattern, area.size, area.start), f"{area} is not clean"
+            self.check_free(area)
+
+    def check_free(self, area: Interval) -> None:
+        """Assert that a free area is mapped as its chunk, and clean where that is not writable."""
+        for span in self.memory.page_table.spans(area.start, area.size):
+            assert span.prot is self.prot, f"free {span.va:#x} is mapped {span.prot}"
+        if self.prot is not Prot.RW:
+            self.check_clean(area)
+
+    def check_clean(self, area: Interval) -> None:
+        """Assert that an area holds nothing but the pattern."""
+        found = self.memory.read(area.start, area.size)
+        assert found == repeat(self.pattern, area.size, area.start), f"{area} is not clean"
 
     def free_intervals(self) -> Iterable[Interval]:
         """Return mapped memory that no allocation uses."""
@@ -267,9 +281,7 @@ class Pool(Store):
                 continue
             mapped = Interval(reserved.start, reserved.end - guard)
             try:
-                self.memory.populate(
-                    mapped.start, length, self.prot, large=self.large, pattern=self.pattern
-                )
+                whole = self.back(mapped)
             except ExecmemError:
                 self.memory.release(reserved)
                 if length == small:
@@ -284,11 +296,17 @@ class Pool(Store):
                 self.memory.events.refills += 1
                 leaves = self.memory.page_table.leaf_counts(Interval(start, end))
                 self.memory.events.small_refills += (
-                    self.large and not leaves[self.memory.large_size]
+                    self.large and not whole and not leaves[self.memory.large_size]
                 )
             self.free_areas.add(mapped)
             return mapped
         return None
+
+    def back(self, mapped: Interval) -> bool:
+        """Map new chunks; return whether all of it is under large leaves, or can be."""
+        return self.memory.populate(
+            mapped.start, mapped.size, self.prot, large=self.large, pattern=self.pattern
+        )
 
     # Slices --------------------------------------------------------------------------------
 

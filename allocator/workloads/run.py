@@ -12,7 +12,7 @@ What depends on a refused module is refused too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import attrs
@@ -262,6 +262,12 @@ class Runner:
         self._seconds += time.perf_counter() - self.execmem.design.aside - began
         self._done += 1
 
+    def quiet(self) -> None:
+        """Let the design do what it puts off until nobody asks."""
+        began = time.perf_counter() - self.execmem.design.aside
+        self.execmem.quiet()
+        self._seconds += time.perf_counter() - self.execmem.design.aside - began
+
     def measure(self, *, itlb: bool = True) -> Measures:
         """Return the measures of everything since the start; without `itlb`, no misses."""
         report = self.execmem.report()
@@ -341,10 +347,9 @@ class Runner:
                     if text.type.is_text
                 ]
                 direct = self._reach(module, texts, callees)
-                for kind, one in pending.items():
-                    one.write(0, bytes(one.size))
-                    live[kind] = one.finish()
-                    undo.callback(self.execmem.free, live[kind].address)
+                undo.callback(self.execmem.give_back, pending.values())
+                self.execmem.write_many((one, 0, bytes(one.size)) for one in pending.values())
+                live = dict(zip(pending, self.execmem.finish_many(pending.values()), strict=True))
                 undo.pop_all()
         except DesignError:
             raise  # nobody knows what the design has left behind
@@ -379,9 +384,7 @@ class Runner:
         _, live = self._modules[name]
         if MemType.RO_AFTER_INIT in live:
             self.execmem.seal(live[MemType.RO_AFTER_INIT])
-        for kind in [kind for kind in live if kind.is_init]:
-            self._operations += 1
-            self.execmem.free(live.pop(kind).address)
+        self._free_all([live.pop(kind) for kind in list(live) if kind.is_init])
 
     def _reach(self, module: Module, texts: list[Interval], callees: list[Interval]) -> bool:
         """Return whether every call is direct; AllocationError where one reaches nothing."""
@@ -432,9 +435,11 @@ class Runner:
         self._coming.discard(name)
         # DATA goes last: it holds struct module.
         _, live = self._modules.pop(name)
-        for kind in sorted(live, key=lambda kind: kind is MemType.DATA):
-            self._operations += 1
-            self.execmem.free(live[kind].address)
+        self._free_all([live[k] for k in sorted(live, key=lambda kind: kind is MemType.DATA)])
+
+    def _free_all(self, allocations: Sequence[Allocation]) -> None:
+        self._operations += len(allocations)
+        self.execmem.free_many(one.address for one in allocations)
 
     def _seal(self, key: str) -> None:
         if key in self._held:
@@ -544,6 +549,7 @@ def run(
         runner.step(operation)
         if number % 64 == 0:
             progress(number)
+    runner.quiet()
     progress(len(workload.operations))
     return runner.measure()
 

@@ -65,6 +65,9 @@ from execmem.streams import say
     metavar="K",
     help="with --film: end with every moment of operation K",
 )
+@click.option(
+    "--frontier", "of_frontier", is_flag=True, help="say which designs no other one beats"
+)
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context
@@ -76,6 +79,7 @@ from execmem.streams import say
     "execmem compare --page-size 16KiB --arch arm64",
     "execmem compare --design rox_cache --arch x86_64 --ptdump",
     "execmem compare --kernel VMLINUZ --design vmalloc --design default",
+    "execmem compare --frontier --svg frontier.svg",
 )
 def compare(
     ctx: click.Context,
@@ -95,6 +99,7 @@ def compare(
     record: str | None,
     film: int | None,
     closely: int | None,
+    of_frontier: bool,
     only_list: bool,
     as_json: bool,
 ) -> None:
@@ -107,7 +112,7 @@ def compare(
     from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
-    from execmem import compare, comparison, report
+    from execmem import compare, comparison, frontier, report
     from execmem.terminal import console
 
     try:
@@ -194,18 +199,23 @@ def compare(
     except KeyboardInterrupt:
         interrupted = True
     if svg is not None and runs:
-        write_file(svg, comparison.svg(runs))
+        chart = frontier.svg(frontier.standings(runs)) if of_frontier else comparison.svg(runs)
+        write_file(svg, chart)
     if png is not None and runs:
         comparison.png(png, runs)
     if as_json:
         report.print_json(
             {
+                "frontier": frontier.as_json(frontier.standings(runs)),
                 "runs": [found.as_json() | filmed(found) for found in runs],
                 "errors": [attrs.asdict(each) for each in broken],
             }
         )
     else:
-        comparison.show(console(), runs)
+        if of_frontier:
+            frontier.show(console(), frontier.standings(runs))
+        else:
+            comparison.show(console(), runs)
         for run in runs if ptdump else ():
             say()
             say(f"{run.arch.title}, {run.design}, {run.workload.name}")

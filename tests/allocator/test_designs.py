@@ -362,6 +362,7 @@ def test_strata_puts_every_kind_under_large_leaves(request, where, poke, page):
     for item in taken:
         if item.type is MemType.RO_AFTER_INIT:
             execmem.seal(item)
+    execmem.quiet()
     report = execmem.report()
     assert set(report.large_share.values()) == {1.0}
     assert {kind: held[large] for kind, held in report.leaves.items()} == dict.fromkeys(MemType, 1)

@@ -134,9 +134,17 @@ def live(execmem, kind):
         return pending.finish()
 
 
+def quiet(execmem, kind):
+    """Let leaves heal."""
+    chosen = live(execmem, kind)
+    if kind is MemType.RO_AFTER_INIT:
+        execmem.seal(chosen)
+    return execmem.quiet
+
+
 def operations(kind, *, with_poke):
     """Return what can be done to memory of a type."""
-    found = [first, scattered, another, write, finish, abandon, free, last]
+    found = [first, scattered, another, write, finish, abandon, free, last, quiet]
     found += [seal, free_sealed] if kind is MemType.RO_AFTER_INIT else []
     return found + ([poke] if kind.is_text and with_poke else [])
 

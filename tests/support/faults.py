@@ -69,7 +69,8 @@ class Faults:
         for point, (owner, method, refuse) in POINTS.items():
             self._wrap(point, owners[owner], method, refuse)
         # An alias lies in an address space of its own where the architecture has one.
-        self._wrap("poke alias", memory.poking_mm, "set_pte", POINTS["poke alias"][2])
+        for method in ("set_pte", "map"):
+            self._wrap("poke alias", memory.poking_mm, method, POINTS["poke alias"][2])
 
     @contextmanager
     def at(self, point: str | None, nth: int) -> Iterator[None]:

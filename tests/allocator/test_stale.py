@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""No flush too few, and none too many: designs over the worst TLB that there can be."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from allocator.execmem import Execmem
+from allocator.memory import KernelMemory
+from allocator.physical import PhysicalMemory
+from allocator.types import KIB, MIB, MemType
+from tests.support.tlb import WorstTlb
+
+STEPS = 40
+
+
+def make(arch, design, *, poke, size=32 * MIB):
+    """Return Execmem of an architecture."""
+    memory = KernelMemory(PhysicalMemory(size), arch.loads.address_map(None))
+    text_poke = arch.text_poke if poke else None
+    return Execmem(memory, trap=arch.loads.trap, text_poke=text_poke, design=design)
+
+
+def schedule(execmem, seed, *, steps=STEPS):
+    """Load, settle and unload modules of random sizes, as they come; yield after each operation."""
+    chance = random.Random(seed)
+    coming, live = [], []
+    for number in range(steps):
+        what = chance.random()
+        if coming and what < 0.35:
+            module = coming.pop(chance.randrange(len(coming)))
+            if MemType.RO_AFTER_INIT in module:
+                execmem.seal(module[MemType.RO_AFTER_INIT])
+                yield f"{number}: seal"
+            init = [module.pop(kind) for kind in list(module) if kind.is_init]
+            execmem.free_many(one.address for one in init)
+            live.append(module)
+            yield f"{number}: free init"
+        elif live and what < 0.6:
+            module = live.pop(chance.randrange(len(live)))
+            execmem.free_many(one.address for one in module.values())
+            yield f"{number}: unload"
+        elif what < 0.66:
+            execmem.quiet()
+            yield f"{number}: quiet"
+        else:
+            kinds = [kind for kind in MemType if kind is MemType.TEXT or chance.random() < 0.7]
+            large = chance.random() < 0.05
+            sizes = {kind: chance.randrange(1, 40 * KIB) for kind in kinds}
+            if large:
+                sizes[chance.choice(kinds)] = 2 * MIB + 1
+            pending = {kind: execmem.alloc(kind, size) for kind, size in sizes.items()}
+            yield f"{number}: alloc"
+            if chance.random() < 0.1:
+                for one in pending.values():
+                    one.abandon()
+                yield f"{number}: abandon"
+                continue
+            execmem.write_many((one, 0, b"w" * one.size) for one in pending.values())
+            yield f"{number}: write"
+            finished = execmem.finish_many(pending.values())
+            coming.append(dict(zip(pending, finished, strict=True)))
+            yield f"{number}: finish"
+    for module in coming + live:
+        for one in module.values():
+            execmem.free(one.address)
+            yield "the end"
+
+
+@pytest.mark.parametrize("poke", [True, False], ids=["poke", "no poke"])
+@pytest.mark.parametrize("seed", [1])
+def test_strata_leaves_nothing_stale_and_flushes_nothing_for_nothing(arch, seed, poke):
+    """Whatever a CPU looked up at whatever moment: behind each operation it is what holds."""
+    if poke and arch.text_poke is None:
+        pytest.skip(f"{arch.name} has no text_poke")
+    execmem = make(arch, "strata", poke=poke)
+    tlb = WorstTlb(execmem.memory)
+    for step in schedule(execmem, seed):
+        assert not tlb.stale(), f"{step}: {tlb.stale()[:3]}"
+        assert not execmem.memory.wx_aliases()
+    execmem.check()
+    assert tlb.heard
+    assert not tlb.needless
+
+
+@pytest.mark.parametrize("poke", [True, False], ids=["poke", "no poke"])
+def test_a_flush_that_nobody_hears_is_seen(arch, poke):
+    """One range of one flush less, and a CPU may do what the page table does not allow."""
+    if poke and arch.text_poke is None:
+        pytest.skip(f"{arch.name} has no text_poke")
+    deaf = 1
+    while deaf:
+        execmem = make(arch, "strata", poke=poke)
+        tlb = WorstTlb(execmem.memory, deaf=deaf)
+        seen = any(tlb.stale() for _ in schedule(execmem, 1, steps=12) if tlb.heard >= deaf)
+        assert seen or tlb.heard < deaf, f"nobody misses range {deaf}"
+        deaf = 0 if tlb.heard < deaf else deaf + 11
+
+
+@pytest.mark.parametrize("design", ["vmalloc", "per_type", "rox_cache"])
+def test_designs_of_linux_leave_only_what_linux_leaves(arch, design):
+    """A CPU may do what the page table says; but riscv64's fixmap is flushed on one hart only."""
+    execmem = make(arch, design, poke=arch.text_poke is not None)
+    tlb = WorstTlb(execmem.memory)
+    poke = execmem.text_poke
+    local = poke is not None and not poke.private and not poke.broadcast
+    left = set()
+    for step in schedule(execmem, 1, steps=8):
+        found = tlb.stale()
+        if local:
+            left |= {line for line in found if int(line.split()[2], 16) in poke.alias}
+            found = [line for line in found if line not in left]
+        assert not found, f"{step}: {found[:3]}"
+    assert bool(left) is (local and design == "per_type")
