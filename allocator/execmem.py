@@ -187,6 +187,10 @@ class Observer(Protocol):
         """Hear of memory that was freed or abandoned."""
         ...
 
+    def quieted(self) -> None:
+        """Hear that what was put off is done (`Execmem.quiet`), if there was something."""
+        ...
+
 
 class Execmem:
     """Allocate, write, finish, poke, seal and free executable memory.
@@ -421,8 +425,11 @@ class Execmem:
 
         A kernel does it from a work item, some time after the last module of a burst.
         """
+        flushes = self.memory.events.tlb_flushes
         with self.memory.during(Step.QUIET):
             self.design.quiet()
+        if self.observer is not None and flushes != self.memory.events.tlb_flushes:
+            self.observer.quieted()
 
     def find(self, address: int) -> Allocation | None:
         """Return the finished allocation that contains `address`, or None."""

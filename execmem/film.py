@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from allocator import Allocation, Execmem
 from allocator.designs import DesignLike
 from allocator.types import PAGE_SIZE, ExecmemType, Hex, Interval, MemType, Prot, align_down
-from allocator.workloads import Alloc, Load, Operation, Pages, Runner, Workload
+from allocator.workloads import Alloc, Load, Operation, Pages, Patch, Quiet, Runner, Workload
 from allocator.workloads.run import CPUS
 from archs import Arch
 from execmem.compare import branch_reach, execmem_for
@@ -110,6 +110,10 @@ def told(operation: Operation) -> str:
         return f"load {operation.module.name}"
     if isinstance(operation, Alloc):
         return f"{operation.consumer.value} takes {operation.size} bytes ({operation.key})"
+    if isinstance(operation, Patch):
+        return f"{operation.sites} places of {operation.module} are written"
+    if isinstance(operation, Quiet):
+        return "nobody asks for memory"
     if isinstance(operation, Pages):
         return f"the rest of the kernel takes {operation.count} pages"
     return f"{type(operation).__name__.lower()} {next(iter(attrs.astuple(operation)))}"
@@ -139,6 +143,10 @@ class _Camera:
         del align
         self._pending[allocation.address] = allocation
         self._inside("taken", allocation)
+
+    def quieted(self) -> None:
+        """See what memory is like when nobody asks for more."""
+        self.shoot(self.frames[-1]["operation"], "what was put off is done", inside=True)
 
     def sealed(self, allocation: Allocation) -> None:
         """Take a frame: memory is read-only from now on."""

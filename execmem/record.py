@@ -21,6 +21,7 @@ from allocator.workloads import (
     Free,
     Load,
     Operation,
+    Quiet,
     Seal,
     Settle,
     Unload,
@@ -85,6 +86,10 @@ class Recorder:
     def freed(self, allocation: Allocation) -> None:
         """Hear of a free."""
         self._operations.append(Free(self._keys.pop(allocation.address)))
+
+    def quieted(self) -> None:
+        """Hear that what was put off is done."""
+        self._operations.append(Quiet())
 
     def changed(self, module: LoadedModule) -> None:
         """Hear of a module that came, settled or went: its own steps become one operation."""

@@ -15,6 +15,8 @@ from allocator.workloads.operations import (
     Module,
     Operation,
     Pages,
+    Patch,
+    Quiet,
     Region,
     Seal,
     Settle,
@@ -24,7 +26,8 @@ from allocator.workloads.operations import (
     read_trace,
     write_trace,
 )
-from allocator.workloads.run import BranchReach, Measures, RefusedOperation, Runner, run
+from allocator.workloads.reach import BranchReach
+from allocator.workloads.run import Measures, RefusedOperation, Runner, run
 from allocator.workloads.sources import WORKLOADS, workload
 from allocator.workloads.table import debian, load_order
 
@@ -38,6 +41,8 @@ __all__ = [
     "Module",
     "Operation",
     "Pages",
+    "Patch",
+    "Quiet",
     "RefusedOperation",
     "Region",
     "Runner",

@@ -11,7 +11,9 @@ of a trace (JSON, one object a line), so that what ran once can be run again els
     {"op": "free", "key": "bpf-7"}
     {"op": "load", "module": "slow", ..., "settled": false}
     {"op": "settle", "module": "slow"}
+    {"op": "patch", "module": "mii", "sites": 12}
     {"op": "unload", "module": "mii"}
+    {"op": "quiet"}
 """
 
 from __future__ import annotations
@@ -121,7 +123,23 @@ class Pages:
     count: int
 
 
-Operation: TypeAlias = Load | Settle | Unload | Alloc | Seal | Free | Pages
+@attrs.frozen
+class Patch:
+    """Write at so many places of a module's text, spread evenly, in one batch of text_poke.
+
+    So does ftrace when it switches a module's functions, and a live patch a few of them.
+    """
+
+    module: str
+    sites: int
+
+
+@attrs.frozen
+class Quiet:
+    """Let some time pass in which nobody asks for memory (`Execmem.quiet`)."""
+
+
+Operation: TypeAlias = Load | Settle | Unload | Alloc | Seal | Free | Pages | Patch | Quiet
 
 # Operations that name a module or a key, and nothing else.
 _BY_MODULE: dict[str, type[Settle | Unload]] = {"settle": Settle, "unload": Unload}
@@ -209,6 +227,10 @@ def from_json(line: Any) -> Operation:
                 type=MemType[line.get("type", "TEXT")],
                 align=_power(line.get("align", 1)),
             )
+        if kind == "patch":
+            return Patch(_text(line["module"]), _natural(line["sites"], least=1))
+        if kind == "quiet":
+            return Quiet()
         if kind == "pages":
             return Pages(_natural(line["count"], least=1))
     except KeyError as error:

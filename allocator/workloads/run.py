@@ -28,6 +28,7 @@ from allocator.types import (
     ExecmemType,
     Interval,
     MemType,
+    Site,
     TlbRules,
     align_down,
     size_text,
@@ -41,57 +42,21 @@ from allocator.workloads.operations import (
     Module,
     Operation,
     Pages,
+    Patch,
+    Quiet,
     Region,
     Seal,
     Settle,
     Unload,
     Workload,
 )
+from allocator.workloads.reach import BranchReach, within
 
 PINNED = 16  # a chunk that is used by less than one in so many parts is held by something tiny
+SITE = 8  # bytes that are written at a place: an instruction or two, in whole granules
 _BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
 CPUS = 64  # of the machine whose interrupts are counted, where nobody says how many
 ONE_BY_ONE = TlbRules(name="page by page on all CPUs", interrupts=False, ceiling=1 << 64)
-
-
-@attrs.frozen(kw_only=True)
-class BranchReach:
-    """How far calls get.
-
-    Parameters
-    ----------
-    direct
-        The call instruction's own reach: displacements from the call, or from the start of
-        the region that it is in.
-    plt
-        The reach of a call through a PLT entry, as displacements; None where modules have none.
-    region
-        Size of the aligned regions that calls do not leave; 0 where they hold displacements.
-    """
-
-    direct: Interval
-    plt: Interval | None = None
-    region: int = 0
-
-    def reaches(self, source: Interval, target: Interval) -> bool:
-        """Return whether a call anywhere in `source` gets anywhere in `target`."""
-        if not self.region:
-            return _reaches(source, target, self.direct)
-        first, last = self._regions(source)
-        return first == last and (
-            first + self.direct.start <= target.start and target.end <= first + self.direct.end
-        )
-
-    def touches(self, source: Interval, target: Interval) -> bool:
-        """Return whether some call in `source` gets somewhere in `target`."""
-        if not self.region:
-            return _touches(source, target, self.direct)
-        first, last = self._regions(source)
-        return target.start < last + self.direct.end and first + self.direct.start < target.end
-
-    def _regions(self, source: Interval) -> tuple[int, int]:
-        """Return where the first and the last region of `source` begin."""
-        return align_down(source.start, self.region), align_down(source.end - 1, self.region)
 
 
 @attrs.frozen(kw_only=True)
@@ -257,6 +222,10 @@ class Runner:
             self._release(operation.key)
         elif isinstance(operation, Seal):
             self._seal(operation.key)
+        elif isinstance(operation, Patch):
+            self._patch(operation)
+        elif isinstance(operation, Quiet):
+            self.execmem.quiet()
         else:
             self._pages(operation)
         self._seconds += time.perf_counter() - self.execmem.design.aside - began
@@ -398,7 +367,7 @@ class Runner:
         called = targets if kernel or any(module.plt_slots) else callees
         for text in texts:
             lost = [to for to in called if not self.reach.touches(text, to)]
-            if lost and (plt is None or not all(_reaches(text, to, plt) for to in called)):
+            if lost and (plt is None or not all(within(text, to, plt) for to in called)):
                 what = "the kernel image" if lost[0] is self._image else "a module it needs"
                 distance = size_text(abs(lost[0].start - text.start))
                 reason = f"a call from {text.start:#x} does not reach {what}, {distance} away"
@@ -449,6 +418,24 @@ class Runner:
                 raise
             except ExecmemError as error:
                 self._fail(key, error)
+
+    def _patch(self, operation: Patch) -> None:
+        """Write NOPs' length at evenly spread places of a module's text, in one batch."""
+        if operation.module not in self._modules:
+            return
+        text = self._modules[operation.module][1].get(MemType.TEXT)
+        places = 0 if text is None else text.size // SITE
+        step = max(1, places // operation.sites)
+        try:
+            self.execmem.poke_many(
+                Site(text.address + SITE * place, bytes(SITE))
+                for place in range(0, places, step)[: operation.sites]
+                if text is not None
+            )
+        except DesignError:
+            raise
+        except ExecmemError as error:
+            self._fail(operation.module, error)
 
     def _release(self, key: str) -> None:
         held = self._held.pop(key, None)
@@ -552,19 +539,6 @@ def run(
     runner.quiet()
     progress(len(workload.operations))
     return runner.measure()
-
-
-def _reaches(source: Interval, target: Interval, reach: Interval) -> bool:
-    """Return whether a branch anywhere in `source` gets anywhere in `target`."""
-    nearest, furthest = target.start - (source.end - 1), target.end - 1 - source.start
-    return reach.start <= nearest and furthest < reach.end
-
-
-def _touches(source: Interval, target: Interval, reach: Interval) -> bool:
-    """Return whether some branch in `source` gets somewhere in `target`."""
-    return target.start - (source.end - 1) < reach.end and (
-        target.end - 1 - source.start >= reach.start
-    )
 
 
 def _leaf_name(size: int) -> str:

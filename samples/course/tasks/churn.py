@@ -9,8 +9,7 @@ from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.designs import DesignLike
 from allocator.errors import DesignError
 from allocator.types import GIB, Interval, MemType
-from allocator.workloads import workload
-from allocator.workloads.run import BranchReach, Measures, run
+from allocator.workloads import BranchReach, Measures, run, workload
 from archs import Arch
 from samples.course.task import Answer, Check, Task, Verdict
 
