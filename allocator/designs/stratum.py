@@ -19,11 +19,12 @@ kinds of pools here avoid to take a right away from what a CPU may have looked u
     free, ready   RW-, pages, clean: taken without a flush
     open          RW-, pages: pending, or not sealed yet
     closed        R-- or R-X, for good
-    free, closed  the same: behind a heal, or freed; opened again with one flush when all that is
-                  ready is too little, all of a chunk at once
+    free, closed  the same: behind a heal, or freed; opened along with the next flush that closes
+                  something in the chunk, unless that is one leaf, or when what is ready is too
+                  little, all of a chunk with one flush
 
 Text that is freed is not left executable: it is opened at once. What is only readable stays as it
-is until somebody wants the room.
+is until then.
 """
 
 from __future__ import annotations
@@ -58,6 +59,19 @@ class Stratum(Pool):
             pattern=self.pattern,
             ahead=self.ahead,
         )
+
+
+@attrs.define
+class Closing:
+    """What goes along when slices are closed.
+
+    Aliases lose W, what was free and closed is opened, and chunks become large leaves (their
+    first addresses).
+    """
+
+    aliases: list[Interval] = attrs.field(factory=list)
+    opened: list[Interval] = attrs.field(factory=list)
+    whole: list[int] = attrs.field(factory=list)
 
 
 @attrs.define(eq=False)
@@ -134,27 +148,43 @@ class Ledger(Pool):
 
     def reopen(self, area: Interval) -> None:
         """Make all free memory of the chunks that `area` lies in ready, with one flush."""
-        closed = [
+        closed = [part for chunk in self.touched(area) for part in self.closed(chunk)]
+        self.memory.update([(part, Prot.RW) for part in closed])
+        self.opening(closed)
+
+    def closed(self, chunk: Interval) -> list[Interval]:
+        """Return the free parts of a chunk that are not ready."""
+        return [
             part
-            for chunk in self.touched(area)
             for free in self.free_areas.clipped(chunk)
             for part in _without(free, self.ready.clipped(free))
         ]
-        self.memory.update([(part, Prot.RW) for part in closed])
-        for part in closed:
+
+    def opening(self, parts: Iterable[Interval]) -> None:
+        """Note that free memory is writable now, and clean it."""
+        for part in parts:
             self.memory.fill(part.start, part.size, self.pattern)
             if self.prot is Prot.RX:
                 self.memory.sync_icache(part.start, part.end)
             self.ready.add(part)
 
-    def closing(self, areas: Iterable[Interval]) -> tuple[list[Interval], list[int]]:
-        """Return which aliases lose W when areas are closed, and what becomes a large leaf."""
-        aliases, whole = [], []
+    def closing(self, areas: Iterable[Interval]) -> Closing:
+        """Return what else happens when areas are closed.
+
+        What was freed in their chunks is opened with the same flush; a chunk in which nothing
+        is free or open becomes a large leaf.
+        """
+        found = Closing()
+        large = self.memory.large_size
         for chunk in dict.fromkeys(chunk for area in areas for chunk in self.touched(area)):
-            aliases += self.memory.writable_aliases(chunk.start, chunk.size)
-            if chunk.size == self.memory.large_size and self.full(chunk):
-                whole.append(chunk.start)
-        return aliases, whole
+            found.aliases += self.memory.writable_aliases(chunk.start, chunk.size)
+            closed = self.closed(chunk)
+            leaf = self.memory.translate(chunk.start)
+            if leaf is not None and leaf.leaf != large:
+                found.opened += closed
+            if chunk.size == large and not closed and self.full(chunk):
+                found.whole.append(chunk.start)
+        return found
 
     def healing(self) -> list[Interval]:
         """Return the chunks that could be large leaves if what is ready were closed."""
@@ -205,20 +235,21 @@ def shut(closing: Sequence[tuple[Ledger, Interval]]) -> None:
     for ledger, area in closing:
         by_ledger.setdefault(id(ledger), (ledger, []))[1].append(area)
         ledger.opened.remove(area)
-    aliases: list[Interval] = []
-    whole: list[int] = []
-    for ledger, areas in by_ledger.values():
-        found = ledger.closing(areas)
-        aliases += found[0]
-        whole += found[1]
+    beside = [(ledger, ledger.closing(areas)) for ledger, areas in by_ledger.values()]
+    changes = [(area, ledger.prot) for ledger, area in closing]
+    changes += [(part, Prot.RW) for _, found in beside for part in found.opened]
     try:
         memory.update(
-            [(area, ledger.prot) for ledger, area in closing], aliases=aliases, whole=whole
+            changes,
+            aliases=[alias for _, found in beside for alias in found.aliases],
+            whole=[start for _, found in beside for start in found.whole],
         )
     except ExecmemError:
         for ledger, area in closing:
             ledger.opened.add(area)
         raise
+    for ledger, found in beside:
+        ledger.opening(found.opened)
 
 
 def heal(ledgers: Collection[Ledger]) -> None:
