@@ -55,7 +55,15 @@ def fuzz(module: str, function: str, options: Mapping[str, Any], *, executions: 
     seeds = inputs_of(options["corpora"]) or list(target.seeds)
     names: dict[str, Path] = {}
     jobs = options["jobs"]
-    with Meter() as meter, closing(Workers(setting, jobs, mutator, options["sandbox"])) as workers:
+    crew: Any
+    if options["scheduler"] is None:
+        crew = closing(Workers(setting, jobs, mutator, options["sandbox"]))
+    else:
+        from execmem.fuzzing.cluster import Cluster
+
+        address = options["scheduler"]
+        crew = Cluster(setting, jobs, mutator, options["sandbox"], address=address)
+    with Meter() as meter, crew as workers:
 
         def keep(finding: Finding) -> None:
             if folder is not None:

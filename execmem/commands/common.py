@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -74,6 +75,8 @@ def cpu_option(function: F) -> F:
     )(function)
 
 
+# Of a dask scheduler; one without a port is waited for, and leaves a traceback.
+ADDRESS = re.compile(r"(\w+://)?[^/\s]+:\d{1,5}|inproc://.+")
 SANDBOX = "give up network, files and privileges before code of a guest runs"
 REQUIRE = "refuse where not all of that can be given up"
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from execmem.commands.common import (
+    ADDRESS,
     REQUIRE,
     SANDBOX,
     boots,
@@ -71,6 +72,9 @@ _AGAIN = ("replay", "report")
     help="processes",
 )
 @click.option(
+    "--scheduler", metavar="ADDRESS", help="work on this dask cluster, --jobs parts at a time"
+)
+@click.option(
     "--sanitize",
     default="guard,locks",
     show_default=True,
@@ -94,6 +98,7 @@ _AGAIN = ("replay", "report")
 @examples(
     "execmem fuzz mathuser mathuser_lcm --input a=int --input b=1 --executions 99",
     "execmem fuzz notes --device notes --executions 2000 --out OUT",
+    "execmem fuzz notes --device notes --jobs 8 --scheduler ADDRESS",
     "execmem fuzz replay CRASH",
     "execmem fuzz report CRASH",
 )
@@ -122,6 +127,9 @@ def fuzz(
         return fuzzed.again(module, function, as_json=options["as_json"])
     if require_sandbox and sandbox is False:
         raise click.UsageError("--require-sandbox contradicts --no-sandbox")
+    scheduler = options["scheduler"]
+    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
+        raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
     options["sandbox"] = "require" if require_sandbox else "no" if sandbox is False else "yes"
     own = module != VMLINUX
     if not own and not boots(options):

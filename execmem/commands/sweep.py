@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ import click
 
 from execmem import notices
 from execmem.commands.common import (
+    ADDRESS,
     LINES,
     REQUIRE,
     SANDBOX,
@@ -25,9 +25,6 @@ from execmem.commands.common import (
     unknown_option,
 )
 from execmem.streams import say
-
-# Of a dask scheduler; one without a port is waited for, and leaves a traceback.
-ADDRESS = re.compile(r"(\w+://)?[^/\s]+:\d{1,5}|inproc://.+")
 
 COLUMNS = 80
 KINDS = 8  # entries of a list, and kinds of errors, that the summary shows

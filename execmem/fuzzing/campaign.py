@@ -44,6 +44,8 @@ class Part:
         Those of the corpus of which nothing was made yet.
     skip
         How many of the inputs were run.
+    plain
+        Nothing more is to be learned of what is new.
     seen, known
         What is no news.
     until
@@ -60,6 +62,7 @@ class Part:
     paths: tuple[int, ...] = ()
     fresh: tuple[int, ...] = ()
     skip: int = 0
+    plain: bool = False
     seed: int = 0
     count: int = 0
     seen: frozenset[Any] = frozenset()
@@ -87,7 +90,15 @@ def work(search: Search, part: Part) -> Done:
     if part.shrink is not None:
         return Done(executed=0, kept=(), finding=search.smaller(part.shrink))
     made = part.made(search.mutator)
-    return search.run(made, set(part.seen), set(part.known), part.until, part.edges, part.paths)
+    return search.run(
+        made,
+        set(part.seen),
+        set(part.known),
+        part.until,
+        edges=part.edges,
+        paths=part.paths,
+        plain=part.plain,
+    )
 
 
 class Crew(Protocol):
@@ -306,11 +317,16 @@ class Campaign:
     def _once(self, parts: Sequence[Part]) -> list[Done]:
         """Let parts be done, each up to its first finding."""
         found: dict[int, Done] = {}
+        died: dict[int, str] = {}
         for number, answer in self._crew.do(parts):
-            done = self._died(parts[number], answer) if isinstance(answer, str) else answer
-            if done.finding is not None and done.finding.key not in self._known:
-                self._keep(done.finding)  # before anything else: whatever happens now
-            found[number] = done
+            if isinstance(answer, str):
+                died[number] = answer
+            else:
+                found[number] = answer
+                self._told_of(answer)
+        for number in sorted(died):  # when nobody has anything to tell any more
+            found[number] = self._died(parts[number], died[number])
+            self._told_of(found[number])
         executed = 0
         for number in sorted(found):
             done = found[number]
@@ -327,6 +343,11 @@ class Campaign:
         self.fuzzed.seconds = time.monotonic() - self._began
         self._told(self.fuzzed)
         return [found[number] for number in range(len(parts))]
+
+    def _told_of(self, done: Done) -> None:
+        """Keep a finding before anything else, whatever happens then."""
+        if done.finding is not None and done.finding.key not in self._known:
+            self._keep(done.finding)
 
     def _add(self, entry: Entry) -> None:
         self.fuzzed.seen.update(entry.places)
@@ -357,8 +378,11 @@ class Campaign:
             one = attrs.evolve(part, inputs=(data,), skip=0, seen=frozenset(seen))
             for _, done in self._crew.do([one]):
                 if isinstance(done, str):
+                    text = done
+                    if not self._dies(one):
+                        text += ", over an input that was made of this one to cut it short"
                     finding = Finding(
-                        data=data, kind="emulator died", where=_place(done), text=done
+                        data=data, kind="emulator died", where=_place(done), text=text
                     )
                     used = number + 1
                     return Done(executed=used, used=used, kept=tuple(kept), finding=finding)
@@ -371,6 +395,11 @@ class Campaign:
         finding = Finding(data=b"", kind="emulator died", where="no single input", text=reason)
         used = len(inputs)
         return Done(executed=used, used=used, kept=tuple(kept), finding=finding)
+
+    def _dies(self, part: Part) -> bool:
+        """Return whether an input alone ends who runs it."""
+        once = attrs.evolve(part, plain=True)
+        return any(isinstance(done, str) for _, done in self._crew.do([once]))
 
     def _save(self) -> None:
         if self._folder is not None:

@@ -173,8 +173,10 @@ class Search:
         seen: Seen,
         known: set[str],
         until: float | None = None,
+        *,
         edges: bool = False,
         paths: Iterable[int] = (),
+        plain: bool = False,
     ) -> Done:
         """Run inputs, up to the first that finds what is not known.
 
@@ -190,6 +192,8 @@ class Search:
             Whether an edge between blocks that are both known is new, too.
         paths
             Those of which it is counted how often they were taken.
+        plain
+            Run nothing else to learn more of what is new.
         """
         taken = dict.fromkeys(paths, 0)
         kept: list[Entry] = []
@@ -216,7 +220,9 @@ class Search:
             if finding is not None and finding.key not in known:
                 finding = self._whole(finding)
                 break
-            if new and finding is None and not self._rounds.spoiled:
+            if new and plain:
+                kept.append(Entry(data=data, places=new))
+            elif new and finding is None and not self._rounds.spoiled:
                 entry, more = self._study(data, new, seen)
                 executed += more
                 kept.append(entry)

@@ -133,6 +133,18 @@ def _place(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def worker(setting: Setting, sandbox: str) -> Worker:
+    """Return a process that fuzzes; `sandbox` as of `Workers`."""
+    return Worker(
+        partial(_answer, setting),
+        memory=_MEMORY,
+        seconds=_SECONDS,
+        fenced=sandbox != "no",
+        whole=sandbox == "require",
+        readable=setting.reads(),
+    )
+
+
 class Workers:
     """Processes that fuzz.
 
@@ -153,15 +165,7 @@ class Workers:
         self._workers: list[Worker] = []
         try:
             for _ in range(jobs):
-                worker = Worker(
-                    partial(_answer, setting),
-                    memory=_MEMORY,
-                    seconds=_SECONDS,
-                    fenced=sandbox != "no",
-                    whole=sandbox == "require",
-                    readable=setting.reads(),
-                )
-                self._workers.append(worker)
+                self._workers.append(worker(setting, sandbox))
         except BaseException:
             self.close()
             raise
@@ -175,14 +179,14 @@ class Workers:
         while busy:
             ready: Any = wait([self._workers[number].pipe for number in busy], timeout=1.0)
             for number in list(busy):
-                worker = self._workers[number]
-                answered = worker.pipe in ready and not worker.starts()
-                if answered or not worker.left:
+                each = self._workers[number]
+                answered = each.pipe in ready and not each.starts()
+                if answered or not each.left:
                     del busy[number]
-                    found, reason = worker.result(None if answered else 0.0)
+                    found, reason = each.result(None if answered else 0.0)
                     yield number, reason or read(found, parts[number])
 
     def close(self) -> None:
         """End the processes."""
-        for worker in self._workers:
-            worker.close()
+        for each in self._workers:
+            each.close()

@@ -466,7 +466,7 @@ def test_a_cluster_gives_the_rows_of_this_machine(tmp_path, monkeypatch):
 def test_a_cluster_that_is_not_there_is_refused(monkeypatch):
     """One line, after a while."""
     pytest.importorskip("distributed", reason="dask.distributed makes the cluster")
-    monkeypatch.setattr("execmem.sweep.cluster.CONNECT", 0.2)
+    monkeypatch.setattr("execmem.worker.cluster.CONNECT", 0.2)
     with pytest.raises(ExecmemError, match="no cluster answers"):
         rows_of([SAMPLES / "x86_64"], scheduler="tcp://127.0.0.1:1")
 
