@@ -104,14 +104,9 @@ class BootedRounds(Rounds):
         """What calls of the machine may take."""
         return self._kernel.guest.limits
 
-    def _try(
-        self, work: Callable[[], int], instructions: int | None, seconds: float
-    ) -> tuple[Fault | None, int, float]:
-        def watched() -> int:
-            with self._kernel.watched():  # a call that is a part of another may come to the limit
-                return work()
-
-        return super()._try(watched, instructions, seconds)
+    def _do(self, work: Callable[[], int]) -> int:
+        with self._kernel.watched():  # a call that is a part of another may come to the limit
+            return work()
 
     def _keep(self) -> None:
         checks = self._machine.sanitizer
