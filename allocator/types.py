@@ -271,6 +271,8 @@ class AddressMap:
         is another one, a variable makes up for it. None: the same.
     space
         The part of the address space that is the kernel's: the upper half of 64 bits.
+    live_splits
+        Whether there are CPUs that may split a leaf while it is in use, where others must not.
     """
 
     image: Interval
@@ -281,6 +283,7 @@ class AddressMap:
     vmemmap: int = 0
     page_offset: int | None = None
     space: Interval = Interval(1 << 63, 1 << 64)
+    live_splits: bool = False
 
     def range_of(self, kind: ExecmemType) -> ExecmemRange:
         """Return the range of `kind`, MODULE_TEXT's where the architecture names none."""

@@ -134,6 +134,7 @@ def address_map(
     first, fallback = (plt, None) if direct is None else (direct, plt)
     page_offset, direct_map = (1 << 64) - (1 << bits), (1 << 64) - (1 << least)
     return AddressMap(
+        live_splits=True,  # FEAT_BBM level 2
         image=Interval(text, text + size),
         direct_map=direct_map,
         page_offset=page_offset,

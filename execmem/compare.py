@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from allocator import DESIGNS, Execmem, ExecmemError, Interval, KernelMemory, PhysicalMemory
-from allocator.designs import COUNTEREXAMPLES, Chosen, DesignLike, choose, known_designs
+from allocator.designs import COUNTEREXAMPLES, UPSTREAM, Chosen, DesignLike, choose, known_designs
 from allocator.designs.find import UnknownDesign
 from allocator.errors import DesignError, NoSuchName
 from allocator.plugins import said
@@ -142,7 +142,7 @@ def designs_of(names: Iterable[DesignLike]) -> tuple[Chosen, ...]:
     try:
         all_chosen = [choose(name) for name in list(names) or DESIGNS]
     except UnknownDesign as error:
-        ours = ("default", *DESIGNS, *COUNTEREXAMPLES)
+        ours = ("default", *DESIGNS, *UPSTREAM, *COUNTEREXAMPLES)
         brought = (name for name in error.known if name not in ours)
         raise UnknownDesign(error.name, (*ours, *brought)) from None
     for chosen in all_chosen:

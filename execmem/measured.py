@@ -100,6 +100,8 @@ class KernelMeasures:
         By module, what it holds: type, address and size.
     asked
         The workload as the kernel was asked for it.
+    unmapped
+        Live memory that the page tables do not map: module and type. Nobody should ever see any.
     notes
         What the measures do not show.
     """
@@ -117,6 +119,7 @@ class KernelMeasures:
     flushes: dict[str, Flushed]
     regions: dict[str, dict[str, tuple[int, int]]]
     asked: Workload
+    unmapped: list[str]
     notes: tuple[str, ...]
 
     @property
@@ -257,6 +260,7 @@ class KernelRunner:
             direct_map_after=self._direct_leaves(after),
             flushes=dict(self._counts),
             regions=live,
+            unmapped=self._unmapped(after),
             asked=attrs.evolve(
                 workload, operations=tuple(asked), memory=machine.kernel.board.ram.size
             ),
@@ -344,6 +348,17 @@ class KernelRunner:
             if maps and low < high:
                 leaves[named(size)] += (high - low) // size
         return leaves
+
+    def _unmapped(self, stretches: list[tuple[int, int, int, bool]]) -> list[str]:
+        """Return which regions of live modules are not mapped, or not all of them."""
+        starts, found = [each[0] for each in stretches], []
+        for name, module in self.machine.modules.items():
+            for kind, region in module.regions.items():
+                first = bisect_right(starts, region.address) - 1
+                last = bisect_right(starts, region.address + region.size - 1)
+                if not all(maps for _, _, _, maps in stretches[first:last]):
+                    found.append(f"{name} {kind.name}")
+        return found
 
     def _leaves(
         self, stretches: list[tuple[int, int, int, bool]]

@@ -170,6 +170,12 @@ def _show(
         out.print()
         for line in wrap(text, WIDTH):
             out.print(line, soft_wrap=True)
+    if found.unmapped:
+        out.print()
+        out.print(
+            f"not mapped although it lives, in Linux {found.kernel}: {', '.join(found.unmapped)}",
+            soft_wrap=True,
+        )
     for first, reason in list(found.refused.items())[:1]:
         out.print()
         out.print(f"{len(found.refused)} refused by the kernel, first {first}: {reason}")

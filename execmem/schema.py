@@ -1110,6 +1110,7 @@ _BESIDE: Keys = {
     "measured.flushes{}.instructions{}": (COUNT, "by step, what was executed, by kind"),
     "measured.flushes{}.functions{}": (COUNT, "by step, calls of functions that flush"),
     "measured.regions{}{}[]": (ANY, "by module and type: address in hex, and bytes"),
+    "measured.unmapped[]": (TEXT, "live memory that page tables do not map: module and type"),
     "measured.notes[]": (TEXT, "what the measures do not show"),
     "runs[].design": (TEXT, "design"),
     "runs[].same_frames": (FLAG, "whether it had the frames that the kernel took"),

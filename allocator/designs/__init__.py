@@ -22,12 +22,14 @@ from allocator.designs.per_type import PerType
 from allocator.designs.rox_cache import RoxCache, RoxCache613
 from allocator.designs.strata import Strata
 from allocator.designs.top_down import TopDown
+from allocator.designs.upstream import Bbml2, RoxCache7x, RoxRfc
 from allocator.designs.vmalloc import Vmalloc, VmallocElse
 
 __all__ = [
     "COUNTEREXAMPLES",
     "DEFAULT",
     "DESIGNS",
+    "UPSTREAM",
     "BpfProgPack",
     "Chosen",
     "Context",
@@ -66,15 +68,20 @@ DESIGNS: Mapping[str, type[Design]] = MappingProxyType(
     }
 )
 
+# Those of later Linux, and proposed ones: chosen by name, on architectures that have what they need.
+UPSTREAM: Mapping[str, type[Design]] = MappingProxyType(
+    {design.name: design for design in (RoxCache7x, Bbml2, RoxRfc)}
+)
+
 # Designs that cannot work, to be chosen by name and looked at; nobody iterates over them.
 COUNTEREXAMPLES: Mapping[str, type[Design]] = MappingProxyType({VmallocElse.name: VmallocElse})
 
 
 def choose(design: DesignLike) -> Chosen:
     """Return the design that a name, a file or a class means; ExecmemError where none is meant."""
-    return find_design(design, DESIGNS, COUNTEREXAMPLES)
+    return find_design(design, {**DESIGNS, **UPSTREAM}, COUNTEREXAMPLES)
 
 
 def known_designs() -> list[KnownDesign]:
     """Return every design that can be chosen by name and can work, ours first."""
-    return known(DESIGNS)
+    return known({**DESIGNS, **UPSTREAM})

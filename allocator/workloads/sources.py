@@ -19,7 +19,7 @@ from types import MappingProxyType
 import attrs
 
 from allocator.errors import ExecmemError
-from allocator.types import GIB, PAGE_SIZE, Consumer
+from allocator.types import GIB, MIB, PAGE_SIZE, Consumer, MemType
 from allocator.workloads.operations import (
     Alloc,
     Free,
@@ -27,6 +27,7 @@ from allocator.workloads.operations import (
     Module,
     Operation,
     Pages,
+    Region,
     Unload,
     Workload,
 )
@@ -192,6 +193,18 @@ class WorkloadSource:
     memory: int = 2 * GIB
 
 
+def _middle_slice(_arch: str) -> Iterable[Operation]:
+    """Yield loads after which a slice of 2 MiB in the middle of three large leaves is free."""
+
+    def load(name: str, text: int) -> Load:
+        kinds = ((MemType.TEXT, text * MIB), (MemType.DATA, 2048))
+        regions = tuple(Region(kind, size, align=64) for kind, size in kinds)
+        return Load(Module(name=name, regions=regions))
+
+    yield from (load("first", 5), load("last", 1), Unload("first"))
+    yield from (load("low", 2), load("middle", 2), load("high", 1), Unload("middle"))
+
+
 WORKLOADS: Mapping[str, WorkloadSource] = MappingProxyType(
     {
         "debian": WorkloadSource(
@@ -204,6 +217,9 @@ WORKLOADS: Mapping[str, WorkloadSource] = MappingProxyType(
         ),
         "desktop": WorkloadSource("modules of a desktop and their dependencies", _named(DESKTOP)),
         "server": WorkloadSource("modules of a server and their dependencies", _named(SERVER)),
+        "middle-slice": WorkloadSource(
+            "2 MiB of text in the middle of 6 MiB come and go", _middle_slice
+        ),
         "churn": WorkloadSource("random modules loaded and unloaded over a server's", _churn),
         "bpf": WorkloadSource("4,000 BPF programs, about 500 alive at a time", _bpf),
         "bpf-512": WorkloadSource(
