@@ -38,6 +38,24 @@ def given(
     return [given_bytes(Ground(arch), old, new, offset=offset, force=force, **more)]
 
 
+def of_kernel(kernel: str, key: str, bounds: Bounds) -> list[Scenario]:
+    """Return what a booted kernel does when it turns a static key on and off.
+
+    Raises
+    ------
+    KernelError
+        It does not boot.
+    BadCall
+        It has no such key, or does nothing that is seen when it is turned.
+    """
+    from execmem.booted import open_machine
+    from machine.racing.booted import kernel_race
+
+    machine = open_machine("", {"kernel": kernel})
+    more = {"executors": bounds.executors, "visits": bounds.visits}
+    return [kernel_race(machine, key, on=on, **more) for on in (True, False)]
+
+
 def scenarios(archs: Sequence[Arch], mistake: str | None, bounds: Bounds) -> Iterable[Scenario]:
     """Return our own protocols, or those with a mistake; UsageError where nobody has it."""
     more = {"executors": bounds.executors, "visits": bounds.visits}

@@ -10,6 +10,8 @@ import click
 
 from execmem.commands.common import examples
 
+STATIC_KEY = "bpf_stats_enabled_key"
+
 if TYPE_CHECKING:
     from machine.racing.scenarios import Scenario
 
@@ -43,6 +45,17 @@ class _Code(click.ParamType[bytes]):
 )
 @click.option("--force", is_flag=True, help="store --new granule by granule, be it safe or not")
 @click.option(
+    "--kernel",
+    metavar="PATH",
+    help="what a kernel does that is booted: an image, a package or a tree",
+)
+@click.option(
+    "--key",
+    default=STATIC_KEY,
+    metavar="NAME",
+    help=f"the static key that --kernel turns on and off ({STATIC_KEY})",
+)
+@click.option(
     "--cpus",
     type=click.IntRange(2, 4),
     default=2,
@@ -72,6 +85,7 @@ class _Code(click.ParamType[bytes]):
     "execmem race no-sync --arch riscv64 --json",
     "execmem race --arch arm64",
     "execmem race --arch x86_64 --old 0f1f440000 --new e9fb000000",
+    "execmem race --kernel VMLINUZ",
 )
 def race(
     mistake: str | None,
@@ -80,6 +94,8 @@ def race(
     new: bytes | None,
     offset: int,
     force: bool,
+    kernel: str | None,
+    key: str,
     cpus: int,
     visits: int,
     limit: int,
@@ -92,7 +108,8 @@ def race(
     every instruction that the kernel replaces and every cut by a page's end; nothing may go wrong.
     MISTAKE plants one into it, which must be found: `unsorted` is that of Linux 6.16-rc1, `no-sync` leaves
     out a synchronisation, and so on. The steps that lead there are printed, with as few changes of
-    CPU as possible. --old and --new: instructions of your own.
+    CPU as possible. --old and --new: instructions of your own. --kernel: the kernel is booted
+    and turns a static key on and off; what it does then is searched, at two of the key's sites.
 
     Exit code 1: something went wrong without a mistake, a mistake was not found, or --limit was
     reached before.
@@ -104,6 +121,10 @@ def race(
     own = old is not None or new is not None
     if own and (old is None or new is None or mistake is not None or len(names) != 1):
         raise click.UsageError("--old and --new go together, with one --arch and no MISTAKE")
+    if kernel is not None and (own or mistake is not None or names):
+        raise click.UsageError("--kernel tells what is patched, by one CPU, and what executes")
+    if kernel is None and key != STATIC_KEY:
+        raise click.UsageError("--key goes with --kernel")
     if not own and (force or offset):
         raise click.UsageError("--force and --offset go with --old and --new")
     try:
@@ -119,10 +140,14 @@ def race(
         return
     bounds = raced.Bounds(executors=cpus - 1, visits=visits, limit=limit)
     scenarios: Iterable[Scenario]
-    if old is not None and new is not None:
+    if kernel is not None:
+        scenarios = raced.of_kernel(kernel, key, bounds)
+    elif old is not None and new is not None:
         scenarios = raced.given(chosen[0], old, new, offset, force, bounds)
     else:
         able = chosen or [arch for arch in all_archs() if arch.live_patch is not None]
         scenarios = raced.scenarios(able, mistake, bounds)
-    if not raced.show(scenarios, bounds, one_by_one=own or mistake is not None, as_json=as_json):
+    if not raced.show(
+        scenarios, bounds, one_by_one=own or bool(kernel or mistake), as_json=as_json
+    ):
         click.get_current_context().exit(1)

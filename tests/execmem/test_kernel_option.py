@@ -86,6 +86,7 @@ def test_who_takes_a_kernel() -> None:
         "types",
         "compare",  # which measures it
         "serve",  # which shows it
+        "race",  # whose patching it searches
         "kunit",  # which the modelled kernel has none of
     }
 

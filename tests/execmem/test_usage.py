@@ -44,6 +44,8 @@ def run(capsys):
         (["race", "--old", "xyz"], "xyz"),
         (["race", "--old", "90", "--new", "cc"], "one --arch"),
         (["race", "--force"], "--old and --new"),
+        (["race", "--key", "a"], "--kernel"),
+        (["race", "unsorted", "--kernel", "vmlinuz"], "--kernel"),
         (["race", "--graph", "--json"], "one --arch"),
         (["race", "--graph", "--arch", "arm64"], "--json"),
         (["diff", "--oracle", ".", "--arch", "vax"], "vax"),
