@@ -9,6 +9,7 @@ import "execmem/views.js";
 
 const $ = (id) => document.getElementById(id);
 const EMBED = new URLSearchParams(location.search).has("embed");
+const MINE = "mine"; // the module that was typed
 const OWN = "own"; // the architecture of a file that was dropped
 
 class App {
@@ -19,6 +20,7 @@ class App {
     this.turn = 0;
     this.columns = [];
     this.files = [];
+    this.built = {}; // architecture -> the file that was compiled for it
   }
 
   get offer() { return this.source.offer; }
@@ -30,6 +32,9 @@ class App {
         `${v.title}, ${v.design}${v.kaslr === null ? "" : `, KASLR ${v.kaslr}`}`]);
     }
     if (this.booted()) return [[OWN, `${this.offer.kernel.name}, booted`]];
+    if (this.module() === MINE) {
+      return this.offer.archs.filter((a) => a.name in this.built || !Object.keys(this.built).length).map((a) => [a.name, a.title]);
+    }
     if (this.files.includes(this.module())) return [[OWN, "its architecture"]];
     return this.offer.archs.map((a) => [a.name, a.title]);
   }
@@ -50,7 +55,10 @@ class App {
   words(key) {
     if (this.booted()) return [this.module(), "--kernel", this.offer.kernel.words];
     const found = [this.module()];
-    if (key !== OWN) found.push("--arch", key);
+    if (this.module() === MINE) {
+      if (!(key in this.built)) throw new Error("It is not compiled: the view Write does that.");
+      found[0] = this.built[key];
+    } else if (key !== OWN) found.push("--arch", key);
     for (const option of ["design", "kaslr"]) {
       const value = address.get(option);
       if (value && !(option === "design" && value === "default")) found.push(`--${option}`, value);
@@ -59,7 +67,7 @@ class App {
     return found;
   }
 
-  load(key, column) {
+  async load(key, column) {
     const name = this.source.alone ? key : JSON.stringify(this.words(key));
     if (this.held[column]?.name !== name) {
       const view = this.source.alone ? Promise.resolve(this.source.loads[+key])
@@ -92,7 +100,7 @@ class App {
     const box = $("subject");
     if (this.view().module === false) { box.replaceChildren(); return; } // it shows no module
     if (this.source.alone) { box.replaceChildren(...this.beside()); return; }
-    const modules = [...this.files.map((f) => [f, `${f} (dropped)`]), ...this.offer.samples.map((s) => [s, s])];
+    const modules = [...(Object.keys(this.built).length ? [[MINE, `${MINE} (compiled)`]] : []), ...this.files.map((f) => [f, `${f} (dropped)`]), ...this.offer.samples.map((s) => [s, s])];
     if (!modules.some(([name]) => name === this.module())) modules.unshift([this.module(), `${this.module()} (drop it again)`]);
     const file = element("input", { type: "file", id: "file", accept: ".ko,.xz,.gz,.zst" });
     file.addEventListener("change", () => { for (const each of file.files) this.drop(each); });
@@ -132,6 +140,25 @@ class App {
       this.choose({ module: name });
       this.say("");
     } catch (error) { this.say(error.message, true); }
+  }
+
+  // Compile a text for every architecture that can be; what became of each: { arch, name, said } or { arch, error }.
+  async build(kind, text) {
+    const built = {}, results = await Promise.all(this.offer.compilers.map(async (arch) => {
+      try {
+        const found = await this.source.build(arch, kind, text);
+        built[arch] = found.name;
+        return { arch, ...found };
+      } catch (error) { return { arch, error: error.message }; }
+    }));
+    if (Object.keys(built).length) {
+      this.built = built;
+      this.held = [];
+      address.set("module", MINE);
+      this.tabs();
+      this.subject();
+    }
+    return results;
   }
 
   say(text, wrong = false) {
@@ -207,6 +234,8 @@ class App {
         load, offer: this.offer, alone: this.source.alone,
         ask: (words) => this.source.ask(words),
         put: (file) => this.source.put(file),
+        build: (kind, text) => this.build(kind, text),
+        sample: (name) => this.source.sample(name),
         module: () => this.words(key),
         state: view.each ? address.column(n) : address,
         expose: (parts) => Object.assign(column, parts),

@@ -47,6 +47,15 @@ class Server {
     return this.known.get(key);
   }
 
+  // Compile a text for an architecture; name and warnings of the module, or Refused with the errors.
+  async build(arch, kind, text) {
+    const found = await this.request("POST", "/api/build", JSON.stringify({ arch, kind, text }));
+    this.known.clear();
+    return found;
+  }
+
+  async sample(name) { return (await this.request("GET", `/api/source/${name}`)).text; }
+
   // Give the server a file; the name that questions have for it.
   async put(file) {
     const found = await this.request("PUT", `/api/files/${encodeURIComponent(file.name)}`, file);

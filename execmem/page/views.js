@@ -5,6 +5,7 @@ import "execmem/where.js";
 import "execmem/what.js";
 import "execmem/how.js";
 import "execmem/run.js";
+import "execmem/write.js";
 import "execmem/designs.js";
 import "execmem/poke.js";
 import "execmem/kernel.js";

@@ -10,6 +10,7 @@ can set.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
@@ -26,10 +27,12 @@ from starlette.routing import Route
 
 from allocator.errors import ExecmemError
 from execmem import pages
+from execmem.serve import compiling
 from execmem.serve.desks import FILE, FILES, Desk, Desks, TooMuch
 from execmem.serve.kernel import Kernel
 from execmem.serve.questions import KERNEL, NotAsked, checked
 
+BUILDS = 2  # compilers at a time
 QUESTION = 1 << 20  # bytes of a question
 DESK = "x-execmem-desk"  # the header that names a desk
 
@@ -134,6 +137,7 @@ class Application:
     def __init__(self, desks: Desks, offer: dict[str, Any], kernel: Kernel | None = None) -> None:
         self._desks = desks
         self._kernel = kernel
+        self._compiler = asyncio.Semaphore(BUILDS)
         self._offer = offer
 
     def page(self, _request: Request) -> Response:
@@ -184,6 +188,34 @@ class Application:
         found = await run_in_threadpool(self._answer, desk, words)
         return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
 
+    async def source(self, request: Request) -> Response:
+        """Return the source of a sample module."""
+        found = compiling.sample(request.path_params["name"])
+        if found is None:
+            return _error(404, "there is no such sample")
+        return JSONResponse({"text": found})
+
+    async def build(self, request: Request) -> Response:
+        """Compile what was typed, for one architecture, and keep it as if it had been dropped."""
+        desk = self._at(request)
+        if desk is None:
+            return _error(410, "this desk is gone: reload the page")
+        body = await _body(request, QUESTION)
+        try:
+            asked = json.loads(body or b"")
+            text, kind, name = (asked[key] for key in ("text", "kind", "arch"))
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return _error(400, "expected JSON with text, kind and arch")
+        arch = next((each for each in compiling.targets() if each.name == name), None)
+        if arch is None or kind not in compiling.SUFFIXES or not isinstance(text, str):
+            return _error(400, "there is no compiler for that")
+        if len(text) > compiling.LONGEST:
+            return _error(413, f"a source has at most {compiling.LONGEST} characters")
+        async with self._compiler:
+            built = await run_in_threadpool(compiling.build, arch, kind, text)
+        given = await run_in_threadpool(desk.put, f"{compiling.NAME}-{arch.name}.ko", built.image)
+        return JSONResponse({"name": given, "said": built.said})
+
     def _answer(self, desk: Desk, words: tuple[str, ...]) -> dict[str, Any]:
         """Return an answer, from the desk or of whoever has the kernel."""
         if KERNEL not in words:
@@ -233,6 +265,8 @@ def application(
         Route("/api/desk", own.desk, methods=["POST"]),
         Route("/api/files/{name:path}", own.put, methods=["PUT"]),
         Route("/api/ask", own.ask, methods=["POST"]),
+        Route("/api/build", own.build, methods=["POST"]),
+        Route("/api/source/{name}", own.source),
     ]
     return Starlette(
         routes=routes,
@@ -240,6 +274,7 @@ def application(
         middleware=[Middleware(partial(Guard, hosts=tuple(hosts), frames=tuple(frames)))],
         exception_handlers={
             NotAsked: _told(400),
+            compiling.NotBuilt: _told(422),
             TooMuch: _told(429),
             ExecmemError: _told(503),
             ClientDisconnect: _told(400),

@@ -12,6 +12,7 @@ from allocator.errors import ExecmemError
 from allocator.types import MIB
 from execmem import notices
 from execmem.fencing import NOT
+from execmem.serve.compiling import targets
 from execmem.serve.desks import Desks, Limits
 
 
@@ -62,5 +63,6 @@ def offer() -> dict[str, Any]:
             {"name": arch.name, "title": arch.title} for arch in archs() if arch.run is not None
         ],
         "workloads": list(WORKLOADS),
+        "compilers": [arch.name for arch in targets()],
         "designs": ["default", *(one.name for one in known_designs() if not one.error)],
     }

@@ -23,6 +23,7 @@ from allocator.errors import ExecmemError
 from archs import ALL
 from execmem import pages
 from execmem.cli import cli, main
+from execmem.serve import compiling
 from execmem.serve.desks import FILE, Desk, Desks, Limits, TooMuch
 from execmem.serve.kernel import Kernel
 from execmem.serve.questions import ASKABLE, KERNEL, NotAsked, checked
@@ -547,6 +548,101 @@ def test_files_of_the_front_end_are_what_the_page_names():
     assert pages.file("page.html") is None
     with pytest.raises(ExecmemError):
         checked(["no"])
+
+
+# What is typed ------------------------------------------------------------------------------------
+
+TYPED = """#include "module.h"
+int mine_sum(const u8 *bytes, int count)
+{
+	int sum = 0;
+	while (count--)
+		sum += *bytes++;
+	return sum;
+}
+MODULE_LICENSE("GPL");
+"""
+
+
+def compiler(arch):
+    """Skip where nothing compiles for an architecture."""
+    if arch not in compiling.targets():
+        pytest.skip(f"no compiler for {arch.name}, or no Landlock")
+
+
+def test_what_is_typed_is_compiled_and_runs(server, desk, arch):
+    """A source becomes a module of the desk, which runs."""
+    compiler(arch)
+    body = json.dumps({"arch": arch.name, "kind": "c", "text": TYPED})
+    status, _, text = server.request("POST", "/api/build", body, **{HEADER: desk})
+    assert status == 200, text
+    name = json.loads(text)["name"]
+    _, found = server.ask(desk, "run", name, "--", "mine_sum", "hex:01020304", "4")
+    assert found["document"]["result"] == "0xa"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("c", "int x = ;", "mine.c:1:9: error"),
+        ("c", '#include "/etc/passwd"', "Permission denied"),
+        ("c", f'#include "{HERE}/setup.cfg"', "Permission denied"),
+        ("assembly", '.incbin "/etc/passwd"', "file not found"),
+        ("assembly", ".rept 2000000000\n.quad 1\n.endr", "memory"),
+    ],
+    ids=["error", "include", "ours", "incbin", "memory"],
+)
+def test_what_is_not_compiled_is_told(server, desk, kind, text, said):
+    """A compiler says why, and reads no file of the host for it, nor more memory than there is."""
+    arch = ALL[0]
+    compiler(arch)
+    body = json.dumps({"arch": arch.name, "kind": kind, "text": text})
+    status, _, answer = server.request("POST", "/api/build", body, **{HEADER: desk})
+    assert status == 422
+    error = json.loads(answer)["error"]
+    assert said in error
+    assert "root:" not in error
+    assert "/tmp/execmem" not in error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b"{}", b'{"arch": 1, "kind": "c", "text": "x"}'),
+        *(
+            b'{"arch": "arm64", "kind": "rust", "text": "x"}',
+            b'{"arch": [], "kind": {}, "text": 1}',
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_source_is_refused(server, desk, body):
+    """Whatever comes instead of a source is one line."""
+    assert server.request("POST", "/api/build", body, **{HEADER: desk})[0] == 400
+
+
+def test_typing_in_a_browser(server, tab):
+    """The view *write* compiles, and the other views show what came of it; the address keeps it."""
+    if not compiling.targets():
+        pytest.skip("no compiler, or no Landlock")
+    arch = compiling.targets()[-1]
+    go(tab, f"{server.url}#write")
+    tab.execute_script(
+        "const t = document.querySelector('textarea'); t.value = arguments[0];"
+        " t.dispatchEvent(new Event('change'));"
+        " [...document.querySelectorAll('button')].find((b) => b.textContent === 'Compile').click()",
+        TYPED,
+    )
+    count = len(compiling.targets())
+    script = "return document.querySelectorAll('.output .verdict').length"
+    assert wait(tab, f"{script} === {count}")
+    assert not tab.find_elements("css selector", ".output .refused")
+    wait(tab, "return location.hash.includes('source=')")
+    follow(tab, tab.find_element("css selector", "nav a[href^='#what']"))
+    assert "mine on" in tab.find_element("class name", "title").text
+    assert arch.name in tab.find_element("id", "view").get_attribute("innerHTML")
+    address = tab.current_url
+    assert "mine_sum" in address
 
 
 # A kernel -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def chromium():
         found.quit()
 
 
-def wait(browser, script=READY, seconds=20):
+def wait(browser, script=READY, seconds=60):
     """Wait until a script says yes; return what it says."""
     from selenium.webdriver.support.ui import WebDriverWait
 

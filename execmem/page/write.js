@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The view *write*: a module is typed, compiled for every architecture, and looked at in the other views.
+
+import { button, choice, element, labelled, sentence } from "execmem/elements.js";
+import { register } from "execmem/router.js";
+
+const KEPT = 6000; // characters that an address keeps
+const FIRST = `#include "module.h"
+
+int mine_sum(const u8 *bytes, int count)
+{
+	int sum = 0;
+
+	while (count--)
+		sum += *bytes++;
+	return sum;
+}
+
+static int __init mine_init(void)
+{
+	pr_info("mine: loaded\\n");
+	return 0;
+}
+
+module_init(mine_init);
+MODULE_LICENSE("GPL");
+`;
+
+class Write {
+  constructor(box, context) {
+    this.context = context;
+    const { state, offer } = context;
+    this.kind = choice([["c", "C"], ["assembly", "assembly"]], state.get("kind", "c"), (kind) => state.set("kind", kind, "c"));
+    this.text = element("textarea", { rows: 24, spellcheck: false, value: state.get("source", FIRST), "aria-label": "Source of the module" });
+    this.text.addEventListener("change", () => this.keep());
+    this.output = element("div", { className: "output", role: "status", "aria-live": "polite" });
+    const samples = choice([["", "choose"], ...offer.samples.map((name) => [name, name])], "", async (name) => {
+      if (!name) return;
+      this.text.value = await context.sample(name);
+      this.kind.value = "c";
+      this.keep();
+    });
+    this.go = button("Compile", () => this.build());
+    const section = element("section", { "aria-label": "Source" });
+    if (!offer.compilers.length) {
+      section.append(element("p", { className: "note", textContent: "No compiler is installed on the server that it could confine: "
+        + "gcc of an architecture, and Landlock. Pick a sample, or drop a module that you built." }));
+    } else {
+      section.append(element("div", { className: "move" }, labelled("Language", this.kind), labelled("Start from the sample", samples), this.go,
+        element("span", { className: "note", textContent: `for ${offer.compilers.join(", ")}` })), this.text, this.output);
+    }
+    box.append(section);
+  }
+
+  keep() {
+    const { state } = this.context, short = this.text.value.length <= KEPT && this.text.value !== FIRST;
+    state.set("source", short ? this.text.value : "");
+    state.set("kind", this.kind.value, "c");
+  }
+
+  async build() {
+    this.keep();
+    this.go.disabled = true;
+    this.output.replaceChildren(element("p", { className: "note", textContent: "It is compiled ..." }));
+    const results = await this.context.build(this.kind.value, this.text.value);
+    this.go.disabled = false;
+    this.output.replaceChildren(...results.flatMap(({ arch, error, said }) => [
+      element("p", { className: `verdict ${error ? "refused" : "direct"}`, textContent: error ? `${arch}: refused` : `${arch}: compiled` }),
+      ...(error || said.length ? [element("pre", { textContent: error ?? said.join("\n"), tabIndex: 0 })] : [])]),
+    element("p", { className: "note", textContent: results.some((r) => !r.error)
+      ? "The module is chosen: look where it lies, what its relocations do, and run it." : "" }));
+  }
+}
+
+register({
+  name: "write", title: "Write", asks: true, alone: false,
+  question: "What becomes of my own code?",
+  opening: () => sentence("Type a module in C or assembly. It is compiled for every architecture that the server has a compiler for, "
+    + "with the flags that a kernel is built with; module.h has what it needs to know of the kernel."),
+  mount(box, context) { new Write(box, context); },
+});
