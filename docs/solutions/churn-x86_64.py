@@ -1,5 +1,6 @@
 # task = "churn"
 # arch = "x86_64"
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pools of 2 MiB for text, rodata and data; ro_after_init in pages, as each is sealed alone."""
 
 from allocator.designs import Design

@@ -24,10 +24,10 @@ def listen(address: str, port: int) -> socket.socket:
     ExecmemError
         This machine has no such address, or somebody listens there already.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((address, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # TypeError: no name at all
         why = getattr(error, "strerror", None) or str(error)
         hint = "; hint: --port 0 takes a free one" if port else ""
         raise ExecmemError(f"{address}:{port}: cannot listen there: {why}{hint}") from None

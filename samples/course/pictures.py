@@ -76,7 +76,8 @@ Facts: TypeAlias = Mapping[str, Any]
 
 
 def _title(name: str) -> str:
-    return next((arch.title for arch in archs() if arch.name == name), name)
+    titles = {arch.name: arch.title for arch in archs()}
+    return titles.get(name, name)
 
 
 def _good(condition: object) -> Tone:
@@ -86,9 +87,10 @@ def _good(condition: object) -> Tone:
 def _tour(facts: Facts) -> Picture:
     bars = []
     for arch in archs():
-        if arch.name not in facts:
+        found = facts.get(arch.name)
+        if found is None:
             continue
-        away = abs(int(facts[arch.name]["text"]) - arch.loads.address_map().image.start)
+        away = abs(int(found["text"]) - arch.loads.address_map().image.start)
         bars.append(PictureBar(f"{arch.title}: text lies", away, size_text(away)))
         if (call := arch.link.call) is not None:
             note = call.text()
