@@ -126,8 +126,8 @@ def test_what_is_no_answer_is_text(server, tab):
         assert tab.execute_script(count) == before
 
 
-def test_the_course_is_no_wider_than_the_window(server, tab):
-    """On a phone and on a desk nothing has to be scrolled sideways."""
+def test_the_course_is_for_everybody(server, tab):
+    """No wider than the window, on a phone and on a desk; axe finds nothing wrong with what is shown."""
     go(tab, f"{server.url}#course?lesson=veneer")
     press(tab, "Compute the answer")
     wait(tab, "return document.querySelector('img.slide')?.naturalWidth")
@@ -138,3 +138,10 @@ def test_the_course_is_no_wider_than_the_window(server, tab):
             assert tab.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         tab.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    axe = pytest.importorskip("axe_core_python.base", reason="axe-core-python is not installed")
+    answer(tab, solution("one-plt", "arm64"))
+    press(tab, "A hint")
+    tab.execute_script(axe.AXE_SCRIPT)
+    script = """const done = arguments[0];
+        axe.run(document).then((found) => done(found.violations.map((v) => [v.id, v.nodes[0].html])));"""
+    assert tab.execute_async_script(script) == []

@@ -93,8 +93,11 @@ TASK = Task(
         "How much address space has each range? `request.intervals` are all of it.",
         "Vmalloc maps page by page; which store of `allocator.designs` carves areas out of 2 MiB?",
         (
-            "A Pool for each of text, rodata and data, as in `allocator/designs/per_type.py`: a design "
-            "names the store of a request in `store`, and all of them in `stores`."
+            "A design derives from `allocator.designs.Design`, makes a Pool of `allocator.designs.pool` "
+            "for each final protection in `__init__(self, context)`, as `Pool(context.memory, 64, "
+            "Prot.RX, context.trap, poke=context.text_poke)`, names the one of a request in `store(self, "
+            "what)` by `what.type.final_prot`, and all of them in `stores(self)`. RO_AFTER_INIT needs "
+            "pages of its own: a Pool with `large=False`."
         ),
     ),
     grade=_grade,

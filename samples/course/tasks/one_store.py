@@ -18,6 +18,7 @@ from samples.modules import root
 PAGES = 8
 ROOM = PAGES * PAGE_SIZE
 KEYS = "jump", "old", "new"
+SHOWN = 0x40, 0x1040, 0x1440, 0x3880  # distances whose jumps a reader sees
 
 
 def _text(arch: Arch) -> str:
@@ -28,7 +29,8 @@ def _text(arch: Arch) -> str:
         f"of {poke.granule} is whole; a jump of which only one such store changes can be met old or\n"
         f"new, and never half. In {ROOM // 1024} KiB of text choose the offsets of the jump, of the\n"
         f"function it leads to (`old`) and of the one it is to lead to (`new`), each a multiple of\n"
-        f"{arch.loads.function_alignment}, old and new at least {PAGE_SIZE} apart."
+        f"{arch.loads.function_alignment}, old and new at least {PAGE_SIZE} apart. From 0x0 it is\n"
+        + "\n".join(f"  {_encoded(arch, 0, to).hex(' ')}  to {to:#x}" for to in SHOWN)
     )
 
 
@@ -103,8 +105,8 @@ TASK = Task(
     template=lambda _: 'jump = "0x0"\nold = "0x1000"\nnew = "0x3440"\n',
     hints=(
         (
-            "Which bits of the distance go into which store? `execmem disasm` shows bytes, and "
-            "docs/relocations.md the fields."
+            "Which bits of the distance go into which store? Compare the jumps that the file shows, "
+            "two by two."
         ),
         (
             "Two distances that differ only in bits of one store: their difference is a multiple of "
