@@ -1042,7 +1042,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "parts[].kind": (TEXT, "`heading`, `text`, `lines` or `grid`"),
         "parts[].lines[]": (TEXT, "what it says, line by line"),
         "parts[].columns[]": (TEXT, f"of a table: names{SOME}of `grid`"),
-        "parts[].rows": (ANY, f"of a table: lists of texts{SOME}of `grid`"),
+        "parts[].rows[]": (ANY, f"of a table: a list of texts{SOME}of `grid`"),
         "picture": (TEXT, f"a slide, as SVG{NULL}it is no lesson of the course"),
     },
     "course": {

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from allocator import PageTable, Site
+from allocator.pagetable import Frames
 from allocator.types import Interval, align_down
 from machine.machine import ModelledMachine
 from machine.patching import Phase, Way
@@ -115,6 +116,8 @@ class Recorder:
                     ("clear_pte", lambda va, t=table: self._map(t, va, None)),
                 )
             ),
+            (memory.poking_mm, "map", self._map_all),
+            (memory.poking_mm, "unmap", self._unmap_all),
         ]
         undo = [memory.on_tlb_flush(self._flushed), memory.on_icache_sync(self._sync)]
         self._rights = self.allowed()
@@ -183,6 +186,21 @@ class Recorder:
         else:
             self._mapped[page] = frame
 
+    def _map_all(self, va: int, frames: Frames | int, _prot: object, *, size: int) -> None:
+        """Write down that a window is mapped, as far as sites are in it."""
+        page = self.machine.memory.page_size
+        for index, at in enumerate(range(va, va + size, page)):
+            frame = frames + index * page if isinstance(frames, int) else int(frames[index])
+            if any(align_down(address, page) == frame for address in self._cells):
+                self._map(self.machine.memory.poking_mm, at, frame)
+
+    def _unmap_all(self, va: int, size: int) -> None:
+        """Write down that a window is unmapped, as far as sites were in it."""
+        table, page = self.machine.memory.poking_mm, self.machine.memory.page_size
+        for at in range(va, va + size, page):
+            if self.alias_pages.get((1, at)) in self._mapped:
+                self._map(table, at, None)
+
     def _wrote(self, address: int, data: bytes) -> None:
         self._settle()
         for at in range(0, len(data), self.granule):
@@ -227,7 +245,7 @@ class _Watched(dict[int, Any]):
 
 def _told(function: Callable[..., Any], before: Callable[..., None]) -> Callable[..., Any]:
     def call(*args: Any, **more: Any) -> Any:
-        before(*args)
+        before(*args, **more)
         return function(*args, **more)
 
     return call

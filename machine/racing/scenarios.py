@@ -171,7 +171,6 @@ def race_of(recorder: Recorder, programs: Sequence[Sequence[Op]], **more: object
     """Return the race of recorded programs and CPUs that execute the recorder's sites."""
     arch = recorder.machine.arch
     assert arch.live_patch is not None
-    poke = arch.text_poke
     return Race(
         places=tuple(recorder.places),
         programs=tuple(map(tuple, programs)),
@@ -179,7 +178,7 @@ def race_of(recorder: Recorder, programs: Sequence[Sequence[Op]], **more: object
         granule=recorder.granule,
         frames=recorder.frames,
         alias_pages=len(recorder.alias_pages),
-        shared=poke is not None and not poke.private,
+        shared=any(not private for private, _ in recorder.alias_pages),
         **{"executors": recorder.executors, **more},  # type: ignore[arg-type]
     )
 
