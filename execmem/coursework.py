@@ -196,7 +196,7 @@ def overview() -> dict[str, Any]:
                 "archs": {
                     arch.name: {
                         "best": task.best[arch.name],
-                        "passed": arch.name in done.get(task.name, {}),
+                        "passed": done.get(task.name, {}).get(arch.name) is not None,
                         "score": done.get(task.name, {}).get(arch.name),
                     }
                     for arch in task.archs

@@ -24,6 +24,7 @@ import attrs
 from allocator.errors import ExecmemError
 from allocator.types import GIB, MIB
 from archs import Arch, archs
+from archs import arch as arch_by_name
 from execmem.check.toolchain import gnu
 from execmem.worker.fence import prepare
 from samples.modules.build import MODULES, SOURCE, TOOLCHAINS, commands
@@ -68,7 +69,7 @@ def targets() -> tuple[Arch, ...]:
         arch
         for arch in archs()
         if arch.run is not None
-        and arch.name in TOOLCHAINS
+        and TOOLCHAINS.get(arch.name) is not None
         and all(gnu(arch, tool) for tool in _TOOLS)
     )
 
@@ -150,7 +151,7 @@ def _confine(folder: str) -> None:
 
 def main(folder: str, name: str, kind: str) -> int:
     """Build the module in a folder; return the exit code."""
-    (arch,) = (arch for arch in archs() if arch.name == name)
+    arch = arch_by_name(name)
     prefix = TOOLCHAINS[name].prefix
     steps = commands(name, NAME, f"{NAME}{SUFFIXES[kind]}")
     programs = {tool: gnu(arch, tool) for tool in _TOOLS}

@@ -179,7 +179,7 @@ class Task:
     @property
     def archs(self) -> tuple[Arch, ...]:
         """Architectures that have this task."""
-        return tuple(arch for arch in archs() if arch.name in self.best)
+        return tuple(arch for arch in archs() if self.best.get(arch.name) is not None)
 
     def arch(self, name: str | None) -> Arch:
         """Return the architecture that is meant: the first that has it, where none is named."""
