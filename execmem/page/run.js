@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The view *run*: a function of the module is called, and what it did is shown.
 
-import { button, choice, element, facts, labelled, sentence, table } from "execmem/elements.js";
+import { button, choice, element, labelled, sentence, table } from "execmem/elements.js";
 import { register } from "execmem/router.js";
 import { shell } from "execmem/source.js";
 
@@ -18,12 +18,19 @@ class Run {
     this.args.addEventListener("change", () => state.set("args", this.args.value));
     this.returns = element("input", { size: 6, spellcheck: false, value: state.get("returns", "u64") });
     this.returns.addEventListener("change", () => state.set("returns", this.returns.value, "u64"));
-    this.show = choice([["result", "what it returns"], ["tree", "the tree of calls"], ["registers", "registers at its first instruction"]],
-      EVENTS.includes(state.get("show")) ? state.get("show") : "result", (value) => state.set("show", value, "result"));
+    this.show = choice([["result", "what it returns"], ["tree", "the tree of calls"], ["registers", "registers at a breakpoint"]],
+      EVENTS.includes(state.get("show")) ? state.get("show") : "result", (value) => {
+      state.set("show", value, "result");
+      this.breakpoint.hidden = value !== "registers";
+    });
+    this.at = element("input", { size: 24, spellcheck: false, value: state.get("at", ""), placeholder: "function+0x4; its beginning" });
+    this.at.addEventListener("change", () => state.set("at", this.at.value));
+    this.breakpoint = labelled("Breakpoint", this.at);
+    this.breakpoint.hidden = this.show.value !== "registers";
     this.go = button("Run", () => this.run());
     this.output = element("div", { className: "output", role: "region", "aria-label": `What came of it on ${load.view.title}, ${load.view.design}`, "aria-live": "polite" });
     const form = element("form", { className: "move" }, labelled("Function", this.function), labelled("Arguments", this.args),
-      labelled("Returns", this.returns), labelled("Show", this.show), this.go);
+      labelled("Returns", this.returns), labelled("Show", this.show), this.breakpoint, this.go);
     form.addEventListener("submit", (e) => { e.preventDefault(); this.run(); });
     box.append(element("section", { "aria-label": `Call on ${load.view.title}, ${load.view.design}` }, form, this.output));
   }
@@ -34,7 +41,7 @@ class Run {
     const returns = this.returns.value === "u64" ? [] : ["--returns", this.returns.value];
     if (!called) return ["run", module, ...options];
     if (this.show.value === "tree") return ["trace", module, "--args", ...returns, ...options, "--", called, ...args];
-    if (this.show.value === "registers") return ["probe", `${module}:${called}`, ...returns, ...options, "--", called, ...args];
+    if (this.show.value === "registers") return ["probe", `${module}:${this.at.value.trim() || called}`, ...returns, ...options, "--", called, ...args];
     return ["run", module, ...returns, ...options, "--", called, ...args];
   }
 
@@ -59,14 +66,22 @@ class Run {
     for (const output of found.outputs ?? []) parts.push(element("p", { className: "mono", textContent: `out: ${output}` }));
     if (found.calls) parts.push(flames(found.calls), table(["instructions", "call"],
       found.calls.map((c) => [c.instructions ?? "-", `${"\u00a0\u00a0".repeat(c.depth)}${c.text || c.function}`])));
-    for (const hit of found.hits ?? []) {
-      parts.push(element("p", { textContent: hit.where ?? hit.symbol ?? "hit" }),
-        facts(Object.entries(hit.registers ?? {}).map(([name, value]) => [name, String(value)])));
-    }
+    if (found.hits) parts.push(...stops(found));
     parts.push(element("h3", { textContent: "Kernel log" }),
       log.length ? element("pre", { textContent: log.join("\n"), tabIndex: 0 }) : element("p", { className: "note", textContent: "The kernel logged nothing." }));
     this.output.replaceChildren(...parts);
   }
+}
+
+const STOPS = 12; // that are shown beside each other
+
+// The registers at each stop of a breakpoint, a column for each; what is another than before is marked.
+function stops(found) {
+  const shown = found.hits.slice(0, STOPS), text = `${found.instruction} at ${found.where} was reached ${found.hits.length} times`;
+  const lines = Object.keys(shown[0] ?? {}).map((name) => [name, ...shown.map((hit, n) =>
+    element("span", { className: n && hit[name] !== shown[n - 1][name] ? "changed" : "", textContent: hit[name] }))]);
+  return [element("p", { textContent: found.hits.length > STOPS ? `${text}; the first ${STOPS}:` : `${text}.` }),
+    ...(lines.length ? [table(["register", ...shown.map((_, n) => `stop ${n + 1}`)], lines)] : [])];
 }
 
 // A tree of calls, as wide as its instructions: callees under their callers.

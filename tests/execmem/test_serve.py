@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -423,6 +424,55 @@ def test_a_tree_of_calls_is_as_wide_as_its_instructions(server, tab, capsys):
         ends[call["depth"]] = left + call["instructions"] / total * 100
         if call["depth"]:
             assert left + width <= ends[call["depth"] - 1] + 0.5
+
+
+def test_a_breakpoint_shows_what_probe_shows(server, tab, capsys):
+    """At each stop the registers are those of `probe`, and those that changed are marked."""
+    place = "patchable_fib+0x8"
+    words = ("patchable_fib", "4")
+    go(tab, f"{server.url}#run?module=patchable&loads=arm64&function.0=patchable_fib&args.0=4")
+    assert not tab.find_element("css selector", "[placeholder^=function]").is_displayed()
+    chosen = f"&show.0=registers&at.0={place.replace('+', '%2B')}"
+    go(tab, f"{tab.current_url}{chosen}")
+    tab.find_element("css selector", "form button").click()
+    script = """return [...document.querySelectorAll('.output tbody tr')].map((row) =>
+        [...row.cells].map((cell) => [cell.textContent, cell.querySelector('.changed') !== null]))"""
+    rows = wait(tab, f"const rows = (() => {{ {script} }})(); return rows.length ? rows : null")
+    found = document_of(capsys, "probe", f"patchable:{place}", "--arch", "arm64", "--", *words)
+    hits = found["hits"]
+    assert [row[0][0] for row in rows] == list(hits[0])
+    for name, *cells in rows:
+        values = [hit[name[0]] for hit in hits[:12]]
+        assert [cell[0] for cell in cells] == values
+        changed = [a != b for a, b in pairwise(values)]
+        assert [cell[1] for cell in cells] == [False, *changed]
+    assert found["instruction"] in tab.find_element("class name", "output").text
+
+
+def test_a_region_that_is_dragged_moves_by_pages(server, tab):
+    """Dragging text on the map moves it, alone where that is chosen, and the verdict follows."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import Select
+
+    go(tab, f"{server.url}#where?loads=x86_64")
+    Select(tab.find_element("css selector", "[aria-label='What moves']")).select_by_value("text")
+    place = """const map = execmem.state.map; map.module(); map.paint();
+        const at = map.motion.view.regions.findIndex((r) => r.type === 'TEXT'), [lo, hi] = map.regions()[at];
+        return [(map.x(lo) + map.x(hi)) / 2 - map.canvas.clientWidth / 2, map.canvas.clientHeight]"""
+    x, height = tab.execute_script(place)
+    span = int(tab.execute_script("return String(execmem.state.map.span)"))
+    width = tab.execute_script("return execmem.state.map.canvas.clientWidth")
+    canvas = tab.find_element("class name", "map")
+    chain = ActionChains(tab).move_to_element_with_offset(canvas, int(x), 314 - height // 2)
+    chain.click_and_hold().move_by_offset(100, 0).release().perform()
+    text, data = tab.execute_script(
+        "const m = execmem.state.motion; return [String(m.text), String(m.data)]"
+    )
+    assert int(data) == 0
+    assert int(text) % 0x1000 == 0
+    assert int(text) == pytest.approx(span * 100 / width, rel=0.02)
+    wait(tab, "return location.hash.includes('text.0')")
+    assert "text +" in tab.find_element("class name", "moved").text
 
 
 def test_architectures_stand_side_by_side(server, tab):
