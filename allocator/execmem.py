@@ -470,14 +470,25 @@ class Execmem:
         *,
         omit: Collection[PokeStep] = (),
         store: AliasStore | None = None,
+        through_window: bool = False,
     ) -> None:
         """Write (address, new, old) into finished allocations; synchronise all CPUs once.
 
         As text_poke_queue() and text_poke_finish(): every site is looked at before the first
         is written, then they are written in the order of their addresses. PokeError as `poke`.
+
+        Parameters
+        ----------
+        omit, store
+            See `allocator.poking.poke_many`.
+        through_window
+            Use the design's own window where it has one, instead of text_poke's alias; `omit` and
+            `store` are for the alias only.
         """
         batch = [Site(*site) for site in sites]
         if (text_poke := self._require_pokable(batch)) is not None:
+            if through_window:
+                text_poke = self.design.window or text_poke
             with self.memory.during(Step.POKE):
                 self.memory.poke_many(batch, text_poke, omit=omit, store=store)
 

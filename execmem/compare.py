@@ -23,7 +23,6 @@ from allocator.errors import DesignError, NoSuchName
 from allocator.plugins import said
 from allocator.types import GIB, PAGE_SIZE, MemType, Paging, align_up, size_text
 from allocator.workloads import (
-    WORKLOADS,
     BranchReach,
     Measures,
     Module,
@@ -31,6 +30,7 @@ from allocator.workloads import (
     Workload,
     read_trace,
     run,
+    sources,
     workload,
 )
 from allocator.workloads.run import CPUS
@@ -159,7 +159,7 @@ def listing() -> dict[str, list[dict[str, Any]]]:
             attrs.asdict(one) | {"default": one.name == default} for one in known_designs()
         ],
         "workloads": [
-            {"name": name, "summary": source.title} for name, source in WORKLOADS.items()
+            {"name": name, "summary": source.title} for name, source in sources().items()
         ],
     }
 
@@ -170,7 +170,7 @@ def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
     Parameters
     ----------
     name
-        A name of `WORKLOADS`, a folder of modules, or a trace.
+        A name of `sources()`, a folder of modules, or a trace.
     chosen
         Architectures; none: all that there are sizes for.
 
@@ -180,7 +180,7 @@ def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
         No such workload or path, or nothing in it for an architecture that was chosen.
     """
     path = Path(name)
-    if name in WORKLOADS:
+    if name in sources():
         return [(arch, workload(name, arch.name)) for arch in chosen or archs()]
     if path.is_dir():
         found = folder(path)
@@ -195,7 +195,7 @@ def workloads(name: str, chosen: Sequence[Arch]) -> list[tuple[Arch, Workload]]:
         except ValueError as error:
             raise ExecmemError(f"{name}: {error}") from None
         return [(arch, attrs.evolve(trace, arch=arch.name)) for arch in chosen or (recorded,)]
-    raise NoSuchName(f"no workload and no path {name!r}; there are {', '.join(WORKLOADS)}")
+    raise NoSuchName(f"no workload and no path {name!r}; there are {', '.join(sources())}")
 
 
 def folder(path: Path) -> dict[str, Workload]:

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from allocator.designs import choose
 from allocator.errors import printable
 from allocator.types import MIB, Paging, size_text
-from allocator.workloads import WORKLOADS
+from allocator.workloads import sources
 from allocator.workloads.cores import CORES
 from execmem.compare import DesignRun
 from execmem.figure import figure_class, write_png
@@ -77,7 +77,7 @@ def show(out: Console, runs: Sequence[DesignRun]) -> None:
         if number:
             out.print()
         title = f"{group[0].arch.title}, {group[0].workload.name}"
-        known = WORKLOADS.get(group[0].workload.name)
+        known = sources().get(group[0].workload.name)
         out.print(title + (f": {known.title}" if known else ""), soft_wrap=True)
         out.print()
         out.print(table(PLACEMENT, map(_placement, group), right=",".join(PLACEMENT[1:])))

@@ -12,7 +12,7 @@ import attrs
 
 from allocator.errors import DesignError
 from allocator.types import Paging
-from allocator.workloads import WORKLOADS, Measures, write_trace
+from allocator.workloads import Measures, sources, write_trace
 from execmem import notices, report
 from execmem.beside import ModelRun, modelled
 from execmem.booted import open_machine
@@ -106,7 +106,7 @@ def _json(run: ModelRun) -> dict[str, Any]:
 def _show(
     out: Console, found: KernelMeasures, runs: Sequence[ModelRun], name: str, page: int
 ) -> None:
-    known = WORKLOADS.get(name)
+    known = sources().get(name)
     out.print(
         f"Linux {found.kernel} ({found.arch}), booted: {known.title if known else name}",
         soft_wrap=True,

@@ -197,6 +197,7 @@ class Design(ABC):
 
     name: str  # of the class
     mixes: bool = False  # whether memory of several types can share a mapping (`alloc_area`)
+    window: TextPoke | None = None  # how it writes what is final, if not as text_poke does
     aside: float = 0.0  # seconds that went into watching it, which its own time leaves out
 
     def __init__(self, context: Context) -> None:

@@ -28,10 +28,12 @@ from allocator.workloads.operations import (
 )
 from allocator.workloads.reach import BranchReach
 from allocator.workloads.run import Measures, RefusedOperation, Runner, run
-from allocator.workloads.sources import WORKLOADS, workload
+from allocator.workloads.scale import AT_SCALE, sources, workload
+from allocator.workloads.sources import WORKLOADS
 from allocator.workloads.table import debian, load_order
 
 __all__ = [
+    "AT_SCALE",
     "WORKLOADS",
     "Alloc",
     "BranchReach",
@@ -55,6 +57,7 @@ __all__ = [
     "load_order",
     "read_trace",
     "run",
+    "sources",
     "workload",
     "write_trace",
 ]

@@ -428,9 +428,12 @@ class Runner:
         step = max(1, places // operation.sites)
         try:
             self.execmem.poke_many(
-                Site(text.address + SITE * place, bytes(SITE))
-                for place in range(0, places, step)[: operation.sites]
-                if text is not None
+                (
+                    Site(text.address + SITE * place, bytes(SITE))
+                    for place in range(0, places, step)[: operation.sites]
+                    if text is not None
+                ),
+                through_window=True,
             )
         except DesignError:
             raise

@@ -18,7 +18,6 @@ from types import MappingProxyType
 
 import attrs
 
-from allocator.errors import ExecmemError
 from allocator.types import GIB, MIB, PAGE_SIZE, Consumer, MemType
 from allocator.workloads.operations import (
     Alloc,
@@ -29,7 +28,6 @@ from allocator.workloads.operations import (
     Pages,
     Region,
     Unload,
-    Workload,
 )
 from allocator.workloads.table import debian, load_order
 
@@ -71,7 +69,9 @@ def modules(table: Mapping[str, Module], names: Iterable[str]) -> Iterator[Opera
     return (Load(module) for module in load_order(table, names))
 
 
-def _named(names: Iterable[str]) -> Callable[[str], Iterable[Operation]]:
+def named(names: Iterable[str]) -> Callable[[str], Iterable[Operation]]:
+    """Return what loads the modules of a list, as far as an architecture has them."""
+
     def build(arch: str) -> Iterator[Operation]:
         table = debian(arch)
         return modules(table, [name for name in names if name in table])
@@ -112,7 +112,7 @@ def _churn(arch: str, *, steps: int = 2000, seed: int = 1) -> Iterator[Operation
         yield Unload(gone)
 
 
-def _program_size(chance: random.Random) -> int:
+def program_size(chance: random.Random) -> int:
     """Return the bytes of a random BPF program: half below 500, three quarters below 2048."""
     kind = chance.random()
     if kind < 0.5:
@@ -131,7 +131,7 @@ def _bpf(
     for number in range(programs):
         while ends and ends[0][0] <= number:
             yield Free(f"bpf-{heapq.heappop(ends)[1]}")
-        size = _program_size(chance)
+        size = program_size(chance)
         yield Alloc(key=f"bpf-{number}", size=size, consumer=Consumer.BPF, align=8)
         heapq.heappush(ends, (number + chance.expovariate(1 / live), number))
 
@@ -154,7 +154,8 @@ def _pages(_arch: str) -> Iterator[Operation]:
         yield Alloc(key=f"bpf-{number}", size=PAGE_SIZE, consumer=Consumer.BPF, align=8)
 
 
-def _attach(kind: Consumer, numbers: Iterable[int]) -> Iterator[Operation]:
+def attach(kind: Consumer, numbers: Iterable[int]) -> Iterator[Operation]:
+    """Yield the allocations of slots, trampolines or thunks, keyed by their numbers."""
     size = {Consumer.KPROBES: SLOT, Consumer.FTRACE: TRAMPOLINE, Consumer.THUNK: THUNK}[kind]
     for number in numbers:
         yield Alloc(key=f"{kind.value}-{number}", size=size, consumer=kind, align=8)
@@ -163,21 +164,21 @@ def _attach(kind: Consumer, numbers: Iterable[int]) -> Iterator[Operation]:
 def _probes(arch: str, *, probes: int = 1000, seed: int = 1) -> Iterator[Operation]:
     """Attach kprobes and ftrace trampolines on a server, detach half, attach again."""
     chance = random.Random(seed)  # noqa: S311 - a run that can be repeated, no secret
-    yield from _named(SERVER)(arch)
+    yield from named(SERVER)(arch)
     counts = {Consumer.KPROBES: probes, Consumer.FTRACE: probes // 10}
     for kind, count in counts.items():
-        yield from _attach(kind, range(count))
+        yield from attach(kind, range(count))
     for kind, count in counts.items():
         gone = chance.sample(range(count), count // 2)
         yield from (Free(f"{kind.value}-{number}") for number in gone)
-        yield from _attach(kind, gone[: count // 4])
+        yield from attach(kind, gone[: count // 4])
 
 
 def _no_modules(arch: str) -> Iterator[Operation]:
     """Serve a kernel that is built without modules: thunks, trampolines, slots, programs."""
-    yield from _attach(Consumer.THUNK, range(32))
-    yield from _attach(Consumer.FTRACE, range(64))
-    yield from _attach(Consumer.KPROBES, range(256))
+    yield from attach(Consumer.THUNK, range(32))
+    yield from attach(Consumer.FTRACE, range(64))
+    yield from attach(Consumer.KPROBES, range(256))
     yield from _bpf(arch, programs=500, live=200)
 
 
@@ -215,8 +216,8 @@ WORKLOADS: Mapping[str, WorkloadSource] = MappingProxyType(
             "every module of Debian 6.12, alphabetically",
             lambda arch: map(Load, debian(arch).values()),
         ),
-        "desktop": WorkloadSource("modules of a desktop and their dependencies", _named(DESKTOP)),
-        "server": WorkloadSource("modules of a server and their dependencies", _named(SERVER)),
+        "desktop": WorkloadSource("modules of a desktop and their dependencies", named(DESKTOP)),
+        "server": WorkloadSource("modules of a server and their dependencies", named(SERVER)),
         "middle-slice": WorkloadSource(
             "2 MiB of text in the middle of 6 MiB come and go", _middle_slice
         ),
@@ -240,15 +241,3 @@ WORKLOADS: Mapping[str, WorkloadSource] = MappingProxyType(
         ),
     }
 )
-
-
-def workload(name: str, arch: str) -> Workload:
-    """Return the workload called `name` for an architecture.
-
-    ExecmemError where there is none of that name, or no table for the architecture.
-    """
-    source = WORKLOADS.get(name)
-    if source is None:
-        raise ExecmemError(f"no workload {name!r}; there are {', '.join(WORKLOADS)}")
-    operations = tuple(source.build(arch))
-    return Workload(name=name, arch=arch, operations=operations, memory=source.memory)

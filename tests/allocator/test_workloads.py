@@ -47,7 +47,7 @@ from allocator.workloads.itlb import (
     translations,
 )
 from allocator.workloads.operations import from_json, to_json
-from allocator.workloads.sources import DESKTOP, SERVER, _program_size
+from allocator.workloads.sources import DESKTOP, SERVER, program_size
 from tests.archs.facts import facts
 
 X86_REACH = BranchReach(direct=Interval(-(1 << 31) + 5, (1 << 31) + 5))
@@ -151,12 +151,12 @@ def test_sets_name_modules_that_exist():
         assert set(names) <= known
 
 
-def test_program_sizes_have_the_published_quartiles():
+def testprogram_sizes_have_the_published_quartiles():
     """Half of the BPF programs are below 500 bytes, three quarters below 2 KiB."""
     import random
 
     chance = random.Random(3)
-    sizes = sorted(_program_size(chance) for _ in range(4000))
+    sizes = sorted(program_size(chance) for _ in range(4000))
     assert sum(size < 500 for size in sizes) / 4000 == pytest.approx(0.5, abs=0.03)
     assert sum(size < 2048 for size in sizes) / 4000 == pytest.approx(0.75, abs=0.03)
 
