@@ -1170,7 +1170,8 @@ def _tree(name: str) -> _SchemaNode:
         node.kind = kind
         (outer if path.endswith("[]") else node).null |= NULL in meaning
         if SOME in meaning:
-            (node if kind is PART else whole).optional = True
+            own = kind is PART or (kind is ANY and node is named)  # and not what it is a part of
+            (node if own else whole).optional = True
     return root
 
 

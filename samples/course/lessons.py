@@ -108,6 +108,30 @@ LOADING = Chapter(
             read="howto/checks.md",
             minutes=6,
         ),
+        Lesson(
+            name="fuzz-report",
+            title="a device that describes itself, and three bytes that a parser cannot take",
+            question="A USB device says what it is. What if it says what nobody expects?",
+            idea="Keep what comes to new code and change it a little: that finds what nobody wrote.",
+            try_next="execmem run formats formats_report hex:a4a4b4b4 4 --sanitize guard",
+            read="howto/fuzz.md",
+        ),
+        Lesson(
+            name="fuzz-match",
+            title="a packet that a netfilter match does not come back from",
+            question="A loop adds a length that a packet has brought. When does it end?",
+            idea="Who believes a length must see that it is not 0; a fuzzer counts instructions.",
+            try_next="execmem disasm formats formats_match",
+            read="howto/targets.md",
+        ),
+        Lesson(
+            name="fuzz-lz4",
+            title="an LZ4 block that unpacks to more than there is room for",
+            question="Compressed data says how long it will be. Who checks it?",
+            idea="Whoever writes, at each copy: behind a guard page the first byte too much stops.",
+            try_next="execmem run formats formats_unlz4 hex:1f410100ff0e50 7 512 --kasan",
+            read="howto/targets.md",
+        ),
     ),
 )
 

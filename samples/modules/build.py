@@ -41,6 +41,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "branches": (),
     "checksums": (),
     "failing": (),
+    "formats": (),
     "hello": (),
     "logbook": (),
     "mathlib": (),

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import lz4.block
 import pytest
 from elftools.elf.constants import SH_FLAGS
 
@@ -22,12 +23,16 @@ from execmem.cli import main
 from execmem.picture import slide
 from loader.elf import parse
 from loader.layout import plan
+from machine.machine import ModelledMachine
 from machine.racing.loading import loading
 from machine.racing.state import FlushText, Protect
 from samples import (
     DEMOS,
     adrp,
     fit,
+    fuzz_lz4,
+    fuzz_match,
+    fuzz_report,
     jump,
     reach,
     story_of,
@@ -36,7 +41,7 @@ from samples import (
 )
 from samples.course import CHAPTERS, LESSONS, pictures
 from samples.jump import ARGUMENTS
-from samples.modules import names, path
+from samples.modules import names, path, root
 from samples.story import Grid
 from tests.archs import facts as known
 from tests.execmem.test_documents import check, documents
@@ -140,6 +145,7 @@ def test_the_course_is_whole():
         "__init__",
         "bench",
         "jump",
+        "searching",
         "story",
     }
 
@@ -462,6 +468,44 @@ def test_bug_rox613_reads_where_nothing_is_yet():
     assert wrong["result"] == FaultKind.CFI.value
     assert (right["result"], later["result"]) == ("42", "42")
     assert (wrong["differ"], later["differ"]) == (2, 0)
+
+
+# What a fuzzer finds ------------------------------------------------------------------------------
+
+
+def test_fuzzed_formats_are_read_as_their_standards_say():
+    """What is right is read as others read it: bits of a report, an option, what lz4 unpacks."""
+    machine = ModelledMachine("arm64", root=root("arm64"))
+    call = machine.load("formats").call
+    mouse = bytes.fromhex(  # HID 1.11, E.10: three buttons and five bits of padding, two bytes
+        "05010902a1010901a100050919012903150025019503750181029501750581010501093009311581257f750895028106c0c0"
+    )
+    assert call("formats_report", mouse, len(mouse), returns="int") == 3 + 5 + 2 * 8
+    assert call("formats_report", fuzz_report.DESCRIPTOR, 10, returns="int") == 2 * 8
+    packet = fuzz_match.PACKET
+    found = {kind for kind in range(9) if call("formats_match", packet, len(packet), kind)}
+    assert found == {1, 2, 3}
+    packed = fuzz_lz4.PACKED
+    size = len(lz4.block.decompress(packed, uncompressed_size=512))
+    assert call("formats_unlz4", packed, len(packed), 512, returns="int") == size
+
+
+def test_fuzz_lessons_find_the_check_that_is_missing():
+    """A push too many, an option of no length, a copy that is longer than the room."""
+    report, match, unlz4 = (
+        told(f"fuzz-{name}").facts["search"] for name in ("report", "match", "lz4")
+    )
+    assert bytes.fromhex(report["smallest"]) == b"\xa4" * 3
+    assert report["found"] == "out-of-bounds access in formats_report"
+    packet = bytes.fromhex(match["smallest"])
+    at = 40
+    while packet[at] == 1 or packet[at + 1]:
+        at += 1 if packet[at] < 2 else packet[at + 1]
+    assert packet[at : at + 2] == bytes((packet[at], 0))
+    assert match["found"] == "it does not end in formats_match"
+    with pytest.raises(lz4.block.LZ4BlockError):
+        lz4.block.decompress(bytes.fromhex(unlz4["input"]), uncompressed_size=fuzz_lz4.ROOM)
+    assert unlz4["found"] == "out-of-bounds access in formats_unlz4"
 
 
 if __name__ == "__main__":
