@@ -164,6 +164,7 @@ def _place(disassembler: Disassembler, place: Place) -> dict[str, Any]:
         "cells": list(place.cells),
         "old": place.old.hex(),
         "new": place.new.hex(),
+        "others": [other.hex() for other in place.others],
         "old_text": texts["old"],
         "new_text": texts["new"],
     }

@@ -505,6 +505,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "scenarios[].places[].cells[]": (COUNT, "numbers of its granules"),
         "scenarios[].places[].old": (BYTES, "what stands there"),
         "scenarios[].places[].new": (BYTES, "what replaces it"),
+        "scenarios[].places[].others[]": (BYTES, "what else may stand there in the end"),
         "scenarios[].places[].old_text[][]": (ANY, "of each instruction its size and text"),
         "scenarios[].places[].new_text[][]": (ANY, "the same"),
         "scenarios[].granule": (COUNT, "bytes of a granule"),

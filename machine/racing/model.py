@@ -145,7 +145,7 @@ class Race:
         if all(at == len(program) for at, program in zip(state.at, self.programs, strict=True)):
             for place, done in zip(self.places, state.done, strict=True):
                 found = b"".join(state.cells[cell][0] for cell in place.cells)
-                if done and found != place.new:
+                if done and found not in (place.new, *place.others):
                     bads.append(Bad("lost", f"{place.address:#x} holds {found.hex()}"))
         return bads
 
@@ -375,7 +375,7 @@ class Race:
         Where the old and the new one are the same bytes, it is the "same".
         """
         met = [(len(one), whose) for one, whose in known if code.startswith(one)]
-        if len(met) > 1 and met[0][0] == met[1][0]:
+        if len({size for size, _ in met}) == 1 and {"old", "new"} <= {whose for _, whose in met}:
             return met[0][0], "same"
         if met:
             return met[-1]

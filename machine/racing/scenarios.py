@@ -38,6 +38,7 @@ from machine.racing.state import (
 )
 
 PAGES = 4
+ALIAS = (MapAlias, FlushAlias)
 # How far jumps of a site lead, the farthest that an instruction reaches.
 DISTANCES = (0x123_4568, 0x1_2344, 0x5C)
 
@@ -265,6 +266,45 @@ def pokers(ground: Ground, *, executors: int = 1, mutex: bool = True) -> Scenari
     )
 
 
+def one_site(ground: Ground, *, executors: int = 1) -> Scenario | None:
+    """Return two CPUs that patch one site, each to something else, at once.
+
+    None where both write one granule only: the last one wins. The alias is left out; both map
+    the same page to it.
+    """
+    machine, size = ground.machine, _widest(ground.arch).size
+    news = [
+        code
+        for kind in kinds(ground.arch)
+        if kind.size == size and (code := kind.new(ground.start)) is not None
+    ]
+    first, old = news[0], _widest(ground.arch).old(ground.start)
+    cuts = range(0, size, ground.granule)
+
+    def apart(code: bytes) -> int:
+        step = ground.granule
+        return sum(code[at : at + step] != first[at : at + step] for at in cuts)
+
+    second = max((code for code in news if code != old), key=apart)
+    if apart(second) < 2:
+        return None
+    alias_pages: dict[tuple[int, int], int] = {}
+    programs = []
+    for new in (first, second):
+        assert old is not None
+        places = place_sites(ground, [(0, old, new)])
+        recorder = Recorder(machine, places, executors, alias_pages=alias_pages)
+        programs.append([_plainly(op) for op in _without(record_patch(recorder), *ALIAS)])
+    recorder.places = [attrs.evolve(places[0], new=first, others=(second,))]
+    return Scenario(
+        arch=ground.arch,
+        title="two CPUs patch one site at once, without text_mutex",
+        race=race_of(recorder, programs, visits=1),
+        name="one-site",
+        expected=("lost",),
+    )
+
+
 def _widest(arch: Arch) -> Kind:
     """Return the first kind of the most bytes, which has the most that can go wrong."""
     return max(kinds(arch), key=lambda kind: kind.size)
@@ -343,6 +383,8 @@ def plants(ground: Ground, *, executors: int = 1, visits: int = 1) -> Iterator[S
         title="two CPUs patch at once, without text_mutex",
         expected=("alias",),
     )
+    if (both := one_site(ground, executors=executors)) is not None:
+        yield both
     if arch.text_poke is not None and arch.text_poke.flush_first:
         turns = pokers(ground, executors=executors)
         late = [_without_first_flush(turn) for turn in turns.race.programs]
@@ -452,6 +494,10 @@ def _without_first_flush(program: Sequence[Op]) -> tuple[Op, ...]:
         if not (isinstance(op, FlushAlias) and isinstance(program[at - 1], MapAlias))
         or program[at - 1] == MapAlias(op.pages[0], None)
     )
+
+
+def _plainly(op: Op) -> Op:
+    return attrs.evolve(op, page=None) if isinstance(op, Put) else op
 
 
 def _but(program: Iterable[Op], omitted: Op) -> list[Op]:

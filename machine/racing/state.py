@@ -149,6 +149,8 @@ class Place:
         What stands there before and afterwards.
     old_sizes, new_sizes
         Bytes of each of their instructions; what stands behind the new ones is never executed.
+    others
+        What else may stand there in the end, of the same sizes: several CPUs patch it.
     """
 
     address: int
@@ -157,6 +159,7 @@ class Place:
     new: bytes
     old_sizes: tuple[int, ...]
     new_sizes: tuple[int, ...]
+    others: tuple[bytes, ...] = ()
 
     def instructions(self, offset: int) -> list[tuple[bytes, str]]:
         """Return the instructions that may be met at an offset, and whose they are."""
@@ -164,6 +167,7 @@ class Place:
         for whose, code, sizes in (
             ("old", self.old, self.old_sizes),
             ("new", self.new, self.new_sizes),
+            *(("new", other, self.new_sizes) for other in self.others),
         ):
             at = 0
             for size in sizes:

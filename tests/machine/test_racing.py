@@ -134,7 +134,7 @@ def races(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(race=races())
 def test_what_is_left_out_does_not_matter(race):
     """The reduced search ends in the states in which all interleavings end, no more and no fewer."""
@@ -254,6 +254,7 @@ def test_planted_mistakes_are_found(arch, grounds, executors):
         names.append(scenario.name)
     assert any(name.startswith("no-sync") for name in names)
     assert {"no-flush", "no-mutex"} <= set(names)
+    assert ("one-site" in names) == (arch.text_poke.granule < 4)  # half an instruction can be there
     assert ("unsorted" in names) == (arch.live_patch.breakpoint is not None)
 
 
