@@ -16,10 +16,19 @@ from typing import Any
 
 import attrs
 
-from allocator.types import ExecmemType, Hex, Interval, MemType, Paging, align_down, size_text
-from allocator.workloads import Load, Module, Operation, Region, Unload, Workload
+from allocator.types import (
+    Consumer,
+    ExecmemType,
+    Hex,
+    Interval,
+    MemType,
+    Paging,
+    align_down,
+    size_text,
+)
+from allocator.workloads import Alloc, Free, Load, Module, Operation, Region, Unload, Workload
 from archs.versions import version_of
-from emulator.faults import Fault
+from emulator.faults import BadCall, Fault
 from emulator.noted import Walk
 from execmem.compare import folder
 from execmem.madefile import Maker
@@ -31,6 +40,7 @@ from machine.booted.flushing import Flushes
 from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
 from machine.booted.pagetables import direct_map, own_tables
+from machine.booted.programs import Program, Programs
 from machine.computer import address_map_of
 
 _SETTLED = 0.06  # seconds of guest time after which freed init memory is back
@@ -102,6 +112,9 @@ class KernelMeasures:
         The workload as the kernel was asked for it.
     unmapped
         Live memory that the page tables do not map: module and type. Nobody should ever see any.
+    programs
+        BPF programs that are loaded at the end, the bytes of their code, and the leaves that map it by
+        size.
     notes
         What the measures do not show.
     """
@@ -120,6 +133,7 @@ class KernelMeasures:
     regions: dict[str, dict[str, tuple[int, int]]]
     asked: Workload
     unmapped: list[str]
+    programs: dict[str, int]
     notes: tuple[str, ...]
 
     @property
@@ -163,6 +177,8 @@ class KernelRunner:
     def __init__(self, machine: BootedMachine) -> None:
         self.machine = machine
         self._maker: Maker | None = None
+        self._compiler = Programs(machine.kernel)
+        self._programs: dict[str, Program] = {}
         self._counts: dict[str, Flushed] = {}
         self._tables = own_tables(machine.kernel) or machine.kernel.board.tables()
         self._direct = direct_map(machine.kernel)
@@ -229,6 +245,21 @@ class KernelRunner:
                 asked.append(
                     Load(Module(name=name, regions=regions, together=TOGETHER.at(self.version)))
                 )
+            elif isinstance(operation, Alloc) and operation.consumer is Consumer.BPF:
+                try:
+                    with self._counted("load"):
+                        program = self._compiler.load(operation.size)
+                except (BadCall, Fault) as error:
+                    refused[operation.key] = str(error)
+                    if isinstance(error, Fault):
+                        break
+                    continue
+                self._programs[operation.key] = program
+                asked.append(attrs.evolve(operation, size=program.size))
+            elif isinstance(operation, Free) and operation.key in self._programs:
+                with self._counted("unload"):
+                    self._compiler.unload(self._programs.pop(operation.key))
+                asked.append(operation)
             elif isinstance(operation, Unload):
                 held = self._named(operation.module)
                 if held is not None:
@@ -261,6 +292,7 @@ class KernelRunner:
             flushes=dict(self._counts),
             regions=live,
             unmapped=self._unmapped(after),
+            programs=self._placed(after),
             asked=attrs.evolve(
                 workload, operations=tuple(asked), memory=machine.kernel.board.ram.size
             ),
@@ -348,6 +380,22 @@ class KernelRunner:
             if maps and low < high:
                 leaves[named(size)] += (high - low) // size
         return leaves
+
+    def _placed(self, stretches: list[tuple[int, int, int, bool]]) -> dict[str, int]:
+        """Return how many programs there are, their bytes, and the leaves that map them."""
+        starts = [each[0] for each in stretches]
+        leaves: dict[str, set[int]] = {}
+        for program in self._programs.values():
+            at, stop = program.address, program.address + program.size
+            while at < stop:
+                _, end, size, _ = stretches[bisect_right(starts, at) - 1]
+                last = min(stop, end)
+                found = range(align_down(at, size), last, size)
+                leaves.setdefault(named(size), set()).update(found)
+                at = last
+        code = sum(program.size for program in self._programs.values())
+        counts = {size: len(found) for size, found in leaves.items()}
+        return {"programs": len(self._programs), "bytes": code, **counts}
 
     def _unmapped(self, stretches: list[tuple[int, int, int, bool]]) -> list[str]:
         """Return which regions of live modules are not mapped, or not all of them."""

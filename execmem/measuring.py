@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from allocator.errors import DesignError
-from allocator.types import Paging
+from allocator.types import Paging, size_text
 from allocator.workloads import Measures, sources, write_trace
 from execmem import notices, report
 from execmem.beside import ModelRun, modelled
@@ -82,7 +82,9 @@ def measure(
     for note in found.notes:
         notices.assume(note)
     if found.passed_over:
-        notices.assume(f"{found.passed_over} operations of others than modules are not done")
+        notices.assume(
+            f"{found.passed_over} operations of others than modules and BPF are not done"
+        )
     if as_json:
         document = {
             "workload": workload.name,
@@ -170,6 +172,15 @@ def _show(
         out.print()
         for line in wrap(text, WIDTH):
             out.print(line, soft_wrap=True)
+    if found.programs["programs"]:
+        told = ", ".join(
+            f"{count} leaves of {size}" for size, count in list(found.programs.items())[2:]
+        )
+        out.print()
+        out.print(
+            f"BPF programs: {found.programs['programs']}, whose code of"
+            f" {size_text(found.programs['bytes'])} is mapped by {told}"
+        )
     if found.unmapped:
         out.print()
         out.print(

@@ -22,6 +22,7 @@ from execmem.compare import measured
 from execmem.madefile import Maker
 from execmem.measured import KernelMeasures, KernelRunner
 from loader.elf import parse
+from machine.booted.programs import Programs
 from tests.support import booted
 
 LONG = bool(os.environ.get("EXECMEM_LONG"))
@@ -165,3 +166,27 @@ def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
             main([*words, *option])
         assert ended.value.code == 2
         assert option[0] in capfd.readouterr().err
+
+
+def test_programs_are_where_the_kernel_says(found: tuple[str, Found]) -> None:
+    """The kernel fills code that it takes away with traps, or unmaps it: so it was there."""
+    _, (runner, _) = found
+    kernel = runner.machine.kernel
+    programs = Programs(kernel)
+    wanted = (200, 900, 5000)
+    loaded = [programs.load(size) for size in wanted]
+    try:
+        assert len({program.address for program in loaded}) == len(loaded)
+        for program, size in zip(loaded, wanted, strict=True):
+            assert program.size == pytest.approx(size, rel=0.05, abs=64)
+    finally:
+        code = [kernel.board.read(program.address, 64) for program in loaded]
+        for program in loaded:
+            programs.unload(program)
+        runner.machine.sleep(0.1)
+    for program, before in zip(loaded, code, strict=True):
+        physical = kernel.board.translate(program.address)
+        if physical is not None:
+            after = kernel.board.read(program.address, 64)
+            assert after != before
+            assert after == after[:4] * 16
