@@ -14,7 +14,7 @@ from execmem import report
 from execmem.fuzzing import reports
 from execmem.fuzzing.campaign import Campaign, Fuzzed
 from execmem.fuzzing.engine import Finding
-from execmem.fuzzing.folder import Folder, read_input
+from execmem.fuzzing.folder import BadFolder, Folder, read_input
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.setting import Setting
 from execmem.fuzzing.workers import Workers
@@ -66,8 +66,14 @@ def fuzz(module: str, function: str, options: Mapping[str, Any], *, executions: 
     with Meter() as meter, crew as workers:
 
         def keep(finding: Finding) -> None:
-            if folder is not None:
-                names[finding.key] = folder.crash(finding, reports.files(setting, finding, about))
+            if folder is None:
+                return
+            files = reports.files(setting, finding, about)
+            try:
+                names[finding.key] = folder.crash(finding, files)
+            except BadFolder:  # it is told at least
+                campaign.fuzzed.crashes.append(finding)
+                raise
 
         def told(now: Fuzzed) -> None:
             found = f"{len(now.seen):,} {'edges' if setting.exact else 'blocks'}, corpus {len(now.corpus)}"
@@ -87,7 +93,7 @@ def fuzz(module: str, function: str, options: Mapping[str, Any], *, executions: 
         meter.show("executions", 0, most)
         try:
             found = campaign.run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BadFolder):
             _show(setting, campaign.fuzzed, names, options)
             raise
     _show(setting, found, names, options)

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import attrs
 
+from allocator.errors import ExecmemError
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
 from execmem.fuzzing.inputs import MOST, BadInput, Input, Layout, layout
@@ -187,8 +189,24 @@ def harness(machine: Any, place: str) -> Target:
     if not callable(names.get(name)):
         raise BadInput(place, f"has no function {name}")
     if callable(names.get("setup")):
-        names["setup"](machine)
-    return python(machine, names[name], f"{Path(path).name}:{name}")
+        _own(names["setup"], path)(machine)
+    return python(machine, _own(names[name], path), f"{Path(path).name}:{name}")
+
+
+def _own(function: Callable[..., object], path: str) -> Callable[..., object]:
+    """Return a user's function whose mistakes are told by their place in the user's file."""
+
+    def called(*arguments: object) -> object:
+        try:
+            return function(*arguments)
+        except ExecmemError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is theirs
+            lines = [each for each in extract_tb(error.__traceback__) if each.filename == path]
+            place = f"{path}:{lines[-1].lineno}" if lines else path
+            raise BadInput(place, f"{type(error).__name__}: {error}") from None
+
+    return called
 
 
 def device(machine: Any, name: str, operation: str, module: str = "") -> Target:

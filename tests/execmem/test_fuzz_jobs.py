@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -112,3 +113,46 @@ def alive(number: int) -> bool:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_mistakes_of_a_harness_have_a_place(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The line of the user's file, and no process is lost over them."""
+    bodies = {
+        "return 1 // 0": "ZeroDivisionError",
+        "raise SystemExit(3)": "SystemExit: 3",
+        "return nonesuch(data)": "NameError",
+    }
+    for body, said in bodies.items():
+        (tmp_path / "mistaken.py").write_text(f"\ndef harness(machine, data):\n    {body}\n")
+        with pytest.raises(SystemExit) as ended:
+            main(
+                ["fuzz", "hello", "--arch", "arm64", "--harness", f"{tmp_path}/mistaken.py:harness"]
+            )
+        out, err = capfd.readouterr()
+        assert (ended.value.code, out, len(err.splitlines())) == (1, "", 1), err
+        assert f"{tmp_path}/mistaken.py:3: {said}" in err
+
+
+def test_what_a_full_disk_does_not_hold_is_told(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finding that could not be kept is in the document, and the error names the file."""
+
+    def full(path: str, to: Path) -> None:
+        if CRASHES in Path(to).parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        Path(path).rename(to)
+
+    monkeypatch.setattr("execmem.fuzzing.folder.os.replace", full)
+    words = ["checksums", "checksums_crc32", "--arch", "arm64", "--out", str(tmp_path), "--json"]
+    for each in ("data=bytes:0-16", "length=int:0-40", "start=0"):
+        words += ["--input", each]
+    with pytest.raises(SystemExit) as ended:
+        main(["fuzz", *words])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 1
+    assert [each["kind"] for each in json.loads(out)["crashes"]] == ["read"]
+    assert len(err.splitlines()) == 1
+    assert "No space left" in err
