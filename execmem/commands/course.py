@@ -67,13 +67,13 @@ def course(
 
 
 def _overview(found: dict[str, Any], *, as_json: bool) -> None:
-    from execmem import report
+    from execmem import report, teaching
     from execmem.terminal import console
 
     if as_json:
         report.print_json(found)
         return
-    report.print_tasks(console(), found)
+    teaching.print_tasks(console(), found)
 
 
 def _new(task: Any, name: str | None, output: str | None, *, as_json: bool) -> None:
@@ -113,7 +113,7 @@ def _hint(name: str, hints: tuple[str, ...], number: int, *, as_json: bool) -> N
 
 def _check(files: tuple[str, ...], *, as_json: bool) -> bool:
     """Grade answers; return whether all passed."""
-    from execmem import coursework, notices, report
+    from execmem import coursework, notices, report, teaching
     from execmem.fencing import NOT
     from execmem.terminal import console
 
@@ -126,7 +126,7 @@ def _check(files: tuple[str, ...], *, as_json: bool) -> bool:
             notices.assume(why)
         verdicts.append(verdict)
         if not as_json:
-            report.print_verdict(console(), verdict)
+            teaching.print_verdict(console(), verdict)
     if as_json:
         report.print_json({"verdicts": verdicts})
     return all(verdict["passed"] for verdict in verdicts)

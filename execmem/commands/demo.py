@@ -21,7 +21,7 @@ from execmem.commands.common import SVG, examples
 def demo(name: str | None, svg: str | None, as_json: bool) -> None:
     """Run a demo, or list them: a course of four chapters."""
     from allocator.errors import did_you_mean
-    from execmem import report
+    from execmem import report, teaching
     from execmem.terminal import console
     from samples import DEMOS, listing, named, story_of, titles
 
@@ -31,7 +31,7 @@ def demo(name: str | None, svg: str | None, as_json: bool) -> None:
         if as_json:
             report.print_json(listing())
             return
-        report.print_course(console(), listing())
+        teaching.print_course(console(), listing())
         return
     name = named(name)
     if name not in DEMOS and name not in titles():
@@ -45,6 +45,6 @@ def demo(name: str | None, svg: str | None, as_json: bool) -> None:
 
         write_file(svg, slide(story))
     if as_json:
-        report.print_json(report.story_document(story))
+        report.print_json(teaching.story_document(story))
         return
-    report.print_story(console(), story)
+    teaching.print_story(console(), story)

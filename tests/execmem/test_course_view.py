@@ -12,7 +12,7 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from archs import arch as arch_by_name
 from execmem.coursework import graded
-from execmem.report import story_document
+from execmem.teaching import story_document
 from samples.course import LESSONS
 from samples.course.tasks import TASKS
 from tests.samples.test_course import PAIRS, solution
