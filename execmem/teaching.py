@@ -19,7 +19,8 @@ def story_document(story: Story) -> dict[str, Any]:
     """Return a lesson as JSON has it: its texts, tables, facts and picture."""
     parts = []
     for part in story.parts:
-        told: dict[str, Any] = {"kind": type(part).__name__.lower(), "lines": []}
+        kind = type(part).__name__.lower()
+        told: dict[str, Any] = {"kind": kind, "lines": [], "columns": [], "rows": []}
         if isinstance(part, Heading | Text):
             told["lines"] = [part.text]
         elif isinstance(part, Lines):

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from allocator.errors import ExecmemError, did_you_mean, printable
-from archs import Arch
+from archs import Arch, archs
 from archs import arch as arch_by_name
 
 WIDTH = 76  # columns of what a file says of a task
