@@ -351,6 +351,7 @@ def _row(arch: Arch, number: int) -> dict[str, Any]:
         "bits": row.op.bits,
         "sums": row.accumulates,
         "relative": row.op.relative,
+        "address": row.op.shows_address,
         "follows": row.op.granule <= PAGE_SIZE,
         "stub": row.stub is not None,
         "got": row.got is not None,
@@ -381,7 +382,7 @@ def _functions(view: ElfView, sections: Any) -> list[list[Any]]:
         [int(s["shndx"]), int(s["value"]), int(s["size"]), view.symbol_name(number)]
         for number, s in zip(chosen.tolist(), view.symbols[chosen], strict=True)
     ]
-    return sorted(found)
+    return sorted(found, key=lambda each: each[:2])  # of those at one place the last counts
 
 
 def _pairs(listing: Listing, motion: Motion) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:

@@ -236,9 +236,20 @@ export class Motion {
     const out = new Uint8Array(size);
     out.set(contents.subarray(start, start + size));
     if (!after || row.uleb || this.status[i] === FAIL) return out;
-    const x = this.xOf(i);
-    for (const part of row.parts) this.insert(out, this.offset[i] - start + part.offset, part, x);
+    const last = row.sums ? this.lastAt(i) : i, x = this.xOf(last);
+    for (const part of this.rows[this.type[last]].parts) this.insert(out, this.offset[i] - start + part.offset, part, x);
     return out;
+  }
+
+  // Of several relocations that add up at one place, the last: its X is what stands there.
+  lastAt(i) {
+    if (this.lasts === undefined) {
+      this.lasts = new Map();
+      for (let n = 0; n < this.count; n++) {
+        if (this.rows[this.type[n]].sums) this.lasts.set(this.section[n] * 2 ** 32 + this.offset[n], n);
+      }
+    }
+    return this.lasts.get(this.section[i] * 2 ** 32 + this.offset[i]);
   }
 
   insert(bytes, at, part, x) {

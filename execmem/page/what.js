@@ -28,6 +28,17 @@ export function meaning(row) {
   return `${how}${whole}. ${field}`;
 }
 
+function wordAt(bytes, at, size) {
+  let word = 0n;
+  for (let n = size - 1; n >= 0; n--) word = (word << 8n) | BigInt(bytes[at + n]);
+  return word;
+}
+
+// What data says, a word for each field.
+function words(row, bytes) {
+  return row.parts.map((part) => `0x${wordAt(bytes, part.offset, part.size).toString(16).padStart(2 * part.size, "0")}`).join(" ");
+}
+
 class What {
   constructor(box, load) {
     this.load = load;
@@ -131,7 +142,7 @@ class What {
       add("goes to", `${hex(m.entryOf(i))}, entry ${m.slot[i] & 0xffffff} of ${m.entries[m.slot[i] >> 24].name}`);
     }
     add("type", `${row.name}: X = ${row.formula}`);
-    if (row.parts.length || row.uleb) add("X", `${this.formula(i, row)}${hex(x)}`);
+    if (row.parts.length || row.uleb) add("X", `${this.formula(i, row)}${hex(row.address ? BigInt.asUintN(64, x) : x)}`);
     if (row.lo !== null && row.hi - row.lo < 1n << 64n) {
       const reach = `[${hex(row.lo)}, ${hex(row.hi)})`;
       add("reach", status === FAIL ? `${hex(x)} is not in ${reach}` : `${hex(x)} is in ${reach}`,
@@ -143,8 +154,9 @@ class What {
     if (fields) add("fields", fields);
     for (const [after, label] of [[false, "before"], [true, "after"]]) {
       if (after && status === FAIL) { add(label, "no bytes: the module is refused", "bad"); continue; }
-      const code = [...m.bytes(i, after)].map((b) => b.toString(16).padStart(2, "0")).join(" ");
-      const text = m.before[i] < 0 ? "" : after ? m.textAfter(i) : m.textBefore(i);
+      if (after && row.uleb) { add(label, "X, as a number of variable length (ULEB128)", ""); continue; }
+      const bytes = m.bytes(i, after), code = [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
+      const text = m.before[i] < 0 ? words(row, bytes) : after ? m.textAfter(i) : m.textBefore(i);
       add(label, text ? `${code}   ${text}` : code);
     }
     this.detail.replaceChildren(element("p", { textContent: meaning(row) }), facts(lines), this.bits(i, row));
@@ -156,12 +168,10 @@ class What {
     const start = m.code_size[i] ? m.code_start[i] : m.offset[i], states = [["before", m.bytes(i, false)]];
     if (m.status[i] !== FAIL) states.push(["after", m.bytes(i, true)]);
     for (const part of row.parts) {
-      if (part.size > 8) continue;
       const at = m.offset[i] - start + part.offset, lit = new Set();
       for (const [, bits, to] of part.slices) for (let n = to; n < to + bits; n++) lit.add(n);
       for (const [label, bytes] of states) {
-        let word = 0n;
-        for (let n = part.size - 1; n >= 0; n--) word = (word << 8n) | BigInt(bytes[at + n]);
+        const word = wordAt(bytes, at, part.size);
         const cells = [];
         for (let n = part.size * 8 - 1; n >= 0; n--) {
           const bit = (word >> BigInt(n)) & 1n;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -401,6 +402,58 @@ def test_a_call_says_what_run_says(server, tab, capsys):
         assert box.find_element("css selector", "pre").text == "\n".join(found["log"])
         told = box.find_element("css selector", ".output code").text
         assert told == f"execmem run mathuser --arch {arch.name} -- mathuser_lcm 21 6"
+
+
+STATES = 200 if os.environ.get("EXECMEM_LONG") else 12  # relocations that are looked at
+
+
+def test_a_relocation_says_what_relocs_says(server, tab, capsys, arch):
+    """At random relocations place, target, X, bytes and disassembly are those of the command."""
+    found = document_of(capsys, "relocs", "tables", "--arch", arch.name)["relocations"]
+    go(tab, f"{server.url}#what?module=tables&loads={arch.name}")
+    script = """execmem.select(arguments[0]);
+        const terms = [...document.querySelectorAll('.detail dt')].map((each) => each.textContent);
+        const told = [...document.querySelectorAll('.detail dd')].map((each) => each.textContent);
+        const bits = [...document.querySelectorAll('.word')].map((word) =>
+            [word.firstChild.textContent, [...word.querySelectorAll('i')].map((i) => i.textContent).join('')]);
+        return [Object.fromEntries(terms.map((term, n) => [term, told[n]])), bits]"""
+    assert tab.execute_script("return execmem.state.motion.count") == len(found)
+    chance = random.Random(23)
+    for number in chance.sample(range(len(found)), min(STATES, len(found))):
+        each = found[number]
+        told, bits = tab.execute_script(script, number)
+        where = f" in {each['containing']}" if each["containing"] else ""
+        assert told["place P"] == f"{each['place']}{where}"
+        assert told["S+A"] == each["target"]
+        assert told["type"] == f"{each['type']}: X = {each['formula']}"
+        if "X" in told:
+            assert told["X"].rpartition("= ")[2] == each["value"]
+        for state in ("before", "after"):
+            code = " ".join(f"{byte:02x}" for byte in bytes.fromhex(each[state]))
+            text = each[f"{state}_text"]
+            assert code in told[state]  # of an instruction the page shows all bytes
+            assert " ".join(told[state].split()).endswith(" ".join(text.split()))
+        words = dict(bits)
+        if len(bits) == 2:  # one field: its word is in the bytes, as they were and as they are
+            for state, digits in words.items():
+                word = int(digits, 2).to_bytes(len(digits) // 8, "little")
+                assert word in bytes.fromhex(each[state])
+
+
+def test_memory_is_what_load_says(server, tab, capsys):
+    """Regions of the view *how* lie where `load` puts them, and are freed where it frees them."""
+    ran = [arch for arch in ALL if arch.run is not None]
+    go(tab, f"{server.url}#how?module=sealed&loads={','.join(arch.name for arch in ran)}")
+    script = """return [...arguments[0].querySelectorAll('details table:first-of-type')].slice(0, 1).map((table) =>
+        [...table.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.textContent)))[0]"""
+    for arch, box in zip(ran, tab.find_elements("class name", "view"), strict=True):
+        words = ("load", "sealed", "--init", "--arch", arch.name)
+        (module,) = document_of(capsys, *words)["modules"]
+        wanted = {r["type"]: (r["address"], r["prot"]) for r in module["regions"]}
+        for kind, address, _size, prot in tab.execute_script(script, box):
+            assert wanted[kind][0] == address
+            assert prot.endswith("freed") == (wanted[kind][1] == "freed")
+            assert prot.startswith(wanted[kind][1]) or prot.endswith("freed")
 
 
 def test_a_tree_of_calls_is_as_wide_as_its_instructions(server, tab, capsys):
