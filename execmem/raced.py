@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import attrs
@@ -16,9 +16,12 @@ from execmem import report
 from execmem.interleaved import document
 from execmem.terminal import Meter, Terminal, console
 from machine.racing.finding import Finding, search
+from machine.racing.loading import loading
 from machine.racing.scenarios import Ground, Scenario, ours, plants, way_of
 from machine.racing.scenarios import given as given_bytes
 from machine.racing.state import KINDS
+
+DEFAULT = "default"  # the design whose loading is searched
 
 
 @attrs.frozen(kw_only=True)
@@ -57,11 +60,12 @@ def of_kernel(kernel: str, key: str, bounds: Bounds) -> list[Scenario]:
 
 
 def scenarios(archs: Sequence[Arch], mistake: str | None, bounds: Bounds) -> Iterable[Scenario]:
-    """Return our own protocols, or those with a mistake; UsageError where nobody has it."""
+    """Return our own protocols and loads, or those with a mistake; UsageError where none is so called."""
     more = {"executors": bounds.executors, "visits": bounds.visits}
     grounds = [Ground(arch) for arch in archs]
     if mistake is None:
-        return (one for ground in grounds for one in ours(ground, **more))
+        loads = (loading(arch, DEFAULT, **more) for arch in archs)
+        return chain((one for ground in grounds for one in ours(ground, **more)), loads)
     planted = [one for ground in grounds for one in plants(ground, **more)]
     found = [one for one in planted if one.name == mistake or one.name.startswith(f"{mistake}-")]
     if not found:
@@ -119,7 +123,7 @@ def finding_json(found: Finding, bounds: Bounds) -> dict[str, Any]:
         "arch": scenario.arch.name,
         "mistake": scenario.name or None,
         "title": scenario.title,
-        "way": way_of(scenario.race.programs[0]).value,
+        "way": _way(found),
         "cpus": scenario.race.actors,
         "visits": scenario.race.visits,
         "limit": bounds.limit,
@@ -157,8 +161,8 @@ def _print_covered(out: Terminal, findings: Sequence[Finding]) -> None:
                 f"{said}; {cut} were given up" if cut else said,
             )
         )
-    columns = ("arch", "way", "patches", "states", "steps", "every interleaving")
-    out.print(report.table(columns, rows, right="patches,states,steps"))
+    columns = ("arch", "way", "searched", "states", "steps", "every interleaving")
+    out.print(report.table(columns, rows, right="searched,states,steps"))
     for one in findings:
         if one.bad is not None:
             out.print()
@@ -166,7 +170,9 @@ def _print_covered(out: Terminal, findings: Sequence[Finding]) -> None:
 
 
 def _way(found: Finding) -> str:
-    return way_of(found.scenario.race.programs[0]).value
+    scenario = found.scenario
+    loads = scenario.expected and not scenario.name
+    return "load" if loads else way_of(scenario.race.programs[0]).value
 
 
 def _print_schedule(out: Terminal, found: Finding) -> None:
