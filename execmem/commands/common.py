@@ -249,6 +249,8 @@ _KINDS = {"image/svg+xml": "--svg", "image/png": "--png", "text/html": "--html"}
 SVG = OutputFile(".svg", ("image/svg+xml",))
 PNG = OutputFile(".png", ("image/png",))
 HTML = OutputFile(".html", ("text/html",))
+DRCOV = OutputFile(".drcov", ("text/plain",))
+LCOV = OutputFile(".info", ("text/plain",))
 LINES = OutputFile(".jsonl", ("application/json", "text/plain"))
 
 
@@ -261,6 +263,29 @@ def unknown_option(default: str) -> Callable[[F], F]:
         show_default=True,
         help="symbols nobody has: stop when called, return 0, say so each time, do not load",
     )
+
+
+def run_options(function: F) -> F:
+    """Add the options of every command that calls a function of a module: on what, and how."""
+    for option in reversed(
+        (
+            module_options,
+            modelled_option,
+            console_option,
+            cpu_option,
+            unknown_option("fault"),
+            click.option("--no-init", is_flag=True, help="call without running init first"),
+            click.option(
+                "--returns",
+                default="u64",
+                callback=result_type,
+                metavar="TYPE",
+                help="C type of the result",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 def record_option(function: F) -> F:

@@ -9,20 +9,18 @@ import click
 
 from allocator.types import Hex
 from execmem.commands.common import (
+    DRCOV,
+    LCOV,
     argument,
     boots,
-    console_option,
-    cpu_option,
     examples,
     importing,
     is_path,
     load_one,
     machine_for,
-    modelled_option,
-    module_options,
     parameters,
-    result_type,
-    unknown_option,
+    run_options,
+    sandbox_option,
 )
 from execmem.streams import say
 
@@ -35,23 +33,21 @@ if TYPE_CHECKING:
 @click.argument("function", required=False, metavar="[FUNCTION")
 @click.argument("args", nargs=-1, metavar="[ARG...]]")
 @click.option(
-    "--drcov", metavar="FILE", help="write blocks as Lighthouse and Cartographer read them"
+    "--drcov",
+    type=DRCOV,
+    metavar="FILE",
+    help="write blocks as Lighthouse and Cartographer read them",
 )
-@click.option("--lcov", metavar="FILE", help="write lines of source as genhtml reads them")
+@click.option(
+    "--lcov", type=LCOV, metavar="FILE", help="write lines of source as genhtml reads them"
+)
 @click.option(
     "--debug", metavar="PATH", help="file with the module's DWARF, or folder like /usr/lib/debug"
 )
 @click.option("--like", metavar="ELF", help="exported file whose layout --drcov follows")
 @click.option("--with-kernel", is_flag=True, help="what a booted kernel executes counts, too")
-@module_options
-@modelled_option
-@console_option
-@cpu_option
-@unknown_option("fault")
-@click.option("--no-init", is_flag=True, help="call without running init first")
-@click.option(
-    "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
-)
+@run_options
+@sandbox_option
 @examples(
     "execmem coverage patchable patchable_digits 321",
     "execmem coverage crc16 crc16 0 str:123456789 9 --root TREE --drcov a.cov",

@@ -19,6 +19,7 @@ from execmem.commands.common import (
     machine_for,
     modelled_option,
     module_options,
+    sandbox_option,
     unknown_option,
 )
 from execmem.streams import say
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @module_options
 @modelled_option
 @console_option
+@sandbox_option
 @unknown_option("fault")
 @examples(
     "execmem explain mathuser --html mathuser.html",

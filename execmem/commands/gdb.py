@@ -15,16 +15,11 @@ import click
 
 from execmem.commands.common import (
     boots,
-    console_option,
-    cpu_option,
     examples,
     importing,
     machine_for,
-    modelled_option,
-    module_options,
     parameters,
-    result_type,
-    unknown_option,
+    run_options,
 )
 from execmem.commands.patching import target_of
 from execmem.streams import say
@@ -49,15 +44,7 @@ REPLAY = "replay"
 @click.option(
     "--batch", metavar="FILE", help=f"start {PROGRAM}, with commands from a file, and no terminal"
 )
-@module_options
-@modelled_option
-@console_option
-@cpu_option
-@unknown_option("fault")
-@click.option("--no-init", is_flag=True, help="call without running init first")
-@click.option(
-    "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
-)
+@run_options
 @examples(
     "execmem gdb hello --batch script.gdb",
     "execmem gdb mathuser mathuser_lcm 21 6 --arch arm64 --batch script.gdb",

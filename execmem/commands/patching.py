@@ -14,17 +14,12 @@ from allocator.types import Hex
 from execmem.commands.common import (
     argument,
     boots,
-    console_option,
-    cpu_option,
     load_one,
     machine_for,
-    modelled_option,
-    module_options,
     parameters,
-    result_type,
+    run_options,
     sandbox_option,
     shortened,
-    unknown_option,
 )
 from execmem.streams import say
 
@@ -47,20 +42,8 @@ def call_options(function: F) -> F:
         (
             click.argument("function", metavar="-- FUNCTION"),
             click.argument("args", nargs=-1, metavar="[ARG...]"),
-            module_options,
-            modelled_option,
-            console_option,
-            cpu_option,
+            run_options,
             sandbox_option,
-            unknown_option("fault"),
-            click.option("--no-init", is_flag=True, help="call without running init first"),
-            click.option(
-                "--returns",
-                default="u64",
-                callback=result_type,
-                metavar="TYPE",
-                help="C type of the result",
-            ),
         )
     ):
         function = decorator(function)

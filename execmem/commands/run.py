@@ -11,21 +11,16 @@ from allocator.types import Hex
 from execmem.commands.common import (
     argument,
     boots,
-    console_option,
-    cpu_option,
     examples,
     importing,
     load_one,
     machine_for,
-    modelled_option,
-    module_options,
     parameters,
     record_option,
     recording,
-    result_type,
+    run_options,
     sandbox_option,
     shortened,
-    unknown_option,
 )
 from execmem.streams import say
 
@@ -34,24 +29,16 @@ from execmem.streams import say
 @click.argument("module", metavar="MODULE")
 @click.argument("function", required=False, metavar="[FUNCTION")
 @click.argument("args", nargs=-1, metavar="[ARG...]]")
-@module_options
-@modelled_option
-@console_option
-@cpu_option
+@run_options
 @record_option
 @sandbox_option
-@unknown_option("fault")
 @click.option(
     "--core", metavar="FILE", help="call it in a dump of --kernel's memory; MODULE may be vmlinux"
 )
-@click.option("--no-init", is_flag=True, help="call without running init first")
 @click.option(
     "--sanitize",
     metavar="CHECKS",
     help="find what is wrong with memory and locks: guard,leaks,uninit,locks,wx or all",
-)
-@click.option(
-    "--returns", default="u64", callback=result_type, metavar="TYPE", help="C type of the result"
 )
 @examples(
     "execmem run hello --param who=you",

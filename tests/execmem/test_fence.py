@@ -340,9 +340,10 @@ def evil(tmp_path):
     return tmp_path / "evil.py"
 
 
-def test_a_command_behind_the_fence(fenced, evil):
+@pytest.mark.parametrize("name", ["run", "coverage"])
+def test_a_command_behind_the_fence(fenced, evil, name):
     """What it works on comes to the same, and it can do nothing else; without, it can."""
-    words = ["run", "mathuser", "mathuser_lcm", 21, 6, "--design", evil]
+    words = [name, "mathuser", "mathuser_lcm", 21, 6, "--design", evil]
     plain = command(*words)
     assert plain.stdout.splitlines()[0] == "done done done done done"
     (evil.parent / "made").unlink()
@@ -359,6 +360,8 @@ def test_what_goes_not_with_the_fence(tmp_path, capsys):
     for words, why in (
         (["load", "hello", "--svg", str(tmp_path / "a.svg")], "--svg: nothing is written behind"),
         (["run", "hello", "--record", str(tmp_path / "a.jsonl")], "--record: nothing is written"),
+        (["coverage", "hello", "--lcov", str(tmp_path / "a.info")], "--lcov: nothing is written"),
+        (["explain", "hello", "--html", str(tmp_path / "a.html")], "--html: nothing is written"),
         (["run", "hello"], "this process is a script's; start execmem as a program"),
     ):
         with pytest.raises(SystemExit) as done:
