@@ -94,7 +94,7 @@ class Mutator:
         """Yield what each hint makes of an input; a byte may be one, or how long what follows is."""
         for hint in hints:
             at, width, big, _ = hint
-            long = width == 1 and not big and at + 1 + data[at] <= len(data)
+            long = width == 1 and not big and self.fixed <= at and at + 1 + data[at] <= len(data)
             for sized in (False, True) if long else (False,):
                 made = bytearray(data)
                 _follow(made, hint, 0, sized=sized)
@@ -111,7 +111,7 @@ class Mutator:
                 made = bytearray(corpus[first])
                 self._append(made, corpus[second])
                 yield bytes(made[: self._most])
-                if made and not made[-1]:
+                if len(made) > self.fixed and not made[-1]:
                     _resize(made, len(made) - 1, 1)
                     yield bytes(made[: self._most])
 
@@ -132,7 +132,7 @@ class Mutator:
         data = bytearray(corpus[chosen])
         if hints and hints[chosen] and rand() < _HINTED:
             hint = hints[chosen][int(rand() * len(hints[chosen]))]
-            sized = rand() < 0.5 and not hint[2]
+            sized = rand() < 0.5 and not hint[2] and hint[0] >= self.fixed
             _follow(data, hint, (0, 0, 1, -1)[int(rand() * 4)], sized=sized)
             if rand() < 0.5:
                 return bytes(data[: self._most])

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from emulator.compares import Pair
 from execmem import Machine, fuzz
-from execmem.fuzzing.engine import Finding, cut, cut_sized
+from execmem.fuzzing.campaign import Campaign, Part
+from execmem.fuzzing.engine import Done, Finding, cut, cut_sized
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.operands import hints_of
 from samples.modules import root
@@ -116,3 +118,51 @@ def test_entries_are_cut_short() -> None:
         return len(data) >= 2 and data[0] == len(data) - 2 >= 1
 
     assert cut_sized(b"\x08abcdefghZ", right) == b"\x01aZ"
+
+
+def test_numbers_stay_where_they_are() -> None:
+    """What makes a piece longer leaves the numbers in front of it alone."""
+    mutator = Mutator(64, fields=((0, 8),))
+    data = (5).to_bytes(8, "little") + b"\2xyz"
+    hints = hints_of(data, [(5, 9), (2, 3), (len(data) - 8, 7)], mutator.fixed)
+    made = set(mutator.followed(data, hints))
+    assert (9).to_bytes(8, "little") + b"\2xyz" in made
+    assert data[:8] + b"\3xyyz" in made
+    assert data + bytes(3) in made
+    assert {each[1:8] for each in made} == {bytes(7)}
+
+
+class _Finding:
+    """One who finds something with each input of two bytes, and notes what it ran."""
+
+    size = 1
+    mutator = Mutator(4)
+
+    def __init__(self) -> None:
+        self.ran: list[bytes] = []
+
+    def do(self, parts: Sequence[Part]) -> Iterator[tuple[int, Done]]:
+        for number, part in enumerate(parts):
+            if part.shrink is not None:
+                yield number, Done(executed=0, kept=(), finding=part.shrink)
+                continue
+            used, finding = 0, None
+            for data in part.made(self.mutator):
+                used += 1
+                self.ran.append(data)
+                where = f"0x{data.hex()} {data[0]}" if len(data) == 2 else ""
+                finding = Finding(data=data, kind="bad", where=where)
+                if where and finding.key not in part.known:
+                    break
+                finding = None
+            yield number, Done(executed=used, used=used, kept=(), finding=finding)
+
+
+def test_what_follows_a_finding_is_run_too() -> None:
+    """Once, and each finding is told once."""
+    crew = _Finding()
+    inputs = [bytes([n]) * (1 + n % 3) for n in range(1, 40)]
+    found = Campaign(crew, inputs, executions=1).run()
+    assert crew.ran == inputs
+    wrong = [data for data in inputs if len(data) == 2]
+    assert [each.data for each in found.crashes] == wrong
