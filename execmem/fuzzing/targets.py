@@ -25,6 +25,7 @@ _CONSTANT = re.compile(r"[#,]\s*#?(-?(?:0x[0-9a-f]+|\d+))\b")
 _STRING = re.compile(rb"[\x20-\x7e]{3,24}(?=\0)")
 _HERE = -100  # AT_FDCWD (uapi/linux/fcntl.h)
 _PATIENCE = 10
+_DEVICE = 1 << 16  # bytes that a device is asked for or given, at most
 _WORDS = 400  # at most
 Harness = Callable[[Any, bytes], object]
 Span = tuple[int, int]
@@ -230,6 +231,10 @@ def device(machine: Any, name: str, operation: str, module: str = "") -> Target:
         raise BadInput("device", f"{operation!r}: expected write, read, ioctl or ioctl:COMMAND")
     command = int(number, 0) if number else None
     file = machine.device(name)
+    title, own = f"/dev/{name} {operation}", [module] if module else ()
+    if hasattr(machine, "syscall"):
+        file.close()
+        return _device_of_a_process(machine, name, kind, command, title, own)
     with suppress(AttributeError):
         file.open()
     from kernels.errors import ErrnoError
@@ -246,7 +251,51 @@ def device(machine: Any, name: str, operation: str, module: str = "") -> Target:
         except ErrnoError as error:  # the driver said no
             return -error.error
 
-    return python(machine, use, f"/dev/{name} {operation}", [module] if module else ())
+    return python(machine, use, title, own)
+
+
+def _device_of_a_process(
+    machine: Any, name: str, kind: str, command: int | None, title: str, modules: Sequence[str]
+) -> Target:
+    """Return a device of a booted kernel as a target: by system calls, in user memory that stays."""
+    fd = _opened(machine, "device", f"/dev/{name}")
+    ends: list[int] = []
+
+    def prepare(_rounds: Rounds) -> None:
+        ends.append(_user(machine, _DEVICE))
+
+    def use(machine: Any, data: bytes) -> int:
+        if kind == "read":
+            size = int.from_bytes(data[:2], "little")
+            return int(machine.syscall("read", fd, ends[-1] - size, size))
+        number, held = command, data
+        if kind == "ioctl" and command is None:
+            number, held = int.from_bytes(data[:4], "little"), data[4:] or b"\0"
+        at = ends[-1] - len(held)
+        machine.write(at, held)
+        if kind == "write":
+            return int(machine.syscall("write", fd, at, len(held)))
+        return int(machine.syscall("ioctl", fd, number or 0, at))
+
+    found = python(machine, use, title, modules)
+    found.prepare = prepare
+    return found
+
+
+def _opened(machine: Any, what: str, path: str) -> int:
+    """Return the descriptor of a file that is open from now on; BadInput where it cannot be."""
+    machine.open("/proc/version", os.O_RDONLY).close()  # mounts what there is
+    found = int(machine.syscall("openat", _HERE, path, os.O_RDWR))
+    if found < 0:
+        raise BadInput(what, f"{path}: {os.strerror(-found)}")
+    return found
+
+
+def _user(machine: Any, size: int) -> int:
+    """Return where user memory ends that stays: to map it anew takes most of a system call's time."""
+    size = -(-size // PAGE) * PAGE
+    with machine.kernel.watched():
+        return int(machine.kernel.guest.user(size)) + size
 
 
 def system_call(machine: Any, text: str, modules: Sequence[str] = ()) -> Target:
@@ -269,11 +318,7 @@ def system_call(machine: Any, text: str, modules: Sequence[str] = ()) -> Target:
     for word in filter(None, rest.split(",")):
         key, _, value = word.partition("=")
         if value.startswith("/"):
-            machine.open("/proc/version", os.O_RDONLY).close()  # mounts what there is
-            found = machine.syscall("openat", _HERE, value, os.O_RDWR)
-            if found < 0:
-                raise BadInput(key, f"{value}: {os.strerror(-found)}")
-            fixed[key] = found
+            fixed[key] = found = _opened(machine, key, value)
             inputs.append(Input(key, "constant", found))
         elif value[:1] == value[-1:] == "'" and len(value) > 1:
             fixed[key] = value[1:-1]
@@ -282,14 +327,12 @@ def system_call(machine: Any, text: str, modules: Sequence[str] = ()) -> Target:
             inputs.append(parse(word, machine.type if machine.btf else None))
     made = Layout(tuple(inputs))
 
-    ends: dict[str, int] = {}  # where user memory ends that holds an argument: to map it takes long
+    ends: dict[str, int] = {}  # where user memory ends that holds an argument
 
     def prepare(_rounds: Rounds) -> None:
         for each in made.inputs:
             if each.kind in ("bytes", "struct", "out"):
-                size = -(-max(each.high, each.size, 1) // PAGE) * PAGE
-                with machine.kernel.watched():
-                    ends[each.name] = machine.kernel.guest.user(size) + size
+                ends[each.name] = _user(machine, max(each.high, each.size, 1))
 
     def use(machine: Any, data: bytes) -> int:
         values = {**made.values(data), **fixed}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from allocator.types import ADDRESS_MASK
 from archs import Arch
 from execmem import fuzz
 from execmem.cli import main
@@ -115,6 +117,11 @@ def test_a_system_call(machine: BootedMachine) -> None:
         for data in (b"", b"abc", bytes(64)):
             found = search.run_one(data)
             assert (found.fault, found.result) == (None, len(data))
+    results = {"write": 7, "read": 0, "ioctl": -errno.ENOTTY, "ioctl:0x1234": -errno.ENOTTY}
+    for operation, result in results.items():
+        with Search(machine, targets.device(machine, "null", operation)) as search:
+            found = search.run_one(b"\x10\x00\x01\x02abc")
+            assert (found.fault, found.result) == (None, result & ADDRESS_MASK)
 
 
 def test_known_oopses_are_told_in_brief(machine: BootedMachine) -> None:
