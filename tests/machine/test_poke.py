@@ -213,7 +213,7 @@ def test_without_the_sync_cpus_run_what_they_had_translated(machine):
 
 def _watch(monkeypatch, table, machine):
     """Return the list that fills after every change: frames W and X, and is the window mapped."""
-    memory, poke = machine.memory, getattr(machine.execmem.design, "window", machine.arch.text_poke)
+    memory, poke = machine.memory, machine.execmem.design.window or machine.arch.text_poke
     moments = []
     for name in ("map", "unmap", "protect", "change", "set_pte", "clear_pte", "collapse"):
         change = getattr(table, name)
