@@ -73,12 +73,16 @@ def measure(
             write_trace(record, found.asked)
         runs: list[ModelRun] = []
         errors: list[str] = []
-        for each in chosen:
-            meter.show(each.name, 0)
-            try:
-                runs += modelled(runner, found, [each], cpus=cpus)
-            except DesignError as error:
-                errors.append(str(error))
+        interrupted = False
+        try:
+            for each in chosen:
+                meter.show(each.name, 0)
+                try:
+                    runs += modelled(runner, found, [each], cpus=cpus)
+                except DesignError as error:
+                    errors.append(str(error))
+        except KeyboardInterrupt:
+            interrupted = True  # what is measured is shown
     for note in found.notes:
         notices.assume(note)
     if found.passed_over:
@@ -97,6 +101,9 @@ def measure(
         _show(console(), found, runs, workload.name, runner.page)
     for each_error in errors:
         say(f"execmem: {found.arch}: {each_error}", err=True)
+    if interrupted:
+        say(f"{len(runs)} of {len(chosen)} designs are done", err=True)
+        raise KeyboardInterrupt
     return bool(errors)
 
 
