@@ -49,10 +49,13 @@ def server():
     assert found.close() in (0, 130)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def desk(server):
-    """Sit at a desk."""
-    return server.desk()
+    """Sit at a desk: the same as before, unless those of pages that came since took its place."""
+    where = "/api/files/here.ko"
+    if server.request("PUT", where, b"", **{HEADER: getattr(server, "kept", "")})[0] == 410:
+        server.kept = server.desk()
+    return server.kept
 
 
 # Who is answered ----------------------------------------------------------------------------------
@@ -228,8 +231,8 @@ def test_a_body_that_is_no_question_is_one_line(server, desk, body):
     assert "\n" not in json.loads(text)["error"]
 
 
-def test_a_booted_kernel_loads_what_is_dropped(capsys):
-    """With --kernel a page's own process has it load a module, and says what the command says."""
+def test_a_booted_kernel_loads_what_is_dropped():
+    """With --kernel a page's own process has it load a module, and no answer says where it lies."""
     kernels = [kernel for kernel in booted.releases() if booted.tree(kernel[1]) is not None]
     if not kernels:
         pytest.skip("no kernel with modules among EXECMEM_KERNELS")
@@ -241,8 +244,10 @@ def test_a_booted_kernel_loads_what_is_dropped(capsys):
         where = f"/api/files/{file.name}"
         server.request("PUT", where, file.read_bytes(), **{HEADER: desk})
         found = server.ask(desk, "load", file.name, "--kernel", KERNEL)[1]["document"]
-        assert found == document_of(capsys, "load", file, "--kernel", folder)
-        assert found["modules"][0]["arch"] == arch.name
+        (module,) = found["modules"]
+        assert (module["name"], module["arch"], module["state"]) == ("md4", arch.name, "live")
+        releases = {path.name for path in booted.tree(folder).glob("lib/modules/*")}
+        assert module["kernel"] in releases
         assert str(folder.parent) not in json.dumps(found)
     finally:
         assert server.close() in (0, 130)
