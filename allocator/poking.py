@@ -30,6 +30,8 @@ from allocator.types import (
     align_up,
 )
 
+FEW = 4  # pages
+
 # Called with an address space (None: the kernel's), an address in it and bytes.
 AliasStore: TypeAlias = Callable[[PageTable | None, int, bytes], None]
 
@@ -92,10 +94,13 @@ def poke_many(
     """
     batch = ordered(memory, sites, text_poke)
     flush = PokeStep.FLUSH not in omit
-    if text_poke.gathers:
+    # A site of few pages by itself is one step either way, and page by page it takes less time.
+    few = len(batch) == 1 and len(batch[0].new) <= FEW * memory.page_size
+    gathers = text_poke.gathers and not few
+    if gathers:
         _poke_gathered(memory, batch, text_poke, flush=flush)
     before: list[tuple[int, bytes]] = []
-    for va, data, _ in () if text_poke.gathers else batch:
+    for va, data, _ in () if gathers else batch:
         if len(batch) > 1:
             before.append((va, memory.read(va, len(data))))
         try:

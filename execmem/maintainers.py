@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report for maintainers: what the thread asked for, what Linux has, and what designs cost.
+
+`python -m execmem.maintainers DOCUMENT... > docs/report.md` writes it from documents of `execmem
+compare --json`, one a workload; nothing in its tables comes from anywhere else, and each says by
+which command its document is made. `--svg FILE` writes the chart of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from allocator.errors import ExecmemError
+from allocator.files import read_regular, reason_of, write_file
+from allocator.types import size_text
+from allocator.workloads import sources
+from execmem.frontier import COLUMNS, Standing, svg
+
+HEAD = """\
+# Report for maintainers
+
+Made by `python -m execmem.maintainers`; how the columns are counted is in [comparing
+designs](compare.md#measures), why what costs a flush in [the design](design.md).
+
+## What was asked for, and what there is
+
+| the thread (2022) | Linux today | here, as `strata` |
+|---|---|---|
+| large mappings for text | x86-64, as reworked in 6.15: a cache of 2 MiB read-only executable chunks; arm64: proposed, where live leaves may be split (BBML2); riscv64: pages | text of all architectures under 2 MiB leaves |
+| large mappings for data and rodata | pages | both under 2 MiB leaves; ro_after_init when nobody asks for memory |
+| a distinct range, whatever the configuration | `execmem` has a range for each consumer, with and without modules | the same ranges; scarce room is taken last, so that arm64 needs no PLT entry |
+| aware of the type | `execmem_alloc()` takes a type of range, modules seven types of memory | a stratum for each protection, and one for what is sealed late |
+| smaller than a page | BPF's packs (64 bytes); modules, kprobes and ftrace whole pages | 8 to 64 bytes for every consumer that text_poke writes |
+| alloc, write, finish, with and without text_poke | `execmem_alloc_rw()` and `execmem_restore_rox()` (2025) | the same three steps for one or several allocations |
+"""
+FLUSHES = """\
+## What a flush of all CPUs is paid for
+
+| operation | vmalloc | `strata` |
+|---|---|---|
+| load | two for each text, one for each rodata (W goes, X comes) | none; one where there is no text_poke |
+| write | none | one of the CPU that writes, for all of the load |
+| seal | one | one: init may have run anywhere, so any TLB may hold the right to write |
+| init memory, unload | one for each region | none; one where chunks go, or text goes without text_poke |
+
+Less than one for a seal is not possible, and large leaves for text without either a local flush or one
+of all CPUs for a load are not either ([why](design.md)). Two things that the model showed and that hold
+of Linux, too:
+
+* On riscv64 text_poke's fixmap entry is flushed on the hart that wrote only (`set_fixmap()`), though
+  every hart walks the same tables: a hart that looked the entry up may write to the old frame. Nothing
+  does so on purpose; it is a translation that W^X does not know of (`tests/allocator/test_stale.py`).
+* On arm64 a batch of text_poke flushes every CPU once a site, because the fixmap is everybody's. An
+  address space in TTBR0 that only the writing CPU has loaded, as EFI's, makes that one local flush a
+  batch (the table of `ftrace-all`).
+"""
+MEASURED = """\
+## Measured on booted kernels
+
+The columns of the tables are models'. The same workload on a kernel that runs here, its page tables
+read and its flush instructions counted, stands beside them with `execmem compare --kernel VMLINUZ`
+([how](compare.md)).
+"""
+SCALE = """\
+## At scale
+
+`bpf-day` and `tree-100` take minutes to hours a design; `--record FILE` writes any workload as lines
+of JSON ([format](compare.md#workloads)), to be replayed against a patch.
+"""
+AT_SCALE = ("bpf-day", "tree-100", "ftrace-all", "livepatch")
+TITLES = ("PLT slots", "leaves", "splits", "flushes, all CPUs", "of one CPU", "padding")
+
+
+@attrs.frozen
+class Document:
+    """What `execmem compare --json` said of one workload."""
+
+    workload: str
+    frontier: tuple[Standing, ...]
+    runs: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: str) -> Document:
+        """Return a document; ExecmemError for what is none."""
+        try:
+            held = json.loads(read_regular(path))
+            found = tuple(
+                Standing(
+                    **{**one, "best": tuple(one["best"]), "beaten_by": tuple(one["beaten_by"])}
+                )
+                for one in held["frontier"]
+            )
+            return cls(held["runs"][0]["workload"], found, tuple(held["runs"]))
+        except OSError as error:
+            raise ExecmemError(f"{path}: {reason_of(error)}") from None
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise ExecmemError(f"{path}: no document of execmem compare --json") from None
+
+    @property
+    def command(self) -> str:
+        """What makes the document again."""
+        designs = dict.fromkeys(run["design"] for run in self.runs)
+        archs = dict.fromkeys(run["arch"] for run in self.runs)
+        words = [f"--design {name}" for name in designs] + [f"--arch {name}" for name in archs]
+        return f"execmem compare --workload {self.workload} {' '.join(words)} --frontier"
+
+    def table(self) -> str:
+        """Return the table of the frontier; what is best in a column is bold."""
+        lines = [
+            "| architecture | design | " + " | ".join(TITLES) + " |",
+            "|---" * (2 + len(TITLES)) + "|",
+        ]
+        for one in self.frontier:
+            cells = [_cell(one, name) for name in COLUMNS]
+            lines.append("| " + " | ".join([one.arch, f"`{one.design}`", *cells]) + " |")
+        refused = [
+            f"`{run['design']}` on {run['arch']} ({len(run['failures'])})"
+            for run in self.runs
+            if run["failures"]
+        ]
+        if refused:
+            lines += ["", f"Left out, as they refused something: {', '.join(refused)}."]
+        return "\n".join(lines)
+
+
+def _cell(one: Standing, name: str) -> str:
+    value = one.values[name]
+    text = size_text(value) if name == "padding_bytes" else f"{value:,}"
+    return f"**{text}**" if name in one.best else text
+
+
+def report(documents: Sequence[Document], *, chart: str = "") -> str:
+    """Return the report as Markdown, with a chart's address where there is one."""
+    usual = [one for one in documents if one.workload not in AT_SCALE]
+    large = [one for one in documents if one.workload in AT_SCALE]
+    picture = [f"![Flushes of TLBs by design, {documents[0].workload}]({chart})\n"] if chart else []
+    parts = [HEAD, FLUSHES, *picture, "## What designs cost\n", *map(_section, usual), MEASURED]
+    return "\n".join([*parts, SCALE, *map(_section, large)])
+
+
+def _section(document: Document) -> str:
+    known = sources().get(document.workload)
+    title = known.title if known else "a trace or a folder"
+    return f"### {document.workload}: {title}\n\n`{document.command}`\n\n{document.table()}\n"
+
+
+@click.command()
+@click.argument("documents", nargs=-1, required=True)
+@click.option("--svg", "chart", metavar="FILE", help="write the chart of the first document")
+def main(documents: Iterable[str], chart: str | None) -> None:
+    """Print the report for maintainers from documents of `execmem compare --json`."""
+    try:
+        read = [Document.read(path) for path in documents]
+        if chart is not None:
+            write_file(chart, svg(read[0].frontier))
+    except ExecmemError as error:
+        click.echo(f"execmem: {error}", err=True)
+        sys.exit(1)
+    click.echo(report(read, chart=Path(chart).name if chart else ""), nl=False)
+
+
+if __name__ == "__main__":
+    main()
