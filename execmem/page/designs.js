@@ -31,7 +31,7 @@ const ROWS = [
   ["[poke|pokes]", (f) => f.frame.measures.pokes, count, true],
   ["modules before the first [PLT] entry", (f) => f.frame.measures.modules_before_first_plt, count, false],
   ["PLT entries reserved", (f) => f.frame.measures.plt_slots, count, true],
-  ["address space taken", (f) => f.frame.measures.window_used + f.frame.measures.fallback_used, sizeText, true],
+  ["module window taken", (f) => f.frame.measures.window_used + f.frame.measures.fallback_used, sizeText, true],
   ["padding", (f) => f.frame.measures.padding_bytes, sizeText, true],
   ["mapped and unused", (f) => f.frame.measures.free_mapped_bytes, sizeText, true],
 ];
@@ -199,15 +199,15 @@ class Designs {
       const better = less === null || a === b ? "" : (a < b) === less ? "a" : "b";
       return [inline(words), bar(a / most, written(a), better === "a"), bar(b / most, written(b), better === "b")];
     });
-    const found = table(["", this.design.left.value, this.design.right.value], lines);
+    const found = table(["counted", this.design.left.value, this.design.right.value], lines);
     found.setAttribute("aria-label", "Counters of both designs");
     this.counters.replaceChildren(found);
   }
 
   legend() {
     const marks = Object.entries(KINDS).map(([, [label, letter, colour]]) => {
-      const mark = element("i", { textContent: letter });
-      mark.style.background = `var(--${colour})`;
+      const mark = element("i", { textContent: letter, className: "plate" });
+      mark.style.setProperty("--plate", `var(--${colour})`);
       return element("span", {}, mark, label);
     });
     return element("section", { "aria-label": "What is drawn" },

@@ -143,8 +143,8 @@ class Kernel {
   map() {
     const seen = [...new Set(this.lines.map((line) => line.rights).filter(Boolean))];
     const legend = element("p", { className: "legend" }, ...seen.map((each) => {
-      const mark = element("i", { textContent: each });
-      mark.style.background = `var(--${COLOURS[each] ?? "kernel"})`;
+      const mark = element("i", { textContent: each, className: "plate" });
+      mark.style.setProperty("--plate", `var(--${COLOURS[each] ?? "kernel"})`);
       return element("span", {}, mark, NAMES[each] ?? each);
     }));
     return element("section", { "aria-label": "Map" }, element("h3", { textContent: "What is mapped, part by part" }),

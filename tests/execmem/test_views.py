@@ -37,6 +37,8 @@ def kernel():
 @pytest.fixture(scope="module")
 def server(kernel):
     """Start a server, with a kernel where there is one."""
+    if kernel is not None:
+        booted.machine(kernel[1])  # once for all tests; the server finds it booted
     found = Served(*(() if kernel is None else ("--kernel", str(kernel[1]))))
     yield found
     found.close()
