@@ -26,7 +26,10 @@ from execmem.compare import branch_reach, execmem_for
 
 FRAMES = 80
 # What `compare` says of a whole run and a frame does not: it takes long, or is the host's time.
-LEFT_OUT = ("itlb_misses", "failures", "seconds", "microseconds_per_operation")
+LEFT_OUT = (
+    *("itlb_misses", "itlb_walks", "walk_reads", "failures"),
+    *("seconds", "microseconds_per_operation"),
+)
 
 
 def film(

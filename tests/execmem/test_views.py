@@ -92,7 +92,8 @@ def test_counters_are_those_of_compare(opened, tab, arch):
     load = workloads("server", [arch])[0][1]
     for _ in range(MOMENTS):
         names = chance.sample(["vmalloc", "strata", "rox_cache", "three_block", "per_type"], 2)
-        at = chance.randrange(1, 81)
+        # What the default design puts off is done at the end of a workload.
+        at = 80 if "strata" in names else chance.randrange(1, 81)
         opened("designs", arch=arch.name, left=names[0], right=names[1], at=at)
         said = tab.execute_script(COUNTERS)
         done = len(load.operations) * at // 80
@@ -161,20 +162,20 @@ def test_a_film_is_played_and_stepped_by_keys(opened, tab):
 
 
 def test_inside_of_an_operation_leaves_split_and_heal(opened, tab):
-    """One operation can be looked into: a leaf is in pages in the middle, and large at the end."""
-    opened("designs", left="strata", right="vmalloc", closely=8)
+    """One operation can be looked into: what is large in the end was in pages meanwhile."""
+    opened("designs", left="rox_cache", right="vmalloc", closely=8)
     assert wait(tab, "return document.getElementById('moment').textContent.includes('taken')")
     split = """
-        const { designs } = execmem.app.columns[0], found = [];
-        for (let n = designs.at; n <= designs.films.left.last; n++) {
+        const { designs } = execmem.app.columns[0], { left } = designs.films, first = designs.at;
+        designs.seek(left.last);
+        const large = left.order.filter((chunk) => left.about(chunk).leaf === 'large'), found = [];
+        for (let n = first; n < left.last; n++) {
           designs.seek(n);
-          found.push(designs.films.left.order.some((c) => designs.films.left.about(c).leaf === 'pages'));
+          found.push(large.some((chunk) => left.about(chunk).leaf === 'pages'));
         }
         return found;
     """
-    found = tab.execute_script(split)
-    assert any(found)
-    assert not found[-1]
+    assert any(tab.execute_script(split))
 
 
 # Poke ---------------------------------------------------------------------------------------------
