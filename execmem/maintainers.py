@@ -54,9 +54,10 @@ Less than one for a seal is not possible, and large leaves for text without eith
 of all CPUs for a load are not either ([why](design.md)). Two things that the model showed and that hold
 of Linux, too:
 
-* On riscv64 text_poke's fixmap entry is flushed on the hart that wrote only (`set_fixmap()`), though
-  every hart walks the same tables: a hart that looked the entry up may write to the old frame. Nothing
-  does so on purpose; it is a translation that W^X does not know of (`tests/allocator/test_stale.py`).
+* On riscv64 text_poke's fixmap entry is flushed on the hart that pokes only (`set_fixmap()`, before and
+  after), though every hart walks the same tables: one that looked the entry up can reach the old frame,
+  writable, until it pokes itself. Nothing does so on purpose; it is a translation that W^X does not know
+  of (`tests/allocator/test_stale.py`).
 * On arm64 a batch of text_poke flushes every CPU once a site, because the fixmap is everybody's. An
   address space in TTBR0 that only the writing CPU has loaded, as EFI's, makes that one local flush a
   batch (the table of `ftrace-all`).

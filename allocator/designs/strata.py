@@ -87,6 +87,7 @@ def window(poke: TextPoke) -> TextPoke:
         pages=WINDOW_PAGES,
         private=True,
         broadcast=False,
+        flush_first=False,  # nobody else maps anything there
         gathers=True,
     )
 
