@@ -22,6 +22,7 @@ from allocator.files import read_regular, reason_of, write_file
 from allocator.types import size_text
 from allocator.workloads import sources
 from execmem.frontier import COLUMNS, Standing, svg
+from execmem.streams import say
 
 HEAD = """\
 # Report for maintainers
@@ -162,9 +163,10 @@ def main(documents: Iterable[str], chart: str | None) -> None:
         if chart is not None:
             write_file(chart, svg(read[0].frontier))
     except ExecmemError as error:
-        click.echo(f"execmem: {error}", err=True)
+        say(f"execmem: {error}", err=True)
         sys.exit(1)
-    click.echo(report(read, chart=Path(chart).name if chart else ""), nl=False)
+    for line in report(read, chart=Path(chart).name if chart else "").splitlines():
+        say(line)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from allocator.types import GIB, MIB
 from archs import Arch, archs
 from archs import arch as arch_by_name
 from execmem.check.toolchain import gnu
+from execmem.streams import say
 from execmem.worker.fence import prepare
 from samples.modules.build import MODULES, SOURCE, TOOLCHAINS, commands
 
@@ -158,7 +159,7 @@ def main(folder: str, name: str, kind: str) -> int:
     try:
         _confine(folder)
     except OSError as error:
-        print(f"no Landlock in this kernel or container: {error.strerror}")  # noqa: T201
+        say(f"no Landlock in this kernel or container: {error.strerror}")
         return 1
     for step in steps:
         program = programs[step[0].removeprefix(prefix)]
