@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Workloads: the tables, the sequences, traces, what running them measures, the iTLB model."""
+"""Workloads: the tables, the sequences, traces, what running them measures, the iTLB model.
+
+Long because all of it is looked at on the same tables and machines.
+"""
 
 from __future__ import annotations
 
