@@ -27,8 +27,6 @@ SECONDS = 0.03  # of the host, after which they are counted
 # No host executes so many in a second: who took less time than they would need took fewer.
 _FASTEST = 5_000_000_000
 _TELLING = 10  # times as long, where telling of what is known is most of what was executed
-# What is hasty ends after a part of them that takes that time on each host that there is, too.
-_SOONER, _HASTY = 5, 0.01
 _COUNTED = 60.0  # seconds that counting may take
 
 
@@ -100,8 +98,7 @@ class Rounds(abc.ABC):
 
     `spoiled` says why the machine cannot be put back any more; empty: it can. Where `brief` is set, what
     a booted kernel has reported in full before may be a Fault of the same kind, place and backtrace
-    without the rest: its address, its text. Where `hasty` is set, what takes long ends after a fifth of
-    the instructions: for who is not told anything by one more that hangs.
+    without the rest: its address, its text.
 
     Parameters
     ----------
@@ -126,7 +123,7 @@ class Rounds(abc.ABC):
         self.spans, self.exact = tuple(spans), exact
         self.instructions, self.seconds = instructions, seconds
         self.spoiled = ""
-        self.brief = self.hasty = False
+        self.brief = False
         self._found = 0  # of checks, before the first round
         self._fresh: Fresh | None = None
         self._taken: Taken | None = None
@@ -198,23 +195,21 @@ class Rounds(abc.ABC):
         work
             Calls the guest; a Fault that comes out of it is the round's.
         """
-        seconds = min(self.seconds, _HASTY) if self.hasty else self.seconds
-        fault, result, taken = self._try(work, None, seconds)
+        fault, result, taken = self._try(work, None, self.seconds)
         if self._suspects(fault, taken) and not _late(fault):
             self._forget()  # what was translated is there now, and others' use of the processor is left out
-            fault, result, taken = self._try(work, None, seconds, time.thread_time)
+            fault, result, taken = self._try(work, None, self.seconds, time.thread_time)
         if self._suspects(fault, taken) or _late(fault):  # how long it took may be the host's doing
             self._forget()
             counted = _late(fault) and self._taken is not None
             if counted:  # whether it ends is told sooner without
                 self.watch(edges=False)
-            most = self.instructions // (_SOONER if self.hasty else 1)
-            fault, result, _ = self._try(work, most, _COUNTED)
+            fault, result, _ = self._try(work, self.instructions, _COUNTED)
             if counted:
                 self.watch(edges=True)
                 if fault is None:
                     self._forget()
-                    fault, result, _ = self._try(work, most, _COUNTED)
+                    fault, result, _ = self._try(work, self.instructions, _COUNTED)
         said = self._said()
         blocks = self._fresh.take() if self._fresh is not None else ()
         edges = self._taken.take() if self._taken is not None else {}

@@ -164,7 +164,7 @@ class Search:
 
     def run_one(self, data: bytes) -> Round:
         """Run an input."""
-        self._rounds.brief = self._rounds.hasty = False
+        self._rounds.brief = False
         return self._rounds.run(self.target.work(self._rounds, data))
 
     def run(
@@ -202,7 +202,6 @@ class Search:
         self._rounds.watch(edges or self._exact)
         work, run, rounds = self.target.work, self._rounds.run, self._rounds
         rounds.brief = True
-        rounds.hasty = hangs = any(key.startswith(HANG) for key in known)  # no other is news
         for data in inputs:
             if until is not None and time.monotonic() >= until:
                 break
@@ -229,7 +228,7 @@ class Search:
                 kept.append(entry)
                 seen.update(entry.places)
                 rounds.watch(edges or self._exact)
-                rounds.brief, rounds.hasty = True, hangs
+                rounds.brief = True
             finding = None
             if self._rounds.spoiled:
                 break
@@ -290,7 +289,7 @@ class Search:
             if left <= 0 or self._rounds.spoiled or data == best.data:
                 return False
             left -= 1
-            self._rounds.brief, self._rounds.hasty = True, False
+            self._rounds.brief = True
             found = finding_of(
                 data, self._rounds.run(self.target.work(self._rounds, data)), self.target.title
             )
