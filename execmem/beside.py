@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,16 +15,17 @@ from sortedcontainers import SortedDict
 
 from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.designs import DesignLike
+from allocator.designs.base import Allocation
 from allocator.designs.pool import Pool
 from allocator.errors import ExecmemError
 from allocator.events import Step
-from allocator.types import CORE_AND_INIT, Interval, MemType, Paging, Prot, align_down
-from allocator.workloads import Load, Measures
+from allocator.types import CORE_AND_INIT, Consumer, Interval, MemType, Paging, Prot, align_down
+from allocator.workloads import Alloc, Load, Measures
 from allocator.workloads.run import Runner
 from archs.levels.boot import Flushing
 from archs.versions import MODELLED, Since, version_of
 from execmem.compare import branch_reach
-from execmem.measured import Frames, KernelMeasures, KernelRunner
+from execmem.measured import Frames, KernelMeasures, KernelRunner, named
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +44,10 @@ class ModelRun:
     pages, whole
         What the kernel would execute for its flushes, by the architecture's rules: of single pages, and
         of everything.
+    consumers
+        By consumer (bpf, kprobes, ftrace), areas that it holds, and the leaves that map them by size.
+    same_areas
+        Areas of kprobes and ftrace at the address that the kernel gave them.
     same_place, same_order
         Live regions at the address that the kernel gave them, and whether all follow each other by
         address as there.
@@ -52,6 +58,8 @@ class ModelRun:
     same_frames: bool
     pages: int
     whole: int
+    consumers: dict[str, dict[str, int]]
+    same_areas: int
     same_place: int
     same_order: bool
     regions: int
@@ -261,6 +269,10 @@ def _run(
             together = operation.module.together and execmem.mixes
             large = memory.large_size if any(pools) else None
             _give(physical, next(frames), large, together=together)
+        elif isinstance(operation, Alloc) and isinstance(physical, Given):
+            held = runner.area_frames.get(operation.key)
+            large = memory.large_size if any(pools) else None
+            _give(physical, {} if held is None else {MemType.TEXT: held}, large, together=False)
         refused = len(model.failures)
         try:
             model.step(operation)
@@ -291,10 +303,25 @@ def _run(
         same_frames=given,
         pages=pages,
         whole=whole,
+        consumers=_consumers(model.held, memory),
+        same_areas=sum(
+            key in model.held and model.held[key].address == at for key, at in found.areas.items()
+        ),
         same_place=sum(at == mine for at, mine in pairs),
         same_order=len(known) == len(places) and known == sorted(known),
         regions=len(pairs),
     )
+
+
+def _consumers(held: Mapping[str, Allocation], memory: KernelMemory) -> dict[str, dict[str, int]]:
+    """Return what consumers other than modules hold, and which leaves map it."""
+    found = {}
+    for consumer in (Consumer.BPF, Consumer.KPROBES, Consumer.FTRACE):
+        areas = [each.interval for each in held.values() if each.consumer is consumer]
+        leaves = {(leaf.va, leaf.size) for area in areas for leaf in memory.page_table.leaves(area)}
+        counts = Counter(named(size) for _, size in leaves)
+        found[consumer.value] = {"areas": len(areas), **counts}
+    return found
 
 
 def _give(

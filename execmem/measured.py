@@ -36,6 +36,7 @@ from kernels.booted.modules import Loading
 from loader.errors import LoadError
 from loader.files import SUFFIXES, ModuleFile, module_name
 from loader.layout import TOGETHER
+from machine.booted.attaching import Attached, Attaching
 from machine.booted.flushing import Flushes
 from machine.booted.machine import BootedMachine
 from machine.booted.module import BootedModule
@@ -43,6 +44,7 @@ from machine.booted.pagetables import direct_map, own_tables
 from machine.booted.programs import Program, Programs
 from machine.computer import address_map_of
 
+_ATTACHED = (Consumer.KPROBES, Consumer.FTRACE)
 _SETTLED = 0.06  # seconds of guest time after which freed init memory is back
 _ONE_CPU = (
     "one CPU runs, so none is interrupted: rounds of interrupts are the calls of the functions named"
@@ -97,7 +99,7 @@ class KernelMeasures:
     refused
         Modules that were not, and what the kernel said.
     passed_over
-        Operations of other consumers than modules, which were not done.
+        Operations that were not done.
     leaves
         By type: leaves that hold live memory of the type, by size.
     large_share
@@ -115,6 +117,11 @@ class KernelMeasures:
     programs
         BPF programs that are loaded at the end, the bytes of their code, and the leaves that map it by
         size.
+    attached
+        By consumer (kprobes, ftrace), what is registered at the end (`held`), areas of memory that were
+        taken for it and are still there (`areas`), their bytes, and the leaves that map them by size.
+    areas
+        By key, such an area: where it is.
     notes
         What the measures do not show.
     """
@@ -134,6 +141,8 @@ class KernelMeasures:
     asked: Workload
     unmapped: list[str]
     programs: dict[str, int]
+    attached: dict[str, dict[str, int]]
+    areas: dict[str, int]
     notes: tuple[str, ...]
 
     @property
@@ -144,6 +153,7 @@ class KernelMeasures:
     def as_json(self) -> dict[str, Any]:
         """Return it as the JSON document shows it."""
         found = attrs.asdict(self, filter=lambda field, _: field.name not in ("regions", "asked"))
+        found["areas"] = {key: Hex(at) for key, at in self.areas.items()}
         regions = {
             name: {kind: [Hex(at), size] for kind, (at, size) in held.items()}
             for name, held in self.regions.items()
@@ -179,6 +189,10 @@ class KernelRunner:
         self._maker: Maker | None = None
         self._compiler = Programs(machine.kernel)
         self._programs: dict[str, Program] = {}
+        self._attaching = Attaching(machine.kernel)
+        self._attached: dict[str, Attached] = {}
+        self._areas: dict[str, tuple[Consumer, Interval]] = {}
+        self._lacking: dict[Consumer, str] = {}
         self._counts: dict[str, Flushed] = {}
         self._tables = own_tables(machine.kernel) or machine.kernel.board.tables()
         self._direct = direct_map(machine.kernel)
@@ -189,6 +203,7 @@ class KernelRunner:
         self._seen: dict[MemType, Frames] | None = None
         # By load, the frames that the kernel took for each type, and where its large ones begin.
         self.frames: list[dict[MemType, Frames]] = []
+        self.area_frames: dict[str, Frames] = {}  # by key of what was allocated
         self.split: tuple[int, ...] = ()  # offsets in the direct map where pages are mapped
         self.version = version_of(machine.kernel.release) or (0, 0)
         # What is mapped in the window of modules before, each with a guard page behind it.
@@ -256,6 +271,23 @@ class KernelRunner:
                     continue
                 self._programs[operation.key] = program
                 asked.append(attrs.evolve(operation, size=program.size))
+            elif isinstance(operation, Alloc) and operation.consumer in _ATTACHED:
+                if operation.consumer in self._lacking:
+                    passed += 1
+                    continue
+                try:
+                    with self._counted("attach"):
+                        asked += self._attach(operation)
+                except BadCall as error:
+                    self._lacking[operation.consumer] = str(error)
+                    passed += 1
+                except Fault as error:
+                    refused[operation.key] = str(error)
+                    break
+            elif isinstance(operation, Free) and operation.key in self._attached:
+                with self._counted("detach"):
+                    self._attaching.detach(self._attached.pop(operation.key))
+                asked += self._gone()
             elif isinstance(operation, Free) and operation.key in self._programs:
                 with self._counted("unload"):
                     self._compiler.unload(self._programs.pop(operation.key))
@@ -272,6 +304,7 @@ class KernelRunner:
             progress(what, number + 1, total)
         modules.before_init = outer
         machine.sleep(_SETTLED)
+        asked += self._gone()
         after = self._stretches()
         leaves, shares = self._leaves(after)
         live = {
@@ -293,10 +326,12 @@ class KernelRunner:
             regions=live,
             unmapped=self._unmapped(after),
             programs=self._placed(after),
+            attached=self._consumers(after),
+            areas={key: area.start for key, (_, area) in self._areas.items()},
             asked=attrs.evolve(
                 workload, operations=tuple(asked), memory=machine.kernel.board.ram.size
             ),
-            notes=(_ONE_CPU,),
+            notes=(_ONE_CPU, *self._lacking.values()),
         )
 
     # Modules ------------------------------------------------------------------------------------
@@ -330,17 +365,18 @@ class KernelRunner:
 
     def _note(self, load: Loading) -> None:
         """Note the frames of a module whose memory is formed."""
-        board = self.machine.kernel.board
         seen = self._seen = {}
         for kind, region in load.regions.items():
-            places = range(
-                align_down(region.address, self.page), region.address + region.size, self.page
-            )
-            found = [board.translate(at) for at in places]
-            seen[kind] = Frames(
-                address=region.address,
-                pages=[at - board.ram.start for at in found if at is not None],
-            )
+            seen[kind] = self._frames(Interval(region.address, region.address + region.size))
+
+    def _frames(self, region: Interval) -> Frames:
+        """Return where a region is."""
+        board = self.machine.kernel.board
+        places = range(align_down(region.start, self.page), region.end, self.page)
+        found = [board.translate(at) for at in places]
+        return Frames(
+            address=region.start, pages=[at - board.ram.start for at in found if at is not None]
+        )
 
     def _split(self, stretches: Iterable[tuple[int, int, int, bool]]) -> Iterator[int]:
         """Yield the offsets of what a large leaf of the direct map would map and pages do."""
@@ -351,6 +387,53 @@ class KernelRunner:
                 yield from range(
                     align_down(low - self._direct.start, large), high - self._direct.start, large
                 )
+
+    # Kprobes and ftrace -------------------------------------------------------------------------
+
+    def _attach(self, operation: Alloc) -> Iterator[Alloc]:
+        """Register what an operation stands for; yield what memory the kernel took for it."""
+        consumer = operation.consumer
+        traces = consumer is Consumer.FTRACE
+        held = self._attaching.trace() if traces else self._attaching.probe()
+        self._attached[operation.key] = held
+        known = {area.start for _, area in self._areas.values()}
+        for code in filter(None, (held.code, held.detour)):
+            start = align_down(code, self.page)
+            if start not in known:
+                known.add(start)
+                key = f"{consumer.value}-at-{start:#x}"
+                area = Interval(start, code + held.size if traces else start + self.page)
+                self._areas[key] = consumer, area
+                self.area_frames[key] = self._frames(area)
+                yield Alloc(key=key, size=area.size, consumer=consumer)
+
+    def _gone(self) -> list[Free]:
+        """Return what of such memory the kernel has given back."""
+        board, pages = self.machine.kernel.board, self._attaching.pages()
+        trampolines = {each.code for each in self._attached.values() if each.traces}
+        gone = []
+        for key, (whose, area) in self._areas.items():
+            held = trampolines if whose is Consumer.FTRACE else pages
+            unknown = held is None  # then it is as long as it is mapped
+            if board.translate(area.start) is None or not (unknown or area.start in (held or ())):
+                gone.append(key)
+        for key in gone:
+            del self._areas[key]
+        return [Free(key) for key in gone]
+
+    def _consumers(self, stretches: list[tuple[int, int, int, bool]]) -> dict[str, dict[str, int]]:
+        """Return what kprobes and ftrace have, and which leaves map it."""
+        found = {}
+        for consumer in _ATTACHED:
+            areas = [area for whose, area in self._areas.values() if whose is consumer]
+            traces = consumer is Consumer.FTRACE
+            found[consumer.value] = {
+                "held": sum(each.traces is traces for each in self._attached.values()),
+                "areas": len(areas),
+                "bytes": sum(area.size for area in areas),
+                **self._mapping(stretches, areas),
+            }
+        return found
 
     # Page tables --------------------------------------------------------------------------------
 
@@ -383,19 +466,27 @@ class KernelRunner:
 
     def _placed(self, stretches: list[tuple[int, int, int, bool]]) -> dict[str, int]:
         """Return how many programs there are, their bytes, and the leaves that map them."""
+        code = [
+            Interval(each.address, each.address + each.size) for each in self._programs.values()
+        ]
+        size = sum(each.size for each in code)
+        return {"programs": len(code), "bytes": size, **self._mapping(stretches, code)}
+
+    def _mapping(
+        self, stretches: list[tuple[int, int, int, bool]], areas: Iterable[Interval]
+    ) -> dict[str, int]:
+        """Return how many leaves map memory, by size."""
         starts = [each[0] for each in stretches]
         leaves: dict[str, set[int]] = {}
-        for program in self._programs.values():
-            at, stop = program.address, program.address + program.size
-            while at < stop:
+        for area in areas:
+            at = area.start
+            while at < area.end:
                 _, end, size, _ = stretches[bisect_right(starts, at) - 1]
-                last = min(stop, end)
+                last = min(area.end, end)
                 found = range(align_down(at, size), last, size)
                 leaves.setdefault(named(size), set()).update(found)
                 at = last
-        code = sum(program.size for program in self._programs.values())
-        counts = {size: len(found) for size, found in leaves.items()}
-        return {"programs": len(self._programs), "bytes": code, **counts}
+        return {size: len(found) for size, found in leaves.items()}
 
     def _unmapped(self, stretches: list[tuple[int, int, int, bool]]) -> list[str]:
         """Return which regions of live modules are not mapped, or not all of them."""
@@ -418,18 +509,24 @@ class KernelRunner:
             kind: {name: set() for name in names} for kind in MemType
         }
         live, large = dict.fromkeys(MemType, 0), dict.fromkeys(MemType, 0)
-        for module in self.machine.modules.values():
-            for kind, region in module.regions.items():
-                at, stop = region.address, region.address + region.size
-                while at < stop:
-                    _, end, size, maps = stretches[bisect_right(starts, at) - 1]
-                    last = min(stop, end)
-                    if maps:
-                        leaf = found[kind].setdefault(named(size), set())
-                        leaf.update(range(align_down(at, size), last, size))
-                        live[kind] += last - at
-                        large[kind] += (last - at) * (size > self.page)
-                    at = last
+        regions = [
+            (kind, at.address, at.size)
+            for module in self.machine.modules.values()
+            for kind, at in module.regions.items()
+        ]
+        regions += [(MemType.TEXT, each.address, each.size) for each in self._programs.values()]
+        regions += [(MemType.TEXT, area.start, area.size) for _, area in self._areas.values()]
+        for kind, start, length in regions:
+            at, stop = start, start + length
+            while at < stop:
+                _, end, size, maps = stretches[bisect_right(starts, at) - 1]
+                last = min(stop, end)
+                if maps:
+                    leaf = found[kind].setdefault(named(size), set())
+                    leaf.update(range(align_down(at, size), last, size))
+                    live[kind] += last - at
+                    large[kind] += (last - at) * (size > self.page)
+                at = last
         leaves = {kind.name: {n: len(s) for n, s in by.items()} for kind, by in found.items()}
         return leaves, {kind.name: large[kind] / (live[kind] or 1) for kind in MemType}
 

@@ -87,7 +87,8 @@ def measure(
         notices.assume(note)
     if found.passed_over:
         notices.assume(
-            f"{found.passed_over} operations of others than modules and BPF are not done"
+            f"{found.passed_over} operations of others than modules, BPF, kprobes and ftrace, or that this"
+            " kernel lacks, are not done"
         )
     if as_json:
         document = {
@@ -152,6 +153,7 @@ def _show(
         for who, m, _, run in both
     ]
     out.print(table(head, rows, right=",".join(head[1:])))
+    _show_consumers(out, found, runs, small, large)
     out.print()
     head = ["", "pages one by one", "everything", "of other memory", "frames"]
     flushes = found.flushes.values()
@@ -197,3 +199,38 @@ def _show(
     for first, reason in list(found.refused.items())[:1]:
         out.print()
         out.print(f"{len(found.refused)} refused by the kernel, first {first}: {reason}")
+
+
+def _show_consumers(
+    out: Console, found: KernelMeasures, runs: Sequence[ModelRun], small: str, large: str
+) -> None:
+    """Print what kprobes and ftrace have, where they had something."""
+    if not any(each["held"] or each["areas"] for each in found.attached.values()):
+        return
+    head = ["", *(each for who in found.attached for each in (who, f"{who} on"))]
+    both = [("measured", found.attached, "")]
+    same = f"of {len(found.areas)}"
+    both += [(run.design, run.consumers, f"{run.same_areas} {same}") for run in runs]
+    rows = [
+        (
+            who,
+            *(
+                cell
+                for each in map(consumers.__getitem__, found.attached)
+                for cell in (each["areas"], f"{each.get(small, 0)} + {each.get(large, 0)}")
+            ),
+            place,
+        )
+        for who, consumers, place in both
+    ]
+    head.append("same place")
+    out.print()
+    out.print(table(head, rows, right=",".join(head[1:])))
+    told = ", ".join(f"{each['held']} of {who}" for who, each in found.attached.items())
+    out.print()
+    text = (
+        f"Registered: {told}. Slots lie in pages of the kernel's: these and trampolines are counted, and what"
+        f" they lie on, leaves of {small} + {large}. Designs were asked for the same."
+    )
+    for line in wrap(text, WIDTH):
+        out.print(line, soft_wrap=True)

@@ -279,6 +279,11 @@ class Runner:
         """What each module holds."""
         return {name: live for name, (_, live) in self._modules.items()}
 
+    @property
+    def held(self) -> dict[str, Allocation]:
+        """What others than modules hold, by key."""
+        return dict(self._held)
+
     def _load(self, module: Module, *, settled: bool) -> None:
         missing = [name for name in module.depends if name in self._failed]
         if missing:

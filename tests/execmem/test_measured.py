@@ -15,18 +15,22 @@ from typing import Any
 import attrs
 import pytest
 
-from allocator.workloads import Load, Unload, Workload, workload
+from allocator.types import Consumer, align_down
+from allocator.workloads import Alloc, Free, Load, Unload, Workload, workload
+from allocator.workloads.sources import attach
 from archs import Arch
 from execmem.beside import ModelRun, modelled
 from execmem.compare import measured
 from execmem.madefile import Maker
 from execmem.measured import KernelMeasures, KernelRunner
 from loader.elf import parse
+from machine.booted.attaching import Attaching
 from machine.booted.programs import Programs
 from tests.support import booted
 
 LONG = bool(os.environ.get("EXECMEM_LONG"))
 MODULES = 60 if LONG else 16
+SLOTS = 20
 # What a kernel of an architecture did with text since a version.
 DESIGNS = (("x86_64", (6, 16), "rox_cache"), ("", (0, 0), "vmalloc"))
 
@@ -45,12 +49,18 @@ def design_of(name: str, arch: Arch) -> str:
     return next(d for a, since, d in DESIGNS if a in ("", arch.name) and version(name) >= since)
 
 
+def attached() -> list[Alloc | Free]:
+    """Return kprobes and ftrace users that come, of which half go."""
+    come = [*attach(Consumer.KPROBES, range(SLOTS)), *attach(Consumer.FTRACE, range(4))]
+    return [*come, *(Free(each.key) for each in come[::2] if isinstance(each, Alloc))]
+
+
 def half_gone(arch: Arch) -> Workload:
     """Return loads of a server's modules, and the unloads of every other one."""
     whole = workload("server", arch.name)
     loads = [each for each in whole.operations if isinstance(each, Load)][:MODULES]
     gone = [Unload(each.module.name) for each in loads[::2]]
-    return attrs.evolve(whole, operations=(*loads, *gone))
+    return attrs.evolve(whole, operations=(*loads, *attached(), *gone))
 
 
 @pytest.fixture(params=booted.some(), ids=lambda found: found[0])
@@ -166,6 +176,40 @@ def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
             main([*words, *option])
         assert ended.value.code == 2
         assert option[0] in capfd.readouterr().err
+
+
+def test_slots_and_trampolines_lie_where_the_kernel_put_them(found: tuple[str, Found]) -> None:
+    """In the module window, at the model's address, and on the same leaves; what is lacking is named."""
+    name, (runner, kernel) = found
+    run = run_of(name, (runner, kernel))
+    assert kernel.attached["kprobes"]["held"] == SLOTS // 2
+    assert kernel.attached["kprobes"]["areas"]
+    assert kernel.attached["ftrace"]["held"] in (0, 2)
+    if not kernel.attached["ftrace"]["held"]:
+        assert kernel.passed_over
+        assert any("makes no trampolines" in note for note in kernel.notes)
+    for who, held in kernel.attached.items():
+        sizes = {size: count for size, count in held.items() if size.endswith("iB")}
+        assert {size: run.consumers[who].get(size, 0) for size in sizes} == sizes
+    if all(at in runner.window for at in kernel.areas.values()):
+        assert run.same_areas == len(kernel.areas) >= 3
+        (other,) = modelled(runner, kernel, ["per_type"], cpus=1)
+        assert other.same_areas < len(kernel.areas)
+
+
+def test_slots_hold_what_was_there(found: tuple[str, Found]) -> None:
+    """The kernel copies the instruction that it puts a breakpoint on, and puts it back."""
+    _, (runner, _) = found
+    machine = runner.machine
+    attaching = Attaching(machine.kernel)
+    probe = attaching.probe()
+    changed, slot = machine.read(probe.place, 4), machine.read(probe.code, 4)
+    pages = attaching.pages()
+    assert pages is None or align_down(probe.code, runner.page) in pages
+    attaching.detach(probe)
+    before = machine.read(probe.place, 4)
+    assert slot[:2] == before[:2]
+    assert changed != before
 
 
 def test_programs_are_where_the_kernel_says(found: tuple[str, Found]) -> None:
