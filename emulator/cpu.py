@@ -263,7 +263,9 @@ class Cpu(Steered):
         finally:
             limits.leave(outer)
             limits.pay = payer
-            tlb.running, self._budget = inside, around
+            with WATCHDOG.stopping:
+                tlb.running, self._budget = inside, around
+                self._expired = False
             tlb.missed = self._interrupt = None
             if box is not None:
                 box.leave(noted)
@@ -391,11 +393,12 @@ class Cpu(Steered):
 
     def expire(self) -> None:
         """Stop the run whose deadline has passed, if there is one; any thread may call this."""
-        if self._tlb.running and self._budget.late:
-            # A stop between a kernel function and its return would call it again: only the
-            # end of a run may come at any moment.
-            self._expired = True
-            self.uc.emu_stop()
+        with WATCHDOG.stopping:
+            if self._tlb.running and self._budget.late:
+                # A stop between a kernel function and its return would call it again: only the
+                # end of a run may come at any moment.
+                self._expired = True
+                self.uc.emu_stop()
 
     def _resume(self, stop: Stop) -> int:
         """Return where to go on after a stop that was expected; raise any other."""

@@ -25,9 +25,14 @@ class Watched(Protocol):
 
 
 class Watchdog:
-    """A thread that lives as long as there is something to watch."""
+    """A thread that lives as long as there is something to watch.
+
+    `stopping` is held while a run is found late and stopped, and while one ends: so what is stopped
+    is what was late, and not the run that begins next.
+    """
 
     def __init__(self) -> None:
+        self.stopping = threading.Lock()
         self._cpus: weakref.WeakSet[Watched] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -45,6 +50,7 @@ class Watchdog:
         """Watch in a process that was forked, which has no threads."""
         # A thread that is not here may hold the other ones.
         self._lock, self._rests = threading.Lock(), threading.Event()
+        self.stopping = threading.Lock()
         self._thread = None
         for cpu in list(self._cpus):
             self.watch(cpu)

@@ -28,6 +28,7 @@ SECONDS = 0.03  # of the host, after which they are counted
 _FASTEST = 5_000_000_000
 _TELLING = 10  # times as long, where telling of what is known is most of what was executed
 _COUNTED = 60.0  # seconds that counting may take
+_ENDLESS = (FaultKind.INSTRUCTION_LIMIT, FaultKind.TIME_LIMIT)
 
 
 @attrs.define(eq=False)
@@ -199,20 +200,29 @@ class Rounds(abc.ABC):
         if self._suspects(fault, taken) and not _late(fault):
             self._forget()  # what was translated is there now, and others' use of the processor is left out
             fault, result, taken = self._try(work, None, self.seconds, time.thread_time)
+        endless, early = False, []
         if self._suspects(fault, taken) or _late(fault):  # how long it took may be the host's doing
             self._forget()
-            counted = _late(fault) and self._taken is not None
-            if counted:  # whether it ends is told sooner without
+            early = self._fresh.take() if self._fresh is not None else []
+            apart = _late(fault) and self._taken is not None
+            if apart:  # whether it ends is told sooner without
                 self.watch(edges=False)
             fault, result, _ = self._try(work, self.instructions, _COUNTED)
-            if counted:
+            endless = fault is not None and fault.kind in _ENDLESS
+            if apart:
                 self.watch(edges=True)
-                if fault is None:
+                if not endless:
                     self._forget()
                     fault, result, _ = self._try(work, self.instructions, _COUNTED)
         said = self._said()
-        blocks = self._fresh.take() if self._fresh is not None else ()
+        blocks = self._fresh.take() if self._fresh is not None else []
         edges = self._taken.take() if self._taken is not None else {}
+        if (
+            endless
+        ):  # how far it got before it was counted, and by which way it was, the host decides
+            edges = {}
+        else:
+            blocks = list(dict.fromkeys([*early, *blocks]))
         self._back()
         return Round(fault=fault, result=result, blocks=blocks, edges=edges, said=said)
 

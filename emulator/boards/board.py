@@ -105,7 +105,7 @@ class Board(Rewinding):
         self.breaks = Breaks(self, self.translate_anew)
         self._stop: Halt | None = None
         self._until = 0  # of the run under way
-        self._budget = Budget()  # of the run under way
+        self._budget = self._endless = Budget()  # of the run under way; where there is none
         self._counting = False  # whether code is translated so that its instructions are counted
         self._expired = False
         self._waited = 0  # times that it waited, and the interrupt could not come yet
@@ -296,16 +296,19 @@ class Board(Rewinding):
                     self._stop = None  # a run around this one goes on
                     return halt
         finally:
-            self._budget = outer
+            with WATCHDOG.stopping:
+                self._budget = outer
+                self._expired &= outer is not self._endless  # a run around it is stopped with it
 
     def expire(self) -> None:
         """End a run whose time is over, wherever it is: from any thread.
 
         That loses the program counter, so afterwards the computer can only go back.
         """
-        if self._budget.late and self.governor is None:
-            self._expired = True
-            self.uc.emu_stop()
+        with WATCHDOG.stopping:
+            if self._budget.late and self.governor is None:
+                self._expired = True
+                self.uc.emu_stop()
 
     def stop(self) -> None:
         """End the run under way, from a hook: it returns `Halt.STOPPED`."""

@@ -19,7 +19,7 @@ from machine.rounds import INSTRUCTIONS, Round, Rounds
 
 _CUTS = 64  # rounds that cutting an input of the corpus short may take
 EACH = _CUTS + 4  # rounds that an input takes at most
-_STUDIED = 20_000  # blocks that one executes at most of which comparisons are looked at
+_STUDIED = 20_000  # blocks that one executes at most that is cut short, and whose comparisons are looked at
 _SHRINKS, _HANGS = 400, 24  # rounds that making an input smaller may take, and where it hangs
 _FRAMES = 6  # of a backtrace, that tell one finding from another
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(/0x[0-9a-f]+)?")
@@ -250,6 +250,9 @@ class Search:
         places = tuple(dict.fromkeys([*new, *(each for each in there if each not in seen)]))
         if whole.fault is not None or whole.said or rounds.spoiled:
             return Entry(data=data, places=places), 1
+        weight = sum(whole.edges.values())
+        if weight > _STUDIED:  # each edge of each round is a call of Python
+            return Entry(data=data, places=places, weight=weight, path=_path(whole)), 1
         wanted = {each for each in places if each in there}
         executed = 1
 
@@ -262,10 +265,9 @@ class Search:
             return not (found.fault or found.said) and wanted <= set(self._places(found))
 
         data = cut(cut_sized(data, same, self.mutator.fixed), same, self.mutator.fixed)
-        weight = sum(whole.edges.values())
         path = _path(self.run_one(data))
         hints: tuple[Hint, ...] = ()
-        if weight <= _STUDIED and not rounds.spoiled:
+        if not rounds.spoiled:
             pairs = rounds.compared(self.target.work(rounds, data))
             hints = hints_of(data, pairs, self.mutator.fixed)
             executed += 1

@@ -8,6 +8,7 @@ cache until it is maintained) and functions of a few instructions whose results 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import weakref
 
@@ -19,6 +20,7 @@ from emulator.calls import NESTING
 from emulator.cpu import Cpu
 from emulator.faults import Fault, FaultKind
 from emulator.tlb import PHYSICAL_WINDOW
+from emulator.watchdog import WATCHDOG
 from machine.face import Machine
 from samples import modules
 from tests.archs.facts import facts
@@ -337,6 +339,19 @@ def test_a_late_stop_is_not_taken_for_a_limit(machine):
     count, counter = snippet(machine, "count"), machine.alloc(8)
     faults(FaultKind.INSTRUCTION_LIMIT, machine.call, count, counter, instructions=100)
     assert machine.call(snippet(machine, "one")) == 1
+
+
+def test_no_run_ends_while_one_is_stopped(machine):
+    """What the watchdog has found late is what it stops: nothing begins in between."""
+    one = snippet(machine, "one")
+    machine.call(one)
+    done = threading.Event()
+    run = threading.Thread(target=lambda: (machine.call(one), done.set()))
+    with WATCHDOG.stopping:
+        run.start()
+        assert not done.wait(0.2)
+    assert done.wait(10)
+    run.join()
 
 
 # Callbacks -----------------------------------------------------------------------------------

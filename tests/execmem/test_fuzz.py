@@ -110,6 +110,36 @@ def test_what_hangs_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
     assert long.fault.kind is FaultKind.INSTRUCTION_LIMIT
 
 
+INPUTS = {  # of samples/modules/src/parser.c
+    "comes back": "505253016c032f0000",
+    "out of bounds": "5052530161035bb0ff",
+    "hang": "505253016c032f00b0",
+}
+
+
+@pytest.mark.parametrize("edges", [False, True], ids=["blocks", "edges"])
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_a_round_came_to_is_not_the_hosts_doing(name: str, edges: bool) -> None:
+    """Too slow for its time or not, counted or not, a round tells the same of an input."""
+    data, found = bytes.fromhex(INPUTS[name]), []
+    for seconds in (60.0 if name != "hang" else 0.3, 0.0001, 1e-9):
+        machine = loaded("riscv64", "parser")
+        machine.sanitize("guard")
+        (parser,) = machine.modules.values()
+        at = parser.symbols["parser_parse"]
+        spans = [(at, at + (1 << 14))]
+        rounds = machine.rounds(spans, exact=edges, instructions=100_000, seconds=seconds)
+        buffer = rounds.buffer(64)
+        with rounds:
+            done = rounds.run(lambda: rounds.call(at, (buffer.put(data), len(data))))  # noqa: B023 -- called at once
+        kind = None if done.fault is None else done.fault.kind
+        found.append((kind, done.result, sorted(set(done.blocks)), done.edges))
+    assert found[0] == found[1] == found[2]
+    assert (found[0][0] is None) == (name == "comes back")
+    if name != "hang":
+        assert found[0][3] if edges else found[0][2]
+
+
 def test_a_run_goes_on_and_keeps_what_it_found(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
