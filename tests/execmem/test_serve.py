@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The web page: who is answered, what a page may ask, and that views say what commands say."""
+"""The web page: who is answered, what a page may ask, and that views say what commands say.
+
+Long because all of it asks one server, with one browser.
+"""
 
 from __future__ import annotations
 
