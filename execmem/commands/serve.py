@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -124,4 +126,18 @@ def serve(
         timeout_graceful_shutdown=1,
         ws="none",
     )
-    uvicorn.Server(config).run(sockets=[where])
+    server = uvicorn.Server(config)
+    came: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        server.should_exit = True
+
+    # Uvicorn's own would raise each again while tasks still run, which says so at length.
+    server.capture_signals = nullcontext  # type: ignore[assignment]  # as good as its own
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    server.run(sockets=[where])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])

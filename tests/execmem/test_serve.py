@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -59,6 +60,18 @@ def desk(server):
     if server.request("PUT", where, b"", **{HEADER: getattr(server, "kept", "")})[0] == 410:
         server.kept = server.desk()
     return server.kept
+
+
+def test_an_interrupt_ends_the_server_with_one_line():
+    """Also where it is sent to its group, and its parent passes it on."""
+    command = [sys.executable, "-m", "execmem", "serve", "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, "execmem: interrupted")
 
 
 # Who is answered ----------------------------------------------------------------------------------
