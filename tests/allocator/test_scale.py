@@ -23,6 +23,7 @@ from allocator.workloads import (
 )
 from allocator.workloads.operations import Alloc, Free, Load, Patch, Quiet, Unload
 from allocator.workloads.table import debian
+from tests.archs.facts import needs
 
 ANYWHERE = BranchReach(direct=Interval(-(1 << 64), 1 << 64))
 
@@ -37,6 +38,7 @@ def runner(arch, *, design="strata", size=256 * MIB):
 @pytest.fixture
 def few(arch, monkeypatch):
     """Let the tree and the server of an architecture be a dozen modules."""
+    needs(arch, "load")
     table = debian(arch.name)
     names = [name for name, module in table.items() if not module.depends][:12]
     small = {name: table[name] for name in names}

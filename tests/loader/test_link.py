@@ -156,7 +156,7 @@ def test_samples_link_as_gnu_ld_links_them(arch: archs.Arch, tmp_path: Path) -> 
     for name in samples.names():
         image = samples.path(arch.name, name).read_bytes()
         symbols = resolve(parse(image), facts(arch).link.kernel)
-        assert same_as_ld(image, symbols, tmp_path) > 4, name
+        assert same_as_ld(image, symbols, tmp_path) >= 4, name
 
 
 def digests(recorded: Recorded) -> dict[str, tuple[str, str]]:
