@@ -32,11 +32,14 @@ from machine.booted.machine import BootedMachine
 REACHED = b"Run /init as init process"
 ROUNDS, CALLS = 5, 400
 MEMORY = 512
-# Board, CPU and console of the peer, as near to ours as it has them.
+# Board, CPU and console of the peer, as near to ours as it has them; whether it unpacks an image itself.
 PEERS = {
-    "x86_64": ("x86_64", ["-M", "pc", "-cpu", "max"], "console=ttyS0 nokaslr"),
-    "arm64": ("aarch64", ["-M", "virt,gic-version=2", "-cpu", "cortex-a72"], "console=ttyAMA0"),
-    "riscv64": ("riscv64", ["-M", "virt"], "console=ttyS0 earlycon=sbi"),
+    "x86_64": ("x86_64", ["-M", "pc", "-cpu", "max"], "console=ttyS0 nokaslr", True),
+    "arm64": (
+        *("aarch64", ["-M", "virt,gic-version=2", "-cpu", "cortex-a72"], "console=ttyAMA0"),
+        False,
+    ),
+    "riscv64": ("riscv64", ["-M", "virt"], "console=ttyS0 earlycon=sbi", False),
 }
 
 
@@ -72,12 +75,12 @@ def ours(folder: Path) -> float:
 
 def qemu(folder: Path, arch: Arch) -> float | None:
     """Return the CPU seconds of a boot in QEMU; None where that is not installed."""
-    name, options, words = PEERS[arch.name]
+    name, options, words, unpacks = PEERS[arch.name]
     program = shutil.which(f"qemu-system-{name}")
     if program is None:
         return None
     files = find_kernel(folder)
-    image = files.image[1] if arch.name == "x86_64" else files.read().data
+    image = files.image[1] if unpacks else files.read().data
     with tempfile.TemporaryDirectory() as place:
         kernel, initrd = Path(place) / "kernel", Path(place) / "initrd"
         kernel.write_bytes(image)

@@ -200,31 +200,36 @@ class Rounds(abc.ABC):
         if self._suspects(fault, taken) and not _late(fault):
             self._forget()  # what was translated is there now, and others' use of the processor is left out
             fault, result, taken = self._try(work, None, self.seconds, time.thread_time)
-        endless, early = False, []
         if self._suspects(fault, taken) or _late(fault):  # how long it took may be the host's doing
-            self._forget()
-            early = self._fresh.take() if self._fresh is not None else []
-            apart = _late(fault) and self._taken is not None
-            if apart:  # whether it ends is told sooner without
-                self.watch(edges=False)
-            fault, result, _ = self._try(work, self.instructions, _COUNTED)
-            endless = fault is not None and fault.kind in _ENDLESS
-            if apart:
-                self.watch(edges=True)
-                if not endless:
-                    self._forget()
-                    fault, result, _ = self._try(work, self.instructions, _COUNTED)
+            fault, result = self._counted(work, late=_late(fault))
         said = self._said()
-        blocks = self._fresh.take() if self._fresh is not None else []
+        blocks = self._fresh.take() if self._fresh is not None else ()
         edges = self._taken.take() if self._taken is not None else {}
-        if (
-            endless
-        ):  # how far it got before it was counted, and by which way it was, the host decides
-            edges = {}
-        else:
-            blocks = list(dict.fromkeys([*early, *blocks]))
         self._back()
         return Round(fault=fault, result=result, blocks=blocks, edges=edges, said=said)
+
+    def _counted(self, work: Callable[[], int], *, late: bool) -> tuple[Fault | None, int]:
+        """Do something again, and count its instructions.
+
+        Where it does not end, how far it got before that, and by which way, was the host's doing.
+        """
+        self._forget()
+        early = self._fresh.take() if self._fresh is not None else []
+        apart = late and self._taken is not None
+        if apart:  # whether it ends is told sooner without
+            self.watch(edges=False)
+        fault, result, _ = self._try(work, self.instructions, _COUNTED)
+        endless = fault is not None and fault.kind in _ENDLESS
+        if apart:
+            self.watch(edges=True)
+            if not endless:
+                self._forget()
+                fault, result, _ = self._try(work, self.instructions, _COUNTED)
+        if endless and self._taken is not None:
+            self._taken.take()
+        if not endless and self._fresh is not None:
+            self._fresh.found[:0] = early
+        return fault, result
 
     def compared(self, work: Callable[[], int]) -> list[Pair]:
         """Do something, put the machine back, and return the values that were compared."""

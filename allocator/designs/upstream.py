@@ -86,7 +86,7 @@ class WholeAreas(Areas):
         for allocation in live:
             frames = memory.page_table.frames(allocation.address, allocation.reserved)
             found = {
-                memory.translate(memory.direct_map.start + frame).prot  # type: ignore[union-attr]
+                memory.translate(memory.direct_map.start + frame).prot  # type: ignore[union-attr]  # all RAM is mapped there
                 for frame in frames.tolist()
             }
             assert len(found) == 1, (
