@@ -2,13 +2,14 @@
 """What is published of the instruction side of real cores' TLBs, with where it says so.
 
 What nobody publishes is None here, and the model says what it can without: of page walks, between
-how many and how many reads. Replacement policies are published for none of them; the model's is
-LRU.
+how many and how many reads. `unverified` names what is said somewhere and was found in no text that
+could be opened, or only in texts that disagree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from types import MappingProxyType
 
 import attrs
@@ -16,12 +17,27 @@ import attrs
 from allocator.types import KIB
 
 
+class Policy(Enum):
+    """Which entry of a full set makes room."""
+
+    LRU = "LRU"  # that was used longest ago
+    PLRU = "tree-PLRU"  # at each node of a binary tree the half that was not used last
+    FIFO = "FIFO"  # that came first
+
+
 @attrs.frozen
 class TlbShape:
-    """The shape of one TLB: sets (selected by low page-number bits) of so many ways."""
+    """The shape of one TLB: sets (selected by low page-number bits) of so many ways.
+
+    Parameters
+    ----------
+    policy
+        LRU where nothing is published. PLRU takes a power of two of ways.
+    """
 
     sets: int
     ways: int
+    policy: Policy = Policy.LRU
 
     @property
     def entries(self) -> int:
@@ -47,8 +63,12 @@ class Core:
     walks
         A cache of the addresses of last-level tables, which leaves a walk one read; None:
         nothing is published of its size.
+    whole_walks
+        Whether every walk begins at the root, because upper levels are cached nowhere.
     sources
-        Where that is published.
+        What was read, and where in it that stands.
+    unverified
+        What is not certain of the above.
     """
 
     title: str
@@ -59,7 +79,9 @@ class Core:
     merges: int = 0
     levels: int = 4
     walks: TlbShape | None = None
+    whole_walks: bool = False
     sources: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
 
 
 CORES: Mapping[str, Core] = MappingProxyType(
@@ -72,48 +94,63 @@ CORES: Mapping[str, Core] = MappingProxyType(
             second=TlbShape(128, 12),
             sources=(
                 (
-                    "Intel 64 and IA-32 Optimization Reference Manual, Skylake: ITLB 4 KiB 128 "
-                    "entries 8 ways, 2 MiB 8 entries per thread; STLB 1,536 entries 12 ways"
+                    "Intel Optimization Reference Manual 248966-045, table 2-15, as quoted by Intel's "
+                    "tuning forum (thread 1371605): ITLB 4 KiB 128 entries 8 ways, 2 MiB 8 a thread"
                 ),
+                "the same thread, CPUID of a Skylake server: STLB 1,536 entries for 4 KiB and 2 MiB",
+                "WikiChip, Skylake (client), key changes: STLB 12 ways, 6 before",
             ),
+            unverified=("ways of the STLB: CPUID (descriptor 0xc3) says 6",),
         ),
         "golden-cove": Core(
             title="Intel Golden Cove",
             arch="x86_64",
-            small=TlbShape(32, 8),
-            large=TlbShape(4, 8),
-            second=TlbShape(128, 16),
+            small=TlbShape(32, 8, Policy.PLRU),
+            large=TlbShape(4, 8, Policy.PLRU),
+            second=TlbShape(128, 16, Policy.PLRU),
             sources=(
                 (
-                    "Intel 64 and IA-32 Optimization Reference Manual, Golden Cove: ITLB 4 KiB 256 "
-                    "entries, 2 MiB 32; STLB 2,048 entries"
+                    "notes on Hennessy and Patterson, Computer Architecture, chapter 2, Intel Core "
+                    "i9-12900: ITLB 256 entries for 4 KiB, 32 for 2 MiB, 8 ways, pseudo-LRU; STLB "
+                    "2,048 entries for all sizes, 16 ways, pseudo-LRU"
                 ),
             ),
+            unverified=("that its pseudo-LRU is a tree",),
         ),
-        "zen3": Core(
-            title="AMD Zen 3",
+        "zen2": Core(
+            title="AMD Zen 2",
             arch="x86_64",
             small=TlbShape(1, 64),
             second=TlbShape(64, 8),
             merges=16 * KIB,
             sources=(
                 (
-                    "AMD Software Optimization Guide, family 19h: L1 ITLB 64 entries, fully "
-                    "associative, all sizes; L2 ITLB 512 entries, 8 ways"
+                    "7-cpu.com, Zen2: ITLB 64 entries, fully associative, all sizes; L2 ITLB 512 "
+                    "entries, 8 ways, 4 KiB and 2 MiB"
                 ),
-                "the same, for pages that are contiguous and aligned: 16 KiB in one entry",
+                (
+                    "WikiChip, Zen 2, memory subsystem: upper levels lie in the L2 DTLB, for walks of "
+                    "both sides"
+                ),
+            ),
+            unverified=(
+                (
+                    "that contiguous pages become one entry of the ITLB, and 16 KiB of them: "
+                    "linux-mm says 16 or 32 KiB, and not of which TLB"
+                ),
             ),
         ),
-        "neoverse-n1": Core(
-            title="Arm Neoverse N1",
+        "cortex-a76": Core(
+            title="Arm Cortex-A76",
             arch="arm64",
             small=TlbShape(1, 48),
             second=TlbShape(256, 5),
             sources=(
                 (
-                    "Arm Neoverse N1 Technical Reference Manual: L1 instruction TLB 48 entries, "
-                    "fully associative, all sizes; L2 TLB 1,280 entries, 5 ways"
+                    "Arm Cortex-A76 Core Technical Reference Manual, A5.2.1: instruction L1 TLB 48 "
+                    "entries, fully associative, for 4, 16, 64 KiB, 2 and 32 MiB"
                 ),
+                "the same, A5.2.3: L2 TLB 1,280 entries, 5 ways; upper levels lie there, too",
             ),
         ),
         "cortex-a53": Core(
@@ -124,22 +161,35 @@ CORES: Mapping[str, Core] = MappingProxyType(
             walks=TlbShape(16, 4),
             sources=(
                 (
-                    "Arm Cortex-A53 Technical Reference Manual: micro TLB 10 entries, fully "
-                    "associative; main TLB 512 entries, 4 ways; walk cache 64 entries, 4 ways"
+                    "Arm Cortex-A53 MPCore Technical Reference Manual (DDI 0500), 5.1: micro TLB 10 "
+                    "entries, fully associative; main TLB 512 entries, 4 ways; walk cache 64 entries, "
+                    "4 ways"
+                ),
+                "the same, 5.2.2: the main TLB holds all sizes but 1 GiB",
+                (
+                    "Arm Cortex-A35 Technical Reference Manual, A6.2: the walk cache of the same shape "
+                    "holds all but the last level, and nothing of what ends above it"
                 ),
             ),
+            unverified=("that the micro TLB holds 2 MiB in one entry",),
         ),
-        "u74": Core(
-            title="SiFive U74",
+        "c910": Core(
+            title="XuanTie C910",
             arch="riscv64",
-            small=TlbShape(1, 40),
-            second=TlbShape(512, 1),
+            small=TlbShape(1, 32, Policy.PLRU),
+            second=TlbShape(256, 4, Policy.FIFO),
             levels=3,
+            whole_walks=True,
             sources=(
                 (
-                    "SiFive U74 Core Complex Manual: ITLB 40 entries, fully associative, all sizes; "
-                    "L2 TLB 512 entries, direct-mapped"
+                    "openc910 (RTL), ct_mmu_iutlb_entry.v and ct_mmu_iplru.v: 32 entries, fully "
+                    "associative, all sizes, a tree of 31 bits"
                 ),
+                (
+                    "the same, ct_mmu_jtlb_tag_array.v: 256 sets of 4 ways, with a pointer of 4 bits "
+                    "a set"
+                ),
+                "the same, ct_mmu_ptw.v: every walk begins at satp",
             ),
         ),
     }

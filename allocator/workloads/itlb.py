@@ -2,8 +2,8 @@
 """How often instruction fetch misses the TLB, for a mix of calls over given texts.
 
 Large leaves are worth their trouble because an instruction TLB has few entries: one 2 MiB
-leaf holds what needs 512 entries otherwise. The model is set-associative caches with LRU
-replacement per set, whose numbers of sets and ways are those of real cores (`cores`). It counts
+leaf holds what needs 512 entries otherwise. The model is set-associative caches, whose sets, ways and
+replacement are those of real cores (`cores`). It counts
 misses of the first level, misses of the second, which are page walks, and what a walk reads of
 page tables. How long that takes is left out, and so are data, which share the second level of
 most cores, and translations that are fetched ahead.
@@ -27,7 +27,7 @@ import attrs
 
 from allocator.pagetable import PageTable
 from allocator.types import GIB, LARGE_PAGE_SIZE, PAGE_SIZE, Interval, Paging
-from allocator.workloads.cores import CORES, Core, TlbShape
+from allocator.workloads.cores import CORES, Core, Policy, TlbShape
 
 
 @attrs.frozen(kw_only=True)
@@ -56,23 +56,71 @@ class CalledText:
     calls: tuple[int, int, int] = (1, 0, 0)
 
 
-class _Entries:
-    """One array of translations with LRU replacement in each set."""
+class _Queue:
+    """A set whose entries stand in line: who is used goes to the end (LRU), or stays (FIFO)."""
 
-    def __init__(self, shape: TlbShape) -> None:
-        self._sets = [OrderedDict[int, None]() for _ in range(shape.sets)]
-        self._ways = shape.ways
+    def __init__(self, ways: int, *, again: bool) -> None:
+        self._ways, self._again = ways, again
+        self._held = OrderedDict[int, None]()
 
-    def access(self, page: int, key: int) -> bool:
-        """Look up `key` in the set of a page number, and hold it; return whether it was there."""
-        held = self._sets[page % len(self._sets)]
+    def access(self, key: int) -> bool:
+        """Look a key up, and hold it; return whether it was there."""
+        held = self._held
         if key in held:
-            held.move_to_end(key)
+            if self._again:
+                held.move_to_end(key)
             return True
         if len(held) >= self._ways:
             held.popitem(last=False)
         held[key] = None
         return False
+
+
+class _Tree:
+    """A set with a binary tree over its ways, each node of which points to the half to be left."""
+
+    def __init__(self, ways: int) -> None:
+        self._ways = ways
+        self._right = [False] * ways  # by node, the root being 1
+        self._slots: dict[int, int] = {}
+        self._keys: list[int] = []
+
+    def access(self, key: int) -> bool:
+        """Look a key up, and hold it; return whether it was there."""
+        slot = self._slots.get(key)
+        found = slot is not None
+        if slot is None:
+            slot = len(self._keys)
+            if slot < self._ways:
+                self._keys.append(key)
+            else:
+                node = 1
+                while node < self._ways:
+                    node = 2 * node + self._right[node]
+                slot = node - self._ways
+                del self._slots[self._keys[slot]]
+                self._keys[slot] = key
+            self._slots[key] = slot
+        node = slot + self._ways
+        while node > 1:
+            self._right[node // 2] = not node % 2
+            node //= 2
+        return found
+
+
+class _Entries:
+    """One array of translations."""
+
+    def __init__(self, shape: TlbShape) -> None:
+        tree, again = shape.policy is Policy.PLRU, shape.policy is Policy.LRU
+        self._sets = [
+            _Tree(shape.ways) if tree else _Queue(shape.ways, again=again)
+            for _ in range(shape.sets)
+        ]
+
+    def access(self, page: int, key: int) -> bool:
+        """Look up `key` in the set of a page number, and hold it; return whether it was there."""
+        return self._sets[page % len(self._sets)].access(key)
 
 
 class Lookup(NamedTuple):
@@ -125,6 +173,8 @@ class InstructionTlb:
         if self._second is not None and self._second.access(page, key):
             return Lookup(2)
         depth = core.levels - (not small)
+        if core.whole_walks:
+            return Lookup(0, depth, depth)
         if self._walks is None:
             return Lookup(0, 1, depth)
         table = address // LARGE_PAGE_SIZE
@@ -144,7 +194,7 @@ class Translations:
         Misses of the last level.
     reads
         Entries of page tables that walks read: at least, and at most. They are one number where
-        what is published of the core's walk cache says it.
+        what is published of the core's walks says it.
     """
 
     misses: float = 0.0
