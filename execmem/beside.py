@@ -25,7 +25,8 @@ from allocator.workloads.run import Runner
 from archs.levels.boot import Flushing
 from archs.versions import MODELLED, Since, version_of
 from execmem.compare import branch_reach
-from execmem.measured import Frames, KernelMeasures, KernelRunner, named
+from execmem.measured import KernelRunner, named
+from execmem.measures import Frames, KernelMeasures
 
 
 @attrs.frozen(kw_only=True)

@@ -12,14 +12,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from allocator.types import (
     Consumer,
     ExecmemType,
-    Hex,
     Interval,
     MemType,
     Paging,
@@ -32,6 +30,7 @@ from emulator.faults import BadCall, Fault
 from emulator.noted import Walk
 from execmem.compare import folder
 from execmem.madefile import Maker
+from execmem.measures import NOTHING, Done, Flushed, Frames, KernelMeasures
 from kernels.booted.modules import Loading
 from loader.errors import LoadError
 from loader.files import SUFFIXES, ModuleFile, module_name
@@ -52,127 +51,6 @@ _ONE_CPU = (
 )
 
 Progress = Callable[[str, int, int], None]
-
-
-@attrs.frozen(kw_only=True)
-class Flushed:
-    """What a kernel executed to drop translations.
-
-    Parameters
-    ----------
-    instructions
-        By kind, of all memory.
-    functions
-        Calls by name.
-    pages, whole
-        Of memory of modules and of the direct map: pages that were dropped one by one, and times that
-        everything was.
-    elsewhere
-        The same of memory elsewhere, as of the copy of a module's file.
-    """
-
-    instructions: dict[str, int]
-    functions: dict[str, int]
-    pages: int
-    whole: float
-    elsewhere: int
-
-    @property
-    def total(self) -> float:
-        """Flushes of memory of modules and of the direct map: pages one by one, and everything."""
-        return self.pages + self.whole
-
-
-NOTHING = Flushed(instructions={}, functions={}, pages=0, whole=0.0, elsewhere=0)
-
-
-@attrs.frozen(kw_only=True)
-class KernelMeasures:
-    """What a booted kernel made of a workload.
-
-    Parameters
-    ----------
-    kernel, arch, page
-        Its release, its architecture, and the bytes of a page.
-    modules
-        Modules that were loaded, unloaded ones included.
-    refused
-        Modules that were not, and what the kernel said.
-    passed_over
-        Operations that were not done.
-    leaves
-        By type: leaves that hold live memory of the type, by size.
-    large_share
-        By type: share of live bytes under leaves larger than a page.
-    direct_map_before, direct_map_after
-        Leaves of the direct map by size.
-    flushes
-        By step (`load`, `unload`), what was executed to drop translations.
-    regions
-        By module, what it holds: type, address and size.
-    asked
-        The workload as the kernel was asked for it.
-    unmapped
-        Live memory that the page tables do not map: module and type. Nobody should ever see any.
-    programs
-        BPF programs that are loaded at the end, the bytes of their code, and the leaves that map it by
-        size.
-    attached
-        By consumer (kprobes, ftrace), what is registered at the end (`held`), areas of memory that were
-        taken for it and are still there (`areas`), their bytes, and the leaves that map them by size.
-    areas
-        By key, such an area: where it is.
-    notes
-        What the measures do not show.
-    """
-
-    kernel: str
-    arch: str
-    page: int
-    modules: int
-    refused: dict[str, str]
-    passed_over: int
-    leaves: dict[str, dict[str, int]]
-    large_share: dict[str, float]
-    direct_map_before: dict[str, int]
-    direct_map_after: dict[str, int]
-    flushes: dict[str, Flushed]
-    regions: dict[str, dict[str, tuple[int, int]]]
-    asked: Workload
-    unmapped: list[str]
-    programs: dict[str, int]
-    attached: dict[str, dict[str, int]]
-    areas: dict[str, int]
-    notes: tuple[str, ...]
-
-    @property
-    def direct_map_splits(self) -> int:
-        """Large leaves of the direct map that are gone."""
-        return _splits(self.direct_map_before, self.direct_map_after)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as the JSON document shows it."""
-        found = attrs.asdict(self, filter=lambda field, _: field.name not in ("regions", "asked"))
-        found["areas"] = {key: Hex(at) for key, at in self.areas.items()}
-        regions = {
-            name: {kind: [Hex(at), size] for kind, (at, size) in held.items()}
-            for name, held in self.regions.items()
-        }
-        return found | {"direct_map_splits": self.direct_map_splits, "regions": regions}
-
-
-@attrs.frozen(kw_only=True)
-class Frames:
-    """Where the kernel put a region: its address, and the physical one of each page."""
-
-    address: int
-    pages: list[int]
-
-
-def _splits(before: Mapping[str, int], after: Mapping[str, int]) -> int:
-    """Return how many leaves above pages are gone."""
-    sizes = list(before)
-    return sum(max(0, before[size] - after.get(size, 0)) for size in sizes[1:])
 
 
 class KernelRunner:
@@ -201,6 +79,7 @@ class KernelRunner:
         self.window = self.address_map.range_of(ExecmemType.MODULE_TEXT).range
         self._flushes = Flushes(machine.kernel, (self.window, self._direct))
         self._seen: dict[MemType, Frames] | None = None
+        self._leaving: BootedModule | None = None  # what is unloaded now
         # By load, the frames that the kernel took for each type, and where its large ones begin.
         self.frames: list[dict[MemType, Frames]] = []
         self.area_frames: dict[str, Frames] = {}  # by key of what was allocated
@@ -223,8 +102,11 @@ class KernelRunner:
             Files of its modules, by name; None: they are made by their sizes.
         progress
             Told what runs, operations done, and operations in all.
+
+        An interrupt ends the workload, not the measuring: the kernel runs no further, and its page tables
+        are read as they are.
         """
-        machine, refused, loaded, passed = self.machine, dict[str, str](), 0, 0
+        machine = self.machine
         machine.sleep(_SETTLED)
         before = self._stretches()
         self.taken = tuple(self._in_window(before))
@@ -232,92 +114,37 @@ class KernelRunner:
         self.frames.clear()
         modules = machine.kernel.modules
         outer, modules.before_init = modules.before_init, self._note
-        asked: list[Operation] = []
-        total = len(workload.operations)
+        done = Done(operations=len(workload.operations))
         what = f"Linux {machine.kernel.release}"
-        for number, operation in enumerate(workload.operations):
-            if isinstance(operation, Load):
-                name = operation.module.name
-                try:
-                    file = self._file(operation.module, files)
-                    with self._counted("load"):
-                        self._seen = None
-                        module = machine.load(file)
-                        machine.sleep(_SETTLED)
-                except (LoadError, Fault) as error:
-                    refused[name] = str(error)
-                    if isinstance(error, Fault):
-                        break
-                    continue
-                loaded += 1
-                self.frames.append(self._seen or {})
-                regions = tuple(
-                    Region(kind, at.size)
-                    for kind, at in sorted(
-                        module.report.regions.items(), key=lambda each: each[0].value
-                    )
-                )
-                asked.append(
-                    Load(Module(name=name, regions=regions, together=TOGETHER.at(self.version)))
-                )
-            elif isinstance(operation, Alloc) and operation.consumer is Consumer.BPF:
-                try:
-                    with self._counted("load"):
-                        program = self._compiler.load(operation.size)
-                except (BadCall, Fault) as error:
-                    refused[operation.key] = str(error)
-                    if isinstance(error, Fault):
-                        break
-                    continue
-                self._programs[operation.key] = program
-                asked.append(attrs.evolve(operation, size=program.size))
-            elif isinstance(operation, Alloc) and operation.consumer in _ATTACHED:
-                if operation.consumer in self._lacking:
-                    passed += 1
-                    continue
-                try:
-                    with self._counted("attach"):
-                        asked += self._attach(operation)
-                except BadCall as error:
-                    self._lacking[operation.consumer] = str(error)
-                    passed += 1
-                except Fault as error:
-                    refused[operation.key] = str(error)
-                    break
-            elif isinstance(operation, Free) and operation.key in self._attached:
-                with self._counted("detach"):
-                    self._attaching.detach(self._attached.pop(operation.key))
-                asked += self._gone()
-            elif isinstance(operation, Free) and operation.key in self._programs:
-                with self._counted("unload"):
-                    self._compiler.unload(self._programs.pop(operation.key))
-                asked.append(operation)
-            elif isinstance(operation, Unload):
-                held = self._named(operation.module)
-                if held is not None:
-                    with self._counted("unload"):
-                        machine.unload(held)
-                        machine.sleep(_SETTLED)
-                    asked.append(operation)
-            else:
-                passed += 1
-            progress(what, number + 1, total)
+        try:
+            for operation in workload.operations:
+                self._step(operation, files, done)
+                done.count += 1
+                progress(what, done.count, done.operations)
+            machine.sleep(_SETTLED)
+        except KeyboardInterrupt:
+            done.interrupted = True
+        except (BadCall, Fault) as error:
+            done.ended = str(error)
         modules.before_init = outer
-        machine.sleep(_SETTLED)
-        asked += self._gone()
+        done.asked += self._gone()
         after = self._stretches()
         leaves, shares = self._leaves(after)
         live = {
             name: {kind.name: (at.address, at.size) for kind, at in module.regions.items()}
-            for name, module in machine.modules.items()
+            for name, module in self._live().items()
         }
         return KernelMeasures(
             kernel=machine.kernel.release,
             arch=machine.arch.name,
             page=self.page,
-            modules=loaded,
-            refused=refused,
-            passed_over=passed,
+            modules=sum(isinstance(each, Load) for each in done.asked),
+            refused=done.refused,
+            passed_over=done.passed_over,
+            operations=done.operations,
+            done=done.count,
+            interrupted=done.interrupted,
+            ended=done.ended,
             leaves=leaves,
             large_share=shares,
             direct_map_before=self._direct_leaves(before),
@@ -329,12 +156,78 @@ class KernelRunner:
             attached=self._consumers(after),
             areas={key: area.start for key, (_, area) in self._areas.items()},
             asked=attrs.evolve(
-                workload, operations=tuple(asked), memory=machine.kernel.board.ram.size
+                workload, operations=tuple(done.asked), memory=machine.kernel.board.ram.size
             ),
             notes=(_ONE_CPU, *self._lacking.values()),
         )
 
+    def _step(self, operation: Operation, files: Mapping[str, Path] | None, done: Done) -> None:
+        """Do an operation; BadCall or Fault for one that the kernel does not come back from."""
+        if isinstance(operation, Load):
+            self._load(operation.module, files, done)
+        elif isinstance(operation, Alloc) and operation.consumer is Consumer.BPF:
+            try:
+                with self._counted("load"):
+                    program = self._compiler.load(operation.size)
+            except BadCall as error:
+                done.refused[operation.key] = str(error)
+                return
+            self._programs[operation.key] = program
+            done.asked.append(attrs.evolve(operation, size=program.size))
+        elif isinstance(operation, Alloc) and operation.consumer in _ATTACHED:
+            if operation.consumer in self._lacking:
+                done.passed_over += 1
+                return
+            try:
+                with self._counted("attach"):
+                    done.asked += self._attach(operation)
+            except BadCall as error:
+                self._lacking[operation.consumer] = str(error)
+                done.passed_over += 1
+        elif isinstance(operation, Free) and operation.key in self._attached:
+            with self._counted("detach"):
+                self._attaching.detach(self._attached.pop(operation.key))
+            done.asked += self._gone()
+        elif isinstance(operation, Free) and operation.key in self._programs:
+            with self._counted("unload"):
+                self._compiler.unload(self._programs.pop(operation.key))
+            done.asked.append(operation)
+        elif isinstance(operation, Unload):
+            held = self._named(operation.module)
+            if held is None:
+                return
+            self._leaving = held
+            with self._counted("unload"):
+                self.machine.unload(held)
+                self.machine.sleep(_SETTLED)
+            self._leaving = None
+            done.asked.append(operation)
+        else:
+            done.passed_over += 1
+
     # Modules ------------------------------------------------------------------------------------
+
+    def _load(self, wanted: Module, files: Mapping[str, Path] | None, done: Done) -> None:
+        try:
+            with self._counted("load"):
+                self._seen = None
+                module = self.machine.load(self._file(wanted, files))
+                self.machine.sleep(_SETTLED)
+        except LoadError as error:
+            done.refused[wanted.name] = str(error)
+            return
+        self.frames.append(self._seen or {})
+        regions = tuple(
+            Region(kind, at.size)
+            for kind, at in sorted(module.report.regions.items(), key=lambda each: each[0].value)
+        )
+        together = TOGETHER.at(self.version)
+        done.asked.append(Load(Module(name=wanted.name, regions=regions, together=together)))
+
+    def _live(self) -> dict[str, BootedModule]:
+        """Return the modules that are loaded; one that is on its way out holds nothing for certain."""
+        loaded = self.machine.modules
+        return {name: each for name, each in loaded.items() if each is not self._leaving}
 
     def _file(self, module: Module, files: Mapping[str, Path] | None) -> ModuleFile | Path:
         if files is not None:
@@ -491,7 +384,7 @@ class KernelRunner:
     def _unmapped(self, stretches: list[tuple[int, int, int, bool]]) -> list[str]:
         """Return which regions of live modules are not mapped, or not all of them."""
         starts, found = [each[0] for each in stretches], []
-        for name, module in self.machine.modules.items():
+        for name, module in self._live().items():
             for kind, region in module.regions.items():
                 first = bisect_right(starts, region.address) - 1
                 last = bisect_right(starts, region.address + region.size - 1)
@@ -511,7 +404,7 @@ class KernelRunner:
         live, large = dict.fromkeys(MemType, 0), dict.fromkeys(MemType, 0)
         regions = [
             (kind, at.address, at.size)
-            for module in self.machine.modules.values()
+            for module in self._live().values()
             for kind, at in module.regions.items()
         ]
         regions += [(MemType.TEXT, each.address, each.size) for each in self._programs.values()]

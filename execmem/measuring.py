@@ -17,7 +17,8 @@ from execmem import notices, report
 from execmem.beside import ModelRun, modelled
 from execmem.booted import open_machine
 from execmem.compare import designs_of, workloads
-from execmem.measured import KernelMeasures, KernelRunner, files_of, named
+from execmem.measured import KernelRunner, files_of, named
+from execmem.measures import KernelMeasures
 from execmem.report import table
 from execmem.streams import say
 from execmem.terminal import WIDTH, Meter, console
@@ -49,7 +50,7 @@ def measure(
     record: str | None,
     as_json: bool,
 ) -> bool:
-    """Have a kernel and designs do a workload, and show both; whether something was refused by a design.
+    """Have a kernel and designs do a workload, and show both; whether one of them did not come to its end.
 
     Parameters
     ----------
@@ -73,16 +74,16 @@ def measure(
             write_trace(record, found.asked)
         runs: list[ModelRun] = []
         errors: list[str] = []
-        interrupted = False
+        interrupted = found.interrupted  # what is measured is shown
         try:
-            for each in chosen:
+            for each in () if interrupted else chosen:
                 meter.show(each.name, 0)
                 try:
                     runs += modelled(runner, found, [each], cpus=cpus)
                 except DesignError as error:
                     errors.append(str(error))
         except KeyboardInterrupt:
-            interrupted = True  # what is measured is shown
+            interrupted = True
     for note in found.notes:
         notices.assume(note)
     if found.passed_over:
@@ -102,10 +103,14 @@ def measure(
         _show(console(), found, runs, workload.name, runner.page)
     for each_error in errors:
         say(f"execmem: {found.arch}: {each_error}", err=True)
+    if found.ended:
+        far = f"after {found.done} of {found.operations} operations"
+        say(f"execmem: Linux {found.kernel} did not come back {far}: {found.ended}", err=True)
     if interrupted:
-        say(f"{len(runs)} of {len(chosen)} designs are done", err=True)
+        far = f"{found.done} of {found.operations} operations and " * found.interrupted
+        say(f"{far}{len(runs)} of {len(chosen)} designs are done", err=True)
         raise KeyboardInterrupt
-    return bool(errors)
+    return bool(errors or found.ended)
 
 
 def _json(run: ModelRun) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class Programs:
         ------
         BadCall
             The kernel refuses it, or does not compile programs.
+        Fault
+            It does not come back.
         """
         if self._shape is None:
             self._switch_on()
@@ -69,7 +71,8 @@ class Programs:
 
     def unload(self, program: Program) -> None:
         """Close its file, the last thing that holds it."""
-        self._kernel.guest.system_call("close", program.file)
+        with self._kernel.watched():
+            self._kernel.guest.system_call("close", program.file)
 
     def _switch_on(self) -> None:
         at = self._kernel.symbols.get(_SWITCH)
@@ -77,6 +80,13 @@ class Programs:
             self._kernel.board.write(at, (1).to_bytes(4, "little"))
 
     def _load(self, moves: int) -> Program:
+        try:
+            with self._kernel.watched():
+                return self._loaded(moves)
+        except LookupError as error:
+            raise BadCall("bpf", f"the kernel is built without: {error}") from None
+
+    def _loaded(self, moves: int) -> Program:
         guest = self._kernel.guest
         program = b"".join(
             struct.pack("<BBhi", _MOVE, 0, 0, 0x10000 + number) for number in range(moves)

@@ -22,7 +22,8 @@ from archs import Arch
 from execmem.beside import ModelRun, modelled
 from execmem.compare import measured
 from execmem.madefile import Maker
-from execmem.measured import KernelMeasures, KernelRunner
+from execmem.measured import KernelRunner
+from execmem.measures import KernelMeasures
 from loader.elf import parse
 from machine.booted.attaching import Attaching
 from machine.booted.programs import Programs
@@ -176,6 +177,53 @@ def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
             main([*words, *option])
         assert ended.value.code == 2
         assert option[0] in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_interrupt_leaves_what_was_measured(
+    inside: bool, capfd: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Between two operations and in the middle of one: what was done is shown, and how far it came."""
+    from allocator.workloads import write_trace
+    from execmem.cli import main
+    from execmem.terminal import Meter
+
+    kernels = booted.some()
+    if not kernels:
+        pytest.skip("EXECMEM_KERNELS names no kernel")
+    name, folder, arch = kernels[0]
+    trace = tmp_path / "three.jsonl"
+    whole = half_gone(arch)
+    write_trace(trace, attrs.evolve(whole, operations=whole.operations[:3]))
+    show, note, seen = Meter.show, KernelRunner._note, list[object]()
+
+    def shown(meter: Meter, what: str, done: int, total: int | None = None) -> None:
+        show(meter, what, done, total)
+        if total == 3 and done == 2 and not inside:
+            raise KeyboardInterrupt
+
+    def noted(runner: KernelRunner, load: Any) -> None:
+        note(runner, load)
+        seen.append(load)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Meter, "show", shown)
+    if inside:
+        monkeypatch.setattr(KernelRunner, "_note", noted)
+    words = ["compare", "--kernel", str(folder), "--workload", str(trace), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--design", "vmalloc", "--design", "strata"])
+    said = capfd.readouterr()
+    assert ended.value.code == 130
+    assert "2 of 3 operations and 0 of 2 designs are done" in said.err
+    document = json.loads(said.out)
+    found = document["measured"]
+    assert (found["operations"], found["done"], found["interrupted"]) == (3, 2, True)
+    assert found["modules"] == len(found["regions"]) == 2
+    assert sum(found["leaves"]["TEXT"].values()) >= (2 if version(name) < (6, 16) else 1)
+    assert not found["unmapped"]
+    assert document["runs"] == []
 
 
 def test_slots_and_trampolines_lie_where_the_kernel_put_them(found: tuple[str, Found]) -> None:
