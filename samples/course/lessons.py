@@ -172,6 +172,7 @@ PATCHING = Chapter(
             question="The patch is written, the old code is freed. Who may still execute it?",
             idea="Whoever fetched it before: only a synchronisation of every CPU ends that.",
             try_next="execmem race no-sync",
+            tasks=("when-to-free",),
             read="race.md",
         ),
         Lesson(
@@ -180,6 +181,7 @@ PATCHING = Chapter(
             question="A thousand tests pass. Which order of steps did none of them meet?",
             idea="What goes wrong in one order of many is found by trying all of them.",
             try_next="execmem race unsorted",
+            tasks=("fewest-batches",),
             read="race.md",
         ),
     ),
@@ -212,6 +214,7 @@ MANAGING = Chapter(
             question="No page table ever says writable and executable. Is that enough?",
             idea="TLBs remember what page tables said: only a flush ends the old right.",
             try_next="execmem compare --design vmalloc --design default",
+            tasks=("never-both",),
             read="race.md",
         ),
         Lesson(
@@ -220,6 +223,7 @@ MANAGING = Chapter(
             question="Code is built in a copy and runs elsewhere. What must know both places?",
             idea="Everybody who edits it; so text should have one address from the start.",
             try_next="execmem demo rox",
+            tasks=("two-addresses",),
             read="race.md",
         ),
         Lesson(

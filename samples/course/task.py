@@ -69,6 +69,10 @@ class Answer:
             found.append((self._as_number(key, each[0]), self._as_number(key, each[1])))
         return found
 
+    def addresses(self, key: str, word: str) -> list[int | str]:
+        """Return a list of whole numbers, or the word that may stand there instead."""
+        return [each if each == word else self._as_number(key, each) for each in self._list(key)]
+
     def word(self, key: str) -> str:
         """Return a text; AnswerError where there is none."""
         found = self._get(key)

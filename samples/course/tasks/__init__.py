@@ -5,13 +5,17 @@ from samples.course.task import Task
 from samples.course.tasks import (
     by_hand,
     churn,
+    fewest_batches,
     fewest_flushes,
     first_refusal,
     load_order,
     missing_sync,
+    never_both,
     one_plt,
     one_store,
     repair_else,
+    two_addresses,
+    when_to_free,
     window,
 )
 
@@ -26,7 +30,11 @@ TASKS: dict[str, Task] = {
         load_order,
         one_store,
         missing_sync,
+        when_to_free,
+        fewest_batches,
         fewest_flushes,
+        never_both,
+        two_addresses,
         churn,
         window,
     )
