@@ -573,6 +573,8 @@ ARM64 = Arch(
             concurrent=concurrent,
             rule="only B, BL, NOP, ISB, SVC, HVC, SMC and BRK may replace one another under them",
             jump=branch_to,
+            # caches_clean_inval_pou(); IC IVAU reaches the inner shareable domain.
+            maintenance=("dc cvau", "dsb ish", "ic ivau", "dsb ish"),
         ),
         text=PATCHING,
     ),

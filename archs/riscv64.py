@@ -514,6 +514,7 @@ RISCV64 = Arch(
             concurrent=lambda _old, _new: False,
             rule="patch_text() stops all harts first",
             jump=jump_to,
+            maintenance=("fence w, o",),  # flush_icache_all(), before it interrupts the others
         ),
         text=PATCHING,
     ),

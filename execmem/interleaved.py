@@ -177,7 +177,7 @@ def state_json(race: Race, state: State) -> dict[str, Any]:
         "at": list(state.at),
         "memory": [now.hex() for now, _ in state.cells],
         "views": [
-            [sorted(code.hex() for code in stale[number]) for _, stale in state.cells]
+            [sorted(code.hex() for code, _ in stale[number]) for _, stale in state.cells]
             for number in range(race.executors)
         ],
         "aliases": [

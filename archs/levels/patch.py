@@ -35,6 +35,9 @@ class LivePatch:
         breakpoint; None where the breakpoint's handler does not know the instruction.
     emulates
         What the handler knows, in words.
+    maintenance
+        Instructions of the CPU that has written, before the others are made to fetch anew: each
+        works on what those before it are through with.
     """
 
     name: str
@@ -44,6 +47,7 @@ class LivePatch:
     breakpoint: bytes | None = None
     emulator: Callable[[bytes], Emulator | None] = lambda _new: None
     emulates: str = ""
+    maintenance: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ const WHY = {
   MapAlias: "The text is read-only, for the kernel too: the same frames are mapped a second time, writable and not executable.",
   Put: "One [granule]: only that much is stored at once, so others may come between two of them.",
   FlushAlias: "The CPU's TLB still leads from the alias to this frame; the next [poke] would land in it.",
+  Maintain: "What was stored is in this CPU's data cache or store buffer; others may go on fetching what stood there.",
   Sync: "A CPU goes on executing what it had fetched. It has to drop that before anything else may be relied on ([sync]).",
   Stop: "Nobody may be here while the bytes are neither old nor new.",
   Go: "The bytes are whole again, and everybody has fetched anew.",

@@ -24,7 +24,7 @@ from kernels.tracing import PatchRefused
 from machine.booted.machine import BootedMachine
 from machine.racing.model import Race
 from machine.racing.scenarios import Scenario
-from machine.racing.state import Arm, Done, Go, Op, Place, Put, Stop, Sync, bsearch
+from machine.racing.state import Arm, Done, Go, Maintain, Op, Place, Put, Stop, Sync, bsearch
 from machine.typedcalls import Call
 
 ENABLE, DISABLE = "static_key_enable", "static_key_disable"
@@ -169,9 +169,11 @@ def kernel_race(
         for place in places
         for index, cell in enumerate(place.cells)
     }
+    maintenance = arch.live_patch.maintenance
+    program = _program(watched, places, cells, granule, executors, maintenance)
     race = Race(
         places=tuple(places),
-        programs=(tuple(_program(watched, places, cells, granule, executors)),),
+        programs=(tuple(program),),
         live=arch.live_patch,
         granule=granule,
         frames=(0,) * len(cells),
@@ -216,6 +218,7 @@ def _program(
     cells: Mapping[int, int],
     granule: int,
     executors: int,
+    maintenance: Sequence[str],
 ) -> list[Op]:
     """Return what was done at some sites, as operations."""
     order = [at for what, at, _ in watched.done if what == "store"]
@@ -223,7 +226,11 @@ def _program(
     cleaning = any(what == "clean" for what, _, _ in watched.done)
     program: list[Op] = []
     stored: set[int] = set()
-    cleaned: set[int] = set()
+
+    def maintain(some: Sequence[int]) -> list[Op]:
+        """Return what a function that cleans does, or one that synchronises where none cleans."""
+        return [Maintain(name, tuple(some)) for name in maintenance] if some else []
+
     for what, at, code in watched.done:
         within = [cells[one] for one in range(at, at + len(code), granule) if one in cells]
         if what == "store":
@@ -233,10 +240,11 @@ def _program(
                     program.append(Put(None, cells[one], data))
             stored |= set(within)
         elif what == "clean":
-            cleaned |= set(within)
+            program += maintain(within)
         elif what == "sync":
-            reached = tuple(sorted(stored & cleaned if cleaning else stored))
-            program += [Sync(number, reached) for number in range(executors)]
+            reached = sorted(stored)
+            program += [] if cleaning else maintain(reached)
+            program += [Sync(number, tuple(reached)) for number in range(executors)]
         elif what == "stop":
             program += [Stop(number) for number in range(executors)]
         elif what == "knows":

@@ -10,19 +10,25 @@ what the architectures write down:
 * x86-64: a store of one byte is whole; bytes that were fetched before stay until the CPU executes
   a serialising instruction. (Intel SDM volume 3, "Handling Self- and Cross-Modifying Code".)
 * arm64: an instruction is one granule; two of them may replace one another under a CPU that executes them
-  if both are of the class that B2.2.5 of the Arm ARM names, and anything may happen if not.
+  if both are of the class that B2.2.5 of the Arm ARM names, and anything may happen if not. A
+  store is in a data cache until it is cleaned, fetches may come from an instruction cache
+  until that is invalidated, each of which is done only when a DSB has waited for it, and what
+  a CPU has fetched stays until its own ISB.
 * riscv64: fetches see stores after `fence.i` of the same hart, and nothing is promised before
-  (Zifencei); an instruction of four bytes may come in two parcels.
+  (Zifencei); the store has to be ordered before the interrupt by a fence of the hart that stored;
+  an instruction of four bytes may come in two parcels.
 
-Which granule that is (`TextPoke.granule`) and which bytes may replace which
-(`LivePatch.concurrent`) stand in the architecture's record.
+Which granule that is (`TextPoke.granule`), which bytes may replace which
+(`LivePatch.concurrent`) and what has to be done behind a store (`LivePatch.maintenance`) stand in
+the architecture's record. What is old goes through the steps of maintenance one by one: it takes part
+only in the step that is its next, so a step that comes too early is lost on it.
 
 A CPU that takes a trap has its interrupts off until the handler returns, so whoever waits for it
 to synchronise waits for the handler, too. `stop_machine` waits until a CPU stands between two
 instructions. Data is sequentially consistent: what orders the handler's table and the breakpoint
 (smp_wmb, smp_rmb) is taken to work. Not modelled: caches by lines (views are by granule),
-prefetch beyond what is executed, NMIs, two granules that some CPUs do fetch as one, and on
-arm64 the parts of a synchronisation (clean, invalidate, ISB), which are one step a CPU.
+prefetch beyond what is executed, NMIs, two granules that some CPUs do fetch as one, and
+which CPU a DSB waits for, where several write one granule at once.
 """
 
 from __future__ import annotations
@@ -44,6 +50,7 @@ from machine.racing.state import (
     Lock,
     LookInside,
     Lookup,
+    Maintain,
     MapAlias,
     Op,
     Place,
@@ -126,7 +133,7 @@ class Race:
             for index, cell in enumerate(place.cells):
                 at = index * self.granule
                 old[cell] = place.old[at : at + self.granule]
-        nobody = (frozenset[bytes](),) * self.executors
+        nobody = (frozenset[tuple[bytes, int]](),) * self.executors
         return State(
             (0,) * len(self.programs),
             tuple((old[cell], nobody) for cell in range(len(self.frames))),
@@ -182,8 +189,25 @@ class Race:
             cells = list(state.cells)
             for cell in op.cells:
                 now, stale = cells[cell]
-                cells[cell] = now, _with(stale, op.executor, frozenset())
+                kept = frozenset((data, left) for data, left in stale[op.executor] if left)
+                cells[cell] = now, _with(stale, op.executor, kept)
             yield f"synchronises CPU {self._cpu(op.executor)}", then._replace(cells=tuple(cells))
+        elif isinstance(op, Maintain):
+            steps = self.live.maintenance[::-1]
+            cells = list(state.cells)
+            for cell in op.cells:
+                now, stale = cells[cell]
+                cells[cell] = (
+                    now,
+                    tuple(
+                        frozenset(
+                            (data, left - (left > 0 and steps[left - 1] == op.name))
+                            for data, left in held
+                        )
+                        for held in stale
+                    ),
+                )
+            yield f"executes {op.name}", then._replace(cells=tuple(cells))
         elif isinstance(op, MapAlias):
             frame, led = state.aliases[op.page]
             if frame is not None:
@@ -241,7 +265,16 @@ class Race:
 
     def _put(self, then: State, actor: int, op: Put) -> Iterator[tuple[str, State]]:
         now, stale = then.cells[op.cell]
-        held = tuple((old | {now}) - {op.data} for old in stale)
+        # What is written over has every step before it, even where some CPU holds it already.
+        new = {(now, len(self.live.maintenance))}
+        held = tuple(
+            frozenset(
+                each
+                for each in {*(one for one in old if one[0] != now), *new}
+                if each[0] != op.data
+            )
+            for old in stale
+        )
         right = then._replace(cells=_with(then.cells, op.cell, (op.data, held)))
         text = f"writes {op.data.hex()} at {self._where(op.cell)}"
         if op.page is None:
@@ -356,7 +389,7 @@ class Race:
         views = []
         for cell in place.cells[first:]:
             now, stale = state.cells[cell]
-            views.append(sorted({now, *stale[number]}))
+            views.append(sorted({now, *(data for data, _ in stale[number])}))
         seen = set()
         for bytes_seen in product(*views):
             code = b"".join(bytes_seen)
@@ -434,6 +467,8 @@ class Race:
             return Touched(read, self._bit("cell", op.cell))
         if isinstance(op, Sync):
             return Touched(self._bits("cell", op.cells), self._bit("cpu", op.executor))
+        if isinstance(op, Maintain):
+            return Touched(0, self._bits("cell", op.cells))
         if isinstance(op, Stop):
             return Touched(0, self._bit("cpu", op.executor))
         if isinstance(op, MapAlias):

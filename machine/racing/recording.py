@@ -26,6 +26,7 @@ from machine.racing.state import (
     FlushText,
     Go,
     LookInside,
+    Maintain,
     MapAlias,
     Op,
     Place,
@@ -151,6 +152,8 @@ class Recorder:
         if self._synced:
             cells = tuple(sorted(self._synced))
             self._synced.clear()
+            live = self.machine.arch.live_patch
+            self.ops += [Maintain(name, cells) for name in (live.maintenance if live else ())]
             self.ops += [Sync(executor, cells) for executor in range(self.executors)]
         armed = tuple(at for at in self.machine.breakpoints if self._is_place(at))
         if armed != self._armed:

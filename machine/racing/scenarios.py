@@ -27,6 +27,7 @@ from machine.racing.state import (
     Go,
     Lock,
     LookInside,
+    Maintain,
     MapAlias,
     Op,
     Place,
@@ -444,6 +445,30 @@ def _unsynchronised(
                 *(("stale", "stray") if number == len(groups) - 1 else ("torn",)),
                 recorder=recorder,
             )
+        yield from _unmaintained(kind, way, plant, recorder, program)
+
+
+def _unmaintained(
+    kind: Kind,
+    way: Way,
+    plant: Callable[..., Scenario],
+    recorder: Recorder,
+    program: Sequence[Op],
+) -> Iterator[Scenario]:
+    """Yield a way of patching without one of the instructions that come behind its stores."""
+    done = [(at, op.name) for at, op in enumerate(program) if isinstance(op, Maintain)]
+    names = [name for _, name in done]
+    for number, (at, name) in enumerate(done):
+        many = names.count(name) > 1
+        which = names[: number + 1].count(name)
+        plant_name = f"no-{name.split()[0]}"
+        yield plant(
+            f"{plant_name}-{which}" if many else plant_name,
+            f"{kind.title} ({way.value}), without {f'the {which}. ' * many}{name}",
+            [op for index, op in enumerate(program) if index != at],
+            "stale",
+            recorder=recorder,
+        )
 
 
 def _plants_by_breakpoint(

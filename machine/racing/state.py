@@ -44,6 +44,14 @@ class Put:
 
 
 @attrs.frozen
+class Maintain:
+    """Execute one instruction of `LivePatch.maintenance` for some granules."""
+
+    name: str
+    cells: tuple[int, ...]
+
+
+@attrs.frozen
 class Sync:
     """Make one CPU fetch anew what stands in some granules."""
 
@@ -104,6 +112,7 @@ Op: TypeAlias = (
     | MapAlias
     | FlushAlias
     | Put
+    | Maintain
     | Sync
     | Protect
     | FlushText
@@ -185,7 +194,8 @@ class Place:
         )
 
 
-Cell: TypeAlias = tuple[bytes, tuple[frozenset[bytes], ...]]  # now; by executor: stale
+# Now; by executor: what stood there, and how many steps of maintenance it has yet to get through.
+Cell: TypeAlias = tuple[bytes, tuple[frozenset[tuple[bytes, int]], ...]]
 Pte: TypeAlias = tuple[int | None, tuple[frozenset[int], ...]]  # by patcher
 Rights: TypeAlias = tuple[str, tuple[frozenset[str], ...]]  # by CPU, patchers first
 

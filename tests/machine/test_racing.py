@@ -30,6 +30,7 @@ from machine.racing.state import (
     Go,
     Lock,
     LookInside,
+    Maintain,
     MapAlias,
     Place,
     Protect,
@@ -44,6 +45,7 @@ from tests.machine.test_patching import CALLED, JUMPED, OLD
 from tests.machine.test_patching import Place as Site
 
 ABLE = [arch for arch in ALL if arch.live_patch is not None]
+MAINTENANCE = sorted({name for arch in ABLE for name in arch.live_patch.maintenance})
 FRAMES = 0x1000, 0x2000
 OLD_BYTES, NEW_BYTES = b"\x10\x11", b"\x20\x21"
 
@@ -90,6 +92,7 @@ def operations(cells, executors):
         st.builds(Put, st.none() | page, cell, st.sampled_from([b"\x20", b"\x21", b"\xcc"])),
         st.builds(Put, st.none(), cell, st.sampled_from([b"\x20", b"\x21", b"\xcc"])),
         st.builds(Sync, executor, some),
+        st.builds(Maintain, st.sampled_from(MAINTENANCE), some),
         st.builds(Arm, st.sampled_from([(), (0x1000,), (0x2000, 0x1000), (0x1000, 0x2000)])),
         st.builds(MapAlias, page, st.sampled_from([None, *FRAMES])),
         st.builds(FlushAlias, st.sampled_from([(0,), (1,), (0, 1)]), st.booleans()),
@@ -253,6 +256,13 @@ def test_planted_mistakes_are_found(arch, grounds, executors):
             state = dict(scenario.race.moves(state, step.actor))[step.text]
         names.append(scenario.name)
     assert any(name.startswith("no-sync") for name in names)
+    done = arch.live_patch.maintenance
+    numbered = [
+        f"-{done[:at].count(name) + 1}" * (done.count(name) > 1) for at, name in enumerate(done)
+    ]
+    assert {f"no-{name.split()[0]}{n}" for name, n in zip(done, numbered, strict=True)} <= set(
+        names
+    )
     assert {"no-flush", "no-mutex"} <= set(names)
     assert ("one-site" in names) == (arch.text_poke.granule < 4)  # half an instruction can be there
     assert ("unsorted" in names) == (arch.live_patch.breakpoint is not None)
