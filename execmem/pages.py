@@ -26,6 +26,24 @@ _ALONE = (
     " img-src data:; base-uri 'none'; form-action 'none'"
 )
 
+_UNPACK = f"""
+(async () => {{
+  const packed = Uint8Array.from(atob(document.getElementById("front").textContent), (c) => c.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const imports = JSON.parse(await new Response(unpacked).text());
+  for (const name in imports) imports[name] = `data:text/javascript,${{encodeURIComponent(imports[name])}}`;
+  const map = document.createElement("script");
+  map.type = "importmap";
+  map.textContent = JSON.stringify({{ imports }});
+  document.head.append(map);
+  await import("execmem/{START}");
+}})().catch((error) => {{
+  const said = document.getElementById("said");
+  said.className = "verdict refused";
+  said.textContent = `This page needs a browser of 2023 or later (${{error.message}}).`;
+}});
+"""
+
 
 def _read(name: str) -> str:
     return (files("execmem") / "page" / name).read_text("utf-8")
@@ -66,7 +84,7 @@ def served() -> str:
         title="execmem",
         policy="",
         style='<link rel="stylesheet" href="/page/page.css">',
-        imports=_import_map(),
+        imports=f'<script type="importmap">{_import_map()}</script>',
         data="",
         start=f'<script type="module" src="/page/{START}"></script>',
     )
@@ -82,16 +100,20 @@ def alone(title: str, document: dict[str, Any]) -> str:
     document
         What it shows (`execmem.explain.document`).
     """
-    packed = gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0)
-    imports = {}
-    for name in modules():
-        text = base64.b64encode(_read(name).encode()).decode()
-        imports[f"execmem/{name}"] = f"data:text/javascript;base64,{text}"
+    front = {f"execmem/{name}": _read(name) for name in modules()}
     return Template(_read("page.html")).substitute(
         title=escape(title),
         policy=f'<meta http-equiv="Content-Security-Policy" content="{_ALONE}">',
         style=f"<style>\n{_read('page.css')}\n</style>",
-        imports=json.dumps({"imports": imports}),
-        data=f'<script id="data" type="application/gzip">{base64.b64encode(packed).decode()}</script>',
-        start=f'<script type="module">import "execmem/{START}";</script>',
+        imports="",
+        data=_packed("front", front) + _packed("data", document),
+        start=f"<script>{_UNPACK.strip()}</script>",
+    )
+
+
+def _packed(name: str, value: Any) -> str:
+    """Return a part of a file that the page unpacks: what it weighs least as."""
+    found = gzip.compress(json.dumps(value, separators=(",", ":")).encode(), mtime=0)
+    return (
+        f'<script id="{name}" type="application/gzip">{base64.b64encode(found).decode()}</script>'
     )

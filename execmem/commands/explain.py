@@ -27,6 +27,8 @@ from execmem.streams import say
 if TYPE_CHECKING:
     from execmem.explain import View
 
+VIEWS = ("designs", "poke", "course", "kernel")  # those that ask, and get answers beforehand
+
 
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
@@ -40,6 +42,14 @@ if TYPE_CHECKING:
 @click.option(
     "--also", multiple=True, metavar="DESIGN", help="show it in this design too; repeatable"
 )
+@click.option(
+    "--with",
+    "beside",
+    multiple=True,
+    type=click.Choice([*VIEWS, "all"]),
+    metavar="VIEW",
+    help=f"a view more, with --html: {', '.join(VIEWS)} or all; repeatable",
+)
 @click.option("--no-init", is_flag=True, help="load without running init")
 @module_options
 @modelled_option
@@ -48,6 +58,7 @@ if TYPE_CHECKING:
 @unknown_option("fault")
 @examples(
     "execmem explain mathuser --html mathuser.html",
+    "execmem explain mathuser --arch x86_64 --with poke --html poke.html",
     "execmem explain ext4 --root TREE --also vmalloc --html ext4.html",
     "execmem explain ext4 --kernel VMLINUZ --root TREE --html ext4.html",
 )
@@ -55,6 +66,7 @@ def explain(
     modules: tuple[str, ...],
     target: str | None,
     also: tuple[str, ...],
+    beside: tuple[str, ...],
     no_init: bool,
     **options: Any,
 ) -> None:
@@ -63,20 +75,27 @@ def explain(
     The page stands alone: move a module, watch relocations go out of reach, look at each
     one's numbers, step through the load. Without --root, the name of a sample module shows
     it on every architecture. A relocation case (see execmem check) shows each of its links. With --kernel the kernel boots, and modules lie where it puts them.
+    Views that ask for what was not loaded say what would make it available, or have the answers in
+    the page: films of designs, interleavings of poke, the course, page tables of the kernel.
     """
     if target is None and not options["as_json"]:
         raise click.UsageError("name the page: --html FILE; or --json, for what it holds")
+    booted = boots(options)
+    if beside and target is None:
+        raise click.UsageError("--with: what a page answers; name it: --html FILE")
+    if "kernel" in beside and not booted:
+        raise click.UsageError("--with kernel: name one that boots: --kernel PATH")
     from allocator.files import write_file
     from execmem import explain as page
     from execmem import report
     from execmem.check.reading import is_case_name
     from execmem.compare import progress_bar
 
-    views = _booted(modules, options, also=also, no_init=no_init) if boots(options) else []
+    views = _booted(modules, options, also=also, no_init=no_init) if booted else []
     cases = [name for name in modules if is_case_name(PurePath(name))]
     for name in cases:
         views += _case(name, options, also=also)
-    for name in () if boots(options) else (name for name in modules if name not in cases):
+    for name in () if booted else (name for name in modules if name not in cases):
         for where in _places(name, options):
             for design in dict.fromkeys((options["design"], *also)):
                 chosen = {**options, **where, "design": design}
@@ -85,6 +104,14 @@ def explain(
                 views.append(page.load(machine, bring))
     with progress_bar() as progress:
         document = page.document(views, progress)
+        if beside:
+            from execmem import baked
+
+            archs = list(dict.fromkeys(view.loaded.arch.name for view in views))
+            every = [view for view in VIEWS if view != "kernel" or booted]
+            wanted = every if "all" in beside else list(beside)
+            kernel = options["kernel"] if booted else None
+            document |= baked.answers(wanted, archs, kernel=kernel, progress=progress)
     if target is None:
         report.print_json(document)
         return

@@ -4,7 +4,7 @@
 import { button, choice, element, labelled } from "execmem/elements.js";
 import { Load } from "execmem/load.js";
 import { address, views } from "execmem/router.js";
-import { open } from "execmem/source.js";
+import { open, shell } from "execmem/source.js";
 import "execmem/views.js";
 
 const $ = (id) => document.getElementById(id);
@@ -132,6 +132,10 @@ class App {
   }
 
   async drop(file) {
+    if (this.source.alone) {
+      this.say(`${file.name} cannot be loaded here: nobody answers a page that stands alone. In a terminal: ${shell(["explain", file.name, "--html", "page.html"])}, or drop it on the page of execmem serve.`, true);
+      return;
+    }
     this.say(`${file.name} is sent ...`);
     try {
       const name = await this.source.put(file);
@@ -172,8 +176,7 @@ class App {
 
   tabs() {
     const now = this.view();
-    const shown = [...views.values()].filter((view) => !(this.source.alone && view.alone === false));
-    $("views").replaceChildren(...shown.map((view) => {
+    $("views").replaceChildren(...[...views.values()].map((view) => {
       const link = element("a", { href: `#${address.text(view.name)}`, textContent: view.title, title: view.question });
       link.addEventListener("click", () => {
         address.keep();
@@ -224,14 +227,15 @@ class App {
       const load = view.each ? await this.load(key, n) : null;
       if (turn !== this.turn) return;
       box.replaceChildren(...(load ? [element("h2", { className: "title", textContent: load.title })] : []));
-      if (view.asks && this.source.alone) {
-        box.append(element("p", { className: "note", textContent: "Nobody answers a page that stands alone: `execmem serve` runs functions." }));
+      if (view.asks && this.source.alone && !this.source.has(view.name)) {
+        box.append(this.absent(view));
         return;
       }
       const column = { load };
       this.columns[n] = column;
       const leave = await view.mount(box, {
         load, offer: this.offer, alone: this.source.alone,
+        values: (command, option) => this.source.values(command, option),
         ask: (words) => this.source.ask(words),
         put: (file) => this.source.put(file),
         build: (kind, text) => this.build(kind, text),
@@ -248,6 +252,19 @@ class App {
     }
   }
 
+  // Why a page that stands alone does not have a view, and what has it.
+  absent(view) {
+    const { absent } = view, made = `execmem explain MODULE --with ${view.name}${view.name === "kernel" ? " --kernel PATH" : ""} --html FILE`;
+    const served = view.name === "kernel" ? "execmem serve --kernel PATH" : "execmem serve";
+    const code = (textContent) => element("code", { textContent });
+    return element("section", { "aria-label": "Not in this page", id: "absent" },
+      element("p", { textContent: absent ?? "This page was written without it." }),
+      element("ul", {},
+        ...(absent ? [] : [element("li", {}, code(made), " writes a page that has it.")]),
+        element("li", {}, code(served), " opens a page that has it, in your browser."),
+        ...(view.terminal ? [element("li", {}, "In a terminal: ", code(view.terminal))] : [])));
+  }
+
   start() {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     this.theme(address.get("theme") ? address.get("theme") === "dark" : dark);
@@ -260,10 +277,8 @@ class App {
       if (!detail.view) this.held = [];
       this.show();
     });
-    if (!this.source.alone) {
-      addEventListener("dragover", (e) => e.preventDefault());
-      addEventListener("drop", (e) => { e.preventDefault(); for (const file of e.dataTransfer.files) this.drop(file); });
-    }
+    addEventListener("dragover", (e) => e.preventDefault());
+    addEventListener("drop", (e) => { e.preventDefault(); for (const file of e.dataTransfer.files) this.drop(file); });
     return this.show();
   }
 

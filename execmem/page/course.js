@@ -31,7 +31,7 @@ class Course {
 
   contents(now) {
     const done = passed();
-    this.list.replaceChildren(...this.told.chapters.flatMap((chapter) => [
+    this.list.replaceChildren(element("p", { className: "marks", textContent: "○ has a task, ✓ was passed in this browser" }), ...this.told.chapters.flatMap((chapter) => [
       element("h3", { textContent: `${chapter.number} ${chapter.title}` }),
       element("p", { className: "note", textContent: chapter.about }),
       ...this.told.lessons.filter((l) => l.chapter === chapter.title).map((lesson) => {
@@ -82,7 +82,7 @@ class Course {
   }
 
   work(task) {
-    const names = Object.keys(task.archs), titles = this.context.offer?.archs ?? [];
+    const names = Object.keys(task.archs), titles = this.context.offer.archs;
     let arch = names.includes(this.state.get("arch")) ? this.state.get("arch") : names[0], hint = 0;
     const answer = element("textarea", { rows: 18, spellcheck: false, className: "answer", id: `answer-${task.name}`, "aria-label": `Answer to ${task.name}` });
     const output = element("div", { className: "output", role: "region", "aria-label": "Verdict", "aria-live": "polite" });
@@ -98,9 +98,12 @@ class Course {
       element("h2", { textContent: `Task: ${task.title}` }),
       element("div", { className: "move" },
         labelled("For", choice(names.map((n) => [n, titles.find((a) => a.name === n)?.title ?? n]), arch, (name) => { arch = name; this.state.set("arch", name); begin(); })),
-        check, more, button("Begin anew", begin)),
+        ...(this.context.alone ? [] : [check]), more, button("Begin anew", begin)),
       answer, hints, output,
-      element("p", { className: "note" }, "In a terminal: ", element("code", { textContent: shell(["course", "new", task.name]) })));
+      this.context.alone
+        ? element("p", { className: "note" }, "Nobody checks it in a page that stands alone. In a terminal: ", element("code", { textContent: shell(["course", "new", task.name]) }),
+          " writes this file, ", element("code", { textContent: shell(["course", "check", task.file]) }), " checks it; and so does the page of ", element("code", { textContent: "execmem serve" }), ".")
+        : element("p", { className: "note" }, "In a terminal: ", element("code", { textContent: shell(["course", "new", task.name]) })));
   }
 
   async check(task, text, output, check) {
@@ -127,7 +130,7 @@ class Course {
 }
 
 register({
-  name: "course", title: "Course", asks: true, alone: false, module: false,
+  name: "course", title: "Course", asks: true, module: false, terminal: "execmem course",
   question: "Did you understand it?",
   opening: () => sentence("Four chapters of lessons: a question first, then an answer that is computed, and a task that is checked, with numbers. "
     + "Words such as [reach], [PLT], [leaf], [poke] explain themselves where they stand underlined."),

@@ -44,11 +44,15 @@ class Designs {
 
   async start() {
     this.offer = await this.context.ask(["compare", "--list"]);
-    const names = this.offer.workloads.map((w) => [w.name, w.name]);
-    const designs = this.offer.designs.filter((d) => !d.error).map((d) => [d.name, d.name]);
-    const archs = (this.context.offer?.archs ?? []).map((a) => [a.name, a.title]);
+    const only = (option, all) => {
+      const held = this.context.values("compare", option);
+      return held ? all.filter(([name]) => held.has(name)) : all;
+    };
+    const names = only("--workload", this.offer.workloads.map((w) => [w.name, w.name]));
+    const designs = only("--design", this.offer.designs.filter((d) => !d.error).map((d) => [d.name, d.name]));
+    const archs = only("--arch", this.context.offer.archs.map((a) => [a.name, a.title]));
     this.arch = this.chosen("arch", archs, archs[0]?.[0]);
-    this.workload = this.chosen("workload", names, "server");
+    this.workload = this.chosen("workload", names, names.some(([n]) => n === "server") ? "server" : names[0][0]);
     this.design = Object.fromEntries(SIDES.map((side) => [side, this.chosen(side, designs, FIRST[side])]));
     this.about = element("p", { className: "note" });
     this.wait = element("p", { className: "note", role: "status" });
@@ -67,6 +71,10 @@ class Designs {
     const film = element("div", { className: "move", role: "group", "aria-label": "Film" },
       this.play, button("Back", () => this.step(-1)), button("On", () => this.step(1)), this.scrub,
       labelled("Pace", this.pace), this.close);
+    if (this.context.alone) {
+      this.close.disabled = true;
+      film.append(element("span", { className: "note" }, "Other workloads and designs, and the inside of an operation: ", element("code", { textContent: "execmem serve" })));
+    }
     this.section = element("section", { "aria-label": "Designs", tabIndex: -1 }, controls, this.about, film, this.moment);
     this.section.addEventListener("keydown", (e) => this.key(e));
     this.box.append(this.section, this.panels, element("section", { "aria-label": "Counters" }, element("h3", { textContent: "So far" }), this.counters, this.wait),
@@ -87,7 +95,7 @@ class Designs {
 
   // Each side is asked for by itself, so that one stays while the other changes.
   words(...sides) {
-    const near = this.state.get("closely");
+    const near = !this.context.alone && this.state.get("closely");
     return ["compare", "--workload", this.workload.value, "--arch", this.arch.value,
       ...[...new Set(sides.map((side) => this.design[side].value))].flatMap((d) => ["--design", d]),
       "--film", String(MOMENTS), ...(near ? ["--closely", near] : [])];
@@ -170,7 +178,7 @@ class Designs {
     this.moment.textContent = text;
     const inside = Boolean(this.state.get("closely"));
     this.close.textContent = inside ? "Back to the whole film" : "Look inside the next operation";
-    this.close.disabled = !inside && frame.operation >= told.operations;
+    this.close.disabled = this.context.alone || (!inside && frame.operation >= told.operations);
     this.count();
     for (const panel of this.shown) panel.show();
   }
@@ -293,7 +301,7 @@ function described(film, chunk) {
 }
 
 register({
-  name: "designs", title: "Designs", asks: true, alone: false, module: false,
+  name: "designs", title: "Designs", asks: true, module: false, terminal: "execmem compare --design vmalloc --design strata",
   question: "What does a design of executable memory do to large pages?",
   opening: () => sentence("A kernel that gives every module pages of its own breaks large pages ([leaf|leaves]) into small ones, and each CPU remembers "
     + "only so many translations. A design decides where text and data lie and how they are mapped. Here the same modules are loaded under two of them: "

@@ -50,7 +50,7 @@ class Kernel {
   }
 
   async start() {
-    const served = this.context.offer?.kernel;
+    const served = this.context.offer.kernel;
     if (!served) {
       this.box.append(element("p", { className: "verdict refused" }, "No kernel is there: start ", element("code", { textContent: "execmem serve --kernel PATH" }),
         ", PATH being an image, a package, or a tree of one."));
@@ -111,9 +111,9 @@ class Kernel {
     const asked = /[*?[]|^0x/.test(text) ? text : `*${text}*`, turn = this.turn = Symbol(text);
     this.found.replaceChildren(element("p", { className: "note", textContent: "Looking ..." }));
     try {
-      const told = await this.context.ask(["kernel", this.served.words, "--symbol", asked]);
+      const told = await this.symbols(asked);
       if (turn !== this.turn) return;
-      const places = Object.entries(told.places).filter(([, place]) => place.address !== null)
+      const places = Object.entries(told).filter(([, place]) => place.address !== null)
         .sort(([a], [b]) => (b === text) - (a === text) || a.length - b.length || (a < b ? -1 : 1));
       this.shown(places, text);
     } catch (error) {
@@ -121,9 +121,20 @@ class Kernel {
     }
   }
 
+  // Symbols like a pattern, and where they are; a page that stands alone has those that are exported.
+  async symbols(asked) {
+    const { exports } = this.context.offer;
+    if (!exports) return (await this.context.ask(["kernel", this.served.words, "--symbol", asked])).places;
+    if (asked.startsWith("0x")) throw new Error("Who lies at an address is not known in this page, which has the exported symbols only: execmem serve --kernel PATH knows all.");
+    const like = pattern(asked);
+    return Object.fromEntries(Object.entries(exports).filter(([name]) => like.test(name))
+      .map(([name, [address, gpl]]) => [name, { address, exported: true, gpl: Boolean(gpl), prototype: null }]));
+  }
+
   shown(places, text) {
     if (!places.length) {
-      this.found.replaceChildren(element("p", { className: "note", textContent: `No symbol is like ${text}.` }));
+      const which = this.context.offer.exports ? "No exported symbol is like it, and others are not in this page (execmem serve --kernel PATH has them):" : "No symbol is like";
+      this.found.replaceChildren(element("p", { className: "note", textContent: `${which} ${text}.` }));
       return;
     }
     const rows = places.slice(0, AT_ONCE).map(([name, place]) => {
@@ -230,8 +241,14 @@ class Kernel {
   }
 }
 
+// A pattern of a shell, as an expression for whole names.
+function pattern(text) {
+  const parts = text.replace(/[.+^${}()|\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".").replaceAll("[!", "[^");
+  try { return new RegExp(`^(?:${parts})$`, "s"); } catch { return new RegExp(`^${text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`); }
+}
+
 register({
-  name: "kernel", title: "Kernel", asks: true, alone: false, module: false,
+  name: "kernel", title: "Kernel", asks: true, module: false, terminal: "execmem kernel PATH --ptdump",
   question: "What does a booted kernel have in memory, and what may be done with it?",
   opening: () => sentence("A kernel reaches memory through page tables. Each entry maps a [leaf] and says what may be done there: read, write, execute. Here are "
     + "all entries of a real kernel that was booted, as it prints them itself: choose a part, go down to single entries, or look who lies where."),

@@ -17,6 +17,7 @@ const PAGE = 4096n;
 // Rows from above, in pixels: where arcs end, then bars, each under its caption.
 const ROWS = { arcs: 178, space: [214, 26], pages: [262, 18], regions: [302, 24], sections: [348, 20], bytes: [390, 20] };
 const CAPTIONS = { space: "address space", pages: "page table", regions: "the module's regions", sections: "its sections", bytes: "bytes of the selected relocation" };
+const FAR = 4000; // pixels beyond the edge, where arcs end that end further
 const ARCS = 2500; // drawn at once; more fall together where they start and end in the same pixels
 
 export class AddressMap {
@@ -185,8 +186,8 @@ export class AddressMap {
     const c = this.canvas, ratio = devicePixelRatio || 1;
     this.width = c.clientWidth;
     this.height = c.clientHeight;
-    c.width = this.width * ratio;
-    c.height = this.height * ratio;
+    const [wide, high] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
+    if (c.width !== wide || c.height !== high) [c.width, c.height] = [wide, high]; // which costs, and clears
     const g = this.context, style = getComputedStyle(document.documentElement);
     this.colour = (name) => style.getPropertyValue("--" + name).trim();
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -310,13 +311,13 @@ export class AddressMap {
 
   paintArcs(y) {
     const m = this.motion, g = this.context, n = m.count;
-    const scale = this.width / Number(this.span), zero = Number(this.base - this.start);
+    const scale = this.width / Number(this.span), zero = Number(this.base - this.start), far = this.width + FAR;
     const shifts = [0, Number(m.text), Number(m.data)];
     const seen = new Set(), lines = [[], [], []];
     let total = 0;
     for (let i = 0; i < n; i++) {
-      const a = (this.placeAt[i] + shifts[m.place_group[i]] + zero) * scale;
-      const b = (this.targetAt[i] + shifts[m.target_group[i]] + zero) * scale;
+      const a = Math.max(-FAR, Math.min(far, (this.placeAt[i] + shifts[m.place_group[i]] + zero) * scale));
+      const b = Math.max(-FAR, Math.min(far, (this.targetAt[i] + shifts[m.target_group[i]] + zero) * scale));
       if ((a < -50 && b < -50) || (a > this.width + 50 && b > this.width + 50)) continue;
       if (a < -50 && b > this.width + 50) continue;
       const status = m.status[i];
@@ -359,7 +360,7 @@ export class AddressMap {
   }
 
   arc(a, b, y) {
-    const clamp = (v) => Math.max(-4000, Math.min(this.width + 4000, v));
+    const clamp = (v) => Math.max(-FAR, Math.min(this.width + FAR, v));
     a = clamp(a);
     b = clamp(b);
     const height = Math.min(24 + Math.abs(b - a) * 0.28, 150);

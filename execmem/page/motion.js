@@ -42,13 +42,11 @@ export class Motion {
     this.rows = {};
     for (const number in view.rows) {
       const row = view.rows[number];
-      this.rows[number] = { ...row, lo: row.lo && integer(row.lo), hi: row.hi && integer(row.hi) };
+      const lo = row.lo && integer(row.lo), hi = row.hi && integer(row.hi);
+      this.rows[number] = { ...row, lo, hi, least: Number(lo), most: Number(hi) };
     }
-    this.entries = view.entries.map((e) => ({
-      ...e, start: BigInt(e.start), visits: unpack(e.visits, Uint32Array),
-      slots: e.slots === null ? null : BigInt(e.slots),
-    }));
     const plt = view.plt;
+    this.entries = view.entries.map((e) => this.entry(e));
     this.plt = plt && { ...plt, lo: plt.lo && integer(plt.lo), hi: plt.hi && integer(plt.hi) };
     this.sorted = new BigUint64Array(this.order.length);
     for (let i = 0; i < this.sorted.length; i++) this.sorted[i] = this.x[this.order[i]];
@@ -58,6 +56,21 @@ export class Motion {
     this.move(0n, 0n);
     this.loaded = new Map(); // branches that went through an entry when they were loaded
     for (let i = 0; i < this.count; i++) if (this.status[i] === VIA) this.loaded.set(i, this.entryOf(i));
+  }
+
+  // The entries of a section for them, and which branches may come there. A branch and its entry move
+  // together, so how far it is to the first one is said once, in numbers that doubles have exactly.
+  entry(e) {
+    const start = BigInt(e.start), visits = unpack(e.visits, Uint32Array), far = new Float64Array(visits.length);
+    visits.forEach((i, n) => {
+      const row = this.rows[this.type[i]], s = this.sections.get(this.section[i]);
+      const x = signed(this.compute(row, start, BigInt.asUintN(64, s.start + BigInt(this.offset[i]))));
+      const [sign, letters, granule, bias] = row.terms[0];
+      const plain = row.follows && this.place_group[i] === 1 && row.relative && row.lo !== null && row.bits >= 64
+        && sign > 0 && letters === "SA" && granule === 1 && bias === 0;
+      far[n] = plain && x > -(1n << 52n) && x < 1n << 52n ? Number(x) : NaN; // NaN: it is computed each time
+    });
+    return { ...e, start, visits, far, slots: e.slots === null ? null : BigInt(e.slots) };
   }
 
   numberTargets() {
@@ -156,7 +169,8 @@ export class Motion {
   takeEntries(e, which, before) {
     const { size, sorts } = this.view.plt, known = new Map();
     let used = 0, last = -1;
-    for (const i of e.visits) {
+    for (let n = 0; n < e.visits.length; n++) {
+      const i = e.visits[n];
       if (this.status[i] !== FAIL) continue;
       const target = this.targetId[i];
       let number = known.get(target);
@@ -165,9 +179,10 @@ export class Motion {
         known.set(target, (number = used++));
       }
       last = target;
-      const row = this.rows[this.type[i]];
-      const x = this.compute(row, e.start + this.text + BigInt(number * size), this.place(i));
-      if (!this.outside(row, x)) {
+      const row = this.rows[this.type[i]], x = e.far[n] + number * size;
+      const reaches = x === x ? x >= row.least && x < row.most
+        : !this.outside(row, this.compute(row, e.start + this.text + BigInt(number * size), this.place(i)));
+      if (reaches) {
         this.status[i] = VIA;
         this.slot[i] = (which << 24) | number;
         this.failed--;

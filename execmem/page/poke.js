@@ -40,8 +40,8 @@ class Poke {
   }
 
   async start() {
-    const archs = (this.context.offer?.archs ?? []).map((a) => [a.name, a.title]);
-    this.arch = choice(archs, this.state.get("arch", archs[0]?.[0]), (value) => this.choose({ arch: value, way: "", schedule: "" }));
+    const archs = this.context.offer.archs.map((a) => [a.name, a.title]), named = this.state.get("arch");
+    this.arch = choice(archs, archs.some(([name]) => name === named) ? named : archs[0][0], (value) => this.choose({ arch: value, way: "", schedule: "" }));
     this.place = element("div");
     this.wait = element("p", { className: "note", role: "status" });
     this.box.append(this.place, this.wait);
@@ -300,7 +300,7 @@ class Poke {
 }
 
 register({
-  name: "poke", title: "Poke", asks: true, alone: false, module: false,
+  name: "poke", title: "Poke", asks: true, module: false, terminal: "execmem race",
   question: "How is code changed that another CPU executes?",
   opening: () => sentence("Kernels change their own code while it runs: a trace is switched on, a branch turned. But bytes are stored one [granule] after the other, "
     + "and no CPU notices by itself. Step both CPUs, in any order you like, and try to make the one on the right execute something that nobody wrote. Then break "

@@ -115,6 +115,7 @@ function split(text) {
 
 register({
   name: "run", title: "Run", each: true, asks: true,
+  absent: "No code runs in a page that stands alone.", terminal: "execmem run MODULE FUNCTION ARG...",
   question: "What does the module do?",
   opening: () => sentence("The module's code runs in an emulated CPU, in a process that has given up files and network. Choose a "
     + "function, give it arguments, and see what it returns, whom it calls, and what the kernel logs."),

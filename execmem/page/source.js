@@ -5,16 +5,35 @@ import { bytesOf } from "execmem/motion.js";
 
 export class Refused extends Error {}
 
-// A page that stands alone: the loads inside of it.
+// A page that stands alone: the loads inside of it, and answers to what some views ask.
 class Alone {
   constructor(document) {
     this.alone = true;
-    this.offer = null;
     this.loads = document.views;
+    this.views = document.with ?? [];
+    this.answers = new Map((document.answers ?? []).map((each) => [JSON.stringify(each.words), each.document]));
+    const archs = new Map(document.views.map((v) => [v.arch, v.title]));
+    this.offer = { archs: [...archs].map(([name, title]) => ({ name, title })), kernel: document.kernel ?? null,
+      exports: document.exports ?? null, samples: [], compilers: [], designs: [] };
+  }
+
+  // Whether a view has its answers here.
+  has(view) { return this.views.includes(view); }
+
+  // Of the questions that a command can be asked here, the values of an option; null: any.
+  values(command, option) {
+    const found = new Set();
+    for (const key of this.answers.keys()) {
+      const words = JSON.parse(key), at = words.indexOf(option);
+      if (words[0] === command && at > 0) found.add(words[at + 1]);
+    }
+    return found;
   }
 
   async ask(words) {
-    throw new Refused(`nobody answers a page that stands alone: execmem serve does, or in a terminal: ${shell(words)}`);
+    const found = this.answers.get(JSON.stringify(words));
+    if (!found) throw new Refused(`This page has no answer to that: execmem serve has, or in a terminal: ${shell(words)}`);
+    return found;
   }
 }
 
@@ -25,6 +44,10 @@ class Server {
     this.offer = offer;
     this.known = new Map();
   }
+
+  has() { return true; }
+
+  values() { return null; }
 
   async request(method, path, body) {
     const response = await fetch(path, { method, body, headers: { "X-Execmem-Desk": this.offer.desk } });

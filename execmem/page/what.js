@@ -46,7 +46,7 @@ class What {
     this.which = choice([["all", "all"], ["direct", "that reach"], ["via", "through the PLT"], ["fail", "out of reach"]],
       "all", () => this.filter(), { className: "which" });
     this.find = element("input", { type: "search", placeholder: "symbol, type, section", className: "find" });
-    this.find.addEventListener("input", () => this.filter());
+    this.find.addEventListener("input", () => { this.named = null; this.filter(); });
     this.matching = element("span", { className: "note", role: "status" });
     this.rows = element("div", { className: "rows" });
     this.list = element("div", { className: "list", tabIndex: 0, role: "listbox", "aria-label": "Relocations" }, this.rows);
@@ -59,7 +59,7 @@ class What {
     box.append(element("section", { "aria-label": `Relocations on ${load.view.title}, ${load.view.design}`, className: "relocations" },
       element("div", { className: "filters" }, labelled("Show", this.which), labelled("Find", this.find), this.matching),
       element("div", { className: "two" }, this.list, this.detail)));
-    const moved = () => { this.filter(false); this.tell(); }, chosen = () => this.selected();
+    const moved = () => { this.moved(); this.tell(); }, chosen = () => this.selected();
     load.addEventListener("moved", moved);
     load.addEventListener("selected", chosen);
     this.watch = new ResizeObserver(() => this.draw());
@@ -73,15 +73,36 @@ class What {
     this.selected();
   }
 
-  filter(reset = true) {
-    const m = this.load.motion, words = this.find.value.trim().toLowerCase();
-    const wanted = { all: -1, direct: OK, via: VIA, fail: FAIL }[this.which.value];
-    this.shown = [];
-    for (let i = 0; i < m.count; i++) {
-      if (wanted >= 0 && m.status[i] !== wanted) continue;
-      if (words && !this.load.keys[i].includes(words)) continue;
-      this.shown.push(i);
+  // Those that the words are about, wherever the module lies.
+  matches() {
+    if (!this.named) {
+      const words = this.find.value.trim().toLowerCase(), { keys } = this.load;
+      this.named = Uint32Array.from(keys.keys());
+      if (words) this.named = this.named.filter((i) => keys[i].includes(words));
     }
+    return this.named;
+  }
+
+  // What is another after a move: with a choice of outcomes the list, otherwise the marks of what is seen.
+  moved() {
+    if (this.which.value !== "all") { this.filter(false); return; }
+    const { status } = this.load.motion;
+    for (const line of this.rows.children) {
+      const now = status[line.dataset.number];
+      if (line.dataset.status !== String(now)) this.mark(line, now);
+    }
+  }
+
+  mark(line, status) {
+    line.dataset.status = status;
+    line.className = `row ${CLASS[status]}`;
+    Object.assign(line.firstChild, { textContent: MARK[status], title: STATUS[status] });
+  }
+
+  filter(reset = true) {
+    const m = this.load.motion, wanted = { all: -1, direct: OK, via: VIA, fail: FAIL }[this.which.value];
+    const named = this.matches();
+    this.shown = wanted < 0 ? named : named.filter((i) => m.status[i] === wanted);
     this.matching.textContent = `${this.shown.length} of ${m.count}`;
     this.rows.style.height = `${this.shown.length * ROW}px`;
     if (reset) this.list.scrollTop = 0;
@@ -94,12 +115,14 @@ class What {
     const found = [];
     for (let n = first; n < last; n++) {
       const i = this.shown[n], row = m.rows[m.type[i]];
-      const one = element("div", { className: `row ${CLASS[m.status[i]]}`, id: this.id(i), role: "option",
+      const one = element("div", { id: this.id(i), role: "option",
         "aria-selected": i === load.selected, "aria-posinset": n + 1, "aria-setsize": this.shown.length },
-      element("b", { textContent: MARK[m.status[i]], title: STATUS[m.status[i]] }),
+      element("b"),
       element("span", { textContent: `${m.sections.get(m.section[i]).name}+0x${m.offset[i].toString(16)}` }),
       element("span", { textContent: row.name }),
       element("span", { textContent: load.name(i) }));
+      one.dataset.number = i;
+      this.mark(one, m.status[i]);
       one.style.top = `${n * ROW}px`;
       one.addEventListener("click", () => load.select(i));
       found.push(one);
@@ -208,6 +231,7 @@ register({
   mount(box, context) {
     if (context.load.selected < 0 && context.load.motion.count) context.load.selected = 0;
     const view = new What(box, context.load);
+    context.expose({ what: view });
     return () => view.close();
   },
 });

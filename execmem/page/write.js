@@ -73,7 +73,8 @@ class Write {
 }
 
 register({
-  name: "write", title: "Write", asks: true, alone: false,
+  name: "write", title: "Write", asks: true,
+  absent: "A page that stands alone compiles nothing.", terminal: "execmem explain ./MODULE.ko --html FILE",
   question: "What becomes of my own code?",
   opening: () => sentence("Type a module in C or assembly. It is compiled for every architecture that the server has a compiler for, "
     + "with the flags that a kernel is built with; module.h has what it needs to know of the kernel."),
