@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
@@ -66,6 +66,15 @@ def read_regular(path: str | Path) -> bytes:
         return file.read()
 
 
+# Files that are open for who cannot open any: what they are for -> one, and what puts it there.
+_handed: dict[str, tuple[int, Callable[[], object]]] = {}
+
+
+def hand(path: str | Path, descriptor: int, done: Callable[[], object]) -> None:
+    """Let `replacing` write to a file that is open already, once, and call what puts it in its place."""
+    _handed[str(path)] = descriptor, done
+
+
 def write_file(path: str | Path, contents: bytes | str) -> None:
     """Write a file whole or not at all; text as UTF-8. Raises as `replacing`."""
     data = contents.encode("utf-8", "backslashreplace") if isinstance(contents, str) else contents
@@ -95,6 +104,13 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    handed = _handed.pop(str(path), None)
+    if handed is not None:
+        descriptor, done = handed
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        done()
+        return
     try:
         before = os.stat(path)  # noqa: PTH116 -- a path with a NUL is refused here
     except FileNotFoundError:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
+from execmem.worker.fence import fenced
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -61,9 +63,9 @@ def each(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Generator
     items
         Every process gets all of them once; what they share is sent once with them.
     jobs
-        Processes; with one, this one does the work, in order.
+        Processes; with one, this one does the work, in order, and so does one behind a fence.
     """
-    if jobs <= 1 or len(items) <= 1:
+    if jobs <= 1 or len(items) <= 1 or fenced() is not None:
         yield from map(function, items)
         return
     with (

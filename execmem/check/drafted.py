@@ -14,7 +14,7 @@ from archs import arch as arch_by_name
 from execmem.check.circumstances import HOW, Kind, explain, facts_of
 from execmem.check.coverage import Tried, tried
 from execmem.check.draft import Draft, Record
-from execmem.check.executing import CannotRun, bench
+from execmem.check.executing import CannotRun, execute
 from execmem.check.placing import places
 from execmem.check.quirks import reason_for
 from execmem.check.reading import read
@@ -169,31 +169,31 @@ class Here:
         subject = self.subject
         if subject is None or not self.rest.runs:
             return
+        starts = [self.rest.address(one.section, one.offset) for one in self.rest.runs]
+        probes = zip(starts, (one.register for one in self.rest.runs), strict=True)
         try:
-            with bench(subject) as run:
-                for one in self.rest.runs:
-                    start = self.rest.address(one.section, one.offset)
-                    ran = run(start, one.register)
-                    if ran.value == one.goal & ADDRESS_MASK:
-                        yield one.case, None
-                        continue
-                    what = f"{one.register} = " if one.register else "it goes to "
-                    found = ran.reason if ran.value is None else f"{what}{ran.value:#x}"
-                    text = f"executed at {start:#x}: {found}, and not {one.goal:#x}"
-                    record = next(r for r in self.rest.records if r.case == one.case)
-                    yield (
-                        one.case,
-                        Difference(
-                            arch=self.draft.arch,
-                            case=one.case,
-                            linker=HERE,
-                            kind=Kind.EXECUTES,
-                            reloc=record.type,
-                            text=text,
-                        ),
-                    )
+            done = execute(subject, list(probes))
         except CannotRun:
             return
+        for one, start, ran in zip(self.rest.runs, starts, done, strict=True):
+            if ran.value == one.goal & ADDRESS_MASK:
+                yield one.case, None
+                continue
+            what = f"{one.register} = " if one.register else "it goes to "
+            found = ran.reason if ran.value is None else f"{what}{ran.value:#x}"
+            text = f"executed at {start:#x}: {found}, and not {one.goal:#x}"
+            record = next(r for r in self.rest.records if r.case == one.case)
+            yield (
+                one.case,
+                Difference(
+                    arch=self.draft.arch,
+                    case=one.case,
+                    linker=HERE,
+                    kind=Kind.EXECUTES,
+                    reloc=record.type,
+                    text=text,
+                ),
+            )
 
 
 def _failed(draft: Draft, why: str) -> Iterator[Difference]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import REQUIRE, SANDBOX, examples
 
 if TYPE_CHECKING:
     from execmem.check.outcome import Outcome
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 @click.option("--tap", "as_tap", is_flag=True, help="print a TAP stream")
 @click.option("--junit", metavar="FILE", help="write JUnit's XML to a file")
 @click.option("--verbose", "-v", is_flag=True, help="show what holds, too")
+@click.option("--sandbox", is_flag=True, help=SANDBOX)
+@click.option("--require-sandbox", is_flag=True, help=f"--sandbox, and {REQUIRE}")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem check call.s",
@@ -70,6 +72,8 @@ def check(
     as_tap: bool,
     junit: str | None,
     verbose: bool,
+    sandbox: bool,
+    require_sandbox: bool,
     as_json: bool,
 ) -> None:
     """Run relocation cases: link, compare, execute, ask other linkers.
@@ -79,12 +83,14 @@ def check(
     """
     from allocator.files import write_file
     from execmem import report
-    from execmem.check import files, reporting
+    from execmem.check import executing, files, reporting
     from execmem.check.outcome import Verdict, worst
     from execmem.pool import each
     from execmem.streams import say
     from execmem.terminal import Meter
 
+    if sandbox or require_sandbox:
+        _fence(whole=require_sandbox)
     if count is not None:
         if paths or pack or as_matrix or as_tap or junit is not None:
             raise click.UsageError("--random makes its own cases, and shows them as text or JSON")
@@ -111,7 +117,9 @@ def check(
     by_path: dict[str, list[Outcome]] = {str(path): [] for path in found}
     with Meter() as meter:
         work = [files.Job(path, wanted) for path in found]
-        for number, some in enumerate(each(files.run_file, work, jobs or os.cpu_count() or 1), 1):
+        for number, some in enumerate(
+            each(executing.apart(files.run_file), work, jobs or os.cpu_count() or 1), 1
+        ):
             for outcome in some:
                 by_path[outcome.path].append(outcome)
             meter.show("cases", number, len(work))
@@ -134,6 +142,20 @@ def check(
         say(reporting.summary(outcomes))
     if worst(outcomes) is Verdict.FAILED:
         click.get_current_context().exit(1)
+
+
+def _fence(*, whole: bool) -> None:
+    """Let what cases call be executed behind a fence; assemblers and linkers are started outside."""
+    from execmem import notices
+    from execmem.check import executing
+    from execmem.fencing import NOT
+    from execmem.worker.fence import NotFenced
+
+    fence = executing.behind()
+    if whole and not fence.whole:
+        raise NotFenced(fence.kept)
+    for kept in fence.kept:
+        notices.assume(f"{NOT}: {kept}")
 
 
 def _show_matrix(outcomes: Sequence[Outcome], wanted: Wanted, *, as_json: bool) -> None:
@@ -177,7 +199,7 @@ def _show_random(
     from archs import arch as arch_by_name
     from archs import archs as all_archs
     from execmem import report
-    from execmem.check import batches, differing
+    from execmem.check import batches, differing, executing
     from execmem.check.comparing import Asked
     from execmem.pool import each
     from execmem.streams import say
@@ -205,7 +227,7 @@ def _show_random(
         work = differing.jobs(name, count, wanted.seed, linkers=linkers, known=known)
         parts = []
         with Meter() as meter:
-            for number, part in enumerate(each(differing.run, work, jobs), 1):
+            for number, part in enumerate(each(executing.apart(differing.run), work, jobs), 1):
                 parts.append(part)
                 meter.show(f"drafts of {name}", number, len(work))
         one = differing.joined(name, parts)

@@ -20,6 +20,7 @@ from execmem.worker.allowed import ONE_THREAD
 
 if TYPE_CHECKING:
     from archs import Arch
+    from execmem.worker.clerk import Outside
     from loader.kernel.image import KernelImage
     from loader.loaded import LoadedModule
     from machine.arguments import Argument
@@ -83,23 +84,37 @@ REQUIRE = "refuse where not all of that can be given up"
 
 def sandbox_option(function: F) -> F:
     """Add --sandbox and --require-sandbox to a command that then runs behind the fence."""
+    return sandbox_with(None)(function)
 
-    @wraps(function)
-    def fenced(*args: Any, sandbox: bool, require_sandbox: bool, **options: Any) -> Any:
-        if sandbox or require_sandbox:
-            for param in click.get_current_context().command.params:
-                if isinstance(param.type, OutputFile) and options.get(param.name or "") is not None:
-                    raise click.UsageError(f"{param.opts[0]}: nothing is written behind the fence")
-            os.environ.update(ONE_THREAD)
-            with importing():
-                from execmem.fencing import fence_command
 
-            fence_command(options, whole=require_sandbox)
-        return function(*args, **options)
+def sandbox_with(outside: Callable[[dict[str, Any]], Outside] | None) -> Callable[[F], F]:
+    """Add them to a command of which some is done outside; `outside` as of `fence_command`."""
 
-    option = click.option("--sandbox", is_flag=True, help=SANDBOX)
-    require = click.option("--require-sandbox", is_flag=True, help=f"--sandbox, and {REQUIRE}")
-    return cast("F", option(require(fenced)))
+    def add(function: F) -> F:
+        @wraps(function)
+        def fenced(*args: Any, sandbox: bool, require_sandbox: bool, **options: Any) -> Any:
+            if sandbox or require_sandbox:
+                os.environ.update(ONE_THREAD)
+                with importing():
+                    from execmem.fencing import fence_command
+
+                writes = _written(options)
+                fence_command(options, whole=require_sandbox, writes=writes, outside=outside)
+            return function(*args, **options)
+
+        option = click.option("--sandbox", is_flag=True, help=SANDBOX)
+        require = click.option("--require-sandbox", is_flag=True, help=f"--sandbox, and {REQUIRE}")
+        return cast("F", option(require(fenced)))
+
+    return add
+
+
+def _written(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that a command line lets be written."""
+    for param in click.get_current_context().command.params:
+        name = options.get(param.name or "")
+        if isinstance(param.type, WrittenFile) and name is not None:
+            yield from (f"{name}{suffix}" for suffix in ("", *param.type.beside))
 
 
 def boots(options: Mapping[str, Any]) -> bool:
@@ -203,12 +218,31 @@ def examples(*lines: str) -> Callable[[F], F]:
     return add
 
 
-class OutputFile(click.ParamType):  # type: ignore[type-arg] # only newer ones have a parameter
-    """A file to write, whose name says no other format than the one that is written."""
+class WrittenFile(click.ParamType):  # type: ignore[type-arg] # only newer ones have a parameter
+    """A file to write.
+
+    Parameters
+    ----------
+    beside
+        What is put behind its name for those that are written with it.
+    """
 
     name = "file"
 
+    def __init__(self, *beside: str) -> None:
+        self.beside = beside
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        del param, ctx
+        return value
+
+
+class OutputFile(WrittenFile):
+    """A file to write, whose name says no other format than the one that is written."""
+
     def __init__(self, suffix: str, kinds: Sequence[str]) -> None:
+        super().__init__()
         self.suffix, self.kinds = suffix, kinds
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import click
 
-from execmem.commands.common import LINES, PNG, SVG, cpu_option, examples
+from execmem.commands.common import LINES, PNG, SVG, cpu_option, examples, sandbox_option
 from execmem.streams import say
 
 
@@ -69,6 +69,7 @@ from execmem.streams import say
     "--frontier", "of_frontier", is_flag=True, help="say which designs no other one beats"
 )
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
+@sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @click.pass_context
 @examples(

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from execmem.commands.common import boots, console_option, cpu_option, examples
+from execmem.commands.common import (
+    boots,
+    console_option,
+    cpu_option,
+    examples,
+    sandbox_option,
+)
 from execmem.streams import say
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ _SECONDS = 600.0  # of the host, for a load: raid6_pq measures a minute where it
 )
 @console_option
 @cpu_option
+@sandbox_option
 @click.option(
     "--kaslr",
     type=click.IntRange(min=0),

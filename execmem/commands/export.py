@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from execmem.commands.common import (
+    WrittenFile,
     examples,
     is_path,
     load_one,
@@ -16,6 +17,7 @@ from execmem.commands.common import (
     machine_for,
     module_options,
     parameters,
+    sandbox_option,
     unknown_option,
 )
 
@@ -28,14 +30,28 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("module", metavar="MODULE")
-@click.option("--elf", metavar="FILE", help="write a linked ELF file, at the module's addresses")
-@click.option("--core", metavar="FILE", help="write an ELF core of the whole machine")
-@click.option("--bin", "flat", metavar="FILE", help="write a flat image, and FILE.map beside it")
+@click.option(
+    "--elf",
+    type=WrittenFile(),
+    metavar="FILE",
+    help="write a linked ELF file, at the module's addresses",
+)
+@click.option(
+    "--core", type=WrittenFile(), metavar="FILE", help="write an ELF core of the whole machine"
+)
+@click.option(
+    "--bin",
+    "flat",
+    type=WrittenFile(".map"),
+    metavar="FILE",
+    help="write a flat image, and FILE.map beside it",
+)
 @click.option(
     "--debug", metavar="PATH", help="file with the module's DWARF, or folder like /usr/lib/debug"
 )
 @module_options
 @unknown_option("fault")
+@sandbox_option
 @examples(
     "execmem export hello --elf hello.elf --arch arm64",
     "execmem export crc16 --elf crc16.elf --bin crc16.bin --root TREE",

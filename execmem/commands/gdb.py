@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import socket as sockets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,16 +21,52 @@ from execmem.commands.common import (
     machine_for,
     parameters,
     run_options,
+    sandbox_with,
 )
 from execmem.commands.patching import target_of
 from execmem.streams import say
 
 if TYPE_CHECKING:
+    from execmem.worker.clerk import Clerk, Outside
     from machine.gdb.server import Server
 
 PROGRAM = "gdb-multiarch"
 LOOPBACK = "127.0.0.1"
 REPLAY = "replay"
+
+
+def _outside(options: dict[str, Any]) -> Outside:
+    """Return what listens for a gdb and starts one, and hands on what they say."""
+    from execmem.fuzzing import reports
+    from execmem.worker.clerk import Outside
+    from machine.gdb.listening import Listening, Through
+
+    does: dict[str, Callable[[], object]] = {}
+    host = options["listen"] or LOOPBACK
+    batch = None if options["batch"] is None else Batch(options["batch"])
+    crash = options["function"] if options["module"] == REPLAY else None
+    reads = () if crash is None else tuple(reports.read(crash)[1].reads())
+    listening = Listening(options["port"], path=options["socket"], host=host)
+    if batch is not None:
+        start = partial(batch.start, listening.address)
+        does = {"start": start, "check": batch.check, "end": batch.end}
+    here, there = sockets.socketpair()
+
+    def leave() -> None:
+        options["place"] = Through(here.detach(), listening.address, listening.port)
+        listening.forget()
+        there.close()
+
+    def end() -> None:
+        listening.close()
+        if batch is not None:
+            batch.give_up()
+
+    def begin() -> None:
+        here.close()
+        listening.pass_on(there)
+
+    return Outside(does=does, reads=reads, begins=begin, ends=end, leaves=leave)
 
 
 @click.command()
@@ -45,6 +82,7 @@ REPLAY = "replay"
     "--batch", metavar="FILE", help=f"start {PROGRAM}, with commands from a file, and no terminal"
 )
 @run_options
+@sandbox_with(_outside)
 @examples(
     "execmem gdb hello --batch script.gdb",
     "execmem gdb mathuser mathuser_lcm 21 6 --arch arm64 --batch script.gdb",
@@ -69,12 +107,15 @@ def gdb(
     """
     from execmem import report
 
+    place, clerk = options.pop("place", None), options.pop("clerk", None)
     if socket is not None and (listen is not None or port):
         raise click.UsageError("--socket: a socket in the file system has no port")
     if listen is not None and listen != LOOPBACK:
         say(f"warning: whoever reaches {listen} may do everything to the guest", err=True)
-    where = {"port": port, "path": socket, "host": listen or LOOPBACK}
-    found = None if batch is None else Batch(batch)
+    where = {"port": port, "path": socket, "host": listen or LOOPBACK, "place": place}
+    found: Batch | None = None
+    if batch is not None:
+        found = Batch(batch) if clerk is None else Sent(batch, clerk)
     if module == REPLAY and function is not None:
         outcome, fault = _replay(function, args, options, where, found)
     elif function is None:
@@ -265,8 +306,14 @@ class Batch:
             last = self.said[-1] if self.said else "it says nothing"
             raise ExecmemError(f"{PROGRAM} never connected: {last}")
 
-    def end(self) -> None:
-        """Wait for its end, if it was started."""
+    def give_up(self) -> None:
+        """End it, if it is there still."""
+        if self._running is not None:
+            self._running[0].kill()
+            self.end()
+
+    def end(self) -> list[str]:
+        """Wait for its end, if it was started; return what it has printed."""
         if self._running is not None:
             process, output = self._running
             self._running = None
@@ -274,6 +321,31 @@ class Batch:
             output.seek(0)
             self.said = output.read().decode("utf-8", "backslashreplace").splitlines()
             output.close()
+        return self.said
+
+
+class Sent(Batch):
+    """One that is started outside of the fence that this process is behind."""
+
+    def __init__(self, file: str, clerk: Clerk) -> None:
+        super().__init__(file)
+        self._clerk, self._started = clerk, False
+
+    def start(self, address: str) -> None:
+        """Let it connect to where it is waited for."""
+        del address  # which the other one knows
+        self._clerk.ask("start")
+        self._started = True
+
+    def check(self) -> None:
+        """Refuse to wait for one that has ended; ExecmemError."""
+        self._clerk.ask("check")
+
+    def end(self) -> list[str]:
+        """Wait for its end, if it was started; return what it has printed."""
+        if self._started:
+            self._started, self.said = False, self._clerk.ask("end")
+        return self.said
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from execmem.commands.common import cpu_option, examples
+from execmem.commands.common import cpu_option, examples, sandbox_option
 
 if TYPE_CHECKING:
     from loader.kernel.find import KernelFiles
@@ -32,6 +32,7 @@ SHOWN = 1000  # symbols that are like one pattern
 @click.option("--kaslr", type=click.IntRange(min=0), metavar="SEED", help="with --ptdump")
 @click.option("--cache", is_flag=True, help="list the kernels that are kept booted")
 @click.option("--forget", is_flag=True, help="with --cache: delete them")
+@sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem kernel VMLINUZ",

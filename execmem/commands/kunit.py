@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from execmem.commands.common import console_option, examples
+from execmem.commands.common import console_option, examples, sandbox_option
 
 SECONDS = 300.0  # as kunit.py gives a run where nobody says otherwise
 
@@ -38,6 +38,7 @@ SECONDS = 300.0  # as kunit.py gives a run where nobody says otherwise
 @click.option("--memory", type=click.IntRange(min=64), metavar="MIB", help="of the machine")
 @click.option("--command-line", default="", metavar="WORDS", help="more for the kernel")
 @console_option
+@sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem kunit --kernel BUILD",

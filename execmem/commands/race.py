@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import examples, sandbox_option
 
 STATIC_KEY = "bpf_stats_enabled_key"
 
@@ -79,6 +79,7 @@ class _Code(click.ParamType[bytes]):
 @click.option(
     "--graph", is_flag=True, help="with --json: every state of one ARCH, to be walked through"
 )
+@sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @examples(
     "execmem race unsorted",

@@ -13,6 +13,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 LONGEST = 0x10000  # bytes of a packet's body that are taken
 _INTERRUPT, _ACK, _NACK, _START, _END, _ESCAPE = 0x03, 0x2B, 0x2D, 0x24, 0x23, 0x7D
@@ -104,6 +105,26 @@ class Framing:
             yield body if told.lower() == b"%02x" % (sum(body) & 0xFF) else _START
 
 
+class Connection(Protocol):
+    """What is asked of a socket that a debugger speaks at, as of `socket.socket`."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        ...
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what was said, of a number of bytes at most; OSError."""
+        ...
+
+    def sendall(self, data: bytes, /) -> None:
+        """Say something; OSError."""
+        ...
+
+    def close(self) -> None:
+        """Say and hear no more."""
+        ...
+
+
 class Link:
     """A connection to a debugger.
 
@@ -119,7 +140,7 @@ class Link:
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: Connection,
         others: socket.socket | None = None,
         refuse: Callable[[], object] = lambda: None,
     ) -> None:
@@ -159,7 +180,9 @@ class Link:
         self._write(self._sent)
 
     def _read(self, timeout: float | None) -> None:
-        waited = [self._socket] if self._others is None else [self._socket, self._others]
+        waited: list[Connection] = (
+            [self._socket] if self._others is None else [self._socket, self._others]
+        )
         while True:
             ready = select.select(waited, [], [], timeout)[0]
             if self._others in ready:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,16 +14,18 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from unicorn import Uc
 
 from allocator.types import GIB
 from archs import arch
 from execmem import Fault, Machine, isolated
-from execmem.cli import main
+from execmem.cli import COMMANDS, cli, main
 from execmem.worker import fence as fences
 from execmem.worker.fence import EVERYTHING, NETWORK, READING, NotFenced, fence
 from execmem.worker.jobs import Worker
 from loader.errors import BadKernel
 from loader.kernel import dwarf
+from samples.modules import path
 from tests.archs.facts import facts
 from tests.machine.snippets import snippet
 from tests.support import planted
@@ -340,10 +343,22 @@ def evil(tmp_path):
     return tmp_path / "evil.py"
 
 
-@pytest.mark.parametrize("name", ["run", "coverage"])
+BEHIND = {
+    "run": ["mathuser", "mathuser_lcm", 21, 6],
+    "coverage": ["mathuser", "mathuser_lcm", 21, 6],
+    "gdb": ["mathuser", "mathuser_lcm", 21, 6, "--batch", "{folder}/script"],
+    "export": ["mathuser", "--elf", "{folder}/out.elf"],
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
 def test_a_command_behind_the_fence(fenced, evil, name):
     """What it works on comes to the same, and it can do nothing else; without, it can."""
-    words = [name, "mathuser", "mathuser_lcm", 21, 6, "--design", evil]
+    if name == "gdb" and shutil.which("gdb-multiarch") is None:
+        pytest.skip("gdb-multiarch is not installed")
+    (evil.parent / "script").write_text("detach\n")
+    words = [name, *(str(word).format(folder=evil.parent) for word in BEHIND[name])]
+    words += ["--design", evil]
     plain = command(*words)
     assert plain.stdout.splitlines()[0] == "done done done done done"
     (evil.parent / "made").unlink()
@@ -351,24 +366,107 @@ def test_a_command_behind_the_fence(fenced, evil, name):
     assert (done.returncode, done.stderr) == (0, plain.stderr)
     first, *rest = done.stdout.splitlines()
     assert first == "PermissionError PermissionError PermissionError done done"
-    assert rest == plain.stdout.splitlines()[1:]
+    expected = [line for line in plain.stdout.splitlines() if not line.startswith("done done")]
+    assert [line for line in rest if not line.startswith("PermissionError ")] == expected
     assert not (evil.parent / "made").exists()
 
 
-def test_what_goes_not_with_the_fence(tmp_path, capsys):
-    """A file that would have to be written, and a process that is not ours to fence."""
-    for words, why in (
-        (["load", "hello", "--svg", str(tmp_path / "a.svg")], "--svg: nothing is written behind"),
-        (["run", "hello", "--record", str(tmp_path / "a.jsonl")], "--record: nothing is written"),
-        (["coverage", "hello", "--lcov", str(tmp_path / "a.info")], "--lcov: nothing is written"),
-        (["explain", "hello", "--html", str(tmp_path / "a.html")], "--html: nothing is written"),
-        (["run", "hello"], "this process is a script's; start execmem as a program"),
-    ):
-        with pytest.raises(SystemExit) as done:
-            main([*words, "--sandbox"])
-        assert done.value.code == 2
-        assert why in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+WRITTEN = {
+    "load": ["load", "hello", "--svg", "out.svg"],
+    "run": ["run", "hello", "--record", "out.jsonl"],
+    "export": ["export", "hello", "--elf", "out", "--core", "out.core", "--bin", "out.bin"],
+}
+
+
+@pytest.mark.parametrize("words", WRITTEN.values(), ids=WRITTEN)
+def test_what_is_named_is_written(tmp_path, fenced, words):
+    """The same as without a fence, in its place and whole, and nothing lies beside it."""
+    found = []
+    for number, more in enumerate([[], ["--require-sandbox"]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        here = {"env": {**os.environ, "PYTHONPATH": str(Path.cwd())}, "cwd": folder}
+        done = command(*words, "--arch", "arm64", *more, **here)
+        assert done.returncode == 0, done.stderr
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert found[0] == found[1]
+    assert found[1].keys() >= {word for word in words if word.startswith("out")}
+
+
+def test_what_cannot_be_written_is_said_first(tmp_path, fenced):
+    """Before anything is loaded, in one line; what was there is there, where the command fails."""
+    place = tmp_path / "missing" / "out"
+    done = command("export", "hello", "--elf", place, "--require-sandbox")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"execmem: {place}: No such file or directory"]
+    kept = tmp_path / "kept"
+    kept.write_text("before")
+    done = command("export", "hello", "--elf", kept, "--debug", "/nothing", "--require-sandbox")
+    assert done.returncode == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_only_a_process_of_ours_is_fenced(capsys):
+    """One that somebody's script runs in is not ours to fence."""
+    with pytest.raises(SystemExit) as done:
+        main(["run", "hello", "--sandbox"])
+    assert done.value.code == 2
+    assert "this process is a script's; start execmem as a program" in capsys.readouterr().err
+
+
+# Commands that run nothing of a guest, and what shows it.
+QUIET = {
+    "archs": [],
+    "relocs": [path("x86_64", "hello")],
+    "disasm": [path("x86_64", "mathuser"), "mathuser_lcm"],
+    "functions": [path("x86_64", "hello")],
+    "types": [path("x86_64", "hello"), "module"],
+}
+# Commands whose guest code is this program's, or runs in processes that are always behind a fence.
+OURS = {"demo", "reach", "course", "serve"}
+
+
+def test_who_has_a_fence():
+    """Every command that runs code of a guest: a new one takes part, or is listed with a reason."""
+    context = cli.make_context("execmem", [], resilient_parsing=True)
+    options = {
+        name: {option for param in cli.get_command(context, name).params for option in param.opts}
+        for name in COMMANDS
+    }
+    fenced = {name for name, given in options.items() if "--sandbox" in given}
+    assert fenced == COMMANDS.keys() - QUIET.keys() - OURS
+    assert all("--require-sandbox" in options[name] for name in fenced)
+    for name in {*QUIET, *OURS}:  # what only commands have that run what is given to them
+        assert not options[name] & {"--modelled", "--console", "--cpu", "--returns", "--init"}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_who_needs_none(name, monkeypatch, capsys):
+    """Not one instruction is executed."""
+    started = []
+    monkeypatch.setattr(Uc, "emu_start", lambda *_args, **_more: started.append(name))
+    with pytest.raises(SystemExit) as done:
+        main([name, *map(str, QUIET[name])])
+    said = capsys.readouterr()
+    assert (done.value.code in (0, 1), started) == (True, []), said.err
+
+
+def test_cases_are_executed_behind_the_fence(fenced, tmp_path, capsys, monkeypatch):
+    """Not by the process that asks assemblers and linkers; and a death is what a case came to."""
+    arm64 = arch("arm64")
+    (lethal,) = {bytes.fromhex(facts(arm64).run.lethal[next(iter(facts(arm64).run.lethal))][0])}
+    words = ", ".join(hex(byte) for byte in lethal)
+    case = tmp_path / "lethal.s"
+    head = "// execmem: arch arm64\n// execmem: linkers none\n"
+    case.write_text(f"{head}// execmem: run f = 0\n.globl f\nf: .byte {words}\n ret\n")
+    good = tmp_path / "good.s"
+    good.write_text(f"{head}// execmem: run g = 7\n.globl g\ng: mov x0, #7\n ret\n")
+    done = command("check", tmp_path, "--require-sandbox", "--jobs", "1", "--verbose")
+    if "needs aarch64" in done.stdout:
+        pytest.skip("no assembler for arm64")
+    assert done.returncode == 1
+    assert "emulator died: SIGABRT" in done.stdout
+    assert "1 passed" in done.stdout or "run g = 7" in done.stdout
 
 
 def test_a_command_says_what_a_host_keeps(tmp_path):

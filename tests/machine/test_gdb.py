@@ -22,7 +22,7 @@ from archs import Arch
 from emulator.faults import Fault
 from machine.control import Ended
 from machine.face import Machine
-from machine.gdb.server import CannotListen
+from machine.gdb.listening import CannotListen
 from machine.machine import ModelledMachine
 from samples.modules import root
 from tests.support import booted
