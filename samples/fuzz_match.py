@@ -7,15 +7,9 @@ without a look goes nowhere if it is 0 (`?: 1` in net/netfilter/xt_tcpudp.c). `f
 
 from __future__ import annotations
 
+from samples.hostile import PACKET, TIMESTAMPS
 from samples.searching import search, told
 from samples.story import Story, Text
-
-# IPv4 and TCP: most bytes of a segment, padding, a window's scale (RFC 791, 9293, 7323).
-PACKET = bytes.fromhex(
-    "4500003000000000400600007f0000017f000001"
-    "0050005000000000000000007002000000000000020405b401030307"
-)
-TIMESTAMPS = 8  # the option that is asked for
 
 
 def main() -> Story:

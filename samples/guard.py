@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from emulator.faults import Fault
 from machine.machine import ModelledMachine
+from samples.hostile import FILE_HEAD
 from samples.modules import root
 from samples.story import Grid, Story, Text
 
 ARCH = "riscv64"
-HEAD = b"PRS\x01"
 # Name -> records of a file: tag, size, contents (samples/modules/src/parser.c).
 FILES: Mapping[str, bytes] = {
     "a name's NUL, one byte behind": b"n\x08#1234567",
@@ -59,7 +59,7 @@ def _read(records: bytes, *, checked: bool) -> tuple[str, str]:
     """Return what a user sees of a file being read, and what checks find."""
     machine = ModelledMachine(ARCH, root=root(ARCH))
     checks = machine.sanitize() if checked else None
-    module, data = machine.load("parser"), HEAD + records
+    module, data = machine.load("parser"), FILE_HEAD + records
     try:
         count = module.call("parser_parse", data, len(data), returns="int", instructions=1_000_000)
         seen = f"{count} records"

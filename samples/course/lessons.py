@@ -105,6 +105,7 @@ LOADING = Chapter(
             question="A parser reads one byte too far and nothing happens. How would you know?",
             idea="Put each object at the end of a page that nobody may touch: hardware looks.",
             try_next="execmem run parser parser_parse hex:505253016b022b31 8 --sanitize all",
+            tasks=("three-sizes",),
             read="howto/checks.md",
             minutes=6,
         ),
@@ -122,6 +123,7 @@ LOADING = Chapter(
             question="A loop adds a length that a packet has brought. When does it end?",
             idea="Who believes a length must see that it is not 0; a fuzzer counts instructions.",
             try_next="execmem disasm formats formats_match",
+            tasks=("one-bit",),
             read="howto/targets.md",
         ),
         Lesson(
@@ -130,6 +132,7 @@ LOADING = Chapter(
             question="Compressed data says how long it will be. Who checks it?",
             idea="Whoever writes, at each copy: behind a guard page the first byte too much stops.",
             try_next="execmem run formats formats_unlz4 hex:1f410100ff0e50 7 512 --kasan",
+            tasks=("small-bomb",),
             read="howto/targets.md",
         ),
     ),

@@ -80,6 +80,15 @@ class Answer:
             raise AnswerError(self.file, f"{key} = {found!r}: expected a text in quotes")
         return found.strip()
 
+    def code(self, key: str) -> bytes:
+        """Return bytes that are written in hex; AnswerError where there are none."""
+        text = self.word(key)
+        try:
+            return bytes.fromhex(text)
+        except ValueError:
+            reason = f'{key} = {text!r}: expected hex, as "00 1f"'
+            raise AnswerError(self.file, printable(reason)) from None
+
     def words(self, key: str, known: Sequence[str] = ()) -> list[str]:
         """Return a list of texts, each one of those `known`; AnswerError where it is not."""
         found = [str(each) for each in self._list(key)]

@@ -10,7 +10,7 @@ from archs.reloc import Reloc
 from loader.link import link_view
 from loader.listing import Listing, Relocation, decode
 from machine.machine import ModelledMachine
-from samples.course.task import Answer, AnswerError, Check, Task, Verdict
+from samples.course.task import Answer, Check, Task, Verdict
 from samples.modules import root
 
 MODULE, SYMBOL = "mathuser", "mathlib_gcd"
@@ -66,11 +66,7 @@ def _text(arch: Arch) -> str:
 
 def _grade(answer: Answer) -> Verdict:
     one = call(answer.arch.name)
-    text = answer.word("bytes")
-    try:
-        code = bytes.fromhex(text)
-    except ValueError:
-        raise AnswerError(answer.file, f'bytes = {text!r}: expected hex, as "00 1f"') from None
+    code = answer.code("bytes")
     size = len(one.after)
     checks = [Check("bytes", str(len(code)), str(size), len(code) == size)]
     if len(code) != size:

@@ -15,7 +15,7 @@ from machine.racing.finding import search
 from machine.racing.loading import loading
 from machine.racing.model import Race
 from machine.racing.scenarios import Scenario
-from machine.racing.state import Done, FlushText, Op, Protect, Put, State, Sync
+from machine.racing.state import Done, FlushText, Maintain, Op, Protect, Put, State, Sync
 from samples.course.task import Answer, AnswerError, Check, Task, Verdict
 
 STEPS = {
@@ -42,9 +42,7 @@ def raced(arch: Arch, steps: Sequence[str]) -> Race:
     """Return the steps as CPUs meet them that try to execute the text at any moment."""
     whole = _loaded(arch.name).race
     writes: list[Op] = [op for op in whole.programs[0] if isinstance(op, Put)]
-    syncs: list[Op] = [op for op in whole.programs[0] if isinstance(op, Sync)]
-    if not syncs:
-        syncs = [Sync(0, whole.places[0].cells)]
+    syncs: list[Op] = [op for op in whole.programs[0] if isinstance(op, Maintain | Sync)]
     program: list[Op] = []
     rights = BORN
     for step in steps:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tasks of the lessons about hostile inputs: what becomes of one, by parsers written a second time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from samples.course.tasks import TASKS, small_bomb
+from samples.hostile import PACKET
+from tests.samples.test_course import failing, grade
+
+ROOM = small_bomb.ROOM
+
+
+def unpacked(block):
+    """Return to how many bytes an LZ4 block unpacks; None where a literal does not fit, or it is none."""
+    at, done = 0, 0
+
+    def length(first):
+        nonlocal at
+        while first >= 15 and at < len(block):
+            more = block[at]
+            at, first = at + 1, first + more
+            if more < 255:
+                break
+        return first
+
+    while at < len(block):
+        token, at = block[at], at + 1
+        literals = length(token >> 4)
+        if literals > len(block) - at or literals > ROOM - done:
+            return None
+        at, done = at + literals, done + literals
+        if at == len(block):
+            break
+        back, at = int.from_bytes(block[at : at + 2], "little"), at + 2
+        if at > len(block) or not 1 <= back <= done:
+            return None
+        done += length(token & 15) + 4
+        if done > ROOM:
+            return done
+    return done
+
+
+def blocks(chance):
+    """Yield blocks about as long as there is room for, and some that are none."""
+    for more in (14, 15, 16):
+        for last in (0, 251, 252, 254):
+            yield b"\x1fA\x01\0" + b"\xff" * (more - 1) + bytes([last])
+    for _ in range(6):
+        literals = chance.randrange(0, 40)
+        head = bytes([min(literals, 15) << 4 | 15]) + bytes([literals - 15] * (literals >= 15))
+        yield (
+            head
+            + b"x" * literals
+            + bytes([chance.randrange(3), 0])
+            + b"\xff" * chance.randrange(18)
+        )
+
+
+def test_small_bomb_counts_what_comes_out(arch):
+    """A block passes where a decoder of ours stores too much, and no other; 19 bytes cannot."""
+    passed = 0
+    for block in blocks(random.Random(10)):
+        verdict = grade("small-bomb", arch.name, block=block.hex())
+        done = unpacked(block)
+        assert verdict.passed is (done is not None and done > ROOM), block.hex()
+        assert verdict.score == len(block)
+        if done is not None and done <= ROOM:
+            assert verdict.checks[0].found == f"{done:,} bytes"
+        passed += verdict.passed
+    assert passed
+    # L literals take L bytes and give L; a byte of length gives 255 at most.
+    least = min(
+        1 + literals + 2 + -(-(ROOM + 1 - literals - 19) // 255) for literals in range(1, 15)
+    )
+    assert TASKS["small-bomb"].best[arch.name] == least
+
+
+def endless(packet):
+    """Return whether a parser of options that believes every length goes round and round."""
+    head, length = (packet[0] & 15) * 4, len(packet)
+    if packet[0] >> 4 != 4 or head < 20 or packet[9] != 6 or length < head + 20:
+        return False
+    end, at, met = head + (packet[head + 12] >> 4) * 4, head + 20, set()
+    if end > length:
+        return False
+    while at < end and packet[at] != 8 and at not in met:
+        met.add(at)
+        if packet[at] >= 2 and at + 1 >= end:
+            return False
+        at += 1 if packet[at] < 2 else packet[at + 1]
+    return at in met and at < end and packet[at] != 8
+
+
+def test_one_bit_is_one_of_few(arch):
+    """Of all packets with one bit changed those pass that go round and round, and are one bit away."""
+    chance, bits = random.Random(11), 8 * len(PACKET)
+    flipped = {bit: int.from_bytes(PACKET, "big") ^ 1 << bit for bit in range(bits)}
+    packets = {bit: value.to_bytes(len(PACKET), "big") for bit, value in flipped.items()}
+    hang = [bit for bit, packet in packets.items() if endless(packet)]
+    assert 0 < len(hang) < 10
+    for bit in [*hang[:2], *chance.sample(range(bits), 8)]:
+        verdict = grade("one-bit", arch.name, packet=packets[bit].hex())
+        assert verdict.passed is (bit in hang)
+        assert verdict.score == 1
+    assert failing(grade("one-bit", arch.name, packet=PACKET.hex())) == {"changed", "formats_match"}
+    assert grade("one-bit", arch.name, packet=bytes(len(PACKET)).hex()).score > 1
+
+
+@pytest.mark.parametrize("size", [2, 7, 8, 9, 16, 250])
+def test_three_sizes_are_those_of_an_alignment(arch, size):
+    """What ends at a multiple of 8 is found at once; the rest as the file says."""
+    keys = dict.fromkeys(("written_at_once", "written_later", "read_never"), size)
+    at_once, later, never = (
+        check.passed for check in grade("three-sizes", arch.name, **keys).checks
+    )
+    assert (at_once, later, never) == (size % 8 == 0, size % 8 != 0, size % 8 != 0)
+
+
+def test_three_sizes_are_the_least():
+    """From two bytes on: the first that is a multiple of 8, and twice the first that is none."""
+    sizes = range(2, 20)
+    first, other = next(s for s in sizes if s % 8 == 0), next(s for s in sizes if s % 8)
+    assert set(TASKS["three-sizes"].best.values()) == {first + 2 * other}
