@@ -69,6 +69,9 @@ LOOPBACK = "127.0.0.1"
 @click.option(
     "--kernel", "path", metavar="PATH", help="show its page tables and symbols: it boots here"
 )
+@click.option(
+    "--root", metavar="DIR", help="with --kernel: folder with lib/modules, to name modules of"
+)
 @click.option("--require-sandbox", is_flag=True, help=REQUIRE)
 @click.option("--json", "as_json", is_flag=True, help="print where it listens as a JSON document")
 @examples(
@@ -83,6 +86,7 @@ def serve(
     names: tuple[str, ...],
     frames: tuple[str, ...],
     path: str | None,
+    root: str | None,
     as_json: bool,
     **limits: Any,
 ) -> None:
@@ -92,7 +96,10 @@ def serve(
     its own, which has given up files, network and privileges; what it answers is what the
     commands of the same names print. Only this machine can open it, unless ADDRESS is another.
     """
+    if root is not None and path is None:
+        raise click.UsageError("--root names modules of a kernel: give --kernel PATH")
     try:
+        import starlette  # noqa: F401 -- said here, once for both
         import uvicorn
     except ImportError:
         from allocator.errors import ExecmemError
@@ -107,7 +114,7 @@ def serve(
 
     where = listen(address, port)
     url = f"http://{f'[{address}]' if ':' in address else address}:{where.getsockname()[1]}/"
-    kernel = None if path is None else Kernel(path)
+    kernel = None if path is None else Kernel(path, root)
     desks = desks_of(readable=() if kernel is None else kernel.files, **limits)
     known = {address, *names, *(("localhost", "127.0.0.1", "::1") if address == LOOPBACK else ())}
     app = application(desks, offer(), known, frames, kernel)

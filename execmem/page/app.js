@@ -6,6 +6,7 @@ import { Load } from "execmem/load.js";
 import { address, views } from "execmem/router.js";
 import { open, shell } from "execmem/source.js";
 import "execmem/views.js";
+import { kept } from "execmem/write.js";
 
 const $ = (id) => document.getElementById(id);
 const EMBED = new URLSearchParams(location.search).has("embed");
@@ -105,15 +106,35 @@ class App {
     const file = element("input", { type: "file", id: "file", accept: ".ko,.xz,.gz,.zst" });
     file.addEventListener("change", () => { for (const each of file.files) this.drop(each); });
     box.replaceChildren(
-      labelled("Module", choice(modules, this.module(), (name) => this.choose({ module: name }), { id: "module" })),
+      labelled("Module", this.booted() ? this.picked() : choice(modules, this.module(), (name) => this.choose({ module: name }), { id: "module" })),
       labelled("or drop one", file),
       labelled("Design", choice(this.offer.designs.map((d) => [d, d]), address.get("design", "default"),
         (name) => this.choose({ design: name }), { id: "design" })),
       labelled("KASLR", choice([["", "off"], ...["1", "2", "3"].map((n) => [n, `seed ${n}`])], address.get("kaslr"),
         (seed) => this.choose({ kaslr: seed }), { id: "kaslr" })),
       ...(this.offer.kernel ? [labelled("Kernel", choice([["", "modelled"], ["booted", `${this.offer.kernel.name}, booted`]],
-        address.get("kernel"), (kernel) => this.choose({ kernel }), { id: "kernel" }))] : []),
+        address.get("kernel"), (kernel) => this.of(kernel), { id: "kernel" }))] : []),
       ...this.beside());
+  }
+
+  // Another kernel has other modules: of them the one that was chosen, or the first.
+  of(kernel) {
+    const names = [...this.files, ...(kernel ? this.offer.kernel.modules : this.offer.samples)];
+    this.choose({ kernel, module: names.includes(this.module()) || !names.length ? address.get("module") : kernel ? names[0] : "" });
+  }
+
+  // A booted kernel's modules are thousands: one is picked by typing a part of its name.
+  picked() {
+    const names = [...this.files, ...this.offer.kernel.modules];
+    const list = element("datalist", { id: "modules" }, ...names.map((value) => element("option", { value })));
+    const input = element("input", { id: "module", type: "search", size: 22, spellcheck: false, value: this.module(),
+      placeholder: `one of ${names.length.toLocaleString("en")}` });
+    input.setAttribute("list", "modules");
+    input.addEventListener("change", () => {
+      const name = input.value.trim(), found = names.find((each) => each === name) ?? names.find((each) => each === name.replaceAll("-", "_"));
+      if (found) { this.say(""); this.choose({ module: found }); } else if (name) this.say(`${this.offer.kernel.name} has no module ${name}; drop its file here.`, true);
+    });
+    return element("span", {}, input, list);
   }
 
   beside() {
@@ -265,7 +286,18 @@ class App {
         ...(view.terminal ? [element("li", {}, "In a terminal: ", code(view.terminal))] : [])));
   }
 
-  start() {
+  // What an address has typed in it is compiled when it is opened.
+  async typed() {
+    if (this.source.alone || this.module() !== MINE || !this.offer.compilers.length) return;
+    const text = await kept(address);
+    if (!text) return;
+    this.say("What was typed is compiled ...");
+    const results = await this.build(address.get("kind", "c"), text);
+    const refused = results.filter((each) => each.error);
+    this.say(refused.map((each) => `${each.arch}: ${each.error}`).join("\n"), refused.length > 0);
+  }
+
+  async start() {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     this.theme(address.get("theme") ? address.get("theme") === "dark" : dark);
     $("theme").addEventListener("click", () => {
@@ -279,6 +311,7 @@ class App {
     });
     addEventListener("dragover", (e) => e.preventDefault());
     addEventListener("drop", (e) => { e.preventDefault(); for (const file of e.dataTransfer.files) this.drop(file); });
+    await this.typed();
     return this.show();
   }
 

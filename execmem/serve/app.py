@@ -249,7 +249,7 @@ def application(
     kernel
         Who is asked about a kernel; None: there is none.
     """
-    named = None if kernel is None else {"words": KERNEL, "name": kernel.name}
+    named = {"words": KERNEL, "name": kernel.name, "modules": kernel.modules} if kernel else None
     own = Application(desks, offer | {"kernel": named}, kernel)
 
     @asynccontextmanager

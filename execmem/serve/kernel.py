@@ -4,13 +4,15 @@
 It is whoever serves that names it, as they would in a terminal, and it boots as it does there: in a
 process of its own that keeps to limits, outside of the fence of pages. Pages know it by the name of its
 file or folder, and say what they want of it (`questions`); an answer is kept, as it stays the same.
-Modules that are dropped on a page it loads and runs at that page's desk, behind the fence.
+Modules that are dropped on a page, or named of its tree, it loads and runs at that page's desk, behind
+the fence.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from execmem.serve.questions import KERNEL, NotAsked
 from execmem.serve.work import answer, without
 from execmem.worker.jobs import Worker
 from execmem.worker.reading import files_of_kernel
+from loader.depends import ModuleTree, open_tree
+from loader.errors import BadModule
 
 SECONDS = 600.0  # of an answer: a kernel that was not booted before takes its time
 KEPT = 64  # answers
@@ -32,17 +36,25 @@ class Kernel:
     ----------
     path
         An image, a package, or a tree of one.
+    root
+        Where its modules are; None: in the tree that it is, if it is one.
 
     Raises
     ------
     ExecmemError
-        There is nothing there.
+        There is nothing there; BadModule where `root` has no modules.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, root: str | None = None) -> None:
         self._path = Path(path).resolve()
         if not self._path.exists():
             raise ExecmemError(f"--kernel {path}: there is no such file or folder")
+        self._tree: ModuleTree | None = None
+        if root is not None:
+            self._tree = open_tree(Path(root).resolve())
+        elif self._path.is_dir():
+            with suppress(BadModule):
+                self._tree = open_tree(self._path)
         self._turn = threading.Lock()
         self._kept: dict[tuple[str, ...], dict[str, Any]] = {}
         self._worker: Worker | None = None
@@ -51,6 +63,11 @@ class Kernel:
     def name(self) -> str:
         """What pages call it."""
         return self._path.name
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules of its tree."""
+        return () if self._tree is None else tuple(sorted(self._tree.files))
 
     def ask(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the answer to a question (`questions.checked`) in which `KERNEL` stands for it."""
@@ -71,26 +88,31 @@ class Kernel:
             return self._kept[asked]
 
     def given(self, words: Sequence[str]) -> tuple[str, ...]:
-        """Return the words of a question for a desk, where --kernel names it; it has booted then.
+        """Return the words of a question for a desk, where --kernel names it, and --root its modules.
 
-        What it is like when it has booted is kept, so that a fenced process finds it there.
+        It has booted then, and is kept as it stands there, where a fenced process finds it.
         """
         self.ask(("kernel", "--json", KERNEL, "--ptdump"))
-        before = ("", *words)
-        return tuple(
-            str(self._path) if (option, word) == ("--kernel", KERNEL) else word
-            for option, word in zip(before, words, strict=False)
-        )
+        root = () if self._tree is None else ("--root", str(self._tree.folder))
+        found: list[str] = []
+        for option, word in zip(("", *words), words, strict=False):
+            meant = (option, word) == ("--kernel", KERNEL)
+            found += (str(self._path), *root) if meant else (word,)
+        return tuple(found)
 
     def hidden(self, found: dict[str, Any]) -> dict[str, Any]:
         """Return an answer of a desk that does not say where it lies."""
-        cleaned: dict[str, Any] = without((f"{self._path.parent}/",), found)
+        folders = (
+            [self._path.parent] if self._tree is None else [self._tree.folder, self._path.parent]
+        )
+        cleaned: dict[str, Any] = without([f"{folder}/" for folder in folders], found)
         return cleaned
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What machines read for it."""
-        return tuple(files_of_kernel(self._path, modelled=False))
+        tree = () if self._tree is None else (self._tree.folder,)
+        return (*files_of_kernel(self._path, modelled=False), *tree)
 
     def close(self) -> None:
         """End its process."""

@@ -6,6 +6,7 @@ Long because all of it asks one server, with one browser.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -763,12 +765,23 @@ def test_typing_in_a_browser(server, tab):
     script = "return document.querySelectorAll('.output .verdict').length"
     assert wait(tab, f"{script} === {count}")
     assert not tab.find_elements("css selector", ".output .refused")
-    wait(tab, "return location.hash.includes('source=')")
+    wait(tab, "return location.hash.includes('packed=')")
     follow(tab, tab.find_element("css selector", "nav a[href^='#what']"))
     assert "mine on" in tab.find_element("class name", "title").text
     assert arch.name in tab.find_element("id", "view").get_attribute("innerHTML")
-    address = tab.current_url
-    assert "mine_sum" in address
+    packed = parse_qs(urlsplit(tab.current_url).fragment.partition("?")[2])["packed"][0]
+    padded = packed + "=" * (-len(packed) % 4)
+    assert zlib.decompress(base64.urlsafe_b64decode(padded), -15).decode() == TYPED
+    go(tab, tab.current_url)  # as who was sent it: it is compiled again, at another desk
+    assert "mine on" in tab.find_element("class name", "title").text
+    follow(tab, tab.find_element("css selector", "nav a[href^='#write']"))
+    area = tab.find_element("tag name", "textarea")
+    assert area.get_attribute("value") == TYPED
+    change = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))"
+    noise = "".join(random.Random(3).choices("abcdefghijklmnopqrstuvwxyz", k=16_000))
+    tab.execute_script(change, area, f"/* {noise} */")
+    assert wait(tab, "return document.querySelector('main').innerText.includes('Too long for an')")
+    assert wait(tab, "return !location.hash.includes('packed=')")
 
 
 # A kernel -----------------------------------------------------------------------------------------
@@ -816,6 +829,40 @@ def test_a_desk_is_told_which_kernel_it_is(tmp_path, monkeypatch):
     assert [each[0] for each in asked] == ["kernel"]  # it boots where that is kept
     found = {"said": [f"{tmp_path}/image: no"], "document": {"at": [f"{tmp_path}/image"]}}
     assert kernel.hidden(found) == {"said": ["image: no"], "document": {"at": ["image"]}}
+
+
+def test_modules_of_a_kernel_are_named(tmp_path):
+    """Pages get the names of a tree's modules, desks its folder; an answer has neither folder."""
+    tree = tmp_path / "lib" / "modules" / "6.12"
+    tree.mkdir(parents=True)
+    (tree / "modules.dep").write_text("kernel/fs/b-c.ko.xz: kernel/lib/a.ko\nkernel/lib/a.ko:\n")
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(b"")
+    assert Kernel(str(image)).modules == ()
+    for kernel in (Kernel(str(tmp_path)), Kernel(str(image), str(tmp_path))):
+        assert kernel.modules == ("a", "b_c")
+        kernel.ask = list
+        words = kernel.given(checked(["load", "a", "--kernel", KERNEL]))
+        assert words[-2:] == ("--root", str(tree))
+        found = {"said": [f"{tree}/kernel/lib/a.ko: no"], "document": None}
+        assert kernel.hidden(found)["said"] == ["kernel/lib/a.ko: no"]
+    with pytest.raises(ExecmemError):
+        Kernel(str(image), str(tmp_path / "none"))
+
+
+def test_without_its_extra_the_server_says_which(monkeypatch, capsys):
+    """One line names what is missing, and how it is installed; --root alone is of no use."""
+    for name in ("uvicorn", "starlette"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(SystemExit) as ended:
+                main(["serve", "--port", "0"])
+        assert ended.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "execmem[serve]" in line
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--root", "."])
+    assert ended.value.code == 2
 
 
 def test_no_module_runs_where_the_kernel_is_asked(tmp_path):
