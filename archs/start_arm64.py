@@ -164,7 +164,8 @@ BOOT = Boot(
     # 1: mov x8, #173; svc #0; b 1b
     spin=bytes.fromhex("a81580d2010000d4feffff17"),
     system_calls=("__arm64_sys_{}", "sys_{}"),
-    system_call_arguments=tuple(range(0, 48, 8)),  # regs[0] to regs[5]
+    # regs[0] to regs[5]; the first is orig_x0, too, which is looked at since 7.3
+    system_call_arguments=((0, 272), (8,), (16,), (24,), (32,), (40,)),
     registers_size=512,
     padding=(bytes(4), bytes.fromhex("1f2003d5")),
     machine=183,

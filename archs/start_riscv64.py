@@ -150,8 +150,8 @@ BOOT = Boot(
     # 1: li a7, 173; ecall; j 1b
     spin=bytes.fromhex("9308d00a73000000e5bf"),
     system_calls=("__riscv_sys_{}", "sys_{}"),
-    # orig_a0, then a1 to a5 (arch/riscv/include/asm/syscall_wrapper.h)
-    system_call_arguments=(280, *range(88, 128, 8)),
+    # orig_a0 and a0, then a1 to a5 (arch/riscv/include/asm/syscall_wrapper.h)
+    system_call_arguments=((280, 80), (88,), (96,), (104,), (112,), (120,)),
     registers_size=512,
     # C.NOP, which aligns functions. (A long NOP at the end of one may be a branch that is off.)
     padding=(bytes.fromhex("0100"),),

@@ -249,7 +249,8 @@ BOOT = Boot(
     # 1: mov $110, %eax; syscall; jmp 1b
     spin=bytes.fromhex("b86e0000000f05ebf7"),
     system_calls=("__x64_sys_{}", "sys_{}"),
-    system_call_arguments=(112, 104, 96, 56, 72, 64),  # di, si, dx, r10, r8, r9
+    # di, si, dx, r10, r8, r9
+    system_call_arguments=((112,), (104,), (96,), (56,), (72,), (64,)),
     registers_size=512,
     padding=(b"\xcc",),
     machine=62,

@@ -258,6 +258,8 @@ def _run(
         page = memory.direct_map.start + offset
         memory.page_table.change(page, runner.page, off=Prot.W)
         memory.page_table.change(page, runner.page, on=Prot.RW)
+    for hole in runner.holes if given else ():  # else its frames could be anybody's
+        memory.page_table.unmap(memory.direct_map.start + hole.start, hole.size)
     already = memory.events.direct_map_splits
     execmem = Execmem(memory, trap=arch.loads.trap, text_poke=arch.text_poke, design=design)
     model = Runner(execmem, branch_reach(arch), rules=arch.loads.tlb, cpus=cpus)

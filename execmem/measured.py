@@ -84,6 +84,8 @@ class KernelRunner:
         self.frames: list[dict[MemType, Frames]] = []
         self.area_frames: dict[str, Frames] = {}  # by key of what was allocated
         self.split: tuple[int, ...] = ()  # offsets in the direct map where pages are mapped
+        # What the direct map leaves out: data of the image, on arm64 since 7.3.
+        self.holes: tuple[Interval, ...] = ()
         self.version = version_of(machine.kernel.release) or (0, 0)
         # What is mapped in the window of modules before, each with a guard page behind it.
         self.taken: tuple[Interval, ...] = ()
@@ -111,6 +113,7 @@ class KernelRunner:
         before = self._stretches()
         self.taken = tuple(self._in_window(before))
         self.split = tuple(self._split(before))
+        self.holes = tuple(self._unmapped_directly(before))
         self.frames.clear()
         modules = machine.kernel.modules
         outer, modules.before_init = modules.before_init, self._note
@@ -280,6 +283,15 @@ class KernelRunner:
                 yield from range(
                     align_down(low - self._direct.start, large), high - self._direct.start, large
                 )
+
+    def _unmapped_directly(
+        self, stretches: Iterable[tuple[int, int, int, bool]]
+    ) -> Iterator[Interval]:
+        """Yield the offsets of what the direct map does not map."""
+        for start, end, _, maps in stretches:
+            low, high = max(start, self._direct.start), min(end, self._direct.end)
+            if not maps and low < high:
+                yield Interval(low - self._direct.start, high - self._direct.start)
 
     # Kprobes and ftrace -------------------------------------------------------------------------
 

@@ -368,9 +368,11 @@ class Boot:
     spin
         Instructions of a user program that calls `getppid` for ever.
     system_calls
-        What the kernel calls its system call functions, newest spelling first; `{}` is the name.
+        What the kernel calls its system call functions, newest spelling first; `{}` is the name. One that
+        is spelt `sys_{}` takes its arguments itself, others `struct pt_regs`.
     system_call_arguments
-        Where in `struct pt_regs` such a function looks for its arguments; empty: they are its own.
+        Where in `struct pt_regs` each argument is when the kernel was entered: a register may be saved
+        twice, and functions of some versions look at one place, of others at the other.
     registers_size
         Bytes that are enough for `struct pt_regs`.
     padding
@@ -412,7 +414,7 @@ class Boot:
     start: Callable[[Plan], Start]
     spin: bytes
     system_calls: tuple[str, ...]
-    system_call_arguments: tuple[int, ...]
+    system_call_arguments: tuple[tuple[int, ...], ...]
     registers_size: int
     padding: tuple[bytes, ...]
     machine: int

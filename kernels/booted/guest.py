@@ -29,6 +29,7 @@ _FRAME = 256  # bytes that a function may use below its stack pointer, and no le
 _READ_WRITE, _PRIVATE_ANONYMOUS_POPULATED = 3, 0x8022  # uapi/asm-generic/mman-common.h
 
 _PUT_OFF = "task_work_run"
+_PLAIN = "sys_{}"  # a system call that takes its arguments itself
 
 # Functions by the names that they have had, newest first.
 _ALLOC = ("__kmalloc_noprof", "__kmalloc")
@@ -274,12 +275,14 @@ class Guest:
         LookupError where the kernel has no such system call.
         """
         boot = self.arch.boots
-        address = self.find([form.format(name) for form in boot.system_calls])
-        if not boot.system_call_arguments:
+        spelt = {form.format(name): form for form in boot.system_calls}
+        address = self.find(tuple(spelt))
+        if next(form for each, form in spelt.items() if each in self.symbols) == _PLAIN:
             return self._left(signed(self.call(address, args)))
         registers = bytearray(boot.registers_size)
-        for at, value in zip(boot.system_call_arguments, args, strict=False):
-            registers[at : at + 8] = (value & ADDRESS_MASK).to_bytes(8, "little")
+        for places, value in zip(boot.system_call_arguments, args, strict=False):
+            for at in places:
+                registers[at : at + 8] = (value & ADDRESS_MASK).to_bytes(8, "little")
         with self.stacked(bytes(registers)) as at:
             return self._left(signed(self.call(address, (at,))))
 

@@ -467,7 +467,12 @@ def _relocations(data: bytes, found: Found) -> int | None:
     good = [
         base for base in bases if base <= int(places.min()) and int(places.max()) < base + len(data)
     ]
-    return good[0] if len(good) == 1 else None
+    if len(good) < 2:
+        return good[0] if good else None
+    # Other places are filled at the same offset in their 2 MiB: what most pointers agree with counts.
+    pointers, symbols = np.unique(words[at + 2]), np.unique(found.addresses(lambda at: at))
+    hits = [_hits(pointers, symbols, _relocated(data, found, base)) for base in good]
+    return good[hits.index(max(hits))] if hits.count(max(hits)) == 1 else None
 
 
 def _relocated(data: bytes, found: Found, start: int) -> int:

@@ -138,6 +138,25 @@ def test_system_calls_are_made_as_a_process(machine: BootedMachine) -> None:
     assert machine.kernel.release.encode() in bytes(names)
 
 
+SAVED = {
+    "x86_64": (("di",), ("si",), ("dx",), ("r10",), ("r8",), ("r9",)),
+    "arm64": (("regs", "orig_x0"),),
+    "riscv64": (("orig_a0", "a0"), ("a1",), ("a2",), ("a3",), ("a4",), ("a5",)),
+}
+
+
+def test_arguments_of_system_calls_are_where_the_kernel_saves_them(machine: BootedMachine) -> None:
+    """As its own types have `struct pt_regs`; arm64 since 7.3 looks at the second place."""
+    types, boot = machine.kernel.standing.types, machine.arch.boots
+    assert types is not None
+    registers = types.find("pt_regs")
+    assert registers is not None
+    for names, places in zip(SAVED[machine.arch.name], boot.system_call_arguments, strict=False):
+        found = [types.place(registers.number, name) for name in names]
+        assert [each.bytes for each in found if each is not None] == list(places)
+    assert types.size_of(registers.number) <= boot.registers_size
+
+
 def test_a_bad_user_pointer_is_refused(machine: BootedMachine) -> None:
     """A bad user pointer is refused."""
     bad = 0x1234_5678_9000

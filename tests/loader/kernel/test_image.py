@@ -185,6 +185,23 @@ def test_a_base_that_the_kernel_relocates_is_found() -> None:
         KernelImage.parse(image)
 
 
+def test_a_base_is_told_from_another_that_relocations_fit() -> None:
+    """Another place of the same offset in its 2 MiB is filled, too, with what is no base."""
+    base, step = 0xFFFF_8000_0800_0000, 2 << 20
+    listed = [attrs_moved(symbol, base) for symbol in symbols(facts("arm64").load.image_base)]
+    text = bytes(step + (step >> 1))
+    tables = kallsyms(listed, 64 + len(text), base, "relocated")
+    image = flat(183, text + tables + bytes(2 * step), 8 << 20)
+    (at,) = [m.start() - 8 for m in re.finditer(struct.pack("<I", len(listed)) + bytes(4), image)]
+    own = struct.pack("<QQQ", base + at, 0x403, base)
+    other = struct.pack("<QQQ", base + at + step, 0x403, base + at)
+    for symbol in listed[:9]:
+        other += struct.pack("<QQQ", base + step, 0x403, symbol.address)
+    for rela in (own + other, other + own):
+        kernel = KernelImage.parse(image + bytes(-len(image) % 8) + rela)
+        assert kernel.symbols.addresses.tolist() == [symbol.address for symbol in listed]
+
+
 def attrs_moved(symbol: Symbol, base: int) -> Symbol:
     """Return a symbol of an image that lies elsewhere."""
     return Symbol(symbol.address - facts("arm64").load.image_base + base, symbol.type, symbol.name)
