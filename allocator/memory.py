@@ -339,13 +339,17 @@ class KernelMemory:
         """
         self.depopulate_all((Interval(va, va + size),))
 
-    def depopulate_all(self, gone: Sequence[Interval], *, ahead: bool = False) -> None:
+    def depopulate_all(
+        self, gone: Sequence[Interval], *, ahead: bool = False, forget: Sequence[Interval] = ()
+    ) -> None:
         """As `depopulate`, of several ranges in one flush.
 
         Parameters
         ----------
         ahead
             Whether the runs that were taken from the direct map ahead go, too.
+        forget
+            What else TLBs may lead from to these frames: an alias that was flushed on one CPU.
         """
         frames = [self.page_table.frames(one.start, one.size, operation="unmap") for one in gone]
         runs = self._ahead if ahead else []
@@ -361,7 +365,7 @@ class KernelMemory:
                 spans = list(self._spans_of(one))
                 self.page_table.unmap(one.start, one.size)
                 mapped += spans
-            self.flush_tlb(*gone, *(aliases if reset else ()))
+            self.flush_tlb(*gone, *(aliases if reset else ()), *forget)
             if reset:
                 self._change([(alias, Prot.RW, Prot.NONE) for alias in aliases])
         except ExecmemError:

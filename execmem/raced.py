@@ -16,6 +16,7 @@ from execmem import report
 from execmem.interleaved import document
 from execmem.terminal import Meter, Terminal, console
 from machine.racing.finding import Finding, search
+from machine.racing.lifetimes import Lifetime, lifetimes, mistakes
 from machine.racing.loading import loading
 from machine.racing.scenarios import Ground, Scenario, ours, plants, way_of
 from machine.racing.scenarios import given as given_bytes
@@ -59,14 +60,20 @@ def of_kernel(kernel: str, key: str, bounds: Bounds) -> list[Scenario]:
     return [kernel_race(machine, key, on=on, **more) for on in (True, False)]
 
 
-def scenarios(archs: Sequence[Arch], mistake: str | None, bounds: Bounds) -> Iterable[Scenario]:
-    """Return our own protocols and loads, or those with a mistake; UsageError where none is so called."""
+def scenarios(
+    archs: Sequence[Arch], mistake: str | None, bounds: Bounds
+) -> Iterable[Scenario | Lifetime]:
+    """Return our own protocols, or those with a mistake; UsageError where none is so called."""
     more = {"executors": bounds.executors, "visits": bounds.visits}
     grounds = [Ground(arch) for arch in archs]
     if mistake is None:
         loads = (loading(arch, DEFAULT, **more) for arch in archs)
-        return chain((one for ground in grounds for one in ours(ground, **more)), loads)
-    planted = [one for ground in grounds for one in plants(ground, **more)]
+        lives = (one for arch in archs for one in lifetimes(arch, DEFAULT))
+        return chain((one for ground in grounds for one in ours(ground, **more)), loads, lives)
+    planted: list[Scenario | Lifetime] = [
+        *(one for ground in grounds for one in plants(ground, **more)),
+        *(one for arch in archs for one in mistakes(arch, DEFAULT)),
+    ]
     found = [one for one in planted if one.name == mistake or one.name.startswith(f"{mistake}-")]
     if not found:
         known = sorted({one.name for one in planted})
@@ -78,7 +85,9 @@ def scenarios(archs: Sequence[Arch], mistake: str | None, bounds: Bounds) -> Ite
     return found
 
 
-def show(chosen: Iterable[Scenario], bounds: Bounds, *, one_by_one: bool, as_json: bool) -> bool:
+def show(
+    chosen: Iterable[Scenario | Lifetime], bounds: Bounds, *, one_by_one: bool, as_json: bool
+) -> bool:
     """Search and show; return whether all is as expected."""
     findings = list(_searched(chosen, bounds))
     if as_json:
@@ -101,7 +110,7 @@ def show_graph(arch: Arch) -> None:
     report.print_json(found)
 
 
-def _searched(chosen: Iterable[Scenario], bounds: Bounds) -> Iterator[Finding]:
+def _searched(chosen: Iterable[Scenario | Lifetime], bounds: Bounds) -> Iterator[Finding]:
     with Meter() as meter:
         total = 0
         for scenario in chosen:
@@ -171,6 +180,8 @@ def _print_covered(out: Terminal, findings: Sequence[Finding]) -> None:
 
 def _way(found: Finding) -> str:
     scenario = found.scenario
+    if isinstance(scenario, Lifetime):
+        return "memory"
     loads = scenario.expected and not scenario.name
     return "load" if loads else way_of(scenario.race.programs[0]).value
 

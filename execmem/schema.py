@@ -464,7 +464,10 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].arch": (TEXT, "architecture"),
         "runs[].mistake": (TEXT, f"that is planted{NULL}none is"),
         "runs[].title": (TEXT, "what is replaced"),
-        "runs[].way": (TEXT, "`nosync`, `breakpoint` or `stop_machine`; `load`: of a text"),
+        "runs[].way": (
+            TEXT,
+            "`nosync`, `breakpoint` or `stop_machine`; `load`: of a text; `memory`",
+        ),
         "runs[].cpus": (COUNT, "that patch or execute"),
         "runs[].visits": (COUNT, "how often each comes by that executes"),
         "runs[].limit": (COUNT, "states after which the search gives up"),

@@ -110,6 +110,9 @@ class Strata(Design):
         self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
         self.ro_after_init = Ledger(memory, page, Prot.R, b"\0")
         self._places: dict[tuple[MemType, ExecmemType], tuple[Place, ...]] = {}
+        # text_poke's alias, where other CPUs may have looked it up and nobody tells them.
+        local = poke is not None and not poke.private and not poke.broadcast
+        self._forget = [poke.alias] if poke is not None and local else []
 
     def store(self, what: Request | Allocation) -> Pool:
         """Return the stratum of the type; all consumers share it."""
@@ -175,7 +178,7 @@ class Strata(Design):
         """Free all or none."""
         if allocations:
             ahead = [pool for pool in self.stores() if isinstance(pool, Stratum)]
-            release([(self.store(one), one) for one in allocations], ahead)
+            release([(self.store(one), one) for one in allocations], ahead, self._forget)
         for allocation in allocations:
             done(allocation)
 

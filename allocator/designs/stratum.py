@@ -272,7 +272,11 @@ def heal(ledgers: Collection[Ledger]) -> None:
             ledger.ready.remove(part)
 
 
-def release(freed: Sequence[tuple[Pool, Allocation]], taking_ahead: Sequence[Pool]) -> None:
+def release(
+    freed: Sequence[tuple[Pool, Allocation]],
+    taking_ahead: Sequence[Pool],
+    forget: Sequence[Interval] = (),
+) -> None:
     """Free allocations of pools over one memory; nothing where a step of it is refused.
 
     That is one flush of this CPU for what is written through the window, and one of all CPUs
@@ -282,6 +286,8 @@ def release(freed: Sequence[tuple[Pool, Allocation]], taking_ahead: Sequence[Poo
     ----------
     taking_ahead
         All pools that take from the direct map ahead; the last chunk of theirs takes that along.
+    forget
+        Dropped from all TLBs along with a chunk that is given back.
     """
     memory = freed[0][0].memory
     gone = _given_back(freed)
@@ -313,7 +319,8 @@ def release(freed: Sequence[tuple[Pool, Allocation]], taking_ahead: Sequence[Poo
         if gone:
             left = sum(len(pool.chunks) for pool in taking_ahead)
             left -= sum(any(held is pool for pool in taking_ahead) for held, _ in gone)
-            memory.depopulate_all([chunk for _, chunk in gone], ahead=not left)
+            chunks = [chunk for _, chunk in gone]
+            memory.depopulate_all(chunks, ahead=not left, forget=forget)
         undo.pop_all()
     for pool, part in staying:
         if isinstance(pool, Ledger) and (pool.is_open(part) or part in closed):

@@ -13,6 +13,7 @@ from execmem.commands.common import examples, sandbox_option
 STATIC_KEY = "bpf_stats_enabled_key"
 
 if TYPE_CHECKING:
+    from machine.racing.lifetimes import Lifetime
     from machine.racing.scenarios import Scenario
 
 
@@ -106,7 +107,8 @@ def race(
     """Try every interleaving of CPUs while text is patched, and show the one that goes wrong.
 
     Without an argument: what the machine does itself when it patches (`docs/text-poke.md`), for
-    every instruction that the kernel replaces and every cut by a page's end; nothing may go wrong.
+    every instruction that the kernel replaces and every cut by a page's end, and when memory is
+    loaded, poked, sealed and unloaded on two CPUs at once; nothing may go wrong.
     MISTAKE plants one into it, which must be found: `unsorted` is that of Linux 6.16-rc1, `no-sync` leaves
     out a synchronisation, and so on. The steps that lead there are printed, with as few changes of
     CPU as possible. --old and --new: instructions of your own. --kernel: the kernel is booted
@@ -140,7 +142,7 @@ def race(
         raced.show_graph(chosen[0])
         return
     bounds = raced.Bounds(executors=cpus - 1, visits=visits, limit=limit)
-    scenarios: Iterable[Scenario]
+    scenarios: Iterable[Scenario | Lifetime]
     if kernel is not None:
         scenarios = raced.of_kernel(kernel, key, bounds)
     elif old is not None and new is not None:

@@ -143,6 +143,11 @@ KINDS = {
     "alias": "a store goes to another frame than the alias was mapped to",
     "lost": "what was written is not there at the end",
     "window": "text is executed while some CPU can write to it",
+    "foreign": "a store goes into memory that is somebody else's",
+    "freed": "a CPU still reaches memory that has been given back",
+    "sealed": "what is sealed can still be written to",
+    "fault": "a store goes where nothing may be written",
+    "stuck": "CPUs wait for one another",
 }
 
 
