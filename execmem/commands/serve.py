@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import nullcontext
+from threading import Thread
 from typing import Any
 
 import click
@@ -110,6 +111,7 @@ def serve(
         from execmem import report
         from execmem.serve.app import application
         from execmem.serve.kernel import Kernel
+        from execmem.serve.punctual import Punctual
         from execmem.serve.serving import desks_of, listen, offer
 
     where = listen(address, port)
@@ -132,13 +134,21 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=1,
         ws="none",
+        http=Punctual,
     )
     server = uvicorn.Server(config)
     came: list[int] = []
 
+    def ended() -> None:
+        desks.close()
+        if kernel is not None:
+            kernel.close()
+
     def end(number: int, _frame: object) -> None:
         came.append(number)
         server.should_exit = True
+        # Whoever waits for an answer is told, or uvicorn says at length that it did not wait.
+        Thread(target=ended).start()
 
     # Uvicorn's own would raise each again while tasks still run, which says so at length.
     server.capture_signals = nullcontext  # type: ignore[assignment]  # as good as its own

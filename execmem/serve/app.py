@@ -18,6 +18,8 @@ from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+import attrs
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -28,18 +30,28 @@ from starlette.routing import Route
 from allocator.errors import ExecmemError
 from execmem import pages
 from execmem.serve import compiling
-from execmem.serve.desks import FILE, FILES, Desk, Desks, TooMuch
+from execmem.serve.desks import FILE, FILES, WAITING, Desk, Desks, Gone, TooMuch
 from execmem.serve.kernel import Kernel
 from execmem.serve.questions import KERNEL, NotAsked, checked
 
 BUILDS = 2  # compilers at a time
 QUESTION = 1 << 20  # bytes of a question
+HELD = 4 * FILE  # bytes of all that is being sent
+SLOW = 60  # seconds in which it has to be there
 DESK = "x-execmem-desk"  # the header that names a desk
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGI: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+@attrs.define(auto_exc=True, str=False)
+class Refused(ExecmemError):
+    """A request that is not taken: the status of HTTP, and why."""
+
+    status: int
+    why: str
 
 
 class Guard:
@@ -111,16 +123,6 @@ def _error(status: int, why: str) -> JSONResponse:
     return JSONResponse({"error": why}, status)
 
 
-async def _body(request: Request, largest: int) -> bytes | None:
-    """Return what a request carries; None: it is too large."""
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > largest:
-            return None
-    return bytes(found)
-
-
 class Application:
     """What is answered, address by address.
 
@@ -138,7 +140,29 @@ class Application:
         self._desks = desks
         self._kernel = kernel
         self._compiler = asyncio.Semaphore(BUILDS)
+        self._held = 0  # bytes that came and are not kept yet
+        # Who waits at a desk keeps nobody from another one.
+        self._seats = CapacityLimiter(desks.limits.desks * WAITING)
         self._offer = offer
+
+    @asynccontextmanager
+    async def _carried(self, request: Request, largest: int, what: str) -> AsyncIterator[bytes]:
+        """Give what a request carries, of all of which there is room for so much at a time."""
+        found, most = bytearray(), f"{what} has at most {largest >> 20} MiB"
+        try:
+            async with asyncio.timeout(SLOW):
+                async for part in request.stream():
+                    found += part
+                    self._held += len(part)
+                    if len(found) > largest:
+                        raise Refused(413, most)
+                    if self._held > HELD:
+                        raise Refused(429, "too much is sent at a time: try again")
+            yield bytes(found)
+        except TimeoutError:
+            raise Refused(408, f"{what} has to come within {SLOW} seconds") from None
+        finally:
+            self._held -= len(found)
 
     def page(self, _request: Request) -> Response:
         """Return the page."""
@@ -158,34 +182,29 @@ class Application:
         told = {"seconds": limits.seconds, "file": FILE, "files": FILES}
         return JSONResponse({"desk": name, "limits": told, **self._offer})
 
-    def _at(self, request: Request) -> Desk | None:
-        return self._desks.find(request.headers.get(DESK, ""))
+    def _at(self, request: Request) -> Desk:
+        desk = self._desks.find(request.headers.get(DESK, ""))
+        if desk is None:
+            raise Gone
+        return desk
 
     async def put(self, request: Request) -> Response:
         """Keep a file that was dropped."""
         desk = self._at(request)
-        if desk is None:
-            return _error(410, "this desk is gone: reload the page")
-        contents = await _body(request, FILE)
-        if contents is None:
-            return _error(413, f"a file has at most {FILE >> 20} MiB")
-        name = await run_in_threadpool(desk.put, request.path_params["name"], contents)
-        return JSONResponse({"name": name, "size": len(contents)})
+        async with self._carried(request, FILE, "a file") as contents:
+            name = await run_in_threadpool(desk.put, request.path_params["name"], contents)
+            return JSONResponse({"name": name, "size": len(contents)})
 
     async def ask(self, request: Request) -> Response:
         """Answer a question."""
         desk = self._at(request)
-        if desk is None:
-            return _error(410, "this desk is gone: reload the page")
-        body = await _body(request, QUESTION)
-        if body is None:
-            return _error(413, f"a question has at most {QUESTION >> 20} MiB")
         try:
-            question = json.loads(body)
+            async with self._carried(request, QUESTION, "a question") as body:
+                question = json.loads(body)
         except (ValueError, RecursionError):
             return _error(400, "a question is JSON")
         words = checked(question.get("words") if isinstance(question, dict) else None)
-        found = await run_in_threadpool(self._answer, desk, words)
+        found = await to_thread.run_sync(self._answer, desk, words, limiter=self._seats)
         return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
 
     async def source(self, request: Request) -> Response:
@@ -198,11 +217,9 @@ class Application:
     async def build(self, request: Request) -> Response:
         """Compile what was typed, for one architecture, and keep it as if it had been dropped."""
         desk = self._at(request)
-        if desk is None:
-            return _error(410, "this desk is gone: reload the page")
-        body = await _body(request, QUESTION)
         try:
-            asked = json.loads(body or b"")
+            async with self._carried(request, QUESTION, "a question") as body:
+                asked = json.loads(body)
             text, kind, name = (asked[key] for key in ("text", "kind", "arch"))
         except (ValueError, RecursionError, KeyError, TypeError):
             return _error(400, "expected JSON with text, kind and arch")
@@ -276,6 +293,8 @@ def application(
             NotAsked: _told(400),
             compiling.NotBuilt: _told(422),
             TooMuch: _told(429),
+            Gone: _told(410),
+            Refused: lambda _, error: _error(error.status, error.why),
             ExecmemError: _told(503),
             ClientDisconnect: _told(400),
         },

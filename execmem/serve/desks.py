@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from allocator.errors import ExecmemError
+from allocator.files import reason_of
 from allocator.types import GIB, MIB, size_text
 from execmem.serve.work import answer
 from execmem.worker.fence import Fence
@@ -56,6 +57,13 @@ class TooMuch(ExecmemError):
     """A page wants more than there is for one."""
 
 
+class Gone(ExecmemError):
+    """A desk was given to somebody else, or the server ends."""
+
+    def __str__(self) -> str:
+        return "this desk is gone: reload the page"
+
+
 class Desk:
     """A folder and a process for one page.
 
@@ -68,10 +76,12 @@ class Desk:
     """
 
     def __init__(self, limits: Limits, readable: Iterable[Path] = ()) -> None:
-        self._folder = TemporaryDirectory(prefix="execmem-")
+        self._folder = TemporaryDirectory(prefix="execmem-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         self._sizes: dict[str, int] = {}
         self._turn = threading.Lock()
+        self._files = threading.Lock()
+        self._closed = False
         self._waiting = 0
         self.used = time.monotonic()
         self._worker = Worker(
@@ -113,6 +123,8 @@ class Desk:
         ------
         TooMuch
             It is too large, or there are too many.
+        Gone
+            The desk was closed.
         """
         self.used = time.monotonic()
         plain = (
@@ -121,11 +133,20 @@ class Desk:
             ]
             or "module.ko"
         )
-        total = sum(self._sizes.values()) - self._sizes.get(plain, 0) + len(contents)
-        if len(contents) > FILE or total > FILES:
-            raise TooMuch(f"a file has at most {size_text(FILE)}, all together {size_text(FILES)}")
-        (self.folder / plain).write_bytes(contents)
-        self._sizes[plain] = len(contents)
+        with self._files:
+            if self._closed:
+                raise Gone
+            total = sum(self._sizes.values()) - self._sizes.get(plain, 0) + len(contents)
+            if len(contents) > FILE or total > FILES:
+                most = f"a file has at most {size_text(FILE)}, all together {size_text(FILES)}"
+                raise TooMuch(most)
+            try:
+                (self.folder / plain).write_bytes(contents)
+            except OSError as error:
+                (self.folder / plain).unlink(missing_ok=True)
+                self._sizes.pop(plain, None)
+                raise TooMuch(f"it cannot be kept: {reason_of(error)}") from None
+            self._sizes[plain] = len(contents)
         return plain
 
     def ask(self, words: Sequence[str]) -> dict[str, Any]:
@@ -135,6 +156,8 @@ class Desk:
         ------
         TooMuch
             Too many wait already.
+        Gone
+            The desk was closed, before or meanwhile.
         """
         self.used = time.monotonic()
         if self._waiting >= WAITING:
@@ -142,20 +165,26 @@ class Desk:
         self._waiting += 1
         try:
             with self._turn:
+                if self._closed:
+                    raise Gone
                 self._worker.give(tuple(words))
                 found, why = self._worker.result()
         finally:
             self._waiting -= 1
             self.used = time.monotonic()
+        if self._closed:
+            raise Gone
         if why:
             return {"code": 1, "document": None, "said": [f"execmem: {why}"]}
         answered: dict[str, Any] = found
         return answered
 
     def close(self) -> None:
-        """End the process, and forget the files."""
+        """End the process, and forget the files; who waits for an answer is told."""
+        self._closed = True
         self._worker.close()
-        self._folder.cleanup()
+        with self._files:
+            self._folder.cleanup()
 
 
 class Desks:
@@ -175,6 +204,7 @@ class Desks:
         self._desks: dict[str, Desk] = {}
         self._change = threading.Lock()
         self._spare: Desk | None = None
+        self._closed = False
 
     def prepare(self) -> Fence:
         """Have a desk ready for whoever comes next; return what its process gave up."""
@@ -186,6 +216,8 @@ class Desks:
         """Return the name of a new desk."""
         name = secrets.token_urlsafe(24)
         with self._change:
+            if self._closed:
+                raise Gone
             desk, self._spare = self._spare or Desk(self.limits, self._readable), None
             self._spare = Desk(self.limits, self._readable)  # it starts while the page is shown
             desk.used = time.monotonic()
@@ -206,6 +238,7 @@ class Desks:
     def close(self) -> None:
         """Close all of them."""
         with self._change:
+            self._closed = True
             every = [*self._desks.values(), *([self._spare] if self._spare else [])]
             self._desks.clear()
             self._spare = None

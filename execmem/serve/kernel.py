@@ -18,6 +18,7 @@ from typing import Any
 
 from allocator.errors import ExecmemError
 from allocator.types import GIB
+from execmem.serve.desks import Gone
 from execmem.serve.questions import KERNEL, NotAsked
 from execmem.serve.work import answer, without
 from execmem.worker.jobs import Worker
@@ -58,6 +59,7 @@ class Kernel:
         self._turn = threading.Lock()
         self._kept: dict[tuple[str, ...], dict[str, Any]] = {}
         self._worker: Worker | None = None
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -75,11 +77,15 @@ class Kernel:
         if asked[0] != "kernel":
             raise NotAsked("modules run at the page's own desk")
         with self._turn:
+            if self._closed:
+                raise Gone
             if self._worker is None:
                 self._worker = Worker(answer, memory=2 * GIB, seconds=SECONDS)
             if asked not in self._kept:
                 self._worker.give([str(self._path) if w == KERNEL else w for w in asked])
                 found, why = self._worker.result()
+                if self._closed:
+                    raise Gone
                 if why:
                     return {"code": 1, "document": None, "said": [f"execmem: {why}"]}
                 while len(self._kept) >= KEPT:
@@ -116,7 +122,6 @@ class Kernel:
 
     def close(self) -> None:
         """End its process."""
-        with self._turn:
-            if self._worker is not None:
-                self._worker.close()
-                self._worker = None
+        self._closed = True
+        if self._worker is not None:  # who waits for its answer is told
+            self._worker.close()

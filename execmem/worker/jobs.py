@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -42,6 +43,7 @@ from execmem.worker.watch import GRACE
 START = 120.0  # seconds until a process has imported what it needs
 STALLED = 10  # seconds that one may take over an answer that it has begun
 LONGEST = 1 << 28  # bytes of an answer
+ENDED = "the process was ended"
 
 
 class Worker:
@@ -69,6 +71,8 @@ class Worker:
     ----------
     fence
         What it gave up; None: nothing, or it has not started.
+    closed
+        Whether it was ended for good; who waited for a result then has none.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class Worker:
         self._folder = folder
         self.seconds = seconds
         self.fence: Fence | None = None
+        self.closed = False
+        self._waited = threading.Lock()  # held by who waits for a result
         self._launch()
 
     def _launch(self) -> None:
@@ -167,12 +173,22 @@ class Worker:
             How long to wait at most, in seconds; None: until the job's time is over.
         """
         try:
+            with self._waited:
+                return self._result(timeout)
+        finally:
+            if self.closed:  # by another thread, meanwhile
+                self.close()
+
+    def _result(self, timeout: float | None) -> tuple[Any, str]:
+        try:
             while self.pipe.poll(self.left if timeout is None else min(timeout, self.left)):
                 if not self.starts():
                     return self._receive(), ""
             reason = f"no answer within {self.seconds if self.started else START:.0f} seconds"
             reason += self._last_words()
         except (EOFError, OSError):
+            if self.closed:
+                return None, ENDED
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
             self.process.kill()  # it is not ours any more, where it says what it should not
@@ -182,7 +198,9 @@ class Worker:
                 from execmem.worker.death import death
 
                 reason = str(death(self._shared, -code))
-        self.close()
+        self._end()
+        if self.closed:
+            return None, ENDED
         if not self.started:
             raise ExecmemError(f"a worker did not start: {reason}")
         self._launch()
@@ -200,7 +218,16 @@ class Worker:
         return f": {death(self._shared, signal.SIGABRT, late=True)}"
 
     def close(self) -> None:
-        """End the process, if it was not ended."""
+        """End the process, if it was not ended; a thread that waits for its answer has none."""
+        self.closed = True
+        self.process.kill()
+        if self._waited.acquire(blocking=False):  # else who waits does it
+            try:
+                self._end()
+            finally:
+                self._waited.release()
+
+    def _end(self) -> None:
         if self.pipe.closed:
             return
         self.process.kill()
