@@ -23,6 +23,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,23 @@ def is_same() -> bool:
     global _interrupted
     before, _interrupted = _interrupted, time.monotonic()
     return _interrupted < before + SAME
+
+
+def unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Be `sys.unraisablehook`: of an interrupt print nothing, but let it come again.
+
+    Python looks at signals in finalisers and in callbacks of weak references, too; what is raised
+    there goes nowhere.
+    """
+    if not isinstance(what.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(what)
+        return
+    signal.signal(signal.SIGALRM, _come_again)
+    signal.setitimer(signal.ITIMER_REAL, 2 * SAME)
+
+
+def _come_again(_number: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 class Witness(Protocol):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from emulator.process import BlackBox, become_worker, interrupt
+from emulator.process import BlackBox, become_worker, interrupt, unraisable
 from execmem.streams import INTERRUPTED
 from execmem.worker.watch import GRACE, TICK, Watch, flush, keep_apart, send
 
@@ -48,6 +48,7 @@ def go_on_apart() -> None:
         become_worker(shared)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, interrupt)
+            sys.unraisablehook = unraisable
         keep_apart(shared)
         return
     os._exit(_attend(Watch(child, shared), handled))

@@ -124,3 +124,44 @@ def test_an_interrupt_that_comes_by_two_ways_is_one(listening, listens):
     time.sleep(2 * process.SAME)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+class _Gone:
+    """What is interrupted while it is put away."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_in_a_finaliser_comes_again(monkeypatch, capsys):
+    """Where Python can only print what is raised, nothing is printed, and the interrupt is not lost."""
+    monkeypatch.setattr(sys, "unraisablehook", process.unraisable)
+    monkeypatch.setattr(process, "_interrupted", -1.0)
+    before = signal.signal(signal.SIGINT, process.interrupt)
+    alarm = signal.getsignal(signal.SIGALRM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _put_away_and_wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGALRM, alarm)
+    assert capsys.readouterr().err == ""
+
+
+def _put_away_and_wait():
+    gone = _Gone()
+    del gone
+    time.sleep(30)
+
+
+def test_what_else_is_raised_in_a_finaliser_is_printed(monkeypatch, capsys):
+    """Only interrupts come again."""
+
+    class Wrong:
+        def __del__(self):
+            raise ValueError("a fault")
+
+    monkeypatch.setattr(sys, "unraisablehook", process.unraisable)
+    wrong = Wrong()
+    del wrong
+    assert "ValueError: a fault" in capsys.readouterr().err
