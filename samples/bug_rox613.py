@@ -50,6 +50,12 @@ def main() -> Story:
     arch = arch_by_name("x86_64")
     story.parts = [
         Text(
+            "A call through a pointer may be led anywhere. So a number made of its type stands in "
+            "front of each function, and callers compare it before they call (kCFI). FineIBT turns that "
+            "round when the code is loaded: callers pass the number, and the function compares. All "
+            "callers and functions have to be rewritten, or the numbers do not fit."
+        ),
+        Text(
             "A function that returns 42, and one that checks its hash and calls it. The pass "
             "rewrites what stands in front of the function, then the check of each caller: if it "
             "finds one."

@@ -40,6 +40,13 @@ def main() -> Story:
     sites = story.facts["sorted"]["sites"]
     story.parts = [
         Text(
+            "An instruction of several bytes cannot be written at once. So its first byte becomes a "
+            "breakpoint (INT3), then the rest is written, then the first byte. Who comes by meanwhile "
+            "traps, and a handler does what the new instruction will do, if it finds the place in "
+            "its table. A breakpoint that is in no table is nobody's: the kernel panics. The table is "
+            "searched by halves, which finds what is there if it is sorted."
+        ),
+        Text(
             f"Two jumps at {sites[0]} and {sites[1]} are patched at once. The upper one was queued "
             "first. CPU 1 calls both in each phase; the handler knows what bsearch() finds."
         ),

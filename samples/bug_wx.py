@@ -37,6 +37,13 @@ def main() -> Story:
                 shown = arch, found
     story.parts = [
         Text(
+            "Memory that can be written (W) and executed (X) turns any stray write into code of "
+            "the attacker's. What a page allows stands in the page table, and each CPU keeps what it "
+            "has looked up there in its TLB until it is told to forget it, by a flush. So Linux "
+            "takes W, flushes, and only then gives X: in one step, one CPU might still write what "
+            "another may execute already."
+        ),
+        Text(
             "A page of text from its first byte written until it is live. CPU 1 tries to execute "
             "it at any moment; a window is one in which some CPU may write to it, by its TLB."
         ),
@@ -53,7 +60,8 @@ def main() -> Story:
     story.parts.append(
         Text(
             "Nobody should lead a CPU there before set_memory_rox() returns; text that is never "
-            "written at its own address does not depend on it."
+            "written at its own address does not depend on it. execmem race searches the same of "
+            "the default design, beside two CPUs that load, seal and unload at once."
         )
     )
     return story
