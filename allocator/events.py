@@ -101,13 +101,18 @@ class Events:
         Large leaves split, and split ones made large again, outside the direct map.
     direct_map_splits_1g, direct_map_splits_2m
         Direct-map leaves split from 1 GiB to 2 MiB, and from 2 MiB to 4 KiB.
+    run_splits, folds, direct_map_run_splits
+        Runs whose entries became leaves of their own, and entries that became a run, outside the direct
+        map; runs of the direct map.
+    run_entries
+        Entries that were written again for that: all of a run.
     tlb_flushes_local, tlb_flushes_all, tlb_flushed_pages
         Flushes on one CPU, on all CPUs, and 4 KiB pages they covered.
     entries_made, entries_cleared, entries_changed
         Entries of page tables that became valid (nothing to flush), that became invalid (to be
         flushed before the address is used again), and whose rights changed (to be flushed where a
-        right went). Where a leaf's size changes (splits, collapses), an arm64 CPU without
-        FEAT_BBM level 2 wants break-before-make.
+        right went); of a run, all of its entries. Where a leaf's size changes (splits, collapses),
+        an arm64 CPU without FEAT_BBM level 2 wants break-before-make.
     icache_syncs, icache_synced_bytes
         Instruction-cache maintenance, and bytes it covered.
     pokes, poked_bytes
@@ -129,6 +134,10 @@ class Events:
     collapses: int = 0
     direct_map_splits_1g: int = 0
     direct_map_splits_2m: int = 0
+    run_splits: int = 0
+    folds: int = 0
+    direct_map_run_splits: int = 0
+    run_entries: int = 0
     tlb_flushes_local: int = 0
     tlb_flushes_all: int = 0
     tlb_flushed_pages: int = 0
@@ -156,7 +165,8 @@ class Events:
     @property
     def resized(self) -> int:
         """Leaves whose size changed while they were mapped, those of the direct map too."""
-        return self.leaf_splits + self.collapses + self.direct_map_splits
+        runs = self.run_splits + self.folds + self.direct_map_run_splits
+        return self.leaf_splits + self.collapses + self.direct_map_splits + runs
 
     @property
     def tlb_flushes(self) -> int:

@@ -137,9 +137,10 @@ class Report:
     allocations, bytes
         Live finished allocations and the bytes they asked for, by type.
     leaves
-        Leaves that hold memory of a type, by leaf size.
-    large_share
-        Share of a type's bytes that lies under large leaves (2 MiB and more), 0..1.
+        Leaves that hold memory of a type, by leaf size; a run is one.
+    large_share, run_share
+        Share of a type's bytes that lies under large leaves (2 MiB and more), and under runs of
+        pages, 0..1.
     padding_bytes
         Bytes that live allocations hold beyond what they asked for.
     free_mapped_bytes
@@ -158,6 +159,7 @@ class Report:
     bytes: Mapping[MemType, int]
     leaves: Mapping[MemType, Mapping[int, int]]
     large_share: Mapping[MemType, float]
+    run_share: Mapping[MemType, float]
     padding_bytes: int
     free_mapped_bytes: int
     fallbacks: int
@@ -520,6 +522,7 @@ class Execmem:
         counts: dict[MemType, int] = {}
         sizes: dict[MemType, int] = {}
         large: dict[MemType, int] = {}
+        runs: dict[MemType, int] = {}
         leaves: dict[MemType, set[tuple[int, int]]] = {}
         for allocation in self._live.values():
             kind, interval = allocation.type, allocation.interval
@@ -527,9 +530,10 @@ class Execmem:
             sizes[kind] = sizes.get(kind, 0) + allocation.size
             for leaf in self.memory.page_table.leaves(interval):
                 leaves.setdefault(kind, set()).add((leaf.va, leaf.size))
-                if leaf.size >= self.memory.large_size:
+                if leaf.size > self.memory.page_size:
                     end = min(leaf.va + leaf.size, interval.end)
-                    large[kind] = large.get(kind, 0) + end - max(leaf.va, interval.start)
+                    found = large if leaf.size >= self.memory.large_size else runs
+                    found[kind] = found.get(kind, 0) + end - max(leaf.va, interval.start)
         text = self.memory.address_map.range_of(ExecmemType.MODULE_TEXT).range
         space = self.memory.free_space
         return Report(
@@ -538,11 +542,13 @@ class Execmem:
             leaves={
                 kind: {
                     size: sum(leaf == size for _, leaf in held)
-                    for size in (self.memory.page_size, self.memory.large_size)
+                    for size in self.memory.paging.leaves
+                    if size <= self.memory.large_size
                 }
                 for kind, held in leaves.items()
             },
             large_share={kind: large.get(kind, 0) / size for kind, size in sizes.items()},
+            run_share={kind: runs.get(kind, 0) / size for kind, size in sizes.items()},
             padding_bytes=sum(a.reserved - a.size for a in self._live.values()),
             free_mapped_bytes=sum(area.size for area in self.design.free_intervals()),
             fallbacks=sum(a.fallback for a in self._live.values()),

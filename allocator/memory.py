@@ -36,6 +36,7 @@ from allocator.pagetable import Frames, PageTable, Span, Translation
 from allocator.physical import PhysicalMemory, repeat
 from allocator.poking import AliasStore
 from allocator.types import (
+    LARGE_PAGE_SIZE,
     MIB,
     READABLE,
     WRITABLE,
@@ -99,7 +100,10 @@ class KernelMemory:
         start = address_map.direct_map
         self.direct_map = Interval(start, start + physical.size)
         self.page_table = PageTable(
-            paging=self.paging, events=self.events, direct_map=self.direct_map
+            paging=self.paging,
+            events=self.events,
+            direct_map=self.direct_map,
+            live_splits=address_map.live_splits,
         )
         self.page_table.map_contiguous(start, 0, Prot.RW, size=physical.size)
         # The lower half of the address space that x86-64 pokes in; empty between two pokes.
@@ -245,6 +249,7 @@ class KernelMemory:
         prot: Prot,
         *,
         large: bool = False,
+        runs: bool = False,
         paged: bool = False,
         ahead: int = 0,
         pattern: bytes = b"\0",
@@ -258,23 +263,27 @@ class KernelMemory:
         ----------
         large
             Use a large leaf wherever the address allows and a run of its size is free.
+        runs
+            Where it gets none, use runs of pages: for what changes as a whole only, or where leaves
+            may be split in use.
         paged
-            Map such runs by pages all the same: `collapse` can make them large later.
+            Map all of it by pages all the same: `PageTable.heal` can make leaves of them later.
         ahead
             Runs whose aliases lose W in the same flush, where that is needed at all and memory
             is ample; the next mappings without W take them, and flush nothing.
 
         Returns
         -------
-        Whether all of it got large leaves, or what can become such.
+        Whether all of it got large leaves or runs of 2 MiB, or what can become such.
 
         Raises
         ------
         AllocationError
             Not enough frames; MappingError: a part is mapped already. Nothing changed.
         """
-        pieces: list[tuple[int, int, Frames | int]] = []
-        mapped, whole = 0, self.large_size
+        pieces: list[tuple[int, int, Frames | int, int]] = []
+        mapped, whole, page = 0, self.large_size, self.page_size
+        row = self.paging.run if large and runs else 0
         prepared: list[int] = []
         extra: list[int] = []
         try:
@@ -290,33 +299,41 @@ class KernelMemory:
                         run = self.physical.alloc_run(self.paging.large_order)
                 if run is None:
                     stop = stop if large else end
-                    frames = self.physical.alloc_frames((stop - at) // self.page_size)
-                    pieces.append((at, stop - at, frames))
+                    for start, length in _rows(at, stop, row):
+                        first = None
+                        if length == row:
+                            first = self.physical.alloc_run(self.paging.order(row))
+                        if first is None:
+                            frames = self.physical.alloc_frames(length // page)
+                        else:
+                            frames = np.arange(first, first + row, page, dtype=np.uint64)
+                        pieces.append((start, length, frames, page if first is None else row))
                 else:
-                    pieces.append((at, whole, run))
+                    pieces.append((at, whole, run, whole))
                 at = stop
             if prot not in WRITABLE:
                 new: list[Frames | int] = [
-                    held for _, _, held in pieces if not _is_in(held, prepared)
+                    held for _, _, held, _ in pieces if not _is_in(held, prepared)
                 ]
                 if new and self.physical.free_bytes > AMPLE * whole * ahead:
-                    runs = (self.physical.alloc_run(self.paging.large_order) for _ in range(ahead))
-                    extra += [run for run in runs if run is not None]
+                    more = (self.physical.alloc_run(self.paging.large_order) for _ in range(ahead))
+                    extra += [run for run in more if run is not None]
                 new += extra
                 aliases = [run for held in new for run in self._alias_runs(held)]
                 for alias in aliases:
                     self.page_table.change(alias.start, alias.size, off=Prot.W)
                 if aliases:
                     self.flush_tlb(*aliases)
-            for start, length, held in pieces:
+            for start, length, held, leaf in pieces:
                 self._fill_frames(held, pattern)
-                leaf = whole if isinstance(held, int) and not paged else self.page_size
-                self.page_table.map(start, held, prot, size=length, leaf=leaf)
+                to = held if isinstance(held, int) or leaf == page else int(held[0])
+                size_of_leaf = page if paged else leaf
+                self.page_table.map(start, to, prot, size=length, leaf=size_of_leaf)
                 mapped += 1
         except ExecmemError:
-            for start, length, _ in pieces[:mapped]:
+            for start, length, _, _ in pieces[:mapped]:
                 self.page_table.unmap(start, length)
-            taken = [held for _, _, held in pieces if not _is_in(held, prepared)] + extra
+            taken = [held for _, _, held, _ in pieces if not _is_in(held, prepared)] + extra
             for held in taken:
                 for alias in self._alias_runs(held):
                     self.page_table.protect(alias.start, alias.size, Prot.RW)
@@ -328,7 +345,7 @@ class KernelMemory:
         self._ahead += extra
         if pattern != b"\0":
             self.events.filled_bytes += size
-        return all(isinstance(held, int) for _, _, held in pieces)
+        return all(leaf >= LARGE_PAGE_SIZE for _, _, _, leaf in pieces)
 
     def depopulate(self, va: int, size: int) -> None:
         """Unmap [va, va + size) and free its frames.
@@ -492,16 +509,13 @@ class KernelMemory:
         self.collapse(va, size)
 
     def collapse(self, va: int, size: int) -> None:
-        """Try to collapse every large leaf that the range touches; flush if one did."""
-        large = self.large_size
-        regions = range(align_down(va, large), va + size, large)
-        collapsed = [
-            Interval(region, region + large)
-            for region in regions
-            if self.page_table.collapse(region)
-        ]
-        if collapsed:
-            self.flush_tlb(*collapsed)
+        """Try to heal every large leaf and run that the range touches; flush what became large.
+
+        Not what became a run: where that may be, entries for its pages may be held beside it.
+        """
+        healed = [one for one in self.page_table.heal(va, size) if one.size == self.large_size]
+        if healed:
+            self.flush_tlb(*healed)
 
     def remap(self, va: int, size: int, prot: Prot) -> None:
         """Give [va, va + size) another protection but not its direct-map alias, then flush.
@@ -525,7 +539,7 @@ class KernelMemory:
         changes: Sequence[tuple[Interval, Prot]],
         *,
         aliases: Sequence[Interval] = (),
-        whole: Iterable[int] = (),
+        whole: Iterable[Interval] = (),
     ) -> None:
         """Change protections in many places with one flush; MappingError: nothing changed.
 
@@ -539,7 +553,7 @@ class KernelMemory:
         aliases
             Ranges of the direct map that lose W, before anything else happens.
         whole
-            Addresses whose pages become a large leaf again where they agree.
+            Where pages become large leaves and runs again as far as they agree.
         """
         rights = Prot.RX | Prot.W
         self._change(
@@ -548,17 +562,17 @@ class KernelMemory:
                 *((interval, prot, rights & ~prot) for interval, prot in changes),
             ]
         )
-        large = self.large_size
-        made = {align_down(va, large) for va in whole if self.page_table.collapse(va)}
+        made = IntervalSet()
+        for one in whole:
+            for healed in self.page_table.heal(one.start, one.size):
+                if healed.size == self.large_size:  # a run needs no flush, as in `collapse`
+                    made.add(healed)
 
         def dropped(one: Interval) -> bool:
-            return all(at in made for at in range(align_down(one.start, large), one.end, large))
+            held = made.holding(one.start)
+            return held is not None and held.holds(one)
 
-        self.flush_tlb(
-            *(one for one, _ in changes if not dropped(one)),
-            *(Interval(start, start + large) for start in sorted(made)),
-            *aliases,
-        )
+        self.flush_tlb(*(one for one, _ in changes if not dropped(one)), *made, *aliases)
 
     def set_direct_map_invalid(self, va: int, size: int) -> None:
         """Take every right from the direct-map alias of [va, va + size); no flush."""
@@ -715,6 +729,20 @@ class KernelMemory:
         """Give spans the protection that they had, the last one first."""
         for span in reversed(spans):
             self.page_table.protect(span.va, span.size, span.prot)
+
+
+def _rows(start: int, end: int, row: int) -> Iterator[tuple[int, int]]:
+    """Yield (first address, bytes) of what is before, in and behind the rows of a range."""
+    low, high = (align_up(start, row), align_down(end, row)) if row else (end, end)
+    if low >= high:
+        yield start, end - start
+        return
+    if start < low:
+        yield start, low - start
+    for at in range(low, high, row):
+        yield at, row
+    if high < end:
+        yield high, end - high
 
 
 def _is_in(held: Frames | int, runs: Collection[int]) -> bool:

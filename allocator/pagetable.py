@@ -9,6 +9,18 @@ maps follows from the page (`Paging`):
     PTE         4 KiB    16 KiB    64 KiB    a leaf
     a table       512     2,048     8,192    entries
 
+Where the architecture has them (`Paging.run`), an aligned row of entries may be a *run*: each says that
+it is one of several in a row, alike and to frames in a row, and a TLB holds them as one. So a run
+counts as one leaf, which takes several entries:
+
+    of PMD entries   32 MiB     1 GiB    16 GiB    arm64
+    of PTEs          64 KiB     2 MiB     2 MiB    arm64; riscv64 (64 KiB)
+
+Its entries change together or not at all. One that is in use may change only on CPUs that let leaves be
+split in use (`live_splits`): elsewhere a TLB that looks at it half way may do anything, so a run
+is unmapped as it was mapped. With such CPUs what is split becomes runs as far as they go
+(split_pud(), split_pmd() of arch/arm64/mm/mmu.c).
+
 A table of PTEs is a numpy array packed as hardware packs it, frame address and flag bits
 in one word, so a range operation and the collapse test ("512 entries alike, frames
 contiguous and aligned", arch/x86/mm/pat/set_memory.c) are one comparison each. Whether a
@@ -21,11 +33,13 @@ before it touches. The table never flushes a TLB, as the hardware's does not.
 
 The direct map is the region of the same table in which all physical memory is mapped at a
 fixed offset. Its splits are counted apart, because they stay for ever and slow everything.
+
+Long because an entry's level, its run and its counters change together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -54,6 +68,7 @@ _Pmd: TypeAlias = list[_Entry]
 # An entry is a frame address, the three bits of Prot, and PRESENT. A leaf without any
 # permission keeps its frame: that is what set_direct_map_invalid leaves behind.
 _PRESENT = 8
+_RUN = 16
 _PROT_BITS = 7
 _FRAME = (1 << 64) - PAGE_SIZE  # of the smallest page; in larger ones more bits are zero
 _WX = (Prot.W | Prot.X).value
@@ -101,6 +116,8 @@ class PageTable:
         Where splits and collapses are counted.
     direct_map
         The region whose splits are counted as the direct map's.
+    live_splits
+        Whether leaves may be split, and runs be changed, while they are in use.
     """
 
     def __init__(
@@ -109,10 +126,13 @@ class PageTable:
         paging: Paging | None = None,
         events: Events | None = None,
         direct_map: Interval | None = None,
+        live_splits: bool = False,
     ) -> None:
         self.paging = paging = paging or Paging()
         self._page, self._large, self._upper = paging.page, paging.large, paging.upper
         self._leaves = paging.leaves
+        self._run, self._large_run = paging.run, paging.large_run
+        self.live_splits = live_splits
         self._entries, self._last = paging.entries, paging.entries - 1
         # An entry's index is an address shifted, and at most `_last`.
         self._pte_shift, self._pmd_shift, self._pud_shift = (
@@ -133,17 +153,18 @@ class PageTable:
     def translate(self, va: int) -> Translation | None:
         """Return what `va` reaches, or None where nothing is mapped."""
         entry: _Entry | _Pmd = self._puds.get(va >> self._pud_shift)
-        leaf = self._upper
+        leaf, run = self._upper, 0
         if isinstance(entry, list):
             entry = entry[va >> self._pmd_shift & self._last]
-            leaf = self._large
+            leaf, run = self._large, self._large_run
             if isinstance(entry, np.ndarray):
                 entry = entry.item(va >> self._pte_shift & self._last)
-                leaf = self._page
+                leaf, run = self._page, self._run
         if not entry:
             return None
         assert isinstance(entry, int)
-        return Translation(entry & _FRAME | va & (leaf - 1), _PROTS[entry & _PROT_BITS], leaf)
+        address, size = entry & _FRAME | va & (leaf - 1), run if entry & _RUN else leaf
+        return Translation(address, _PROTS[entry & _PROT_BITS], size)
 
     def map(
         self, va: int, frames: Frames | int, prot: Prot, *, size: int, leaf: int | None = None
@@ -155,8 +176,8 @@ class PageTable:
         frames
             One physical address per page, or the first address of a contiguous run.
         leaf
-            Bytes per leaf, a page by default; more only for a contiguous run, and `va`, the
-            run and `size` must be multiples of it.
+            Bytes per leaf, a page by default; more only for contiguous frames, and `va`, the
+            first of them and `size` must be multiples of it.
 
         Raises
         ------
@@ -186,38 +207,44 @@ class PageTable:
             elif entry is not None:
                 self._refuse("map", va, size, f"{start:#x} is mapped already")
         self._counts[leaf] += size // leaf
-        self.events.entries_made += size // leaf
-        if leaf == page:
+        if leaf in (self._run, self._large_run):
+            flags |= _RUN
+        if leaf < self._large:
+            self.events.entries_made += size // page
             if isinstance(frames, int):
                 frames = np.arange(frames, frames + size, page, dtype=_U)
             self._map_pages(va, end, frames | _U(flags))
             return
         assert isinstance(frames, int)
-        for at in range(va, end, leaf):
+        step = self._upper if leaf == self._upper else self._large
+        self.events.entries_made += size // step
+        for at in range(va, end, step):
             entry = frames + (at - va) | flags
-            if leaf == self._upper:
+            if step == self._upper:
                 self._puds[at >> self._pud_shift] = entry
             else:
                 self._pmd(at)[at >> self._pmd_shift & self._last] = entry
 
     def map_contiguous(self, va: int, pa: int, prot: Prot, *, size: int) -> None:
-        """Map a contiguous run with the largest leaves that its alignment allows.
+        """Map contiguous frames with the largest leaves that their alignment allows.
 
-        Raises MappingError as `map` does.
+        With runs only where these may change later. Raises MappingError as `map` does.
         """
         end = self._require_range("map", va, size, self._page)
+        runs = (self._run, self._large_run)
+        leaves = [leaf for leaf in self._leaves if self.live_splits or leaf not in runs]
         pieces = []
         at = va
         while at < end:
-            leaf = next(
-                leaf
-                for leaf in reversed(self._leaves)
+            number, leaf = next(
+                (number, leaf)
+                for number, leaf in reversed(list(enumerate(leaves)))
                 if (at | pa + at - va) % leaf == 0 and end - at >= leaf
             )
             # As many of these leaves as fit before the next larger one could begin.
-            larger = leaf * self._entries
             stop = align_down(end, leaf)
-            if leaf != self._leaves[-1] and (va - pa) % larger == 0:
+            larger = next((size for size in leaves[number + 1 :] if (va - pa) % size == 0), 0)
+            if larger:
                 stop = min(stop, align_up(at + leaf, larger))
             pieces.append((at, stop, leaf))
             at = stop
@@ -232,11 +259,12 @@ class PageTable:
     def unmap(self, va: int, size: int) -> Frames:
         """Remove the mapping and return its frames, one per 4 KiB page.
 
-        A large leaf that the range covers only in part is split. MappingError where
-        nothing is mapped.
+        A large leaf that the range covers only in part is split, and so is a run. MappingError
+        where nothing is mapped, or where a run may not be split.
         """
         end = self._require_range("unmap", va, size, self._page)
         frames = self.frames(va, size, operation="unmap")
+        self._cut("unmap", va, end, lambda _entry: True)
         for segment in list(self._segments(va, end)):
             self._clear(*segment)
         return frames
@@ -268,12 +296,13 @@ class PageTable:
     def change(self, va: int, size: int, *, on: Prot = Prot.NONE, off: Prot = Prot.NONE) -> None:
         """Add the rights `on` and drop the rights `off`, keeping the others.
 
-        A large leaf is split only when it would change and the range does not cover it.
+        A large leaf or a run is split only when it would change and the range does not cover it.
 
         Raises
         ------
         MappingError
-            A page is not mapped, or would become writable and executable.
+            A page is not mapped, or would become writable and executable; a run would change
+            where none may.
         """
         end = self._require_range("protect", va, size, self._page)
         set_bits, keep = on.value, (1 << 64) - 1 - off.value
@@ -289,6 +318,14 @@ class PageTable:
                 if np.any(bad):
                     page = start + int(np.argmax(bad)) * self._page
                     self._refuse("protect", va, size, f"{page:#x} would be writable and executable")
+            if not self.live_splits and (self._run or self._large_run):
+                held = ((entry & _RUN) != 0) & (((entry | set_bits) & keep) != entry)
+                if np.any(held):
+                    page = start + int(np.argmax(held)) * self._page
+                    self._refuse(
+                        "protect", va, size, f"{page:#x} is in a run, which may not change"
+                    )
+        self._cut("protect", va, end, lambda entry: (entry | set_bits) & keep != entry)
         for segment in list(self._segments(va, end)):
             self._apply(*segment, set_bits, keep)
 
@@ -303,18 +340,71 @@ class PageTable:
         table = pmd[index] if isinstance(pmd, list) else None
         if not isinstance(table, np.ndarray):
             return False
-        first = table.item(0)
+        first = table.item(0) & ~_RUN
         if not first or (first & _FRAME) % self._large:
             return False
-        if not np.array_equal(table, self._page_offsets + _U(first)):
+        in_runs = (table & _U(_RUN)) != 0
+        if not np.array_equal(table & ~_U(_RUN), self._page_offsets + _U(first)):
             return False
+        if count := int(np.count_nonzero(in_runs)):
+            if not self.live_splits:
+                return False
+            self._counts[self._run] -= count * self._page // self._run
         assert isinstance(pmd, list)
         pmd[index] = first
-        self._counts[self._page] -= self._entries
+        self._counts[self._page] -= self._entries - count
         self._counts[self._large] += 1
         if va not in self.direct_map:
             self.events.collapses += 1
         return True
+
+    def fold(self, va: int) -> bool:
+        """Make the row of pages that holds `va` a run, if nothing tells them apart.
+
+        Never where a run may not change later: making one of pages that are in use is such a change.
+        """
+        if not self._run or not self.live_splits:
+            return False
+        pmd = self._puds.get(va >> self._pud_shift)
+        table = pmd[va >> self._pmd_shift & self._last] if isinstance(pmd, list) else None
+        if not isinstance(table, np.ndarray):
+            return False
+        count = self._run // self._page
+        at = align_down(va >> self._pte_shift & self._last, count)
+        row = table[at : at + count]
+        first = row.item(0)
+        if not first or first & _RUN or (first & _FRAME) % self._run:
+            return False
+        if not np.array_equal(row, self._page_offsets[:count] + _U(first)):
+            return False
+        row |= _U(_RUN)
+        self._counts[self._page] -= count
+        self._counts[self._run] += 1
+        self.events.run_entries += count
+        if va not in self.direct_map:
+            self.events.folds += 1
+        return True
+
+    def heal(self, va: int, size: int) -> list[Interval]:
+        """Make leaves as large as can be where `collapse` and `fold` let it; return what changed.
+
+        Every large leaf and every run that shares an address with the range is tried.
+        """
+        found = []
+        for whole in range(align_down(va, self._large), va + size, self._large):
+            if self.collapse(whole):
+                found.append(Interval(whole, whole + self._large))
+            elif self._run and self.live_splits:
+                low, high = (
+                    max(whole, align_down(va, self._run)),
+                    min(whole + self._large, va + size),
+                )
+                found += [
+                    Interval(at, at + self._run)
+                    for at in range(low, high, self._run)
+                    if self.fold(at)
+                ]
+        return found
 
     def frames(self, va: int, size: int, *, operation: str = "translate") -> Frames:
         """Return the frame addresses under the range, one per page.
@@ -336,9 +426,12 @@ class PageTable:
                 parts.append(np.arange(first, first + stop - start, self._page, dtype=_U))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def stretches(self) -> Iterator[tuple[int, int, int, int, Prot | None]]:
-        """Yield everything: start, end, bytes of an entry, first frame, protection; None: a hole."""
-        flags = _U(_PROT_BITS | _PRESENT)
+    def stretches(self) -> Iterator[tuple[int, int, int, int, Prot | None, bool]]:
+        """Yield everything: start, end, bytes of an entry, first frame, protection (None: a hole).
+
+        And at last whether the entries are of runs.
+        """
+        flags = _U(_PROT_BITS | _PRESENT | _RUN)
         for start, stop, leaf, entry in self._walk():
             entries = entry if isinstance(entry, np.ndarray) else np.array([entry or 0], _U)
             alike = entries & flags
@@ -347,7 +440,7 @@ class PageTable:
                 bits, end = entries.item(first), start + last * leaf
                 prot = _PROTS[bits & _PROT_BITS] if bits else None
                 end = stop if last == len(entries) else end
-                yield start + first * leaf, end, leaf, bits & _FRAME, prot
+                yield start + first * leaf, end, leaf, bits & _FRAME, prot, bool(bits & _RUN)
 
     def spans(self, va: int, size: int) -> Iterator[Span]:
         """Yield the range as stretches of contiguous frames and of holes, lowest first.
@@ -372,15 +465,23 @@ class PageTable:
 
     def leaves(self, interval: Interval | None = None) -> Iterator[Leaf]:
         """Yield every leaf (that shares an address with `interval`), lowest first."""
+        told = -1  # the end of the run that was yielded last
         for start, _, size, entry in self._walk(interval or _EVERYTHING):
             if isinstance(entry, np.ndarray):
-                for index in np.flatnonzero(entry).tolist():
-                    bits = entry.item(index)
-                    va = start + index * self._page
-                    yield Leaf(va, size, bits & _FRAME, _PROTS[bits & _PROT_BITS])
+                found, run = np.flatnonzero(entry).tolist(), self._run
+                pairs = [(start + index * self._page, entry.item(index)) for index in found]
             elif entry is not None:
-                prot = _PROTS[entry & _PROT_BITS]
-                yield Leaf(align_down(start, size), size, entry & _FRAME, prot)
+                pairs, run = [(align_down(start, size), entry)], self._large_run
+            else:
+                continue
+            for va, bits in pairs:
+                prot, frame = _PROTS[bits & _PROT_BITS], bits & _FRAME
+                if not bits & _RUN:
+                    yield Leaf(va, size, frame, prot)
+                elif va >= told:
+                    first = align_down(va, run)
+                    told = first + run
+                    yield Leaf(first, run, frame - (va - first), prot)
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, int, int, Prot]] = []
@@ -397,9 +498,17 @@ class PageTable:
         if interval is None:
             return dict(self._counts)
         counts = dict.fromkeys(self._leaves, 0)
-        for _, _, size, entry in self._walk(interval):
+        told = -1
+        for start, _, size, entry in self._walk(interval):
             if isinstance(entry, np.ndarray):
-                counts[size] += int(np.count_nonzero(entry))
+                in_runs = np.flatnonzero(entry & _U(_RUN))
+                counts[size] += int(np.count_nonzero(entry)) - len(in_runs)
+                if len(in_runs):
+                    at = (in_runs + start // self._page) // (self._run // self._page)
+                    counts[self._run] += len(np.unique(at))
+            elif entry is not None and entry & _RUN:
+                counts[self._large_run] += start >= told
+                told = align_down(start, self._large_run) + self._large_run
             elif entry is not None:
                 counts[size] += 1
         return counts
@@ -452,8 +561,9 @@ class PageTable:
         return np.flatnonzero(marked).astype(_U) * _U(self._page)
 
     def check(self) -> None:
-        """Assert that no leaf is W and X, large ones are aligned, counters match a recount."""
+        """Assert that no leaf is W and X, large ones are aligned, runs whole, counters a recount."""
         counts = dict.fromkeys(self._leaves, 0)
+        rows: dict[int, list[int]] = {}  # runs of large leaves
         for start, _, size, entry in self._walk():
             if entry is None:
                 continue
@@ -464,7 +574,23 @@ class PageTable:
             assert not (used & _U(_FRAME & (size - 1))).any(), f"misaligned leaf near {start:#x}"
             if start in self.direct_map:
                 assert not (used & _U(Prot.X.value)).any(), f"X in the direct map near {start:#x}"
-            counts[size] += len(used)
+            if isinstance(entry, np.ndarray):
+                counts[size] += len(used)
+                if not (used & _U(_RUN)).any():
+                    continue
+                for row in entry.reshape(-1, self._run // self._page):
+                    if (row & _U(_RUN)).any():
+                        _require_run(row.tolist(), self._run, start)
+                        counts[size] -= len(row)
+                        counts[self._run] += 1
+            elif entry & _RUN:
+                rows.setdefault(align_down(start, self._large_run), []).append(entry)
+            else:
+                counts[size] += 1
+        for start, held in rows.items():
+            assert len(held) * self._large == self._large_run, f"part of a run at {start:#x}"
+            _require_run(held, self._large_run, start)
+            counts[self._large_run] += 1
         assert counts == self._counts, f"{counts} counted, {self._counts} kept"
 
     def _walk(self, interval: Interval = _EVERYTHING) -> Iterator[tuple[int, int, int, _Entry]]:
@@ -535,17 +661,69 @@ class PageTable:
             done += count
             at = stop
 
+    def _cut(self, operation: str, va: int, end: int, changes: Callable[[int], bool]) -> None:
+        """Split the runs that reach out of the range, where they would change."""
+        if not self._run and not self._large_run:
+            return
+        cut = []
+        for at in {va, end - self._page}:
+            pmd = self._puds.get(at >> self._pud_shift)
+            entry = pmd[at >> self._pmd_shift & self._last] if isinstance(pmd, list) else None
+            run = self._large_run
+            if isinstance(entry, np.ndarray):
+                entry, run = entry.item(at >> self._pte_shift & self._last), self._run
+            if entry is None or not entry & _RUN or not changes(entry):
+                continue
+            first = align_down(at, run)
+            if first < va or first + run > end:
+                if not self.live_splits:
+                    reason = (
+                        f"{first:#x} is a run of {size_text(run)}, which may not be split in use"
+                    )
+                    self._refuse(operation, va, end - va, reason)
+                cut.append((first, run))
+        for first, run in cut:
+            self._unfold(first, run)
+
+    def _unfold(self, first: int, run: int) -> None:
+        """Make the entries of a run leaves of their own, unless they are."""
+        pmd = self._pmd(first)
+        index = first >> self._pmd_shift & self._last
+        if run == self._run:
+            table, size = pmd[index], self._page
+            assert isinstance(table, np.ndarray)
+            at = first >> self._pte_shift & self._last
+            if not table.item(at) & _RUN:
+                return
+            table[at : at + run // size] &= ~_U(_RUN)
+        else:
+            size, count = self._large, run // self._large
+            leaves = [entry for entry in pmd[index : index + count] if isinstance(entry, int)]
+            if not leaves[0] & _RUN:
+                return
+            pmd[index : index + count] = [entry & ~_RUN for entry in leaves]
+        self._counts[run] -= 1
+        self._counts[size] += run // size
+        self.events.run_entries += run // size
+        if first in self.direct_map:
+            self.events.direct_map_run_splits += 1
+        else:
+            self.events.run_splits += 1
+
     def _split(self, va: int, leaf: int, entry: int) -> None:
-        """Replace the leaf that holds `va` by a table of the next smaller size."""
+        """Replace the leaf that holds `va` by a table of the next smaller size, of runs where possible."""
         smaller = leaf // self._entries
         pmd = self._pmd(va) if leaf == self._large else None
+        run = (self._large_run if pmd is None else self._run) if self.live_splits else 0
+        if run:
+            entry |= _RUN
         if pmd is None:
             table: _Pmd = [entry + index * smaller for index in range(self._entries)]
             self._puds[va >> self._pud_shift] = table
         else:
             pmd[va >> self._pmd_shift & self._last] = self._page_offsets + _U(entry)
         self._counts[leaf] -= 1
-        self._counts[smaller] += self._entries
+        self._counts[run or smaller] += leaf // (run or smaller)
         if va not in self.direct_map:
             self.events.leaf_splits += 1
         elif leaf == self._upper:
@@ -566,6 +744,7 @@ class PageTable:
             return
         if stop - start < leaf:
             self._split(start, leaf, entry)
+            self._cut("protect", start, stop, lambda _entry: True)
             for segment in list(self._segments(start, stop)):
                 self._apply(*segment, set_bits, keep)
             return
@@ -580,10 +759,14 @@ class PageTable:
             assert entry is not None
             if stop - start < leaf:
                 self._split(start, leaf, entry)
+                self._cut("unmap", start, stop, lambda _entry: True)
                 for segment in list(self._segments(start, stop)):
                     self._clear(*segment)
                 return
-            self._counts[leaf] -= 1
+            if entry & _RUN:  # the last of its entries takes it along
+                self._counts[self._large_run] -= stop % self._large_run == 0
+            else:
+                self._counts[leaf] -= 1
             self.events.entries_cleared += 1
             if leaf == self._upper:
                 del self._puds[start >> self._pud_shift]
@@ -591,6 +774,17 @@ class PageTable:
                 self._pmd(start)[start >> self._pmd_shift & self._last] = None
         else:
             # The table stays, empty: the kernel keeps its own too (vunmap_pte_range).
+            runs = 0
+            if self._run and (runs := int(np.count_nonzero(entry & _U(_RUN)))):
+                self._counts[self._run] -= runs * self._page // self._run
             entry[:] = 0
-            self._counts[self._page] -= (stop - start) // self._page
+            self._counts[self._page] -= (stop - start) // self._page - runs
             self.events.entries_cleared += (stop - start) // self._page
+
+
+def _require_run(row: Sequence[int], run: int, near: int) -> None:
+    """Assert that entries are a run: alike, of frames in a row, aligned as a whole."""
+    first, step = row[0], run // len(row)
+    alike = [first + number * step for number in range(len(row))]
+    assert list(row) == alike, f"a run near {near:#x} is not alike"
+    assert (first & _FRAME) % run == 0, f"misaligned run near {near:#x}"

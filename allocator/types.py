@@ -192,20 +192,41 @@ class Paging:
     ----------
     page
         Bytes of a page (PAGE_SIZE); a power of two, 4 KiB at least.
+    run, large_run
+        Bytes of a run: an aligned row of pages, or of large leaves, whose entries say that a TLB may
+        hold all of them as one (arm64's contiguous bit, RISC-V's Svnapot). 0: there is none.
 
     >>> [size_text(leaf) for leaf in Paging().leaves]
     ['4 KiB', '2 MiB', '1 GiB']
     >>> [size_text(leaf) for leaf in Paging(16 * KIB).leaves]
     ['16 KiB', '32 MiB']
+    >>> [size_text(leaf) for leaf in Paging(run=64 * KIB).leaves]
+    ['4 KiB', '64 KiB', '2 MiB', '1 GiB']
     """
 
     page: int = attrs.field(default=PAGE_SIZE)
+    run: int = attrs.field(default=0, kw_only=True)
+    large_run: int = attrs.field(default=0, kw_only=True)
 
     @page.validator
     def _is_page(self, _attribute: object, page: int) -> None:
         if page < PAGE_SIZE or page & (page - 1):
             raise ValueError(
                 f"a page has a power of two of bytes, {PAGE_SIZE} at least, not {page}"
+            )
+
+    @run.validator
+    def _is_run(self, _attribute: object, run: int) -> None:
+        if run and not (self.page < run < self.large and run & (run - 1) == 0):
+            raise ValueError(
+                f"a run of pages has 2, 4, 8 ... of them and not a table, not {run} bytes"
+            )
+
+    @large_run.validator
+    def _is_large_run(self, _attribute: object, run: int) -> None:
+        if run and not (self.large < run < self.upper and run & (run - 1) == 0):
+            raise ValueError(
+                f"a run of large leaves has 2, 4, 8 ... of them and not a table, not {run} bytes"
             )
 
     @property
@@ -225,17 +246,27 @@ class Paging:
 
     @property
     def leaves(self) -> tuple[int, ...]:
-        """Bytes of all leaves, the smallest first.
+        """Bytes of all leaves, the smallest first; a run is one.
 
         On the third level only pages of 4 KiB have one (pud_sect_supported() of arm64).
         """
-        top = (self.upper,) if self.page == PAGE_SIZE else ()
-        return self.page, self.large, *top
+        top = self.upper if self.page == PAGE_SIZE else 0
+        return tuple(filter(None, (self.page, self.run, self.large, self.large_run, top)))
+
+    def entries_of(self, leaf: int) -> int:
+        """Return how many entries of a table a leaf of so many bytes takes: of a run, several."""
+        return {self.run: self.run // self.page, self.large_run: self.large_run // self.large}.get(
+            leaf, 1
+        )
 
     @property
     def large_order(self) -> int:
-        """Order of the run of pages that a large leaf maps (PMD_ORDER)."""
+        """Order of the pages that a large leaf maps (PMD_ORDER)."""
         return self.entries.bit_length() - 1
+
+    def order(self, size: int) -> int:
+        """Return the order of so many bytes: how often a page is to be doubled."""
+        return (size // self.page).bit_length() - 1
 
 
 @attrs.frozen(kw_only=True)
@@ -272,7 +303,8 @@ class AddressMap:
     space
         The part of the address space that is the kernel's: the upper half of 64 bits.
     live_splits
-        Whether there are CPUs that may split a leaf while it is in use, where others must not.
+        Whether there are CPUs that may split a leaf while it is in use, where others must not. Then a
+        run may change in part, too, and what a leaf is split into are runs as far as they go.
     """
 
     image: Interval

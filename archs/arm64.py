@@ -39,6 +39,7 @@ from allocator.types import (
     ExecmemRange,
     ExecmemType,
     Interval,
+    Paging,
     TextPoke,
     TlbRules,
     align_up,
@@ -462,7 +463,12 @@ ARM64 = Arch(
         vermagic="6.12.107+deb13-arm64 SMP mod_unload modversions aarch64",
         livepatching=False,
         function_alignment=8,
-        page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
+        # Arm ARM, D8.7.1: how many entries the contiguous bit joins (CONT_PTE_SIZE, CONT_PMD_SIZE).
+        pagings=(
+            Paging(4 * KIB, run=64 * KIB, large_run=32 * MIB),
+            Paging(16 * KIB, run=2 * MIB, large_run=GIB),
+            Paging(64 * KIB, run=2 * MIB, large_run=16 * GIB),
+        ),
         layouts=Table.of("arm64"),
         plt=Plt(
             section=".plt",

@@ -30,6 +30,7 @@ from allocator.types import (
     ExecmemRange,
     ExecmemType,
     Interval,
+    Paging,
     TlbRules,
     align_up,
 )
@@ -275,7 +276,7 @@ MIPS64EL = Arch(
         prel32=False,
         extable=(POINTERS,),
         function_alignment=8,
-        page_sizes=(4 * KIB, 16 * KIB, 64 * KIB),
+        pagings=tuple(map(Paging, (4 * KIB, 16 * KIB, 64 * KIB))),
         # None of Debian's has it: its last kernel for this architecture is 6.1.
         vermagic="6.12.107+deb13-5kc-malta SMP mod_unload modversions MIPS64_R2 64BIT ",
         livepatching=False,

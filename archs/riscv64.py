@@ -33,12 +33,14 @@ from numpy.typing import NDArray
 
 from allocator.types import (
     GIB,
+    KIB,
     MIB,
     PAGE_SIZE,
     AddressMap,
     ExecmemRange,
     ExecmemType,
     Interval,
+    Paging,
     TextPoke,
     TlbRules,
     align_up,
@@ -423,6 +425,7 @@ RISCV64 = Arch(
         vermagic="6.12.107+deb13-riscv64 SMP mod_unload modversions riscv",
         livepatching=False,
         function_alignment=2,
+        pagings=(Paging(run=64 * KIB),),  # Svnapot; no other length is defined
         layouts=Table.of("riscv64"),
         plt=Plt(
             section=".plt",

@@ -181,6 +181,7 @@ BOOT = Boot(
         sizes=((48, 12), (39, 12), (47, 14), (48, 14), (36, 14), (48, 16), (42, 16)),
         shared=False,
         table=2,
+        run=1 << 52,  # Contiguous
         link=3,
         page=3 << 53 | 0x703,  # UXN, PXN; accessed, inner shareable
         frame=(1 << 48) - (1 << 12),

@@ -21,7 +21,7 @@ from allocator.designs import COUNTEREXAMPLES, UPSTREAM, Chosen, DesignLike, cho
 from allocator.designs.find import UnknownDesign
 from allocator.errors import DesignError, NoSuchName
 from allocator.plugins import said
-from allocator.types import GIB, PAGE_SIZE, MemType, Paging, align_up, size_text
+from allocator.types import GIB, PAGE_SIZE, MemType, align_up, size_text
 from allocator.workloads import (
     BranchReach,
     Measures,
@@ -109,7 +109,8 @@ def execmem_for(
     paged = {} if page == PAGE_SIZE else {"page": page}
     return Execmem(
         KernelMemory(
-            PhysicalMemory(memory, paging=Paging(page)), arch.loads.address_map(kaslr, **paged)
+            PhysicalMemory(memory, paging=arch.loads.paging(page)),
+            arch.loads.address_map(kaslr, **paged),
         ),
         trap=arch.loads.trap,
         text_poke=arch.text_poke if text_poke else None,

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from allocator.designs import choose
 from allocator.errors import printable
-from allocator.types import MIB, Paging, size_text
+from allocator.types import MIB, size_text
 from allocator.workloads import sources
 from allocator.workloads.cores import CORES
 from execmem.compare import DesignRun
@@ -32,8 +32,8 @@ LEGEND = (
     "the first that needs a PLT entry. PLT slots: entries reserved. window: MiB taken of "
     "the module window. padding: MiB held beyond what was asked for. us/op: microseconds of this "
     "model, not of a kernel, per alloc and free; - where something was refused, as then less was "
-    "done. {small}, {large}: leaves that "
-    "map text. text, data, rodata: share under {large} leaves. splits: of direct-map leaves. "
+    "done. {leaves}: leaves that "
+    "map text; a run is one. text, data, rodata: share under {large} leaves. splits: of direct-map leaves. "
     "pokes: writes through text_poke. iTLB: misses per 1,000 calls"
 )
 FLUSH_LEGEND = (
@@ -71,6 +71,7 @@ def show_listing(out: Console, found: dict[str, list[dict[str, Any]]]) -> None:
 def show(out: Console, runs: Sequence[DesignRun]) -> None:
     """Print, per architecture, where the designs put things and how they are mapped."""
     by_arch: dict[str, list[DesignRun]] = {}
+    sizes: dict[int, None] = {}
     for found in runs:
         by_arch.setdefault(found.arch.name, []).append(found)
     for number, group in enumerate(by_arch.values()):
@@ -84,8 +85,10 @@ def show(out: Console, runs: Sequence[DesignRun]) -> None:
         out.print()
         core = _core(group[0])
         rows = [_mapping(found, core) for found in group]
-        small, large = (size_text(size) for size in Paging(group[0].page).leaves[:2])
-        head = ["design", small, large, *MAPPING]
+        paging = group[0].arch.loads.paging(group[0].page)
+        own = [size for size in paging.leaves if size <= paging.large]
+        sizes |= dict.fromkeys(own)
+        head = ["design", *map(size_text, own), *MAPPING]
         out.print(table(head, rows, right=",".join(head[1:])))
         out.print()
         out.print(table(FLUSHING, map(_flushing, group), right=",".join(FLUSHING[1:])))
@@ -94,7 +97,8 @@ def show(out: Console, runs: Sequence[DesignRun]) -> None:
     named = filter(None, (_core(group[0]) for group in by_arch.values()))
     cores = ", ".join(dict.fromkeys(CORES[core].title for core in named))
     out.print()
-    legend = LEGEND.format(small=small, large=large)
+    leaves = [size_text(size) for size in sorted(sizes)]
+    legend = LEGEND.format(leaves=", ".join(leaves), large=leaves[-1])
     for line in wrap(f"{legend} ({cores})." if cores else f"{legend}.", WIDTH):
         out.print(line, soft_wrap=True)
     out.print()

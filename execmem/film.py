@@ -188,7 +188,7 @@ class _Camera:
         """Return the palette: what the numbers of pages stand for."""
         found = []
         for code in self.palette:
-            kind, leaf, prot = code & 7, code >> 3 & 3, Prot(code >> 5 & 7)
+            kind, leaf, prot = code & 7, code >> 3 & 7, Prot(code >> 6 & 7)
             found.append(
                 {
                     "type": MemType(kind - 1).name if kind else None,
@@ -208,7 +208,7 @@ class _Camera:
             for leaf in memory.page_table.leaves(area):
                 if leaf.va in self._image:
                     continue
-                code = self._leaves.index(leaf.size) + 1 << 3 | leaf.prot.value << 5
+                code = self._leaves.index(leaf.size) + 1 << 3 | leaf.prot.value << 6
                 for at, stop in _pieces(leaf.va, leaf.va + leaf.size, large):
                     row = rows.get(chunk := align_down(at, large))
                     if row is None:
@@ -248,21 +248,23 @@ class _Camera:
     def _changed_blocks(self) -> list[int]:
         """Return, of the direct map, which blocks of a large leaf are mapped by which leaves now.
 
-        A number for each change: the block's, times 4, plus the size of its leaves (1: pages).
+        A number for each change: the block's, times 4, plus the size of its leaves (1: pages or runs of
+        them, 2: large ones or runs of these, 3: larger ones).
         """
         table, area = self._memory.page_table, self._memory.direct_map
         counts = table.leaf_counts(area)
         if counts == self._counts:
             return []
         self._counts = counts
-        large = self._memory.large_size
+        large, upper = self._memory.large_size, self._memory.paging.upper
         now = np.zeros(-(-area.size // large), np.uint8)
         at = area.start
         while at < area.end:
             found = table.translate(at)
             size = found.leaf if found is not None else large
             first, count = (at - area.start) // large, max(size // large, 1)
-            now[first : first + count] = 0 if found is None else self._leaves.index(size) + 1
+            level = 1 + (size >= large) + (size >= upper)
+            now[first : first + count] = 0 if found is None else level
             at += count * large
         before = self._blocks if self._blocks.size else np.zeros_like(now)
         self._blocks = now

@@ -127,7 +127,8 @@ def _show(
         soft_wrap=True,
     )
     out.print()
-    small, large = (named(size) for size in Paging(page).leaves[:2])
+    paging = Paging(page)
+    small, large = named(paging.page), named(paging.large)
     head = ["", "modules", "refused", small, large, *(kind.lower() for kind in _TYPES)]
     both: list[tuple[str, KernelMeasures | Measures, int, ModelRun | None]]
     both = [("measured", found, len(found.refused), None)]

@@ -187,7 +187,7 @@ def _spans(path: str, what: str) -> Keys:
 
 
 _LEAVES: Keys = {
-    "leaves{}{}": (COUNT, "leaves that map a memory type, by size"),
+    "leaves{}{}": (COUNT, "leaves that map a memory type, by size; a run is one"),
     "large_share{}": (REAL, "share of a memory type under large leaves, 0 to 1"),
 }
 
@@ -910,9 +910,14 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].plt_slots": (COUNT, "entries that they reserve"),
         "runs[].out_of_reach": (COUNT, "trampolines that do not reach all of the image"),
         **{f"runs[].{path}": key for path, key in _LEAVES.items()},
+        "runs[].leaf_entries{}": (COUNT, "entries of page tables that the leaves of a type are"),
+        "runs[].run_share{}": (REAL, "share of a memory type under runs of pages, 0 to 1"),
         "runs[].direct_map_splits": (COUNT, "direct-map leaves that were split"),
         "runs[].direct_map_before{}": (COUNT, "its leaves by size"),
         "runs[].direct_map_after{}": (COUNT, "its leaves by size"),
+        "runs[].run_splits": (COUNT, "runs that were split, outside the direct map"),
+        "runs[].direct_map_run_splits": (COUNT, "runs of the direct map that were split"),
+        "runs[].run_entries": (COUNT, "entries that were written again to split or make runs"),
         "runs[].tlb_flushes": (COUNT, "all"),
         "runs[].tlb_flushes_local": (COUNT, "of one CPU"),
         "runs[].tlb_flushes_all": (COUNT, "of all CPUs"),

@@ -21,7 +21,7 @@ from allocator import (
     PhysicalMemory,
 )
 from allocator.errors import NoSuchName
-from allocator.types import GIB, AddressMap, Paging, size_text
+from allocator.types import GIB, AddressMap, size_text
 from archs import Arch, Checks
 from archs import arch as arch_by_name
 from archs.environment import Environment
@@ -132,7 +132,8 @@ class Computer(abc.ABC):
         process.admit(memory, cpus)
         page = self.build.page_size.value
         self.memory = KernelMemory(
-            PhysicalMemory(memory, paging=Paging(page)), address_map_of(self.arch, kaslr, image)
+            PhysicalMemory(memory, paging=self.arch.loads.paging(page)),
+            address_map_of(self.arch, kaslr, image),
         )
         poke = None if text_poke is False else self.arch.text_poke
         self.execmem = Execmem(

@@ -272,14 +272,15 @@ def modelled(memory: KernelMemory, arch: Arch) -> PageTables:
     top = 1 << granule + depth * stride
     half = (1 << 64) - (1 << bits - int(form.shared)) + form.dump.over * top
     rows: list[tuple[int, int, int, int, int]] = []
-    for start, end, leaf, frame, prot in memory.page_table.stretches():
+    for start, end, leaf, frame, prot, in_run in memory.page_table.stretches():
         level = (leaf.bit_length() - 1 - granule) // stride
         if end <= half:
             continue
         if prot is None:
             rows += _hole(max(start, half), end, level, depth, top)
         else:
-            rows.append((start, level, _bits(form, prot, level), 0, frame))
+            bits_of_run = form.run if in_run else 0
+            rows.append((start, level, _bits(form, prot, level) | bits_of_run, 0, frame))
     ends = (1 << 64) - 1
     starts, depths, kept, rights, physical = (
         np.array(column, _U) for column in zip(*rows, strict=True)

@@ -47,9 +47,10 @@ class PerType(Design):
         memory, poke = context.memory, context.text_poke
         page = memory.page_size
         written = GRANULE if poke else page
-        self.text = Pool(memory, written, Prot.RX, context.trap, poke=poke)
-        self.rodata = Pool(memory, written, Prot.R, b"\0", poke=poke)
-        self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
+        runs = poke is not None or memory.page_table.live_splits
+        self.text = Pool(memory, written, Prot.RX, context.trap, poke=poke, runs=runs)
+        self.rodata = Pool(memory, written, Prot.R, b"\0", poke=poke, runs=runs)
+        self.data = Pool(memory, GRANULE, Prot.RW, b"\0", runs=True)
         self.ro_after_init = Pool(memory, page, Prot.RW, b"\0", large=False)
 
     def store(self, what: Request | Allocation) -> Store:

@@ -81,6 +81,9 @@ class Pool(Store):
         Whether a guard page stands behind each refill.
     lone
         Whether a slice is opened without its direct-map alias.
+    runs
+        Whether chunks that get no large leaf get runs of pages: where they never change in part, or
+        leaves may be split in use.
     """
 
     memory: KernelMemory
@@ -92,6 +95,7 @@ class Pool(Store):
     large: bool = attrs.field(default=True, kw_only=True)
     guard: bool = attrs.field(default=False, kw_only=True)
     lone: bool = attrs.field(default=False, kw_only=True)
+    runs: bool = attrs.field(default=False, kw_only=True)
     free_areas: IntervalSet = attrs.field(factory=IntervalSet, init=False)
     # First address -> end of the mapped part, and end of the address space it holds.
     chunks: SortedDict = attrs.field(factory=SortedDict, init=False)
@@ -305,7 +309,12 @@ class Pool(Store):
     def back(self, mapped: Interval) -> bool:
         """Map new chunks; return whether all of it is under large leaves, or can be."""
         return self.memory.populate(
-            mapped.start, mapped.size, self.prot, large=self.large, pattern=self.pattern
+            mapped.start,
+            mapped.size,
+            self.prot,
+            large=self.large,
+            runs=self.runs,
+            pattern=self.pattern,
         )
 
     # Slices --------------------------------------------------------------------------------

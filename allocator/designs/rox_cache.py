@@ -174,7 +174,8 @@ class RoxCache(Design):
 
     def cache(self) -> Store:
         """Return the store of text."""
-        return Cache(self.memory, self.memory.page_size, Prot.RX, self.context.trap, guard=True)
+        page, live = self.memory.page_size, self.memory.page_table.live_splits
+        return Cache(self.memory, page, Prot.RX, self.context.trap, guard=True, runs=live)
 
     def store(self, what: Request | Allocation) -> Store:
         """Return the cache for text, vmalloc for the rest."""

@@ -105,10 +105,13 @@ class Strata(Design):
         fine = FINE if poke else {}
         self.window = None if poke is None else window(poke)
         kind = Ledger if poke is None else Stratum
-        self.text = kind(memory, written, Prot.RX, context.trap, poke=self.window, fine=fine)
-        self.rodata = kind(memory, written, Prot.R, b"\0", poke=self.window)
-        self.data = Pool(memory, GRANULE, Prot.RW, b"\0")
-        self.ro_after_init = Ledger(memory, page, Prot.R, b"\0")
+        # What is written through the window and data keep their mapping as long as the chunk lives.
+        live = memory.page_table.live_splits
+        runs, poke = poke is not None or live, self.window
+        self.text = kind(memory, written, Prot.RX, context.trap, poke=poke, fine=fine, runs=runs)
+        self.rodata = kind(memory, written, Prot.R, b"\0", poke=poke, runs=runs)
+        self.data = Pool(memory, GRANULE, Prot.RW, b"\0", runs=True)
+        self.ro_after_init = Ledger(memory, page, Prot.R, b"\0", runs=live)
         self._places: dict[tuple[MemType, ExecmemType], tuple[Place, ...]] = {}
         # text_poke's alias, where other CPUs may have looked it up and nobody tells them.
         local = poke is not None and not poke.private and not poke.broadcast

@@ -56,6 +56,7 @@ class Stratum(Pool):
             mapped.size,
             self.prot,
             large=self.large,
+            runs=self.runs,
             pattern=self.pattern,
             ahead=self.ahead,
         )
@@ -65,13 +66,12 @@ class Stratum(Pool):
 class Closing:
     """What goes along when slices are closed.
 
-    Aliases lose W, what was free and closed is opened, and chunks become large leaves (their
-    first addresses).
+    Aliases lose W, what was free and closed is opened, and chunks become large leaves or runs.
     """
 
     aliases: list[Interval] = attrs.field(factory=list)
     opened: list[Interval] = attrs.field(factory=list)
-    whole: list[int] = attrs.field(factory=list)
+    whole: list[Interval] = attrs.field(factory=list)
 
 
 @attrs.define(eq=False)
@@ -117,6 +117,7 @@ class Ledger(Pool):
             mapped.size,
             Prot.RW,
             large=self.large,
+            runs=self.runs,
             paged=True,
             pattern=self.pattern,
         )
@@ -172,35 +173,43 @@ class Ledger(Pool):
         """Return what else happens when areas are closed.
 
         What was freed in their chunks is opened with the same flush; a chunk in which nothing
-        is free or open becomes a large leaf.
+        is free or open becomes a large leaf, or runs.
         """
         found = Closing()
-        large = self.memory.large_size
+        large, page = self.memory.large_size, self.memory.page_size
         for chunk in dict.fromkeys(chunk for area in areas for chunk in self.touched(area)):
             found.aliases += self.memory.writable_aliases(chunk.start, chunk.size)
             closed = self.closed(chunk)
             leaf = self.memory.translate(chunk.start)
-            if leaf is not None and leaf.leaf != large:
+            if leaf is not None and leaf.leaf == page:
                 found.opened += closed
-            if chunk.size == large and not closed and self.full(chunk):
-                found.whole.append(chunk.start)
+            if (chunk.size == large or self.runs) and not closed and self.full(chunk):
+                found.whole.append(chunk)
         return found
 
     def healing(self) -> list[Interval]:
-        """Return the chunks that could be large leaves if what is ready were closed."""
-        large, table = self.memory.large_size, self.memory.page_table
+        """Return the chunks in which leaves could be larger if what is ready were closed."""
         found = []
         for start, (end, _) in self.chunks.items():
             chunk = Interval(start, end)
-            leaf = table.translate(start)
-            if leaf is None or leaf.leaf == large or chunk.size != large:
-                continue
-            if any(self.opened.clipped(chunk)) or leaf.address % large:
-                continue
-            frames = table.frames(start, large)
-            if int(frames[-1] - frames[0]) == large - self.memory.page_size:
+            if not any(self.opened.clipped(chunk)) and self._heals(chunk):
                 found.append(chunk)
         return found
+
+    def _heals(self, chunk: Interval) -> bool:
+        """Return whether frames of a chunk lie as a larger leaf wants them, which it has not."""
+        table, large, page = self.memory.page_table, self.memory.large_size, self.memory.page_size
+        row = self.memory.paging.run if self.runs else 0
+        sizes = [large] * (chunk.size == large) + [row] * bool(row)
+        for size in sizes:
+            for at in range(align_up(chunk.start, size), chunk.end - size + 1, size):
+                leaf = table.translate(at)
+                if leaf is None or leaf.leaf >= size or leaf.address % size:
+                    continue
+                frames = table.frames(at, size)
+                if int(frames[-1] - frames[0]) == size - page:
+                    return True
+        return False
 
     def check(self, live: Iterable[Allocation]) -> None:
         """Assert that free areas and allocations fill the chunks, and that what is ready is clean."""
@@ -242,7 +251,7 @@ def shut(closing: Sequence[tuple[Ledger, Interval]]) -> None:
         memory.update(
             changes,
             aliases=[alias for _, found in beside for alias in found.aliases],
-            whole=[start for _, found in beside for start in found.whole],
+            whole=[chunk for _, found in beside for chunk in found.whole],
         )
     except ExecmemError:
         for ledger, area in closing:
@@ -266,7 +275,7 @@ def heal(ledgers: Collection[Ledger]) -> None:
             aliases += memory.writable_aliases(chunk.start, chunk.size)
     if memory is None or not chunks:
         return
-    memory.update(changes, aliases=aliases, whole=[chunk.start for _, chunk in chunks])
+    memory.update(changes, aliases=aliases, whole=[chunk for _, chunk in chunks])
     for ledger, chunk in chunks:
         for part in list(ledger.ready.clipped(chunk)):
             ledger.ready.remove(part)

@@ -71,7 +71,8 @@ class RoxCache7x(RoxCache):
     def cache(self) -> Store:
         """Return the store of text."""
         page, trap = self.memory.page_size, self.context.trap
-        return WholeRefills(self.memory, page, Prot.RX, trap, guard=True)
+        live = self.memory.page_table.live_splits
+        return WholeRefills(self.memory, page, Prot.RX, trap, guard=True, runs=live)
 
 
 @attrs.define(eq=False)

@@ -86,11 +86,16 @@ class Measures:
     out_of_reach
         Trampolines and thunks from where a direct branch does not reach all of the image.
     leaves
-        By type: leaves that hold live memory of the type, by size.
-    large_share
-        By type: share of live bytes under large leaves, 0..1.
+        By type: leaves that hold live memory of the type, by size; a run is one leaf.
+    leaf_entries
+        By type: entries of page tables that these are.
+    large_share, run_share
+        By type: share of live bytes under large leaves, and under runs of pages, 0..1.
     direct_map_splits, direct_map_before, direct_map_after
         Direct-map leaves split during the run; its leaves by size before and at the end.
+    run_splits, direct_map_run_splits, run_entries
+        Runs split, of what was allocated and of the direct map; entries that were written again for
+        runs that were split or made.
     tlb_flushes, tlb_flushes_local, tlb_flushes_all
         Flushes: all of them, those of one CPU, those of all CPUs.
     flushes
@@ -127,7 +132,9 @@ class Measures:
     plt_slots: int
     out_of_reach: int
     leaves: dict[str, dict[str, int]]
+    leaf_entries: dict[str, int]
     large_share: dict[str, float]
+    run_share: dict[str, float]
     direct_map_splits: int
     direct_map_before: dict[str, int]
     direct_map_after: dict[str, int]
@@ -141,6 +148,9 @@ class Measures:
     entries_cleared: int
     entries_changed: int
     leaves_resized: int
+    run_splits: int
+    direct_map_run_splits: int
+    run_entries: int
     pokes: int
     poked_bytes: int
     padding_bytes: int
@@ -251,7 +261,15 @@ class Runner:
             plt_slots=self._plt_slots,
             out_of_reach=self._out_of_reach(),
             leaves=self._leaves(report),
+            leaf_entries={
+                kind.name: sum(
+                    count * self._memory.paging.entries_of(size)
+                    for size, count in report.leaves.get(kind, {}).items()
+                )
+                for kind in MemType
+            },
             large_share={kind.name: report.large_share.get(kind, 0.0) for kind in MemType},
+            run_share={kind.name: report.run_share.get(kind, 0.0) for kind in MemType},
             direct_map_before=self._direct_map,
             direct_map_after=self._leaves_of_direct_map(),
             chunks_pinned=self._chunks_pinned(),
@@ -477,7 +495,8 @@ class Runner:
         return {_leaf_name(size): count for size, count in leaves.items()}
 
     def _leaves(self, report: Report) -> dict[str, dict[str, int]]:
-        sizes = (self._memory.page_size, self._memory.large_size)
+        large = self._memory.large_size
+        sizes = [size for size in self._memory.paging.leaves if size <= large]
         return {
             kind.name: {
                 _leaf_name(size): report.leaves.get(kind, {}).get(size, 0) for size in sizes
@@ -563,6 +582,9 @@ def _counts(events: Events) -> dict[str, int]:
         "entries_made",
         "entries_cleared",
         "entries_changed",
+        "run_splits",
+        "direct_map_run_splits",
+        "run_entries",
         "pokes",
         "poked_bytes",
         "fallbacks",

@@ -233,6 +233,11 @@ class TableFormat:
         A bit that is set where it leads to another table; 0: `leaf` tells it.
     large
         A bit that only entries above the last level have which map memory.
+    run
+        A bit of entries that are one of several in a row, which a TLB may keep as one.
+    coded
+        Whether such an entry says in the lowest bits of its address how many they are: as many as
+        the lowest one that is set, twice. Else the architecture's `Paging` does.
     frame, shift
         The bits that are an address, which is so far to the left of them.
     link, page
@@ -254,6 +259,8 @@ class TableFormat:
     leaf: int = 0
     table: int = 0
     large: int = 0
+    run: int = 0
+    coded: bool = False
     frame: int
     shift: int = 0
     link: int

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.types import PAGE_SIZE, AddressMap, TlbRules
+from allocator.types import PAGE_SIZE, AddressMap, Paging, TlbRules
 from archs.extable import ENTRY, Forms
 from archs.layouts import Layouts
 from archs.op import Op
@@ -129,8 +129,8 @@ class Load:
         (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) instead of pointers.
     extable
         Forms of the entries of exception tables, today's first.
-    page_sizes
-        Bytes that a kernel's pages may have.
+    pagings
+        What pages a kernel may have, and what of its leaves and runs of them a CPU may have.
     function_alignment
         Alignment of function entries in the kernel's configuration.
     vermagic
@@ -152,9 +152,18 @@ class Load:
     errata: Mapping[str, Erratum] = attrs.field(factory=dict)
     prel32: bool
     extable: Forms = (ENTRY,)
-    page_sizes: tuple[int, ...] = (PAGE_SIZE,)
+    pagings: tuple[Paging, ...] = (Paging(),)
     function_alignment: int
     vermagic: str
     livepatching: bool
     layouts: Layouts
     execmem: Since[str] = attrs.field(factory=lambda: Since(((0, 0), "vmalloc")))
+
+    @property
+    def page_sizes(self) -> tuple[int, ...]:
+        """Bytes that a kernel's pages may have."""
+        return tuple(paging.page for paging in self.pagings)
+
+    def paging(self, page: int = PAGE_SIZE) -> Paging:
+        """Return what leaves and runs there are with pages of so many bytes; of others, no runs."""
+        return next((paging for paging in self.pagings if paging.page == page), Paging(page))

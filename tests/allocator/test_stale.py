@@ -10,15 +10,19 @@ import pytest
 from allocator.execmem import Execmem
 from allocator.memory import KernelMemory
 from allocator.physical import PhysicalMemory
-from allocator.types import KIB, MIB, MemType
+from allocator.types import KIB, MIB, MemType, size_text
 from tests.support.tlb import WorstTlb
 
 STEPS = 40
 
 
-def make(arch, design, *, poke, size=32 * MIB):
-    """Return Execmem of an architecture."""
-    memory = KernelMemory(PhysicalMemory(size), arch.loads.address_map(None))
+def make(arch, design, *, poke, size=32 * MIB, page=4 * KIB, pieces=False):
+    """Return Execmem of an architecture; `pieces`: no large leaf is to be had, but runs are."""
+    physical = PhysicalMemory(size, paging=arch.loads.paging(page))
+    paged = {} if page == 4 * KIB else {"page": page}
+    memory = KernelMemory(physical, arch.loads.address_map(None, **paged))
+    if pieces:
+        physical.fragment()
     text_poke = arch.text_poke if poke else None
     return Execmem(memory, trap=arch.loads.trap, text_poke=text_poke, design=design)
 
@@ -82,6 +86,44 @@ def test_strata_leaves_nothing_stale_and_flushes_nothing_for_nothing(arch, seed,
         assert not execmem.memory.wx_aliases()
     execmem.check()
     assert tlb.heard
+    assert not tlb.needless
+
+
+@pytest.mark.parametrize("poke", [True, False], ids=["poke", "no poke"])
+@pytest.mark.parametrize(("page", "pieces"), [(4 * KIB, True), (64 * KIB, False)])
+def test_runs_are_filled_split_and_healed_without_a_stale_entry(arch, page, pieces, poke):
+    """The same where chunks are runs; what may not be changed in use never becomes one."""
+    paging = arch.loads.paging(page)
+    if page not in arch.loads.page_sizes or not paging.run:
+        pytest.skip(f"{arch.name} has no runs of pages of {size_text(page)}")
+    execmem = make(arch, "strata", poke=poke, size=64 * MIB, page=page, pieces=pieces)
+    memory = execmem.memory
+    tlb = WorstTlb(memory)
+    for step in schedule(execmem, 1):
+        assert not tlb.stale(), f"{step}: {tlb.stale()[:3]}"
+
+    kinds = (MemType.TEXT, MemType.RODATA, MemType.DATA, MemType.RO_AFTER_INIT)
+
+    def load():
+        """Load a module, seal it, and say how many runs each type has when nobody asks for more."""
+        pending = [execmem.alloc(kind, 80 * KIB) for kind in kinds]
+        *_, sealed = found = execmem.finish_many(pending)
+        execmem.seal(sealed)
+        execmem.quiet()
+        assert not tlb.stale()
+        leaves = execmem.report().leaves
+        return found, {kind for kind in kinds if leaves[kind][paging.run]}
+
+    live, before = memory.page_table.live_splits, memory.events.copy()
+    in_place = {MemType.RO_AFTER_INIT, *(kinds[:2] if not poke else ())}
+    first, runs = load()
+    assert runs == {kind for kind in kinds if live or kind not in in_place}
+    load()
+    execmem.free_many(one.address for one in first)
+    assert load()[1] == runs
+    cost = memory.events - before
+    assert bool(cost.run_splits) is bool(cost.folds) is live
+    execmem.check()
     assert not tlb.needless
 
 

@@ -19,6 +19,7 @@ from execmem.compare import branch_reach, compare, execmem_for, measured, worklo
 from execmem.comparison import svg
 from loader.elf import parse
 from samples.modules import names, path, root
+from tests.archs.facts import facts
 
 KEYS = set(
     "arch design workload modules modules_before_first_plt plt_slots leaves large_share "
@@ -67,8 +68,8 @@ def test_json_has_the_keys_that_scripts_rely_on(run):
         assert one.keys() >= KEYS
         assert one["workload"] == "no-modules"
         for kind in MemType:
-            assert one["leaves"][kind.name].keys() == {"4KiB", "2MiB"}
-            assert 0 <= one["large_share"][kind.name] <= 1
+            assert list(one["leaves"][kind.name]) == leaf_names(one["arch"], 4)
+            assert 0 <= one["large_share"][kind.name] + one["run_share"][kind.name] <= 1
         assert 0 <= one["largest_free_share"] <= 1
 
 
@@ -86,8 +87,8 @@ def test_fifty_pages_miss_at_least_five_times_as_often_as_one_large_leaf(run):
     designs = ("--design", "vmalloc", "--design", "default")
     _, out, _ = run("--workload", "bpf-50-pages", *designs, "--json")
     for pages, large in batched(runs_of(out)):
-        assert pages["leaves"]["TEXT"] == {"4KiB": 50, "2MiB": 0}
-        assert large["leaves"]["TEXT"] == {"4KiB": 0, "2MiB": 1}
+        assert used(pages["leaves"]["TEXT"]) == {"4KiB": 50}
+        assert used(large["leaves"]["TEXT"]) == {"2MiB": 1}
         for core, misses in pages["itlb_misses"].items():
             assert misses >= 5 * large["itlb_misses"][core]
             assert misses > 0
@@ -107,6 +108,29 @@ def test_text_of_the_else_branch_is_refused_or_needs_plt_entries(run, arch):
     assert len(broken["failures"]) + broken["modules"] == whole["modules"]
 
 
+def leaf_names(arch, page):
+    """Return what a type's leaves are called with pages of so many KiB, by the manual's runs."""
+    count, _ = facts(archs.arch(arch)).load.runs.get(page, (0, 0))
+    sizes = [page, page * count, page * page * 128]  # a table has 128 entries for each KiB
+    return [f"{size}KiB" if size < 1024 else f"{size // 1024}MiB" for size in sizes if size]
+
+
+def used(leaves):
+    """Return the sizes of leaves that there are, and how many."""
+    return {size: count for size, count in leaves.items() if count}
+
+
+def test_runs_are_what_the_manuals_say(arch):
+    """How many entries are one leaf, for pages and for large leaves, and that no other page has any."""
+    found = {
+        each.page >> 10: (each.run // each.page, each.large_run // each.large)
+        for each in arch.loads.pagings
+        if each.run or each.large_run
+    }
+    assert found == facts(arch).load.runs
+    assert arch.loads.paging(8 << 10).leaves == (8 << 10, 8 << 20)
+
+
 @pytest.mark.parametrize(("page", "large"), [(16, "32MiB"), (64, "512MiB")])
 def test_pages_of_other_sizes(run, page, large):
     """Every design runs where an architecture has such pages; leaves are counted by their names."""
@@ -118,7 +142,16 @@ def test_pages_of_other_sizes(run, page, large):
     assert [one["arch"] for one in found] == [name for name in having for _ in DESIGNS]
     for one in found:
         assert one["page_size"] == page << 10
-        assert one["leaves"]["TEXT"].keys() == one["direct_map_after"].keys() == {size, large}
+        known = leaf_names(one["arch"], page)
+        assert list(one["leaves"]["TEXT"]) == known
+        assert set(known) <= one["direct_map_after"].keys()
+        entries = sum(
+            count * (facts(archs.arch(one["arch"])).load.runs[page][0] if name == "2MiB" else 1)
+            for name, count in used(one["leaves"]["TEXT"]).items()
+        )
+        assert one["leaf_entries"]["TEXT"] == entries
+        if one["design"] == "strata" and "2MiB" in known:
+            assert used(one["leaves"]["TEXT"]).keys() <= {"2MiB", large}
         assert sum(one["leaves"]["TEXT"].values()) > 0
         assert not one["failures"]
     small = runs_of(run("--workload", "no-modules", "--arch", "arm64", "--json")[1])

@@ -297,6 +297,8 @@ class Load(_Level):
         What tables of modules may ask of CPUs, to fuzz them with: the names of our own record.
     debian
         Counted on the files of Debian's modules: how many, MiB of text, rodata, data; or None.
+    runs
+        KiB of a page -> entries that the manual says a run of pages, and one of large leaves, has.
     """
 
     image_base: int = MISSING
@@ -306,6 +308,7 @@ class Load(_Level):
     lacks: Collection[str] = ()
     features: frozenset[str] = MISSING
     debian: tuple[int, float, float, float] | None = MISSING
+    runs: Mapping[int, tuple[int, int]] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)

@@ -396,6 +396,8 @@ _LOAD = Load(
     image_base=0xFFFF_8000_8000_0000,
     features=frozenset(CAPABILITIES.usual),
     debian=(4350, 78.14, 31.47, 22.01),
+    # Arm ARM, D8.7.1, of the contiguous bit: adjacent entries, by granule and level.
+    runs={4: (16, 16), 16: (128, 32), 64: (32, 32)},
     image_marks={56: b"ARM\x64"},
 )
 

@@ -352,6 +352,7 @@ _LOAD = Load(
     image_base=0xFFFF_FFFF_8000_0000,
     features=frozenset(EXTENSIONS.usual),
     debian=(3103, 58.19, 21.28, 17.31),
+    runs={4: (16, 0)},  # Svnapot defines one encoding, of 64 KiB
     image_marks={48: b"RISCV\0\0\0", 56: b"RSC\x05"},
 )
 
