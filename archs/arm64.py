@@ -526,6 +526,7 @@ ARM64 = Arch(
             capstone_mode=("CS_MODE_ARM",),
             page_size_varies=True,
             clears=BlockClear(hook="UC_ARM64_INS_SYS", code=(1, 3, 7, 4, 1), size=64),  # DC ZVA
+            views=("pstate", 1 << 22),  # PAN
             anchors={
                 "sp_el0": Anchor.CURRENT,
                 "tpidr_el1": Anchor.PERCPU,

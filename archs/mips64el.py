@@ -332,6 +332,7 @@ MIPS64EL = Arch(
                 },
             ),
             delay_slots=DelaySlots(before=delays, registers=_COMPUTED),
+            views=("cp0_status", 0x1E),  # KSU, ERL, EXL
             system=SYSTEM,
             compares={
                 **dict.fromkeys(("beq", "bne", "beql", "bnel"), "01"),

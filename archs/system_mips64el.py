@@ -13,6 +13,7 @@ Encodings: MIPS64 Architecture for Programmers, volume II, appendix A (Release 2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,7 @@ def _delays(words: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return found
 
 
+@lru_cache(1 << 12)
 def delays(code: bytes) -> bool:
     """Return whether an instruction executes the one behind it before it goes: branches and jumps."""
     return bool(_delays(np.frombuffer(code, "<u4", 1))[0]) if len(code) >= 4 else False

@@ -516,6 +516,7 @@ X86_64 = Arch(
                 0x17B,  # MCG_CTL, and ten banks of machine checks
                 *range(0x400, 0x428),
             ),
+            views=("eflags", 1 << 18),  # AC, where SMAP is on
             system=SYSTEM,
             compares={"cmp": "01", "sub": "01"},
             capabilities=frozenset(

@@ -134,7 +134,8 @@ class Cpu(Steered):
         sites = None
         if self._system is not None:
             sites = Sites(self.uc, memory, self._system.sites, self._at_site).look_for
-        self._tlb = Tlb(self.uc, memory, number, self._refuse, sites)
+        view = None if emulation.views is None else partial(self._masked, *emulation.views)
+        self._tlb = Tlb(self.uc, memory, number, self._refuse, sites, view)
         self.uc.hook_add(uc_const.UC_HOOK_INTR, self._interrupted)
         for name, value in emulation.constants.items():
             self.write(name, value)
@@ -187,6 +188,9 @@ class Cpu(Steered):
             raise unicorn.UcError(status)
         return box.value
 
+    def _masked(self, name: str, mask: int) -> int:
+        return self.read(name) & mask
+
     def write(self, name: str, value: int) -> None:
         """Set a register."""
         self._box.value = value
@@ -214,6 +218,23 @@ class Cpu(Steered):
                 raise unicorn.UcError(status)
 
         return store
+
+    def reader(self, names: Sequence[str]) -> Callable[[], list[int]]:
+        """Return what reads several registers at once."""
+        count = len(names)
+        numbers = (ctypes.c_int * count)(*map(self.register, names))
+        values = (ctypes.c_uint64 * count)()
+        start, read = ctypes.addressof(values), self.uc._do_reg_read_batch  # noqa: SLF001 -- same
+        pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
+
+        def load() -> list[int]:
+            ctypes.memset(values, 0, ctypes.sizeof(values))  # some are narrower
+            status = read(numbers, pointers, count)
+            if status != uc_const.UC_ERR_OK:
+                raise unicorn.UcError(status)
+            return list(values)
+
+        return load
 
     def run(self, start: int, end: int, *, instructions: int | None, seconds: float | None) -> None:
         """Execute from `start` until `end` is reached.
@@ -377,6 +398,9 @@ class Cpu(Steered):
                 self._slots.leave()
                 if self._tlb.put_off is not None:
                     return self._slots.look_up(self), True
+            at = self.read(self.arch.runs.calling.program_counter)
+            if error.errno == uc_const.UC_ERR_FETCH_UNMAPPED and self._tlb.fetched(at):
+                return at, True
             stop = self._stop(error)
         finally:
             self._pay()

@@ -36,6 +36,10 @@ class _Registers(Protocol):
         """Return what sets several at once."""
         ...
 
+    def reader(self, names: Sequence[str]) -> Callable[[], list[int]]:
+        """Return what reads several at once."""
+        ...
+
 
 class _Payer(Protocol):
     """Who pays for instructions."""
@@ -75,7 +79,10 @@ class Slots:
         self._program_counter = run.calling.program_counter
         self._code = code
         tlb.careful = True
-        self._computed = registers.bank(record.registers)
+        self._computed, self._read = (
+            registers.bank(record.registers),
+            registers.reader(record.registers),
+        )
         self._untouched = uc.context_save()
 
     def before(self, at: int) -> bool:
@@ -104,7 +111,7 @@ class Slots:
 
     def leave(self) -> None:
         """Let the emulator forget that it was stopped between a branch and where it leads."""
-        values = list(map(self._registers.read, self._record.registers))
+        values = self._read()
         at = self._registers.read(self._program_counter)
         self._uc.context_restore(self._untouched)
         self._computed(values)

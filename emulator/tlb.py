@@ -26,6 +26,7 @@ PHYSICAL_WINDOW = 0x0070_0000_0000_0000
 WATCHED = 1 << 20  # bytes behind physical memory where watched pages answer
 LOWER_HALF = 1 << 63  # addresses below belong to the address space that a CPU has loaded
 TLB_ENTRIES = 1536
+FEW = 4  # pages that are dropped one by one
 STALE_RANGES = 512  # of more, all translated code is dropped
 _TRANSLATE = uclib.uc_vmem_translate
 _TRANSLATE.argtypes = (
@@ -68,6 +69,8 @@ class Tlb:
         Ends the run under way, from a hook.
     on_code
         Told of a page and its frame before something is fetched from it.
+    view
+        Returns by what the emulator keeps apart what it looked up for loads and stores; None: it does not.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Tlb:
         number: int,
         refuse: Callable[[BaseException], object],
         on_code: Callable[[int, int], object] | None,
+        view: Callable[[], int] | None = None,
     ) -> None:
         self._uc = uc
         self._memory = memory
@@ -99,6 +103,10 @@ class Tlb:
         self._stale: dict[tuple[int, int], None] = {}
         self._maintaining = False
         self._watched: dict[int, int] = {}
+        self._unwanted = -1  # a page that is answered as none that anybody reads, once
+        self._left: set[int] = set()  # pages that were
+        self._view = view
+        self._views: set[int] = set()  # by which something was looked up
         uc.hook_add(uc_const.UC_HOOK_TLB_FILL, self._fill)
         self._unsubscribe = (
             memory.on_tlb_flush(self._flush),
@@ -124,6 +132,10 @@ class Tlb:
             entry.perms = uc_const.UC_PROT_EXEC
             return True
         page = address & PAGE_MASK
+        if page == self._unwanted:
+            self._unwanted = -1
+            entry.paddr, entry.perms = self._memory.physical.size, uc_const.UC_PROT_EXEC
+            return True
         if self.locating is not None:
             wanted = self.locating == (page, access)
             if wanted or access == uc_const.UC_MEM_WRITE:
@@ -151,6 +163,8 @@ class Tlb:
         elif self.careful and self.locating is None and not self._looking_up:
             self.put_off = (page, access)
             return False
+        if self._view is not None and access != uc_const.UC_MEM_FETCH:
+            self._views.add(self._view())
         entry.paddr = frame
         entry.perms = _PERMS[found.prot.value]
         watched = self._watched.get(page)
@@ -242,9 +256,41 @@ class Tlb:
         self._tagged.clear()
         self.drop()
 
-    def _flush(self, _start: int, _end: int, all_cpus: bool) -> None:
-        if all_cpus or self._memory.this_cpu == self._number:
+    def _flush(self, start: int, end: int, all_cpus: bool) -> None:
+        if not all_cpus and self._memory.this_cpu != self._number:
+            return
+        pages = range(start & PAGE_MASK, end, PAGE)
+        if len(pages) > FEW or not all(map(self._drop_page, pages)):
             self.forget()  # never less than what was asked for
+
+    def _drop_page(self, page: int) -> bool:
+        """Drop what was looked up of a page; False: only all can be, as code may be fetched from it.
+
+        The emulator has no such thing. But what it is told of a page takes the place of what it knew.
+        So it is asked to execute data, has to ask, and is told that this may be done and nothing else,
+        where no memory is (`fetched`).
+        """
+        whole = page & self._guest_mask
+        self._looked_up.pop(whole, None)
+        self._tagged.pop(whole, None)
+        if self.dropped or self.locating is not None:
+            return self.dropped
+        if self._view is not None and not self._views <= {self._view()}:
+            return False  # it would be dropped of one of them
+        self._unwanted = page
+        asked = ctypes.byref(ctypes.c_uint64())
+        _TRANSLATE(self._uc._uch, page, uc_const.UC_PROT_EXEC, asked)  # noqa: SLF001 -- as above
+        done, self._unwanted = self._unwanted != page, -1
+        if done:
+            self._left.add(page)
+        return done
+
+    def fetched(self, at: int) -> bool:
+        """Return whether nothing was fetched at an address as its page was dropped; look it up again."""
+        if at & PAGE_MASK not in self._left:
+            return False
+        self.drop()
+        return True
 
     def sync_icache(self, start: int, end: int) -> None:
         """Make what this CPU fetches from [start, end) be what stands there."""
@@ -277,5 +323,7 @@ class Tlb:
         finally:
             self._maintaining = self.dropped = False
             self._stale.clear()
+            self._left.clear()
+            self._views.clear()
             # What was looked up at the window must not stay executable there.
             self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)

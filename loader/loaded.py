@@ -40,6 +40,9 @@ class Written:
     image: NDArray[np.uint8]
 
 
+_KNOWN = 1 << 12  # addresses whose symbols are kept
+
+
 class State(enum.Enum):
     """enum module_state, and what comes after it."""
 
@@ -122,6 +125,9 @@ class LoadedModule:
     taints: str = ""
     notices: tuple[Notice, ...] = ()
     notes: tuple[str, ...] = ()
+    _around: dict[int, tuple[str, int, int] | None] = attrs.field(
+        init=False, repr=False, factory=dict
+    )
 
     @property
     def foreign(self) -> bool:
@@ -173,6 +179,13 @@ class LoadedModule:
 
     def symbol_at(self, address: int) -> tuple[str, int, int] | None:
         """Return name, offset and size of the function around `address`, or None."""
+        if address not in self._around:
+            if len(self._around) >= _KNOWN:
+                self._around.clear()
+            self._around[address] = self._symbol_at(address)
+        return self._around[address]
+
+    def _symbol_at(self, address: int) -> tuple[str, int, int] | None:
         starts, indices = self._functions
         at = int(np.searchsorted(starts, np.uint64(address), side="right")) - 1
         if at < 0:

@@ -215,6 +215,9 @@ class Emulation:
         Branches that go late; None: there are none.
     clears
         What clears memory in blocks; None: there is no such instruction.
+    views
+        A register, and its bits by which the emulator keeps apart what it looked up for loads and
+        stores: they may be another view of memory. None: there is one.
     leftovers
         Two registers with different values, where the emulator gives what it has read last for one
         that may not be read.
@@ -262,6 +265,7 @@ class Emulation:
     unsaved_msrs: tuple[int, ...] = ()
     system: System | None = None
     clears: BlockClear | None = None
+    views: tuple[str, int] | None = None
     leftovers: tuple[str, ...] = ()
     features: frozenset[int] = frozenset()
     capabilities: frozenset[str] = frozenset()

@@ -82,6 +82,52 @@ def test_stores_land_until_the_tlb_is_flushed(machine):
     assert machine.kernel.word(va) == 2
 
 
+@pytest.mark.parametrize("offset", [0, 0x3F8, 0x800, 0xFF8], ids=hex)
+def test_a_page_is_flushed_alone(machine, offset):
+    """Data that was flushed is looked up again, wherever in the page; what lies beside it is not."""
+    memory, load, store = machine.memory, snippet(machine, "load"), snippet(machine, "store")
+    first = memory.vmalloc(3 * PAGE_SIZE)
+    pages = [first + number * PAGE_SIZE + offset for number in range(3)]
+    for at in pages:
+        machine.call(store, at, 7)
+    memory.page_table.protect(first, 3 * PAGE_SIZE, Prot.NONE)
+    memory.flush_tlb(whole(pages[1] & -PAGE_SIZE))
+    assert faults(FaultKind.READ, machine.call, load, pages[1]).address == pages[1]
+    assert [machine.call(load, at) for at in (pages[0], pages[2])] == [7, 7]
+    assert faults(FaultKind.WRITE, machine.call, store, pages[1], 8).address == pages[1]
+    memory.page_table.protect(first, 3 * PAGE_SIZE, Prot.R)
+    assert machine.call(load, pages[1]) == 7
+    faults(FaultKind.WRITE, machine.call, store, pages[1], 8)
+    assert faults(FaultKind.FETCH, machine.call, pages[1] & -16).reason == "mapped R--"
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_page_is_flushed_in_every_view(machine, last):
+    """Memory that was looked up with user memory open and closed, and is flushed in one of them."""
+    loads = [put(machine, code) for code in facts(machine.arch).run.views]
+    if not loads:
+        pytest.skip(f"code of {machine.arch.name} looks memory up in one way")
+    va = machine.memory.vmalloc(PAGE_SIZE)
+    assert [machine.call(load, va) for load in (*loads, loads[last])] == [0, 0, 0]
+    machine.memory.page_table.protect(va, PAGE_SIZE, Prot.NONE)
+    machine.memory.flush_tlb(whole(va))
+    for load in loads:
+        assert faults(FaultKind.READ, machine.call, load, va).address == va
+
+
+def test_data_that_was_flushed_becomes_code(machine):
+    """What is executable only later is fetched where it lies then."""
+    memory = machine.memory
+    va = memory.vmalloc(PAGE_SIZE)
+    machine.call(snippet(machine, "store"), va, 1)
+    memory.flush_tlb(whole(va))
+    assert faults(FaultKind.FETCH, machine.call, snippet(machine, "jump"), va).address == va
+    memory.flush_tlb(whole(va))
+    memory.write(va, code(machine.arch, "one"))
+    memory.page_table.protect(va, PAGE_SIZE, Prot.RX)  # nobody can have looked that up
+    assert machine.call(snippet(machine, "jump"), va) == 1
+
+
 def test_a_load_does_not_license_a_store(machine):
     """A TLB entry made by a load of a read-only page gives no right to store."""
     memory = machine.memory

@@ -351,6 +351,9 @@ class Run(_Level):
     lethal
         Instructions over which the emulator dies, by class, found by `python -m
         tests.fuzz.code`. The first of each goes through the command line and a sweep.
+    views
+        Functions that return the word at their argument, each with memory looked up in another way
+        before; none where code has one way.
     nop, harmless
         One instruction that does nothing, and a few in front of which those must be found.
     peek
@@ -401,6 +404,7 @@ class Run(_Level):
     traps: Mapping[str, str] = MISSING
     trap_mnemonic: str = MISSING
     lethal: Mapping[str, tuple[str, ...]] = MISSING
+    views: tuple[bytes, ...] = MISSING
     nop: str = MISSING
     harmless: str = MISSING
     peek: tuple[str, int] = MISSING

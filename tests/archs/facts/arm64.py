@@ -564,6 +564,10 @@ _RUN = Run(
         "hlt": "000040d4",
     },
     traps={"svc": "010000d4", "hvc": "020000d4", "smc": "030000d4", "brk": "000020d4"},
+    views=(
+        bytes.fromhex("9f4000d5 000040f9 c0035fd6"),  # msr pan, #0; ldr x0, [x0]; ret
+        bytes.fromhex("9f4100d5 000040f9 c0035fd6"),  # msr pan, #1; ldr x0, [x0]; ret
+    ),
     lethal={
         # arithmetic of three vectors of half precision, where the encoding is none
         "three of half precision": (

@@ -421,6 +421,7 @@ _RUN = Run(
     },
     traps={"syscall": "0c000000", "break": "0d000000", "teq zero, zero": "34000000"},
     trap_mnemonic="syscall",
+    views=(),
     lethal={},
     nop="00000000",
     harmless="00000000",

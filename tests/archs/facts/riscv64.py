@@ -497,6 +497,7 @@ _RUN = Run(
         "uret": "73002000",
     },
     traps={"ecall": "73000000", "ebreak": "73001000"},
+    views=(),
     lethal={},
     peek=("03350500 0145 8280 1d45 8280", 8),
     # auipc a0, 0; ld a0, 32(a0); ld a1, 0(a0); add a1, a1, a1; addi a1, a1, n; sd a1, 0(a0);

@@ -404,6 +404,7 @@ _RUN = Run(
     },
     refused={"sysretq": "480f07c3", "syscall": "0f05c3", "rdpmc": "0f33c3"},
     traps={"int $0x80": "cd80c3", "int3": "ccc3"},
+    views=(),
     lethal={
         # lock bt, bts, btr, btc of a register (which has no lock) by a register
         "bit by register": ("f00fbbc1", "f00fabc1", "f00fb3c1", "f00fa3c1", "f0644f0fabf9"),
