@@ -22,6 +22,7 @@ from archs.levels.boot import Start
 from emulator.boards.board import Board, Named
 from emulator.boards.state import context_bytes
 from emulator.clock import nanoseconds
+from emulator.hardware.gicv2 import SOFTWARE
 from emulator.paging import Tables
 
 FREQUENCY = 62_500_000  # hertz of the generic timer: what a kernel is told by CNTFRQ_EL0
@@ -254,7 +255,18 @@ class Arm64Board(Board):
     # Time ---------------------------------------------------------------------------------------
 
     def deadline(self) -> int | None:
-        """Return when the virtual timer fires; None while it is off or masked."""
+        """Return when the virtual timer fires; None while it is off or masked.
+
+        What the CPU has sent itself is there already.
+        """
+        if self._sent():
+            return self.clock.now
+        return self._fires()
+
+    def _sent(self) -> list[int]:
+        return [number for number in self.wires.pending if number < SOFTWARE]
+
+    def _fires(self) -> int | None:
         if self._control & (_ENABLED | _INT_MASKED) != _ENABLED:
             return None
         return nanoseconds(self._compare, FREQUENCY)
@@ -264,8 +276,10 @@ class Arm64Board(Board):
         return not self.get("pstate") & _IRQ_MASKED
 
     def interrupt(self) -> None:
-        """Raise the virtual timer's interrupt."""
-        self.wires.pending[:] = [_VIRTUAL_TIMER]
+        """Raise the virtual timer's interrupt, and what the CPU has sent itself."""
+        fires = self._fires()
+        ticks = [_VIRTUAL_TIMER] if fires is not None and self.clock.now >= fires else []
+        self.wires.pending[:] = self._sent() + ticks
         self._enter(self.pc, self.get("pstate"), 0x80)
 
     def waiting(self, pc: int) -> int | None:

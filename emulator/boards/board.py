@@ -533,9 +533,16 @@ class Board(Rewinding):
                 part.size,
                 self._guarded(partial(_read, device)),
                 None,
-                self._guarded(partial(_write, device)),
+                self._guarded(partial(self._write, device)),
                 None,
             )
+
+    def _write(
+        self, device: Device, _uc: unicorn.Uc, offset: int, size: int, value: int, _data: object
+    ) -> None:
+        device.write(offset, size, value)
+        if self.wires.pending:  # the CPU may have sent itself something
+            self._look()
 
     def _watch_outside(self) -> None:
         """Tell of accesses to addresses where there is no memory.
@@ -655,9 +662,3 @@ class Board(Rewinding):
 
 def _read(device: Device, _uc: unicorn.Uc, offset: int, size: int, _data: object) -> int:
     return device.read(offset, size)
-
-
-def _write(
-    device: Device, _uc: unicorn.Uc, offset: int, size: int, value: int, _data: object
-) -> None:
-    device.write(offset, size, value)

@@ -34,7 +34,7 @@ _USER, _SUPERVISOR, _MACHINE = 0, 1, 3
 
 # Exceptions (privileged specification, table of scause).
 _ILLEGAL, _BREAKPOINT, _ECALL = 2, 3, 8
-_TIMER = 5  # an interrupt
+_SOFTWARE, _TIMER = 1, 5  # interrupts
 _ACCESS_FAULTS = {"fetch": 1, "read": 5, "write": 7}
 _PAGE_FAULTS = frozenset((12, 13, 15))
 _WITH_ADDRESS = frozenset((0, 1, 4, 5, 6, 7, 12, 13, 15))
@@ -120,15 +120,16 @@ class Riscv64Board(Board):
     def registers(self) -> Mapping[str, int]:
         """Return what firmware keeps, and what is pending."""
         timer = self._sbi.timer
-        return {"timer": _NEVER if timer is None else timer, "pending": self._raised_bits}
+        pending = self._raised_bits | self._pending() & 1 << _SOFTWARE
+        return {"timer": _NEVER if timer is None else timer, "pending": pending}
 
     def set_registers(self, values: Mapping[str, int]) -> None:
         """Set it, and let what is pending come: the emulator forgets that with its registers."""
         timer = values["timer"]
         self._sbi.timer = None if timer == _NEVER else timer
-        self._raised_bits = values["pending"]
-        if self._raised_bits:
-            self._raise(self._raised_bits)
+        self._raised_bits = values["pending"] & 1 << _TIMER
+        if values["pending"]:
+            self._raise(values["pending"])
 
     # Addresses ----------------------------------------------------------------------------------
 
@@ -219,6 +220,9 @@ class Riscv64Board(Board):
         extension, function, *given = self.hart(_A7, _A6, _A0, _A1, _A2)
         found = self._sbi.call(extension, function, given)
         self._set_hart(**dict(zip((_A0, _A1), found, strict=False)))
+        if self._sbi.sent:  # the kernel takes it back itself, in `sip`
+            self._sbi.sent = False
+            self._raise(self._raised_bits | 1 << _SOFTWARE)
         self._pend()
         self._tick()
 
@@ -286,6 +290,14 @@ class Riscv64Board(Board):
         self.set("priv", _MACHINE)
         self.set("mip", self.get("mip") & ~(1 << _TIMER) | pending)
         self.set("priv", now)
+
+    def _pending(self) -> int:
+        """Return `mip`, which only M-mode may read."""
+        now = self.get("priv")
+        self.set("priv", _MACHINE)
+        found = self.get("mip")
+        self.set("priv", now)
+        return found
 
     def _tick(self) -> None:
         """Raise what is due; it comes with the instruction after the one that trapped."""

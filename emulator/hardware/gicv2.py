@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A GICv2 of one CPU, whose only sources are private: the timers'."""
+"""A GICv2 of one CPU, whose only sources are private: the timers', and what the CPU sends itself.
+
+Source: Arm Generic Interrupt Controller Architecture Specification 2.0, 4.3 and 4.4.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import attrs
 from emulator.hardware.part import Device
 
 _ENABLE_SET, _ENABLE_CLEAR = 0x100, 0x180
+_SOFTWARE = 0xF00  # GICD_SGIR
+_LISTED, _SELF = 0, 2  # whom it is sent to: CPUs of a list, or who sends it
 _ACKNOWLEDGE = 0x0C
+SOFTWARE = 16  # numbers below it are sent by CPUs
 _SPURIOUS = 1023
 
 
@@ -28,6 +34,11 @@ class Distributor(Device):
             self.enabled |= value
         elif offset == _ENABLE_CLEAR:
             self.enabled &= ~value
+        elif offset == _SOFTWARE:
+            to, listed, number = value >> 24 & 3, value >> 16 & 1, value & SOFTWARE - 1
+            ours = to == _SELF or (to == _LISTED and listed)
+            if ours and number not in self.wires.pending:
+                self.wires.pending.append(number)
 
 
 @attrs.define

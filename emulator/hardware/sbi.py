@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Firmware of a RISC-V computer: the Supervisor Binary Interface, as far as Linux needs it.
 
-Source: RISC-V SBI specification 2.0. There is one hart, so what concerns others (IPI, RFENCE,
-HSM) is not supported, and neither is any extension that is not named here.
+Source: RISC-V SBI specification 2.0. There is one hart, so what concerns others alone (RFENCE,
+HSM) is not supported, and neither is any extension that is not named here; it may interrupt itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ _MASK = (1 << 64) - 1
 _SUCCESS, _FAILED, _NOT_SUPPORTED, _INVALID_PARAM = 0, -1, -2, -3
 
 _BASE, _TIME, _DEBUG_CONSOLE, _RESET = 0x10, 0x5449_4D45, 0x4442_434E, 0x5352_5354
-_PROBED = (_BASE, _TIME, _DEBUG_CONSOLE, _RESET)
+_INTERRUPT = 0x73_5049
+_PROBED = (_BASE, _TIME, _INTERRUPT, _DEBUG_CONSOLE, _RESET)
 # Base: version of the specification, of the implementation; of the CPU: vendor and so on.
 _SPEC_VERSION, _IMPL_ID, _IMPL_VERSION, _PROBE, _VENDOR, _ARCHITECTURE, _IMPLEMENTATION = range(7)
 _VERSION_2_0 = 2 << 24
 _NOBODY = 0xFFFF  # an implementation without a registered number
-_SET_TIMER = 0
+_SET_TIMER = _SEND = 0
 _WRITE, _READ, _WRITE_BYTE = 0, 1, 2
 _SYSTEM_RESET = 0
 _RESET_TYPES, _RESET_REASONS = range(3), range(2)
@@ -56,6 +57,7 @@ class Sbi:
     ram: Ram
     frequency: int
     timer: int | None = None
+    sent: bool = False  # whether the hart has interrupted itself, and was not told yet
 
     def call(self, extension: int, function: int, arguments: Sequence[int]) -> tuple[int, ...]:
         """Return what a call gives: an error and a value, or the one value of a legacy call.
@@ -78,6 +80,8 @@ class Sbi:
         if extension == _TIME and function == _SET_TIMER:
             self._set_timer(given[0])
             return _SUCCESS, 0
+        if extension == _INTERRUPT and function == _SEND:
+            return self._send(*given[:2])
         if extension == _DEBUG_CONSOLE:
             return self._debug_console(function, given)
         if extension == _RESET and function == _SYSTEM_RESET:
@@ -105,6 +109,16 @@ class Sbi:
         if function not in answers:
             return _NOT_SUPPORTED, 0
         return _SUCCESS, answers[function]
+
+    def _send(self, harts: int, first: int) -> tuple[int, int]:
+        """Interrupt the harts of a set of bits, the lowest being of `first`; of all, if that is -1."""
+        if first == _MASK:
+            self.sent = True
+        elif first or harts >> 1:  # somebody who is not there
+            return _INVALID_PARAM, 0
+        else:
+            self.sent = self.sent or bool(harts & 1)
+        return _SUCCESS, 0
 
     def _debug_console(self, function: int, given: Sequence[int]) -> tuple[int, int]:
         if function == _WRITE_BYTE:

@@ -25,7 +25,6 @@ _ROUNDS = 16  # instructions of a function that are asked for
 # Where struct kprobe has its copy of the instruction, by architecture and version.
 _COPIES = ("ainsn.insn", "ainsn.api.insn", "ainsn.xol_insn", "ainsn.api.xol_insn")
 _CACHES = ("kprobe_insn_slots", "kprobe_optinsn_slots")
-_DYNAMIC = 1 << 1  # FTRACE_OPS_FL_DYNAMIC
 _NOTHING = "ftrace_stub"  # what is called: it returns at once
 
 
@@ -131,9 +130,6 @@ class Attaching:
         )
         found = Attached(structure=structure, place=place, code=code, size=length, traces=True)
         if not code:
-            # Nobody runs in memory of it, so there is nobody to wait for.
-            flags = structure + self._member("ftrace_ops", "flags")[1]
-            guest.board.write(flags, (guest.word(flags) & ~_DYNAMIC).to_bytes(8, "little"))
             self.detach(found)
             self._without = "this kernel makes no trampolines: sites call its own text"
             raise BadCall("ftrace", self._without)

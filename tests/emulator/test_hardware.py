@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from emulator.clock import Clock, nanoseconds
 from emulator.hardware.gicv2 import CpuInterface, Distributor
 from emulator.hardware.part import Wires
@@ -33,6 +35,24 @@ def test_an_interrupt_is_acknowledged_once() -> None:
     wires.pending.append(27)
     assert interface.read(0x0C, 4) == 27
     assert interface.read(0x0C, 4) == 1023
+
+
+@pytest.mark.parametrize(
+    ("value", "pending"),
+    [
+        (2 << 24 | 5, [5]),  # to who sends it
+        (1 << 16 | 3, [3]),  # to CPU 0
+        (2 << 16 | 3, []),  # to CPU 1
+        (1 << 24 | 1 << 16 | 3, []),  # to all others
+    ],
+)
+def test_a_cpu_interrupts_itself(value: int, pending: list[int]) -> None:
+    """GICD_SGIR (GICv2, 4.3.15): once, however often it is sent before it is acknowledged."""
+    wires = Wires()
+    distributor, interface = Distributor(wires), CpuInterface(wires)
+    distributor.write(0xF00, 4, value)
+    distributor.write(0xF00, 4, value)
+    assert [interface.read(0x0C, 4), interface.read(0x0C, 4)] == [*pending, 1023, 1023][:2]
 
 
 def test_interrupts_are_enabled_bit_by_bit() -> None:

@@ -32,17 +32,36 @@ def test_it_says_what_it_is(firmware: Sbi) -> None:
     assert firmware.call(BASE, 7, (0, 0, 0)) == (NOT_SUPPORTED, 0)
 
 
-@pytest.mark.parametrize("extension", [BASE, TIME, DEBUG_CONSOLE, RESET, 0, 1, 2, 8])
+@pytest.mark.parametrize("extension", [BASE, TIME, IPI, DEBUG_CONSOLE, RESET, 0, 1, 2, 8])
 def test_what_is_there_is_found(firmware: Sbi, extension: int) -> None:
     """What is there is found."""
     assert firmware.call(BASE, 3, (extension, 0, 0)) == (0, 1)
 
 
-@pytest.mark.parametrize("extension", [IPI, RFENCE, HSM, 3, 7, 0x504D55, MASK])
+@pytest.mark.parametrize("extension", [RFENCE, HSM, 3, 7, 0x504D55, MASK])
 def test_what_is_not_there_is_not_found_and_says_so(firmware: Sbi, extension: int) -> None:
     """What is not there is not found, and says so when it is called."""
     assert firmware.call(BASE, 3, (extension, 0, 0)) == (0, 0)
     assert firmware.call(extension, 0, (0, 0, 0))[0] == NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sent"),
+    [
+        ((1, 0, 0), 0, True),
+        ((0, 0, 0), 0, False),
+        ((0, MASK, 0), 0, True),  # all
+        ((2, 0, 0), INVALID_PARAM, False),
+        ((1, 1, 0), INVALID_PARAM, False),
+    ],
+)
+def test_the_hart_interrupts_itself(
+    firmware: Sbi, given: tuple[int, int, int], error: int, sent: bool
+) -> None:
+    """By chapter 7; nobody else is there."""
+    assert firmware.call(IPI, 0, given) == (error, 0)
+    assert firmware.sent is sent
+    assert firmware.call(IPI, 1, given)[0] == NOT_SUPPORTED
 
 
 def test_a_console_prints_what_is_in_memory(firmware: Sbi) -> None:

@@ -138,7 +138,16 @@ def test_system_calls_are_made_as_a_process(machine: BootedMachine) -> None:
     assert machine.kernel.release.encode() in bytes(names)
 
 
-SAVED = {
+def test_work_is_done_in_an_interrupt_that_the_cpu_sends_itself(machine: BootedMachine) -> None:
+    """As threads of RCU are woken that somebody waits for: who does comes back."""
+    names = ("synchronize_rcu_tasks", "synchronize_rcu_tasks_rude", "synchronize_rcu")
+    known = [name for name in names if name in machine.kernel.symbols]
+    assert "synchronize_rcu" in known
+    for name in known:
+        machine.call(machine.function(name), seconds=60)
+
+
+SAVED: dict[str, tuple[tuple[str, ...], ...]] = {
     "x86_64": (("di",), ("si",), ("dx",), ("r10",), ("r8",), ("r9",)),
     "arm64": (("regs", "orig_x0"),),
     "riscv64": (("orig_a0", "a0"), ("a1",), ("a2",), ("a3",), ("a4",), ("a5",)),
