@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The page: which module is shown, which views there are, and one of them, once for every load.
 
-import { button, choice, element, labelled } from "execmem/elements.js";
+import { button, choice, element, labelled, refocus } from "execmem/elements.js";
 import { Load } from "execmem/load.js";
 import { address, views } from "execmem/router.js";
 import { open, shell } from "execmem/source.js";
@@ -214,15 +214,17 @@ class App {
     document.body.dataset.ready = "";
     while (this.leaving.length) this.leaving.pop()();
     this.columns = [];
-    this.tabs();
-    this.subject();
-    $("question").textContent = view.question;
-    $("opening").replaceChildren(...(view.opening ? [view.opening()] : []));
     const main = $("loads"), keys = view.each ? this.chosen() : [""];
-    main.className = keys.length > 1 ? "beside" : "";
-    main.dataset.view = view.name;
     const boxes = keys.map((key, n) => this.column(key, n, keys));
-    main.replaceChildren(...boxes.map(([article]) => article));
+    refocus(() => {
+      this.tabs();
+      this.subject();
+      $("question").textContent = view.question;
+      $("opening").replaceChildren(...(view.opening ? [view.opening()] : []));
+      main.className = keys.length > 1 ? "beside" : "";
+      main.dataset.view = view.name;
+      main.replaceChildren(...boxes.map(([article]) => article));
+    });
     await Promise.all(boxes.map(([, box], n) => this.fill(view, box, keys[n], n, turn)));
     if (turn !== this.turn) return;
     document.title = this.columns[0]?.load ? `${this.columns[0].load.view.module}: ${view.title}` : view.title;
@@ -309,8 +311,13 @@ class App {
       if (!detail.view) this.held = [];
       this.show();
     });
-    addEventListener("dragover", (e) => e.preventDefault());
-    addEventListener("drop", (e) => { e.preventDefault(); for (const file of e.dataTransfer.files) this.drop(file); });
+    matchMedia("(forced-colors: active)").addEventListener("change", () => this.repaint());
+    addEventListener("beforeprint", () => this.print(true));
+    addEventListener("afterprint", () => this.print(false));
+    const over = (on) => document.body.classList.toggle("dropping", on);
+    addEventListener("dragover", (e) => { e.preventDefault(); over(true); });
+    addEventListener("dragleave", (e) => { if (!e.relatedTarget) over(false); });
+    addEventListener("drop", (e) => { e.preventDefault(); over(false); for (const file of e.dataTransfer.files) this.drop(file); });
     await this.typed();
     return this.show();
   }
@@ -319,7 +326,19 @@ class App {
     document.documentElement.classList.toggle("dark", dark);
     $("theme").textContent = dark ? "Light" : "Dark";
     $("theme").setAttribute("aria-pressed", dark);
-    for (const column of this.columns) column.map?.draw();
+    this.repaint();
+  }
+
+  // Draw what is drawn, and not made of elements, in the colours of now.
+  repaint() { for (const column of this.columns) column?.repaint?.(); }
+
+  // Paper is light, whatever the screen is.
+  print(begins) {
+    const { classList } = document.documentElement;
+    if (begins) this.dark = classList.contains("dark");
+    classList.toggle("dark", !begins && this.dark);
+    document.body.classList.toggle("printing", begins);
+    this.repaint();
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The view *course*: lessons with a question first, and tasks that are checked as `execmem course` does.
 
-import { button, choice, element, labelled, sentence, table } from "execmem/elements.js";
+import { button, choice, element, labelled, refocus, sentence, table } from "execmem/elements.js";
 import { register } from "execmem/router.js";
 import { shell } from "execmem/source.js";
 
@@ -29,7 +29,9 @@ class Course {
     await this.show(this.told.lessons.some((l) => l.name === this.state.get("lesson")) ? this.state.get("lesson") : first);
   }
 
-  contents(now) {
+  contents(now) { refocus(() => this.listed(now)); }
+
+  listed(now) {
     const done = passed();
     this.list.replaceChildren(element("p", { className: "marks", textContent: "○ has a task, ✓ was passed in this browser" }), ...this.told.chapters.flatMap((chapter) => [
       element("h3", { textContent: `${chapter.number} ${chapter.title}` }),

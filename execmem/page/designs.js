@@ -308,7 +308,7 @@ register({
     + "watch boxes fill, split and heal, and compare the counters, which are those of execmem compare."),
   async mount(box, context) {
     const designs = new Designs(box, context);
-    context.expose({ designs });
+    context.expose({ designs, repaint: () => { for (const panel of designs.shown ?? []) panel.show(); } });
     await designs.start();
     return () => { designs.run(false); for (const panel of designs.shown ?? []) panel.canvas.close(); };
   },

@@ -69,6 +69,16 @@ export function sentence(text, properties = {}) {
   }));
 }
 
+// Do what makes parts of the page anew; who stood on one of them with the keyboard stands there again.
+export function refocus(act) {
+  const was = document.activeElement, told = (each) => each.id || `${each.getAttribute("aria-label") ?? ""} ${each.textContent}`;
+  const alike = () => [...document.querySelectorAll(was.tagName)].filter((each) => told(each) === words);
+  const words = was && told(was), at = was && was !== document.body ? alike().indexOf(was) : -1;
+  const found = act();
+  if (at >= 0 && !was.isConnected) (alike()[at] ?? alike()[0])?.focus();
+  return found;
+}
+
 export function sizeText(bytes) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let n = Number(bytes), u = 0;

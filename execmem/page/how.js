@@ -36,6 +36,7 @@ class How {
       b.setAttribute("aria-selected", k === n);
       b.tabIndex = k === n ? 0 : -1;
     });
+    this.panel.setAttribute("aria-label", `Step ${n}: ${s.name}`);
     const before = new Set((steps[n - 1]?.spans ?? s.spans).map(key));
     const rows = s.spans.map((span) => [
       hex(BigInt(span.start)), sizeText(BigInt(span.end) - BigInt(span.start)), span.prot, span.leaf,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The view *kernel*: the page tables of a booted kernel as a map, down to single entries, and who lies where.
 
-import { button, element, facts, labelled, sentence, sizeText, table } from "execmem/elements.js";
+import { button, element, facts, labelled, refocus, sentence, sizeText, table } from "execmem/elements.js";
 import { hex } from "execmem/motion.js";
 import { register } from "execmem/router.js";
 import { shell } from "execmem/source.js";
@@ -99,7 +99,7 @@ class Kernel {
   search() {
     this.query = element("input", { type: "search", id: "find", size: 28, spellcheck: false, value: this.state.get("find"), placeholder: "kfree, kstrto*, 0xffff..." });
     this.found = element("div", { className: "found", role: "region", "aria-label": "Symbols that were found", "aria-live": "polite" });
-    const form = element("form", { className: "move" }, labelled("Find a symbol", this.query), button("Find", () => this.lookUp(this.query.value), { type: "submit" }));
+    const form = element("form", { className: "move" }, labelled("Find a symbol", this.query), element("button", { type: "submit", textContent: "Find" }));
     form.addEventListener("submit", (e) => { e.preventDefault(); this.lookUp(this.query.value); });
     return element("section", { "aria-label": "Symbols" }, form, this.found);
   }
@@ -229,7 +229,7 @@ class Kernel {
       rows.push([n.toLocaleString("en"), hex(at), leads === null ? "a device" : hex(leads), `${sizeText(line.page)}`]);
     }
     const words = line.told.flags.split(/\s+/).filter((word) => WORDS[word]);
-    const go = (label, to) => button(label, () => { this.first = to; this.entries(); }, { disabled: to < 0 || to >= count });
+    const go = (label, to) => button(label, () => { this.first = to; refocus(() => this.entries()); }, { disabled: to < 0 || to >= count });
     this.detail.replaceChildren(element("h3", { textContent: `${line.told.under}: ${line.told.start} to ${line.told.end}` }),
       facts([["size", sizeText(line.size)], ["entries", `${line.count.toLocaleString("en")} of ${sizeText(line.page)}, on level ${line.told.level}`],
         ["first leads to", line.told.physical], ["rights", `${line.rights}: ${NAMES[line.rights] ?? ""}`], ["the kernel's words", line.told.flags]]),

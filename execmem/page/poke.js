@@ -2,7 +2,7 @@
 // The view *poke*: CPUs side by side, one that patches text and one that executes it. A reader steps
 // either of them; what may happen is a graph (execmem/interleaved.py), and a schedule a walk in it.
 
-import { button, choice, element, facts, labelled, sentence, table } from "execmem/elements.js";
+import { button, choice, element, facts, labelled, refocus, sentence, table } from "execmem/elements.js";
 import { register } from "execmem/router.js";
 import { shell } from "execmem/source.js";
 
@@ -61,7 +61,9 @@ class Poke {
     this.show();
   }
 
-  show() {
+  show() { refocus(() => this.shown()); }
+
+  shown() {
     const { told } = this, first = element("div", { className: "move" }, labelled("Architecture", this.arch));
     if (told.why) {
       this.place.replaceChildren(element("section", { "aria-label": "Poke" }, first, element("p", { className: "verdict refused", textContent: told.why })));
@@ -173,7 +175,9 @@ class Poke {
 
   // Drawing ---------------------------------------------------------------------------------
 
-  draw() {
+  draw() { refocus(() => this.drawn()); }
+
+  drawn() {
     this.state.set("schedule", this.path.map((p) => p.pick).join("."));
     const now = this.scenario.states[this.at], focused = document.activeElement?.dataset?.cpu;
     const lanes = [];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The view *run*: a function of the module is called, and what it did is shown.
 
-import { button, choice, element, labelled, sentence, table } from "execmem/elements.js";
+import { choice, element, labelled, sentence, table } from "execmem/elements.js";
 import { register } from "execmem/router.js";
 import { shell } from "execmem/source.js";
 
@@ -27,7 +27,7 @@ class Run {
     this.at.addEventListener("change", () => state.set("at", this.at.value));
     this.breakpoint = labelled("Breakpoint", this.at);
     this.breakpoint.hidden = this.show.value !== "registers";
-    this.go = button("Run", () => this.run());
+    this.go = element("button", { type: "submit", textContent: "Run" }); // so that Enter runs, too
     this.output = element("div", { className: "output", role: "region", "aria-label": `What came of it on ${load.view.title}, ${load.view.design}`, "aria-live": "polite" });
     const form = element("form", { className: "move" }, labelled("Function", this.function), labelled("Arguments", this.args),
       labelled("Returns", this.returns), labelled("Show", this.show), this.breakpoint, this.go);

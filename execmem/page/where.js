@@ -10,14 +10,15 @@ const PAGE = 4096n;
 const ZOOMS = [["2^64", "everything"], ["Kernel half", "kernelHalf"], ["Reach", "reach"], ["Module", "module"],
   ["Text", "text"], ["Selection", "selection"], ["Instruction", "instruction"]];
 
+// A page more with each step near the middle, so that a key always moves something; further out, by powers.
 function slideToMove(value) {
-  const pages = Math.round(2 ** (Math.abs(value) / 1000 * 22)) - 1;
+  const pages = Math.max(Math.abs(value), Math.round(2 ** (Math.abs(value) / 1000 * 22)) - 1);
   return BigInt(Math.sign(value) * pages) * PAGE;
 }
 
 function moveToSlide(move) {
   const pages = Number(move < 0n ? -move : move) / 4096;
-  return Math.max(-1000, Math.min(1000, Math.sign(Number(move)) * Math.log2(pages + 1) / 22 * 1000));
+  return Math.sign(Number(move)) * Math.min(1000, pages, Math.log2(pages + 1) / 22 * 1000);
 }
 
 function signedSize(move) {
@@ -154,7 +155,7 @@ register({
     + "and see which of its relocations still get to the kernel, which need a [PLT] entry, and when the load is refused."),
   mount(box, context) {
     const view = new Where(box, context.load);
-    context.expose({ map: view.map });
+    context.expose({ map: view.map, repaint: () => view.map.paint() });
     return () => view.close();
   },
 });

@@ -324,6 +324,105 @@ def test_symbols_are_found_and_lead_to_their_entries(shown, kernel):
 # All of them --------------------------------------------------------------------------------------
 
 
+def press(tab, *keys):
+    """Press keys, wherever the focus is; those of a name by their name."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    words = [getattr(Keys, key) if key.isupper() else key for key in keys]
+    ActionChains(tab).send_keys(*words).perform()
+
+
+def reach(tab, selector):
+    """Press Tab until what a selector means has the focus."""
+    for _ in range(60):
+        press(tab, "TAB")
+        if tab.execute_script("return document.activeElement.matches(arguments[0])", selector):
+            return
+    raise AssertionError(f"no key leads to {selector}")
+
+
+def first(tab, selector):
+    """Return the text of the first that a selector means."""
+    return tab.find_element("css selector", selector).text
+
+
+# View -> where keys lead, which are pressed there, what is another afterwards.
+KEYS = {
+    "where": (".slide", ("ARROW_RIGHT",), ".moved"),
+    "what": (".list", ("ARROW_DOWN",), ".detail dd"),
+    "how": ("[role=tab][aria-selected=true]", ("ARROW_LEFT",), ".step p"),
+    "designs": ("#scrub", ("ARROW_RIGHT",), "#moment"),
+    "poke": ("button.step", ("ENTER",), "#verdict"),
+    "kernel": (".block", ("ARROW_RIGHT",), "#entries"),
+    "course": (".lessons button:not([aria-current])", ("ENTER",), ".ask"),
+}
+
+
+@pytest.mark.parametrize("view", KEYS)
+def test_keys_alone_are_enough(opened, tab, kernel, view):
+    """Tab leads to the controls of a view, keys do its work, and who pressed one is still there."""
+    if view == "kernel" and kernel is None:
+        pytest.skip("EXECMEM_KERNELS names no kernel")
+    selector, keys, changes = KEYS[view]
+    opened(view, workload="no-modules", loads="arm64", arch="x86_64")
+    reach(tab, selector)
+    before = first(tab, changes)
+    press(tab, *keys)
+    assert first(tab, changes) != before
+    assert tab.execute_script("return document.activeElement !== document.body")
+
+
+def test_a_function_is_called_by_keys_alone(opened, tab):
+    """A function is chosen by its name, arguments are typed, Enter calls; no choice loses the focus."""
+    opened("run", loads="arm64", module="mathuser")
+    reach(tab, "form select")
+    press(tab, "mathuser_lcm", "TAB", "12 18", "ENTER")
+    assert wait(tab, "return document.querySelector('.result')")
+    assert first(tab, ".result").endswith("(36)")
+    tab.execute_script("document.body.dataset.ready = ''; document.activeElement.blur()")
+    reach(tab, "#design")
+    press(tab, "vmalloc")
+    wait(tab)
+    assert tab.switch_to.active_element.get_attribute("id") == "design"
+    assert "vmalloc" in first(tab, ".title")
+    opened("write")
+    reach(tab, "textarea")
+    press(tab, "TAB")  # nobody is kept in there
+    assert not tab.execute_script("return document.activeElement.matches('textarea')")
+
+
+def test_paper_is_light_and_nothing_is_squeezed(opened, tab):
+    """A page in the dark is printed dark on light, its map in the proportions it has on the sheet."""
+    opened("where", loads="arm64")
+    tab.execute_script("execmem.app.theme(true); window.dispatchEvent(new Event('beforeprint'))")
+    tab.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        width, height, bitmap = tab.execute_script("""
+            const map = document.querySelector('canvas.map'), { width, height } = map.getBoundingClientRect();
+            return [width, height, map.width / map.height];
+        """)
+        assert width / height == pytest.approx(bitmap, rel=0.02)
+        ink = "return getComputedStyle(document.body).color"
+        assert tab.execute_script(ink) == "rgb(0, 0, 0)"
+    finally:
+        tab.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        tab.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.execute_script("return document.documentElement.classList.contains('dark')")
+    tab.execute_script("execmem.app.theme(false)")
+
+
+def test_colours_of_the_system_are_used(opened, tab):
+    """Where a reader's system decides on colours, what is drawn uses them."""
+    opened("where", loads="arm64")
+    forced = [{"name": "forced-colors", "value": "active"}]
+    tab.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": forced})
+    try:
+        assert wait(tab, f"{COLUMN}.map.colour('ink') === 'CanvasText'")
+    finally:
+        tab.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("view", ["designs", "poke", "kernel"])
 def test_views_fit_phones_and_desks(opened, tab, view, width):
