@@ -29,6 +29,8 @@ class Step(enum.Enum):
     QUIET = "quiet"
     OTHER = "other"
 
+    __hash__ = object.__hash__  # in C, as every flush is looked up by it
+
 
 class Flush(NamedTuple):
     """One flush as it was asked for: in which step, of which CPUs, and of how many pages."""

@@ -53,9 +53,10 @@ class _Node:
         """Return the lowest aligned address with `size` bytes in an interval from `low` on."""
         index = bisect_left(self.starts, low)
         if not self.nodes:
-            for at in range(index, len(self.starts)):
-                place = align_up(self.starts[at], alignment)
-                if place + size <= self.ends[at]:
+            up, mask = alignment - 1, -alignment
+            for start, end in zip(self.starts[index:], self.ends[index:], strict=True):
+                place = start + up & mask
+                if place + size <= end:
                     return place
             return None
         # Only the first of these nodes can have room and yet none from `low` on.

@@ -44,6 +44,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def grouped(rows: Iterable[tuple[str, object, object]]) -> list[tuple[str, int, object, object]]:
+    """Return runs of rows that differ in their first cell only: that cell, how many, the others."""
+    found: list[tuple[str, int, object, object]] = []
+    for first, *others in rows:
+        if found and list(found[-1][2:]) == others:
+            found[-1] = (found[-1][0], found[-1][1] + 1, *found[-1][2:])
+        else:
+            found.append((first, 1, others[0], others[1]))
+    return found
+
+
 @attrs.frozen
 class Bar:
     """A stretch of addresses [start, end): its label, its colour (of `COLOURS`), a note."""

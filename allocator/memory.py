@@ -33,7 +33,7 @@ from allocator.errors import AccessError, AllocationError, ExecmemError, Lifecyc
 from allocator.events import Events, Flush, Step
 from allocator.intervals import IntervalSet
 from allocator.pagetable import Frames, PageTable, Span, Translation
-from allocator.physical import PhysicalMemory, repeat
+from allocator.physical import PhysicalMemory, cuts_of, repeat
 from allocator.poking import AliasStore
 from allocator.types import (
     LARGE_PAGE_SIZE,
@@ -51,6 +51,7 @@ from allocator.types import (
 )
 
 AMPLE = 64  # of free memory, what is taken ahead is at most one in so many parts
+RIGHTS = Prot.RX | Prot.W
 FILLED = 2 * MIB  # bytes that are filled between two words to whoever may refuse
 
 TlbCallback = Callable[[int, int, bool], None]
@@ -376,7 +377,7 @@ class KernelMemory:
         mapped: list[Span] = []
         reset = not all(span.prot is Prot.RW for span in before)
         if reset:
-            self._change([(alias, Prot.NONE, Prot.RX | Prot.W) for alias in aliases])
+            self._change([(alias, Prot.NONE, RIGHTS) for alias in aliases])
         try:
             for one in gone:
                 spans = list(self._spans_of(one))
@@ -555,11 +556,10 @@ class KernelMemory:
         whole
             Where pages become large leaves and runs again as far as they agree.
         """
-        rights = Prot.RX | Prot.W
         self._change(
             [
                 *((alias, Prot.NONE, Prot.W) for alias in aliases),
-                *((interval, prot, rights & ~prot) for interval, prot in changes),
+                *((interval, prot, RIGHTS & ~prot) for interval, prot in changes),
             ]
         )
         made = IntervalSet()
@@ -672,12 +672,11 @@ class KernelMemory:
         base, page = self.direct_map.start, self.page_size
         if isinstance(held, int):
             return [Interval(base + held, base + held + self.large_size)]
+        if len(held) == 1:
+            start = base + int(held[0])
+            return [Interval(start, start + page)]
         frames = np.sort(held)
-        cuts = [
-            0,
-            *(np.flatnonzero(frames[1:] - frames[:-1] != page) + 1).tolist(),
-            len(frames),
-        ]
+        cuts = cuts_of(frames, page)
         return [
             Interval(base + int(frames[first]), base + int(frames[last - 1]) + page)
             for first, last in pairwise(cuts)
@@ -702,23 +701,24 @@ class KernelMemory:
     ) -> None:
         changes = [(Interval(va, va + size), on, off)]
         aliases: list[Interval] = []
-        if Prot.W in on | off:
+        if on in WRITABLE or off in WRITABLE:
             aliases = self._alias_runs(self.page_table.frames(va, size, operation="protect"))
             changes += [(alias, on & Prot.RW, off & Prot.W) for alias in aliases]
         # W goes from the alias before X comes here: no frame has both for a moment.
-        self._change(changes[::-1] if Prot.W in off else changes)
+        self._change(changes[::-1] if off in WRITABLE else changes)
         self.flush_tlb(Interval(va, va + size), *aliases)
 
     def _protect_alias(self, va: int, size: int, prot: Prot) -> None:
         aliases = self._alias_runs(self.page_table.frames(va, size))
-        self._change([(alias, prot, (Prot.RX | Prot.W) & ~prot) for alias in aliases])
+        self._change([(alias, prot, RIGHTS & ~prot) for alias in aliases])
 
-    def _change(self, changes: Iterable[tuple[Interval, Prot, Prot]]) -> None:
+    def _change(self, changes: Sequence[tuple[Interval, Prot, Prot]]) -> None:
         """Add and drop rights in every range, or, where one range refuses, in none."""
         before: list[Span] = []
+        last = len(changes) - 1  # which leaves all as it was when it refuses
         try:
-            for interval, on, off in changes:
-                spans = list(self._spans_of(interval))
+            for index, (interval, on, off) in enumerate(changes):
+                spans = list(self._spans_of(interval)) if index < last else ()
                 self.page_table.change(interval.start, interval.size, on=on, off=off)
                 before += spans
         except ExecmemError:

@@ -39,7 +39,7 @@ Long because an entry's level, its run and its counters change together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -49,7 +49,8 @@ from sortedcontainers import SortedDict
 
 from allocator.errors import MappingError
 from allocator.events import Events
-from allocator.markup import table
+from allocator.markup import grouped, table
+from allocator.physical import cuts_of
 from allocator.types import (
     PAGE_SIZE,
     Interval,
@@ -448,13 +449,11 @@ class PageTable:
         Neither `va` nor `size` need be aligned. Stretches are cut where large leaves end.
         """
         end, page = va + size, self._page
-        for start, stop, leaf, entry in self._segments(align_down(va, page), end):
+        for start, stop, leaf, entry in self._segments(va & -page, end):
             if isinstance(entry, np.ndarray):
-                steps = entry[1:] - entry[:-1]
-                cuts = [0, *(np.flatnonzero(steps != page) + 1).tolist(), len(entry)]
                 pieces = [
                     (start + first * page, start + last * page, entry.item(first))
-                    for first, last in pairwise(cuts)
+                    for first, last in pairwise(cuts_of(entry, page))
                 ]
             else:
                 pieces = [(start, stop, entry + start % leaf if entry else 0)]
@@ -484,14 +483,8 @@ class PageTable:
                     yield Leaf(first, run, frame - (va - first), prot)
 
     def _repr_html_(self) -> str:
-        rows: list[tuple[str, int, int, Prot]] = []
-        for leaf in self.leaves():
-            if rows and rows[-1][2:] == (leaf.size, leaf.prot):
-                rows[-1] = (rows[-1][0], rows[-1][1] + 1, *rows[-1][2:])
-            else:
-                rows.append((f"{leaf.va:#x}", 1, leaf.size, leaf.prot))
-        cells = [(at, count, size_text(size), prot) for at, count, size, prot in rows]
-        return table(("from", "leaves", "of", "protection"), cells, "Leaves, runs of equal ones")
+        runs = grouped((f"{leaf.va:#x}", size_text(leaf.size), leaf.prot) for leaf in self.leaves())
+        return table(("from", "leaves", "of", "protection"), runs, "Leaves, runs of equal ones")
 
     def leaf_counts(self, interval: Interval | None = None) -> dict[int, int]:
         """Return the number of leaves by size (those that share an address with `interval`)."""
@@ -593,11 +586,23 @@ class PageTable:
             counts[self._large_run] += 1
         assert counts == self._counts, f"{counts} counted, {self._counts} kept"
 
-    def _walk(self, interval: Interval = _EVERYTHING) -> Iterator[tuple[int, int, int, _Entry]]:
+    def _walk(self, interval: Interval = _EVERYTHING) -> Iterable[tuple[int, int, int, _Entry]]:
         return self._segments(align_down(interval.start, self._page), interval.end)
 
-    def _segments(self, va: int, end: int) -> Iterator[tuple[int, int, int, _Entry]]:
+    def _segments(self, va: int, end: int) -> Iterable[tuple[int, int, int, _Entry]]:
         """Yield (start, stop, leaf size, entry), entry being the slice of a PTE table."""
+        pud_shift, pmd_shift, last, page, large, _ = self._shape
+        if va >> pmd_shift == end - 1 >> pmd_shift and va < end:  # as nearly always: no walk
+            pmd = self._puds.get(va >> pud_shift)
+            if isinstance(pmd, list):
+                entry = pmd[va >> pmd_shift & last]
+                if isinstance(entry, np.ndarray):
+                    first = (va & large - 1) // page
+                    return ((va, end, page, entry[first : first + -(-(end - va) // page)]),)
+                return ((va, end, large, entry),)
+        return self._walked(va, end)
+
+    def _walked(self, va: int, end: int) -> Iterator[tuple[int, int, int, _Entry]]:
         pud_shift, pmd_shift, last, page, large, upper = self._shape
         at = va
         while at < end:

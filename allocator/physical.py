@@ -26,12 +26,23 @@ from allocator.types import GIB, Paging, size_text
 
 _PRESENT, _SWAPPED = 1 << 63, 1 << 62  # of /proc/self/pagemap
 FILLED = 1 << 20  # bytes that are built at once to fill memory
+FEW = 24  # numbers that Python compares sooner than numpy
 
 
 def repeat(pattern: bytes, size: int, phase: int = 0) -> bytes:
     """Return `size` bytes of `pattern` repeated, starting `phase` bytes into it."""
     phase %= len(pattern)
     return (pattern * ((phase + size) // len(pattern) + 1))[phase : phase + size]
+
+
+def cuts_of(numbers: NDArray[np.uint64], step: int) -> list[int]:
+    """Return where stretches begin whose numbers are `step` apart, and where the last one ends."""
+    count = len(numbers)
+    if count > FEW:
+        broken = numbers[1:] - numbers[:-1] != step
+        return [0, *(broken.nonzero()[0] + 1).tolist(), count]
+    few = numbers.tolist()
+    return [0, *(at for at in range(1, count) if few[at] - few[at - 1] != step), count]
 
 
 class PhysicalMemory:
@@ -78,6 +89,13 @@ class PhysicalMemory:
         """Bytes in frames that nobody holds."""
         return self._free_frames << self._shift
 
+    def free_in_runs(self, order: int) -> int:
+        """Return how many of these bytes lie in aligned runs of 2**order frames."""
+        runs = sum(
+            len(blocks) << above for above, blocks in enumerate(self._free) if above >= order
+        )
+        return runs << self._shift
+
     def alloc_run(self, order: int) -> int | None:
         """Return the physical address of 2**order contiguous, aligned frames, or None."""
         for found in range(order, len(self._free)):
@@ -108,7 +126,7 @@ class PhysicalMemory:
         """
         if count > self._free_frames:
             raise self._exhausted(count)
-        runs = [np.empty(0, np.uint64)]
+        runs: list[NDArray[np.uint64]] = []
         while count:
             order = next(order for order, blocks in enumerate(self._free) if blocks)
             frame, _ = self._free[order].popitem()
@@ -118,7 +136,8 @@ class PhysicalMemory:
             self._insert_range(frame + taken, frame + (1 << order))
             runs.append(np.arange(frame, frame + taken, dtype=np.uint64))
             count -= taken
-        return np.concatenate(runs) << np.uint64(self._shift)
+        frames = runs[0] if len(runs) == 1 else np.concatenate(runs)
+        return frames << np.uint64(self._shift)
 
     def free(self, address: int, order: int = 0) -> None:
         """Give back a run; LifecycleError when any frame of it is free already."""
@@ -132,14 +151,13 @@ class PhysicalMemory:
         if not len(frames):
             return
         numbers = np.sort(frames) >> np.uint64(self._shift)
-        steps = numbers[1:] - numbers[:-1]
-        bounds = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(numbers)]
         runs = [
-            (int(numbers[first]), int(numbers[last - 1]) + 1) for first, last in pairwise(bounds)
+            (int(numbers[first]), int(numbers[last - 1]) + 1)
+            for first, last in pairwise(cuts_of(numbers, 1))
         ]
-        if (steps == 0).any():
-            twice = int(numbers[int(np.argmin(steps))]) << self._shift
-            raise LifecycleError("free frames", twice, "named twice")
+        for (_, stop), (start, _) in pairwise(runs):
+            if start < stop:
+                raise LifecycleError("free frames", start << self._shift, "named twice")
         for start, stop in runs:
             self._require_used(start, stop)
         for start, stop in runs:

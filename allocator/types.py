@@ -89,7 +89,11 @@ WRITABLE = tuple(Prot(bits) for bits in range(8) if bits & Prot.W.value)
 
 
 class MemType(enum.Enum):
-    """The seven memory types of a module, in the kernel's order (enum mod_mem_type)."""
+    """The seven memory types of a module, in the kernel's order (enum mod_mem_type).
+
+    `is_text`: it is executed. `is_init`: it is freed once init has returned. `final_prot`: its
+    protection once finished (and, for RO_AFTER_INIT, sealed).
+    """
 
     TEXT = 0
     DATA = 1
@@ -99,24 +103,13 @@ class MemType(enum.Enum):
     INIT_DATA = 5
     INIT_RODATA = 6
 
-    @property
-    def is_text(self) -> bool:
-        """Whether memory of this type is executed."""
-        return self in (MemType.TEXT, MemType.INIT_TEXT)
+    def __init__(self, number: int) -> None:
+        # Attributes, because they are asked for all the time.
+        self.is_text = number in (0, 4)
+        self.is_init = number >= 4
+        self.final_prot = Prot.RX if self.is_text else Prot.RW if number in (1, 5) else Prot.R
 
-    @property
-    def is_init(self) -> bool:
-        """Whether memory of this type is freed once init has returned."""
-        return self in (MemType.INIT_TEXT, MemType.INIT_DATA, MemType.INIT_RODATA)
-
-    @property
-    def final_prot(self) -> Prot:
-        """Protection once finished (and, for RO_AFTER_INIT, sealed)."""
-        if self.is_text:
-            return Prot.RX
-        if self in (MemType.DATA, MemType.INIT_DATA):
-            return Prot.RW
-        return Prot.R
+    __hash__ = object.__hash__
 
 
 # What a module's core and its init were before Linux 6.4: an area each, in this order.
@@ -135,6 +128,8 @@ class Consumer(enum.Enum):
     BPF = "bpf"
     THUNK = "thunk"
 
+    __hash__ = object.__hash__
+
 
 class ExecmemType(enum.Enum):
     """The kernel's range classes (enum execmem_type); MODULE_TEXT is also the default."""
@@ -144,6 +139,8 @@ class ExecmemType(enum.Enum):
     FTRACE = "ftrace"
     BPF = "bpf"
     MODULE_DATA = "module_data"
+
+    __hash__ = object.__hash__
 
     @classmethod
     def of(cls, mem_type: MemType, consumer: Consumer) -> ExecmemType:

@@ -26,6 +26,7 @@ from allocator.workloads import (
     BranchReach,
     Measures,
     Module,
+    OverTime,
     Region,
     Workload,
     read_trace,
@@ -71,11 +72,17 @@ class DesignRun:
     measures: Measures
     page: int = PAGE_SIZE
     page_tables: tuple[str, ...] | None = None  # where they were asked for
+    over_time: OverTime | None = None  # so was that
 
     def as_json(self) -> dict[str, Any]:
         """Return the run as the JSON document shows it."""
         head = {"arch": self.arch.name, "design": self.design, "workload": self.workload.name}
-        more = {} if self.page_tables is None else {"page_tables": list(self.page_tables)}
+        more: dict[str, Any] = {}
+        if self.page_tables is not None:
+            more["page_tables"] = list(self.page_tables)
+        if self.over_time is not None:
+            more["over_time"] = [attrs.asdict(one) for one in self.over_time.moments]
+            more["per_operation"] = [attrs.asdict(one) for one in self.over_time.costs()]
         return head | {"page_size": self.page} | attrs.asdict(self.measures) | more
 
 
@@ -270,6 +277,7 @@ def compare(
     check: bool = False,
     cpus: int = CPUS,
     ptdump: bool = False,
+    moments: int | None = None,
     progress: MatrixProgression = lambda _what, _done, _total: None,
     broken: list[DesignFailed] | None = None,
     finished: Callable[[DesignRun], None] = lambda _run: None,
@@ -286,6 +294,8 @@ def compare(
         CPUs that are online.
     ptdump
         Keep each run's page tables, as the kernel of its architecture prints its own.
+    moments
+        Look at memory at so many moments of each run, and at what each operation costs.
     progress
         Told what runs, operations done, and operations in all.
     broken
@@ -306,6 +316,7 @@ def compare(
                 execmem = execmem_for(
                     arch, design, memory=load.memory, page=page, kaslr=kaslr, text_poke=text_poke
                 )
+                watch = None if moments is None else OverTime(moments)
                 measures = run(
                     load,
                     execmem,
@@ -313,6 +324,7 @@ def compare(
                     rules=arch.loads.tlb,
                     cpus=cpus,
                     progress=tell,
+                    watch=watch,
                 )
                 if check:
                     _check(execmem)
@@ -328,7 +340,7 @@ def compare(
                 )
                 continue
             found = DesignRun(arch=arch, design=design.name, workload=load, measures=measures)
-            runs.append(attrs.evolve(found, page=page, page_tables=tables))
+            runs.append(attrs.evolve(found, page=page, page_tables=tables, over_time=watch))
             finished(runs[-1])
     return runs
 

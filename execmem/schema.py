@@ -191,6 +191,30 @@ _LEAVES: Keys = {
     "large_share{}": (REAL, "share of a memory type under large leaves, 0 to 1"),
 }
 
+_OVER_TIME: Keys = {
+    "operation": (COUNT, "operations that are done"),
+    "live_bytes": (COUNT, "in use"),
+    "free_mapped_bytes": (COUNT, "mapped, and used by nobody"),
+    "largest_free_mapped": (COUNT, "bytes of its largest run"),
+    "window_free": (COUNT, "bytes of the module window that are left"),
+    "window_largest": (COUNT, "bytes of their largest run"),
+    "memory_free": (COUNT, "bytes of physical memory that nobody holds"),
+    "memory_whole": (COUNT, "those of them in free runs of a large leaf"),
+    "chunks_pinned": (COUNT, "chunks of which less than a sixteenth is in use"),
+    "pinned_by": (COUNT, "bytes in use there"),
+    "leaves{}": (COUNT, "by size, without the direct map"),
+    "direct_map{}": (COUNT, "its leaves by size"),
+    "leaf_splits": (COUNT, "large leaves split until then, without the direct map's"),
+    "direct_map_splits": (COUNT, "its leaves split until then"),
+    "tlb_flushes_all": (COUNT, "of all CPUs until then"),
+    "tlb_flushes_local": (COUNT, "of one CPU until then"),
+}
+_SPREAD: Keys = {
+    "median": (REAL, "half of the operations cost no more"),
+    "p99": (REAL, "of a hundred, 99 cost no more"),
+    "most": (REAL, "the dearest one"),
+}
+_COUNTED = "`flushes_all`, `flushes_local`, `entries` of page tables, `bytes` written"
 _FILM: Keys = {
     "arch": (TEXT, "architecture"),
     "title": (TEXT, "what it is called"),
@@ -959,6 +983,15 @@ DOCUMENTS: Mapping[str, Keys] = {
         "runs[].microseconds_per_operation": (REAL, "wall-clock time"),
         "runs[].film": (PART, f"the run as a film{SOME}with `--film`"),
         **{f"runs[].film.{path}": key for path, key in _FILM.items()},
+        "runs[].over_time": (PART, f"moments of the run{SOME}with `--over-time`"),
+        **{f"runs[].over_time[].{path}": key for path, key in _OVER_TIME.items()},
+        "runs[].per_operation": (PART, f"what single operations cost{SOME}with `--over-time`"),
+        "runs[].per_operation[].kind": (TEXT, "operation, as in a trace"),
+        "runs[].per_operation[].operations": (COUNT, "how many there were"),
+        "runs[].per_operation[].counted": (PART, f"by cost: {_COUNTED}"),
+        **{f"runs[].per_operation[].counted{{}}.{path}": key for path, key in _SPREAD.items()},
+        "runs[].per_operation[].microseconds": (PART, "of this host's processor"),
+        **{f"runs[].per_operation[].microseconds.{path}": key for path, key in _SPREAD.items()},
     },
     "kunit": {
         "passed": (FLAG, "whether the exit code is 0"),
@@ -1144,7 +1177,10 @@ _BESIDE: Keys = {
     "runs[].same_order": (FLAG, "whether all follow each other by address as there"),
     "runs[].regions": (COUNT, "live regions"),
 }
-_OTHER_RUNS = ("arch", "design", "workload", "page_size", "page_tables", "film")
+_OTHER_RUNS = (
+    *("arch", "design", "workload", "page_size", "page_tables", "film"),
+    *("over_time", "per_operation"),
+)
 _MEASURED: Keys = {
     path: key
     for path, key in DOCUMENTS["compare"].items()

@@ -26,6 +26,7 @@ from allocator.workloads.operations import (
     read_trace,
     write_trace,
 )
+from allocator.workloads.overtime import Costs, Moment, OverTime, Spread
 from allocator.workloads.reach import BranchReach
 from allocator.workloads.run import Measures, RefusedOperation, Runner, run
 from allocator.workloads.scale import AT_SCALE, sources, workload
@@ -37,11 +38,14 @@ __all__ = [
     "WORKLOADS",
     "Alloc",
     "BranchReach",
+    "Costs",
     "Free",
     "Load",
     "Measures",
     "Module",
+    "Moment",
     "Operation",
+    "OverTime",
     "Pages",
     "Patch",
     "Quiet",
@@ -50,6 +54,7 @@ __all__ = [
     "Runner",
     "Seal",
     "Settle",
+    "Spread",
     "TraceError",
     "Unload",
     "Workload",

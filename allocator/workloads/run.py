@@ -18,7 +18,6 @@ from contextlib import ExitStack
 import attrs
 
 from allocator.designs.base import Allocation
-from allocator.designs.pool import chunk_size
 from allocator.errors import AllocationError, DesignError, ExecmemError
 from allocator.events import Events, FlushCosts, flush_costs
 from allocator.execmem import Execmem, Pending, Report
@@ -30,7 +29,6 @@ from allocator.types import (
     MemType,
     Site,
     TlbRules,
-    align_down,
     size_text,
 )
 from allocator.workloads.cores import CORES
@@ -50,9 +48,9 @@ from allocator.workloads.operations import (
     Unload,
     Workload,
 )
+from allocator.workloads.overtime import OverTime, leaf_name, pinned
 from allocator.workloads.reach import BranchReach, within
 
-PINNED = 16  # a chunk that is used by less than one in so many parts is held by something tiny
 SITE = 8  # bytes that are written at a place: an instruction or two, in whole granules
 _BRANCHING = (Consumer.FTRACE, Consumer.THUNK)
 CPUS = 64  # of the machine whose interrupts are counted, where nobody says how many
@@ -184,6 +182,8 @@ class Runner:
         How far calls get on this architecture.
     rules, cpus
         How TLBs of all CPUs are flushed there, and how many are online.
+    watch
+        Told what each operation cost.
     """
 
     def __init__(
@@ -193,8 +193,10 @@ class Runner:
         *,
         rules: TlbRules = ONE_BY_ONE,
         cpus: int = CPUS,
+        watch: OverTime | None = None,
     ) -> None:
         self.execmem = execmem
+        self._watch = watch
         self.reach = reach
         self.rules, self.cpus = rules, cpus
         self.failures: list[RefusedOperation] = []
@@ -240,6 +242,8 @@ class Runner:
             self._pages(operation)
         self._seconds += time.perf_counter() - self.execmem.design.aside - began
         self._done += 1
+        if self._watch is not None:
+            self._watch.note(operation, self.execmem)
 
     def quiet(self) -> None:
         """Let the design do what it puts off until nobody asks."""
@@ -272,7 +276,7 @@ class Runner:
             run_share={kind.name: report.run_share.get(kind, 0.0) for kind in MemType},
             direct_map_before=self._direct_map,
             direct_map_after=self._leaves_of_direct_map(),
-            chunks_pinned=self._chunks_pinned(),
+            chunks_pinned=pinned(self.execmem)[0],
             window_used=self._free[0] - free[0],
             fallback_used=self._free[1] - free[1],
             padding_bytes=report.padding_bytes,
@@ -492,15 +496,13 @@ class Runner:
 
     def _leaves_of_direct_map(self) -> dict[str, int]:
         leaves = self._memory.page_table.leaf_counts(self._memory.direct_map)
-        return {_leaf_name(size): count for size, count in leaves.items()}
+        return {leaf_name(size): count for size, count in leaves.items()}
 
     def _leaves(self, report: Report) -> dict[str, dict[str, int]]:
         large = self._memory.large_size
         sizes = [size for size in self._memory.paging.leaves if size <= large]
         return {
-            kind.name: {
-                _leaf_name(size): report.leaves.get(kind, {}).get(size, 0) for size in sizes
-            }
+            kind.name: {leaf_name(size): report.leaves.get(kind, {}).get(size, 0) for size in sizes}
             for kind in MemType
         }
 
@@ -514,19 +516,6 @@ class Runner:
             for within in (where.range, fallback, both)
         )
         return free, beside - shared
-
-    def _chunks_pinned(self) -> int:
-        """Count chunks that are mapped as a whole and hardly used."""
-        whole = chunk_size(self._memory)
-        idle: dict[int, int] = {}
-        for area in self.execmem.design.free_intervals():
-            at = area.start
-            while at < area.end:
-                chunk = align_down(at, whole)
-                stop = min(area.end, chunk + whole)
-                idle[chunk] = idle.get(chunk, 0) + stop - at
-                at = stop
-        return sum(whole > size > whole - whole // PINNED for size in idle.values())
 
     def _translations(self) -> dict[str, Translations]:
         targets = [
@@ -548,6 +537,7 @@ def run(
     rules: TlbRules = ONE_BY_ONE,
     cpus: int = CPUS,
     progress: Callable[[int], None] = lambda _done: None,
+    watch: OverTime | None = None,
 ) -> Measures:
     """Run every operation of a workload and return the measures.
 
@@ -557,19 +547,23 @@ def run(
         See `Runner`.
     progress
         Told now and then how many operations are done.
+    watch
+        Looks at memory on the way, before anything and when all was given time to heal, too.
     """
-    runner = Runner(execmem, reach, rules=rules, cpus=cpus)
+    runner = Runner(execmem, reach, rules=rules, cpus=cpus, watch=watch)
+    total = len(workload.operations)
+    looks = set() if watch is None else {0, *watch.ends(total)} - {total}
     for number, operation in enumerate(workload.operations):
+        if watch is not None and number in looks:
+            watch.look(execmem, number)
         runner.step(operation)
         if number % 64 == 0:
             progress(number)
     runner.quiet()
-    progress(len(workload.operations))
+    if watch is not None:
+        watch.look(execmem, total)
+    progress(total)
     return runner.measure()
-
-
-def _leaf_name(size: int) -> str:
-    return size_text(size).replace(" ", "")
 
 
 def _counts(events: Events) -> dict[str, int]:

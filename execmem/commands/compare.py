@@ -66,6 +66,13 @@ from execmem.streams import say
     help="with --film: end with every moment of operation K",
 )
 @click.option(
+    "--over-time",
+    "moments",
+    type=click.IntRange(min=1, max=10_000),
+    metavar="N",
+    help="how memory stands at N moments, what operations cost",
+)
+@click.option(
     "--frontier", "of_frontier", is_flag=True, help="say which designs no other one beats"
 )
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
@@ -81,6 +88,7 @@ from execmem.streams import say
     "execmem compare --design rox_cache --arch x86_64 --ptdump",
     "execmem compare --kernel VMLINUZ --design vmalloc --design default",
     "execmem compare --frontier --svg frontier.svg",
+    "execmem compare --workload probes --arch arm64 --over-time 8",
 )
 def compare(
     ctx: click.Context,
@@ -100,6 +108,7 @@ def compare(
     record: str | None,
     film: int | None,
     closely: int | None,
+    moments: int | None,
     of_frontier: bool,
     only_list: bool,
     as_json: bool,
@@ -113,7 +122,7 @@ def compare(
     from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
-    from execmem import compare, comparison, frontier, report
+    from execmem import compare, comparison, frontier, overtime, report
     from execmem.terminal import console
 
     try:
@@ -142,6 +151,7 @@ def compare(
             "--svg": svg,
             "--png": png,
             "--film": film,
+            "--over-time": moments,
         }
         for option, given in others.items():
             if given:
@@ -193,6 +203,7 @@ def compare(
                 check=check,
                 cpus=cpus,
                 ptdump=ptdump,
+                moments=moments,
                 progress=progress,
                 broken=broken,
                 finished=runs.append,
@@ -200,7 +211,10 @@ def compare(
     except KeyboardInterrupt:
         interrupted = True
     if svg is not None and runs:
-        chart = frontier.svg(frontier.standings(runs)) if of_frontier else comparison.svg(runs)
+        if moments is not None:
+            chart = overtime.svg(runs)
+        else:
+            chart = frontier.svg(frontier.standings(runs)) if of_frontier else comparison.svg(runs)
         write_file(svg, chart)
     if png is not None and runs:
         comparison.png(png, runs)
@@ -217,6 +231,7 @@ def compare(
             frontier.show(console(), frontier.standings(runs))
         else:
             comparison.show(console(), runs)
+        overtime.show(console(), runs)
         for run in runs if ptdump else ():
             say()
             say(f"{run.arch.title}, {run.design}, {run.workload.name}")

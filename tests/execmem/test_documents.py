@@ -113,6 +113,10 @@ def test_documents_about_modules(capsys, arch, name, words):
                 "9",
             ],
         ),
+        (
+            "compare",
+            ["compare", "--workload", "bpf-50-pages", "--arch", "riscv64", "--over-time", "2"],
+        ),
         ("compare --list", ["compare", "--list"]),
         ("demo", ["demo"]),
     ],
