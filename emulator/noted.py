@@ -131,7 +131,8 @@ class Walk:
         if not counted:
             effective = np.zeros_like(entries)
         effective = np.where(entries == 0, _U(0), effective)
-        frames = (entries & _U(tables.format.frame)) << _U(tables.format.shift)
+        plain = tables.plain(entries, index.astype(np.int64), shift)
+        frames = (plain & _U(tables.format.frame)) << _U(tables.format.shift)
         valid = (entries & _U(1)) != 0
         leads = valid & ~tables.leaves(entries, shift)
         end = (first + len(entries)) << shift

@@ -94,7 +94,7 @@ class Tables:
                 seen.add(at)
                 index = np.flatnonzero(entries & np.uint64(1))
                 index = index[index >= first]
-                chosen = entries[index]
+                chosen = self.plain(entries[index], index, shift)
                 frames = (chosen & np.uint64(self.format.frame)) << np.uint64(self.format.shift)
                 starts = np.uint64(start) + (index.astype(np.uint64) << np.uint64(shift))
                 maps = self.leaves(chosen, shift)
@@ -123,10 +123,11 @@ class Tables:
         at, shift, stride = self.root, self.top, self.granule - _ENTRY
         mask = (1 << self.bits - shift) - 1
         while has(at):
-            found = words(at + 8 * (address >> shift & mask), 1)
-            entry = 0 if found is None else int(found[0])
-            if not entry & 1:
+            index = address >> shift & mask
+            found = words(at + 8 * index, 1)
+            if found is None or not int(found[0]) & 1:
                 return None
+            entry = int(self.plain(found, np.array([index]), shift)[0])
             to = (entry & self.format.frame) << self.format.shift
             if self.leaves(np.array([entry], np.uint64), shift)[0]:
                 within = (1 << shift) - 1
@@ -166,6 +167,28 @@ class Tables:
         """The bits below an index into the first table."""
         stride = self.granule - _ENTRY
         return self.granule + (-(-(self.bits - self.granule) // stride) - 1) * stride
+
+    def plain(
+        self, entries: NDArray[np.uint64], index: NDArray[np.int64], shift: int
+    ) -> NDArray[np.uint64]:
+        """Return entries at places of a table, each with an address of its own.
+
+        Those of a run may say in their address how long it is; they lead to where an entry that is
+        in none would lead (RISC-V Privileged, Svnapot).
+        """
+        form = self.format
+        if not form.coded or shift != self.granule:
+            return entries
+        within = np.flatnonzero(entries & np.uint64(form.run))
+        if not len(within):
+            return entries
+        lowest = np.uint64(self.granule - form.shift)
+        numbers = (entries[within] & np.uint64(form.frame)) >> lowest
+        inside = 2 * (numbers & (~numbers + np.uint64(1))) - np.uint64(1)
+        numbers = numbers & ~inside | index[within].astype(np.uint64) & inside
+        found = entries.copy()
+        found[within] = found[within] & ~np.uint64(form.frame) | numbers << lowest
+        return found
 
     def leaves(self, entries: NDArray[np.uint64], shift: int) -> NDArray[np.bool_]:
         """Return which entries map memory of `1 << shift` bytes themselves, given they are valid."""
@@ -291,7 +314,9 @@ class Own:
         """Return a table's entries without memory that is not there."""
         found = entries.copy()
         index = np.flatnonzero(entries & np.uint64(1))
-        chosen = entries[index]
+        chosen = self._tables.plain(entries[index], index, shift)
+        if self._format.coded and shift == self._granule:  # the CPU here may know no runs
+            found[index] = chosen = chosen & ~np.uint64(self._format.run)
         maps = self._tables.leaves(chosen, shift)
         frames = (chosen & np.uint64(self._format.frame)) << np.uint64(self._format.shift)
         frames &= ~np.uint64((1 << self._granule) - 1)

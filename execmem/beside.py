@@ -247,17 +247,22 @@ def modelled(
 def _run(
     runner: KernelRunner, found: KernelMeasures, design: DesignLike, cpus: int, *, given: bool
 ) -> ModelRun:
-    arch, paging = runner.machine.arch, Paging(runner.page)
+    arch, paging = runner.machine.arch, runner.paging
     kind = Given if given else PhysicalMemory
     physical = kind(found.asked.memory, paging=paging)
-    memory = Noting(physical, runner.address_map)
+    # A kernel that may split what is in use has runs in its direct map, and others have none.
+    live = runner.address_map.live_splits and runner.has_runs
+    memory = Noting(physical, attrs.evolve(runner.address_map, live_splits=live))
     for taken in runner.taken:
         for free in list(memory.free_space.clipped(taken)):
             memory.free_space.remove(free)
-    for offset in runner.split:  # as it was before
+    cut = set(runner.cut)
+    for offset in [*runner.split, *(cut if live else ())]:  # as it was before
         page = memory.direct_map.start + offset
         memory.page_table.change(page, runner.page, off=Prot.W)
         memory.page_table.change(page, runner.page, on=Prot.RW)
+        if offset not in cut:
+            memory.page_table.fold(page)
     for hole in runner.holes if given else ():  # else its frames could be anybody's
         memory.page_table.unmap(memory.direct_map.start + hole.start, hole.size)
     already = memory.events.direct_map_splits

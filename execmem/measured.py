@@ -20,7 +20,6 @@ from allocator.types import (
     ExecmemType,
     Interval,
     MemType,
-    Paging,
     align_down,
     size_text,
 )
@@ -75,6 +74,7 @@ class KernelRunner:
         self._tables = own_tables(machine.kernel) or machine.kernel.board.tables()
         self._direct = direct_map(machine.kernel)
         self.page = 1 << self._tables.granule
+        self.paging = machine.arch.loads.paging(self.page)
         self.address_map = address_map_of(machine.arch, None, machine.image)
         self.window = self.address_map.range_of(ExecmemType.MODULE_TEXT).range
         self._flushes = Flushes(machine.kernel, (self.window, self._direct))
@@ -83,7 +83,11 @@ class KernelRunner:
         # By load, the frames that the kernel took for each type, and where its large ones begin.
         self.frames: list[dict[MemType, Frames]] = []
         self.area_frames: dict[str, Frames] = {}  # by key of what was allocated
-        self.split: tuple[int, ...] = ()  # offsets in the direct map where pages are mapped
+        # Offsets in the direct map: of what a large leaf could map and pages or runs do, of what a run
+        # could map and pages do; whether there are any runs.
+        self.split: tuple[int, ...] = ()
+        self.cut: tuple[int, ...] = ()
+        self.has_runs = False
         # What the direct map leaves out: data of the image, on arm64 since 7.3.
         self.holes: tuple[Interval, ...] = ()
         self.version = version_of(machine.kernel.release) or (0, 0)
@@ -112,7 +116,9 @@ class KernelRunner:
         machine.sleep(_SETTLED)
         before = self._stretches()
         self.taken = tuple(self._in_window(before))
-        self.split = tuple(self._split(before))
+        self.split = tuple(self._split(before, self.paging.large))
+        self.cut = tuple(self._split(before, self.paging.run)) if self.paging.run else ()
+        self.has_runs = self._has_runs(before)
         self.holes = tuple(self._unmapped_directly(before))
         self.frames.clear()
         modules = machine.kernel.modules
@@ -274,15 +280,21 @@ class KernelRunner:
             address=region.start, pages=[at - board.ram.start for at in found if at is not None]
         )
 
-    def _split(self, stretches: Iterable[tuple[int, int, int, bool]]) -> Iterator[int]:
-        """Yield the offsets of what a large leaf of the direct map would map and pages do."""
-        large = Paging(self.page).large
+    def _split(self, stretches: Iterable[tuple[int, int, int, bool]], leaf: int) -> Iterator[int]:
+        """Yield the offsets of what a leaf of the direct map could map and smaller ones do."""
         for start, end, size, maps in stretches:
             low, high = max(start, self._direct.start), min(end, self._direct.end)
-            if maps and low < high and size == self.page:
+            if maps and low < high and size < leaf:
                 yield from range(
-                    align_down(low - self._direct.start, large), high - self._direct.start, large
+                    align_down(low - self._direct.start, leaf), high - self._direct.start, leaf
                 )
+
+    def _has_runs(self, stretches: Iterable[tuple[int, int, int, bool]]) -> bool:
+        runs = (self.paging.run, self.paging.large_run)
+        return any(
+            size in runs and maps and start < self._direct.end and end > self._direct.start
+            for start, end, size, maps in stretches
+        )
 
     def _unmapped_directly(
         self, stretches: Iterable[tuple[int, int, int, bool]]
@@ -343,8 +355,11 @@ class KernelRunner:
     # Page tables --------------------------------------------------------------------------------
 
     def _stretches(self) -> list[tuple[int, int, int, bool]]:
-        """Return start, end, bytes of an entry, and whether it maps something, by address."""
+        """Return start, end, bytes of a leaf, and whether it maps something, by address."""
         shape = self._tables.granule, self._tables.granule - 3
+        paging = self.paging
+        run_of = {paging.page: paging.run, paging.large: paging.large_run}
+        in_run = self._tables.format.run
         found = []
         for part in Walk(self._tables, self.machine.kernel.board.ram.words).all():
             starts = part.starts.tolist()
@@ -352,7 +367,10 @@ class KernelRunner:
             for start, end, depth, kept in zip(
                 starts, ends, part.depths.tolist(), part.kept.tolist(), strict=True
             ):
-                found.append((start, end, 1 << shape[0] + depth * shape[1], bool(kept & 1)))
+                size = 1 << shape[0] + depth * shape[1]
+                if kept & in_run:
+                    size = run_of.get(size) or size
+                found.append((start, end, size, bool(kept & 1)))
         return found
 
     def _in_window(self, stretches: Iterable[tuple[int, int, int, bool]]) -> Iterator[Interval]:
@@ -362,7 +380,7 @@ class KernelRunner:
                 yield Interval(low, high)
 
     def _direct_leaves(self, stretches: Iterable[tuple[int, int, int, bool]]) -> dict[str, int]:
-        leaves = dict.fromkeys(map(named, Paging(self.page).leaves), 0)
+        leaves = dict.fromkeys(map(named, self.paging.leaves), 0)
         for start, end, size, maps in stretches:
             low, high = max(start, self._direct.start), min(end, self._direct.end)
             if maps and low < high:
@@ -409,7 +427,7 @@ class KernelRunner:
     ) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
         """Return leaves by type and size, and the share of bytes under large ones."""
         starts = [each[0] for each in stretches]
-        names = [named(size) for size in Paging(self.page).leaves[:2]]
+        names = [named(size) for size in self.paging.leaves if size <= self.paging.large]
         found: dict[MemType, dict[str, set[int]]] = {
             kind: {name: set() for name in names} for kind in MemType
         }
@@ -430,7 +448,7 @@ class KernelRunner:
                     leaf = found[kind].setdefault(named(size), set())
                     leaf.update(range(align_down(at, size), last, size))
                     live[kind] += last - at
-                    large[kind] += (last - at) * (size > self.page)
+                    large[kind] += (last - at) * (size >= self.paging.large)
                 at = last
         leaves = {kind.name: {n: len(s) for n, s in by.items()} for kind, by in found.items()}
         return leaves, {kind.name: large[kind] / (live[kind] or 1) for kind in MemType}

@@ -66,7 +66,7 @@ class KernelMeasures:
     leaves
         By type: leaves that hold live memory of the type, by size.
     large_share
-        By type: share of live bytes under leaves larger than a page.
+        By type: share of live bytes under large leaves.
     direct_map_before, direct_map_after
         Leaves of the direct map by size.
     flushes

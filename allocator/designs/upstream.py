@@ -99,7 +99,7 @@ class WholeAreas(Areas):
 def _needs_live_splits(context: Context, name: str) -> None:
     """Refuse memory of an architecture whose leaves cannot be split while they are in use."""
     if not context.memory.address_map.live_splits:
-        reason = f"needs {LIVE_SPLITS}, which this architecture has not"
+        reason = f"needs {LIVE_SPLITS}, which is not to be had here"
         raise DesignError(name, "start", "", 0, None, reason)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from allocator.pagetable import PageTable
+from allocator.types import Prot
 from archs import Arch
 from execmem import Machine
 from execmem.schema import complaints
@@ -166,6 +168,43 @@ def test_a_models_dump_has_its_leaves(arch: Arch) -> None:
             assert ("x" in words or "X" in words) == ("X" in str(leaf.prot))
             at += leaf.size
     assert not leaves
+
+
+def test_runs_of_a_kernel_are_those_of_the_model(machine: BootedMachine) -> None:
+    """What a kernel maps of itself with runs: the model maps it with the same leaves, one by one."""
+    paging = machine.arch.loads.paging(1 << machine.kernel.board.tables().granule)
+    lines = [line for line in machine.page_tables() if isinstance(line, Line) and line.physical]
+    alike: list[list[Line]] = []
+    for line in lines:
+        rights = set(line.flags.split()) - {"CON", "BLK"}
+        last = alike[-1][-1] if alike else line
+        if (
+            alike
+            and last.end == line.start
+            and (last.physical or 0) + last.end - last.start == line.physical
+            and rights == set(last.flags.split()) - {"CON", "BLK"}
+        ):
+            alike[-1].append(line)
+        else:
+            alike.append([line])
+    with_runs = [
+        each for each in alike if any({"CON", "N"} & set(line.flags.split()) for line in each)
+    ]
+    if not with_runs:
+        assert not machine.arch.loads.address_map(None).live_splits
+        pytest.skip(f"{machine.kernel.release} maps nothing with runs")
+    run_of = {paging.page: paging.run, paging.large: paging.large_run}
+    for lines in with_runs:
+        table = PageTable(paging=paging, live_splits=True)
+        start, physical = lines[0].start, lines[0].physical or 0
+        table.map_contiguous(start, physical, Prot.R, size=lines[-1].end - start)
+        expected = [
+            (at, size)
+            for line in lines
+            for size in [run_of[line.page] if "CON" in line.flags.split() else line.page]
+            for at in range(line.start, line.end, size)
+        ]
+        assert [(leaf.va, leaf.size) for leaf in table.leaves()] == expected
 
 
 def test_two_dumps_differ_in_what_a_load_changed(machine: BootedMachine) -> None:
