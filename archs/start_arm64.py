@@ -6,8 +6,10 @@ The computer: one CPU that begins at EL1, a PL011, a GICv2, the generic timer.
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
+
+from attrs import evolve
 
 from archs.devicetree import flatten, kaslr_seed, randomness, wide
 from archs.levels.boot import (
@@ -91,8 +93,36 @@ def _start(plan: Plan) -> Start:
     )
 
 
-# As arch/arm64/mm/ptdump.c prints them, with the numbers of MAIR_EL1 that Linux has used since 5.13.
-_MEMORY = ("MEM/NORMAL", "MEM/NORMAL-TAGGED", "MEM/NORMAL-NC", "DEVICE/nGnRnE", "DEVICE/nGnRE")
+# As arch/arm64/mm/ptdump.c prints memory types, by what MAIR_EL1 says of a number (Arm ARM, D17.2): the
+# numbers were others before 5.13. One that says the same as another before it is the tagged one's,
+# or nobody's.
+_MEMORY = {
+    0xFF: ("MEM/NORMAL", "MEM/NORMAL-TAGGED"),
+    0xF0: ("MEM/NORMAL-TAGGED",),
+    0x44: ("MEM/NORMAL-NC",),
+    0x00: ("DEVICE/nGnRnE",),
+    0x04: ("DEVICE/nGnRE",),
+    0x0C: ("DEVICE/GRE",),
+}
+MAIR = 0x4_0044_FFFF  # since 5.13
+_TYPE = 7 << 2
+
+
+def _memory_types(mair: int) -> Flag:
+    left = {attribute: list(names) for attribute, names in _MEMORY.items()}
+    texts = {}
+    for number, attribute in enumerate(mair.to_bytes(8, "little")):
+        if left.get(attribute):
+            texts[number << 2] = f" {left[attribute].pop(0)}"
+    return Flag(_TYPE, texts)
+
+
+@cache
+def dump_of(mair: int) -> Dump:
+    """Return how a kernel prints page tables that has a value in MAIR_EL1."""
+    return evolve(DUMP, flags=(*_FLAGS[:-1], _memory_types(mair)))
+
+
 _FLAGS = (
     Flag(1, {1: "  "}, " F"),
     Flag(1 << 6, {1 << 6: " USR"}, "    "),
@@ -105,7 +135,7 @@ _FLAGS = (
     Flag(1 << 1, {1 << 1: "    "}, " BLK"),
     Flag(1 << 54, {1 << 54: " UXN"}, "    "),
     Flag(1 << 50, {1 << 50: " GP"}, "   "),
-    Flag(7 << 2, {number << 2: f" {name}" for number, name in enumerate(_MEMORY)}),
+    _memory_types(MAIR),
 )
 DUMP = Dump(
     line="{start}-{end}   {size:>9}{unit} {level}{flags}",

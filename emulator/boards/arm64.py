@@ -14,11 +14,13 @@ from functools import cache
 
 import numpy as np
 import unicorn
+from attrs import evolve
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.arch.arm64 import CpReg
 
 from archs.levels.boot import Start
+from archs.start_arm64 import MAIR, dump_of
 from emulator.boards.board import Board, Named
 from emulator.boards.state import context_bytes
 from emulator.clock import nanoseconds
@@ -49,7 +51,7 @@ _CPACR_EL1, _MAIR_EL1, _TPIDR_EL1 = (3, 0, 1, 0, 2), (3, 0, 10, 2, 0), (3, 0, 13
 # What kernels have in force (asm/sysreg.h, mm/proc.S), as far as the emulator goes by it: MMU,
 # caches, stack alignment; walks cached and shared, none in the lower half, 48 bits of physical
 # addresses, tags ignored there.
-_SCTLR, _MAIR = 0x34F4_D91D, 0x4_0044_FFFF
+_SCTLR = 0x34F4_D91D
 _TCR = 0x3500_3500 | 1 << 7 | 5 << 32 | 1 << 36 | 1 << 37
 _GRANULES_LOW = {12: 0, 16: 1, 14: 2}  # bits of a page's size -> TCR_EL1.TG0
 _GRANULES_HIGH = {1: 14, 2: 12, 3: 16}  # TCR_EL1.TG1 -> bits of a page's size
@@ -116,7 +118,7 @@ class Arm64Board(Board):
         low = _GRANULES_LOW[tables.granule]
         tcr = _TCR | size | size << 16 | low << 14 | high << 30
         self._set_system(_CPACR_EL1, 3 << 20)
-        self._set_system(_MAIR_EL1, _MAIR)
+        self._set_system(_MAIR_EL1, MAIR)
         self._set_system(_TTBR1_EL1, tables.root)
         self._set_system(_TTBR0_EL1, 0)
         self._set_system(_TCR_EL1, tcr)
@@ -208,7 +210,7 @@ class Arm64Board(Board):
         """Return the page tables that TTBR1_EL1 has."""
         tcr = self._system(_TCR_EL1)
         return Tables(
-            format=self.boot.tables,
+            format=evolve(self.boot.tables, dump=dump_of(self._system(_MAIR_EL1))),
             root=self._system(_TTBR1_EL1) & (1 << 48) - 2,
             bits=64 - (tcr >> 16 & 63),
             granule=_GRANULES_HIGH.get(tcr >> 30 & 3, 12),
