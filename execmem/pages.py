@@ -18,6 +18,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from allocator.errors import printable
+
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
 START = "app.js"  # the module that begins
 # What a file may do that came by mail: show itself. Nothing is fetched, whatever is inside.
@@ -102,7 +104,7 @@ def alone(title: str, document: dict[str, Any]) -> str:
     """
     front = {f"execmem/{name}": _read(name) for name in modules()}
     return Template(_read("page.html")).substitute(
-        title=escape(title),
+        title=escape(printable(title)),
         policy=f'<meta http-equiv="Content-Security-Policy" content="{_ALONE}">',
         style=f"<style>\n{_read('page.css')}\n</style>",
         imports="",

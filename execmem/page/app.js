@@ -3,6 +3,7 @@
 
 import { button, choice, element, labelled, refocus } from "execmem/elements.js";
 import { Load } from "execmem/load.js";
+import "execmem/plain.js";
 import { address, views } from "execmem/router.js";
 import { open, shell } from "execmem/source.js";
 import "execmem/views.js";

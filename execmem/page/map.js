@@ -4,6 +4,7 @@
 
 import { FAIL, VIA, hex } from "execmem/motion.js";
 import { sizeText } from "execmem/elements.js";
+import { plain } from "execmem/plain.js";
 
 export const KINDS = {
   TEXT: ["text", "T", "text"], DATA: ["data", "D", "data"], RODATA: ["rodata", "R", "rodata"],
@@ -219,8 +220,8 @@ export class AddressMap {
   }
 
   // The name of a bar that is too narrow for it, above it, in the first line that has room.
-  callout(row, x, text) {
-    const g = this.context, width = g.measureText(text).width;
+  callout(row, x, name) {
+    const g = this.context, text = plain(name), width = g.measureText(text).width;
     if (x < 0 || x > this.width) return;
     const at = Math.max(0, Math.min(x, this.width - width - 4));
     const line = this.taken[row].findIndex((spans) => spans.every(([lo, hi]) => at >= hi || at + width <= lo));
@@ -264,7 +265,7 @@ export class AddressMap {
     }
     if (width <= g.measureText(label).width + 6) return false;
     g.fillStyle = contrast(colour);
-    g.fillText(label, Math.max(x, 0) + 4, y + height / 2);
+    g.fillText(plain(label), Math.max(x, 0) + 4, y + height / 2);
     return true;
   }
 

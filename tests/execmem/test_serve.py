@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 import click
 
-from allocator.errors import ExecmemError
+from allocator.errors import ExecmemError, printable
 from archs import ALL
 from execmem import pages
 from execmem.cli import cli, main
@@ -608,6 +609,38 @@ def test_hostile_names_are_text(server, tab, tmp_path, name):
         text = tab.find_element("tag name", "main").text
         assert "\x1b" not in text
         assert "\u202e" not in text
+
+
+UNSEEN = {"markup": b"<b>xxx", "turned": "\u202e\x1b\x85".encode()}
+
+
+@pytest.mark.parametrize("name", UNSEEN.values(), ids=UNSEEN)
+def test_names_are_written_out(server, tab, tmp_path, name):
+    """Names of functions and sections, and what is logged, are in no view more than letters."""
+    image = path("x86_64", "logbook").read_bytes().replace(b"logboo", name)
+    file = tmp_path / "hostile.ko"
+    file.write_bytes(image.replace(b".rodata\0", name + b"z\0"))
+    go(tab, f"{server.url}#where?module=hello")
+    tab.execute_script("document.body.dataset.ready = ''")
+    tab.find_element("id", "file").send_keys(str(file))
+    wait(tab)
+    for view in ("where", "what", "how", "run"):
+        follow(tab, tab.find_element("css selector", f"nav a[href^='#{view}']"))
+        assert not tab.find_elements("css selector", ".refused")
+        if view == "run":
+            press = "[...document.querySelectorAll('main button')].find((b) => b.textContent === 'Run').click()"
+            tab.execute_script(press)
+            wait(tab, "return document.querySelector('main').textContent.includes(': open')")
+        made = (
+            "return [...document.querySelectorAll('main b, main script')].map((e) => e.textContent)"
+        )
+        assert "xxx" not in "".join(tab.execute_script(made))
+        page = tab.execute_script("return document.documentElement.outerHTML") + tab.title
+        page = re.sub(' value="[^"]*"', "", page)  # what is asked, not what is shown
+        assert {each for each in page if not each.isprintable()} <= set("\n\t\xa0")
+    shown = printable(name.decode())
+    assert f"{shown}k: open" in tab.find_element("tag name", "main").text
+    assert f"{shown}k_add" in tab.find_element("tag name", "main").text
 
 
 def test_a_file_that_is_no_module_is_refused_in_words(server, tab, tmp_path):
