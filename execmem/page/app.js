@@ -210,6 +210,7 @@ class App {
   }
 
   async show() {
+    if (!$("sharing").hidden) this.share(); // it was about what was shown before
     const turn = ++this.turn, view = this.view();
     address.view = view.name;
     document.body.dataset.ready = "";
@@ -276,6 +277,24 @@ class App {
     }
   }
 
+  // What is shown here, as a link and as a frame for a page of somebody's own.
+  share() {
+    const box = $("sharing"), here = `${location.href.split("#")[0]}#${address.text()}`, framed = new URL(here);
+    framed.searchParams.set("embed", "");
+    box.hidden = !box.hidden;
+    $("share").setAttribute("aria-expanded", !box.hidden);
+    const frame = element("iframe", { src: framed.href.replace("embed=", "embed"), width: "100%", height: "700", title: "execmem" }).outerHTML;
+    box.replaceChildren(...[["Link", here], ["In a page of yours", frame]].map(([label, value]) => {
+      const text = element("input", { readOnly: true, value });
+      text.addEventListener("focus", () => text.select());
+      return labelled(label, text);
+    }), element("p", { className: "note", textContent: this.source.alone
+      ? "All that it needs is in this file: send the file with it, or put it where others find it."
+      : "It leads to this server: a module that was dropped has to be dropped again there, a source that was typed is in the link. "
+        + "--frame ORIGIN lets another page embed it." }));
+    if (!box.hidden) box.querySelector("input").focus();
+  }
+
   // Why a page that stands alone does not have a view, and what has it.
   absent(view) {
     const { absent } = view, made = `execmem explain MODULE --with ${view.name}${view.name === "kernel" ? " --kernel PATH" : ""} --html FILE`;
@@ -307,6 +326,7 @@ class App {
       this.theme(!document.documentElement.classList.contains("dark"));
       address.set("theme", document.documentElement.classList.contains("dark") ? "dark" : "light");
     });
+    $("share").addEventListener("click", () => this.share());
     if (EMBED) document.body.classList.add("embed");
     address.addEventListener("changed", ({ detail }) => {
       if (!detail.view) this.held = [];

@@ -11,7 +11,8 @@ class How {
     this.remember = context.state;
     const { steps } = this.load.view;
     if (!steps.length) {
-      box.append(element("p", { className: "note", textContent: "Nobody looked on while this was loaded." }));
+      box.append(element("p", { className: "note", textContent: "The steps of this load were not recorded: a booted kernel does them by itself. "
+        + "The kernel modelled here shows each: leave out --kernel, or choose the kernel \"modelled\" above." }));
       return;
     }
     this.tabs = element("div", { className: "steps", role: "tablist", "aria-label": "Steps of the load" },

@@ -195,10 +195,11 @@ class What {
       for (const [, bits, to] of part.slices) for (let n = to; n < to + bits; n++) lit.add(n);
       for (const [label, bytes] of states) {
         const word = wordAt(bytes, at, part.size);
-        const cells = [];
+        const cells = []; // a byte of them stays on one line
         for (let n = part.size * 8 - 1; n >= 0; n--) {
           const bit = (word >> BigInt(n)) & 1n;
-          cells.push(element("i", { textContent: String(bit), className: `${lit.has(n) ? "lit" : ""}${n % 8 ? "" : " byte"}` }));
+          if (n % 8 === 7) cells.push(element("span"));
+          cells[cells.length - 1].append(element("i", { textContent: String(bit), className: lit.has(n) ? "lit" : "" }));
         }
         box.append(element("div", { className: "word", role: "img",
           "aria-label": `${label}: ${hex(word)}; ${lit.size} bits of ${part.size * 8} are the field` },

@@ -114,6 +114,11 @@ def test_site_builds_without_a_warning(tmp_path):
     assert '<span class="gp">&gt;&gt;&gt; </span>' in (tmp_path / "tutorial.html").read_text(
         "utf-8"
     )
+    shown = re.search(
+        r'<iframe src="([a-z.]*)[?]embed#', (tmp_path / "index.html").read_text("utf-8")
+    )
+    assert shown is not None
+    assert '<script id="data" type="application/gzip">' in (tmp_path / shown[1]).read_text("utf-8")
     assert "data-md-copying" in (tmp_path / "stylesheets" / "extra.css").read_text("utf-8")
 
 
