@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What code compares: the values of both sides at each comparison that it executes.
+"""What code compares: the values of both sides at each comparison that it executes, or calls for.
 
 Unicorn has a hook of its own for operands of comparisons; it tells of x86's alone. So instructions
 are looked at, and registers and memory read just before they execute: slow, for who wants to know of a
@@ -8,7 +8,7 @@ single run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import unicorn
@@ -23,7 +23,24 @@ if TYPE_CHECKING:
 _MOST = 2000  # pairs of a run that are noted
 _REGISTER, _NUMBER, _MEMORY = 1, 2, 3  # CS_OP_*
 _MASK = (1 << 64) - 1
-Pair = tuple[int, int]  # values of the two sides
+# Values of the two sides: numbers, or bytes that a function was asked to compare.
+Pair = tuple[int, int] | tuple[bytes, bytes]
+# Functions that compare memory at their first two arguments: which says how many bytes, if one does,
+# and whether they are strings (lib/string.c, include/linux/string.h, include/crypto/utils.h).
+COMPARING: Mapping[str, tuple[int | None, bool]] = {
+    "memcmp": (2, False),
+    "bcmp": (2, False),
+    "__crypto_memneq": (2, False),
+    "strcmp": (None, True),
+    "strncmp": (2, True),
+    "strcasecmp": (None, True),
+    "strncasecmp": (2, True),
+    "sysfs_streq": (None, True),
+    "strstr": (None, True),
+    "strnstr": (2, True),
+}
+_PAGE = 4096
+LONGEST = 32  # bytes of them that are looked at
 _Side = Callable[[], int]
 
 
@@ -42,6 +59,9 @@ class Compares:
         Returns bytes of guest memory; none where there is none.
     anew
         Lets all code be translated again.
+    functions
+        Addresses of functions of `COMPARING`: address -> name. Who is told of calls in another way
+        calls `called`.
     """
 
     def __init__(
@@ -51,6 +71,7 @@ class Compares:
         spans: Iterable[tuple[int, int]],
         read: Callable[[int, int], bytes],
         anew: Callable[[], object],
+        functions: Mapping[int, str] | None = None,
     ) -> None:
         self._uc, self._arch, self._read = uc, arch, read
         self._spans, self._anew = tuple(spans), anew
@@ -62,7 +83,37 @@ class Compares:
             uc.hook_add(uc_const.UC_HOOK_CODE, self._before, None, start, end - 1)
             for start, end in self._spans
         ]
+        self._functions = dict(functions or {})
+        names = arch.runs.calling.arguments[:3]
+        self._arguments = [self._register(name) for name in names]
+        self._hooks += [
+            uc.hook_add(uc_const.UC_HOOK_CODE, self._entered, None, at, at)
+            for at in self._functions
+        ]
         anew()
+
+    def _entered(self, _uc: unicorn.Uc, address: int, _size: int, _data: object) -> None:
+        self.called(self._functions[address])
+
+    def called(self, name: str) -> None:
+        """Note what a function is going to compare that has just been called."""
+        if name not in COMPARING or len(self._found) >= _MOST:
+            return
+        which, text = COMPARING[name]
+        first, second, size = (0 if read is None else read() for read in self._arguments)
+        most = LONGEST if which is None else min(size, LONGEST)
+        left, right = self._bytes(first, most), self._bytes(second, most)
+        if text:
+            left, right = left.partition(b"\0")[0], right.partition(b"\0")[0]
+        if left != right:
+            self._found[left, right] = None
+
+    def _bytes(self, address: int, most: int) -> bytes:
+        """Return what stands at an address, as far as there is memory."""
+        whole = self._read(address, most)
+        if len(whole) == most:
+            return whole
+        return self._read(address, min(most, -address % _PAGE))
 
     def _before(self, _uc: unicorn.Uc, address: int, size: int, _data: object) -> None:
         if len(self._found) >= _MOST:
@@ -126,9 +177,13 @@ class Compares:
             return None
         return lambda: int(uc.reg_read(number)) & _MASK
 
-    def stop(self) -> list[Pair]:
-        """Note nothing more, and return what was compared, each two values once."""
+    @property
+    def found(self) -> list[Pair]:
+        """What was compared, each two values once."""
+        return list(self._found)
+
+    def stop(self) -> None:
+        """Note nothing more."""
         for hook in self._hooks:
             self._uc.hook_del(hook)
         self._anew()
-        return list(self._found)

@@ -16,7 +16,7 @@ on shares the state of one engine.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -650,9 +650,11 @@ class Cpu(Steered):
         self.uc.ctl_flush_tb()
         return found
 
-    def note_compares(self, spans: Iterable[tuple[int, int]]) -> Compares:
-        """Note the values that code compares from now on."""
-        return Compares(self.uc, self.arch, spans, self._code, self.uc.ctl_flush_tb)
+    def note_compares(
+        self, spans: Iterable[tuple[int, int]], functions: Mapping[int, str] | None = None
+    ) -> Compares:
+        """Note the values that code compares from now on; `functions` as of `Compares`."""
+        return Compares(self.uc, self.arch, spans, self._code, self.uc.ctl_flush_tb, functions)
 
     def _left(self, at: int) -> None:
         for tell in self.leavers:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from allocator import KernelMemory
 from emulator.budget import Limits
 from emulator.calls import Calls
+from emulator.compares import Compares
 from emulator.cpu import Cpu
 from emulator.faults import BadCall
 from emulator.ram import Ram
@@ -109,6 +111,16 @@ class ModelledRounds(Rounds):
             self.spoiled = kernel.become(was) or self.spoiled
             if tuple(self._machine.modules) != self._modules:
                 self.spoiled = "modules came or went"
+
+    @contextmanager
+    def _comparing(self) -> Iterator[Compares]:
+        notes = self.engine.note_compares(self.spans)
+        serving = self._kernel.serving
+        serving.entered = notes.called
+        try:
+            yield notes
+        finally:
+            serving.entered = None
 
     def _changed(self, kernel: Kernel, was: Remembered) -> bool:
         """Return whether a function of the kernel was called, by the guest or from outside."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import attrs
@@ -233,14 +234,18 @@ class Rounds(abc.ABC):
 
     def compared(self, work: Callable[[], int]) -> list[Pair]:
         """Do something, put the machine back, and return the values that were compared."""
-        notes: Compares = self.engine.note_compares(self.spans)
-        try:
-            self._try(work, self.instructions, _COUNTED)
-            self._said()
-        finally:
-            pairs = notes.stop()
-            self._forget()
-        return pairs
+        with self._comparing() as notes:
+            try:
+                self._try(work, self.instructions, _COUNTED)
+                self._said()
+            finally:
+                notes.stop()
+                self._forget()
+        return notes.found
+
+    @abc.abstractmethod
+    def _comparing(self) -> AbstractContextManager[Compares]:
+        """Note what is compared meanwhile, by code and by the kernel's functions that do that."""
 
     def _checks_found(self, sanitizer: Any) -> list[tuple[str, str, tuple[str, ...], str]]:
         """Return what checks have found and let go on, and let them forget it."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -594,9 +594,11 @@ class Board(Rewinding):
         self.forget_code()
         return found
 
-    def note_compares(self, spans: Iterable[tuple[int, int]]) -> Compares:
-        """Note the values that code compares from now on."""
-        return Compares(self.uc, self.arch, spans, self._code, self.forget_code)
+    def note_compares(
+        self, spans: Iterable[tuple[int, int]], functions: Mapping[int, str] | None = None
+    ) -> Compares:
+        """Note the values that code compares from now on; `functions` as of `Compares`."""
+        return Compares(self.uc, self.arch, spans, self._code, self.forget_code, functions)
 
     def _code(self, address: int, size: int) -> bytes:
         try:

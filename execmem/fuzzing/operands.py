@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from emulator.compares import Pair
+from emulator.compares import LONGEST, Pair
 
 # Where, how many bytes, whether the first is the most significant, and what is to be there; of no
 # bytes: by how many the input is to be longer. A single byte that is no length has 1 there.
 Hint = tuple[int, int, int, int]
+WIDEST = LONGEST + 1  # bytes of one: a string with its end
 _MOST = 64  # hints of an input, and as many cases
 _PLACES = 6  # of a value in it, more say nothing
 _CASES = 64  # of a switch
@@ -35,8 +36,13 @@ def hints_of(data: bytes, pairs: Iterable[Pair], low: int = 0) -> tuple[Hint, ..
         Bytes of numbers at its beginning, which are no part of its length.
     """
     found: dict[Hint, None] = {}
-    pairs = list(pairs)
+    numbers: list[tuple[int, int]] = []
     for left, right in pairs:
+        if isinstance(left, bytes) and isinstance(right, bytes):
+            found |= dict.fromkeys((*_of_bytes(data, left, right), *_of_bytes(data, right, left)))
+        elif isinstance(left, int) and isinstance(right, int):
+            numbers.append((left, right))
+    for left, right in numbers:
         for value, other in ((left, right), (right, left)):
             if value == other:
                 continue
@@ -51,10 +57,19 @@ def hints_of(data: bytes, pairs: Iterable[Pair], low: int = 0) -> tuple[Hint, ..
         if len(found) >= _MOST:
             break
     cases: dict[Hint, None] = {}
-    for value, number in _cases(pairs):
+    for value, number in _cases(numbers):
         for at in _places(data, bytes((value,))):
             cases[at, 1, 1, number] = None
     return (*tuple(found)[:_MOST], *tuple(cases)[:_MOST])
+
+
+def _of_bytes(data: bytes, value: bytes, other: bytes) -> Iterator[Hint]:
+    """Yield where bytes stand in an input that others were compared with, or a string may begin."""
+    for end in dict.fromkeys((b"", b"\0")) if len(value) != len(other) else (b"",):
+        wanted = other + end
+        if wanted:
+            for at in _places(data, value) if value else (len(data),):
+                yield at, len(wanted), 1, int.from_bytes(wanted, "big")
 
 
 def _of_value(data: bytes, value: int, other: int) -> Iterator[Hint]:
@@ -82,7 +97,7 @@ def _places(data: bytes, piece: bytes) -> Iterator[int]:
         yield at
 
 
-def _cases(pairs: Iterable[Pair]) -> Iterator[tuple[int, int]]:
+def _cases(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield a byte's value and another one, for each case of a switch that compilers make a table of.
 
     They subtract the first case, and compare what is left with how many there are.

@@ -15,6 +15,7 @@ from allocator.errors import ExecmemError
 from execmem.fuzzing.campaign import Part, work
 from execmem.fuzzing.engine import EACH, Done, Entry, Finding, Search
 from execmem.fuzzing.mutate import Mutator
+from execmem.fuzzing.operands import WIDEST
 from execmem.fuzzing.setting import Setting
 from execmem.worker.jobs import Worker
 
@@ -115,7 +116,9 @@ def _entry(value: Any) -> Entry:
     for hint in hints:
         if len(hint) != 4 or not all(type(number) is int for number in hint):
             raise TypeError("a hint is four numbers")
-        if not (0 <= hint[1] <= 8 and hint[0] >= 0 and abs(hint[3]) < 1 << 64):
+        if not (
+            0 <= hint[1] <= WIDEST and hint[0] >= 0 and abs(hint[3]) < 1 << 8 * max(hint[1], 8)
+        ):
             raise ValueError("a hint is of a few bytes")
     return Entry(
         data=bytes.fromhex(data),

@@ -89,6 +89,8 @@ class Dispatch:
         calls[stub.name] = calls.get(stub.name, 0) + 1
         outer, serving.function = serving.function, stub.name
         held = costs.held = costs.held if outer else 0
+        if serving.entered is not None:
+            serving.entered(stub.name)
         try:
             self._serve(stub, address)
         finally:

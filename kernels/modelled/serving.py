@@ -35,6 +35,8 @@ class Serving:
         self._runner = runner
         self.cpu = cpus[0]
         self.function = ""
+        # Told of each function that the guest calls, before it is carried out.
+        self.entered: Callable[[str], object] | None = None
         # Says what is wrong with an access of a kernel function to a guarded object, and is told.
         self.blame: Callable[[int, bool], Wrong | None] = lambda _address, _write: None
         self.found: Callable[[Wrong, Fault], object] = lambda _wrong, _fault: None

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from emulator.boards.board import Board
 from emulator.boards.breaks import Break
 from emulator.budget import Limits
+from emulator.compares import COMPARING, Compares
 from emulator.faults import BadCall, Fault
 from kernels.booted.kernel import BootedKernel
 from machine.booted.brief import AGAIN, Brief
@@ -95,6 +97,11 @@ class BootedRounds(Rounds):
         found = super().run(work)
         self._oopses.learn(found.fault)
         return found
+
+    def _comparing(self) -> AbstractContextManager[Compares]:
+        symbols = self._kernel.symbols
+        functions = {symbols[name]: name for name in COMPARING if name in symbols}
+        return nullcontext(self.engine.note_compares(self.spans, functions))
 
     def _is_known(self, fault: Fault | None) -> bool:
         return fault is not None and fault.reason == AGAIN

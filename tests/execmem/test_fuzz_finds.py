@@ -15,6 +15,7 @@ from execmem.fuzzing.engine import Done, Finding, cut, cut_sized
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.operands import hints_of
 from samples.modules import root
+from tests.support import comparing
 
 # Mistakes of samples/modules/src/parser.c: what is wrong, in which record.
 PLANTED = {
@@ -93,6 +94,22 @@ def test_what_was_compared(arch: str) -> None:
         assert any((ord("n"), ord(tag)) in tagged for tag in "aceklmsu")  # of the switch
         assert (0x50, 0x51) not in tagged
         assert rounds.run(lambda: rounds.call(at, (memory.put(b"PRS\1"), 4))).result == 0
+
+
+@pytest.mark.parametrize("name", comparing.ASKED)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_what_the_kernel_compared(arch: str, name: str) -> None:
+    """What its functions are given is known, and an input is made what it was compared with."""
+    machine = Machine(arch)
+    comparing.check(machine, machine.kernel.address(name), name)
+
+
+def test_strings_of_another_length() -> None:
+    """A longer or shorter one takes the place of what is there, with its end where that counts."""
+    hints = hints_of(b"=ab;", [(b"ab", b"size")])
+    assert {b"=size", b"=size\0"} <= set(Mutator(64).followed(b"=ab;", hints))
+    hints = hints_of(b"", [(b"", b"mode")])
+    assert b"mode" in set(Mutator(64).followed(b"", hints))
 
 
 def test_what_hints_say() -> None:

@@ -22,7 +22,7 @@ from execmem.fuzzing import targets
 from execmem.fuzzing.engine import Search, finding_of
 from execmem.fuzzing.inputs import BadInput
 from machine.booted.machine import BootedMachine
-from tests.support import booted
+from tests.support import booted, comparing
 
 KERNELS = [each for each in booted.releases() if each[0].startswith("6.12")]
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fuzz.md"
@@ -159,3 +159,9 @@ def test_report_descriptors(kernel: tuple[str, Path, Arch], tmp_path: Path) -> N
             assert found[3].result != 0
             assert found[0].blocks
             assert not found[1].blocks  # as all of it was there
+
+
+@pytest.mark.parametrize("name", comparing.ASKED)
+def test_what_a_kernel_compares(machine: BootedMachine, name: str) -> None:
+    """Its own functions, by their names, wherever they are called."""
+    comparing.check(machine, machine.function(name), name)
