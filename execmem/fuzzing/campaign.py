@@ -185,7 +185,7 @@ class Campaign:
     seed
         What all that is random follows from.
     executions, seconds
-        When to end; None: never for that.
+        When to end, counted from when what there is has been run; None: never for that.
     keep
         Called with each new finding, as it was found, before any other input runs there; and with it
         made smaller.
@@ -210,7 +210,8 @@ class Campaign:
         self._crew, self._seeds, self._seed = crew, list(seeds), seed
         self._most = executions
         self._began = time.monotonic()
-        self._until = None if seconds is None else self._began + seconds
+        self._seconds = seconds
+        self._until: float | None = None
         self._keep, self._told, self._folder = keep, told, folder
         self._known: set[str] = set()
         self._fresh: list[int] = []  # entries of which nothing was made yet
@@ -230,6 +231,8 @@ class Campaign:
                 self._seed, self._epoch = state["seed"], state["epoch"]
                 before = state["executions"]
         self._begin(list(dict.fromkeys([*kept, *self._seeds])))
+        if self._seconds is not None:  # of fuzzing: setting up takes what it takes
+            self._until = time.monotonic() + self._seconds
         self.fuzzed.executions += before
         self._most = None if self._most is None else self._most + before
         while not self._over():
