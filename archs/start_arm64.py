@@ -159,7 +159,10 @@ def _page(code: bytes) -> tuple[str, int]:
 def _tlbi(kind: str, code: int, mask: int) -> FlushInstruction:
     data = code.to_bytes(4, "little"), mask.to_bytes(4, "little")
     operand = _page if kind.startswith(("vaa", "vaale")) else None  # of any ASID: the kernel's
-    return FlushInstruction(f"tlbi {kind}", *data, whole=kind.startswith("vmall"), operand=operand)
+    whole, everywhere = kind.startswith("vmall"), kind.endswith("is")
+    return FlushInstruction(
+        f"tlbi {kind}", *data, whole=whole, operand=operand, everywhere=everywhere
+    )
 
 
 _FLUSHING = Flushing(

@@ -121,7 +121,8 @@ def _page(code: bytes) -> tuple[str, int]:
 def _word(kind: str, code: int, mask: int, **when: int) -> FlushInstruction:
     data = code.to_bytes(4, "little"), mask.to_bytes(4, "little")
     operand = _page if kind.endswith("address") else None
-    return FlushInstruction(kind, *data, when, whole=kind.endswith("all"), operand=operand)
+    whole, everywhere = kind.endswith("all"), kind.startswith("SBI")
+    return FlushInstruction(kind, *data, when, whole=whole, operand=operand, everywhere=everywhere)
 
 
 _RFENCE = 0x5246_4E43  # the SBI's extension; functions 1 and 2 are sfence.vma on other harts

@@ -209,7 +209,8 @@ _GLOBAL = 0.5  # CR4.PGE is cleared and set again
 
 def _told(kind: str, code: bytes, mask: bytes) -> FlushInstruction:
     whole, operand = _GLOBAL * (kind == "mov cr4"), _address if kind == "invlpg" else None
-    return FlushInstruction(kind, code, mask, whole=whole, operand=operand)
+    process = kind == "mov cr3"  # without PCID, which no CPU here has
+    return FlushInstruction(kind, code, mask, whole=whole, operand=operand, process=process)
 
 
 _FLUSHING = Flushing(

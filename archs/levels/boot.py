@@ -291,6 +291,10 @@ class FlushInstruction:
     operand
         Returns the register that has the address of the one page that it drops, by its bytes, and how
         far that is shifted; None: it drops no single page of the kernel's.
+    everywhere
+        Whether it reaches the TLBs of all CPUs.
+    process
+        Whether it drops all that is not global, which is how a process's half is mapped.
     """
 
     kind: str
@@ -299,6 +303,8 @@ class FlushInstruction:
     when: Mapping[str, int] = attrs.field(factory=dict)
     whole: float = 0.0
     operand: Callable[[bytes], tuple[str, int]] | None = None
+    everywhere: bool = False
+    process: bool = False
 
 
 @attrs.frozen(kw_only=True)

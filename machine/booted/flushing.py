@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,12 @@ _WORD = (1 << 64) - 1
 _NUMBER = 44  # bits of a page's number in what TLBI takes
 _ORDER = 1 << 20  # behind all who change something
 _TEXT = ("_stext", "_etext")
+
+Told: TypeAlias = Callable[[FlushInstruction, int | None], object]
+
+
+def _nobody(_each: FlushInstruction, _page: int | None) -> None:
+    """Tell nobody of an instruction."""
 
 
 class Flushes:
@@ -46,6 +53,7 @@ class Flushes:
         self.functions: Counter[str] = Counter()
         self.pages, self.elsewhere, self.whole = 0, 0, 0.0
         self._theirs = theirs
+        self._told: Told = _nobody
         self._sites = self._found()
         self._entries = {
             name: kernel.symbols[name] for name in self._rules.functions if name in kernel.symbols
@@ -57,8 +65,15 @@ class Flushes:
         return tuple(self._entries)
 
     @contextmanager
-    def counting(self) -> Iterator[Flushes]:
-        """Count what is executed in a `with` block."""
+    def counting(self, told: Told = _nobody) -> Iterator[Flushes]:
+        """Count what is executed in a `with` block.
+
+        Parameters
+        ----------
+        told
+            Called with each instruction, and the page that it drops: None is no single one.
+        """
+        self._told = told
         handlers = [(at, self._counter(these)) for at, these in self._sites.items()]
         handlers += [(at, self._entry(name)) for name, at in self._entries.items()]
         end = self._kernel.board.breaks.add_inside(handlers, _ORDER)
@@ -66,6 +81,7 @@ class Flushes:
             yield self
         finally:
             end()
+            self._told = _nobody
 
     def _entry(self, name: str) -> Callable[[], None]:
         board, arguments = self._kernel.board, self._kernel.arch.runs.calling.arguments
@@ -98,15 +114,17 @@ class Flushes:
                 if all(board.get(name) == value for name, value in each.when.items()):
                     self.instructions[each.kind] += 1
                     self.whole += each.whole
+                    page = None
                     if each.operand is not None:
                         code = board.read(board.pc, len(each.code))
-                        self._one(*each.operand(code))
+                        page = self._one(*each.operand(code))
+                    self._told(each, page)
                     return
 
         return executed
 
-    def _one(self, register: str, shift: int) -> None:
-        """Note a flush of the page whose address, shifted, a register has."""
+    def _one(self, register: str, shift: int) -> int:
+        """Note a flush of the page whose address, shifted, a register has, and return the address."""
         at = self._kernel.board.get(register) << shift & _WORD if register else 0
         if shift:  # the number of a page, below bits of an address space and a size
             at |= _WORD & ~((1 << _NUMBER + shift) - 1)
@@ -114,6 +132,7 @@ class Flushes:
             self.pages += 1
         else:
             self.elsewhere += 1
+        return at
 
     def _found(self) -> dict[int, list[FlushInstruction]]:
         """Return where instructions may be that drop translations."""
@@ -134,7 +153,11 @@ class Flushes:
 def _places(text: NDArray[np.uint8], each: FlushInstruction, step: int) -> NDArray[np.int64]:
     """Return the offsets at which an instruction's bytes stand."""
     count = max(len(text) - len(each.code) + 1, 0)
-    places = np.arange(0, count, step)
-    for offset, (byte, mask) in enumerate(zip(each.code, each.mask, strict=True)):
+    bits = list(zip(each.code, each.mask, strict=True))
+    # Most places are out by one byte, and the more of its bits count the more are.
+    first = max(range(len(bits)), key=lambda at: bits[at][1].bit_count())
+    byte, mask = bits[first]
+    places = np.flatnonzero(text[first : first + count : step] & mask == byte & mask) * step
+    for offset, (byte, mask) in enumerate(bits):
         places = places[text[places + offset] & mask == byte & mask]
     return places

@@ -6,26 +6,45 @@ are listened to by which it stores, cleans caches, synchronises CPUs, stops them
 handler know. Of the many sites of a key some are taken. It has one CPU here, which is enough: what
 it does does not depend on what others do, and the others are the model's.
 
-How a store reaches its place (alias, TLB) is not looked at.
+It is done twice. The first time tells which sites there are, and which pages were flushed; the second
+time the sites are watched: a store to one of them comes through a page that leads to it, which is
+one of those that are flushed. What that page leads to is looked up again at each step, so it is seen
+when it is mapped and unmapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 import attrs
 
 from archs import Arch
+from archs.levels.boot import FlushInstruction
 from emulator.disassembly import Disassembler
 from emulator.faults import BadCall
 from kernels.tracing import PatchRefused
+from machine.booted.flushing import Flushes
 from machine.booted.machine import BootedMachine
 from machine.racing.model import Race
 from machine.racing.scenarios import Scenario
-from machine.racing.state import Arm, Done, Go, Maintain, Op, Place, Put, Stop, Sync, bsearch
+from machine.racing.state import (
+    Arm,
+    Done,
+    FlushAlias,
+    Go,
+    Maintain,
+    MapAlias,
+    Op,
+    Place,
+    Put,
+    Stop,
+    Sync,
+    bsearch,
+)
 from machine.typedcalls import Call
+from machine.watching import Touch
 
 ENABLE, DISABLE = "static_key_enable", "static_key_disable"
 LONGEST = 16  # bytes of an instruction, and more
@@ -61,15 +80,30 @@ CROSS_CALLS = {"on_each_cpu_cond_mask": 1}  # by the argument that says what eac
 CROSS_CALLED = ("do_sync_core",)
 BATCHES = ("text_poke_bp_batch", "smp_text_poke_batch_finish")  # know sites until they return
 STOPS = ("stop_machine_cpuslocked",)
+FLUSHES = {"flush_tlb_mm_range": 1}  # of an address space; by the argument that begins the range
+UPPER = 1 << 63
 
 
 @attrs.define
 class Watched:
-    """What a kernel did, in order: names of `STORES` and so on, with what they were about."""
+    """What a kernel did, in order: names of `STORES` and so on, with what they were about.
+
+    Parameters
+    ----------
+    sites
+        Places that are watched, as address and size.
+    pages
+        Pages through which they may be stored to; those that were are `aliases`.
+    """
 
     machine: BootedMachine
+    sites: Sequence[tuple[int, int]] = ()
+    pages: Sequence[int] = ()
     done: list[tuple[str, int, bytes]] = attrs.field(factory=list)
     before: dict[int, bytes] = attrs.field(factory=dict)
+    flushed: dict[int, None] = attrs.field(factory=dict)  # a set in order
+    aliases: dict[int, int | None] = attrs.field(factory=dict)  # page -> frame
+    _root: int = 0
 
     def store(self, how: Store, call: Call) -> None:
         """Note a store, and what stood there before the first one."""
@@ -96,16 +130,83 @@ class Watched:
         """Note that something was done."""
         self.done.append((what, 0, b""))
 
+    # Where stores go, and what TLBs are told ---------------------------------------------------
 
-def turn(machine: BootedMachine, key: str, *, on: bool = True) -> Watched:
+    def flush(self, each: FlushInstruction, page: int | None) -> None:
+        """Note an instruction that drops a page, or everything."""
+        self._look()
+        if page is not None:
+            self.flushed.setdefault(page & -self.page)
+        if page is not None or each.whole or each.process:
+            what = "flush all CPUs" if each.everywhere else "flush"
+            only = b"process" if each.process else b"" if page is None else b"page"
+            self.done.append((what, 0 if page is None else page & -self.page, only))
+
+    def flush_range(self, argument: int, call: Call) -> None:
+        """Note a page of an address space that is flushed."""
+        self.flushed.setdefault(call.traced.arguments[argument] & -self.page)
+
+    def put(self, touch: Touch) -> None:
+        """Note a store to a watched site, and the page through which it comes."""
+        if touch.kind != "write":  # its time is not known
+            return
+        board = self.machine.kernel.board
+        at = touch.address & -self.page
+        frame = board.translate(at)
+        for page in self.pages:
+            if page != at and board.translate(page) == frame:
+                self._root = board.tables().root
+                self.aliases.setdefault(page, None)
+        self._look()
+        self.done.append(("put", touch.address, touch.new))
+
+    @property
+    def page(self) -> int:
+        """Bytes of a page."""
+        return 1 << self.machine.kernel.board.tables().granule
+
+    def _look(self) -> None:
+        """Note where aliases lead, where that is another frame than before."""
+        board = self.machine.kernel.board
+        tables = attrs.evolve(board.tables(), root=self._root) if self._root else board.tables()
+        for page, before in self.aliases.items():
+            entry = tables.entry(board.ram.words, page)
+            frame = None
+            if entry is not None:
+                frame = (entry & tables.format.frame) << tables.format.shift & -self.page
+            if frame != before:
+                self.aliases[page] = frame
+                self.done.append(("alias", page, b"" if frame is None else frame.to_bytes(8)))
+
+    def end(self) -> None:
+        """Note where aliases lead at the end."""
+        self._look()
+
+
+def turn(
+    machine: BootedMachine,
+    key: str,
+    flushes: Flushes,
+    *,
+    on: bool = True,
+    sites: Sequence[tuple[int, int]] = (),
+    pages: Sequence[int] = (),
+) -> Watched:
     """Turn a static key of a kernel, and return what the kernel did.
+
+    Parameters
+    ----------
+    flushes
+        Of that kernel.
+    sites, pages
+        See `Watched`.
 
     Raises
     ------
     BadCall
         The kernel has no such key, or stored nothing that was seen.
     """
-    watched = Watched(machine)
+    watched = Watched(machine, sites, pages)
     known = machine.functions
     with ExitStack() as listening:
 
@@ -128,11 +229,21 @@ def turn(machine: BootedMachine, key: str, *, on: bool = True) -> Watched:
             listen(name, partial(watched.cross_call, argument, called))
         for name in BATCHES:
             listen(name, partial(watched.note, "knows"), partial(watched.note, "forgets"))
-        machine.call(machine.function(ENABLE if on else DISABLE), _address(machine, key))
+        for name, argument in FLUSHES.items():
+            listen(name, partial(watched.flush_range, argument))
+        listening.enter_context(flushes.counting(watched.flush))
+        for address, size in sites:
+            listening.enter_context(machine.watch(address, size, "w", watched.put))
+        _turn(machine, key, on)
+        watched.end()
     if not any(what == "store" for what, _, _ in watched.done):
         known_stores = ", ".join(STORES)
         raise BadCall(key, f"nothing was stored by {known_stores}: the key stood so, or is none")
     return watched
+
+
+def _turn(machine: BootedMachine, key: str, on: bool) -> None:
+    machine.call(machine.function(ENABLE if on else DISABLE), _address(machine, key))
 
 
 def _address(machine: BootedMachine, key: str) -> int:
@@ -162,21 +273,36 @@ def kernel_race(
     arch = machine.arch
     if arch.text_poke is None or arch.live_patch is None:
         raise BadCall(key, f"nobody knows how {arch.name} patches text that runs")
-    granule, watched = arch.text_poke.granule, turn(machine, key, on=on)
-    places = _places(machine, arch, watched, granule, sites)
+    try:
+        flushes = Flushes(machine.kernel)
+    except LookupError as error:
+        raise BadCall(key, f"what it drops from TLBs cannot be seen: {error}") from error
+    granule = arch.text_poke.granule
+    first = turn(machine, key, flushes, on=on)
+    places = _places(machine, arch, first, granule, sites)
+    where = [(place.address, len(place.new)) for place in places]
+    _turn(machine, key, not on)
+    watched = turn(machine, key, flushes, on=on, sites=where, pages=tuple(first.flushed))
+    seen = {at for what, at, _ in watched.done if what == "put"}
+    for place in places:
+        if not any(place.address <= at < place.address + len(place.new) for at in seen):
+            raise BadCall(key, f"how it stores to {place.address:#x} is not seen")
     cells = {
         place.address + index * granule: cell
         for place in places
         for index, cell in enumerate(place.cells)
     }
-    maintenance = arch.live_patch.maintenance
-    program = _program(watched, places, cells, granule, executors, maintenance)
+    frames = {at: machine.kernel.board.translate(at) or 0 for at in cells}
+    page = 1 << machine.kernel.board.tables().granule
+    program = _program(watched, places, cells, granule, executors, arch.live_patch.maintenance)
     race = Race(
         places=tuple(places),
         programs=(tuple(program),),
         live=arch.live_patch,
         granule=granule,
-        frames=(0,) * len(cells),
+        frames=tuple(frame & -page for frame in frames.values()),
+        alias_pages=len(watched.aliases),
+        shared=any(page >= UPPER for page in watched.aliases),
         executors=executors,
         visits=visits,
         lookup=bsearch,
@@ -231,14 +357,32 @@ def _program(
         """Return what a function that cleans does, or one that synchronises where none cleans."""
         return [Maintain(name, tuple(some)) for name in maintenance] if some else []
 
+    aliases = list(watched.aliases)
+    leads: dict[int, int] = {}
     for what, at, code in watched.done:
         within = [cells[one] for one in range(at, at + len(code), granule) if one in cells]
-        if what == "store":
-            for index, one in enumerate(range(at, at + len(code), granule)):
+        if what == "alias":
+            number, leads_to = aliases.index(at), int.from_bytes(code) if code else None
+            program.append(MapAlias(number, leads_to))
+            leads = {frame: page for frame, page in leads.items() if page != number}
+            if leads_to is not None:
+                leads[leads_to] = number
+        elif what == "put":
+            within = []
+            for one, data in _granules(watched.machine, at, code, granule):
                 if one in cells:
-                    data = code[index * granule : (index + 1) * granule]
-                    program.append(Put(None, cells[one], data))
+                    frame = (watched.machine.kernel.board.translate(one) or 0) & -watched.page
+                    program.append(Put(leads.get(frame), cells[one], data))
+                    within.append(cells[one])
             stored |= set(within)
+        elif what in ("flush", "flush all CPUs"):
+            dropped = [
+                number
+                for number, page in enumerate(aliases)
+                if page == at or (not at and (not code or page < UPPER))
+            ]
+            if dropped:
+                program.append(FlushAlias(tuple(dropped), what != "flush"))
         elif what == "clean":
             program += maintain(within)
         elif what == "sync":
@@ -249,9 +393,54 @@ def _program(
             program += [Stop(number) for number in range(executors)]
         elif what == "knows":
             program.append(Arm(known))
-        else:
+        elif what == "forgets":
             program.append(Arm(()))
+    program = _without_detours(program, len(aliases))
     if any(isinstance(op, Stop) for op in program):
         program.append(Go())
     program.append(Done(tuple(range(len(places)))))
     return program
+
+
+def _without_detours(program: Sequence[Op], pages: int) -> list[Op]:
+    """Leave out what comes back to where it was: aliases of other sites, mapped and dropped again.
+
+    What the page tables say of the aliases, and what this CPU's TLB may hold besides, is followed; where
+    both are as they have been since the last other step, what lies between has changed nothing.
+    """
+    kept: list[Op] = []
+    leads: list[int | None] = [None] * pages
+    held: list[frozenset[int]] = [frozenset()] * pages
+    been: dict[tuple[object, ...], int] = {}
+    for op in program:
+        if isinstance(op, MapAlias):
+            if (frame := leads[op.page]) is not None:
+                held[op.page] |= {frame}
+            leads[op.page] = op.frame
+        elif isinstance(op, FlushAlias):
+            for page in op.pages:
+                held[page] = frozenset()
+        else:
+            been.clear()
+            kept.append(op)
+            been[*leads, *held] = len(kept)
+            continue
+        kept.append(op)
+        now = (*leads, *held)
+        if now in been:
+            del kept[been[now] :]
+            been = {one: at for one, at in been.items() if at <= len(kept)}
+        else:
+            been[now] = len(kept)
+    return kept
+
+
+def _granules(
+    machine: BootedMachine, at: int, data: bytes, granule: int
+) -> Iterator[tuple[int, bytes]]:
+    """Yield what a store makes of each granule that it touches."""
+    start, end = at - at % granule, -(-(at + len(data)) // granule) * granule
+    whole = bytearray(machine.read(start, end - start))
+    whole[at - start : at - start + len(data)] = data
+    for offset in range(0, len(whole), granule):
+        yield start + offset, bytes(whole[offset : offset + granule])

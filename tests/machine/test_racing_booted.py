@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import pytest
 
 from emulator.faults import BadCall
@@ -13,7 +14,8 @@ from machine.racing.booted import kernel_race
 from machine.racing.finding import search
 from machine.racing.recording import Recorder, record_patch
 from machine.racing.scenarios import Ground, place_sites
-from machine.racing.state import Arm, Op, Put, Sync
+from machine.racing.search import explore
+from machine.racing.state import Arm, FlushAlias, MapAlias, Op, Put, Sync
 from tests.support import booted
 
 KERNELS = booted.some()
@@ -60,6 +62,33 @@ def test_kernels_patch_as_we_do(machine: BootedMachine, on: bool) -> None:
     apart = [(0x100 * number, site.old, site.new) for number, site in enumerate(sites)]
     recorder = Recorder(ground.machine, place_sites(ground, apart), executors=1)
     assert skeleton(scenario.race.programs[0]) == skeleton(record_patch(recorder))
+
+
+def test_kernels_store_through_the_alias_that_we_say_they_have(machine: BootedMachine) -> None:
+    """One page, unmapped and dropped behind each store, of one TLB or of all; without that it goes wrong."""
+    race = kernel_race(machine, KEY).race
+    program, poke = race.programs[0], machine.arch.text_poke
+    assert poke is not None
+    assert race.alias_pages == 1
+    assert race.shared is not poke.private
+    puts = [op for op in program if isinstance(op, Put)]
+    assert {op.page for op in puts} == {0}
+    assert {op.broadcast for op in program if isinstance(op, FlushAlias)} == {poke.broadcast}
+    leads, stale = None, set()
+    for op in program:
+        if isinstance(op, MapAlias):
+            stale |= {leads} - {None}
+            leads = op.frame
+        elif isinstance(op, FlushAlias):
+            stale.clear()
+        elif isinstance(op, Put):
+            assert leads == race.frames[op.cell]
+            assert not stale
+    assert leads is None
+    assert not stale
+    kept = attrs.evolve(race, programs=([op for op in program if not isinstance(op, FlushAlias)],))
+    kinds = {bad.kind for final in explore(kept).finals for bad in kept.verdict(final)}
+    assert "alias" in kinds
 
 
 def test_nothing_goes_wrong_in_kernels_but_what_is_not_promised(machine: BootedMachine) -> None:
