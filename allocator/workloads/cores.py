@@ -58,6 +58,8 @@ class Core:
     merges
         Bytes of pages that one entry can hold where they are contiguous and aligned, by the
         hardware's own doing; 0: a page.
+    runs
+        Whether one entry holds a run that page tables mark as one; where nothing is published, no.
     levels
         Of page tables that a walk reads for a page of 4 KiB.
     walks
@@ -77,6 +79,7 @@ class Core:
     large: TlbShape | None = None
     second: TlbShape | None = None
     merges: int = 0
+    runs: bool = False
     levels: int = 4
     walks: TlbShape | None = None
     whole_walks: bool = False
@@ -145,6 +148,7 @@ CORES: Mapping[str, Core] = MappingProxyType(
             arch="arm64",
             small=TlbShape(1, 48),
             second=TlbShape(256, 5),
+            runs=True,  # 64 KiB and 2 MiB are among the sizes of the first level
             sources=(
                 (
                     "Arm Cortex-A76 Core Technical Reference Manual, A5.2.1: instruction L1 TLB 48 "

@@ -140,10 +140,10 @@ class Lookup(NamedTuple):
 
 
 class InstructionTlb:
-    """The TLBs of a core, as instruction fetches see them."""
+    """The TLBs of a core, as instruction fetches see them; `large` is what ends a walk earlier."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Core, *, large: int = LARGE_PAGE_SIZE) -> None:
+        self._core, self._large_leaf = core, large
         self._small = _Entries(core.small)
         self._large = self._small if core.large is None else _Entries(core.large)
         self._second = None if core.second is None else _Entries(core.second)
@@ -163,7 +163,7 @@ class InstructionTlb:
         run
             Bytes of the aligned run of contiguous pages that it lies in; 0: a page.
         """
-        core, small = self._core, leaf < LARGE_PAGE_SIZE
+        core, small = self._core, leaf < self._large_leaf
         held = max(leaf, min(run, core.merges)) if small else leaf
         page = address // held
         key = page * held + (not small)  # a page and a large leaf may begin here
@@ -177,7 +177,7 @@ class InstructionTlb:
             return Lookup(0, depth, depth)
         if self._walks is None:
             return Lookup(0, 1, depth)
-        table = address // LARGE_PAGE_SIZE
+        table = address // self._large_leaf
         reads = 1 if small and self._walks.access(table, table) else depth
         return Lookup(0, reads, reads)
 
@@ -232,14 +232,17 @@ def translations(
     if not targets:
         return dict.fromkeys(cores, Translations())
     warm_up = mix.calls // 4
-    tlbs = {name: InstructionTlb(core) for name, core in cores.items()}
+    tlbs = {name: InstructionTlb(core, large=large) for name, core in cores.items()}
+    marked = {name for name, core in cores.items() if core.runs}
     found = {name: [0, 0, 0, 0] for name in cores}
     for number, accesses in enumerate(_calls(targets, image, mix, warm_up + mix.calls)):
         for address, counts in accesses:
             leaf = large if address in image else leaves.get(address // page, page)
             run = runs.get(address // page, 0)
+            in_run = page < leaf < large
             for name, tlb in tlbs.items():
-                took = tlb.lookup(address, leaf, run)
+                held = page if in_run and name not in marked else leaf
+                took = tlb.lookup(address, held, run)
                 if took.level != 1 and counts and number >= warm_up:
                     count = found[name]
                     count[0] += 1

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 import archs
 from allocator import DESIGNS, Execmem, ExecmemError, KernelMemory, PhysicalMemory
 from allocator.pagetable import PageTable
-from allocator.types import GIB, LARGE_PAGE_SIZE, MIB, PAGE_SIZE, Consumer, Interval, MemType, Prot
+from allocator.types import (
+    GIB,
+    KIB,
+    LARGE_PAGE_SIZE,
+    MIB,
+    PAGE_SIZE,
+    Consumer,
+    Interval,
+    MemType,
+    Prot,
+)
 from allocator.workloads import (
     WORKLOADS,
     Alloc,
@@ -652,6 +662,23 @@ def test_cores_hold_as_many_pages_as_is_published(name):
                 levels = [tlb.lookup(page * PAGE_SIZE, PAGE_SIZE).level for page in range(count)]
             within = [0 < each <= level for each in levels]
             assert all(within) == (count == held), (level, count)
+
+
+@pytest.mark.parametrize("page", [4 * KIB, 64 * KIB])
+def test_a_run_is_an_entry_only_where_a_core_holds_it_as_one(page):
+    """Text of 8 runs and a TLB of 8 entries: none is missed, or, by pages, nearly all are."""
+    paging = archs.arch("arm64").loads.paging(page)
+    core = Core(title="t", arch="x", small=TlbShape(1, 8), levels=3)
+    start = 1 << 40
+    text = CalledText(Interval(start, start + 8 * paging.run), (0, 0, 1))
+    leaves = dict.fromkeys(range(start // page, text.text.end // page), paging.run)
+    image = Interval(1 << 50, (1 << 50) + paging.large)
+    mix = CallMix(calls=4000, other_accesses=0)
+    cores = {"pages": core, "runs": attrs.evolve(core, runs=True)}
+    found = translations([text], leaves, image, cores=cores, mix=mix, paging=paging)
+    assert found["runs"].misses == 0
+    assert found["pages"].misses > 500_000
+    assert found["pages"].reads[1] == 3 * found["pages"].misses  # a run would be of the last level
 
 
 def test_runs_are_what_lies_contiguous_and_aligned():
