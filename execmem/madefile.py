@@ -2,18 +2,23 @@
 """Module files of given sizes for a given kernel: what a workload's numbers become for its loader.
 
 They hold zeros and traps, import nothing and have no init, so that what the kernel does for them is what
-it does for memory: no site of theirs is patched, and nothing of theirs runs.
+it does for memory: no site of theirs is patched, and nothing of theirs runs. `python -m execmem.madefile
+KERNEL WORKLOAD FOLDER` writes them, for a machine that runs the kernel, and prints what to do there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import attrs
+import click
 
 from allocator.errors import ExecmemError
+from allocator.files import write_file
 from allocator.types import MemType
-from allocator.workloads import Module
+from allocator.workloads import Load, Module, Unload, Workload
 from archs import Arch
 from execmem.check.elfwriter import NOBITS, PROGBITS, A, Sec, Sym, W, X, write
 from kernels.booted.kernel import BootedKernel
@@ -141,3 +146,39 @@ def _looked_for(arch: Arch, image: KernelImage) -> dict[str, int]:
     text = [plt.section, *([plt.init_section] if plt.required else []), *plt.placeholders]
     slots = [] if plt.got_section is None else [plt.got_section, arch.loads.got_section]
     return dict.fromkeys(text, A | X) | dict.fromkeys(filter(None, slots), A | W)
+
+
+def written(maker: Maker, workload: Workload, folder: Path) -> Iterator[str]:
+    """Write the modules of a workload into a folder; yield its operations as commands of a shell."""
+    for operation in workload.operations:
+        if isinstance(operation, Load):
+            file = folder / f"{operation.module.name}.ko"
+            write_file(file, maker.file(operation.module))
+            yield f"insmod {file}"
+        elif isinstance(operation, Unload):
+            yield f"rmmod {operation.module}"
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("workload")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def main(kernel: str, workload: str, folder: Path) -> None:
+    """Write the modules of WORKLOAD, made for KERNEL, into FOLDER; print what to do with them."""
+    from execmem.booted import open_machine
+    from execmem.compare import workloads
+    from execmem.streams import say
+
+    try:
+        machine = open_machine("", {"kernel": kernel, "cpu": ""})
+        ((_, chosen),) = workloads(workload, (machine.arch,))
+        folder.mkdir(parents=True, exist_ok=True)
+        for line in written(Maker.of(machine.kernel, machine.image), chosen, folder):
+            say(line)
+    except (ExecmemError, OSError) as error:
+        say(f"execmem: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -70,9 +70,11 @@ The columns of the tables are models'. The same workload on a kernel that runs h
 read and its flush instructions counted, stands beside them with `execmem compare --kernel VMLINUZ`
 ([how](compare.md)).
 
-One thing that was found so: Linux 7.2.13 as Debian builds it for x86-64 unmaps text of modules that
-live, where a slice of 2 MiB in the middle of a larger refill of its ROX cache is freed
-(`execmem compare --kernel VMLINUZ --workload middle-slice`: *not mapped although it lives*). Freeing
+One thing that was found so: Linux 7.2.13 and 7.3-rc7 as Debian builds them for x86-64 unmap text of modules
+that live, where a slice of 2 MiB, at a multiple of 2 MiB, in the middle of a larger refill of their ROX cache
+is freed (`execmem compare --kernel VMLINUZ --workload middle-slice`: *not mapped although it lives*; modules
+for a real machine by `python -m execmem.madefile VMLINUZ middle-slice DIR`). `execmem_cache_clean()` hands the
+slice to `vfree()`, which takes the whole area that the address is in. Freeing
 chunks only where they span a whole area, as proposed in 2026 and modelled by `rox_cache_7x`, does not.
 """
 SCALE = """\

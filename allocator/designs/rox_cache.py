@@ -150,15 +150,19 @@ class ShadowCache(_Cache):
         del self._shadows[allocation.address]
 
     def refill(self, size: int, align: int, place: Place) -> Interval | None:
-        """Add chunks and take them out of the direct map."""
+        """Add chunks and take them out of the direct map, which nobody flushes.
+
+        execmem_cache_populate() unmaps and flushes what it has filled first, and changes the direct map
+        by set_direct_map_valid_noflush() then.
+        """
         fresh = super().refill(size, align, place)
         if fresh is not None:
+            self.memory.flush_tlb(fresh)
             try:
                 self.memory.set_direct_map_invalid(fresh.start, fresh.size)
             except ExecmemError:
                 self.trim(fresh)
                 raise
-            self.memory.flush_tlb(fresh)
         return fresh
 
 

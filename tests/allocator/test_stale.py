@@ -141,6 +141,20 @@ def test_a_flush_that_nobody_hears_is_seen(arch, poke):
         deaf = 0 if tlb.heard < deaf else deaf + 11
 
 
+def test_the_cache_of_6_13_leaves_the_direct_map_stale(arch):
+    """Its refills take memory out of the direct map without a flush (set_direct_map_valid_noflush)."""
+    if arch.text_poke is None:
+        pytest.skip(f"{arch.name} has no text_poke, so no cache of 6.13")
+    execmem = make(arch, "rox_cache_613", poke=True)
+    memory = execmem.memory
+    tlb = WorstTlb(memory)
+    execmem.finish_many([execmem.alloc(MemType.TEXT, 8 * KIB)])
+    found = {line.split()[2] for line in tlb.stale(memory.direct_map)}
+    assert len(found) == memory.large_size // memory.page_size
+    memory.flush_tlb(memory.direct_map)
+    assert not tlb.stale(memory.direct_map)
+
+
 @pytest.mark.parametrize("design", ["vmalloc", "per_type", "rox_cache"])
 def test_designs_of_linux_leave_only_what_linux_leaves(arch, design):
     """A CPU may do what the page table says; but riscv64's fixmap is flushed on one hart only."""

@@ -21,7 +21,7 @@ from allocator.workloads.sources import attach
 from archs import Arch
 from execmem.beside import ModelRun, modelled
 from execmem.compare import measured
-from execmem.madefile import Maker
+from execmem.madefile import Maker, written
 from execmem.measured import KernelRunner
 from execmem.measures import KernelMeasures
 from loader.elf import parse
@@ -150,6 +150,23 @@ def test_made_files_are_of_the_sizes(found: tuple[str, Found]) -> None:
             made = {region.type: region.size for region in measured(view).regions}
             for region in operation.module.regions:
                 assert region.size <= made[region.type] < region.size + 4096 + maker.size
+
+
+def test_modules_are_written_for_a_real_machine(found: tuple[str, Found], tmp_path: Path) -> None:
+    """As files that this kernel takes, and the commands of the workload in order."""
+    _, (runner, _) = found
+    machine = runner.machine
+    whole = workload("middle-slice", machine.arch.name)
+    lines = list(written(Maker.of(machine.kernel, machine.image), whole, tmp_path))
+    assert len(lines) == len(whole.operations)
+    for line, operation in zip(lines, whole.operations, strict=True):
+        word, what = line.split()
+        assert word == ("insmod" if isinstance(operation, Load) else "rmmod")
+        name = Path(what).stem
+        assert (tmp_path / f"{name}.ko").is_file()
+    last = Path(lines[0].split()[1])
+    with machine.fork():
+        assert machine.load(last).regions
 
 
 def test_the_command_line(capfd: Any, tmp_path: Path) -> None:
