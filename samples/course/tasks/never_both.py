@@ -38,6 +38,25 @@ def _loaded(arch: str) -> Scenario:
     return loading(arch_by_name(arch), "vmalloc")
 
 
+def allowed(rights: str, step: str) -> str:
+    """Return what the page table says after a step."""
+    if step == "ro":
+        return "R--"
+    if step in ("x", "rox"):
+        return "RWX" if step == "x" and "W" in rights else "R-X"
+    return rights
+
+
+def faults(steps: Sequence[str]) -> str:
+    """Return what the page table says where the code is written and may not be; empty: nowhere."""
+    rights = BORN
+    for step in steps:
+        if step == "write" and "W" not in rights:
+            return rights
+        rights = allowed(rights, step)
+    return ""
+
+
 def raced(arch: Arch, steps: Sequence[str]) -> Race:
     """Return the steps as CPUs meet them that try to execute the text at any moment."""
     whole = _loaded(arch.name).race
@@ -46,9 +65,7 @@ def raced(arch: Arch, steps: Sequence[str]) -> Race:
     program: list[Op] = []
     rights = BORN
     for step in steps:
-        if step in ("ro", "x", "rox"):
-            writable = "W" in rights and step == "x"
-            rights = "R--" if step == "ro" else f"R{'W' if writable else '-'}X"
+        rights = allowed(rights, step)
         does: Mapping[str, list[Op]] = {
             "write": writes,
             "sync": syncs,
@@ -117,8 +134,15 @@ def _grade(answer: Answer) -> Verdict:
         after = f"after it {mine[-1]}" if mine else "before CPU 0 has done anything"
         found = f"{after}: {bad.bad.text}"
     left = unready(answer.arch, steps)
+    barred = faults(steps)
     return Verdict(
         (
+            Check(
+                "the code is written",
+                f"it faults: the page is {barred}" if barred else "where W is",
+                "where W is",
+                not barred,
+            ),
             Check("executed while it can be written", found, "never", bad.bad is None),
             Check(
                 "when it is live a CPU may have",

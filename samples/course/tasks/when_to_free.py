@@ -40,7 +40,7 @@ class Cpu:
         """Say how it may execute what was freed, or nothing."""
         if self.fetches_old:
             return "may still have the old jump"
-        return "may stand in the trampoline since before" if self.inside else ""
+        return "may still stand in the trampoline" if self.inside else ""
 
 
 def followed(steps: Sequence[str]) -> tuple[dict[int, Cpu], bool, bool]:
@@ -119,7 +119,7 @@ def _grade(answer: Answer) -> Verdict:
     ]
     whys = {cpu: each.why() for cpu, each in cpus.items()}
     for cpu, why in whys.items():
-        found = f"{why} when it is freed" if why else "is out, and has the new jump"
+        found = f"{why}, when it is freed" if why else "is out, and has the new jump"
         checks.append(Check(f"CPU {cpu}", found, "is out, and has the new jump", not why))
     if stored and freed:
         got = played(answer.arch, steps)
