@@ -430,7 +430,7 @@ def test_views_fit_phones_and_desks(opened, tab, view, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     tab.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        opened(view, workload="no-modules", arch="arm64", at=60)
+        opened(view, workload="no-modules", arch="x86_64", at=60)
         wide = tab.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
         nameless = """
