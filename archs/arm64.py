@@ -170,16 +170,18 @@ def _address_bits(
     return bits, least
 
 
+# VMEMMAP_START by VA_BITS, size and page size, modulo 2**64.
+_VMEMMAP_START: Since[Callable[[int, int, int], int]] = Since(
+    ((0, 0), lambda _bits, size, _page: -size - 2 * MIB),
+    ((5, 11), lambda bits, _size, page: -(1 << bits) // page * STRUCT_PAGE),
+    ((6, 9), lambda _bits, size, _page: VMEMMAP_END - size),
+)
+
+
 def _vmemmap(bits: int, least: int, page: int, version: Version) -> int:
     """Return the address of the struct page of PAGE_OFFSET (VMEMMAP_START)."""
     size = ((1 << bits) - (1 << least - 1)) // page * STRUCT_PAGE
-    if version >= (6, 9):
-        start = VMEMMAP_END - size
-    elif version >= (5, 11):
-        start = -(1 << bits) // page * STRUCT_PAGE
-    else:
-        start = -size - 2 * MIB
-    return start % (1 << 64)
+    return _VMEMMAP_START.at(version)(bits, size, page) % (1 << 64)
 
 
 _ADRP = Reach(-(1 << 32), 1 << 32, PAGE_SIZE)

@@ -164,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _status(argv)
         if argv is None:  # Python's end gives SIGINT back its meaning: to kill
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an interrupt that was to come again
     except KeyboardInterrupt:  # between two lines
         code = INTERRUPTED
     if argv is None and code == INTERRUPTED:

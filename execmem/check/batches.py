@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import attrs
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
@@ -21,6 +20,7 @@ from elftools.elf.sections import SymbolTableSection
 from execmem.check.linkers import (
     OPTIONS,
     Linker,
+    Said,
     compared,
     discarded,
     quoted,
@@ -48,29 +48,6 @@ GOT_ROOM = 0x800  # bytes from where its table may stand to where the other half
 # What it says of a type that it does not know, after which it cannot be relied upon.
 _AS_A_WHOLE = "(?i)(unsupported|unrecogni[sz]ed|unknown) relocation"
 _PLACE = re.compile(r"\((?:function .*?: )?([^\s()+]+)\+0x([0-9a-fA-F]+)\):? ?(.*)")
-
-
-@attrs.frozen(kw_only=True)
-class Said:
-    """What a linker made: the sections' bytes by index, or why it refuses.
-
-    Parameters
-    ----------
-    sections
-        None where it refuses.
-    refused
-        The line of its words that says most.
-    places
-        Section and offset of each relocation that it refuses, and why.
-    got, got_start
-        Bytes of its global offset table by address, and the address that it counts from.
-    """
-
-    sections: Mapping[int, bytes] | None
-    refused: str = ""
-    places: Mapping[tuple[str, int], str] = attrs.field(factory=dict)
-    got: Mapping[int, bytes] = attrs.field(factory=dict)
-    got_start: int | None = None
 
 
 def link(

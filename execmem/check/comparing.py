@@ -20,7 +20,6 @@ from archs.op import signed
 from archs.reloc import Reloc
 from execmem.check import batches
 from execmem.check import linkers as others
-from execmem.check.batches import Said
 from execmem.check.circumstances import (
     ALIKE,
     INVERTED,
@@ -29,7 +28,7 @@ from execmem.check.circumstances import (
 from execmem.check.coverage import Tried
 from execmem.check.draft import Draft, Piece, Record
 from execmem.check.drafted import Difference, Here, prepared
-from execmem.check.linkers import Linker
+from execmem.check.linkers import Linker, Said
 from execmem.check.quirks import QUIRKS, How
 from execmem.check.subject import Planned
 from loader.listing import insert

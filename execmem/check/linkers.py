@@ -57,10 +57,26 @@ class Linker:
 
 @attrs.frozen
 class Said:
-    """What a linker made: the sections' bytes by index, or why it refuses."""
+    """What a linker made: the sections' bytes by index, or why it refuses.
+
+    Parameters
+    ----------
+    sections
+        None where it refuses.
+    refused
+        The line of its words that says most.
+    places
+        Where it was asked to go on: section and offset of each relocation that it refuses, and why.
+    got, got_start
+        Where it was told where to put one: bytes of its global offset table by address, and the
+        address that it counts from.
+    """
 
     sections: Mapping[int, bytes] | None
     refused: str = ""
+    places: Mapping[tuple[str, int], str] = attrs.field(factory=dict, kw_only=True)
+    got: Mapping[int, bytes] = attrs.field(factory=dict, kw_only=True)
+    got_start: int | None = attrs.field(default=None, kw_only=True)
 
     @property
     def about_relocation(self) -> bool:

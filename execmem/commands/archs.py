@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import examples, json_option
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem archs",
     "execmem archs --json",

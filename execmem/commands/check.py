@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from execmem.commands.common import REQUIRE, SANDBOX, examples
+from execmem.commands.common import REQUIRE, SANDBOX, archs_option, examples, json_option
 
 if TYPE_CHECKING:
     from execmem.check.outcome import Outcome
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--arch", "archs", multiple=True, metavar="ARCH", help="only this one; repeatable")
+@archs_option
 @click.option(
     "--linker",
     "linkers",
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--verbose", "-v", is_flag=True, help="show what holds, too")
 @click.option("--sandbox", is_flag=True, help=SANDBOX)
 @click.option("--require-sandbox", is_flag=True, help=f"--sandbox, and {REQUIRE}")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem check call.s",
     "execmem check cases/ --arch riscv64 --linker none --tap",
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 )
 def check(
     paths: tuple[Path, ...],
-    archs: tuple[str, ...],
+    names: tuple[str, ...],
     linkers: tuple[str, ...],
     seed: int,
     jobs: int | None,
@@ -94,7 +94,7 @@ def check(
     if count is not None:
         if paths or pack or as_matrix or as_tap or junit is not None:
             raise click.UsageError("--random makes its own cases, and shows them as text or JSON")
-        wanted = _wanted(archs, linkers, seed)
+        wanted = _wanted(names, linkers, seed)
         _show_random(count, wanted, jobs or os.cpu_count() or 1, output, known, as_json=as_json)
         return
     if output is not None or known:
@@ -103,7 +103,7 @@ def check(
         raise click.UsageError("name a case, or a folder of cases, or say --random N")
     if as_tap and (as_json or as_matrix):
         raise click.UsageError("--tap shows outcomes only, and no JSON")
-    wanted = _wanted(archs, linkers, seed)
+    wanted = _wanted(names, linkers, seed)
     try:
         found = list(files.find(paths))
     except OSError as error:

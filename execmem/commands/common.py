@@ -82,6 +82,45 @@ SANDBOX = "give up network, files and privileges before code of a guest runs"
 REQUIRE = "refuse where not all of that can be given up"
 
 
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="print one JSON document")(function)
+
+
+def archs_option(function: F) -> F:
+    """Add --arch, as `names`, to a command that is about all architectures."""
+    return click.option(
+        "--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable"
+    )(function)
+
+
+def workers_option(function: F) -> F:
+    """Add --sandbox, --no-sandbox and --require-sandbox to a command whose workers are fenced.
+
+    The command is given `sandbox`: yes, no or require.
+    """
+
+    @wraps(function)
+    def fenced(*args: Any, sandbox: bool | None, require_sandbox: bool, **options: Any) -> Any:
+        if require_sandbox and sandbox is False:
+            raise click.UsageError("--require-sandbox contradicts --no-sandbox")
+        chosen = "require" if require_sandbox else "no" if sandbox is False else "yes"
+        return function(*args, sandbox=chosen, **options)
+
+    option = click.option("--sandbox/--no-sandbox", default=None, help=f"{SANDBOX}; the default")
+    require = click.option("--require-sandbox", is_flag=True, help=REQUIRE)
+    return cast("F", option(require(fenced)))
+
+
+def scheduler_address(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> str | None:
+    """Return the address of a dask scheduler, which must be one."""
+    if value is not None and not ADDRESS.fullmatch(value):
+        raise click.UsageError(f"--scheduler {value!r}: expected HOST:PORT or tcp://HOST:PORT")
+    return value
+
+
 def sandbox_option(function: F) -> F:
     """Add --sandbox and --require-sandbox to a command that then runs behind the fence."""
     return sandbox_with(None)(function)
@@ -199,7 +238,7 @@ def module_options(function: F) -> F:
                 metavar="S",
                 help="limit of a load with all it runs, and of a call (60); 0: none",
             ),
-            click.option("--json", "as_json", is_flag=True, help="print one JSON document"),
+            json_option,
         )
     ):
         function = option(function)

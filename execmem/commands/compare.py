@@ -8,7 +8,16 @@ from typing import Any
 import attrs
 import click
 
-from execmem.commands.common import LINES, PNG, SVG, cpu_option, examples, sandbox_option
+from execmem.commands.common import (
+    LINES,
+    PNG,
+    SVG,
+    archs_option,
+    cpu_option,
+    examples,
+    json_option,
+    sandbox_option,
+)
 from execmem.streams import say
 
 
@@ -23,7 +32,7 @@ from execmem.streams import say
 @click.option(
     "--workload", default="server", show_default=True, metavar="W", help="a name or a path"
 )
-@click.option("--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable")
+@archs_option
 @click.option(
     "--kaslr", type=click.IntRange(min=0), metavar="SEED", help="randomise as this boot would"
 )
@@ -77,7 +86,7 @@ from execmem.streams import say
 )
 @click.option("--list", "only_list", is_flag=True, help="say what designs and workloads there are")
 @sandbox_option
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @click.pass_context
 @examples(
     "execmem compare --list",

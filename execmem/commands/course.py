@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import examples, json_option
 from execmem.streams import say
 
 ACTIONS = "new", "hint", "check"
@@ -20,7 +20,7 @@ ACTIONS = "new", "hint", "check"
 @click.option("--arch", "name", metavar="ARCH", help="for which architecture a task is, with new")
 @click.option("--output", metavar="FILE", help="where new writes; the task's name otherwise")
 @click.option("--number", type=click.IntRange(1), default=1, metavar="N", help="which hint")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @click.pass_context
 @examples(
     "execmem course",

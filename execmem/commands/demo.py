@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import SVG, examples
+from execmem.commands.common import SVG, examples, json_option
 
 
 @click.command()
 @click.argument("name", required=False, metavar="[NAME|NUMBER]")
 @click.option("--svg", type=SVG, metavar="FILE", help="write the lesson's picture, as a slide")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem demo",
     "execmem demo tour",

@@ -16,6 +16,7 @@ from execmem.commands.common import (
     console_option,
     cpu_option,
     examples,
+    json_option,
     sandbox_option,
 )
 from execmem.streams import say
@@ -75,7 +76,7 @@ _SECONDS = 600.0  # of the host, for a load: raid6_pq measures a minute where it
     help="show N differing ranges of the modules named; 0: all",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="processes (one per CPU)")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @click.pass_context
 @examples(
     "execmem diff --oracle DIR",

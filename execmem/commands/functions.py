@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import examples, json_option
 
 
 @click.command()
 @click.argument("path", metavar="KERNEL|MODULE")
 @click.argument("glob", metavar="[GLOB]", default="*")
 @click.option("--kernel", metavar="PATH", help="of a module: the kernel that it is for")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     'execmem functions linux-image.deb "kstrto*"',
     "execmem functions hello.ko",

@@ -8,9 +8,6 @@ from typing import Any
 import click
 
 from execmem.commands.common import (
-    ADDRESS,
-    REQUIRE,
-    SANDBOX,
     boots,
     console_option,
     cpu_option,
@@ -21,7 +18,9 @@ from execmem.commands.common import (
     modelled_option,
     module_options,
     sample_root,
+    scheduler_address,
     unknown_option,
+    workers_option,
 )
 
 EXECUTIONS = 20_000
@@ -72,7 +71,10 @@ _AGAIN = ("replay", "report")
     help="processes",
 )
 @click.option(
-    "--scheduler", metavar="ADDRESS", help="work on this dask cluster, --jobs parts at a time"
+    "--scheduler",
+    callback=scheduler_address,
+    metavar="ADDRESS",
+    help="work on this dask cluster, --jobs parts at a time",
 )
 @click.option(
     "--sanitize",
@@ -81,8 +83,7 @@ _AGAIN = ("replay", "report")
     metavar="CHECKS",
     help="checks that the machine is put under: guard, locks, none",
 )
-@click.option("--sandbox/--no-sandbox", default=None, help=f"{SANDBOX}; the default")
-@click.option("--require-sandbox", is_flag=True, help=REQUIRE)
+@workers_option
 @click.option("--exact", is_flag=True, help="tell edges and how often apart, not blocks (slower)")
 @click.option(
     "--limit",
@@ -105,8 +106,6 @@ _AGAIN = ("replay", "report")
 def fuzz(
     module: str,
     function: str | None,
-    sandbox: bool | None,
-    require_sandbox: bool,
     **options: Any,
 ) -> int:
     """Fuzz a function of a module, a device, or a system call; 1 where something was found.
@@ -125,12 +124,6 @@ def fuzz(
 
     if module in _AGAIN and function is not None:
         return fuzzed.again(module, function, as_json=options["as_json"])
-    if require_sandbox and sandbox is False:
-        raise click.UsageError("--require-sandbox contradicts --no-sandbox")
-    scheduler = options["scheduler"]
-    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
-        raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
-    options["sandbox"] = "require" if require_sandbox else "no" if sandbox is False else "yes"
     own = module != VMLINUX
     if not own and not boots(options):
         raise click.UsageError("vmlinux: functions of a kernel need one that is booted (--kernel)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from execmem.commands.common import cpu_option, examples, sandbox_option
+from execmem.commands.common import cpu_option, examples, json_option, sandbox_option
 
 if TYPE_CHECKING:
     from loader.kernel.find import KernelFiles
@@ -33,7 +33,7 @@ SHOWN = 1000  # symbols that are like one pattern
 @click.option("--cache", is_flag=True, help="list the kernels that are kept booted")
 @click.option("--forget", is_flag=True, help="with --cache: delete them")
 @sandbox_option
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem kernel VMLINUZ",
     "execmem kernel linux-image.deb --type list_head",

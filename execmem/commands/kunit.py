@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from execmem.commands.common import console_option, examples, sandbox_option
+from execmem.commands.common import console_option, examples, json_option, sandbox_option
 
 SECONDS = 300.0  # as kunit.py gives a run where nobody says otherwise
 
@@ -39,7 +39,7 @@ SECONDS = 300.0  # as kunit.py gives a run where nobody says otherwise
 @click.option("--command-line", default="", metavar="WORDS", help="more for the kernel")
 @console_option
 @sandbox_option
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem kunit --kernel BUILD",
     "execmem kunit BUILD/lib/kunit/kunit-example-test.ko",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from execmem.commands.common import examples, sandbox_option
+from execmem.commands.common import archs_option, examples, json_option, sandbox_option
 
 STATIC_KEY = "bpf_stats_enabled_key"
 
@@ -34,7 +34,7 @@ class _Code(click.ParamType[bytes]):
 
 @click.command()
 @click.argument("mistake", required=False, metavar="[MISTAKE]")
-@click.option("--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable")
+@archs_option
 @click.option("--old", type=_Code(), help="instructions that stand at a site")
 @click.option("--new", type=_Code(), help="what they are replaced by")
 @click.option(
@@ -81,7 +81,7 @@ class _Code(click.ParamType[bytes]):
     "--graph", is_flag=True, help="with --json: every state of one ARCH, to be walked through"
 )
 @sandbox_option
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem race unsorted",
     "execmem race no-sync --arch riscv64 --json",

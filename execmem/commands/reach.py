@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import archs_option, examples, json_option
 
 
 @click.command()
-@click.option("--arch", "names", multiple=True, metavar="ARCH", help="only this one; repeatable")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@archs_option
+@json_option
 @examples(
     "execmem reach",
     "execmem reach --arch riscv64 --json",

@@ -13,16 +13,15 @@ import click
 
 from execmem import notices
 from execmem.commands.common import (
-    ADDRESS,
     LINES,
-    REQUIRE,
-    SANDBOX,
     boots,
     cpu_option,
     examples,
     kernel_option,
     modelled_option,
+    scheduler_address,
     unknown_option,
+    workers_option,
 )
 from execmem.streams import say
 
@@ -35,7 +34,12 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 @click.option("--init", is_flag=True, help="run each module's init too")
 @unknown_option("fault")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="processes; all CPUs")
-@click.option("--scheduler", metavar="ADDRESS", help="work on this dask cluster instead")
+@click.option(
+    "--scheduler",
+    callback=scheduler_address,
+    metavar="ADDRESS",
+    help="work on this dask cluster instead",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -57,8 +61,7 @@ KINDS = 8  # entries of a list, and kinds of errors, that the summary shows
 @kernel_option
 @modelled_option
 @cpu_option
-@click.option("--sandbox/--no-sandbox", default=None, help=f"{SANDBOX}; the default")
-@click.option("--require-sandbox", is_flag=True, help=REQUIRE)
+@workers_option
 @click.option("--resume", is_flag=True, help="do only what FILE does not hold yet")
 @click.option(
     "--design", default="default", metavar="NAME", help="design of executable memory, or ./FILE.py"
@@ -78,8 +81,6 @@ def sweep(
     memory: int,
     output: str | None,
     resume: bool,
-    sandbox: bool | None,
-    require_sandbox: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -103,11 +104,6 @@ def sweep(
         raise click.UsageError("--resume needs --output FILE")
     if jobs is not None and scheduler is not None:
         raise click.UsageError("--jobs is for this machine; a cluster has its own")
-    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
-        raise click.UsageError(f"--scheduler {scheduler!r}: expected HOST:PORT or tcp://HOST:PORT")
-    if require_sandbox and sandbox is False:
-        raise click.UsageError("--require-sandbox contradicts --no-sandbox")
-    options["sandbox"] = "require" if require_sandbox else "no" if sandbox is False else "yes"
     boots(options)
     choose(options["design"])
     options["design"] = absolute(options["design"])  # the workers' folder may be another

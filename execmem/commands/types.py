@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import click
 
-from execmem.commands.common import examples
+from execmem.commands.common import examples, json_option
 
 
 @click.command()
 @click.argument("path", metavar="KERNEL|MODULE")
 @click.argument("names", metavar="NAME|GLOB...", nargs=-1, required=True)
 @click.option("--kernel", metavar="PATH", help="of a module: the kernel that it is for")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@json_option
 @examples(
     "execmem types linux-image.deb file_operations list_head",
     'execmem types linux-image.deb "hid_*"',
