@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from allocator.errors import DesignError
-from allocator.types import Paging, size_text
+from allocator.types import size_text
 from allocator.workloads import Measures, sources, write_trace
+from archs import arch
 from execmem import notices, report
 from execmem.beside import ModelRun, modelled
 from execmem.booted import open_machine
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _TYPES = ("TEXT", "DATA", "RODATA")
 _LEGEND = (
-    "{small}, {large}: leaves that map text. text, data, rodata: share under {large} leaves. before,"
+    "{sizes}: leaves that map text; a run is one. text, data, rodata: share under {large} leaves. before,"
     " after, splits: leaves of {small} in the direct map, and large ones that are gone. same place:"
     " live regions at the address that the kernel gave them; same order: all follow each other by"
     " address as there."
@@ -127,9 +128,10 @@ def _show(
         soft_wrap=True,
     )
     out.print()
-    paging = Paging(page)
+    paging = arch(found.arch).loads.paging(page)
     small, large = named(paging.page), named(paging.large)
-    head = ["", "modules", "refused", small, large, *(kind.lower() for kind in _TYPES)]
+    sizes = [named(size) for size in paging.leaves if size <= paging.large]
+    head = ["", "modules", "refused", *sizes, *(kind.lower() for kind in _TYPES)]
     both: list[tuple[str, KernelMeasures | Measures, int, ModelRun | None]]
     both = [("measured", found, len(found.refused), None)]
     both += [(run.design, run.measures, len(run.measures.failures), run) for run in runs]
@@ -138,8 +140,7 @@ def _show(
             who,
             m.modules,
             refused,
-            m.leaves["TEXT"].get(small, 0),
-            m.leaves["TEXT"].get(large, 0),
+            *(m.leaves["TEXT"].get(size, 0) for size in sizes),
             *(f"{m.large_share[kind]:.0%}" for kind in _TYPES),
         )
         for who, m, refused, _ in both
@@ -183,7 +184,7 @@ def _show(
         for kind, count in {**flushed.instructions, **flushed.functions}.items()
     ]
     out.print(table(("step", "measured: instruction, function", "count"), rows, right="count"))
-    for text in (_LEGEND.format(small=small, large=large), _FLUSHED):
+    for text in (_LEGEND.format(sizes=", ".join(sizes), small=small, large=large), _FLUSHED):
         out.print()
         for line in wrap(text, WIDTH):
             out.print(line, soft_wrap=True)

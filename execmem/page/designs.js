@@ -19,7 +19,7 @@ const sum = (leaves, name) => Object.values(leaves).reduce((n, each) => n + (eac
 const ROWS = [
   ["modules loaded", (f) => f.frame.measures.modules, count, null],
   ["requests refused", (f) => f.frame.measures.refused, count, true],
-  ["[leaf|leaves] that map text", (f) => sum({ t: f.frame.measures.leaves.TEXT }, f.small) + sum({ t: f.frame.measures.leaves.TEXT }, f.big), count, true],
+  ["[leaf|leaves] that map text", (f) => Object.values(f.frame.measures.leaves.TEXT).reduce((a, b) => a + b, 0), count, true],
   ["small leaves of all types", (f) => sum(f.frame.measures.leaves, f.small), count, true],
   ["large leaves of all types", (f) => sum(f.frame.measures.leaves, f.big), count, null],
   ["text under large leaves", (f) => f.frame.measures.large_share.TEXT, share, false],
