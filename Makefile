@@ -47,6 +47,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.looking
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.alloc --largest 100000
+	$(BIN)/python -m benchmarks.workloads --runs 1
 	$(BIN)/python -m benchmarks.checks
 	$(BIN)/python -m benchmarks.poke
 	$(BIN)/python -m benchmarks.startup

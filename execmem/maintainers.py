@@ -3,7 +3,8 @@
 
 `python -m execmem.maintainers DOCUMENT... > docs/report.md` writes it from documents of `execmem
 compare --json`, one a workload; nothing in its tables comes from anywhere else, and each says by
-which command its document is made. `--svg FILE` writes the chart of the first.
+which command its document is made. `--svg FILE` writes the chart of the first, and one over time of
+each that has moments (`--over-time`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import click
 from allocator.errors import ExecmemError
 from allocator.files import read_regular, reason_of, write_file
 from allocator.types import size_text
-from allocator.workloads import sources
+from allocator.workloads import Moment, sources
+from execmem import overtime
 from execmem.frontier import COLUMNS, Standing, svg
 from execmem.streams import say
 
@@ -83,7 +85,20 @@ SCALE = """\
 `bpf-day` and `tree-100` take minutes to hours a design; `--record FILE` writes any workload as lines
 of JSON ([format](compare.md#workloads)), to be replayed against a patch.
 """
-AT_SCALE = ("bpf-day", "tree-100", "ftrace-all", "livepatch")
+AT_SCALE = ("bpf-day", "tree-100", "tree-3", "ftrace-all", "livepatch")
+OVER_TIME_HEAD = """\
+Over time; *pinned*: chunks of which less than a sixteenth is in use, and by how much; *in pieces*: share
+of the free module window outside of its largest run, and of free memory in which no large leaf fits:"""
+PER_OPERATION_HEAD = "One operation, median / 99th percentile / most:"
+WORDS: Mapping[str, str] = {}
+OVER_TIME = (
+    *("architecture", "design", "unused, at most", "unused at the end", "pinned, at most"),
+    *("leaves, at most", "at the end", "of the direct map", "window in pieces", "memory in pieces"),
+)
+PER_OPERATION = (
+    *("architecture", "design", "operation", "flushes, all CPUs", "of one CPU"),
+    *("entries written", "bytes written"),
+)
 TITLES = ("PLT slots", "leaves", "splits", "flushes, all CPUs", "of one CPU", "padding")
 
 
@@ -118,7 +133,51 @@ class Document:
         designs = dict.fromkeys(run["design"] for run in self.runs)
         archs = dict.fromkeys(run["arch"] for run in self.runs)
         words = [f"--design {name}" for name in designs] + [f"--arch {name}" for name in archs]
+        if moments := [len(run["over_time"]) - 1 for run in self.runs if "over_time" in run]:
+            words.append(f"--over-time {moments[0]}")
         return f"execmem compare --workload {self.workload} {' '.join(words)} --frontier"
+
+    @property
+    def series(self) -> list[overtime.Series]:
+        """Moments of its runs; none without `--over-time`."""
+        return [
+            overtime.Series(run["arch"], run["design"], [Moment(**one) for one in run["over_time"]])
+            for run in self.runs
+            if "over_time" in run
+        ]
+
+    def over_time(self) -> str:
+        """Return a table of how memory fared."""
+        rows = [
+            (
+                one.arch,
+                f"`{one.design}`",
+                size_text(max(m.free_mapped_bytes for m in one.moments)),
+                size_text(one.moments[-1].free_mapped_bytes),
+                _pinned(one.moments),
+                *(f"{max(map(_leaves, one.moments)):,}", f"{_leaves(one.moments[-1]):,}"),
+                f"{sum(one.moments[-1].direct_map.values()):,}",
+                f"{max(m.window_fragmentation for m in one.moments):.0%}",
+                f"{max(m.memory_fragmentation for m in one.moments):.1%}",
+            )
+            for one in self.series
+        ]
+        return _table(OVER_TIME, rows)
+
+    def per_operation(self) -> str:
+        """Return a table of what single operations cost."""
+        rows = [
+            (
+                run["arch"],
+                f"`{run['design']}`",
+                cost["kind"],
+                *map(_spread, cost["counted"].values()),
+            )
+            for run in self.runs
+            for cost in run.get("per_operation", ())
+            if cost["kind"] != "quiet"
+        ]
+        return _table(PER_OPERATION, rows)
 
     def table(self) -> str:
         """Return the table of the frontier; what is best in a column is bold."""
@@ -139,6 +198,26 @@ class Document:
         return "\n".join(lines)
 
 
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (" | ".join(row) for row in (head, *rows))
+    first, *others = (f"| {line} |" for line in lines)
+    return "\n".join([first, "|---" * len(head) + "|", *others])
+
+
+def _leaves(one: Moment) -> int:
+    return sum(one.leaves.values())
+
+
+def _pinned(moments: Sequence[Moment]) -> str:
+    worst = max(moments, key=lambda one: one.chunks_pinned)
+    by = f" by {size_text(worst.pinned_by)}" if worst.chunks_pinned else ""
+    return f"{worst.chunks_pinned}{by}"
+
+
+def _spread(cost: Mapping[str, float]) -> str:
+    return " / ".join(f"{cost[name]:,}" for name in ("median", "p99", "most"))
+
+
 def _cell(one: Standing, name: str) -> str:
     value = one.values[name]
     text = size_text(value) if name == "padding_bytes" else f"{value:,}"
@@ -151,24 +230,46 @@ def report(documents: Sequence[Document], *, chart: str = "") -> str:
     large = [one for one in documents if one.workload in AT_SCALE]
     picture = [f"![Flushes of TLBs by design, {documents[0].workload}]({chart})\n"] if chart else []
     parts = [HEAD, FLUSHES, *picture, "## What designs cost\n", *map(_section, usual), MEASURED]
-    return "\n".join([*parts, SCALE, *map(_section, large)])
+    return "\n".join([*parts, SCALE, *(_section(one, chart) for one in large)])
 
 
-def _section(document: Document) -> str:
+def _section(document: Document, chart: str = "") -> str:
     known = sources().get(document.workload)
     title = known.title if known else "a trace or a folder"
-    return f"### {document.workload}: {title}\n\n`{document.command}`\n\n{document.table()}\n"
+    parts = [f"### {document.workload}: {title}", f"`{document.command}`", document.table()]
+    if document.series:
+        parts += [OVER_TIME_HEAD, document.over_time()]
+        if chart:
+            picture = beside(chart, document.workload).name
+            parts.append(f"![Memory over time by design, {document.workload}]({picture})")
+        parts += [PER_OPERATION_HEAD, document.per_operation()]
+    parts += [WORDS[document.workload]] if document.workload in WORDS else []
+    return "\n\n".join(parts) + "\n"
+
+
+def beside(chart: str | Path, workload: str) -> Path:
+    """Return the name of the chart over time of a workload, beside that of the report's first."""
+    path = Path(chart)
+    return path.with_name(f"{path.stem}-{workload}{path.suffix}")
 
 
 @click.command()
 @click.argument("documents", nargs=-1, required=True)
-@click.option("--svg", "chart", metavar="FILE", help="write the chart of the first document")
+@click.option(
+    "--svg",
+    "chart",
+    metavar="FILE",
+    help="write the chart of the first document, and beside it those over time",
+)
 def main(documents: Iterable[str], chart: str | None) -> None:
     """Print the report for maintainers from documents of `execmem compare --json`."""
     try:
         read = [Document.read(path) for path in documents]
         if chart is not None:
             write_file(chart, svg(read[0].frontier))
+            for one in read:
+                if one.series:
+                    write_file(beside(chart, one.workload), overtime.svg(one.workload, one.series))
     except ExecmemError as error:
         say(f"execmem: {error}", err=True)
         sys.exit(1)

@@ -34,9 +34,22 @@ COST_LEGEND = (
 )
 
 
+class Series(NamedTuple):
+    """One run as a chart shows it."""
+
+    arch: str
+    design: str
+    moments: Sequence[Moment]
+
+
 def watched(runs: Iterable[DesignRun]) -> list[tuple[DesignRun, OverTime]]:
     """Return the runs that were looked at on the way."""
     return [(found, found.over_time) for found in runs if found.over_time is not None]
+
+
+def series(runs: Iterable[DesignRun]) -> list[Series]:
+    """Return what a chart shows of runs."""
+    return [Series(run.arch.name, run.design, seen.moments) for run, seen in watched(runs)]
 
 
 def show(out: Console, runs: Iterable[DesignRun]) -> None:
@@ -131,15 +144,14 @@ STYLE = (
 )
 
 
-def svg(runs: Sequence[DesignRun]) -> str:
+def svg(workload: str, found: Sequence[Series]) -> str:
     """Return an SVG: a row for each measure, a column for each architecture, a line for each design."""
-    found = watched(runs)
-    archs = list(dict.fromkeys(run.arch.name for run, _ in found))
-    designs = list(dict.fromkeys(run.design for run, _ in found))
+    archs = list(dict.fromkeys(one.arch for one in found))
+    designs = list(dict.fromkeys(one.design for one in found))
     colours = dict(zip(designs, cycle(COLOURS), strict=False))
     width = LEFT + (WIDE + NAMES) * len(archs)
     height = ROW * len(PANELS) + 24
-    name = escape(printable(f"Memory over time: {runs[0].workload.name}"))
+    name = escape(printable(f"Memory over time: {workload}"))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         f"<title>{name}</title><style>{STYLE}</style>",
@@ -151,7 +163,7 @@ def svg(runs: Sequence[DesignRun]) -> str:
     for row, panel in enumerate(PANELS):
         top, bottom = row * ROW + TOP, row * ROW + TOP + HIGH
         text(4, top - 12, panel.title, ' class="name"')
-        values = [panel.value(one) for _, series in found for one in series.moments]
+        values = [panel.value(one) for run in found for one in run.moments]
         scale = _logarithm if panel.logarithmic else float
         most = max(values, default=0.0)
         least = min(values, default=0) if panel.logarithmic else 0.0
@@ -163,16 +175,14 @@ def svg(runs: Sequence[DesignRun]) -> str:
             text(left + WIDE - 4, top - 12, arch, ' text-anchor="end"')
             parts.append(f'<path class="axis" d="M{left} {top}V{bottom}H{left + WIDE}"/>')
             ends: list[tuple[float, str]] = []
-            for run, series in found:
-                if run.arch.name != arch:
-                    continue
-                last = series.moments[-1].operation or 1
+            for run in (run for run in found if run.arch == arch):
+                last = run.moments[-1].operation or 1
                 points = [
                     (
                         left + WIDE * one.operation / last,
                         bottom - HIGH * (scale(panel.value(one)) - scale(least)) / room,
                     )
-                    for one in series.moments
+                    for one in run.moments
                 ]
                 drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
                 colour = colours[run.design]
@@ -183,7 +193,7 @@ def svg(runs: Sequence[DesignRun]) -> str:
                 parts.append(f'<circle cx="{x}" cy="{end:.1f}" r="3" fill="{colours[design]}"/>')
                 text(x + 8, end + 4, design)
             if row == len(PANELS) - 1:
-                total = max(s.moments[-1].operation for r, s in found if r.arch.name == arch)
+                total = max(run.moments[-1].operation for run in found if run.arch == arch)
                 text(left + WIDE, bottom + 16, f"{total:,} operations", ' text-anchor="end"')
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from allocator.errors import ExecmemError
@@ -133,6 +134,11 @@ AT_SCALE: Mapping[str, WorkloadSource] = MappingProxyType(
         "bpf-day": WorkloadSource("a day of 1,000,000 BPF programs, about 10,000 alive", bpf_day),
         "tree-100": WorkloadSource(
             "every module of Debian 6.12 loaded and unloaded 100 times", tree_again, 4 * GIB
+        ),
+        "tree-3": WorkloadSource(
+            "every module of Debian 6.12 loaded and unloaded 3 times",
+            partial(tree_again, times=3),
+            4 * GIB,
         ),
         "ftrace-all": WorkloadSource(
             "all functions of a server traced and not, 10 times", ftrace_all

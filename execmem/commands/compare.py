@@ -221,7 +221,7 @@ def compare(
         interrupted = True
     if svg is not None and runs:
         if moments is not None:
-            chart = overtime.svg(runs)
+            chart = overtime.svg(runs[0].workload.name, overtime.series(runs))
         else:
             chart = frontier.svg(frontier.standings(runs)) if of_frontier else comparison.svg(runs)
         write_file(svg, chart)

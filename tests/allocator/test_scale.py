@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from allocator.designs import DESIGNS
 from allocator.events import Step
 from allocator.execmem import Execmem
 from allocator.memory import KernelMemory
@@ -78,6 +79,33 @@ def test_a_tree_comes_and_goes_without_a_trace(arch, few):
     assert run.execmem.memory.physical.free_bytes == free
     events = run.execmem.memory.events
     assert events.chunks_returned == events.refills
+
+
+def state(memory, design):
+    """Return all that what comes next depends on: free frames in their order, tables, areas."""
+    _, frames, _ = memory.physical.holds()
+    order = [list(blocks) for blocks in frames]
+    return (
+        order,
+        list(memory.free_space),
+        list(memory.page_table.leaves()),
+        [*design.free_intervals()],
+    )
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_each_further_round_of_a_tree_is_the_second_again(arch, few, design):
+    """Memory is as a round before, so that the same happens: nothing is worn out by rounds."""
+    run = runner(arch, design=design)
+    seen, counted = [], []
+    for _ in range(4):
+        before = run.execmem.memory.events.copy()
+        for operation in scale.tree_again(arch.name, times=1):
+            run.step(operation)
+        seen.append(state(run.execmem.memory, run.execmem.design))
+        counted.append(run.execmem.memory.events - before)
+    assert seen[1] == seen[2] == seen[3]
+    assert counted[2] == counted[3]
 
 
 @pytest.mark.parametrize("design", ["vmalloc", "strata"])

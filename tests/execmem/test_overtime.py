@@ -12,7 +12,7 @@ import pytest
 from archs import arch as arch_by_name
 from execmem.cli import main
 from execmem.compare import compare, workloads
-from execmem.overtime import PANELS, svg
+from execmem.overtime import PANELS, series, svg
 
 WORDS = ["compare", "--workload", "bpf-50-pages", "--arch", "riscv64", "--over-time", "4"]
 WORDS += ["--design", "vmalloc", "--design", "default"]
@@ -52,7 +52,7 @@ def test_tables_and_document_have_the_moments(capsys, tmp_path, runs):
 
 def test_lines_go_where_the_values_are(runs):
     """Each line has a point a moment; the highest value of a panel is at its top, zero at its foot."""
-    chart = ET.fromstring(svg(runs))
+    chart = ET.fromstring(svg("bpf-50-pages", series(runs)))
     lines = [one for one in chart.iter() if one.tag.endswith("polyline")]
     axes = [one for one in chart.iter() if one.get("class") == "axis"]
     assert (len(lines), len(axes)) == (len(PANELS) * 2, len(PANELS))
