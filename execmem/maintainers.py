@@ -34,14 +34,15 @@ designs](compare.md#measures), why what costs a flush in [the design](design.md)
 
 ## What was asked for, and what there is
 
-| the thread (2022) | Linux today | here, as `strata` |
-|---|---|---|
-| large mappings for text | x86-64, as reworked in 6.15: a cache of 2 MiB read-only executable chunks; arm64: proposed, where live leaves may be split (BBML2); riscv64: pages | text of all architectures under 2 MiB leaves |
-| large mappings for data and rodata | pages | both under 2 MiB leaves; ro_after_init when nobody asks for memory |
-| a distinct range, whatever the configuration | `execmem` has a range for each consumer, with and without modules | the same ranges; scarce room is taken last, so that arm64 needs no PLT entry |
-| aware of the type | `execmem_alloc()` takes a type of range, modules seven types of memory | a stratum for each protection, and one for what is sealed late |
-| smaller than a page | BPF's packs (64 bytes); modules, kprobes and ftrace whole pages | 8 to 64 bytes for every consumer that text_poke writes |
-| alloc, write, finish, with and without text_poke | `execmem_alloc_rw()` and `execmem_restore_rox()` (2025) | the same three steps for one or several allocations |
+| the thread (2022) | Linux today | here, as `strata` | shown by `execmem` |
+|---|---|---|---|
+| large mappings for text | x86-64, as reworked in 6.15: a cache of 2 MiB read-only executable chunks; arm64: proposed, where live leaves may be split (BBML2); riscv64: pages | text of all architectures under 2 MiB leaves | `compare --workload debian` |
+| large mappings for data and rodata | pages | both under 2 MiB leaves; ro_after_init when nobody asks for memory | `compare --workload debian` |
+| a distinct range, whatever the configuration | `execmem` has a range for each consumer, with and without modules | the same ranges; scarce room is taken last, so that arm64 needs no PLT entry | `compare --workload no-modules`, `compare --workload debian --arch arm64` |
+| aware of the type | `execmem_alloc()` takes a type of range, modules seven types of memory | a stratum for each protection, and one for what is sealed late | `compare --design default --arch arm64 --ptdump` |
+| smaller than a page | BPF's packs (64 bytes); modules, kprobes and ftrace whole pages | 8 to 64 bytes for every consumer that text_poke writes | `compare --workload probes` (padding) |
+| alloc, write, finish, with and without text_poke | `execmem_alloc_rw()` and `execmem_restore_rox()` (2025) | the same three steps for one or several allocations | `compare --no-text-poke` |
+| holes that init leaves are used by others | init is freed by itself, its chunk waits | init is carved from the other end, so no hole is left | `compare --workload probes --over-time 8` |
 """
 FLUSHES = """\
 ## What a flush of all CPUs is paid for
@@ -82,15 +83,25 @@ chunks only where they span a whole area, as proposed in 2026 and modelled by `r
 SCALE = """\
 ## At scale
 
-`bpf-day` and `tree-100` take minutes to hours a design; `--record FILE` writes any workload as lines
-of JSON ([format](compare.md#workloads)), to be replayed against a patch.
+Each command runs anew what its tables say; `--record FILE` writes the workload as lines of JSON
+([format](compare.md#workloads)), to be replayed against a patch. From the second on every round of a
+tree ends with the memory that the round before ended with, free frames in the same order, under every
+design (`tests/allocator/test_scale.py`): `tree-100` is `tree-3` with the last round 97 times more.
 """
 AT_SCALE = ("bpf-day", "tree-100", "tree-3", "ftrace-all", "livepatch")
 OVER_TIME_HEAD = """\
 Over time; *pinned*: chunks of which less than a sixteenth is in use, and by how much; *in pieces*: share
 of the free module window outside of its largest run, and of free memory in which no large leaf fits:"""
 PER_OPERATION_HEAD = "One operation, median / 99th percentile / most:"
-WORDS: Mapping[str, str] = {}
+WORDS: Mapping[str, str] = {
+    "tree-3": """\
+On x86-64 no design strands memory: what is empty goes back. On arm64, where modules fill their window,
+`rox_cache` keeps 412 KiB in 88 leaves for good: like Linux, it gives back only what has 2 MiB at a multiple
+of that, and a refill that was smaller for want of room never has. The direct map does not heal under any: what the
+first round splits stays split, on x86-64 one leaf under `strata`, 5 under `per_type`, and 92 under `vmalloc` and
+`rox_cache`, which is 46,592 leaves of 4 KiB for memory that nobody uses any more. A round flushes all
+CPUs 2,000 times under `strata`, 3,934 under `per_type`, 44,040 under `vmalloc` and 80,085 under `rox_cache`.""",
+}
 OVER_TIME = (
     *("architecture", "design", "unused, at most", "unused at the end", "pinned, at most"),
     *("leaves, at most", "at the end", "of the direct map", "window in pieces", "memory in pieces"),

@@ -102,11 +102,12 @@ def spread(one: Spread) -> str:
 
 
 class Panel(NamedTuple):
-    """One measure over time: its title, its value, and how a value is written."""
+    """One measure over time: its title, its value, how a value is written, and the least axis."""
 
     title: str
     value: Callable[[Moment], float]
     text: Callable[[float], str]
+    least: float = 1
     logarithmic: bool = False
 
 
@@ -118,20 +119,23 @@ PANELS = (
     Panel("Mapped, and used by nobody", lambda m: m.free_mapped_bytes, _size),
     Panel("Chunks pinned by less than a sixteenth", lambda m: m.chunks_pinned, "{:,.0f}".format),
     Panel(
-        "Leaves of executable memory",
+        "Leaves of executable memory (logarithmic)",
         lambda m: sum(m.leaves.values()),
         "{:,.0f}".format,
         logarithmic=True,
     ),
     Panel(
-        "Leaves of the direct map",
+        "Leaves of the direct map (logarithmic)",
         lambda m: sum(m.direct_map.values()),
         "{:,.0f}".format,
         logarithmic=True,
     ),
-    Panel("Free module window in pieces", lambda m: m.window_fragmentation, "{:.0%}".format),
+    Panel("Free module window in pieces", lambda m: m.window_fragmentation, "{:.0%}".format, 0.01),
     Panel(
-        "Free memory too small for large leaves", lambda m: m.memory_fragmentation, "{:.1%}".format
+        "Free memory too small for large leaves",
+        lambda m: m.memory_fragmentation,
+        "{:.0%}".format,
+        0.01,
     ),
 )
 # Okabe and Ito's, but the yellow one: told apart by everybody, on white and on black.
@@ -165,7 +169,7 @@ def svg(workload: str, found: Sequence[Series]) -> str:
         text(4, top - 12, panel.title, ' class="name"')
         values = [panel.value(one) for run in found for one in run.moments]
         scale = _logarithm if panel.logarithmic else float
-        most = max(values, default=0.0)
+        most = max([panel.least, *values])
         least = min(values, default=0) if panel.logarithmic else 0.0
         room = scale(most) - scale(least) or 1.0
         for shown, y in ((most, top), (least, bottom)):
