@@ -94,6 +94,11 @@ Over time; *pinned*: chunks of which less than a sixteenth is in use, and by how
 of the free module window outside of its largest run, and of free memory in which no large leaf fits:"""
 PER_OPERATION_HEAD = "One operation, median / 99th percentile / most:"
 WORDS: Mapping[str, str] = {
+    "bpf-day": """\
+`strata` and `per_type` keep a day's million programs in 12 to 24 large leaves over one split of the direct map. What
+the evening strands heals by itself: when more programs go than come, 19.7 and 23.5 MiB are mapped for nobody, 6
+and 7 chunks held by half a MiB together; at midnight it is 2.9 and 2.8 MiB, and none is pinned. All CPUs are
+flushed 32 and 50 times in the day, only where a chunk comes or goes.""",
     "tree-3": """\
 On x86-64 no design strands memory: what is empty goes back. On arm64, where modules fill their window,
 `rox_cache` keeps 412 KiB in 88 leaves for good: like Linux, it gives back only what has 2 MiB at a multiple
