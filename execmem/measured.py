@@ -182,6 +182,8 @@ class KernelRunner:
                 done.refused[operation.key] = str(error)
                 return
             self._programs[operation.key] = program
+            code = Interval(program.address, program.address + program.size)
+            self.area_frames[operation.key] = self._frames(code)
             done.asked.append(attrs.evolve(operation, size=program.size))
         elif isinstance(operation, Alloc) and operation.consumer in _ATTACHED:
             if operation.consumer in self._lacking:

@@ -277,6 +277,30 @@ def test_slots_hold_what_was_there(found: tuple[str, Found]) -> None:
     assert changed != before
 
 
+def test_programs_have_the_frames_that_the_kernel_took() -> None:
+    """So that what they do to the direct map is the kernel's, too."""
+    kernels = booted.some()
+    if not kernels:
+        pytest.skip("EXECMEM_KERNELS names no kernel")
+    name, folder, arch = kernels[0]
+    whole = workload("bpf", arch.name)
+    operations = [each for each in whole.operations if isinstance(each, Alloc)][:8]
+    with booted.fresh(folder) as machine:
+        runner = KernelRunner(machine)
+        kernel = runner.run(attrs.evolve(whole, operations=tuple(operations)))
+        held = {
+            key: machine.kernel.board.translate(frames.address)
+            for key, frames in runner.area_frames.items()
+        }
+    assert kernel.programs["programs"] == len(held) == len(operations)
+    for key, at in held.items():
+        assert at is not None
+        assert align_down(at, runner.page) == runner.area_frames[key].pages[0] + arch.boots.ram
+    run = run_of(name, (runner, kernel))
+    assert run.same_frames
+    assert run.measures.direct_map_after == kernel.direct_map_after
+
+
 def test_programs_are_where_the_kernel_says(found: tuple[str, Found]) -> None:
     """The kernel fills code that it takes away with traps, or unmaps it: so it was there."""
     _, (runner, _) = found
