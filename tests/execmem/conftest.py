@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests of the face share: a browser."""
+"""What tests of the face share: a browser, and what is installed from a wheel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 import pytest
 
 from tests.support.browsing import PROGRAMS, chromium
+from tests.support.installed import newest, shell, wheel
+
+__all__ = ["browser", "newest", "shell", "wheel"]
 
 
 @pytest.fixture(scope="session")

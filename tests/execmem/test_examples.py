@@ -24,8 +24,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -36,6 +34,7 @@ from samples import DEMOS
 from samples.course import LESSONS
 from samples.modules import names, path, root
 from tests.support import packages
+from tests.support.installed import Shell
 
 HERE = Path(__file__).parents[2]
 PAGES = sorted(
@@ -56,9 +55,8 @@ WORDS = {
     "FILE": "page.html",
     "NAME": "tour",
 }
-WRITERS = {"--html", "--output", "--png", "--record", "--svg"}  # lines below may need the file
-PATIENCE = 2.0  # seconds for what may be interrupted
-LONGEST = 120.0
+BARS = ("compare", "sweep", "diff", "serve")  # what shows progress
+PATIENCE = 2.0  # seconds for it
 COLUMNS = 80
 # Done; interrupted, and summed up; interrupted while it was still being imported.
 ENDED = {0, 130, -signal.SIGINT}
@@ -67,9 +65,9 @@ ENDED = {0, 130, -signal.SIGINT}
 # Where lines are printed --------------------------------------------------------------------------
 
 
-def of_help(python: Path, command: str) -> list[str]:
+def of_help(shell: Shell, command: str, folder: Path) -> list[str]:
     """Return the examples of a command's help."""
-    shown = run(python, ["execmem", command, "--help"], HERE / "docs").stdout
+    shown = shell.run(["execmem", command, "--help"], folder).stdout
     _, _, examples = shown.partition("Examples:")
     found = [line.strip() for line in examples.partition("\nOptions:")[0].splitlines()]
     assert "\b" not in shown
@@ -191,41 +189,23 @@ def prepare(folder: Path) -> None:
         (folder / name).write_text(case[1])
 
 
-ran: set[tuple[str, ...]] = set()  # with an interpreter, wherever it was printed
-
-
 # Running them ---------------------------------------------------------------------------------
 
 
-def run(python: Path, words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command line with an interpreter's execmem; interrupt what may be, after some time."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment["XDG_STATE_HOME"] = str(folder / "state")
-    process = subprocess.Popen(
-        [python, "-m", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        cwd=folder,
-        env=environment,
-        start_new_session=True,
-    )
-    bar = words[1] in ("compare", "sweep", "diff", "serve") or {"--all", "--random"} & set(words)
-    try:
-        out, err = process.communicate(timeout=PATIENCE if bar else LONGEST)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=LONGEST)
-        assert bar, words
-        assert process.returncode in ENDED, (words, err)  # it may have been as good as done
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+def held(folder: Path) -> set[tuple[str, int, int]]:
+    """Return what is in a folder: names, sizes, times."""
+    return {
+        (str(file), file.lstat().st_size, file.lstat().st_mtime_ns) for file in folder.rglob("*")
+    }
 
 
-def check(python: Path, lines: list[str], folder: Path) -> None:
-    """Run lines in a folder that holds nothing but what a reader would have."""
+def check(shell: Shell, lines: list[str], folder: Path) -> None:
+    """Run lines in a folder that holds nothing but what a reader would have.
+
+    One that left nothing behind, wherever it was printed, is not run again.
+    """
     prepare(folder)
-    left_out = []
+    left_out, before = [], held(folder)
     for text in dict.fromkeys(lines):
         bare = shlex.split(text, comments=True)
         if bare[1] not in COMMANDS:
@@ -237,115 +217,52 @@ def check(python: Path, lines: list[str], folder: Path) -> None:
         if isinstance(words, str):
             left_out.append(f"{text}: {words}")
             continue
-        once = (str(python), *words)
-        if once in ran and not WRITERS & set(words):
+        if shell.mark(words).exists():
             continue
-        ran.add(once)
-        done = run(python, words, folder)
+        bar = words[1] in BARS or {"--all", "--random"} & set(words)
+        done = shell.run(words, folder, PATIENCE if bar else None)
+        assert bar or not done.interrupted, words
         allowed = {*ENDED, 1} if words[1] == "diff" or "--random" in words else ENDED
         assert done.returncode in allowed, f"{text}\n{shlex.join(words)}\n{done.stderr[-1000:]}"
         assert "Traceback" not in done.stderr, text
         if done.returncode == 1:
             assert "execmem:" not in done.stderr, text
+        after = held(folder)
+        if after == before:
+            shell.mark(words).touch()
+        before = after
     if left_out and len(left_out) == len(lines):
         pytest.skip("; ".join(left_out))
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """Return the wheel of this project."""
-    pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
-    folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
-    shutil.copytree(HERE, folder / "source", ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    done = subprocess.run(
-        [*pip, "-w", str(folder), str(folder / "source")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip(f"no wheel can be built here: {done.stderr.strip()[-200:]}")
-    (found,) = folder.glob("*.whl")
-    return found
-
-
-def environment(interpreter: str | Path, folder: Path) -> Path:
-    """Return the interpreter of a new virtual environment, without pip."""
-    venv = folder / "venv"
-    subprocess.run([interpreter, "-m", "venv", "--without-pip", venv], check=True)
-    return venv / "bin" / "python"
-
-
-def install(python: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
-    """Install something for an interpreter of a virtual environment."""
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
-    return subprocess.run(
-        [*pip, "--disable-pip-version-check", *map(str, more)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="session")
-def this_python(wheel, tmp_path_factory):
-    """Return this Python with the wheel installed, and what it needs, as it is here."""
-    python = environment(sys.executable, tmp_path_factory.mktemp("this"))
-    (site,) = python.parents[1].glob("lib/python*/site-packages")
-    # A path and no more: what is installed editably here is not found there.
-    (site / "needed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    done = install(python, "--no-index", "--no-deps", wheel)
-    assert done.returncode == 0, done.stderr
-    return python
-
-
-@pytest.fixture(scope="session")
-def newest_python(wheel, tmp_path_factory):
-    """Return the newest other Python there is, with the wheel and all that it needs installed."""
-    for minor in range(30, sys.version_info.minor, -1):
-        name = f"python3.{minor}"
-        places = [shutil.which(name), *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/{name}")]
-        for interpreter in filter(None, places):
-            told = [interpreter, "-c", "import venv"]
-            if subprocess.run(told, check=False, capture_output=True).returncode == 0:
-                python = environment(interpreter, tmp_path_factory.mktemp("newest"))
-                done = install(python, f"{wheel}[archives]")
-                if done.returncode:
-                    pytest.skip(f"nothing can be installed for {name}: {done.stderr[-200:]}")
-                return python
-    pytest.skip("no newer Python is installed")
-
-
-def test_the_wheel_is_what_runs(this_python, tmp_path):
+def test_the_wheel_is_what_runs(shell, tmp_path):
     """The lines below are run by what was installed, not by these sources."""
     code = "import execmem, samples; print(execmem.__file__, samples.__file__)"
     done = subprocess.run(
-        [this_python, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [shell.python, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     for found in done.stdout.split():
-        assert str(this_python.parents[1]) in found
+        assert str(shell.python.parents[1]) in found
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_of_help_run(this_python, tmp_path, command):
+def test_examples_of_help_run(shell, tmp_path, command):
     """Every command's help ends with examples, and they run."""
-    lines = of_help(this_python, command)
+    lines = of_help(shell, command, tmp_path)
     assert lines
     assert all(text.startswith(f"execmem {command}") for text in lines)
-    check(this_python, lines, tmp_path)
+    check(shell, lines, tmp_path)
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_what_a_lesson_says_to_try_runs(this_python, tmp_path, name):
+def test_what_a_lesson_says_to_try_runs(shell, tmp_path, name):
     """Every lesson says what to try next, and that runs."""
     lines = of_lesson(name)
     assert lines
-    check(this_python, lines, tmp_path)
+    check(shell, lines, tmp_path)
 
 
-def test_lines_run_on_the_newest_python(newest_python, tmp_path):
+def test_lines_run_on_the_newest_python(newest, tmp_path):
     """The first example of each command, and the tutorial, hold for the newest Python, too."""
-    lines = [of_help(newest_python, command)[0] for command in COMMANDS if command != "diff"]
-    check(newest_python, lines + of_page(HERE / "docs" / "tutorial.md"), tmp_path)
+    lines = [of_help(newest, command, tmp_path)[0] for command in COMMANDS if command != "diff"]
+    check(newest, lines + of_page(HERE / "docs" / "tutorial.md"), tmp_path)

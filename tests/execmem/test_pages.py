@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.execmem.test_examples import PAGES, check, of_page, this_python, wheel
-
-__all__ = ["this_python", "wheel"]  # fixtures
+from tests.execmem.test_examples import PAGES, check, of_page
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of_page(page)], ids=lambda p: p.name)
-def test_lines_of_a_page_run(this_python, tmp_path, page):
+def test_lines_of_a_page_run(shell, tmp_path, page):
     """Every command line of the README and of the documents runs."""
-    check(this_python, of_page(page), tmp_path)
+    check(shell, of_page(page), tmp_path)
