@@ -19,10 +19,11 @@ from archs import Arch
 from execmem import fuzz
 from execmem.cli import main
 from execmem.fuzzing import targets
-from execmem.fuzzing.engine import Search, finding_of
+from execmem.fuzzing.engine import Finding, Search, finding_of
 from execmem.fuzzing.inputs import BadInput
 from machine.booted.machine import BootedMachine
 from tests.support import booted, comparing
+from tests.support.sampled import built_for
 
 KERNELS = [each for each in booted.releases() if each[0].startswith("6.12")]
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fuzz.md"
@@ -165,3 +166,21 @@ def test_report_descriptors(kernel: tuple[str, Path, Arch], tmp_path: Path) -> N
 def test_what_a_kernel_compares(machine: BootedMachine, name: str) -> None:
     """Its own functions, by their names, wherever they are called."""
     comparing.check(machine, machine.function(name), name)
+
+
+class _Found(Exception):
+    """What was looked for was found."""
+
+
+def test_planted_mistakes_are_found(machine: BootedMachine, tmp_path: Path) -> None:
+    """From nothing, in a sample that was built for the kernel: what is written one byte too far."""
+
+    def tell(finding: Finding) -> None:
+        if finding.kind == "out-of-bounds access" and b"n" in finding.data:
+            raise _Found
+
+    machine.load(built_for(machine, "parser", tmp_path))
+    machine.sanitize("guard")
+    call = "parser:parser_parse", "data=bytes", "size=len(data)"
+    with pytest.raises(_Found):
+        fuzz(machine, *call, executions=4000, on_finding=tell)
