@@ -302,7 +302,7 @@ class KernelMemory:
                     stop = stop if large else end
                     for start, length in _rows(at, stop, row):
                         first = None
-                        if length == row:
+                        if length == row and not start % row:
                             first = self.physical.alloc_run(self.paging.order(row))
                         if first is None:
                             frames = self.physical.alloc_frames(length // page)

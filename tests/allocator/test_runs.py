@@ -8,9 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+import archs
 from allocator.errors import MappingError
 from allocator.events import Events
+from allocator.memory import KernelMemory
 from allocator.pagetable import PageTable
+from allocator.physical import PhysicalMemory
 from allocator.types import GIB, KIB, MIB, Interval, Paging, Prot
 
 PROTS = [Prot.NONE, Prot.R, Prot.RW, Prot.RX]
@@ -378,3 +381,19 @@ def test_a_run_is_more_than_an_entry_and_less_than_a_table(page, more):
     """And its length is a power of two."""
     with pytest.raises(ValueError, match="not a table"):
         Paging(page, **more)
+
+
+@pytest.mark.parametrize("first", range(18))
+@pytest.mark.parametrize("pages", [1, 15, 16, 17, 31, 32, 40])
+def test_memory_is_backed_with_the_runs_that_its_address_has(first, pages):
+    """As many as begin at multiples of 64 KiB and end before the end; all else is pages."""
+    map_ = archs.arch("arm64").loads.address_map(None)
+    memory = KernelMemory(PhysicalMemory(16 * MIB, paging=PAGING), map_)
+    start = map_.vmalloc.start + -map_.vmalloc.start % (2 * MIB)
+    va, size = start + first * 4 * KIB, pages * 4 * KIB
+    memory.populate(va, size, Prot.RX, large=True, runs=True)
+    rows = sum(first <= at and at + 16 <= first + pages for at in range(0, 64, 16))
+    counts = memory.page_table.leaf_counts(Interval(va, va + size))
+    assert (counts[64 * KIB], counts[4 * KIB]) == (rows, pages - 16 * rows)
+    memory.depopulate(va, size)
+    memory.check()
