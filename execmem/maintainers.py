@@ -98,7 +98,9 @@ WORDS: Mapping[str, str] = {
 `strata` and `per_type` keep a day's million programs in 12 to 24 large leaves over one split of the direct map. What
 the evening strands heals by itself: when more programs go than come, 19.7 and 23.5 MiB are mapped for nobody, 6
 and 7 chunks held by half a MiB together; at midnight it is 2.9 and 2.8 MiB, and none is pinned. All CPUs are
-flushed 32 and 50 times in the day, only where a chunk comes or goes.""",
+flushed 32 and 50 times in the day, only where a chunk comes or goes. `vmalloc` strands nothing and pays with all
+else: up to 20,965 leaves, 2,993,319 flushes of all CPUs, and 43 leaves of the direct map that stay split, so that in
+the evening 21,975 leaves map what 513 could.""",
     "tree-3": """\
 On x86-64 no design strands memory: what is empty goes back. On arm64, where modules fill their window,
 `rox_cache` keeps 412 KiB in 88 leaves for good: like Linux, it gives back only what has 2 MiB at a multiple
