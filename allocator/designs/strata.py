@@ -107,9 +107,9 @@ class Strata(Design):
         kind = Ledger if poke is None else Stratum
         # What is written through the window and data keep their mapping as long as the chunk lives.
         live = memory.page_table.live_splits
-        runs, poke = poke is not None or live, self.window
-        self.text = kind(memory, written, Prot.RX, context.trap, poke=poke, fine=fine, runs=runs)
-        self.rodata = kind(memory, written, Prot.R, b"\0", poke=poke, runs=runs)
+        runs, by = poke is not None or live, self.window
+        self.text = kind(memory, written, Prot.RX, context.trap, poke=by, fine=fine, runs=runs)
+        self.rodata = kind(memory, written, Prot.R, b"\0", poke=by, runs=runs)
         self.data = Pool(memory, GRANULE, Prot.RW, b"\0", runs=True)
         self.ro_after_init = Ledger(memory, page, Prot.R, b"\0", runs=live)
         self._places: dict[tuple[MemType, ExecmemType], tuple[Place, ...]] = {}

@@ -29,13 +29,18 @@ class WorstTlb:
         Its page tables are wrapped for good.
     deaf
         Number of the range of a flush, from 1, that nobody hears; 0: none.
+    aside
+        A range whose flushes do not count.
 
     `heard` counts the ranges of all flushes, `needless` has those that drop only what still holds.
     """
 
-    def __init__(self, memory: KernelMemory, *, deaf: int = 0) -> None:
+    def __init__(
+        self, memory: KernelMemory, *, deaf: int = 0, aside: Interval | None = None
+    ) -> None:
         self._memory = memory
         self._deaf = deaf
+        self._aside = aside
         self.heard = 0
         self.needless: list[Interval] = []
         self._seen: dict[int, tuple[Seen, Seen]] = {}
@@ -80,6 +85,8 @@ class WorstTlb:
         ]
 
     def _flush(self, start: int, end: int, all_cpus: bool) -> None:
+        if Interval(start, end) == self._aside:
+            return
         self.heard += 1
         if self.heard == self._deaf:
             return
