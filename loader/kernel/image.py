@@ -15,8 +15,6 @@ from functools import cached_property, partial
 
 import attrs
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
 from allocator.types import ADDRESS_MASK, MIB, Interval, align_down
@@ -352,6 +350,9 @@ class KernelImage:
 
 def _elf(data: bytes, name: str) -> tuple[Arch, tuple[Segment, ...]]:
     """Return architecture and loaded segments of an ELF vmlinux."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         file = ELFFile(io.BytesIO(data))
         machine, kind = file.header.e_machine, file.header.e_type
