@@ -16,6 +16,7 @@ from loader.btf_records import Kind
 _EXEC, _FREE = "call_usermodehelper_exec", "call_usermodehelper_freeinfo"
 _MODPROBE = "modprobe"
 _MOST = 8  # words of a command line
+_WAITS = 2  # UMH_WAIT_PROC: until the program ends
 
 
 class Requests:
@@ -29,14 +30,22 @@ class Requests:
         Returns its types, or None; without them nothing is answered.
     load
         Loads what has a name or alias; returns whether that was possible.
+    busy
+        Returns whether a module is being loaded.
     """
 
     def __init__(
-        self, guest: Guest, types: Callable[[], Btf | None], load: Callable[[str], bool]
+        self,
+        guest: Guest,
+        types: Callable[[], Btf | None],
+        load: Callable[[str], bool],
+        busy: Callable[[], bool],
     ) -> None:
         self._guest = guest
         self._types = types
         self._load = load
+        self._busy = busy
+        self._later: list[str] = []
         if _EXEC in guest.symbols:
             guest.board.break_at(guest.symbols[_EXEC], self._asked)
 
@@ -50,11 +59,25 @@ class Requests:
         if not words or not words[0].endswith(_MODPROBE):
             return None
         returns = guest.return_address()
-        done = self._load(words[-1])
+        if self._busy() and not board.get(calling.arguments[1]) & _WAITS:
+            # Who does not wait may be the very module that the other one needs: modprobe runs beside.
+            self._later.append(words[-1])
+            done = True
+        else:
+            done = self._load(words[-1])
         if _FREE not in guest.symbols:  # it fails to run it then, which few look at
             return None
         guest.call(guest.symbols[_FREE], (info,))
         return guest.return_from(returns, 0 if done else 256)  # the program's exit status
+
+    def settle(self) -> None:
+        """Load what nobody waited for, and what that asks for in turn."""
+        while self._later:
+            self._load(self._later.pop(0))
+
+    def drop(self) -> None:
+        """Forget what nobody waited for."""
+        self._later.clear()
 
     def _words(self, info: int) -> list[str]:
         types = self._types()

@@ -174,8 +174,11 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         self._modules: dict[str, BootedModule] = {}
         self.sanitizer = None
         self._asked: ModuleTree | None = None  # the tree of the load under way
+        self._loads = 0  # under way, each for the one before
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
-        self._requests = Requests(self.kernel.guest, lambda: standing.types, self.request)
+        self._requests = Requests(
+            self.kernel.guest, lambda: standing.types, self.request, lambda: bool(self._loads)
+        )
         self._disassembler = Disassembler(self.arch)
         functions = self.interposing.functions
         self._way = KernelWay(self.kernel, functions, self.read, self.open, self.disassemble)
@@ -230,12 +233,16 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         file, tree = self._source(module)
         before, outer = set(self.modules), self._asked
         self._asked = tree
+        self._loads += 1
         try:
             with self.budget():
                 for name in needed(file, tree, self.modules):
                     if name not in self.modules:  # as something that another asked for
                         self.insert(ModuleFile.read(find(tree, name)))
-                return self.insert(file, params)
+                loaded = self.insert(file, params)
+                if self._loads == 1:
+                    self._requests.settle()
+                return loaded
         except KernelRefused:
             for name in reversed([n for n in self.modules if n not in before]):
                 with suppress(KernelRefused):
@@ -243,6 +250,9 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             raise
         finally:
             self._asked = outer
+            self._loads -= 1
+            if not self._loads:
+                self._requests.drop()
 
     def unload(self, module: BootedModule, *, force: bool = False) -> None:
         """Let the kernel take a module out (delete_module).

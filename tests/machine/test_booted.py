@@ -301,6 +301,38 @@ def test_what_the_kernel_asks_for_comes_from_the_tree(kernel: tuple[str, Path, A
         assert bytes(digest).hex() == "a448017aaf21d8525fc10ae87aa6729d"  # RFC 1320, A.5
 
 
+@pytest.mark.parametrize(
+    "kernel", booted.some(), indirect=True, ids=[n for n, _, _ in booted.some()]
+)
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_does_not_wait_for_modprobe_has_it_when_the_load_is_over(
+    kernel: tuple[str, Path, Arch], waits: bool
+) -> None:
+    """The module that is asked for may need the one that asks: beside it, not in the middle of it."""
+    _, folder, _ = kernel
+    root = booted.tree(folder)
+    if root is None or not all(list(root.rglob(f"{name}.ko*")) for name in ("md4", "crc7")):
+        pytest.skip("no md4 or crc7 here")
+    machine = booted.machine(folder, root)
+    inside: list[bool] = []
+
+    def ask() -> None:
+        if not inside:
+            inside.append(False)
+            machine.call(machine.function("__request_module"), waits, "md4")
+            inside[0] = "md4" in machine.modules
+
+    with machine.fork():
+        board, place = machine.kernel.guest.board, machine.function("do_init_module")
+        asking = board.break_at(place, ask)
+        try:
+            machine.load("crc7")
+        finally:
+            board.no_break_at(place, asking)
+        assert inside == [waits]
+        assert {"crc7", "md4"} <= set(machine.modules)
+
+
 def test_the_command_line_boots(
     kernel: tuple[str, Path, Arch], capfd: pytest.CaptureFixture[str]
 ) -> None:
