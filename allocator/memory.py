@@ -287,6 +287,7 @@ class KernelMemory:
         row = self.paging.run if large and runs else 0
         prepared: list[int] = []
         extra: list[int] = []
+        aliases: list[Interval] = []  # that lost W
         try:
             at, end = va, va + size
             while at < end:
@@ -320,9 +321,9 @@ class KernelMemory:
                     more = (self.physical.alloc_run(self.paging.large_order) for _ in range(ahead))
                     extra += [run for run in more if run is not None]
                 new += extra
-                aliases = [run for held in new for run in self._alias_runs(held)]
-                for alias in aliases:
+                for alias in [run for held in new for run in self._alias_runs(held)]:
                     self.page_table.change(alias.start, alias.size, off=Prot.W)
+                    aliases.append(alias)
                 if aliases:
                     self.flush_tlb(*aliases)
             for start, length, held, leaf in pieces:
@@ -334,13 +335,14 @@ class KernelMemory:
         except ExecmemError:
             for start, length, _, _ in pieces[:mapped]:
                 self.page_table.unmap(start, length)
+            # What the direct map gave up it takes back; that splits nothing, so nothing can refuse.
+            for alias in aliases:
+                self.page_table.protect(alias.start, alias.size, Prot.RW)
             taken = [held for _, _, held, _ in pieces if not _is_in(held, prepared)] + extra
             for held in taken:
-                for alias in self._alias_runs(held):
-                    self.page_table.protect(alias.start, alias.size, Prot.RW)
                 self._free_held(held)
-            if prot not in WRITABLE and taken:
-                self.flush_tlb(*(run for held in taken for run in self._alias_runs(held)))
+            if aliases:
+                self.flush_tlb(*aliases)
             self._ahead += reversed(prepared)
             raise
         self._ahead += extra

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from allocator.designs import DESIGNS
-from allocator.errors import ExecmemError
+from allocator.errors import AllocationError, ExecmemError
 from allocator.execmem import Execmem
 from allocator.memory import KernelMemory
 from allocator.physical import PhysicalMemory, repeat
@@ -184,6 +184,21 @@ def test_whichever_step_refuses_all_is_as_before_and_the_next_try_works(design, 
     assert {"out of range", "out of frames", "map", "unmap"} <= fired
     if design == "strata" and kind is MemType.TEXT:
         assert fired == set(POINTS)
+
+
+def test_what_ran_out_before_anything_changed_is_given_back_without_a_change(arch):
+    """Frames end in the middle of a chunk: the direct map, still whole, has nothing to take back."""
+    memory = make(arch, "strata", poke=False).memory
+    faults, large = Faults(memory), memory.large_size
+    while memory.physical.free_bytes >= 2 * large:
+        memory.physical.alloc_run(memory.paging.large_order)
+    memory.physical.alloc_frames(1)  # a chunk and most of another are left
+    free, leaves = memory.physical.free_bytes, mapping(memory)
+    place = memory.reserve(2 * large, memory.address_map.vmalloc, alignment=large)
+    with faults.at("protect", 1), pytest.raises(AllocationError):
+        memory.populate(place.start, 2 * large, Prot.R, large=True)
+    assert (memory.physical.free_bytes, mapping(memory)) == (free, leaves)
+    assert not faults.fired
 
 
 class Churn(RuleBasedStateMachine):
