@@ -129,6 +129,7 @@ def _show(
                 "covered": len(found.seen),
                 "corpus": [data.hex() for data in found.corpus],
                 "crashes": [_crash_json(each, names) for each in found.crashes],
+                "lacking": [each.text for each in found.lacking],
                 "spoiled": found.spoiled or None,
             }
         )
@@ -140,6 +141,8 @@ def _show(
         say(f"  input: {len(each.data)} bytes: {shown}".rstrip(": "))
         if each.key in names:
             say(f"  kept: {names[each.key]}")
+    for each in found.lacking:
+        say(f"inputs ended where this kernel does: {each.text}", err=True)
     if found.spoiled:
         say(f"machines were set up anew: {found.spoiled}")
     what = "edges" if setting.exact else "blocks"

@@ -1030,6 +1030,7 @@ DOCUMENTS: Mapping[str, Keys] = {
         "crashes[].text": (TEXT, "what was said of it"),
         "crashes[].input": (BYTES, "the smallest input that was found"),
         "crashes[].folder": (TEXT, f"where it is kept{NULL}nowhere: without --out"),
+        "lacking[]": (TEXT, "what inputs came to that this kernel does not have: no finding"),
         "spoiled": (TEXT, f"why a machine had to be set up anew{NULL}none had"),
     },
     "fuzz replay": {

@@ -153,6 +153,8 @@ class Fuzzed:
         Those of the corpus, with what is known of them.
     spoiled
         Why machines had to be set up anew; empty: none had.
+    lacking
+        What inputs came to that this kernel does not have, each once: there they ended.
     """
 
     executions: int = 0
@@ -161,6 +163,7 @@ class Fuzzed:
     seen: Seen = attrs.field(factory=set, repr=False)
     entries: list[Entry] = attrs.field(factory=list, repr=False)
     spoiled: str = ""
+    lacking: list[Finding] = attrs.field(factory=list)
 
     @property
     def corpus(self) -> list[bytes]:
@@ -349,8 +352,9 @@ class Campaign:
 
     def _told_of(self, done: Done) -> None:
         """Keep a finding before anything else, whatever happens then."""
-        if done.finding is not None and done.finding.key not in self._known:
-            self._keep(done.finding)
+        found = done.finding
+        if found is not None and not found.lacking and found.key not in self._known:
+            self._keep(found)
 
     def _add(self, entry: Entry) -> None:
         self.fuzzed.seen.update(entry.places)
@@ -363,6 +367,9 @@ class Campaign:
         if finding.key in self._known:
             return
         self._known.add(finding.key)
+        if finding.lacking:
+            self.fuzzed.lacking.append(finding)
+            return
         smaller = finding
         for _, done in self._crew.do([Part(shrink=finding)]):
             if isinstance(done, Done) and done.finding is not None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import attrs
 
-from emulator.faults import Fault
+from emulator.faults import Fault, FaultKind
 from execmem.fuzzing.mutate import Mutator
 from execmem.fuzzing.operands import Hint, hints_of
 from execmem.fuzzing.targets import Target
@@ -26,6 +26,7 @@ _OFFSET = re.compile(r"\+0x[0-9a-f]+(/0x[0-9a-f]+)?")
 _SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
 _ABSOLUTE = re.compile(r"(?<!\+)0x[0-9a-f]+")
 HANG = "hang"
+_LACKING = frozenset(kind.value for kind in FaultKind if kind.is_unknown)
 Seen = set[Any]  # blocks, or edges with how often they were taken
 
 
@@ -55,6 +56,11 @@ class Finding:
     backtrace: tuple[str, ...] = ()
     text: str = ""
     sources: tuple[str, ...] = ()
+
+    @property
+    def lacking(self) -> bool:
+        """Whether it is no fault of the guest's: what it asks for is not in this kernel."""
+        return self.kind in _LACKING
 
     @property
     def key(self) -> str:

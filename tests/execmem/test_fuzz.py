@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from archs import Arch
 from emulator.faults import Fault, FaultKind
 from execmem import Machine, fuzz
 from execmem.cli import main
@@ -23,6 +24,8 @@ from execmem.fuzzing.folder import CRASHES, REPLAY, STATE, Folder, put
 from execmem.fuzzing.inputs import BadInput, Layout, parse
 from execmem.fuzzing.mutate import Mutator
 from samples.modules import root
+from tests.archs.facts import needs
+from tests.support.modules import module as mini_module
 
 CRC = ("data=bytes:0-16", "length=int:0-40", "start=0")
 COMMAND = ["fuzz", "checksums", "checksums_crc32", "--arch", "arm64"]
@@ -361,3 +364,35 @@ def test_a_fault_of_a_limit_has_one_place() -> None:
     faults = [Fault(FaultKind.INSTRUCTION_LIMIT, pc, f"loop+{pc:#x}") for pc in (4, 8)]
     assert len({of_fault(b"", fault, "m:f").key for fault in faults}) == 1
     assert Part().inputs is None
+
+
+def test_what_the_kernel_lacks_is_no_finding(
+    tmp_path: Path, arch: Arch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An input that comes to a function that the modelled kernel does not have is told of, no more."""
+    needs(arch, "run")
+    path = tmp_path / "mini.ko"
+    path.write_bytes(mini_module(arch.machine, undefined=["nobody_has_this"]))
+    line = [
+        "fuzz",
+        str(path),
+        "mini_work",
+        "--input",
+        "a=int",
+        "--executions",
+        "30",
+        "--no-sandbox",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--out", str(tmp_path / "out"), "--json"])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["executions"], found["crashes"]) == (30, [])
+    (said,) = found["lacking"]
+    assert "'nobody_has_this'" in said
+    assert not list((tmp_path / "out" / "crashes").glob("*"))
+    with pytest.raises(SystemExit):
+        main(line)
+    told = capsys.readouterr()
+    assert "0 found" in told.out
+    assert "'nobody_has_this'" in told.err
