@@ -20,7 +20,7 @@ from machine.racing.finding import search
 from machine.racing.model import Race
 from machine.racing.scenarios import Ground, ours, plants, way_of
 from machine.racing.scenarios import given as given_bytes
-from machine.racing.search import conflict, explore, shortest
+from machine.racing.search import explore, shortest
 from machine.racing.state import (
     KINDS,
     Arm,
@@ -43,6 +43,7 @@ from machine.racing.state import (
 from tests.machine.snippets import code
 from tests.machine.test_patching import CALLED, JUMPED, OLD
 from tests.machine.test_patching import Place as Site
+from tests.support.interleaving import exchange, finals
 
 ABLE = [arch for arch in ALL if arch.live_patch is not None]
 MAINTENANCE = sorted({name for arch in ABLE for name in arch.live_patch.maintenance})
@@ -64,23 +65,6 @@ def grounds():
 
 
 # The search ----------------------------------------------------------------------------------
-
-
-def finals(system):
-    """Return every state in which nobody goes on, by trying all interleavings one by one."""
-    found, tried = set(), 0
-
-    def go_on(state):
-        nonlocal tried
-        following = [after for a in range(system.actors) for _, after in system.moves(state, a)]
-        if not following:
-            tried += 1
-            found.add(state)
-        for after in following:
-            go_on(after)
-
-    go_on(system.start())
-    return found, tried
 
 
 def operations(cells, executors):
@@ -154,18 +138,7 @@ def test_what_is_left_out_does_not_matter(race):
 @given(race=races(), data=st.data())
 def test_steps_without_a_conflict_may_change_places(race, data):
     """Where two steps are said to be independent, either order leads to the same states."""
-    state = race.start()
-    for _ in range(data.draw(st.integers(0, 5))):
-        following = [after for a in range(race.actors) for _, after in race.moves(state, a)]
-        if following:
-            state = data.draw(st.sampled_from(following))
-    for one in range(race.actors):
-        for other in range(one):
-            if conflict(race.touched(state, one), race.touched(state, other)):
-                continue
-            first = {b for _, a in race.moves(state, one) for _, b in race.moves(a, other)}
-            second = {b for _, a in race.moves(state, other) for _, b in race.moves(a, one)}
-            assert first == second
+    exchange(race, data)
 
 
 @settings(max_examples=60, deadline=None)

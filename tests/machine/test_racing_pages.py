@@ -25,9 +25,9 @@ from machine.racing.pages import (
     Store,
     Unless,
 )
-from machine.racing.search import conflict, explore, shortest
+from machine.racing.search import explore, shortest
 from machine.racing.state import KINDS
-from tests.machine.test_racing import finals
+from tests.support.interleaving import exchange, finals
 
 ABLE = [arch for arch in ALL if arch.live_patch is not None]
 PAGES, FRAMES, OWNERS = 3, 2, ("A", "B", NOBODY)
@@ -75,18 +75,7 @@ def test_what_is_left_out_does_not_matter(race):
 @given(race=lives, data=st.data())
 def test_steps_without_a_conflict_may_change_places(race, data):
     """Where two steps are said to be independent, either order leads to the same states."""
-    state = race.start()
-    for _ in range(data.draw(st.integers(0, 5))):
-        following = [after for a in range(race.actors) for _, after in race.moves(state, a)]
-        if following:
-            state = data.draw(st.sampled_from(following))
-    for one in range(race.actors):
-        for other in range(one):
-            if conflict(race.touched(state, one), race.touched(state, other)):
-                continue
-            first = {b for _, a in race.moves(state, one) for _, b in race.moves(a, other)}
-            second = {b for _, a in race.moves(state, other) for _, b in race.moves(a, one)}
-            assert first == second
+    exchange(race, data)
 
 
 def able(arch):
