@@ -16,7 +16,7 @@ import time
 
 from allocator.workloads import Runner, workload
 from archs import arch, archs
-from execmem.compare import branch_reach, execmem_for
+from execmem.comparing.compare import branch_reach, execmem_for
 
 WORKLOADS = ("server", "debian", "churn", "bpf-2048")
 

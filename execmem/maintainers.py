@@ -22,8 +22,8 @@ from allocator.errors import ExecmemError
 from allocator.files import read_regular, reason_of, write_file
 from allocator.types import size_text
 from allocator.workloads import Moment, sources
-from execmem import overtime
-from execmem.frontier import COLUMNS, Standing, svg
+from execmem.comparing import overtime
+from execmem.comparing.frontier import COLUMNS, Standing, svg
 from execmem.streams import say
 
 HEAD = """\
@@ -76,7 +76,7 @@ read and its flush instructions counted, stands beside them with `execmem compar
 One thing that was found so: Linux 7.2.13 and 7.3-rc7 as Debian builds them for x86-64 unmap text of modules
 that live, where a slice of 2 MiB, at a multiple of 2 MiB, in the middle of a larger refill of their ROX cache
 is freed (`execmem compare --kernel VMLINUZ --workload middle-slice`: *not mapped although it lives*; modules
-for a real machine by `python -m execmem.madefile VMLINUZ middle-slice DIR`). `execmem_cache_clean()` hands the
+for a real machine by `python -m execmem.comparing.madefile VMLINUZ middle-slice DIR`). `execmem_cache_clean()` hands the
 slice to `vfree()`, which takes the whole area that the address is in. Freeing
 chunks only where they span a whole area, as proposed in 2026 and modelled by `rox_cache_7x`, does not.
 """

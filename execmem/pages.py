@@ -100,7 +100,7 @@ def alone(title: str, document: dict[str, Any]) -> str:
     title
         Of the page; any text.
     document
-        What it shows (`execmem.explain.document`).
+        What it shows (`execmem.explaining.explain.document`).
     """
     front = {f"execmem/{name}": _read(name) for name in modules()}
     return Template(_read("page.html")).substitute(

@@ -28,7 +28,7 @@ from allocator.workloads import (
     Workload,
     write_trace,
 )
-from execmem.compare import measured
+from execmem.comparing.compare import measured
 from loader.loaded import LoadedModule, State
 from machine.machine import ModelledMachine
 

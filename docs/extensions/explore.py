@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archs import archs
-from execmem import baked, explain
+from execmem.explaining import baked, explain
 from machine.face import Machine
 from samples.modules import root
 

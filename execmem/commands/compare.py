@@ -131,7 +131,8 @@ def compare(
     from allocator.files import write_file
     from allocator.workloads import write_trace
     from archs import arch as arch_by_name
-    from execmem import compare, comparison, frontier, overtime, report
+    from execmem import report
+    from execmem.comparing import compare, comparison, frontier, overtime
     from execmem.terminal import console
 
     try:
@@ -148,7 +149,7 @@ def compare(
     if cpu and kernel is None:
         raise click.UsageError("--cpu: nothing is booted here; it goes with --kernel")
     if kernel is not None:
-        from execmem.measuring import measure
+        from execmem.comparing.measuring import measure
 
         others = {
             "--arch": names,
@@ -185,7 +186,7 @@ def compare(
     def filmed(found: compare.DesignRun) -> dict[str, Any]:
         if film is None:
             return {}
-        from execmem.film import film as film_of
+        from execmem.comparing.film import film as film_of
 
         options: dict[str, Any] = {
             "page": page,

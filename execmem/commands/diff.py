@@ -107,9 +107,10 @@ def diff(
     the modules that are named, each differing range is shown. The exit code is 1 where
     relocation, text or read-only data differ.
     """
-    from execmem import diff_report, report, terminal
-    from execmem.diff import Interrupted, compare_runs
-    from execmem.placement import place_runs
+    from execmem import report, terminal
+    from execmem.diffing import diff_report
+    from execmem.diffing.diff import Interrupted, compare_runs
+    from execmem.diffing.placement import place_runs
     from loader.files import module_name
     from loader.finalize import mechanisms
 
@@ -205,8 +206,8 @@ def _booted(
 ) -> RecordedBoot:
     """Return what a kernel makes of modules, or of all that its tree has."""
     from execmem.booted import open_machine
-    from execmem.diff_report import progress_bar
-    from execmem.live import Recorder, record, tree_of
+    from execmem.diffing.diff_report import progress_bar
+    from execmem.diffing.live import Recorder, record, tree_of
     from loader.errors import BadModule
     from loader.files import is_file
 

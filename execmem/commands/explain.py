@@ -25,7 +25,7 @@ from execmem.commands.common import (
 from execmem.streams import say
 
 if TYPE_CHECKING:
-    from execmem.explain import View
+    from execmem.explaining.explain import View
 
 VIEWS = ("designs", "poke", "course", "kernel")  # those that ask, and get answers beforehand
 
@@ -86,10 +86,10 @@ def explain(
     if "kernel" in beside and not booted:
         raise click.UsageError("--with kernel: name one that boots: --kernel PATH")
     from allocator.files import write_file
-    from execmem import explain as page
     from execmem import report
     from execmem.check.reading import is_case_name
-    from execmem.compare import progress_bar
+    from execmem.comparing.compare import progress_bar
+    from execmem.explaining import explain as page
 
     views = _booted(modules, options, also=also, no_init=no_init) if booted else []
     cases = [name for name in modules if is_case_name(PurePath(name))]
@@ -105,7 +105,7 @@ def explain(
     with progress_bar() as progress:
         document = page.document(views, progress)
         if beside:
-            from execmem import baked
+            from execmem.explaining import baked
 
             archs = list(dict.fromkeys(view.loaded.arch.name for view in views))
             every = [view for view in VIEWS if view != "kernel" or booted]
@@ -127,8 +127,8 @@ def explain(
 def _case(name: str, options: dict[str, Any], *, also: tuple[str, ...]) -> list[View]:
     """Return the links of a relocation case (`execmem check`)."""
     from archs import arch as arch_by_name
-    from execmem import explain_case
     from execmem.check.running import Wanted
+    from execmem.explaining import explain_case
 
     if also or options["kernel"] is not None:
         raise click.UsageError(f"{name} is a case: it says itself where everything lies")
@@ -145,9 +145,9 @@ def _booted(
     modules: tuple[str, ...], options: dict[str, Any], *, also: tuple[str, ...], no_init: bool
 ) -> list[View]:
     """Return what a booted kernel makes of modules."""
-    from execmem import explain_booted
     from execmem.booted import open_machine
-    from execmem.live import Recorder
+    from execmem.diffing.live import Recorder
+    from execmem.explaining import explain_booted
 
     for option, given in (("--also", also), ("--no-init", no_init), ("--param", options["params"])):
         if given:

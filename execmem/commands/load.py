@@ -129,7 +129,7 @@ def _load_everything(*, init: bool, options: dict[str, Any]) -> None:
     from itertools import count
 
     from execmem import report
-    from execmem.compare import designs_of
+    from execmem.comparing.compare import designs_of
     from execmem.everything import MEMORY, load_all, show
     from execmem.terminal import Meter, console
     from loader.depends import open_tree

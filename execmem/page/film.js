@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A run of a workload as a film (execmem/film.py): what each page holds at any of its moments, and
+// A run of a workload as a film (execmem/comparing/film.py): what each page holds at any of its moments, and
 // the drawing of it. A film tells changes; here they are added up.
 
 import { KINDS } from "execmem/map.js";

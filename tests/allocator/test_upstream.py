@@ -11,7 +11,7 @@ from allocator.types import MIB
 from allocator.workloads import workload
 from allocator.workloads.run import Runner
 from archs import Arch
-from execmem.compare import branch_reach, execmem_for
+from execmem.comparing.compare import branch_reach, execmem_for
 from tests.support import booted
 
 LIVE = ("bbml2", "rox_rfc")
@@ -115,7 +115,7 @@ def test_a_change_of_a_part_first_is_found() -> None:
 
 def test_a_kernel_before_it_loses_live_text() -> None:
     """Measured: Linux 7.2 unmaps what else lies in the area (find_vm_area of an address inside)."""
-    from execmem.measured import KernelRunner
+    from execmem.comparing.measured import KernelRunner
 
     found = [
         (name, folder)

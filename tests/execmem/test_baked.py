@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 
 from archs import arch as arch_by_name
-from execmem import baked
 from execmem.cli import main
 from execmem.commands import explain as command
-from execmem.compare import compare, workloads
-from execmem.explain import document, html, load
+from execmem.comparing.compare import compare, workloads
+from execmem.explaining import baked
+from execmem.explaining.explain import document, html, load
 from execmem.interleaved import chosen, graph
 from execmem.serve.work import answer
 from machine.face import Machine

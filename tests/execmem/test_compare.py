@@ -15,8 +15,8 @@ from allocator.types import MemType
 from allocator.workloads import Runner
 from execmem import Machine
 from execmem.cli import main
-from execmem.compare import branch_reach, compare, execmem_for, measured, workloads
-from execmem.comparison import svg
+from execmem.comparing.compare import branch_reach, compare, execmem_for, measured, workloads
+from execmem.comparing.comparison import svg
 from loader.elf import parse
 from samples.modules import names, path, root
 from tests.archs.facts import facts

@@ -13,7 +13,7 @@ import archs
 from allocator.types import ExecmemType
 from execmem.check.elfwriter import A, Rela, Sec, Sym, W, X, write
 from execmem.cli import main
-from execmem.diff import compare, compare_runs, predict
+from execmem.diffing.diff import compare, compare_runs, predict
 from loader.elf import parse
 from loader.elfview import ElfView
 from loader.layout import plan

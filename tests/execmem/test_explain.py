@@ -19,8 +19,8 @@ from archs import reloc
 from archs.op import Op, Term
 from archs.reloc import Reach, Reloc, Rows
 from execmem.cli import main
-from execmem.explain import _row as row_json
-from execmem.explain import document, html, load
+from execmem.explaining.explain import _row as row_json
+from execmem.explaining.explain import document, html, load
 from execmem.relocs import Code
 from loader.errors import RelocationError
 from loader.link import link_view

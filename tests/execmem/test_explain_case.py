@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from execmem import explain, explain_case
 from execmem.check.case import BadCase
 from execmem.check.running import Wanted
 from execmem.cli import main
+from execmem.explaining import explain, explain_case
 
 CALL = """execmem case 1
 arch arm64

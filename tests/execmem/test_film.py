@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 from allocator.workloads import Runner
-from execmem.compare import branch_reach, compare, execmem_for, workloads
-from execmem.film import LEFT_OUT, film
+from execmem.comparing.compare import branch_reach, compare, execmem_for, workloads
+from execmem.comparing.film import LEFT_OUT, film
 
 DESIGNS = ["strata", "vmalloc", "rox_cache", "bpf_prog_pack", "three_block"]
 MOMENTS, PAGES = 2, 64

@@ -11,8 +11,8 @@ import pytest
 
 from archs import archs
 from execmem.cli import main
-from execmem.compare import compare, workloads
-from execmem.frontier import COLUMNS, standings, svg
+from execmem.comparing.compare import compare, workloads
+from execmem.comparing.frontier import COLUMNS, standings, svg
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from allocator.types import MemType
 from archs.boot_x86_64 import NUMBERS
 from archs.environment import Boot
 from execmem.cli import main
-from execmem.diff import compare_runs
-from execmem.live import Recorder, record, tree_of
-from execmem.placement import place_runs
+from execmem.diffing.diff import compare_runs
+from execmem.diffing.live import Recorder, record, tree_of
+from execmem.diffing.placement import place_runs
 from kernels.booted.modules import Loading
 from kernels.errors import BootFailed
 from loader.btf_records import Kind

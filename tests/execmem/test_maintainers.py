@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from allocator.types import size_text
 from archs import arch as arch_by_name
-from execmem import frontier, maintainers
-from execmem.compare import compare, workloads
+from execmem import maintainers
+from execmem.comparing import frontier
+from execmem.comparing.compare import compare, workloads
 from execmem.maintainers import AT_SCALE
 from loader.files import SUFFIXES
 

@@ -19,11 +19,11 @@ from allocator.types import Consumer, align_down
 from allocator.workloads import Alloc, Free, Load, Unload, Workload, workload
 from allocator.workloads.sources import attach
 from archs import Arch
-from execmem.beside import ModelRun, modelled
-from execmem.compare import measured
-from execmem.madefile import Maker, written
-from execmem.measured import KernelRunner
-from execmem.measures import KernelMeasures
+from execmem.comparing.beside import ModelRun, modelled
+from execmem.comparing.compare import measured
+from execmem.comparing.madefile import Maker, written
+from execmem.comparing.measured import KernelRunner
+from execmem.comparing.measures import KernelMeasures
 from loader.elf import parse
 from machine.booted.attaching import Attaching
 from machine.booted.programs import Programs

@@ -11,8 +11,8 @@ import pytest
 
 from archs import arch as arch_by_name
 from execmem.cli import main
-from execmem.compare import compare, workloads
-from execmem.overtime import PANELS, series, svg
+from execmem.comparing.compare import compare, workloads
+from execmem.comparing.overtime import PANELS, series, svg
 
 WORDS = ["compare", "--workload", "bpf-50-pages", "--arch", "riscv64", "--over-time", "4"]
 WORDS += ["--design", "vmalloc", "--design", "default"]

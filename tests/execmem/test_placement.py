@@ -13,7 +13,7 @@ import archs
 from allocator.types import ExecmemType, MemType
 from execmem.check.elfwriter import A, Sec, Sym, W, X, write
 from execmem.cli import main
-from execmem.placement import BootLoad, place, place_runs
+from execmem.diffing.placement import BootLoad, place, place_runs
 from loader.elf import parse
 from loader.kallsyms import sizes_with_symbols
 from loader.layout import plan

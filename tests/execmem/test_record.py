@@ -11,7 +11,7 @@ from allocator.types import Consumer, MemType
 from allocator.workloads import Alloc, Free, Load, Runner, Seal, Settle, Unload, read_trace
 from execmem import LoadError, Machine
 from execmem.cli import main
-from execmem.compare import branch_reach, execmem_for
+from execmem.comparing.compare import branch_reach, execmem_for
 from execmem.record import Recorder
 from samples.modules import path, root
 

@@ -19,7 +19,7 @@ from archs.levels.link import Branch
 from archs.levels.link import Region as Inside
 from archs.reloc import Reach
 from execmem import Machine, figure, report
-from execmem.compare import branch_reach, execmem_for
+from execmem.comparing.compare import branch_reach, execmem_for
 from machine import drawing
 from samples import nomodules
 from samples.modules import root

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from archs.environment import Environment
-from execmem.diff import predict
-from execmem.differences import kind_of
+from execmem.diffing.diff import predict
+from execmem.diffing.differences import kind_of
 from loader.elf import parse
 from loader.recording import BASE, RecordedBoot, Recording, image_of, runs
 from machine.booted.machine import BootedMachine

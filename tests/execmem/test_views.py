@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from execmem.compare import compare, workloads
-from execmem.film import film
+from execmem.comparing.compare import compare, workloads
+from execmem.comparing.film import film
 from execmem.interleaved import chosen, rested, state_json
 from tests.support import booted
 from tests.support.browsing import complaints, go, wait

@@ -34,7 +34,7 @@ from allocator.workloads import Runner, read_trace
 from archs.environment import Environment
 from emulator.faults import Fault, Stop
 from execmem.check.elfwriter import AARCH64, X86_64, A, Rela, Sec, Sym, W, write
-from execmem.compare import branch_reach
+from execmem.comparing.compare import branch_reach
 from kernels.modelled.printf import format_message
 from kernels.modelled.table import FUNCTIONS, Function
 from loader import files

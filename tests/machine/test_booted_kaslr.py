@@ -13,9 +13,9 @@ import pytest
 from archs import Arch
 from emulator.faults import BadCall
 from execmem import Machine
-from execmem.diff import compare_runs
-from execmem.live import Recorder, record, tree_of
-from execmem.placement import place_runs
+from execmem.diffing.diff import compare_runs
+from execmem.diffing.live import Recorder, record, tree_of
+from execmem.diffing.placement import place_runs
 from kernels.booted.starting import Parameters, plan_of
 from kernels.errors import BootFailed
 from loader.errors import BadKernel

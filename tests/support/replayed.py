@@ -13,8 +13,8 @@ from pathlib import Path
 import attrs
 
 from allocator.types import PAGE_SIZE, MemType, align_up
-from execmem.live import LiveBoot, Recorder
-from execmem.placement import BootLoad, _RegionSizes
+from execmem.diffing.live import LiveBoot, Recorder
+from execmem.diffing.placement import BootLoad, _RegionSizes
 from loader.files import SUFFIXES, ModuleFile, module_name
 from loader.layout import TOGETHER
 from loader.recording import RecordedBoot, Recording, image_of

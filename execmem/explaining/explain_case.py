@@ -17,7 +17,7 @@ from execmem.check.placing import places
 from execmem.check.reading import read
 from execmem.check.running import Wanted
 from execmem.check.subject import Object, Subject
-from execmem.explain import View, bands
+from execmem.explaining.explain import View, bands
 from loader.errors import LoadError
 from loader.loaded import LoadedModule, LoadedSection, State
 

@@ -15,11 +15,11 @@ from allocator.types import size_text
 from allocator.workloads import Measures, sources, write_trace
 from archs import arch
 from execmem import notices, report
-from execmem.beside import ModelRun, modelled
 from execmem.booted import open_machine
-from execmem.compare import designs_of, workloads
-from execmem.measured import KernelRunner, files_of, named
-from execmem.measures import KernelMeasures
+from execmem.comparing.beside import ModelRun, modelled
+from execmem.comparing.compare import designs_of, workloads
+from execmem.comparing.measured import KernelRunner, files_of, named
+from execmem.comparing.measures import KernelMeasures
 from execmem.report import table
 from execmem.streams import say
 from execmem.terminal import WIDTH, Meter, console

@@ -22,7 +22,7 @@ from allocator.types import PAGE_SIZE, ExecmemType, Hex, Interval, MemType, Prot
 from allocator.workloads import Alloc, Load, Operation, Pages, Patch, Quiet, Runner, Workload
 from allocator.workloads.run import CPUS
 from archs import Arch
-from execmem.compare import branch_reach, execmem_for
+from execmem.comparing.compare import branch_reach, execmem_for
 
 FRAMES = 80
 # What `compare` says of a whole run and a frame does not: it takes long, or is the host's time.

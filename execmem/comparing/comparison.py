@@ -14,7 +14,7 @@ from allocator.errors import printable
 from allocator.types import MIB, size_text
 from allocator.workloads import sources
 from allocator.workloads.cores import CORES
-from execmem.compare import DesignRun
+from execmem.comparing.compare import DesignRun
 from execmem.figure import figure_class, write_png
 from execmem.report import table
 from execmem.terminal import WIDTH

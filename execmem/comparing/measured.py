@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A booted kernel as the measure of designs: it does a workload, and its page tables are read.
 
-A workload's modules are made as files of its sizes (`execmem.madefile`); of a folder they are the
+A workload's modules are made as files of its sizes (`execmem.comparing.madefile`); of a folder they are the
 files themselves. What the kernel was asked for, by its own struct module, is then what the designs are
 asked for, with the same memory taken before, so that the rows of one table did the same.
 """
@@ -27,9 +27,9 @@ from allocator.workloads import Alloc, Free, Load, Module, Operation, Region, Un
 from archs.versions import version_of
 from emulator.faults import BadCall, Fault
 from emulator.noted import Walk
-from execmem.compare import folder
-from execmem.madefile import Maker
-from execmem.measures import NOTHING, Done, Flushed, Frames, KernelMeasures
+from execmem.comparing.compare import folder
+from execmem.comparing.madefile import Maker
+from execmem.comparing.measures import NOTHING, Done, Flushed, Frames, KernelMeasures
 from kernels.booted.modules import Loading
 from loader.errors import LoadError
 from loader.files import SUFFIXES, ModuleFile, module_name

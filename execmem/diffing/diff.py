@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archs import Checks
-from execmem.differences import ModuleDiff, Range, RunDiff, kind_of
-from execmem.flipped import flipped
+from execmem.diffing.differences import ModuleDiff, Range, RunDiff, kind_of
+from execmem.diffing.flipped import flipped
 from execmem.pool import each
 from loader.elf import parse
 from loader.elfview import (

@@ -27,7 +27,7 @@ from archs.dialect import HEADER
 from archs.environment import Boot
 from archs.passes.static_calls import KEY, TRAMPOLINE
 from emulator.faults import Fault
-from execmem.flipped import TABLE
+from execmem.diffing.flipped import TABLE
 from kernels.booted.modules import Loading
 from loader.depends import ModuleTree, find, modules_for, open_tree
 from loader.elf import parse

@@ -14,9 +14,9 @@ from allocator.errors import ExecmemError
 from allocator.types import Interval
 from archs import Checks
 from execmem import notices
-from execmem.explain import View, bands
-from execmem.live import Recorder
-from execmem.placement import ranges_of
+from execmem.diffing.live import Recorder
+from execmem.diffing.placement import ranges_of
+from execmem.explaining.explain import View, bands
 from loader.elf import parse
 from loader.files import module_name
 from loader.layout import plan

@@ -20,7 +20,7 @@ import attrs
 from allocator.errors import printable
 from allocator.types import size_text
 from allocator.workloads import Measures
-from execmem.compare import DesignRun
+from execmem.comparing.compare import DesignRun
 from execmem.report import table
 from execmem.terminal import WIDTH
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import archs
 from emulator.disassembly import Disassembler
-from execmem.diff import Progression
-from execmem.differences import KINDS, RunDiff
-from execmem.placement import Placed
+from execmem.diffing.diff import Progression
+from execmem.diffing.differences import KINDS, RunDiff
+from execmem.diffing.placement import Placed
 from execmem.report import table
 from execmem.terminal import Meter
 

@@ -2,7 +2,7 @@
 """Module files of given sizes for a given kernel: what a workload's numbers become for its loader.
 
 They hold zeros and traps, import nothing and have no init, so that what the kernel does for them is what
-it does for memory: no site of theirs is patched, and nothing of theirs runs. `python -m execmem.madefile
+it does for memory: no site of theirs is patched, and nothing of theirs runs. `python -m execmem.comparing.madefile
 KERNEL WORKLOAD FOLDER` writes them, for a machine that runs the kernel, and prints what to do there.
 """
 
@@ -166,7 +166,7 @@ def written(maker: Maker, workload: Workload, folder: Path) -> Iterator[str]:
 def main(kernel: str, workload: str, folder: Path) -> None:
     """Write the modules of WORKLOAD, made for KERNEL, into FOLDER; print what to do with them."""
     from execmem.booted import open_machine
-    from execmem.compare import workloads
+    from execmem.comparing.compare import workloads
     from execmem.streams import say
 
     try:

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from allocator.errors import printable
 from allocator.types import MIB, size_text
 from allocator.workloads import Costs, Moment, OverTime, Spread
-from execmem.compare import DesignRun
+from execmem.comparing.compare import DesignRun
 from execmem.report import table
 from execmem.terminal import WIDTH
 

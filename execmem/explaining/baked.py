@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.errors import ExecmemError
-from execmem.film import FRAMES
+from execmem.comparing.film import FRAMES
 from execmem.serve.questions import KERNEL
 from execmem.serve.work import answer, without
 

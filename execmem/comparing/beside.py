@@ -24,9 +24,9 @@ from allocator.workloads import Alloc, Load, Measures
 from allocator.workloads.run import Runner
 from archs.levels.boot import Flushing
 from archs.versions import MODELLED, Since, version_of
-from execmem.compare import branch_reach
-from execmem.measured import KernelRunner, named
-from execmem.measures import Frames, KernelMeasures
+from execmem.comparing.compare import branch_reach
+from execmem.comparing.measured import KernelRunner, named
+from execmem.comparing.measures import Frames, KernelMeasures
 
 
 @attrs.frozen(kw_only=True)
