@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from archs import arch as arch_by_name
 from machine.machine import ModelledMachine
-from samples.bench import fill, listing, put, row
+from samples.bench import adrp_pair, listing, put
 from samples.story import Grid, Lines, Story, Text
 
-ADRP_X0, ADD_X0, RET = 0x9000_0000, 0x9100_0000, 0xD65F_03C0
 START, TARGET = 0xF80, 0x5ABC  # the first place in its page; the target, from that page
 
 
@@ -22,7 +21,7 @@ def main() -> Story:
     arch = arch_by_name("arm64")
     machine = ModelledMachine(arch)
     page = put(machine, bytes(4), skip=0) & -0x1000
-    code = _pair(machine, place=page + START, target=page + TARGET)
+    code = adrp_pair(arch, place=page + START, target=page + TARGET)
     rows = []
     for moved in (0, 0x40, 0x7C, 0x80, 0x1000, 0x3000):
         where, inside = divmod(START + moved, 0x1000)
@@ -48,12 +47,3 @@ def main() -> Story:
         ),
     ]
     return story
-
-
-def _pair(machine: ModelledMachine, *, place: int, target: int) -> bytes:
-    high, low = (
-        row(machine.arch, f"R_AARCH64_{name}") for name in ("ADR_PREL_PG_HI21", "ADD_ABS_LO12_NC")
-    )
-    adrp = fill(high, ADRP_X0.to_bytes(4, "little"), place=place, target=target)
-    add = fill(low, ADD_X0.to_bytes(4, "little"), place=place + 4, target=target)
-    return adrp + add + RET.to_bytes(4, "little")

@@ -12,6 +12,8 @@ from emulator.disassembly import Disassembler
 from loader.listing import insert
 from machine.machine import ModelledMachine
 
+ADRP_X0, ADD_X0, RET = 0x9000_0000, 0x9100_0000, 0xD65F_03C0
+
 
 def row(arch: Arch, name: str) -> Reloc:
     """Return a relocation by its psABI name; KeyError where the architecture has none."""
@@ -38,6 +40,14 @@ def listing(arch: Arch, code: bytes, address: int) -> list[str]:
         f"{at:#x}  {code[at - address :][:size].hex(' '):<12} {text}"
         for at, size, text in Disassembler(arch).all(code, address)
     ]
+
+
+def adrp_pair(arch: Arch, *, place: int, target: int) -> bytes:
+    """Return a function of arm64 that returns the target, for `place`: ADRP, ADD, RET."""
+    high, low = (row(arch, f"R_AARCH64_{name}") for name in ("ADR_PREL_PG_HI21", "ADD_ABS_LO12_NC"))
+    adrp = fill(high, ADRP_X0.to_bytes(4, "little"), place=place, target=target)
+    add = fill(low, ADD_X0.to_bytes(4, "little"), place=place + 4, target=target)
+    return adrp + add + RET.to_bytes(4, "little")
 
 
 def free_runs(interval: Interval, taken: Iterable[Interval]) -> list[Interval]:

@@ -47,6 +47,7 @@ REACH = Chapter(
             question="May finished code be copied elsewhere if its target moves along?",
             idea="ADRP counts whole pages, so code that moves by whole pages keeps its low bits.",
             try_next="execmem relocs mathuser --arch arm64 --type 'adr*'",
+            tasks=("same-bytes",),
             read="relocations.md",
         ),
         Lesson(

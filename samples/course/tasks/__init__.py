@@ -15,6 +15,7 @@ from samples.course.tasks import (
     one_plt,
     one_store,
     repair_else,
+    same_bytes,
     small_bomb,
     three_sizes,
     two_addresses,
@@ -28,6 +29,7 @@ TASKS: dict[str, Task] = {
     for module in (
         by_hand,
         one_plt,
+        same_bytes,
         first_refusal,
         repair_else,
         load_order,
