@@ -56,6 +56,7 @@ REACH = Chapter(
             question="An address is split into upper 20 and lower 12 bits. Why not simply cut?",
             idea="The lower half is added with its sign, so the upper half must make up for it.",
             try_next="execmem reach --arch riscv64",
+            tasks=("one-upper",),
             read="relocations.md",
         ),
         Lesson(

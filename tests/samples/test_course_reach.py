@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 import re
 
+import pytest
+
 from archs import arch as arch_by_name
 from samples.course.tasks import TASKS
 from tests.samples.test_course import failing, grade
@@ -38,3 +40,40 @@ def test_same_bytes_leave_each_adrp_in_its_page():
         passed += verdict.passed
     assert 1 < passed < len(answers)
     assert failing(grade("same-bytes", "arm64", code=0, data=0)) == {"code moves by"}
+
+
+@pytest.mark.parametrize("arch", TASKS["one-upper"].best)
+def test_one_upper_adds_a_lower_part_with_its_sign(arch):
+    """What is formed is upper part plus signed lower part, as the manuals say; no lower address passes."""
+    text = TASKS["one-upper"].file(arch_by_name(arch))
+    bits = int(re.search(r"lowest (\d+) bits", text)[1])
+    least = int(re.search(r'(?m)^address = "(0x\w+)"', text)[1], 16)
+    stands = re.search(r"from\s(?:#\s)?(0x\w+), where it", text)
+    origin = int(stands[1], 16) if stands else 0  # AUIPC adds to its address, LUI to nothing
+    fields = [int(each, 16) for each in re.findall(r"\+(0x\w+)", text)]
+    assert (bits, bool(origin)) == {"riscv64": (12, True), "mips64el": (16, False)}[arch]
+
+    def formed(upper, address):
+        upper = (upper << bits ^ 1 << 31) - (1 << 31)
+        lower = ((address - origin) % (1 << bits) ^ 1 << bits - 1) - (1 << bits - 1)
+        return (origin + upper + lower) % (1 << 64)
+
+    def right(upper, address):
+        return [formed(upper, address + field) == address + field for field in fields]
+
+    uppers = range(1 << 32 - bits)
+    middle = (least - origin) % (1 << 32) >> bits
+    near = [u for u in range(middle - 2, middle + 4) if u in uppers]
+    best = next(at for at in range(least, least + 4096, 8) if any(all(right(u, at)) for u in near))
+    assert TASKS["one-upper"].best[arch] == best - least
+    chance, passed = random.Random(13), 0
+    for address in (least - 8, best - 8, best, best + chance.randrange(1, 4000) * 8):
+        for upper in (middle + (address >= best), chance.choice(uppers)):
+            verdict = grade("one-upper", arch, address=address, upper=upper)
+            low, *rest = verdict.checks
+            assert low.passed is (address >= least)
+            assert [check.passed for check in rest] == right(upper, address)
+            for check, field in zip(rest, fields, strict=True):
+                assert int(check.found.split(",")[0], 16) == formed(upper, address + field)
+            passed += verdict.passed
+    assert passed
