@@ -117,6 +117,7 @@ LOADING = Chapter(
             question="A USB device says what it is. What if it says what nobody expects?",
             idea="Keep what comes to new code and change it a little: that finds what nobody wrote.",
             try_next="execmem run formats formats_report hex:a4a4b4b4 4 --sanitize guard",
+            tasks=("byte-by-byte",),
             read="howto/fuzz.md",
         ),
         Lesson(

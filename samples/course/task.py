@@ -82,12 +82,11 @@ class Answer:
 
     def code(self, key: str) -> bytes:
         """Return bytes that are written in hex; AnswerError where there are none."""
-        text = self.word(key)
-        try:
-            return bytes.fromhex(text)
-        except ValueError:
-            reason = f'{key} = {text!r}: expected hex, as "00 1f"'
-            raise AnswerError(self.file, printable(reason)) from None
+        return self._as_code(key, self.word(key))
+
+    def codes(self, key: str) -> list[bytes]:
+        """Return a list of bytes that are written in hex; AnswerError where there is none."""
+        return [self._as_code(key, each) for each in self._list(key)]
 
     def words(self, key: str, known: Sequence[str] = ()) -> list[str]:
         """Return a list of texts, each one of those `known`; AnswerError where it is not."""
@@ -110,6 +109,13 @@ class Answer:
         if not isinstance(found, list):
             raise AnswerError(self.file, f"{key} = {found!r}: expected a list: [ ... ]")
         return found
+
+    def _as_code(self, key: str, found: object) -> bytes:
+        with contextlib.suppress(ValueError):
+            if isinstance(found, str):
+                return bytes.fromhex(found)
+        reason = f'{key} = {found!r}: expected hex, as "00 1f"'
+        raise AnswerError(self.file, printable(reason))
 
     def _as_number(self, key: str, found: object) -> int:
         if isinstance(found, str):

@@ -59,6 +59,11 @@ def solution(task, arch):
     return file.read_text("utf-8").replace(f'arch = "{other}"', f'arch = "{arch}"')
 
 
+def solved(task, arch, key):
+    """Return what a solution says."""
+    return read("x.toml", solution(task, arch))[2][key]
+
+
 # Every task -------------------------------------------------------------------------------------
 
 
@@ -122,6 +127,9 @@ def test_solutions_pass_and_templates_do_not(tmp_path, task, arch):
         ('task = "load-order"\nload = "mathlib"\nunload = []', "expected a list"),
         ('task = "by-hand"\nbytes = 3', "expected a text"),
         ('task = "by-hand"\nbytes = "0g"', "expected hex"),
+        ('task = "byte-by-byte"\ninputs = [3]', "expected hex"),
+        ('task = "byte-by-byte"\ninputs = ["0g"]', "expected hex"),
+        (f'task = "byte-by-byte"\ninputs = ["{"00" * 65}"]', "one of 65 bytes"),
         ('task = "fewest-flushes"\nwrites = [3]', "expected two numbers"),
         ('task = "missing-sync"\nsteps = ["synk"]', "did you mean sync?"),
         ('task = "missing-sync"\nsteps = ["stop"]\narch = "mips64el"', "not for mips64el"),

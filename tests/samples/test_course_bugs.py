@@ -10,15 +10,8 @@ from itertools import pairwise, permutations, product
 import pytest
 
 from archs import arch as arch_by_name
-from samples.course.task import read
 from samples.course.tasks import TASKS, fewest_batches, never_both, when_to_free
-from tests.samples.test_course import failing, grade, solution
-
-
-def solved(task, arch, key):
-    """Return what a solution says."""
-    return read("x.toml", solution(task, arch))[2][key]
-
+from tests.samples.test_course import failing, grade, solved
 
 # Freed too early --------------------------------------------------------------------------------
 

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import random
+from itertools import islice, pairwise
 
 import pytest
 
-from samples.course.tasks import TASKS, small_bomb
+from samples.course.tasks import TASKS, byte_by_byte, small_bomb
 from samples.hostile import PACKET
-from tests.samples.test_course import failing, grade
+from tests.samples.test_course import failing, grade, solved
 
 ROOM = small_bomb.ROOM
+ITEMS = {0x74, 0x94, 0x80, 0xA0, 0xC0, 0xA4, 0xB4}
 
 
 def unpacked(block):
@@ -125,3 +127,106 @@ def test_three_sizes_are_the_least():
     sizes = range(2, 20)
     first, other = next(s for s in sizes if s % 8 == 0), next(s for s in sizes if s % 8)
     assert set(TASKS["three-sizes"].best.values()) == {first + 2 * other}
+
+
+def described(data):
+    """Return the steps of a parser of descriptors, and whether it pushes too often."""
+    steps, at, size, count, stack, opened = ["begin"], 0, 0, 0, [], 0
+    while at < len(data):
+        item, at = data[at], at + 1
+        length = (0, 1, 2, 4)[item & 3]
+        if length > len(data) - at:
+            return [*steps, "wrong"], False
+        value, at = int.from_bytes(data[at : at + length], "little"), at + length
+        steps += ["byte"] * length
+        steps.append(item & 0xFC)
+        match item & 0xFC:
+            case 0x74:
+                size = value
+            case 0x94:
+                count = value
+            case 0xA4:
+                if len(stack) == 2:
+                    return steps, True
+                stack.append((size, count))
+            case 0xB4 if stack:
+                size, count = stack.pop()
+            case 0xA0:
+                opened += 1
+            case 0xC0 if opened:
+                opened -= 1
+            case 0x80 if size <= 32 and count <= 1024:
+                pass
+            case _:
+                return [*steps, "wrong"], False
+    return [*steps, "open" if opened else "end"], False
+
+
+def changes(data, alphabet):
+    """Return all that one byte of an alphabet that is set, put in, or taken out makes of an input."""
+    cuts = [(data[:at], data[at:]) for at in range(len(data) + 1)]
+    found = {head + tail[1:] for head, tail in cuts}
+    for byte in map(bytes, ([each] for each in alphabet)):
+        found |= {head + byte + tail for head, tail in cuts}
+        found |= {head + byte + tail[1:] for head, tail in cuts if tail}
+    return sorted(found)
+
+
+def test_byte_by_byte_keeps_what_is_new(arch):
+    """An input is kept where a parser of ours comes to a new step, and not where each follows as before."""
+    chance, alphabet = random.Random(12), (0x75, 0x95, 0x81, 0x80, 0xA4, 0xB4, 0xA0, 0xC0, 8, 2)
+    told, right = set(), [bytes.fromhex(each) for each in solved("byte-by-byte", "arm64", "inputs")]
+    for number in range(2):
+        begun = right[:2] if number % 2 else []
+        kept, chain, wanted = [byte_by_byte.SEED], [], []
+        steps, _ = described(byte_by_byte.SEED)
+        seen, pairs = set(steps), set(pairwise(steps))
+        while len(chain) < 15 and not (wanted and wanted[-1] == {"found"}):
+            data = begun.pop(0) if begun else chance.choice(changes(chance.choice(kept), alphabet))
+            steps, over = described(data)
+            if not {step for step in steps if isinstance(step, int)} <= ITEMS:
+                continue  # what it does with items that it does not know is the compiler's
+            new, other = set(steps) - seen, set(pairwise(steps)) - pairs
+            may = {"kept"} if new else {"kept", "thrown away"} if other else {"thrown away"}
+            wanted.append({"found"} if over else may)
+            chain.append(data)
+            kept += [data] if new else []
+            seen, pairs = seen | set(steps), pairs | set(pairwise(steps))
+        near = (data for each in kept for data in changes(each, (0xA4,)) if described(data)[1])
+        for data in islice(near, not (wanted and wanted[-1] == {"found"})):
+            chain.append(data)
+            wanted.append({"found"})
+        made = byte_by_byte.fuzzed(arch, chain)
+        states = ["found" if stop else "kept" if new else "thrown away" for _, new, stop in made]
+        assert all(far <= 1 for far, _, _ in made)
+        assert len(states) == len(wanted)
+        for data, state, may in zip(chain, states, wanted, strict=True):
+            assert state in may, data.hex()
+        told |= set(states)
+    assert told == {"found", "kept", "thrown away"}
+
+
+def test_byte_by_byte_says_why(arch):
+    """Pushes that follow one another come to nothing new; what is two bytes away is never made."""
+    seed, push = byte_by_byte.SEED.hex(), "a4"
+    again = grade("byte-by-byte", arch.name, inputs=[push + seed, 2 * push + seed, 3 * push + seed])
+    assert [check.passed for check in again.checks] == [True, False, False, True]
+    assert again.checks[1].found == "0 new blocks: thrown away"
+    assert again.checks[2].found == "2 bytes from any that was kept: never made"
+    right = solved("byte-by-byte", arch.name, "inputs")
+    late = grade("byte-by-byte", arch.name, inputs=[*right, seed])
+    assert failing(late) == {"inputs behind it"}
+    assert failing(grade("byte-by-byte", arch.name, inputs=[])) == {"found"}
+
+
+def test_byte_by_byte_takes_three():
+    """Three pushes are three bytes, the seed has none; a change makes one of them at most."""
+    pushes = [byte & 0xFC == 0xA4 for byte in byte_by_byte.SEED]
+    assert not any(pushes)
+    assert set(TASKS["byte-by-byte"].best.values()) == {3}
+    first = changes(byte_by_byte.SEED, range(256))
+    assert all(byte_by_byte.apart(byte_by_byte.SEED, data) <= 1 for data in first)
+    chance = random.Random(13)
+    for data in chance.sample(first, 40):
+        assert not described(data)[1]
+        assert not any(described(each)[1] for each in changes(data, (0xA4, 0xA5)))

@@ -4,6 +4,7 @@
 from samples.course.task import Task
 from samples.course.tasks import (
     by_hand,
+    byte_by_byte,
     churn,
     fewest_batches,
     fewest_flushes,
@@ -36,6 +37,7 @@ TASKS: dict[str, Task] = {
         repair_else,
         load_order,
         three_sizes,
+        byte_by_byte,
         one_bit,
         small_bomb,
         one_store,
