@@ -90,6 +90,7 @@ LOADING = Chapter(
             question="Init text is thrown away after init. What if a stub lay in it?",
             idea="What lives as long needs stubs that live as long: core and init have their own.",
             try_next="execmem load mathuser --arch arm64 --kaslr 1",
+            tasks=("own-entries",),
             read="load-module.md",
         ),
         Lesson(

@@ -123,6 +123,7 @@ def test_solutions_pass_and_templates_do_not(tmp_path, task, arch):
         ('task = "same-bytes"\ncode = 2\ndata = 0', "a multiple of 4 in [0x0, "),
         ('task = "one-upper"\naddress = 4\nupper = 0', "no multiple of 8"),
         ('task = "one-upper"\naddress = 8\nupper = 0x100000', "in [0x0, 0x100000)"),
+        ('task = "own-entries"\ncore = ["printk"]\ninit = []', "did you mean _printk?"),
         ('task = "load-order"\nload = ["mathlb"]\nunload = []', "did you mean mathlib?"),
         ('task = "load-order"\nload = "mathlib"\nunload = []', "expected a list"),
         ('task = "by-hand"\nbytes = 3', "expected a text"),

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tasks of the lessons about reach: what an answer is worth, from addresses and manuals."""
+"""Tasks of the lessons about reach and stubs: what an answer is worth, from addresses and manuals."""
 
 from __future__ import annotations
 
 import random
 import re
+from itertools import combinations
 
 import pytest
 
@@ -77,3 +78,33 @@ def test_one_upper_adds_a_lower_part_with_its_sign(arch):
                 assert int(check.found.split(",")[0], 16) == formed(upper, address + field)
             passed += verdict.passed
     assert passed
+
+
+def test_own_entries_live_as_long_as_calls():
+    """Passes where core has an entry for each call that stays, and some PLT one for each other."""
+    text = TASKS["own-entries"].file(arch_by_name("arm64"))
+    calls = re.findall(r"(?m)^#   \w+ +in (\.\S+) +calls (\w+)$", text)
+    names = sorted({callee for _, callee in calls})
+    assert len(calls) == 7
+
+    def right(core, init):
+        return [name in core or (name in init and lies == ".init.text") for lies, name in calls]
+
+    subsets = [list(each) for size in range(5) for each in combinations(names, size)]
+    best = min(len(core) for core in subsets if all(right(core, names)))
+    assert TASKS["own-entries"].best == {"arm64": best}
+    chance, passed = random.Random(14), 0
+    for core in subsets:
+        for init in (names, chance.choice(subsets)):
+            verdict = grade("own-entries", "arm64", core=core, init=init)
+            assert [check.passed for check in verdict.checks] == right(core, init)
+            assert verdict.score == len(core)
+            for check, (_, name) in zip(verdict.checks, calls, strict=True):
+                if not check.passed:
+                    freed = name in init
+                    assert ("trap" in check.found) is freed
+                    assert ("does not reach" in check.found) is not freed
+            passed += verdict.passed
+    assert 0 < passed < len(subsets)
+    twice = grade("own-entries", "arm64", core=[*names, names[0]], init=[])
+    assert (twice.passed, twice.score) == (True, len(names) + 1)
