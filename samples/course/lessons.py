@@ -152,6 +152,7 @@ PATCHING = Chapter(
             question="Code must be written before it runs. When may it be written AND executed?",
             idea="Never: either it is writable until finish, or it is written through an alias.",
             try_next="execmem compare --no-text-poke",
+            tasks=("share-pages",),
             read="text-poke.md",
         ),
         Lesson(
