@@ -19,6 +19,7 @@ REACH = Chapter(
             idea="A module file does not know its address; the loader picks one and fills in "
             "every distance.",
             try_next="execmem archs",
+            tasks=("elsewhere",),
             read="tutorial.md",
             minutes=6,
         ),

@@ -124,6 +124,7 @@ def test_solutions_pass_and_templates_do_not(tmp_path, task, arch):
         ('task = "one-upper"\naddress = 4\nupper = 0', "no multiple of 8"),
         ('task = "one-upper"\naddress = 8\nupper = 0x100000', "in [0x0, 0x100000)"),
         ('task = "own-entries"\ncore = ["printk"]\ninit = []', "did you mean _printk?"),
+        ('task = "elsewhere"\nchanged = [".text+0x2e"]', "'.text+0x2e', which is no place"),
         ('task = "load-order"\nload = ["mathlb"]\nunload = []', "did you mean mathlib?"),
         ('task = "load-order"\nload = "mathlib"\nunload = []', "expected a list"),
         ('task = "by-hand"\nbytes = 3', "expected a text"),

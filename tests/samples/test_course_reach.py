@@ -8,10 +8,76 @@ import re
 from itertools import combinations
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
 
 from archs import arch as arch_by_name
 from samples.course.tasks import TASKS
+from samples.modules import path
 from tests.samples.test_course import failing, grade
+
+# Numbers of types (psABIs) that count from their place; that hold bits which 2 MiB do not change.
+RELATIVE = {
+    "x86_64": {2, 4},  # PC32, PLT32
+    "arm64": {275, 282, 283},  # ADR_PREL_PG_HI21, JUMP26, CALL26
+    "riscv64": {16, 17, 18, 19, 23, 44, 45},  # BRANCH, JAL, CALL, CALL_PLT, PCREL_HI20, RVC_*
+    "mips64el": set(),
+}
+LOWEST = {
+    "x86_64": set(),
+    "arm64": {277, 286},  # ADD_ABS_LO12_NC, LDST64_ABS_LO12_NC
+    "riscv64": {24, 25, 51},  # PCREL_LO12_*, RELAX
+    "mips64el": {6},  # LO16
+}
+
+
+def moved_places(arch):
+    """Yield each place of the sample that is loaded, and whether other bytes stand there, by pyelftools."""
+
+    def kind(elf, symbol):
+        """Return which part of a module's a symbol is in; None: of none, so it is the kernel's."""
+        if isinstance(symbol["st_shndx"], str):
+            return None
+        section = elf.get_section(symbol["st_shndx"])
+        return "text" if section["sh_flags"] & 4 else "rest"
+
+    other, file = (path(arch, name).open("rb") for name in ("mathlib", "mathuser"))
+    with other, file:
+        lib, elf = ELFFile(other), ELFFile(file)
+        exported = {
+            each.name: kind(lib, each) for each in lib.get_section_by_name(".symtab").iter_symbols()
+        }
+        for table in elf.iter_sections():
+            if not isinstance(table, RelocationSection):
+                continue
+            section = elf.get_section(table["sh_info"])
+            if not section["sh_flags"] & 2:
+                continue
+            here = "text" if section["sh_flags"] & 4 else "rest"
+            symbols = elf.get_section(table["sh_link"])
+            for each in table.iter_relocations():
+                symbol = symbols.get_symbol(each["r_info_sym"])
+                number = each["r_info_type"] if arch != "mips64el" else each["r_type"]
+                there = kind(elf, symbol) or exported.get(symbol.name)
+                changes = there != here if number in RELATIVE[arch] else there is not None
+                changes &= number not in LOWEST[arch]
+                yield f"{section.name}+{each['r_offset']:#x}", changes
+
+
+def test_elsewhere_is_told_from_the_file(arch):
+    """What changes is what types and symbols of the file say; each wrong place is counted."""
+    found = {}
+    for place, changes in moved_places(arch.name):
+        found[place] = found.get(place, False) or changes
+    changed = [place for place, changes in found.items() if changes]
+    assert grade("elsewhere", arch.name, changed=changed).passed
+    chance = random.Random(15)
+    for _ in range(20):
+        wrong = set(chance.sample(sorted(found), chance.randrange(1, 5)))
+        verdict = grade("elsewhere", arch.name, changed=sorted(wrong ^ set(changed)))
+        assert (verdict.passed, verdict.score) == (False, len(wrong))
+        assert verdict.checks[0].passed is (not wrong - set(changed))
+        assert verdict.checks[1].passed is (not wrong & set(changed))
 
 
 def test_same_bytes_leave_each_adrp_in_its_page():

@@ -6,6 +6,7 @@ from samples.course.tasks import (
     by_hand,
     byte_by_byte,
     churn,
+    elsewhere,
     fewest_batches,
     fewest_flushes,
     first_refusal,
@@ -31,6 +32,7 @@ from samples.course.tasks import (
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
     for module in (
+        elsewhere,
         by_hand,
         one_plt,
         same_bytes,
