@@ -206,6 +206,7 @@ MANAGING = Chapter(
             question="Init text is freed after a second. What is wrong with where it was?",
             idea="What goes soon and what stays should not lie side by side.",
             try_next="execmem compare --workload churn",
+            tasks=("side-by-side",),
             read="compare.md",
         ),
         Lesson(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from itertools import combinations
 
-from samples.course.tasks import TASKS, share_pages
+from samples.course.tasks import TASKS, share_pages, side_by_side
 from tests.samples.test_course import failing, grade
 
 # Writable or executable ---------------------------------------------------------------------------
@@ -61,3 +61,77 @@ def test_share_pages_says_which_step(arch):
     verdict = grade("share-pages", arch.name, pages=["A B", "C D E F G"])
     assert failing(verdict) == {"page 0, A B", "page 1, C D E F G", "calls that fault"}
     assert verdict.checks[0].found == "step 3, write B: A executed and B written"
+
+
+# No holes -----------------------------------------------------------------------------------------
+
+
+def spans():
+    """Return each piece with its pages, and when it comes and goes."""
+    found = {}
+    for number, (does, module) in enumerate(side_by_side.STEPS):
+        if does == "load":
+            for kind, size in zip(("text", "init"), side_by_side.SIZES[module], strict=True):
+                found[module, kind] = (size, number, 1 << 30)
+        else:
+            key = module, "text" if does == "unload" else "init"
+            found[key] = (*found[key][:2], number)
+    return found
+
+
+def layouts(known, pieces, pages):
+    """Yield every way to lay pieces in pages in which none lies over another that is still there."""
+    if not pieces:
+        yield dict(known)
+        return
+    (piece, (size, come, _)), *rest = pieces
+    for at in range(pages - size + 1):
+        mine = set(range(at, at + size))
+        if all(not mine & held for held, gone in known.values() if gone > come):
+            yield from layouts({**known, piece: (mine, pieces[0][1][2])}, rest, pages)
+
+
+def longest(free):
+    """Return the most pages that lie side by side."""
+    return max(
+        (len(run) for run in "".join("x "[at not in free] for at in range(64)).split()), default=0
+    )
+
+
+def test_side_by_side_is_the_best_there_is(arch):
+    """Of all layouts a few leave the rest in one piece, none with fewer pages; any other is refused."""
+    pages = side_by_side.PAGES
+    lives = spans()
+    good, bad = [], []
+    for layout in layouts({}, list(lives.items()), pages):
+        stays = set().union(*(held for held, gone in layout.values() if gone == 1 << 30))
+        fits = longest(set(range(pages)) - stays) == pages - len(stays)
+        (good if fits else bad).append(layout)
+
+    def used(layout):
+        return len(set().union(*(held for held, _ in layout.values())))
+
+    assert set(TASKS["side-by-side"].best.values()) == {min(map(used, good))}
+    chance = random.Random(15)
+    for layout, passed in [
+        *((layout, True) for layout in chance.sample(good, 6)),
+        *((layout, False) for layout in chance.sample(bad, 6)),
+    ]:
+        keys = {
+            kind: [min(layout[module, kind][0]) for module in side_by_side.SIZES]
+            for kind in ("text", "init")
+        }
+        verdict = grade("side-by-side", arch.name, **keys)
+        assert verdict.passed is passed
+        assert failing(verdict) <= {"free at last"}
+        assert verdict.score == used(layout)
+
+
+def test_side_by_side_says_what_is_in_the_way(arch):
+    """The step, the page, and whose it is; what ends behind the chunk."""
+    verdict = grade("side-by-side", arch.name, text=[0, 8, 0, 7], init=[2, 5, 1, 4])
+    assert failing(verdict) == {"what is refused"}
+    refused = "step 4, text of C at page 0: there is text of A; step 4, init of C at page 1: "
+    assert verdict.checks[0].found == f"{refused}there is text of A"
+    verdict = grade("side-by-side", arch.name, text=[3, 8, 0, 7], init=[0, 5, 1, 4])
+    assert "step 7, text of D at page 7: 3 pages end behind the last, 8" in verdict.checks[0].found
