@@ -82,7 +82,7 @@ def test_lessons_are_those_of_the_course(server, tab):
     for part in document["parts"][1:]:
         if part["kind"] in ("text", "heading"):
             assert part["lines"][0] in text
-    press(tab, "1.4 adrp")
+    press(tab, "1.4 adrp ○")
     wait(tab, "return document.querySelector('.ask').textContent.startsWith('May finished')")
     wait(tab, "return location.hash.includes('lesson=adrp')")
 
@@ -118,9 +118,8 @@ def test_every_task_is_passed_in_the_page(server, tab):
             continue  # done above, and takes long
         arch = task.archs[number % len(task.archs)].name
         (lesson,) = [each for each, placed in LESSONS.items() if name in placed.lesson.tasks]
-        tab.find_element(
-            "css selector", f"[aria-label='{LESSONS[lesson].number} {lesson}, has a task']"
-        ).click()
+        label = f"{LESSONS[lesson].number} {lesson}, "  # has a task, or passed in a test before
+        tab.find_element("css selector", f"[aria-label^='{label}']").click()
         wait(tab, f"return document.getElementById('answer-{name}')")
         head, _ = answer(tab, solution(name, arch))
         assert head == f"{name} on {arch}: passed"
