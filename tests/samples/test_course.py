@@ -8,6 +8,7 @@ the manuals' encodings.
 from __future__ import annotations
 
 import random
+import re
 from itertools import permutations, product
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def test_every_task_belongs_to_a_lesson():
     assert len(set(chapters)) == 4
     for path in SOLUTIONS.iterdir():
         assert any(path.stem == f"{task}-{arch}" for task, arch in PAIRS), path
+
+
+def test_pages_name_every_task():
+    """The course's page has a line for each lesson's task, in order; the lecturer's has a time for each."""
+    docs = SOLUTIONS.parent
+    lines = re.findall(
+        r"(?m)^\| `([\w-]+)` \| `([\w-]+)`: .+ \| (.+) \|$", (docs / "course.md").read_text("utf-8")
+    )
+    named = {task: lesson for lesson, task, _ in lines}
+    placed = LESSONS.items()
+    assert list(named.items()) == [
+        (task, name) for name, one in placed for task in one.lesson.tasks
+    ]
+    plan = (docs / "lecture.md").read_text("utf-8").partition("## Pictures")[0]
+    assert [task for task in TASKS if f"`{task}`" not in plan] == []
 
 
 # The design of the solution is the same for all: two of them say enough, in a suite that has to end.
