@@ -100,12 +100,12 @@ def _grade(answer: Answer) -> Verdict:
     return Verdict(
         (
             Check(
-                "named, and as before",
+                "named places that stay the same",
                 f"{len(same)}: {told}" if same else "0",
                 "0",
                 not same,
             ),
-            Check("named, of those that change", f"{right}", f"{len(there.changed)}", not missed),
+            Check("named places that change", f"{right}", f"{len(there.changed)}", not missed),
         ),
         len(same) + len(missed),
     )

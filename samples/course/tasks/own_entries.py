@@ -118,7 +118,7 @@ def _grade(answer: Answer) -> Verdict:
     for number, (name, section, callee) in enumerate(CALLS):
         found, when = first[number], "while init text lives"
         if section != INIT and found == "arrives":
-            found, when = loaded.called(number), "after init"
+            found, when = loaded.called(number), "its entry was freed"
         passed = found == "arrives"
         said = found if passed else f"{when}: {found}"
         checks.append(Check(f"{name} ({section}) calls {callee}", said, "arrives", passed))

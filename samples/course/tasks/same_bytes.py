@@ -80,7 +80,9 @@ def _grade(answer: Answer) -> Verdict:
         raise AnswerError(answer.file, reason)
     checks = [Check("code moves by", f"{code:#x}", f"{TAKEN:#x} or more", code >= TAKEN)]
     checks += [
-        Check(f"x0 of {bench.start + at:#x} has moved by", f"{led:+#x}", f"{data:+#x}", led == data)
+        Check(
+            f"what {bench.start + at:#x} forms moves by", f"{led:+#x}", f"{data:+#x}", led == data
+        )
         for at, led in bench.leads(code).items()
     ]
     return Verdict(tuple(checks), code + abs(data))
