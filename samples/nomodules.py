@@ -66,8 +66,9 @@ def main() -> Story:
             "bytes,far,leaf",
         ),
         Text(
-            "A consumer that does not reach is one whose code never calls the kernel directly: "
-            "arm64 emulates or loads addresses there, and gives it the whole vmalloc range."
+            "A consumer that does not reach is one whose code never calls the kernel directly: what "
+            "a slot of kprobes would reach is emulated, so arm64 and riscv64 give slots the whole "
+            "vmalloc range."
         ),
     ]
     return story

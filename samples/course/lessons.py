@@ -242,6 +242,7 @@ MANAGING = Chapter(
             question="Who needs executable memory in a kernel that loads no modules?",
             idea="kprobes, ftrace, BPF and thunks do: the allocator belongs to nobody of them.",
             try_next="execmem compare --workload no-modules",
+            tasks=("four-users",),
             read="compare.md",
         ),
         Lesson(

@@ -157,6 +157,7 @@ def test_solutions_pass_and_templates_do_not(tmp_path, task, arch):
         ('task = "share-pages"\npages = ["A B", "B C"]', "they hold A B B C, wanted ABCDEFG"),
         ('task = "side-by-side"\ntext = [0]\ninit = [0]', "text: 1 pages, wanted 4"),
         ('task = "side-by-side"\ntext = [0, 0, 0, 9]', "D at page 9; there are 0 to 8"),
+        ('task = "four-users"\npools = ["bpf bpf"]\nat = [0]', "they have bpf, bpf; wanted each"),
         ('task = "never-both"\nsteps = ["write"]', "live 0 times, wanted once"),
         ('task = "two-addresses"\nwrites = ["poke", "peek"]', "expected a number"),
         ('task = "two-addresses"\nwrites = ["poke"]', "writes: 1, wanted 5"),

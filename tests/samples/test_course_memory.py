@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import combinations
 
 from samples.course.tasks import TASKS, share_pages, side_by_side
@@ -31,7 +32,7 @@ def clashes():
 
 
 def partitions(pieces):
-    """Yield every way to part pieces."""
+    """Yield every way to part pieces, each named by its letters."""
     if not pieces:
         yield []
         return
@@ -135,3 +136,69 @@ def test_side_by_side_says_what_is_in_the_way(arch):
     assert verdict.checks[0].found == f"{refused}there is text of A"
     verdict = grade("side-by-side", arch.name, text=[3, 8, 0, 7], init=[0, 5, 1, 4])
     assert "step 7, text of D at page 7: 3 pages end behind the last, 8" in verdict.checks[0].found
+
+
+# Nobody's memory ----------------------------------------------------------------------------------
+
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
+ROW = re.compile(r"(?m)^#   (\w+) +([\d.]+) (.iB), from (0x\w+) to (0x\w+)$")
+IMAGE = re.compile(r"image is at\s(?:# )?(0x\w+) to (0x\w+)")
+
+
+def asked(arch):
+    """Return what the file says: bytes and range of each user, and where the image is."""
+    text = TASKS["four-users"].file(arch)
+    users = {
+        name: (float(size) * UNITS[unit], int(start, 16), int(end, 16))
+        for name, size, unit, start, end in ROW.findall(text)
+    }
+    start, end = (int(each, 16) for each in IMAGE.search(text.replace("\n#", "\n")).groups())
+    return users, (start, end)
+
+
+def shared(users, names, image, chunk=2 << 20):
+    """Return the first place of a pool that some can share; None: they cannot."""
+    if sum(users[name][0] for name in names) > chunk:
+        return None
+    low, high = max(users[name][1] for name in names), min(users[name][2] for name in names)
+    for start in (low, image[1]):
+        at = -(-max(start, low) // chunk) * chunk
+        if at + chunk <= high and not (at < image[1] and image[0] < at + chunk):
+            return at
+    return None
+
+
+def test_four_users_share_what_the_file_lets_them(arch):
+    """No fewer pools by the ranges and sizes that stand in the file; who may not share is named."""
+    users, image = asked(arch)
+    initials = {name[0]: name for name in users}
+    assert len(initials) == 4
+    ways = [
+        [[initials[one] for one in pool] for pool in way] for way in partitions("".join(initials))
+    ]
+    able = [way for way in ways if all(shared(users, pool, image) is not None for pool in way)]
+    assert TASKS["four-users"].best[arch.name] == min(map(len, able))
+    large = []
+    for way in ways:
+        if way in able:
+            continue
+        at = [shared(users, pool, image) or -(-users[pool[0]][1] >> 21) << 21 for pool in way]
+        if any(sum(users[name][0] for name in pool) > 2 << 20 for pool in way):
+            large.append(way)
+            continue
+        keys = {"pools": [" ".join(pool) for pool in way], "at": [hex(each) for each in at]}
+        verdict = grade("four-users", arch.name, **keys)
+        for pool, start, check in zip(way, at, verdict.checks, strict=True):
+            outside = [n for n in pool if not users[n][1] <= start <= users[n][2] - (2 << 20)]
+            if outside:
+                assert check.found == f"{start:#x} is not in that of {', '.join(outside)}"
+            elif image[0] <= start < image[1]:
+                assert check.found == "in the kernel image"
+            elif at.count(start) == 1:
+                assert check.passed
+        assert not verdict.passed
+    for way in large[:1]:  # all lie where they may, and one pool is full
+        at = [users["bpf"][1] + (number << 21) for number in range(len(way))]
+        keys = {"pools": [" ".join(pool) for pool in way], "at": [hex(each) for each in at]}
+        assert failing(grade("four-users", arch.name, **keys)) == {"requests refused"}
+    assert bool(large) is (arch.text_poke is None)

@@ -10,6 +10,7 @@ from samples.course.tasks import (
     fewest_batches,
     fewest_flushes,
     first_refusal,
+    four_users,
     load_order,
     missing_sync,
     never_both,
@@ -55,6 +56,7 @@ TASKS: dict[str, Task] = {
         fewest_flushes,
         never_both,
         two_addresses,
+        four_users,
         churn,
         window,
     )
