@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 
 import attrs
 
@@ -75,7 +74,7 @@ class Guest:
         self.depth = 0
         self.inside = 0  # number of the call under way; 0: none
         self.apart = False  # whether what is called now is for the machine's own needs
-        self._numbers = count(1)
+        self.calls = 0  # that were begun so far
         # Told of what is called from outside, when a call has returned, and of the stack of one
         # that never will.
         self.on_enter: list[Callable[[int], object]] = []
@@ -173,7 +172,8 @@ class Guest:
         board.pc = address
         returns = sp + (8 if self._link is None else 0)
         self.depth += 1
-        around, self.inside = self.inside, next(self._numbers)
+        self.calls += 1
+        around, self.inside = self.inside, self.calls
         limits = self.limits
         budget = limits.enter(*limits.given(instructions, seconds))
         try:

@@ -59,23 +59,19 @@ from machine.booted.module import (
     where_loading,
     with_regions,
 )
+from machine.booted.noting import Noting
 from machine.booted.pagetables import page_tables
 from machine.booted.process import Using
 from machine.booted.repeated import BootedRounds
 from machine.booted.sanitized import Sanitizable
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.snapshots import Snapshot
-from machine.booted.words import needed, soft, words_of
+from machine.booted.words import OURS, needed, soft, words_of
 from machine.control import Control, Handler
 from machine.ptdump import PageTables
 from machine.rounds import Rounds
 from machine.sources import Placed, Sources
 
-# Parameters of the modelled machine, which a booted kernel leaves no room for.
-OURS = frozenset(
-    "design text_poke unknown checks errata stub_sections cpus kasan heap_limit seed force"
-    " constructors".split()
-)
 _FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
 
@@ -169,8 +165,7 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         self.arch = standing.arch
         self._tree = tree
         self.mounted = False
-        self._listed = None
-        self._drivers = []
+        self._noting = Noting(self)
         self._modules: dict[str, BootedModule] = {}
         self.sanitizer = None
         self._asked: ModuleTree | None = None  # the tree of the load under way
@@ -326,6 +321,10 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         """
         for name in soft(file):
             self.request(name)
+        with self._noting.loading():
+            return self._insert(file, params)
+
+    def _insert(self, file: ModuleFile, params: Mapping[str, object] | None) -> BootedModule:
         image = file.image()
         view = parse_elf(image, file.name)
         before = len(self.log)
@@ -358,7 +357,7 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             inserted,
             said,
             self.kernel.reports_since(before),
-            self._gained(name),
+            self._noting.gained(name),
         )
         module = BootedModule(self, view, name, inserted, report)
         self.modules[name] = module
@@ -497,7 +496,7 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
     def _standing(self, still: Still | Mark) -> Snapshot:
         inside = self.kernel.guest.inside
         checks, guarded = self._guarded()
-        modules, listed = dict(self.modules), self._listed
+        modules, listed = dict(self.modules), self._noting.listed
         return Snapshot(still, modules, self.mounted, inside, listed, checks, guarded)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -520,7 +519,7 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         self.kernel.restored()
         self.interposing.restored()
         self.mounted = snapshot.mounted
-        self._listed = snapshot.listed
+        self._noting.listed = snapshot.listed
         if self.modules != snapshot.modules:
             for module in self.modules.values():
                 module.state = State.UNLOADED

@@ -6,7 +6,6 @@ from __future__ import annotations
 import abc
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
@@ -21,9 +20,8 @@ from machine.booted import registered
 from machine.booted.algorithms import open_algorithm
 from machine.booted.crypto import Algorithm
 from machine.booted.files import File, FileError, mount, opened
+from machine.booted.noting import Noting
 from machine.face import Machine
-
-_DRIVER_REGISTER = "driver_register"
 
 
 class Using(Machine):
@@ -31,8 +29,7 @@ class Using(Machine):
 
     kernel: BootedKernel
     mounted: bool
-    _listed: list[Record] | None  # what was registered when it was last looked at
-    _drivers: list[int]  # struct device_driver of those that were registered since
+    _noting: Noting
 
     @abc.abstractmethod
     def request(self, name: str) -> bool:
@@ -120,7 +117,7 @@ class Using(Machine):
 
         Who owns it is known where the list tells; `BootedModule.registered` knows more.
         """
-        return self._everything()
+        return self._noting.everything()
 
     def note_registrations(self) -> None:
         """Let each load from now on say what it registered (`BootedModule.registered`).
@@ -128,48 +125,7 @@ class Using(Machine):
         The kernel is asked for its lists before and after, a tenth of a second each time, and so
         does more than load modules: what it allocates later may lie elsewhere.
         """
-        at = self.kernel.symbols.get(_DRIVER_REGISTER)
-        if at is not None and not self._noting:
-            self._noting = True
-            self.kernel.board.break_at(at, self._registering)
-        self._drivers.clear()
-        self._listed = self._everything()
-
-    _noting = False
-
-    def _registering(self) -> None:
-        if self._listed is not None:
-            board, calling = self.kernel.board, self.kernel.arch.runs.calling
-            self._drivers.append(board.get(calling.arguments[0]))
-
-    def _everything(self) -> list[Record]:
-        with self.kernel.guest.unwatched():
-            return registered.everything(self)
-
-    def _gained(self, module: str) -> tuple[Record, ...] | None:
-        """Return what a load has just registered; None where nobody notes that."""
-        if self._listed is None:
-            return None
-        with self.kernel.guest.unwatched():
-            added, self._listed = registered.gained(self, module, self._listed)
-        drivers, self._drivers[:] = list(dict.fromkeys(self._drivers)), []
-        return (*added, *(record for at in drivers for record in self._driver(at, module)))
-
-    def _driver(self, address: int, module: str) -> Iterator[Record]:
-        """Yield the record of a driver, if it is registered still and types tell its name."""
-        known = self.layouts.has("device_driver", "p")
-        if known and self._pointer(address, "device_driver", "p"):
-            bus = self._pointer(address, "device_driver", "bus")
-            title = self._string(bus, "bus_type", "name") if bus else ""
-            name = self._string(address, "device_driver", "name")
-            yield registered.driver(title, name, address, module)
-
-    def _pointer(self, address: int, structure: str, path: str) -> int:
-        at = address + self.layouts.offset_of(structure, path)
-        return int.from_bytes(self.read(at, 8), "little")
-
-    def _string(self, address: int, structure: str, path: str) -> str:
-        return self.kernel.guest.string(self._pointer(address, structure, path), 256)
+        self._noting.begin()
 
     @property
     def tainted(self) -> str:

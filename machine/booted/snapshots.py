@@ -9,8 +9,8 @@ import attrs
 
 from emulator.boards.state import Mark, Still
 from kernels.guarding import PoolState
-from kernels.registry import Record
 from machine.booted.module import BootedModule
+from machine.booted.noting import Listed
 from machine.booted.sanitizer import BootedSanitizer
 
 
@@ -38,6 +38,6 @@ class Snapshot:
     modules: Mapping[str, BootedModule]
     mounted: bool = False
     inside: int = 0
-    listed: list[Record] | None = attrs.field(default=None, repr=False)
+    listed: Listed | None = attrs.field(default=None, repr=False)
     checks: BootedSanitizer | None = attrs.field(default=None, repr=False)
     guarded: PoolState | None = attrs.field(default=None, repr=False)

@@ -11,6 +11,11 @@ from loader.depends import ModuleTree, depends_of
 from loader.errors import MissingDependency
 from loader.files import ModuleFile, module_name
 
+# Parameters of the modelled machine, which a booted kernel leaves no room for.
+OURS = frozenset(
+    "design text_poke unknown checks errata stub_sections cpus kasan heap_limit seed force"
+    " constructors".split()
+)
 _SOFT = re.compile(rb"\0softdep=([^\0]{1,1000})\0")
 
 

@@ -113,6 +113,37 @@ def test_algorithms_and_drivers_have_owners(machine: BootedMachine) -> None:
     assert not any(each.name == "md4" for each in machine.registered())
 
 
+def test_a_load_has_what_was_registered_in_it(machine: BootedMachine) -> None:
+    """What came before it, or in a load in the middle of it, is not its own."""
+    for name in ("loop", "md4"):
+        file_of(machine, name)
+    machine.note_registrations()
+    guest, at = machine.kernel.guest, machine.function("__register_chrdev")
+    # Between two loads: a device, and a driver that is refused, since its bus is none.
+    assert machine.call(at, 0, 0, 1, b"mine\0", bytes(512), returns="int") > 0
+    if machine.layouts.has("device_driver", "p"):
+        driver, bus, title = (guest.alloc(1024) for _ in range(3))
+        machine.write(title, b"mine\0")
+        machine.write(bus, bytes(1024))
+        machine.write(driver, bytes(1024))
+        for member, value in (("name", title), ("bus", bus), ("p", bus)):
+            where = driver + machine.layouts.offset_of("device_driver", member)
+            machine.write(where, value.to_bytes(8, "little"))
+        assert machine.call(machine.function("driver_register"), driver, returns="int") < 0
+    for _ in range(2):
+        md4 = machine.load("md4")
+        assert kinds(md4) == {("shash", "md4")}  # the second time, too
+        machine.sleep(1)
+        md4.unload()
+    # drivers/block/loop.c: loop_init() has registered loop-control when it asks for its major
+    with machine.probe("__register_blkdev", lambda _hit: machine.load("md4")):
+        loop = machine.load("loop")
+    assert kinds(machine.modules["md4"]) == {("shash", "md4")}
+    assert {("misc device", "loop-control"), ("block major", "loop")} <= kinds(loop)
+    assert ("shash", "md4") not in kinds(loop)
+    assert not any(name == "mine" for module in (md4, loop) for _, name in kinds(module))
+
+
 def test_nobody_looks_where_nobody_asked(machine: BootedMachine) -> None:
     """Without note_registrations() the kernel is asked for nothing, and that is said."""
     module = machine.load(
