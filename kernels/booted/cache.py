@@ -28,7 +28,7 @@ from emulator.ram import Frozen
 from kernels.booted.starting import Parameters, Place
 
 LIMIT = 4 * GIB  # bytes on disk of all entries
-_FORMAT = 3
+_FORMAT = 4
 _MEMORY, _STATE = "memory", "state.json"
 _FACTS = ("name", "release", "arch", "command_line")  # that every entry tells
 _BUSY = ".busy-"

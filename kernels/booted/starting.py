@@ -53,6 +53,8 @@ _PRINTK = Need(option="CONFIG_PRINTK", functions=("vprintk_emit", "vprintk"), wh
 _KASAN, _MORE = ("kasan_report", "__asan_load8"), (3, 2)
 # Every message goes to the console, with its level; a panic ends at once.
 _TELL = "ignore_loglevel console_msg_format=syslog panic=-1"
+# Initcalls that let threads print (PREEMPT_RT, nbcon consoles): a log would come after what it is of.
+_THREADS = ("printk_set_kthreads_ready", "printk_activate_kthreads")
 
 
 @attrs.frozen(kw_only=True)
@@ -133,7 +135,9 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
     if any(name in image.symbols for name in _KASAN):
         memory = memory * _MORE[0] // _MORE[1]
     loaded, slide = image.loaded, moved_before(image, parameters)
-    words = f"{level.command_line} {_TELL} {parameters.command_line}".split(" ")
+    at_once = " ".join(f"initcall_blacklist={n}" for n in _THREADS if n in image.symbols)
+    words = f"{level.command_line} {_TELL} {at_once} {parameters.command_line}".split(" ")
+    words = [word for word in words if word and word not in untold]
     return Plan(
         image=moved(image, slide) if slide else loaded.contents,
         address=loaded.address,
@@ -141,7 +145,7 @@ def plan_of(image: KernelImage, parameters: Parameters) -> Plan:
         entry=loaded.entry,
         header=image.header,
         memory=parameters.memory or memory,
-        command_line=" ".join(word for word in words if word not in untold).strip(),
+        command_line=" ".join(words),
         initrd=archive(level.spin, level.machine),
         kaslr=parameters.kaslr,
     )

@@ -39,6 +39,14 @@ def test_kernels_with_kasan_get_more_memory() -> None:
     assert starting.Parameters().memory == 0
 
 
+def test_kernels_that_print_in_threads_are_told_not_to() -> None:
+    """Kernels with such threads are told to leave out what begins them; others are told nothing."""
+    assert "initcall" not in plan_of(_image(), Parameters()).command_line
+    for name in ("printk_set_kthreads_ready", "printk_activate_kthreads"):
+        words = plan_of(_image(**{name: 1}), Parameters(command_line="quiet")).command_line.split()
+        assert words[-2:] == [f"initcall_blacklist={name}", "quiet"]
+
+
 def test_every_architecture_that_boots_says_what_prints(arch: archs.Arch) -> None:
     """Every architecture that boots says what its kernels print with."""
     if arch.boot is not None:
