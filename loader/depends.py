@@ -113,6 +113,37 @@ def tree_around(path: str | Path) -> ModuleTree | None:
     return beside if needs and all(name in beside.files for name in needs) else None
 
 
+def tree_of(release: str, folders: Iterable[Path]) -> ModuleTree | None:
+    """Return the tree of a kernel's modules in the first of several folders that has it, or None.
+
+    Parameters
+    ----------
+    release
+        The kernel's.
+    folders
+        Each holds `lib/modules/RELEASE`, or folders that do.
+    """
+    for folder in folders:
+        for pattern in ("", "*/"):
+            for place in ("lib", "usr/lib"):
+                found = sorted(folder.glob(f"{pattern}{place}/modules/{release}"))
+                if found:
+                    return open_tree(found[0])
+        if folder.name == release and folder.is_dir():
+            return open_tree(folder)
+    return None
+
+
+def tree_beside(release: str, kernel: Path) -> ModuleTree | None:
+    """Return the tree of a kernel's modules in the folder that it was given as; None: there is none.
+
+    That folder holds `lib/modules/RELEASE`, or is what kernel and modules were built in.
+    """
+    if not kernel.is_dir():
+        return None
+    return open_tree(kernel) if _is_built_in(kernel) else tree_of(release, [kernel])
+
+
 def _is_built_in(folder: Path) -> bool:
     """Return whether a kernel and its modules were built in a folder."""
     return is_file(folder / "modules.order") and is_file(folder / ".config")

@@ -207,7 +207,8 @@ def _booted(
     """Return what a kernel makes of modules, or of all that its tree has."""
     from execmem.booted import open_machine
     from execmem.diffing.diff_report import progress_bar
-    from execmem.diffing.live import Recorder, record, tree_of
+    from execmem.diffing.live import Recorder, record
+    from loader.depends import tree_of
     from loader.errors import BadModule
     from loader.files import is_file
 

@@ -29,7 +29,7 @@ from archs.passes.static_calls import KEY, TRAMPOLINE
 from emulator.faults import Fault
 from execmem.diffing.flipped import TABLE
 from kernels.booted.modules import Loading
-from loader.depends import ModuleTree, find, modules_for, open_tree
+from loader.depends import find, modules_for
 from loader.elf import parse
 from loader.elfview import SHF_ALLOC, ElfView
 from loader.errors import KernelRefused, LoadError
@@ -356,27 +356,6 @@ def _line(recording: Recording, inside: str) -> LiveModule:
     core = {kind: at for kind, at in recording.regions.items() if not kind.is_init}
     first = core.get(MemType.TEXT) or next(iter(core.values()), (0, 0))
     return LiveModule(recording.name, sum(size for _, size in core.values()), first[0], inside)
-
-
-def tree_of(release: str, folders: Iterable[Path]) -> ModuleTree | None:
-    """Return the tree of a kernel's modules in the first of several folders that has it, or None.
-
-    Parameters
-    ----------
-    release
-        The kernel's.
-    folders
-        Each holds `lib/modules/RELEASE`, or folders that do.
-    """
-    for folder in folders:
-        for pattern in ("", "*/"):
-            for place in ("lib", "usr/lib"):
-                found = sorted(folder.glob(f"{pattern}{place}/modules/{release}"))
-                if found:
-                    return open_tree(found[0])
-        if folder.name == release and folder.is_dir():
-            return open_tree(folder)
-    return None
 
 
 def record(

@@ -35,14 +35,11 @@ from kernels.log import LogLine
 from loader.depends import (
     ModuleTree,
     find,
-    likely_modules,
-    modules_for,
     open_tree,
-    tree_around,
 )
 from loader.elf import parse as parse_elf
-from loader.errors import KernelRefused, LoadError
-from loader.files import SUFFIXES, ModuleFile, is_file, module_name
+from loader.errors import KernelRefused
+from loader.files import ModuleFile, module_name
 from loader.kernel.image import KernelImage
 from loader.loaded import State
 from machine.arguments import Argument, Out, result_type
@@ -66,17 +63,17 @@ from machine.booted.repeated import BootedRounds
 from machine.booted.sanitized import Sanitizable
 from machine.booted.saving import Savable, kernel_of, resume
 from machine.booted.snapshots import Snapshot
+from machine.booted.trees import Trees
 from machine.booted.words import OURS, needed, soft, words_of
 from machine.control import Control, Handler
 from machine.ptdump import PageTables
 from machine.rounds import Rounds
 from machine.sources import Placed, Sources
 
-_FEW = 1000  # modules that are read to find who has an alias, where no index tells it
 _SIZES = (16, 4, 2)  # bytes that an instruction may be looked for in
 
 
-class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interposed, Using):
+class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interposed, Trees, Using):
     """A booted kernel, and the modules that it has loaded.
 
     Parameters
@@ -86,7 +83,8 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
     kernel
         An image, a package, a tree or `running`, as `execmem kernel` takes it; or a `KernelImage`.
     root
-        Folder that holds `lib/modules/VERSION`, for modules by name and dependencies.
+        Folder that holds `lib/modules/VERSION`, for modules by name and dependencies; None: the
+        kernel's own, where that is given as a folder that holds its modules.
     memory
         Bytes of RAM; None: as the architecture has it.
     command_line
@@ -154,6 +152,7 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             on_boot=on_boot,
             on_console=on_console,
         )
+        self._folder = None if isinstance(kernel, KernelImage | Kept) else Path(kernel)
         self._hold(standing, None if root is None else open_tree(root))
 
     def _hold(self, standing: Standing, tree: ModuleTree | None) -> None:
@@ -168,7 +167,6 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         self._noting = Noting(self)
         self._modules: dict[str, BootedModule] = {}
         self.sanitizer = None
-        self._asked: ModuleTree | None = None  # the tree of the load under way
         self._loads = 0  # under way, each for the one before
         self.interposing = Interposing(self.kernel, lambda: self._modules, self.read)
         self._requests = Requests(
@@ -184,15 +182,6 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
         return f"Linux {self.kernel.release}, booted"
 
     # Modules ------------------------------------------------------------------------------------
-
-    @property
-    def tree(self) -> ModuleTree | None:
-        """Where modules are looked up by name; may be set."""
-        return self._tree
-
-    @tree.setter
-    def tree(self, tree: ModuleTree | None) -> None:
-        self._tree = tree
 
     @property
     def modules(self) -> dict[str, BootedModule]:
@@ -279,40 +268,6 @@ class BootedMachine(Savable, Sanitizable, Dumpable, Limited, Kernelwise, Interpo
             self.sanitizer.unloaded(module.name)
         module.state = State.UNLOADED
         self.modules.pop(module.name, None)
-
-    def request(self, name: str) -> bool:
-        """Load what the kernel asks for by name or alias; False where that is not possible."""
-        tree, title = self._asked or self.tree, module_name(name)
-        if title in self.modules:
-            return True
-        if tree is None:
-            return False
-        found = [title] if title in tree.files else []
-        if not found:
-            indexed = (tree.folder / "modules.alias").is_file()
-            search = modules_for if indexed or len(tree.files) < _FEW else likely_modules
-            found = search(tree, name)
-        for each in found:
-            if each not in self.modules:
-                try:
-                    self.load(each)
-                except LoadError:
-                    return False
-        return bool(found)
-
-    def _source(
-        self, module: str | Path | bytes | ModuleFile
-    ) -> tuple[ModuleFile, ModuleTree | None]:
-        """Return a module's file, and the tree that its dependencies are in."""
-        known = self._asked or self.tree
-        if isinstance(module, ModuleFile):
-            return module, known
-        if isinstance(module, bytes | bytearray | memoryview):
-            return ModuleFile("<bytes>", bytes(module)), known
-        text, path = str(module), Path(module)
-        if isinstance(module, Path) or "/" in text or text.endswith(SUFFIXES) or is_file(path):
-            return ModuleFile.read(path), known or tree_around(path)
-        return ModuleFile.read(find(known, text)), known
 
     def insert(self, file: ModuleFile, params: Mapping[str, object] | None = None) -> BootedModule:
         """Let the kernel load a module, after what it asks for softly; raises as `load`.

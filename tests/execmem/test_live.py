@@ -18,12 +18,12 @@ from archs.boot_x86_64 import NUMBERS
 from archs.environment import Boot
 from execmem.cli import main
 from execmem.diffing.diff import compare_runs
-from execmem.diffing.live import Recorder, record, tree_of
+from execmem.diffing.live import Recorder, record
 from execmem.diffing.placement import place_runs
 from kernels.booted.modules import Loading
 from kernels.errors import BootFailed
 from loader.btf_records import Kind
-from loader.depends import ModuleTree
+from loader.depends import ModuleTree, tree_of
 from loader.elf import parse
 from loader.files import ModuleFile
 from loader.recording import RecordedBoot

@@ -14,10 +14,11 @@ from archs import Arch
 from emulator.faults import BadCall
 from execmem import Machine
 from execmem.diffing.diff import compare_runs
-from execmem.diffing.live import Recorder, record, tree_of
+from execmem.diffing.live import Recorder, record
 from execmem.diffing.placement import place_runs
 from kernels.booted.starting import Parameters, plan_of
 from kernels.errors import BootFailed
+from loader.depends import tree_of
 from loader.errors import BadKernel
 from loader.kernel.find import read_kernel
 from machine.arguments import Out

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from archs import Arch
-from execmem.diffing.live import tree_of
+from loader.depends import tree_of
 from loader.errors import LoadError
 from loader.files import ModuleFile, module_name
 from machine.booted.account import account
