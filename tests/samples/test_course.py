@@ -155,6 +155,8 @@ def test_solutions_pass_and_templates_do_not(tmp_path, task, arch):
         ('task = "when-to-free"\nsteps = ["sync 3"]', "there are store, sync 1"),
         ('task = "fewest-batches"\nafter = [0]', "there are requests 1 to 10"),
         ('task = "share-pages"\npages = ["A B", "B C"]', "they hold A B B C, wanted ABCDEFG"),
+        ('task = "share-pages"\npages = ["\\u001b"]', "they hold \\x1b, wanted"),
+        ('task = "four-users"\npools = ["\\u202e"]\nat = [0]', "they have \\u202e; wanted"),
         ('task = "side-by-side"\ntext = [0]\ninit = [0]', "text: 1 pages, wanted 4"),
         ('task = "side-by-side"\ntext = [0, 0, 0, 9]', "D at page 9; there are 0 to 8"),
         ('task = "four-users"\npools = ["bpf bpf"]\nat = [0]', "they have bpf, bpf; wanted each"),

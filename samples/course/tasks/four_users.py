@@ -10,6 +10,7 @@ from allocator import Execmem, KernelMemory, PhysicalMemory
 from allocator.designs import Design
 from allocator.designs.base import Allocation, Context, Place, Request
 from allocator.designs.pool import CHUNK, Pool
+from allocator.errors import printable
 from allocator.types import (
     GIB,
     PAGE_SIZE,
@@ -119,7 +120,7 @@ def _parted(answer: Answer) -> tuple[list[list[str]], list[int]]:
         reason = (
             f"pools: they have {', '.join(named) or 'nobody'}; wanted each once: {', '.join(USERS)}"
         )
-        raise AnswerError(answer.file, reason)
+        raise AnswerError(answer.file, printable(reason))
     if len(at) != len(pools):
         raise AnswerError(answer.file, f"at: {plural(len(at), 'place')} for {len(pools)} pools")
     for start in at:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from allocator.errors import MappingError
+from allocator.errors import MappingError, printable
 from allocator.types import ExecmemType, Prot
 from archs import Arch
 from emulator.faults import Fault
@@ -131,7 +131,8 @@ def _grade(answer: Answer) -> Verdict:
     placed = sorted("".join(pages))
     if placed != sorted(PIECES) or not all(pages):
         named = " ".join(placed) or "none"
-        raise AnswerError(answer.file, f"pages: they hold {named}, wanted {PIECES}, each in one")
+        reason = f"pages: they hold {named}, wanted {PIECES}, each in one"
+        raise AnswerError(answer.file, printable(reason))
     found = lived(answer.arch, pages)
     checks = [
         Check(
