@@ -386,9 +386,9 @@ def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, Ker
     with importing():
         from archs import arch as arch_by_name
         from archs import archs
-        from loader.depends import find_any, open_tree
+        from loader.depends import find_any, open_tree, tree_beside
         from loader.elf import arch_of
-        from loader.files import read_module
+        from loader.files import module_name, read_module
         from machine.computer import arch_for, given
 
     from execmem.own_kernel import own_kernel_of
@@ -397,6 +397,10 @@ def _chosen(module: str, options: dict[str, Any]) -> tuple[Arch, str | None, Ker
     # A command that runs nothing has no --modelled, and needs none.
     kernel, modelled = own_kernel_of(module, options), options.get("modelled", True)
     image = None if kernel is None else given(kernel, modelled=modelled)
+    if not root and not a_file and kernel is not None and image is not None:
+        beside = tree_beside(image.release, Path(kernel))
+        if beside is not None and module_name(module) in beside.files:
+            root = str(beside.folder)
     if options["arch"] is not None:
         try:
             chosen = arch_by_name(options["arch"])
