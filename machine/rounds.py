@@ -51,6 +51,9 @@ class Buffer:
     def put(self, data: bytes, align: int = 1) -> int:
         """Store bytes at the end, and return where they begin.
 
+        For what a round executes (`Rounds.run`) call it inside of that: a round begins with memory as it
+        was, so that what is stored before is gone.
+
         Parameters
         ----------
         align

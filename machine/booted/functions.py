@@ -199,6 +199,8 @@ class Functions:
         else:
             module = self.module(title)
             every, whose = self._functions_of(module), f"module {module.name}"
+            if _MAGIC & set(glob):
+                every = [each for each in every if not each.name.startswith(_NO_FUNCTIONS)]
         found = {each.address: each for each in every if fnmatchcase(each.name, glob)}
         if not found:
             names = sorted(each.name for each in every)

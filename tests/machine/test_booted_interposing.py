@@ -418,6 +418,25 @@ def test_a_traced_module(machine: BootedMachine) -> None:
     assert stub.calls == 1
 
 
+PADDED = [row for row in booted.releases() if list(row[1].rglob("crc16.ko*"))]
+
+
+@pytest.mark.parametrize("folder", [row[1] for row in PADDED], ids=[row[0] for row in PADDED])
+def test_paddings_are_no_functions(folder: Path) -> None:
+    """What lies before functions of some kernels has symbols (`__pfx_`), and nobody calls it."""
+    machine = booted.machine(folder, folder)
+    with machine.fork():
+        module = machine.load("crc16")
+        functions = {each for each in module.entries if not each.startswith("__pfx_")}
+        assert "crc16" in functions
+        names = {each.name for each in machine.interposing.functions.matching("crc16")}
+        assert names == functions
+        # Whoever names one has it.
+        for name in set(module.entries) - functions:
+            (found,) = machine.interposing.functions.matching(f"crc16:{name}")
+            assert found.name == name
+
+
 def _rc4(key: bytes, size: int) -> bytes:
     """Return the first bytes of RC4's stream, by its definition."""
     state = list(range(256))
