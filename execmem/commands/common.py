@@ -480,10 +480,10 @@ def _machine(
     machine = modelled_machine(arch, root=root, kernel=image, options=options, **more)
     tree = machine.tree
     if root is not None and tree is not None and not tree.indexed:
-        hint = (
-            f" (depmod -b {root} {tree.folder.name} writes it)" if tree.folder != Path(root) else ""
-        )
-        notices.assume(f"{tree.folder}: no modules.dep: asking the modules{hint}")
+        folder, hint = tree.folder, ""
+        if folder != Path(root) and folder.parts[-3:-1] == ("lib", "modules"):  # which may lie in usr
+            hint = f" (depmod -b {folder.parents[2]} {folder.name} writes it)"
+        notices.assume(f"{folder}: no modules.dep: asking the modules{hint}")
     for stub in options["stubs"]:
         name, _, value = stub.partition("=")
         if not name:

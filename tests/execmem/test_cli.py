@@ -230,15 +230,16 @@ def test_a_sample_may_follow_a_file_and_a_file_a_sample(run, tmp_path, arch):
         assert names == {"hello", "mathlib", "mathuser"}
 
 
-def test_a_tree_without_an_index_is_used_and_said(run, tmp_path, arch):
+@pytest.mark.parametrize("where", [".", "usr"])
+def test_a_tree_without_an_index_is_used_and_said(run, tmp_path, arch, where):
     """Where there is no modules.dep the modules are asked, and a line says so."""
-    kernel = path(arch.name, "hello").parent
-    folder = tmp_path / "lib" / "modules" / "6.12.0"
+    kernel, base = path(arch.name, "hello").parent, tmp_path / where
+    folder = base / "lib" / "modules" / "6.12.0"
     shutil.copytree(kernel, folder / "kernel")
     code, out, err = run("load", "mathuser", "--root", tmp_path, "--json")
     assert code == 0
     assert [module["name"] for module in json.loads(out)["modules"]] == ["mathlib", "mathuser"]
-    wanted = f"no modules.dep: asking the modules (depmod -b {tmp_path} 6.12.0 writes it)"
+    wanted = f"no modules.dep: asking the modules (depmod -b {base} 6.12.0 writes it)"
     assert err == f"execmem: notice: {folder}: {wanted}\n"
     assert json.loads(out)["notices"] == [f"{folder}: {wanted}"]
     code, _, err = run("load", "mathuser", "--root", kernel)
