@@ -481,7 +481,10 @@ def _machine(
     tree = machine.tree
     if root is not None and tree is not None and not tree.indexed:
         folder, hint = tree.folder, ""
-        if folder != Path(root) and folder.parts[-3:-1] == ("lib", "modules"):  # which may lie in usr
+        if folder != Path(root) and folder.parts[-3:-1] == (
+            "lib",
+            "modules",
+        ):  # which may lie in usr
             hint = f" (depmod -b {folder.parents[2]} {folder.name} writes it)"
         notices.assume(f"{folder}: no modules.dep: asking the modules{hint}")
     for stub in options["stubs"]:
