@@ -61,6 +61,7 @@ from machine.racing.state import (
     Sync,
     Unlock,
     anywhere,
+    put_in,
 )
 
 NOWHERE = Touched(0, 0)
@@ -183,14 +184,14 @@ class Race:
                 stopped = executor._replace(stopped=True)
                 yield (
                     f"stops CPU {self._cpu(op.executor)}",
-                    then._replace(executors=_with(state.executors, op.executor, stopped)),
+                    then._replace(executors=put_in(state.executors, op.executor, stopped)),
                 )
                 return
             cells = list(state.cells)
             for cell in op.cells:
                 now, stale = cells[cell]
                 kept = frozenset((data, left) for data, left in stale[op.executor] if left)
-                cells[cell] = now, _with(stale, op.executor, kept)
+                cells[cell] = now, put_in(stale, op.executor, kept)
             yield f"synchronises CPU {self._cpu(op.executor)}", then._replace(cells=tuple(cells))
         elif isinstance(op, Maintain):
             steps = self.live.maintenance[::-1]
@@ -216,7 +217,7 @@ class Race:
                     for number, held in enumerate(led)
                 )
             text = "unmaps the alias" if op.frame is None else f"maps the alias to {op.frame:#x}"
-            yield text, then._replace(aliases=_with(state.aliases, op.page, (op.frame, led)))
+            yield text, then._replace(aliases=put_in(state.aliases, op.page, (op.frame, led)))
         elif isinstance(op, FlushAlias):
             aliases = list(state.aliases)
             for page in op.pages:
@@ -249,7 +250,7 @@ class Race:
             yield "lets the others go", then._replace(executors=going)
         elif isinstance(op, LookInside):
             if any(executor.offset > 0 for executor in state.executors):
-                over = _with(state.at, actor, len(self.programs[actor]))
+                over = put_in(state.at, actor, len(self.programs[actor]))
                 gone = tuple(e._replace(stopped=False) for e in state.executors)
                 yield "gives up: a CPU stands inside", state._replace(at=over, executors=gone)
             else:
@@ -275,7 +276,7 @@ class Race:
             )
             for old in stale
         )
-        right = then._replace(cells=_with(then.cells, op.cell, (op.data, held)))
+        right = then._replace(cells=put_in(then.cells, op.cell, (op.data, held)))
         text = f"writes {op.data.hex()} at {self._where(op.cell)}"
         if op.page is None:
             yield text, right
@@ -288,7 +289,7 @@ class Race:
                 wrong = Bad("alias", f"{op.data.hex()} is written into the frame {leads:#x}")
                 yield (
                     f"writes {op.data.hex()} through the alias, which leads to {leads:#x}",
-                    then._replace(bads=_with(then.bads, actor, wrong)),
+                    then._replace(bads=put_in(then.bads, actor, wrong)),
                 )
 
     def _executor(self, state: State, number: int) -> Iterator[tuple[str, State]]:
@@ -345,7 +346,7 @@ class Race:
                 trapped = executor._replace(site=site, offset=-1)
                 yield (
                     f"meets the breakpoint at {at:#x}",
-                    state._replace(executors=_with(state.executors, number, trapped)),
+                    state._replace(executors=put_in(state.executors, number, trapped)),
                 )
             elif whose == "torn":
                 bad = Bad("torn", f"{code.hex()} at {at:#x}")
@@ -369,7 +370,7 @@ class Race:
                     moved = executor._replace(site=site, offset=behind, doing=doing)
                     yield (
                         f"{text}, one of the {doing} instructions",
-                        state._replace(executors=_with(state.executors, number, moved)),
+                        state._replace(executors=put_in(state.executors, number, moved)),
                     )
                 else:
                     yield (
@@ -426,13 +427,13 @@ class Race:
         """Return the state after a CPU has gone wrong; it answers, but executes no more."""
         over = Executor(0, log=executor.log)
         return state._replace(
-            executors=_with(state.executors, number, over),
-            bads=_with(state.bads, self._cpu(number), bad),
+            executors=put_in(state.executors, number, over),
+            bads=put_in(state.bads, self._cpu(number), bad),
         )
 
     def _left(self, state: State, number: int, executor: Executor, site: int, what: str) -> State:
         gone = Executor(executor.visits, log=(*executor.log, (site, what)))
-        return state._replace(executors=_with(state.executors, number, gone))
+        return state._replace(executors=put_in(state.executors, number, gone))
 
     def _cpu(self, executor: int) -> int:
         return len(self.programs) + executor
@@ -514,7 +515,3 @@ class Race:
     @staticmethod
     def _goes_on(executor: Executor) -> bool:
         return bool(executor.visits) or executor.site >= 0
-
-
-def _with(items: tuple[object, ...], index: int, item: object) -> tuple:  # type: ignore[type-arg]
-    return (*items[:index], item, *items[index + 1 :])

@@ -16,13 +16,13 @@ Not modelled: what a CPU had fetched before its entry was dropped (arm64: until 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import attrs
 
 from machine.racing.search import Touched
-from machine.racing.state import Bad
+from machine.racing.state import Bad, put_in
 
 NOBODY = ""  # who owns a frame that has been given back
 
@@ -230,7 +230,7 @@ class Lives:
         return [] if at >= len(program) else list(self._step(state, actor, program[at]))
 
     def _step(self, state: Pages, actor: int, step: Step) -> Iterator[tuple[str, Pages]]:
-        then = state._replace(at=_with(state.at, actor, state.at[actor] + 1))
+        then = state._replace(at=put_in(state.at, actor, state.at[actor] + 1))
         if isinstance(step, Enter):
             yield self._entered(then, actor, step)
         elif isinstance(step, Store):
@@ -256,21 +256,21 @@ class Lives:
             )
         elif isinstance(step, Own):
             to = f"hands it to {step.owner}" if step.owner else "gives it back"
-            owners = _with(then.owners, step.frame, step.owner)
+            owners = put_in(then.owners, step.frame, step.owner)
             yield f"{to}: the frame {self.frames[step.frame]:#x}", then._replace(owners=owners)
         elif isinstance(step, Unless):
             if state.owners[step.frame] == step.owner:
                 yield f"sees that it is still {step.owner}", then
             else:
                 far = state.at[actor] + 1 + step.skip
-                gone = state._replace(at=_with(state.at, actor, far))
+                gone = state._replace(at=put_in(state.at, actor, far))
                 yield f"sees that it is {step.owner} no more", gone
         elif isinstance(step, Hold):
             if state.locks[step.lock] == -1:
-                locks = _with(state.locks, step.lock, actor)
+                locks = put_in(state.locks, step.lock, actor)
                 yield f"takes the lock of {self.locks[step.lock]}", then._replace(locks=locks)
         elif isinstance(step, Release):
-            locks = _with(state.locks, step.lock, -1)
+            locks = put_in(state.locks, step.lock, -1)
             yield "gives the lock back", then._replace(locks=locks)
         else:
             text = f"has sealed {self.pages[step.page]:#x}"
@@ -292,7 +292,7 @@ class Lives:
                 else each
                 for cpu, each in enumerate(held)
             )
-        pages = _with(then.pages, step.page, Page(entry, held))
+        pages = put_in(then.pages, step.page, Page(entry, held))
         return f"{said} {self.pages[step.page]:#x}", then._replace(pages=pages)
 
     def _stored(self, then: Pages, actor: int, step: Store) -> Iterator[tuple[str, Pages]]:
@@ -314,12 +314,14 @@ class Lives:
                 bad = Bad("foreign", f"what is for {step.owner} goes into {into}")
                 yield f"stores at {at}, into {into}", self._halted(then, actor, bad)
 
-    def _dropped(self, then: Pages, numbers: Iterable[int], goes: object) -> Pages:
+    def _dropped(
+        self, then: Pages, numbers: Iterable[int], goes: Callable[[int, Held], bool]
+    ) -> Pages:
         pages = list(then.pages)
         for number in numbers:
             now, held = pages[number]
             kept = (
-                frozenset(one for one in each if not goes(cpu, one))  # type: ignore[operator]
+                frozenset(one for one in each if not goes(cpu, one))
                 for cpu, each in enumerate(held)
             )
             pages[number] = Page(now, tuple(kept))
@@ -357,7 +359,7 @@ class Lives:
         return ""
 
     def _halted(self, state: Pages, actor: int, bad: Bad) -> Pages:
-        return state._replace(bads=_with(state.bads, actor, bad))
+        return state._replace(bads=put_in(state.bads, actor, bad))
 
     def _named(self, pages: Iterable[int]) -> str:
         return ", ".join(f"{self.pages[page]:#x}" for page in pages)
@@ -403,7 +405,3 @@ class Lives:
             return self._suffixes[actor][at] if at <= len(program) else Touched(0, 0)
         pages = sum(self._bit("page", index) for index in range(len(self.pages)))
         return Touched(pages | self._frames, 0)
-
-
-def _with(items: tuple, index: int, item: object) -> tuple:  # type: ignore[type-arg]
-    return (*items[:index], item, *items[index + 1 :])

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import attrs
+
+T = TypeVar("T")
 
 # What patching CPUs do ---------------------------------------------------------------------------
 
@@ -254,3 +256,8 @@ def bsearch(table: Sequence[int], address: int) -> bool:
             left -= 1
         left //= 2
     return False
+
+
+def put_in(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
+    """Return items with another one at a place."""
+    return (*items[:index], item, *items[index + 1 :])
