@@ -74,6 +74,24 @@ class Prediction:
         return owner, names
 
 
+def link_there(
+    recording: Recording, view: ElfView, environment: Environment
+) -> tuple[Layout, Linked]:
+    """Lay a recorded module out and link it where the kernel put it; LoadError where that cannot be."""
+    errata = tuple(n for n in view.arch.errata if f"WORKAROUND_{n}" in environment.features)
+    layout = plan(view, errata=errata)
+    linked = link_view(
+        view,
+        layout,
+        recording.addresses,
+        recording.symbols,
+        checks=Checks.KERNEL,
+        percpu=recording.percpu,
+        errata=errata,
+    )
+    return layout, linked
+
+
 def predict(
     recording: Recording,
     view: ElfView,
@@ -97,17 +115,7 @@ def predict(
     LoadError
         When the module cannot be linked or finalised so.
     """
-    errata = tuple(n for n in view.arch.errata if f"WORKAROUND_{n}" in environment.features)
-    layout = plan(view, errata=errata)
-    linked = link_view(
-        view,
-        layout,
-        recording.addresses,
-        recording.symbols,
-        checks=Checks.KERNEL,
-        percpu=recording.percpu,
-        errata=errata,
-    )
+    layout, linked = link_there(recording, view, environment)
     relocated = linked.image.copy()
     done = finalise(view, layout, recording.addresses, linked, environment, without=without)
     return Prediction(view, layout, linked, relocated, done)

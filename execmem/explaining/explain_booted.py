@@ -12,15 +12,13 @@ import hashlib
 
 from allocator.errors import ExecmemError
 from allocator.types import Interval
-from archs import Checks
 from execmem import notices
+from execmem.diffing.diff import link_there
 from execmem.diffing.live import Recorder
 from execmem.diffing.placement import ranges_of
 from execmem.explaining.explain import View, bands
 from loader.elf import parse
 from loader.files import module_name
-from loader.layout import plan
-from loader.link import link_view
 from loader.linked import Linked
 from loader.loaded import LoadedModule, State
 from loader.recording import Recording
@@ -51,18 +49,7 @@ def load(recorder: Recorder, name: str) -> View:
         said = [each for each in boot.refusals if each.module == title]
         raise ExecmemError(f"{title}: {said[-1].said if said else 'it was not loaded'}")
     view = parse(files[-1].image(), files[-1].name)
-    features = boot.environment.features
-    errata = tuple(n for n in view.arch.errata if f"WORKAROUND_{n}" in features)
-    layout = plan(view, errata=errata)
-    linked = link_view(
-        view,
-        layout,
-        found.addresses,
-        found.symbols,
-        checks=Checks.KERNEL,
-        percpu=found.percpu,
-        errata=errata,
-    )
+    layout, linked = link_there(found, view, boot.environment)
     _hold(title, linked, found)
     loaded = LoadedModule(
         name=title,
